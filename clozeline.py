@@ -1,0 +1,172 @@
+"""The front door: `clozeline COMMAND` finds the command, reads its flags and runs it."""
+
+import contextlib
+import difflib
+import importlib
+import io
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command lives. Its module is imported only when the command is asked for."""
+
+    module: str
+    options: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Entry("serving.commands", "Demo", "the whole line on text found on this machine"),
+    "vocab": Entry("pipeline.commands", "Vocab", "text → WordPiece vocabulary"),
+    "preprocess": Entry("pipeline.commands", "Preprocess", "text → TFRecords and a manifest"),
+    "inspect": Entry("pipeline.commands", "Inspect", "look into a dataset and check it"),
+    "pretrain": Entry("model.commands", "Pretrain", "dataset → run (MLM + NSP); again resumes"),
+    "export": Entry("serving.commands", "Export", "run → SavedModel for a model server"),
+    "serve": Entry("serving.commands", "Serve", "answer REST and gRPC from exported models"),
+    "query": Entry("serving.commands", "Query", "ask a running server"),
+}
+
+
+def usage() -> str:
+    """Return the text of `clozeline --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {entry.summary}" for name, entry in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: clozeline COMMAND [flags]",
+            "",
+            "From raw text to a served BERT:",
+            *lines,
+            "",
+            "`clozeline COMMAND --help` lists a command's flags.",
+            "Every command takes --config FILE.yaml (flags by name) and --json.",
+        ]
+    )
+
+
+def flags_from_yaml(path: Path, options: type) -> list[str]:
+    """Return the flags that a YAML mapping of option names stands for.
+
+    Raises:
+        InputError: the file cannot be read, is no mapping, or names an option the command lacks.
+    """
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--config {path}: cannot be read as YAML: {reason}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"--config {path}: expected a mapping of option names to values")
+    known = {field.name for field in fields(options)}
+    flags: list[str] = []
+    for key, value in settings.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise InputError(f"--config {path}: unknown option {key!r}{_did_you_mean(name, known)}")
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(flag if value else "--no-" + flag[2:])
+        else:
+            values = value if isinstance(value, list) else [value]
+            flags += [flag, *map(str, values)]
+    return flags
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
+    """Return the options of a command and the flags it does not know.
+
+    Raises:
+        InputError: a flag is missing, malformed or out of range.
+    """
+    import tyro
+
+    entry = COMMANDS[name]
+    options = getattr(importlib.import_module(entry.module), entry.options)
+    if "--config" in arguments:
+        where = arguments.index("--config")
+        if where + 1 == len(arguments):
+            raise InputError("--config: expected a YAML file after it")
+        arguments = flags_from_yaml(Path(arguments[where + 1]), options) + arguments
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                options,
+                args=arguments,
+                prog=f"clozeline {name}",
+                return_unknown_args=True,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            message = _one_line(complaint.getvalue())
+            raise InputError(f"{message} (see clozeline {name} --help)") from None
+        raise
+
+
+def _one_line(box: str) -> str:
+    """Return the first statement of a drawn error box as one line."""
+    lines = [line.strip("│ ") for line in re.sub("[╭╮╰╯]", "", box).splitlines()]
+    statement = []
+    for line in lines[1:]:
+        if line.startswith("─"):
+            break
+        statement.append(line)
+    return " ".join(" ".join(statement).split())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    try:
+        return _run(arguments[0], arguments[1:])
+    except InputError as error:
+        print(f"clozeline: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("clozeline: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    if name not in COMMANDS:
+        hint = _did_you_mean(name, COMMANDS)
+        raise InputError(f"unknown command {name!r}{hint} (see clozeline --help)")
+    # Read by TensorFlow and Keras when they are first imported, further down.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    options, unknown = parse(name, arguments)
+    if unknown and not getattr(options, "takes_beam_flags", False):
+        raise InputError(f"unknown flag {unknown[0]} (see clozeline {name} --help)")
+    if options.json:
+        from pipeline.console import results_to_stderr
+
+        results_to_stderr()
+    result = options.run(unknown) if unknown else options.run()
+    if options.json:
+        json.dump(result, sys.stdout, ensure_ascii=False)
+        print()
+    return 0 if result.get("ok", True) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

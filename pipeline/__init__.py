@@ -1,0 +1,1 @@
+"""Raw text to TFRecords of masked sentence pairs, as an Apache Beam job."""

@@ -1,0 +1,58 @@
+"""What a person sees in the terminal: progress bars, closing tables, one-line notes."""
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as _TimeLeft
+from rich.table import Table
+from rich.text import Text
+
+# Progress and notes go to standard error; results go to standard output unless `--json` needs it.
+notes = Console(stderr=True, highlight=False)
+results = Console(highlight=False)
+
+
+def results_to_stderr() -> None:
+    """Keep standard output for the JSON result: everything for people goes to standard error."""
+    results.file = sys.stderr
+
+
+class RateColumn(ProgressColumn):
+    """Units done per second, over the recent past."""
+
+    def render(self, task: Task) -> Text:
+        """Return for example `1,250 examples/s`."""
+        speed = task.finished_speed or task.speed
+        unit = task.fields.get("unit", "")
+        return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")
+
+
+def progress() -> Progress:
+    """Return a progress bar with counts, rate, elapsed and remaining time.
+
+    Tasks are added as `bar.add_task(description, total=n, unit="examples", status="")`; `status` is
+    free text shown at the end of the line.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        _TimeLeft(),
+        TextColumn("{task.fields[status]}"),
+        console=notes,
+    )
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    """Return a table whose first column is text and whose other columns are right-aligned."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    return made

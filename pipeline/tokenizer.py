@@ -1,0 +1,99 @@
+"""The one tokenizer: TF Text's FastBertTokenizer, the op that a model server links too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.manifest import sha256
+from pipeline.schema import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The pieces by id, read from `vocab.txt` (one piece a line, the line number is the id)."""
+
+    pieces: tuple[str, ...]
+    sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> "Vocabulary":
+        """Read a vocabulary file.
+
+        Raises:
+            InputError: it cannot be read, lacks a special token, or has a piece twice.
+        """
+        try:
+            data = path.read_bytes()
+            text = data.decode("utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such vocabulary; make one with clozeline vocab") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as a UTF-8 vocabulary: {error}") from error
+        pieces = tuple(line.rstrip("\r") for line in text.removesuffix("\n").split("\n"))
+        first_line: dict[str, int] = {}
+        for line, piece in enumerate(pieces, start=1):
+            if first_line.setdefault(piece, line) != line:
+                raise InputError(
+                    f"{path}: line {line} repeats line {first_line[piece]} ({piece!r}); "
+                    "every piece must stand once"
+                )
+        missing = [token for token in SPECIAL_TOKENS if token not in first_line]
+        if missing:
+            raise InputError(
+                f"{path}: no {' '.join(missing)} in this vocabulary; "
+                "add the line, or make a vocabulary with clozeline vocab"
+            )
+        return cls(pieces, sha256(data))
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Piece to id."""
+        return {piece: index for index, piece in enumerate(self.pieces)}
+
+    @property
+    def pad_id(self) -> int:
+        """Id of [PAD]."""
+        return self.ids[PAD]
+
+    @property
+    def unk_id(self) -> int:
+        """Id of [UNK]."""
+        return self.ids[UNK]
+
+    @property
+    def cls_id(self) -> int:
+        """Id of [CLS]."""
+        return self.ids[CLS]
+
+    @property
+    def sep_id(self) -> int:
+        """Id of [SEP]."""
+        return self.ids[SEP]
+
+    @property
+    def mask_id(self) -> int:
+        """Id of [MASK]."""
+        return self.ids[MASK]
+
+    def __len__(self) -> int:
+        """Return the number of pieces."""
+        return len(self.pieces)
+
+
+def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Any:
+    """Return the `FastBertTokenizer` of a vocabulary.
+
+    Its `tokenize` takes string [N] and returns ragged int32 [N, (pieces)], without special tokens.
+    """
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    return tf_text.FastBertTokenizer(
+        list(pieces),
+        token_out_type=tf.int32,
+        unknown_token=UNK,
+        lower_case_nfd_strip_accents=lower_case,
+    )
