@@ -5,6 +5,7 @@ import difflib
 import importlib
 import io
 import json
+import logging
 import os
 import re
 import sys
@@ -22,16 +23,29 @@ class Entry:
     module: str
     options: str
     summary: str
+    imports: tuple[str, ...] = ()  # noisy ones that the command will need anyway
 
+
+TENSORFLOW = ("tensorflow", "tensorflow_text")
 
 COMMANDS = {
     "demo": Entry("serving.commands", "Demo", "the whole line on text found on this machine"),
-    "vocab": Entry("pipeline.commands", "Vocab", "text → WordPiece vocabulary"),
-    "preprocess": Entry("pipeline.commands", "Preprocess", "text → TFRecords and a manifest"),
-    "inspect": Entry("pipeline.commands", "Inspect", "look into a dataset and check it"),
-    "pretrain": Entry("model.commands", "Pretrain", "dataset → run (MLM + NSP); again resumes"),
-    "export": Entry("serving.commands", "Export", "run → SavedModel for a model server"),
-    "serve": Entry("serving.commands", "Serve", "answer REST and gRPC from exported models"),
+    "vocab": Entry("pipeline.commands", "Vocab", "text → WordPiece vocabulary", TENSORFLOW),
+    "preprocess": Entry(
+        "pipeline.commands", "Preprocess", "text → TFRecords and a manifest", TENSORFLOW
+    ),
+    "inspect": Entry(
+        "pipeline.commands", "Inspect", "look into a dataset and check it", TENSORFLOW
+    ),
+    "pretrain": Entry(
+        "model.commands", "Pretrain", "dataset → run (MLM + NSP); again resumes", TENSORFLOW
+    ),
+    "export": Entry(
+        "serving.commands", "Export", "run → SavedModel for a model server", TENSORFLOW
+    ),
+    "serve": Entry(
+        "serving.commands", "Serve", "answer REST and gRPC from exported models", TENSORFLOW
+    ),
     "query": Entry("serving.commands", "Query", "ask a running server"),
 }
 
@@ -151,16 +165,18 @@ def _run(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         hint = _did_you_mean(name, COMMANDS)
         raise InputError(f"unknown command {name!r}{hint} (see clozeline --help)")
-    # Read by TensorFlow and Keras when they are first imported, further down.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     options, unknown = parse(name, arguments)
     if unknown and not getattr(options, "takes_beam_flags", False):
         raise InputError(f"unknown flag {unknown[0]} (see clozeline {name} --help)")
-    if options.json:
-        from pipeline.console import results_to_stderr
+    from pipeline.console import import_quietly, results_to_stderr
 
+    if options.json:
         results_to_stderr()
+    # Read by TensorFlow and Keras when they are first imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    logging.getLogger().setLevel(logging.ERROR)
+    import_quietly(*COMMANDS[name].imports)
     result = options.run(unknown) if unknown else options.run()
     if options.json:
         json.dump(result, sys.stdout, ensure_ascii=False)

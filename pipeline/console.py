@@ -1,6 +1,10 @@
 """What a person sees in the terminal: progress bars, closing tables, one-line notes."""
 
+import contextlib
+import importlib
+import os
 import sys
+import tempfile
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -17,6 +21,15 @@ results = Console(highlight=False)
 def results_to_stderr() -> None:
     """Keep standard output for the JSON result: everything for people goes to standard error."""
     results.file = sys.stderr
+
+
+class CountColumn(ProgressColumn):
+    """Units done, and of how many where that is known."""
+
+    def render(self, task: Task) -> Text:
+        """Return for example `1,250/20,000`."""
+        total = "" if task.total is None else f"/{task.total:,.0f}"
+        return Text(f"{task.completed:,.0f}{total}", style="progress.download")
 
 
 class RateColumn(ProgressColumn):
@@ -38,7 +51,7 @@ def progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        CountColumn(),
         RateColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -56,3 +69,21 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     for row in rows:
         made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     return made
+
+
+def import_quietly(*modules: str) -> None:
+    """Import modules whose native code greets on standard error; an error still shows all of it."""
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            for module in modules:
+                importlib.import_module(module)
+        except BaseException:
+            said.seek(0)
+            with contextlib.suppress(OSError):
+                os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

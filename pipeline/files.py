@@ -1,0 +1,46 @@
+"""Files on any filesystem that Beam knows: find them, read them, publish them whole."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a local file under a temporary name, then rename it: readers see all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        # mkstemp is private to the user; a result is for everyone the directory is for.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def match_files(globs: Sequence[str]) -> dict[str, int]:
+    """Return the size in bytes of every file that matches, by path, sorted.
+
+    Raises:
+        InputError: a glob that matches nothing, or cannot be looked up.
+    """
+    from apache_beam.io.filesystem import BeamIOError
+    from apache_beam.io.filesystems import FileSystems
+
+    sizes: dict[str, int] = {}
+    for glob in globs:
+        try:
+            found = FileSystems.match([glob])[0].metadata_list
+        except (BeamIOError, ValueError) as error:
+            raise InputError(f"--input {glob}: cannot be looked up: {error}") from error
+        if not found:
+            raise InputError(f"--input {glob}: no file matches; check the path and the quotes")
+        sizes.update((file.path, file.size_in_bytes) for file in found)
+    return dict(sorted(sizes.items()))

@@ -1,0 +1,140 @@
+"""`clozeline inspect`: checksums, counts, and examples as a person reads them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.text import Text
+
+from pipeline.console import progress, results, table
+from pipeline.errors import InputError
+from pipeline.manifest import VOCABULARY, Manifest, Shard, read_manifest
+from pipeline.records import parse_examples
+from pipeline.report import dataset_table
+from pipeline.schema import IS_RANDOM
+from pipeline.tokenizer import Vocabulary
+
+READ_BLOCK = 1024
+LENGTH_BINS = 8
+
+
+def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
+    """Check every shard against the manifest, then print totals, lengths and examples.
+
+    Raises:
+        InputError: a shard's bytes, records or vocabulary are not what the manifest says.
+    """
+    manifest = read_manifest(dataset)
+    vocabulary = Vocabulary.read(dataset / VOCABULARY)
+    if vocabulary.sha256 != manifest.vocab_sha256:
+        raise InputError(
+            f"{dataset / VOCABULARY}: not the vocabulary the dataset was made with (sha256 "
+            f"{vocabulary.sha256[:12]}, manifest {manifest.vocab_sha256[:12]}); make it again"
+        )
+    if split not in manifest.splits:
+        raise InputError(f"--split {split}: {dataset} has only {', '.join(manifest.splits)}")
+    lengths: Counter[int] = Counter()
+    with progress() as bar:
+        total = sum(map(manifest.examples, manifest.splits))
+        task = bar.add_task("checking", total=total, unit="examples", status="")
+        for shard in (shard for shards in manifest.splits.values() for shard in shards):
+            for batch in check_shard(dataset, shard, manifest):
+                lengths.update(batch["input_mask"].sum(axis=1).tolist())
+                bar.advance(task, len(batch["input_ids"]))
+    results.print(dataset_table(str(dataset), manifest))
+    results.print(length_table(lengths, manifest.max_seq_length))
+    first = next(read_records(dataset / manifest.splits[split][0].name, manifest))
+    for row in range(min(examples, len(first["input_ids"]))):
+        results.print(decoded({name: values[row] for name, values in first.items()}, vocabulary))
+    results.print(f"Checked {total:,} examples: checksums, records and counts agree.")
+    return {
+        "dataset": str(dataset),
+        "examples": {name: manifest.examples(name) for name in manifest.splits},
+        "statistics": manifest.statistics,
+        "lengths": dict(sorted(lengths.items())),
+    }
+
+
+def check_shard(
+    dataset: Path, shard: Shard, manifest: Manifest
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield a shard's records while checking them.
+
+    Raises:
+        InputError: another checksum, another number of records, or a record that does not parse.
+    """
+    import google_crc32c
+
+    path = dataset / shard.name
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            checksum.update(chunk)
+    if checksum.hexdigest().decode() != shard.crc32c:
+        raise InputError(f"{path}: corrupt (its CRC-32C is not the manifest's); make it again")
+    examples = 0
+    for batch in read_records(path, manifest):
+        examples += len(batch["input_ids"])
+        yield batch
+    if examples != shard.examples:
+        raise InputError(f"{path}: {examples:,} records where the manifest says {shard.examples:,}")
+
+
+def read_records(path: Path, manifest: Manifest) -> Iterator[dict[str, np.ndarray]]:
+    """Yield blocks of parsed records of a TFRecord file.
+
+    Raises:
+        InputError: the file is truncated or a record does not parse.
+    """
+    import tensorflow as tf
+
+    try:
+        for serialized in tf.data.TFRecordDataset(str(path)).batch(READ_BLOCK):
+            parsed = parse_examples(serialized, manifest.features)
+            yield {name: values.numpy() for name, values in parsed.items()}
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise InputError(f"{path}: corrupt or truncated: {error.message}") from error
+
+
+def length_table(lengths: Counter[int], max_seq_length: int) -> Any:
+    """Return a histogram of real positions an example."""
+    width = -(-max_seq_length // LENGTH_BINS)
+    bins: Counter[int] = Counter()
+    for length, count in lengths.items():
+        bins[(length - 1) // width] += count
+    most = max(bins.values())
+    rows = [
+        (f"{index * width + 1}-{min((index + 1) * width, max_seq_length)}", bins[index],
+         "█" * round(24 * bins[index] / most))
+        for index in range(LENGTH_BINS)
+        if index * width < max_seq_length
+    ]  # fmt: skip
+    made = table("Lengths", ["pieces", "examples", ""], rows)
+    made.columns[2].justify = "left"
+    return made
+
+
+def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary) -> Text:
+    """Return one record in colour: A plain, B cyan, predictions as `label→what stands there`."""
+    labels = {
+        int(position): vocabulary.pieces[label]
+        for position, label, weight in zip(
+            record["masked_lm_positions"],
+            record["masked_lm_ids"],
+            record["masked_lm_weights"],
+            strict=True,
+        )
+        if weight
+    }
+    is_random = record["next_sentence_labels"][0] == IS_RANDOM
+    text = Text("\nrandom next: " if is_random else "\ntrue next:   ", style="bold")
+    for position in range(int(record["input_mask"].sum())):
+        piece = vocabulary.pieces[record["input_ids"][position]]
+        style = "cyan" if record["segment_ids"][position] else ""
+        if position in labels:
+            text.append(f" {labels[position]}→{piece}", style="bold magenta")
+        else:
+            text.append(f" {piece}", style=style)
+    return text

@@ -1,0 +1,177 @@
+"""Documents to sentence pairs: which pieces stand in A, which in B, and does B follow A.
+
+Shapes: S sentences and T pieces of a whole shard, N pairs, L positions of a record.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from pipeline.schema import IS_NEXT, IS_RANDOM
+
+SPECIAL_PIECES = 3
+"""[CLS] A [SEP] B [SEP]."""
+
+
+@dataclass(frozen=True)
+class ShardText:
+    """All documents of a shard as one run of pieces.
+
+    Attributes:
+        piece_ids: int32 [T].
+        sentence_starts: int64 [S + 1]. Where each sentence begins in `piece_ids`; ends with T.
+        document_starts: for each document its first sentence; ends with S.
+        document_keys: bytes for each document; documents of equal text have equal keys.
+    """
+
+    piece_ids: np.ndarray
+    sentence_starts: np.ndarray
+    document_starts: tuple[int, ...]
+    document_keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Segments as spans of `ShardText.piece_ids`.
+
+    Attributes:
+        spans: int64 [N, 4]. Start and length of A, start and length of B.
+        next_sentence_labels: int64 [N]. 0 = B follows A, 1 = B is from another document.
+    """
+
+    spans: np.ndarray
+    next_sentence_labels: np.ndarray
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.next_sentence_labels)
+
+
+def draw_pairs(
+    text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
+) -> tuple[Pairs, int]:
+    """Draw the pairs of a shard as google-research/bert's `create_instances_from_document` does.
+
+    Each document is walked once: whole sentences are gathered up to a target length, cut at a
+    random sentence into A and its continuation; half of the time B is that continuation, half of
+    the time a stretch of another document, and then the continuation is walked again.
+
+    Args:
+        text: at least two documents of different keys.
+        rng: source of every choice.
+        max_seq_length: L; a pair has at most L - 3 pieces.
+        short_seq_rate: share of pairs whose target length is drawn from 2 to L - 3 (0 to 1).
+
+    Returns:
+        The pairs, and the number of pieces that were cut off because a pair was too long.
+    """
+    limit = max_seq_length - SPECIAL_PIECES
+    starts: list[int] = text.sentence_starts.tolist()
+    spans: list[tuple[int, int, int, int]] = []
+    labels: list[int] = []
+    for document in range(len(text.document_keys)):
+        first, end = text.document_starts[document], text.document_starts[document + 1]
+        while first < end:
+            target = rng.randint(2, limit) if rng.random() < short_seq_rate else limit
+            last = _gather(starts, first, end, target)
+            cut = rng.randint(first + 1, last - 1) if last - first > 1 else last
+            a_start, a_length = starts[first], starts[cut] - starts[first]
+            if cut == last or rng.random() < 0.5:
+                other = _another_document(text.document_keys, document, rng)
+                b_first, b_last = _stretch(text, starts, other, target - a_length, rng)
+                labels.append(IS_RANDOM)
+                first = cut
+            else:
+                b_first, b_last = cut, last
+                labels.append(IS_NEXT)
+                first = last
+            spans.append((a_start, a_length, starts[b_first], starts[b_last] - starts[b_first]))
+    drawn = np.array(spans, np.int64).reshape(-1, 4)
+    kept, cut_pieces = truncate(drawn, limit, np.random.default_rng(rng.getrandbits(128)))
+    return Pairs(kept, np.array(labels, np.int64)), cut_pieces
+
+
+def _gather(starts: Sequence[int], first: int, end: int, target: int) -> int:
+    """Return the end of the shortest run of sentences from `first` with `target` pieces or more."""
+    last = first + 1
+    while last < end and starts[last] - starts[first] < target:
+        last += 1
+    return last
+
+
+def _another_document(keys: Sequence[bytes], document: int, rng: Random) -> int:
+    """Return a document of another text, each one equally likely."""
+    while True:
+        other = rng.randrange(len(keys))
+        if keys[other] != keys[document]:
+            return other
+
+
+def _stretch(
+    text: ShardText, starts: Sequence[int], document: int, target: int, rng: Random
+) -> tuple[int, int]:
+    """Return a run of sentences of a document, from a random one on, up to a target length."""
+    first, end = text.document_starts[document], text.document_starts[document + 1]
+    begin = rng.randrange(first, end)
+    return begin, _gather(starts, begin, end, target)
+
+
+def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Cut pairs that are too long, as google-research/bert's `truncate_seq_pair` does.
+
+    Pieces go one by one from the longer segment (B when they are equal), each from its front or
+    its back with equal chance. Here the whole array is cut at once: the number of pieces each
+    segment loses follows from the lengths, the number lost at the front is binomial.
+
+    Args:
+        spans: int64 [N, 4], see `Pairs`.
+        limit: the most pieces A and B may have together.
+        rng: source of front or back.
+
+    Returns:
+        int64 [N, 4], and the number of pieces cut in all.
+    """
+    a_start, a_length, b_start, b_length = spans.T
+    # While both are above half the limit they are levelled; a short one keeps all it has.
+    half = limit // 2
+    a_kept = np.where(b_length <= half, limit - b_length, limit - half)
+    a_kept = np.minimum(a_length, a_kept)
+    b_kept = np.minimum(b_length, limit - a_kept)
+    a_front = rng.binomial(a_length - a_kept, 0.5)
+    b_front = rng.binomial(b_length - b_kept, 0.5)
+    kept = np.stack([a_start + a_front, a_kept, b_start + b_front, b_kept], axis=1)
+    return kept, int((a_length - a_kept + b_length - b_kept).sum())
+
+
+def lay_out(
+    text: ShardText, pairs: Pairs, *, max_seq_length: int, cls_id: int, sep_id: int, pad_id: int
+) -> dict[str, np.ndarray]:
+    """Lay pairs out as [CLS] A [SEP] B [SEP], padded.
+
+    Returns:
+        input_ids, input_mask, segment_ids: int64 [N, L], next_sentence_labels: int64 [N, 1]; and
+        `is_text`: bool [N, L], True where a piece of A or B stands.
+    """
+    a_start, a_length, b_start, b_length = (column[:, None] for column in pairs.spans.T)
+    position = np.arange(max_seq_length)[None, :]  # [1, L]
+    first_sep = 1 + a_length  # [N, 1]
+    last_sep = first_sep + 1 + b_length
+    in_a = (position >= 1) & (position < first_sep)  # [N, L]
+    in_b = (position > first_sep) & (position < last_sep)
+    source = np.where(in_b, b_start + position - first_sep - 1, a_start + position - 1)
+    is_text = in_a | in_b
+    input_ids = np.where(
+        is_text, text.piece_ids.take(source, mode="clip"), pad_id
+    ).astype(np.int64)
+    input_ids[:, 0] = cls_id
+    np.put_along_axis(input_ids, first_sep, sep_id, axis=1)
+    np.put_along_axis(input_ids, last_sep, sep_id, axis=1)
+    return {
+        "input_ids": input_ids,
+        "input_mask": (position <= last_sep).astype(np.int64),
+        "segment_ids": ((position > first_sep) & (position <= last_sep)).astype(np.int64),
+        "next_sentence_labels": pairs.next_sentence_labels[:, None],
+        "is_text": is_text,
+    }

@@ -1,0 +1,35 @@
+"""A dataset as a table for people."""
+
+from rich.table import Table
+
+from pipeline.console import table
+from pipeline.manifest import Manifest
+
+
+def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -> Table:
+    """Return the totals of a dataset, a column a split; with the rate where the time is known."""
+    splits = list(manifest.splits)
+    totals = [manifest.statistics[split] for split in splits]
+
+    def share(part: str, whole: str) -> list[str]:
+        return [f"{total.get(part, 0) / total[whole]:.1%}" for total in totals]
+
+    rows: list[list[object]] = [
+        [name.replace("_", " "), *(total.get(name, 0) for total in totals)]
+        for name in ("documents", "sentences", "pieces", "examples")
+    ]
+    rows += [
+        ["real positions", *share("real_positions", "positions")],
+        ["predicted positions", *share("predictions", "real_positions")],
+        ["random next sentence", *share("random_next", "examples")],
+        ["pieces cut off", *(total.get("truncated_pieces", 0) for total in totals)],
+        ["files", *(len(manifest.splits[split]) for split in splits)],
+    ]
+    made = table(f"Dataset {path}", ["", *splits], rows)
+    dropped = ", ".join(f"{n:,} {reason}" for reason, n in manifest.dropped_documents.items())
+    made.caption_justify = "left"
+    made.caption = f"documents dropped: {dropped or 'none'}"
+    if seconds is not None:
+        tokens = sum(total["real_positions"] for total in totals)
+        made.caption += f"\n{seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
+    return made

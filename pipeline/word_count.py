@@ -1,0 +1,112 @@
+"""The Beam job behind `clozeline vocab`: how often each word stands in the corpus."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.readers import InputFormat, ReadDocuments, batch_documents, document_sentences
+from pipeline.tally import Tally
+
+MAX_WORDS = 2_000_000
+"""Distinct words handed to the learner, the most frequent first."""
+
+_SPLITS = (r"[!-/]", r"[:-@]", r"[\[-`]", r"[{-~]", r"[\p{P}]")
+_CJK = (
+    r"[\x{4E00}-\x{9FFF}]", r"[\x{3400}-\x{4DBF}]", r"[\x{20000}-\x{2A6DF}]",
+    r"[\x{2A700}-\x{2B73F}]", r"[\x{2B740}-\x{2B81F}]", r"[\x{2B820}-\x{2CEAF}]",
+    r"[\x{F900}-\x{FAFF}]", r"[\x{2F800}-\x{2FA1F}]",
+)  # fmt: skip
+_OWN_WORDS = "|".join(_SPLITS + _CJK)
+"""Characters that are words of their own: BERT's punctuation and CJK ideographs
+(google-research/bert, tokenization.py: `_is_punctuation`, `_is_chinese_char`)."""
+
+
+def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
+    """Count the words of some texts, split and normalized as the tokenizer does."""
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    normalizer = tf_text.FastBertNormalizer(lower_case_nfd_strip_accents=lower_case)
+    words = tf_text.regex_split(
+        normalizer.normalize(tf.constant(texts)), rf"\s+|{_OWN_WORDS}", _OWN_WORDS
+    )
+    unique, _, counts = tf.unique_with_counts(words.flat_values)
+    return {
+        word.decode("utf-8", "ignore"): int(count)
+        for word, count in zip(unique.numpy(), counts.numpy(), strict=True)
+        if word
+    }
+
+
+class CountWords(beam.DoFn):
+    """Documents (bytes) → (word, count), a batch of documents at a time."""
+
+    def __init__(
+        self, *, input_format: InputFormat, language: str, lower_case: bool, tally: str | None
+    ) -> None:
+        self._input_format = input_format
+        self._language = language
+        self._lower_case = lower_case
+        self._tally_folder = tally
+
+    def setup(self) -> None:
+        """Open this worker's tally."""
+        self._tally = Tally(self._tally_folder)
+
+    def process(self, documents: list[bytes]) -> Iterator[tuple[str, int]]:
+        """Yield every distinct word of the batch with its count."""
+        texts: list[str] = []
+        for document in documents:
+            sentences = document_sentences(document, self._input_format, self._language)
+            if not isinstance(sentences, str):
+                texts += sentences
+        if texts:
+            yield from count_in(texts, lower_case=self._lower_case).items()
+        self._tally.add(read=sum(map(len, documents)))
+
+
+def write_counts(counts: Iterable[tuple[str, int]], path: str) -> None:
+    """Write the counts as one JSON object."""
+    from apache_beam.io.filesystems import FileSystems
+
+    with FileSystems.create(path) as file:
+        file.write(json.dumps(dict(counts), ensure_ascii=False).encode("utf-8"))
+
+
+def count_words(
+    files: Sequence[str],
+    options: PipelineOptions,
+    folder: Path,
+    *,
+    input_format: InputFormat,
+    language: str,
+    lower_case: bool,
+) -> dict[str, int]:
+    """Run the job and return the most frequent words, `MAX_WORDS` at the most.
+
+    Args:
+        files: corpus files.
+        options: Beam's.
+        folder: a temporary folder that every worker can write to.
+        input_format: how documents stand in the files.
+        language: of the sentence splitter.
+        lower_case: whether words are lower-cased and stripped of accents.
+    """
+    result = str(folder / "word_counts.json")
+    counter = CountWords(
+        input_format=input_format, language=language, lower_case=lower_case, tally=str(folder)
+    )
+    with beam.Pipeline(options=options) as pipeline:
+        _ = (
+            pipeline
+            | ReadDocuments(files, input_format)
+            | batch_documents()
+            | beam.ParDo(counter)
+            | beam.CombinePerKey(sum)
+            | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
+            | beam.Map(write_counts, result)
+        )
+    return json.loads(Path(result).read_text(encoding="utf-8"))
