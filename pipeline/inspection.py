@@ -57,9 +57,7 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
     }
 
 
-def check_shard(
-    dataset: Path, shard: Shard, manifest: Manifest
-) -> Iterator[dict[str, np.ndarray]]:
+def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dict[str, np.ndarray]]:
     """Yield a shard's records while checking them.
 
     Raises:

@@ -335,7 +335,9 @@ def run_job(
         _ = (
             pipeline
             | "Report" >> beam.Create([None])
-            | beam.Map(write_report, beam.pvalue.AsList(shards), beam.pvalue.AsDict(dropped), report)
+            | beam.Map(
+                write_report, beam.pvalue.AsList(shards), beam.pvalue.AsDict(dropped), report
+            )
         )
     with FileSystems.open(report) as file:
         return json.loads(file.read())

@@ -162,9 +162,7 @@ def lay_out(
     in_b = (position > first_sep) & (position < last_sep)
     source = np.where(in_b, b_start + position - first_sep - 1, a_start + position - 1)
     is_text = in_a | in_b
-    input_ids = np.where(
-        is_text, text.piece_ids.take(source, mode="clip"), pad_id
-    ).astype(np.int64)
+    input_ids = np.where(is_text, text.piece_ids.take(source, mode="clip"), pad_id).astype(np.int64)
     input_ids[:, 0] = cls_id
     np.put_along_axis(input_ids, first_sep, sep_id, axis=1)
     np.put_along_axis(input_ids, last_sep, sep_id, axis=1)

@@ -28,7 +28,7 @@ class Stage:
 
 def reading(description: str, total_bytes: int) -> Stage:
     """Return the bar of a stage that reads a known number of bytes."""
-    return Stage(description, "MB", total_bytes / 1e6, counts_per_unit=1e6)
+    return Stage(description, "kB", total_bytes / 1e3, counts_per_unit=1e3)
 
 
 class Tally:
@@ -68,7 +68,9 @@ def watch(folder: Path, stages: dict[str, Stage]) -> Iterator[None]:
             name: bar.add_task(stage.description, total=stage.total, unit=stage.unit, status="")
             for name, stage in stages.items()
         }
-        thread = threading.Thread(target=_follow, args=(bar, tasks, stages, folder, stop), daemon=True)
+        thread = threading.Thread(
+            target=_follow, args=(bar, tasks, stages, folder, stop), daemon=True
+        )
         thread.start()
         try:
             yield
