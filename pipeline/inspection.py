@@ -36,15 +36,19 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
     if split not in manifest.splits:
         raise InputError(f"--split {split}: {dataset} has only {', '.join(manifest.splits)}")
     lengths: Counter[int] = Counter()
+    pieces = np.zeros(manifest.vocab_size, np.int64)
     with progress() as bar:
         total = sum(map(manifest.examples, manifest.splits))
         task = bar.add_task("checking", total=total, unit="examples", status="")
         for shard in (shard for shards in manifest.splits.values() for shard in shards):
             for batch in check_shard(dataset, shard, manifest):
                 lengths.update(batch["input_mask"].sum(axis=1).tolist())
+                pieces += np.bincount(text_pieces(batch, vocabulary), minlength=len(pieces))
                 bar.advance(task, len(batch["input_ids"]))
     results.print(dataset_table(str(dataset), manifest))
     results.print(length_table(lengths, manifest.max_seq_length))
+    entropy = entropy_nats(pieces)
+    results.print(f"Unigram entropy of the pieces: {entropy:.3f} nats")
     first = next(read_records(dataset / manifest.splits[split][0].name, manifest))
     for row in range(min(examples, len(first["input_ids"]))):
         results.print(decoded({name: values[row] for name, values in first.items()}, vocabulary))
@@ -53,8 +57,28 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
         "dataset": str(dataset),
         "examples": {name: manifest.examples(name) for name in manifest.splits},
         "statistics": manifest.statistics,
+        "unigram_entropy_nats": entropy,
         "lengths": dict(sorted(lengths.items())),
     }
+
+
+def text_pieces(batch: dict[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
+    """Return the pieces of the text itself, int64 [n]: labels put back, special tokens left out."""
+    restored = batch["input_ids"].copy()
+    row, slot = np.nonzero(batch["masked_lm_weights"])
+    restored[row, batch["masked_lm_positions"][row, slot]] = batch["masked_lm_ids"][row, slot]
+    special = [vocabulary.cls_id, vocabulary.sep_id]
+    return restored[(batch["input_mask"] == 1) & ~np.isin(restored, special)]
+
+
+def entropy_nats(counts: np.ndarray) -> float:
+    """Return the entropy of a distribution given by counts, in nats (Shannon 1948, eq. 7).
+
+    A model that knew how often each piece occurs, and nothing of its context, would predict with
+    this loss; one that learned something from the context does better.
+    """
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dict[str, np.ndarray]]:

@@ -66,39 +66,38 @@ class BlankLineSource(FileBasedSource):
 
     def read_records(self, file_name: str, range_tracker: Any) -> Iterator[bytes]:
         """Yield the documents of a range: the bytes of their lines, without the blank ones."""
-        with self.open_file(file_name) as file:
-            owned, offset = self._seek(file, range_tracker)
-            lines: list[bytes] = []
-            while line := file.readline():
-                if line.strip():
-                    if owned:
-                        lines.append(line)
-                elif lines:
-                    yield b"".join(lines)
-                    lines = []
-                    owned = range_tracker.try_claim(offset)
-                else:
-                    # A further blank line, or the first one of this range.
-                    owned = range_tracker.try_claim(offset)
-                if not owned:
-                    return
-                offset += len(line)
-            if lines:
-                yield b"".join(lines)
-
-    def _seek(self, file: Any, range_tracker: Any) -> tuple[bool, int]:
-        """Go to the first document of the range; return whether there is one, and the offset."""
         start = range_tracker.start_position()
-        if start == 0:
-            return range_tracker.try_claim(0), 0
-        # From the byte before: if a line begins exactly at `start`, that byte is its line break.
+        blank_line = 0 if start == 0 else None  # offset of the last one seen
+        document: list[bytes] = []
+        with self.open_file(file_name) as file:
+            for offset, line in _lines_from(file, start):
+                if not line.strip():
+                    if document:
+                        yield b"".join(document)
+                        document = []
+                    blank_line = offset
+                elif document:
+                    document.append(line)
+                elif blank_line is not None:
+                    if not range_tracker.try_claim(blank_line):
+                        return
+                    document.append(line)
+                elif offset >= range_tracker.stop_position():
+                    return
+            if document:
+                yield b"".join(document)
+
+
+def _lines_from(file: Any, start: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the offset and bytes of every line that begins at `start` or later."""
+    offset = start
+    if start:
+        # From the byte before: where a line begins exactly at `start`, that is a line break.
         file.seek(start - 1)
-        offset = start - 1 + len(file.readline())
-        while line := file.readline():
-            if not line.strip():
-                return range_tracker.try_claim(offset), offset + len(line)
-            offset += len(line)
-        return False, offset
+        offset += len(file.readline()) - 1
+    while line := file.readline():
+        yield offset, line
+        offset += len(line)
 
 
 def batch_documents() -> beam.PTransform:

@@ -4,7 +4,7 @@ import io
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -18,7 +18,11 @@ MAX_ALPHABET = 1000
 
 MAX_PIECE_CHARACTERS = 50
 
-_WORD_START = "▁"  # how SentencePiece marks the beginning of a word
+_RESERVED = "▁"  # SentencePiece's own mark for a space
+
+_INNER = 0xF0000
+"""First code point of a private plane; the n-th letter of the alphabet, inside a word, is `_INNER +
+n` to SentencePiece, since it is another symbol to WordPiece than at the beginning of one."""
 
 
 def learn_vocabulary(word_counts: Mapping[str, int], size: int) -> list[str]:
@@ -52,9 +56,7 @@ def learn_vocabulary(word_counts: Mapping[str, int], size: int) -> list[str]:
             f"--size {size}: the special tokens and the alphabet alone take {len(pieces)} pieces; "
             "ask for more"
         )
-    # Single characters, and the mark in front of each, are SentencePiece's own and come on top.
-    merges = merged_pieces(words, size + 2 * len(alphabet))
-    return [*pieces, *merges[: size - len(pieces)]]
+    return [*pieces, *merged_pieces(words, size - len(pieces))]
 
 
 def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
@@ -64,8 +66,8 @@ def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
         for character in word:
             counts[character] += count
     for character in list(counts):
-        # White space, controls and SentencePiece's own mark never stand inside a word of ours.
-        if character == _WORD_START or unicodedata.category(character)[0] in "ZC":
+        # White space and controls never stand inside a word of ours.
+        if character == _RESERVED or unicodedata.category(character)[0] in "ZC":
             del counts[character]
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
     return frozenset(ranked[:MAX_ALPHABET])
@@ -76,25 +78,30 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
 
     Args:
         words: occurrences of each word.
-        limit: the most pieces SentencePiece may hold, its own alphabet included.
+        limit: the most pieces to return.
     """
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
+    alphabet = "".join(sorted({character for word in words for character in word}))
+    to_inner = {ord(character): _INNER + index for index, character in enumerate(alphabet)}
+    symbols = {word[0] + word[1:].translate(to_inner): count for word, count in words.items()}
+    single = {symbol for word in symbols for symbol in word}
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         counts = Path(folder) / "words.tsv"
-        lines = (f"{word}\t{count}\n" for word, count in sorted(words.items()))
+        lines = (f"{word}\t{count}\n" for word, count in sorted(symbols.items()))
         counts.write_text("".join(lines), encoding="utf-8")
         SentencePieceTrainer.train(
             input=str(counts),
             input_format="tsv",
             model_writer=model,
             model_type="bpe",
-            vocab_size=limit,
+            vocab_size=1 + len(single) + limit,  # its own unknown piece and the single symbols
             hard_vocab_limit=False,
             character_coverage=1.0,
-            required_chars="".join(sorted({character for word in words for character in word})),
+            required_chars="".join(sorted(single)),
             normalization_rule_name="identity",
+            add_dummy_prefix=False,
             split_by_unicode_script=False,
             split_by_number=False,
             max_sentencepiece_length=MAX_PIECE_CHARACTERS,
@@ -103,12 +110,13 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
             minloglevel=2,
         )
     learned = SentencePieceProcessor(model_proto=model.getvalue())
-    return list(_wordpieces(map(learned.id_to_piece, range(1, learned.get_piece_size()))))
+    pieces = map(learned.id_to_piece, range(1, learned.get_piece_size()))
+    return [_wordpiece(piece, alphabet) for piece in pieces if len(piece) > 1][:limit]
 
 
-def _wordpieces(pieces: Iterable[str]) -> Iterable[str]:
-    for piece in pieces:
-        starts_word = piece.startswith(_WORD_START)
-        characters = piece.removeprefix(_WORD_START)
-        if len(characters) > 1:
-            yield characters if starts_word else JOINER + characters
+def _wordpiece(symbols: str, alphabet: str) -> str:
+    """Return a run of SentencePiece's symbols as a WordPiece."""
+    text = "".join(
+        alphabet[ord(symbol) - _INNER] if ord(symbol) >= _INNER else symbol for symbol in symbols
+    )
+    return JOINER + text if ord(symbols[0]) >= _INNER else text

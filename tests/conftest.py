@@ -1,0 +1,50 @@
+"""What tests of several rooms share: quiet TensorFlow and a small corpus."""
+
+import os
+from pathlib import Path
+from random import Random
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import pytest
+
+TOPICS = {
+    "sea": "boat wave harbour sailor anchor tide fish net gull storm".split(),
+    "wood": "oak fox moss path deer root owl fern brook shade".split(),
+    "town": "street tram baker clock market bridge tower square lamp crowd".split(),
+}
+VERBS = "sees hears follows leaves finds loves fears passes".split()
+
+
+def make_sentences(rng: Random, topic: str, count: int) -> list[str]:
+    """Return sentences of different lengths about one topic."""
+    nouns = TOPICS[topic]
+    return [
+        f"The {rng.choice(nouns)} {rng.choice(VERBS)} the {rng.choice(nouns)}"
+        + "".join(f" and the {rng.choice(nouns)}" for _ in range(rng.randrange(4)))
+        + "."
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def prose_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 60 documents of 3 to 14 sentences, one file each."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = Random(7)
+    for index in range(60):
+        topic = sorted(TOPICS)[index % 3]
+        text = " ".join(make_sentences(rng, topic, rng.randint(3, 14)))
+        (folder / f"{topic}-{index:02d}.txt").write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vocab_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary with every word of the corpus, and some pieces for words outside it."""
+    words = sorted({word for nouns in TOPICS.values() for word in nouns} | {*VERBS, "the", "and"})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *words, "##s", "light", "##house"]
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,149 @@
+from random import Random
+
+import numpy as np
+import pytest
+
+from pipeline.pairs import Pairs, ShardText, draw_pairs, lay_out, truncate
+from pipeline.schema import IS_NEXT, IS_RANDOM
+
+
+def shard(documents: list[list[int]], keys: list[bytes] | None = None) -> ShardText:
+    """Documents given as sentence lengths; piece number n of the shard has id 100 + n."""
+    lengths = [length for document in documents for length in document]
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return ShardText(
+        piece_ids=np.arange(100, 100 + starts[-1], dtype=np.int32),
+        sentence_starts=starts,
+        document_starts=tuple(np.concatenate([[0], np.cumsum([len(d) for d in documents])])),
+        document_keys=tuple(keys or [b"%d" % i for i in range(len(documents))]),
+    )
+
+
+def document_of(text: ShardText, piece: int) -> int:
+    sentence = int(np.searchsorted(text.sentence_starts, piece, side="right")) - 1
+    return int(np.searchsorted(text.document_starts, sentence, side="right")) - 1
+
+
+@pytest.fixture(scope="module")
+def big() -> ShardText:
+    rng = Random(3)
+    return shard([[rng.randint(2, 30) for _ in range(rng.randint(2, 40))] for _ in range(300)])
+
+
+@pytest.fixture(scope="module")
+def drawn(big: ShardText) -> Pairs:
+    return draw_pairs(big, Random(11), max_seq_length=64, short_seq_rate=0.1)[0]
+
+
+def test_true_next_follows_in_the_same_document(big: ShardText, drawn: Pairs) -> None:
+    starts = set(big.sentence_starts.tolist())
+    for (a, a_length, b, b_length), label in zip(
+        drawn.spans, drawn.next_sentence_labels, strict=True
+    ):
+        if label == IS_NEXT:
+            assert document_of(big, a) == document_of(big, b)
+            # Between the end of A and the beginning of B nothing but what truncation took away.
+            gap_has_sentence_start = any(p in starts for p in range(a + a_length, b + 1))
+            assert a + a_length <= b
+            assert gap_has_sentence_start or b == a + a_length
+        else:
+            assert document_of(big, a) != document_of(big, b)
+        assert b_length > 0
+
+
+def test_half_of_the_pairs_are_random(drawn: Pairs) -> None:
+    rate = (drawn.next_sentence_labels == IS_RANDOM).mean()
+    # Pairs of documents' last single sentences are random by need, so slightly above one half.
+    assert len(drawn) > 1500
+    assert 0.45 < rate < 0.62
+
+
+def test_random_next_is_spread_over_all_documents(big: ShardText) -> None:
+    counts = np.zeros(300)
+    for seed in range(5):
+        pairs, _ = draw_pairs(big, Random(seed), max_seq_length=64, short_seq_rate=0.1)
+        for start, label in zip(pairs.spans[:, 2], pairs.next_sentence_labels, strict=True):
+            if label == IS_RANDOM:
+                counts[document_of(big, start)] += 1
+    expected = counts.sum() / 300
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    # 299 degrees of freedom: mean 299, standard deviation 24.5.
+    assert chi_square < 299 + 5 * 24.5
+
+
+def test_every_sentence_is_walked_as_a_or_true_b() -> None:
+    text = shard([[3, 4, 5], [6, 2]])
+    pairs, cut = draw_pairs(text, Random(5), max_seq_length=64, short_seq_rate=0.0)
+    covered = set()
+    for (a, a_length, b, b_length), label in zip(
+        pairs.spans.tolist(), pairs.next_sentence_labels, strict=True
+    ):
+        covered |= set(range(a, a + a_length))
+        if label == IS_NEXT:
+            covered |= set(range(b, b + b_length))
+    assert cut == 0
+    assert covered == set(range(20))
+
+
+def test_documents_of_equal_text_are_not_each_others_random_next() -> None:
+    text = shard([[4, 4], [4, 4], [5, 5, 5]], [b"same", b"same", b"other"])
+    pairs, _ = draw_pairs(text, Random(2), max_seq_length=32, short_seq_rate=0.0)
+    for (a, _, b, _), label in zip(pairs.spans.tolist(), pairs.next_sentence_labels, strict=True):
+        if label == IS_RANDOM:
+            assert {document_of(text, a), document_of(text, b)} & {2}
+
+
+def reference_truncate(a: int, b: int, limit: int) -> tuple[int, int]:
+    """google-research/bert's loop, on lengths."""
+    while a + b > limit:
+        if a > b:
+            a -= 1
+        else:
+            b -= 1
+    return a, b
+
+
+@pytest.mark.parametrize("limit", [2, 5, 10, 11])
+def test_truncate_keeps_what_the_reference_loop_keeps(limit: int) -> None:
+    spans = np.array([[7, a, 900, b] for a in range(1, 25) for b in range(1, 25)], np.int64)
+    kept, cut = truncate(spans, limit, np.random.default_rng(1))
+    expected = [reference_truncate(a, b, limit) for _, a, _, b in spans.tolist()]
+    np.testing.assert_array_equal(kept[:, [1, 3]], expected)
+    assert cut == spans[:, [1, 3]].sum() - np.sum(expected)
+    assert (kept[:, 0] >= 7).all()
+    assert (kept[:, 0] + kept[:, 1] <= 7 + spans[:, 1]).all()
+
+
+def test_truncate_takes_from_both_ends() -> None:
+    spans = np.tile(np.array([[0, 200, 1000, 20]], np.int64), (500, 1))
+    kept, _ = truncate(spans, 100, np.random.default_rng(1))
+    # 120 of A's pieces go, about half of them at the front.
+    assert (kept[:, 1] == 80).all()
+    assert abs(kept[:, 0].mean() - 60) < 1.5
+    assert kept[:, 0].std() > 3
+
+
+def test_lay_out_golden() -> None:
+    text = shard([[2, 3], [4]])
+    pairs = Pairs(np.array([[0, 2, 2, 3], [5, 1, 7, 2]]), np.array([IS_NEXT, IS_RANDOM]))
+    arrays = lay_out(text, pairs, max_seq_length=9, cls_id=2, sep_id=3, pad_id=0)
+    expected = {
+        "input_ids": [[2, 100, 101, 3, 102, 103, 104, 3, 0], [2, 105, 3, 107, 108, 3, 0, 0, 0]],
+        "input_mask": [[1, 1, 1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0, 0, 0]],
+        "segment_ids": [[0, 0, 0, 0, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0]],
+        "next_sentence_labels": [[0], [1]],
+        "is_text": [[0, 1, 1, 0, 1, 1, 1, 0, 0], [0, 1, 0, 1, 1, 0, 0, 0, 0]],
+    }
+    assert arrays.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(arrays[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("short_seq_rate", [0.0, 0.3, 1.0])
+def test_short_pairs_are_as_frequent_as_asked(short_seq_rate: float) -> None:
+    # Sentences of one piece fill any target exactly, so a short pair is one below the limit.
+    text = shard([[1] * 400 for _ in range(200)])
+    pairs, _ = draw_pairs(text, Random(1), max_seq_length=64, short_seq_rate=short_seq_rate)
+    lengths = pairs.spans[:, 1] + pairs.spans[:, 3]
+    tail_rate = 0.15  # ends of documents are short, too
+    assert short_seq_rate - 0.05 < (lengths < 61).mean() < short_seq_rate + tail_rate
