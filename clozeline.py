@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def flags_from_yaml(path: Path, options: type) -> list[str]:
         raise InputError(f"--config {path}: cannot be read as YAML: {reason}") from error
     if not isinstance(settings, dict):
         raise InputError(f"--config {path}: expected a mapping of option names to values")
-    known = {field.name for field in fields(options)}
+    known = {field.metadata.get("flag", field.name) for field in fields(options)}
     flags: list[str] = []
     for key, value in settings.items():
         name = str(key).replace("-", "_")
@@ -156,6 +156,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"clozeline: {error}", file=sys.stderr)
         return 2
+    except (JobError, OSError) as error:  # a full disk, a folder without permission
+        print(f"clozeline: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("clozeline: interrupted", file=sys.stderr)
         return 130
@@ -176,6 +179,8 @@ def _run(name: str, arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     logging.getLogger().setLevel(logging.ERROR)
+    # What fails a worker is raised here again, with the same words.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     import_quietly(*COMMANDS[name].imports)
     result = options.run(unknown) if unknown else options.run()
     if options.json:

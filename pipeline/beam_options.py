@@ -1,11 +1,15 @@
-"""Beam's own flags: passed through untouched, and unknown ones refused."""
+"""Beam's edge: its flags pass through untouched, and its failures become one line."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
+
+MAX_MESSAGE = 500  # characters; some runners put whole logs into an exception
 
 
 def beam_options(flags: Sequence[str]) -> PipelineOptions:
@@ -28,3 +32,19 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
         raise InputError(f"unknown flag {unknown[0]}: neither this command nor Apache Beam has it")
     runner = [] if known.runner else ["--runner=FnApiRunner"]
     return PipelineOptions([*runner, *flags])
+
+
+@contextlib.contextmanager
+def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
+    """Yield a pipeline, and run it when the body has put it together.
+
+    Raises:
+        JobError: it failed.
+    """
+    pipeline = beam.Pipeline(options=options)
+    yield pipeline
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise JobError(f"the Beam job failed: {reason}"[:MAX_MESSAGE]) from error

@@ -24,6 +24,7 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.beam_options import running_pipeline
 from pipeline.manifest import Shard
 from pipeline.masking import Replacements, mask_pieces
 from pipeline.pairs import Pairs, ShardText, draw_pairs, lay_out
@@ -317,7 +318,7 @@ def run_job(
         `Shard`), `dropped` (documents) and `statistics`; `dropped`: documents by reason.
     """
     report = FileSystems.join(temporary, "report.json")
-    with beam.Pipeline(options=options) as pipeline:
+    with running_pipeline(options) as pipeline:
         tokenized = (
             pipeline
             | ReadDocuments(files, settings.input_format)

@@ -7,6 +7,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.beam_options import running_pipeline
 from pipeline.readers import InputFormat, ReadDocuments, batch_documents, document_sentences
 from pipeline.tally import Tally
 
@@ -99,7 +100,7 @@ def count_words(
     counter = CountWords(
         input_format=input_format, language=language, lower_case=lower_case, tally=str(folder)
     )
-    with beam.Pipeline(options=options) as pipeline:
+    with running_pipeline(options) as pipeline:
         _ = (
             pipeline
             | ReadDocuments(files, input_format)

@@ -10,11 +10,22 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import pytest
 
 TOPICS = {
-    "sea": "boat wave harbour sailor anchor tide fish net gull storm".split(),
-    "wood": "oak fox moss path deer root owl fern brook shade".split(),
-    "town": "street tram baker clock market bridge tower square lamp crowd".split(),
+    "sea": ["boat", "wave", "harbour", "sailor", "anchor", "tide", "fish", "net", "gull", "storm"],
+    "wood": ["oak", "fox", "moss", "path", "deer", "root", "owl", "fern", "brook", "shade"],
+    "town": [
+        "street",
+        "tram",
+        "baker",
+        "clock",
+        "market",
+        "bridge",
+        "tower",
+        "square",
+        "lamp",
+        "crowd",
+    ],
 }
-VERBS = "sees hears follows leaves finds loves fears passes".split()
+VERBS = ["sees", "hears", "follows", "leaves", "finds", "loves", "fears", "passes"]
 
 
 def make_sentences(rng: Random, topic: str, count: int) -> list[str]:

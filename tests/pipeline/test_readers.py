@@ -9,8 +9,15 @@ from apache_beam.io.source_test_utils import (
 
 from pipeline.readers import EMPTY, INVALID_UTF8, BlankLineSource, document_sentences
 
-TEXT = "\n\nfirst a\nfirst b\n\n\n  \nsecond\n\nthird a\nthird b\nthird c\n\n \n\nlast, no line break"
-DOCUMENTS = [b"first a\nfirst b\n", b"second\n", b"third a\nthird b\nthird c\n", b"last, no line break"]
+TEXT = (
+    "\n\nfirst a\nfirst b\n\n\n  \nsecond\n\nthird a\nthird b\nthird c\n\n \n\nlast, no line break"
+)
+DOCUMENTS = [
+    b"first a\nfirst b\n",
+    b"second\n",
+    b"third a\nthird b\nthird c\n",
+    b"last, no line break",
+]
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def test_compressed_file(tmp_path: Path) -> None:
 
 
 def test_lines_are_sentences_and_prose_is_split() -> None:
-    data = "Mr. Fox ran. He hid.\nThe end.".encode()
+    data = b"Mr. Fox ran. He hid.\nThe end."
     assert document_sentences(data, "lines", "en") == ["Mr. Fox ran. He hid.", "The end."]
     assert document_sentences(data, "prose", "en") == ["Mr. Fox ran.", "He hid.", "The end."]
 

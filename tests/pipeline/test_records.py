@@ -25,9 +25,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def as_integers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        feature.name: arrays[feature.name].astype(feature.kind) for feature in FEATURES
-    }
+    return {feature.name: arrays[feature.name].astype(feature.kind) for feature in FEATURES}
 
 
 def test_protobuf_reads_what_we_write(arrays: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,20 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.tokenizer import Vocabulary, build_tokenizer
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##aff", "##able", "cafe", "!", "中", "Cafe"]
+PIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "un",
+    "##aff",
+    "##able",
+    "cafe",
+    "!",
+    "中",
+    "Cafe",
+]
 
 
 def write(path: Path, pieces: list[str]) -> Path:

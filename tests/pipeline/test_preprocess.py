@@ -1,0 +1,340 @@
+"""The Beam job as a whole: bytes, counts, what is dropped, what is left behind."""
+
+import errno
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clozeline
+from pipeline.inspection import read_records, text_pieces
+from pipeline.job import NO_OTHER_DOCUMENT, document_key
+from pipeline.manifest import MANIFEST, read_manifest
+from pipeline.readers import EMPTY, INVALID_UTF8, document_sentences
+from pipeline.schema import IS_RANDOM, SPECIAL_TOKENS
+from pipeline.tokenizer import Vocabulary, build_tokenizer
+
+SETTINGS = ["--max-seq-length", "32", "--max-predictions", "5", "--duplicates", "2", "--seed", "9"]
+
+
+def preprocess(corpus: Path | str, vocab: Path, output: Path, *more: str) -> int:
+    return clozeline.main(
+        ["preprocess", "--input", str(corpus), "--vocab", str(vocab), "--output", str(output)]
+        + [*SETTINGS, "--shards", "2", "--eval-rate", "0.2", *more]
+    )
+
+
+def shard_bytes(dataset: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(dataset.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def dataset(prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("dataset") / "ds"
+    assert preprocess(prose_corpus / "*.txt", vocab_path, output) == 0
+    return output
+
+
+def records(dataset: Path, split: str) -> dict[str, np.ndarray]:
+    manifest = read_manifest(dataset)
+    blocks = [
+        block
+        for shard in manifest.splits[split]
+        for block in read_records(dataset / shard.name, manifest)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def document_pieces(corpus: Path, vocab: Path) -> dict[bytes, list[int]]:
+    vocabulary = Vocabulary.read(vocab)
+    tokenizer = build_tokenizer(vocabulary.pieces, lower_case=True)
+    pieces = {}
+    for path in corpus.glob("*.txt"):
+        sentences = document_sentences(path.read_bytes(), "prose", "en")
+        ids = tokenizer.tokenize(sentences).flat_values.numpy().tolist()
+        pieces[document_key(path.read_bytes(), 9)] = ids
+    return pieces
+
+
+def test_directory_holds_manifest_vocabulary_and_shards(dataset: Path) -> None:
+    assert sorted(path.name for path in dataset.iterdir()) == [
+        "eval-00000-of-00001.tfrecord",
+        "manifest.json",
+        "train-00000-of-00002.tfrecord",
+        "train-00001-of-00002.tfrecord",
+        "vocab.txt",
+    ]
+
+
+def test_same_seed_same_bytes_wherever_the_files_stand(
+    dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    renamed = tmp_path / "other"
+    renamed.mkdir()
+    for index, path in enumerate(sorted(prose_corpus.glob("*.txt"), reverse=True)):
+        (renamed / f"{index:03d}.text").write_bytes(path.read_bytes())
+    assert preprocess(renamed / "*", vocab_path, tmp_path / "ds") == 0
+    assert shard_bytes(tmp_path / "ds") == shard_bytes(dataset)
+
+
+@pytest.mark.slow
+def test_same_bytes_from_several_processes(
+    dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    assert preprocess(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", *workers) == 0
+    assert shard_bytes(tmp_path / "ds") == shard_bytes(dataset)
+
+
+def test_another_seed_gives_other_bytes(
+    dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    assert preprocess(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", "--seed", "10") == 0
+    assert shard_bytes(tmp_path / "ds") != shard_bytes(dataset)
+
+
+def test_manifest_counts_what_is_there(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    assert manifest.dropped_documents == {}
+    assert sum(total["documents"] for total in manifest.statistics.values()) == 60
+    for split in ("train", "eval"):
+        arrays, total = records(dataset, split), manifest.statistics[split]
+        assert manifest.examples(split) == total["examples"] == len(arrays["input_ids"])
+        assert total["real_positions"] == arrays["input_mask"].sum()
+        assert total["predictions"] == arrays["masked_lm_weights"].sum()
+        assert total["random_next"] == (arrays["next_sentence_labels"] == IS_RANDOM).sum()
+    assert manifest.settings["seed"] == 9
+    assert manifest.max_seq_length == 32
+
+
+def test_text_comes_back_from_the_records(
+    dataset: Path, prose_corpus: Path, vocab_path: Path
+) -> None:
+    """Every A of the records is a stretch of some document, once the labels are put back."""
+    vocabulary = Vocabulary.read(vocab_path)
+    arrays = records(dataset, "train")
+    texts = [
+        " ".join(map(str, ids)) + " " for ids in document_pieces(prose_corpus, vocab_path).values()
+    ]
+    for row in range(len(arrays["input_ids"])):
+        one = {name: values[row : row + 1] for name, values in arrays.items()}
+        for segment in (0, 1):
+            part = {**one, "input_mask": one["input_mask"] * (one["segment_ids"] == segment)}
+            ids = text_pieces(part, vocabulary).tolist()
+            assert any(" ".join(map(str, ids)) + " " in text for text in texts)
+
+
+def test_no_document_is_in_both_splits(dataset: Path, prose_corpus: Path, vocab_path: Path) -> None:
+    manifest = read_manifest(dataset)
+    keys = document_pieces(prose_corpus, vocab_path)
+    held_out = {key for key in keys if int.from_bytes(key[:8], "big") / 2**64 < 0.2}
+    assert manifest.statistics["eval"]["documents"] == len(held_out) > 2
+    assert manifest.statistics["eval"]["pieces"] == sum(len(keys[key]) for key in held_out)
+    assert manifest.statistics["train"]["pieces"] == sum(
+        len(ids) for key, ids in keys.items() if key not in held_out
+    )
+
+
+def test_layout_of_every_record(dataset: Path, vocab_path: Path) -> None:
+    vocabulary = Vocabulary.read(vocab_path)
+    arrays = records(dataset, "train")
+    for ids, mask, segments, positions, weights in zip(
+        *(arrays[name] for name in (
+            "input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_weights",
+        )), strict=True,
+    ):  # fmt: skip
+        length = mask.sum()
+        seps = np.flatnonzero(ids == vocabulary.sep_id)
+        assert ids[0] == vocabulary.cls_id
+        assert len(seps) == 2
+        assert seps[1] == length - 1
+        assert (mask[:length] == 1).all()
+        assert (ids[length:] == vocabulary.pad_id).all()
+        assert segments.tolist() == [int(seps[0] < i <= seps[1]) for i in range(32)]
+        assert not {0, *seps} & set(positions[weights == 1].tolist())
+
+
+def test_masks_never_put_a_special_token_but_mask(dataset: Path, vocab_path: Path) -> None:
+    vocabulary = Vocabulary.read(vocab_path)
+    arrays = records(dataset, "train")
+    row, slot = np.nonzero(arrays["masked_lm_weights"])
+    there = Counter(arrays["input_ids"][row, arrays["masked_lm_positions"][row, slot]].tolist())
+    special = {vocabulary.ids[token] for token in SPECIAL_TOKENS} - {vocabulary.mask_id}
+    assert not special & set(there)
+    assert 0.7 < there[vocabulary.mask_id] / there.total() < 0.9
+
+
+def test_dropped_documents_are_counted(vocab_path: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a").write_text("The fox sees the owl. The owl sees the fox.")
+    (corpus / "b").write_text("The boat fears the storm. The sailor loves the boat.")
+    (corpus / "c").write_bytes(b"\xff\xfe bad")
+    (corpus / "d").write_text(" \n\n ")
+    (corpus / "e").write_text("\x00\x01")  # a sentence without a piece
+    (corpus / "f").write_text("")
+    assert preprocess(corpus / "*", vocab_path, tmp_path / "ds", "--shards=1", "--eval-rate=0") == 0
+    manifest = read_manifest(tmp_path / "ds")
+    assert manifest.dropped_documents == {EMPTY: 3, INVALID_UTF8: 1}
+    assert manifest.statistics["train"]["documents"] == 2
+
+
+def test_lines_format(vocab_path: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "lines.txt"
+    corpus.write_text("The fox sees the owl.\nThe owl hears.\n\n\nThe boat.\nThe tide passes.\n")
+    more = ["--input-format", "lines", "--shards", "1", "--eval-rate", "0"]
+    assert preprocess(corpus, vocab_path, tmp_path / "ds", *more) == 0
+    total = read_manifest(tmp_path / "ds").statistics["train"]
+    assert (total["documents"], total["sentences"], total["pieces"]) == (2, 4, 6 + 4 + 3 + 4)
+
+
+def expect_error(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> None:
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert code == 2
+    assert last.startswith("clozeline: ")
+    assert "Traceback" not in error
+    for word in words:
+        assert word in last
+
+
+def test_no_match(vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = preprocess(tmp_path / "none*.txt", vocab_path, tmp_path / "ds")
+    expect_error(capsys, code, "--input", "none*.txt: no file matches")
+    assert not (tmp_path / "ds").exists()
+
+
+def test_empty_corpus(vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").touch()
+    code = preprocess(tmp_path / "a.txt", vocab_path, tmp_path / "ds")
+    expect_error(capsys, code, "--input", "every file is empty")
+    (tmp_path / "a.txt").write_text("\n \n")
+    code = preprocess(tmp_path / "a.txt", vocab_path, tmp_path / "ds")
+    expect_error(capsys, code, "--input", "the corpus is empty (1 empty)")
+    assert list((tmp_path / "ds").iterdir()) == []
+
+
+def test_one_document(vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("The fox sees. The owl hears.")
+    code = preprocess(tmp_path / "a.txt", vocab_path, tmp_path / "ds", "--eval-rate", "0")
+    expect_error(capsys, code, "a corpus of one document", "--input-format lines")
+    assert list((tmp_path / "ds").iterdir()) == []
+
+
+def test_more_shards_than_documents(
+    vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("The fox sees. The owl hears.")
+    (tmp_path / "b.txt").write_text("The boat passes.")
+    more = ["--shards", "5000", "--eval-rate", "0"]
+    code = preprocess(tmp_path / "*.txt", vocab_path, tmp_path / "ds", *more)
+    expect_error(capsys, code, "2 documents spread over 5000 shards", "use fewer --shards")
+
+
+def test_documents_alone_in_their_shard_are_counted(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    assert preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds", "--shards", "40") == 0
+    manifest = read_manifest(tmp_path / "ds")
+    used = sum(total["documents"] for total in manifest.statistics.values())
+    assert manifest.dropped_documents[NO_OTHER_DOCUMENT] == 60 - used > 0
+
+
+def test_dataset_is_not_replaced_unasked(
+    dataset: Path, prose_corpus: Path, vocab_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shard_bytes(dataset)
+    code = preprocess(prose_corpus / "*.txt", vocab_path, dataset)
+    expect_error(capsys, code, "holds a dataset already", "--overwrite")
+    assert shard_bytes(dataset) == before
+
+
+def test_overwrite_leaves_nothing_of_the_old(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    assert preprocess(prose_corpus / "sea*", vocab_path, tmp_path / "ds", "--shards", "3") == 0
+    assert (
+        preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds", "--overwrite", "--shards=1")
+        == 0
+    )
+    assert sorted(path.name for path in (tmp_path / "ds").glob("*.tfrecord")) == [
+        "eval-00000-of-00001.tfrecord",
+        "train-00000-of-00001.tfrecord",
+    ]
+
+
+def test_failed_job_leaves_the_old_dataset(
+    prose_corpus: Path,
+    vocab_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds") == 0
+    before = shard_bytes(tmp_path / "ds")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "ds")
+
+    monkeypatch.setattr("pipeline.job.write_records", fail)
+    assert preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds", "--overwrite") == 1
+    said = capsys.readouterr().err
+    assert "No space left on device" in said.strip().splitlines()[-1]
+    assert "Traceback" not in said
+    assert shard_bytes(tmp_path / "ds") == before
+
+
+def test_vocabulary_without_mask(
+    prose_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocab = tmp_path / "v.txt"
+    vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nfox\n")
+    code = preprocess(prose_corpus / "*", vocab, tmp_path / "ds")
+    expect_error(capsys, code, "no [MASK] in this vocabulary", "v.txt")
+
+
+def inspect(dataset: Path) -> int:
+    return clozeline.main(["inspect", str(dataset), "--examples", "1", "--json"])
+
+
+def test_inspect(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect(dataset) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    manifest = read_manifest(dataset)
+    assert result["examples"] == {s: manifest.examples(s) for s in ("train", "eval")}
+    assert sum(result["lengths"].values()) == sum(result["examples"].values())
+    # "the" stands for far more than a thirtieth of the text: below the log of the pieces used.
+    assert 1.5 < result["unigram_entropy_nats"] < np.log(40)
+    assert "checksums, records and counts agree" in said.err
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "vocabulary", "vanish", "manifest"])
+def test_inspect_names_what_is_damaged(
+    damage: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "ds"
+    copy.mkdir()
+    for name, data in shard_bytes(dataset).items():
+        (copy / name).write_bytes(data)
+    shard = copy / "train-00001-of-00002.tfrecord"
+    data = bytearray(shard.read_bytes())
+    if damage == "truncate":
+        shard.write_bytes(data[:-10])
+        words = ["train-00001-of-00002.tfrecord", "truncated"]
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+        words = ["train-00001-of-00002.tfrecord", "CRC-32C"]
+    elif damage == "vocabulary":
+        (copy / "vocab.txt").write_text((copy / "vocab.txt").read_text() + "more\n")
+        words = ["vocab.txt", "not the vocabulary"]
+    elif damage == "vanish":
+        shard.unlink()
+        words = ["train-00001-of-00002.tfrecord", "missing"]
+    else:
+        (copy / MANIFEST).write_text("{}")
+        words = ["manifest.json", "cannot be read"]
+    expect_error(capsys, inspect(copy), *words)

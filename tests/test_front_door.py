@@ -1,0 +1,150 @@
+"""The `clozeline` command itself: help, flags, settings files, one-line errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clozeline
+from pipeline.errors import InputError
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clozeline", *arguments], capture_output=True, text=True
+    )
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert clozeline.main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+def test_help_names_every_command() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(f"  {name} " in done.stdout for name in clozeline.COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(clozeline.COMMANDS))
+def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
+    script = (
+        "import sys, clozeline\n"
+        f"try: clozeline.main([{command!r}, '--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'tensorflow', 'keras', 'apache_beam', 'numpy', 'starlette'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--config" in done.stdout
+    assert "--json" in done.stdout
+
+
+def test_no_command_shows_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert clozeline.main([]) == 2
+    assert "usage: clozeline COMMAND" in capsys.readouterr().out
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown command 'preproces'; did you mean preprocess?" in error_of(capsys, "preproces")
+
+
+def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(capsys, "inspect", "folder", "--exemples", "3")
+    assert error == "clozeline: unknown flag --exemples (see clozeline inspect --help)"
+
+
+def test_flag_that_neither_we_nor_beam_know(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("Text.")
+    flags = ["--input", str(tmp_path / "a.txt"), "--output", str(tmp_path / "v.txt"), "--runer=X"]
+    assert "unknown flag --runer=X: neither this command nor Apache Beam" in error_of(
+        capsys, "vocab", *flags
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps"], "--steps"),
+        (["--input", "a", "--vocab", "v"], "--output"),
+        (["--input", "a", "--vocab", "v", "--output", "o", "--seed", "x"], "--seed"),
+        (["--input", "a", "--vocab", "v", "--output", "o", "--mask-rate", "2"],
+         "--mask-rate 2.0: must be from 0 to 1"),
+        (["--input", "a", "--vocab", "v", "--output", "o", "--input-format", "csv"],
+         "--input-format"),
+    ],
+)  # fmt: skip
+def test_bad_flags_are_one_line(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in error_of(capsys, "preprocess", *flags)
+
+
+def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text(
+        "input: [a.txt, b.txt]\nvocab: v.txt\noutput: ds\n"
+        "mask-rate: 0.3\nlower_case: false\nseed: 5\n"
+    )
+    options, unknown = clozeline.parse("preprocess", ["--seed", "7", "--config", str(config)])
+    assert unknown == []
+    assert options.input == ("a.txt", "b.txt")
+    assert (options.mask_rate, options.lower_case, options.seed) == (0.3, False, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sead: 5", r"unknown option 'sead'; did you mean seed\?"),
+        ("- 5", "expected a mapping"),
+        ("a: [", "cannot be read as YAML"),
+    ],
+)
+def test_bad_config_file(text: str, message: str, tmp_path: Path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text(text)
+    with pytest.raises(InputError, match=message):
+        clozeline.parse("preprocess", ["--config", str(config)])
+
+
+def test_a_traceback_free_line_from_the_real_command(tmp_path: Path) -> None:
+    done = run("preprocess", "--input", str(tmp_path / "*"), "--vocab", "v", "--output", "o")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.strip().splitlines() == [
+        f"clozeline: --input {tmp_path / '*'}: no file matches; check the path and the quotes"
+    ]
+
+
+def test_imports_run_one_way() -> None:
+    """In fresh processes: `pipeline` loads no Keras and no other room, `model` loads no Beam."""
+    root = Path(clozeline.__file__).parent
+    script = (
+        "import importlib, sys\n"
+        "for module in sys.argv[2:]: importlib.import_module(module)\n"
+        "wrong = [name for name in sys.modules if name.split('.')[0] in sys.argv[1].split(',')]\n"
+        "assert not wrong, wrong\n"
+    )
+    for room, forbidden in (
+        ("pipeline", "model,serving,keras,keras_hub"),
+        ("model", "serving,apache_beam"),
+    ):
+        modules = [
+            ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            for path in sorted((root / room).rglob("*.py"))
+        ]
+        assert len(modules) > 5
+        done = subprocess.run(
+            [sys.executable, "-c", script, forbidden, *modules],
+            capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{room}: {done.stderr[-500:]}"
