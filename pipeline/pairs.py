@@ -56,7 +56,9 @@ def draw_pairs(
 
     Each document is walked once: whole sentences are gathered up to a target length, cut at a
     random sentence into A and its continuation; half of the time B is that continuation, half of
-    the time a stretch of another document, and then the continuation is walked again.
+    the time a stretch of another document, and then the continuation is walked again. Where only
+    one sentence is left there is no continuation, and B must be random; unlike there, such a pair
+    is made up for by the next one that has a choice, so that half of all pairs are random.
 
     Args:
         text: at least two documents of different keys.
@@ -71,6 +73,7 @@ def draw_pairs(
     starts: list[int] = text.sentence_starts.tolist()
     spans: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
+    owed = 0  # pairs that had to be random, not yet made up for
     for document in range(len(text.document_keys)):
         first, end = text.document_starts[document], text.document_starts[document + 1]
         while first < end:
@@ -78,7 +81,13 @@ def draw_pairs(
             last = _gather(starts, first, end, target)
             cut = rng.randint(first + 1, last - 1) if last - first > 1 else last
             a_start, a_length = starts[first], starts[cut] - starts[first]
-            if cut == last or rng.random() < 0.5:
+            if cut == last:
+                is_random, owed = True, owed + 1
+            elif owed:
+                is_random, owed = False, owed - 1
+            else:
+                is_random = rng.random() < 0.5
+            if is_random:
                 other = _another_document(text.document_keys, document, rng)
                 b_first, b_last = _stretch(text, starts, other, target - a_length, rng)
                 labels.append(IS_RANDOM)

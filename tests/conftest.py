@@ -12,18 +12,7 @@ import pytest
 TOPICS = {
     "sea": ["boat", "wave", "harbour", "sailor", "anchor", "tide", "fish", "net", "gull", "storm"],
     "wood": ["oak", "fox", "moss", "path", "deer", "root", "owl", "fern", "brook", "shade"],
-    "town": [
-        "street",
-        "tram",
-        "baker",
-        "clock",
-        "market",
-        "bridge",
-        "tower",
-        "square",
-        "lamp",
-        "crowd",
-    ],
+    "town": ["street", "tram", "baker", "clock", "market", "bridge", "tower", "square", "lamp"],
 }
 VERBS = ["sees", "hears", "follows", "leaves", "finds", "loves", "fears", "passes"]
 

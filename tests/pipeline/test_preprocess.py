@@ -20,10 +20,9 @@ SETTINGS = ["--max-seq-length", "32", "--max-predictions", "5", "--duplicates", 
 
 
 def preprocess(corpus: Path | str, vocab: Path, output: Path, *more: str) -> int:
-    return clozeline.main(
-        ["preprocess", "--input", str(corpus), "--vocab", str(vocab), "--output", str(output)]
-        + [*SETTINGS, "--shards", "2", "--eval-rate", "0.2", *more]
-    )
+    where = ["--input", str(corpus), "--vocab", str(vocab), "--output", str(output)]
+    how = [*SETTINGS, "--shards", "2", "--eval-rate", "0.2"]
+    return clozeline.main(["preprocess", *where, *how, *more])
 
 
 def shard_bytes(dataset: Path) -> dict[str, bytes]:
