@@ -156,6 +156,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"clozeline: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 1
     except (JobError, OSError) as error:  # a full disk, a folder without permission
         print(f"clozeline: {error}", file=sys.stderr)
         return 1
