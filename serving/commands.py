@@ -1,0 +1,132 @@
+"""The flags of `export`, `serve`, `query` and `demo`; the work is imported when they run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from pipeline.commands import Command, InputGlobs, check_range
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Save a trained run as a SavedModel that takes raw strings, for a model server."""
+
+    # The front door calls options.run(), so the field has another name than its flag.
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """The run to export."""
+    output: Path
+    """Where the model goes: models/NAME. The version is the next free number in it."""
+
+    def run(self) -> dict[str, Any]:
+        """Export; return where the version is and what it answers."""
+        from model.run import load_run
+        from pipeline.console import results
+        from serving.export import export_run
+
+        version = export_run(load_run(self.run_dir), self.output)
+        size_bytes = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+        results.print(f"{version}: exported, {size_bytes / 1e6:.1f} MB")
+        results.print(f"serve it:  clozeline serve --models {self.output.parent}")
+        return {"model": str(version), "version": int(version.name), "size_bytes": size_bytes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Command):
+    """Answer TensorFlow Serving's REST and gRPC API for every model of a folder.
+
+    Runs `tensorflow_model_server` where that is installed, else the embedded server.
+    """
+
+    models: Path
+    """Folder of models: NAME/VERSION/saved_model.pb."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens the server to the network."""
+    rest_port: int = 8501
+    """Port of the REST API; 0 takes a free one."""
+    grpc_port: int = 8500
+    """Port of the gRPC API; 0 takes a free one."""
+    embedded: bool = False
+    """Run the embedded server even where `tensorflow_model_server` is installed."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a port that cannot be one.
+        """
+        check_range("--rest-port", self.rest_port, 0, 65535)
+        check_range("--grpc-port", self.grpc_port, 0, 65535)
+
+    def run(self) -> dict[str, Any]:
+        """Serve until interrupted."""
+        from serving.launch import serve_models
+
+        serve_models(
+            self.models, self.host, self.rest_port, self.grpc_port, embedded=self.embedded
+        )
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query(Command):
+    """Ask a running server.
+
+    A text with [MASK] is filled in, two texts are scored as neighbours, any other text is embedded.
+    """
+
+    text: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """One text, or two for next-sentence prediction."""
+    model: str
+    """Name of the model: its folder's."""
+    server: str = "127.0.0.1:8501"
+    """HOST:PORT of the server: the REST port, or with --grpc the gRPC port."""
+    grpc: bool = False
+    """Ask over gRPC."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: no text, or more than two.
+        """
+        if not 1 <= len(self.text) <= 2:
+            raise InputError(f"TEXT: expected one or two texts, got {len(self.text)}")
+
+    def run(self) -> dict[str, Any]:
+        """Ask and show the answer."""
+        from pipeline.console import results
+        from serving.answers import ask, show
+
+        answer = ask(self.server, self.model, self.text, over_grpc=self.grpc)
+        results.print(show(self.text, answer))
+        return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Run the whole line: text, vocabulary, records, a trained BERT, a model server that answers.
+
+    The text is the docstrings of the Python packages on this machine, unless --corpus names other.
+    """
+
+    corpus: InputGlobs = ()
+    """Text files to use instead, one document a file."""
+    output: Path = Path("demo")
+    """Folder for everything the demo makes; what an earlier demo made there is replaced."""
+    megabytes: float = 6.0
+    """Docstrings to collect."""
+    vocab_size: int = 8000
+    """Pieces of the vocabulary."""
+    steps: int = 1500
+    """Training steps."""
+    check_learning: bool = True
+    """Fail if the model did not learn; a run of a few steps cannot."""
+
+    def run(self) -> dict[str, Any]:
+        """Run every stage as the command a person would type, then ask the server."""
+        from serving.demo import run_demo
+
+        return run_demo(self)

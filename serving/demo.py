@@ -1,0 +1,351 @@
+"""`clozeline demo`: the whole line, by the commands a person would type, and what came of it."""
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pipeline.console import notes, results, table
+from pipeline.errors import InputError
+from serving.client import Client
+from serving.commands import Demo
+
+MODEL = "demo"
+SIZE, MAX_SEQ_LENGTH, MAX_PREDICTIONS = "tiny", 64, 10
+DUPLICATES, EVAL_RATE, SEED = 3, 0.05, 1
+BATCH_SIZE, LEARNING_RATE, WARMUP_STEPS = 64, 2e-3, 100
+
+MARKER = ".clozeline-demo"
+"""Tells a folder that a demo made, and may replace, from one that is somebody's."""
+
+CLEARLY_NATS = 0.25
+"""How far the loss must stand below the unigram entropy."""
+
+STANDARD_ERRORS = 3
+"""How far the accuracy must stand above the larger class's share."""
+
+READY_SECS = 120.0
+
+
+@dataclass
+class Line:
+    """What has been done so far: a row a stage."""
+
+    folder: Path
+    stages: list[tuple[str, str, str, float, str]] = field(default_factory=list)
+
+    def command(self, *arguments: object) -> tuple[dict[str, Any], float]:
+        """Run one of our commands as a person would; return its JSON result and the seconds.
+
+        Raises:
+            InputError: the command failed; it has said why.
+        """
+        words = [str(argument) for argument in arguments]
+        notes.print(f"\n[bold]$ clozeline {' '.join(map(_quoted, words))}[/bold]")
+        begin = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "clozeline", *words, "--json"], stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode:
+            raise InputError(f"clozeline {words[0]} ended with exit code {done.returncode}, see above")
+        return json.loads(done.stdout), time.monotonic() - begin
+
+    def add(self, stage: str, made: str, rate: str, seconds: float, where: Path | str) -> None:
+        """Add a row to the closing table."""
+        self.stages.append((stage, made, rate, seconds, str(where)))
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if set(word) & set("*?[] ") else word
+
+
+def run_demo(options: Demo) -> dict[str, Any]:
+    """Run every stage, ask the server, show what came of it.
+
+    Raises:
+        InputError: the folder is not the demo's, or a stage failed.
+    """
+    begin = time.monotonic()
+    line = Line(prepare_folder(options.output))
+    globs = make_corpus(options, line)
+    preprocessed, checked = make_records(options, globs, line)
+    trained = train(options, line)
+    export(line)
+    answers = ask_server(line, globs, preprocessed["settings"])
+    verdict = judge(trained, checked)
+    seconds = time.monotonic() - begin
+    show(line, answers, verdict, seconds)
+    learned = verdict["masked_lm_learned"] and verdict["next_sentence_learned"]
+    return verdict | {
+        "ok": learned or not options.check_learning,
+        "seconds": seconds,
+        "stages": [dict(zip(STAGE_KEYS, stage, strict=True)) for stage in line.stages],
+    }
+
+
+STAGE_KEYS = ("stage", "made", "rate", "seconds", "where")
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Return an empty folder; what an earlier demo left in it is removed.
+
+    Raises:
+        InputError: the folder holds something that no demo made.
+    """
+    if folder.exists():
+        if not (folder / MARKER).is_file():
+            raise InputError(f"--output {folder}: exists and is not a demo's; name another folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch()
+    return folder
+
+
+def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:
+    """Return the globs of the corpus, after collecting it where none was named."""
+    if options.corpus:
+        return options.corpus
+    from pipeline.docstrings import write_corpus
+
+    notes.print("[bold]Collecting the docstrings of the Python packages on this machine[/bold]")
+    begin = time.monotonic()
+    corpus = line.folder / "corpus"
+    found = write_corpus(corpus, round(options.megabytes * 1e6))
+    seconds = time.monotonic() - begin
+    made = f"{found['documents']:,} documents of {found['packages']} packages"
+    line.add("corpus", made, f"{found['bytes'] / 1e3 / seconds:,.0f} kB/s", seconds, corpus)
+    return (str(corpus / "*.txt"),)
+
+
+def make_records(
+    options: Demo, globs: tuple[str, ...], line: Line
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make vocabulary and dataset; return what `preprocess` and `inspect` say."""
+    vocab, dataset = line.folder / "vocab.txt", line.folder / "dataset"
+    learned, seconds = line.command(
+        "vocab", "--input", *globs, "--output", vocab, "--size", options.vocab_size
+    )
+    made = f"{learned['pieces']:,} pieces"
+    line.add("vocab", made, f"{learned['words'] / seconds:,.0f} words/s", seconds, vocab)
+    preprocessed, seconds = line.command(
+        "preprocess", "--input", *globs, "--vocab", vocab, "--output", dataset,
+        "--max-seq-length", MAX_SEQ_LENGTH, "--max-predictions", MAX_PREDICTIONS,
+        "--duplicates", DUPLICATES, "--eval-rate", EVAL_RATE, "--seed", SEED,
+        "--runner=FnApiRunner",
+    )  # fmt: skip
+    tokens = sum(split["real_positions"] for split in preprocessed["statistics"].values())
+    made = f"{sum(preprocessed['splits'].values()):,} examples"
+    line.add("preprocess", made, f"{tokens / seconds:,.0f} tokens/s", seconds, dataset)
+    checked, seconds = line.command("inspect", dataset, "--examples", 1)
+    line.add("inspect", made, "", seconds, dataset)
+    return preprocessed, checked
+
+
+def train(options: Demo, line: Line) -> dict[str, Any]:
+    """Pretrain on the dataset; return what `pretrain` says."""
+    run = line.folder / "run"
+    trained, seconds = line.command(
+        "pretrain", "--dataset", line.folder / "dataset", "--run", run, "--model", SIZE,
+        "--steps", options.steps, "--batch-size", BATCH_SIZE, "--learning-rate", LEARNING_RATE,
+        "--warmup-steps", min(WARMUP_STEPS, options.steps // 2), "--seed", SEED,
+    )  # fmt: skip
+    made = f"{options.steps:,} steps of {BATCH_SIZE} examples"
+    line.add("pretrain", made, f"{trained['tokens_per_sec']:,.0f} tokens/s", seconds, run)
+    return trained
+
+
+def export(line: Line) -> None:
+    """Export the run for a model server."""
+    exported, seconds = line.command(
+        "export", "--run", line.folder / "run", "--output", line.folder / "models" / MODEL
+    )
+    made = f"version {exported['version']}, {exported['size_bytes'] / 1e6:.1f} MB"
+    line.add("export", made, "", seconds, exported["model"])
+
+
+def ask_server(
+    line: Line, globs: tuple[str, ...], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Start a server, ask it about held-out text three times over REST and once over gRPC."""
+    from pipeline.tokenizer import Vocabulary
+    from serving.answers import ask
+
+    vocabulary = Vocabulary.read(line.folder / "vocab.txt")
+    questions = held_out_questions(globs, settings, set(vocabulary.pieces))
+    begin = time.monotonic()
+    with running_server(line.folder / "models") as (rest, grpc):
+        started = time.monotonic() - begin
+        filled = [
+            (question, ask(rest, MODEL, [question.text], over_grpc=False))
+            for question in questions.masked[:1]
+        ]
+        filled += [
+            (question, ask(grpc, MODEL, [question.text], over_grpc=True))
+            for question in questions.masked[1:]
+        ]
+        pairs = [
+            (kind, pair, ask(rest, MODEL, pair, over_grpc=False))
+            for kind, pair in (("true", questions.true_pair), ("random", questions.random_pair))
+        ]
+    seconds = time.monotonic() - begin
+    made = f"{len(filled) + len(pairs)} answers"
+    line.add("serve", made, f"ready in {started:.1f} s", seconds, line.folder / "models")
+    return {"filled": filled, "pairs": pairs}
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A held-out sentence with one word hidden."""
+
+    text: str
+    word: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Held-out text as questions; `random_pair` ends with a sentence of another document."""
+
+    masked: tuple[Masked, ...]
+    true_pair: tuple[str, str]
+    random_pair: tuple[str, str]
+
+
+def held_out_questions(
+    globs: tuple[str, ...], settings: dict[str, Any], pieces: set[str]
+) -> Questions:
+    """Make questions of documents that the model was not trained on.
+
+    Raises:
+        InputError: no two held-out documents have two sentences to ask about.
+    """
+    from pipeline.files import match_files
+    from pipeline.job import EVAL, Settings, document_key
+    from pipeline.readers import document_sentences, read_file
+
+    made_with = Settings(**settings)
+    candidates = []
+    for path in match_files(globs):
+        data = read_file(path)
+        key = document_key(data, made_with.seed)
+        if made_with.shard_name(key).startswith(EVAL):
+            sentences = document_sentences(data, made_with.input_format, made_with.language)
+            if not isinstance(sentences, str):
+                candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))
+    documents = [sentences for _, sentences in sorted(candidates) if len(sentences) >= 2]
+    if len(documents) < 2:
+        raise InputError("the corpus is too small: no two held-out documents to ask about")
+    rng = Random(SEED)
+    masked = [hide_word(sentence, pieces, rng) for document in documents for sentence in document]
+    return Questions(
+        masked=tuple(rng.sample([question for question in masked if question], 2)),
+        true_pair=(documents[0][0], documents[0][1]),
+        random_pair=(documents[0][0], documents[1][0]),
+    )
+
+
+def hide_word(sentence: str, pieces: set[str], rng: Random) -> Masked | None:
+    """Hide one word that is a single piece; None where the sentence has no such word."""
+    words = sentence.split(" ")
+    known = [
+        index
+        for index, word in enumerate(words)
+        if word.isalpha() and len(word) >= 3 and word.lower() in pieces
+    ]
+    if not known:
+        return None
+    hidden = rng.choice(known)
+    return Masked(" ".join([*words[:hidden], "[MASK]", *words[hidden + 1 :]]), words[hidden])
+
+
+@contextlib.contextmanager
+def running_server(models: Path) -> Iterator[tuple[str, str]]:
+    """Run `clozeline serve` on free ports; yield the REST and the gRPC address."""
+    rest_port, grpc_port = free_port(), free_port()
+    words = ["serve", "--models", str(models), "--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]  # fmt: skip
+    notes.print(f"\n[bold]$ clozeline {' '.join(words)} &[/bold]")
+    server = subprocess.Popen([sys.executable, "-m", "clozeline", *words])
+    try:
+        Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(MODEL, READY_SECS)
+        yield f"127.0.0.1:{rest_port}", f"127.0.0.1:{grpc_port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def judge(trained: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
+    """Tell whether the model learned, from what it does on held-out text."""
+    held_out = checked["statistics"]["eval"]
+    examples = held_out["examples"]
+    random_rate = held_out["random_next"] / examples
+    chance = max(random_rate, 1 - random_rate)
+    margin = STANDARD_ERRORS * (chance * (1 - chance) / examples) ** 0.5
+    loss, accuracy = trained["eval"]["masked_lm_loss"], trained["eval"]["next_sentence_accuracy"]
+    return {
+        "masked_lm_loss": loss,
+        "masked_lm_accuracy": trained["eval"]["masked_lm_accuracy"],
+        "unigram_entropy_nats": checked["unigram_entropy_nats"],
+        "masked_lm_learned": loss < checked["unigram_entropy_nats"] - CLEARLY_NATS,
+        "next_sentence_accuracy": accuracy,
+        "next_sentence_chance": chance,
+        "next_sentence_margin": margin,
+        "next_sentence_learned": accuracy > chance + margin,
+        "eval_examples": examples,
+    }
+
+
+def show(
+    line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: float
+) -> None:
+    """Print answers, verdict, stages, and how to go on."""
+    from serving.answers import show as show_answer
+
+    results.rule("what the served model answers, on text it has not seen")
+    for question, answer in answers["filled"]:
+        results.print(show_answer([question.text], answer), f"the author wrote: {question.word}\n")
+    for kind, (first, second), answer in answers["pairs"]:
+        results.print(f"{answer['is_next_probability']:.3f}  a {kind} next sentence:")
+        results.print(f"       {first}\n       {second}\n", markup=False)
+    results.print(verdict_lines(verdict))
+    rows = [(*row[:3], f"{row[3]:.1f}", row[4]) for row in line.stages]
+    results.print(table("Stages", ["stage", "made", "rate", "seconds", "where"], rows))
+    results.print(f"{seconds / 60:.1f} minutes in all.\n\nGo on from here:")
+    folder = line.folder
+    for command in (
+        f"serve --models {folder / 'models'}",
+        f'query --model {MODEL} "{answers["filled"][0][0].text}"',
+        f"inspect {folder / 'dataset'} --examples 10",
+    ):
+        results.print(f"  clozeline {command}", markup=False, soft_wrap=True)
+    results.print(f"  tensorboard --logdir {folder / 'run'}")
+
+
+def verdict_lines(verdict: dict[str, Any]) -> str:
+    """Return in words what was learned and what was not."""
+    loss, entropy = verdict["masked_lm_loss"], verdict["unigram_entropy_nats"]
+    masked = (
+        f"Masked words, held out: loss {loss:.3f} nats, unigram entropy {entropy:.3f}: "
+        f"{'learned' if verdict['masked_lm_learned'] else 'NOT LEARNED'} "
+        f"(accuracy {verdict['masked_lm_accuracy']:.1%})."
+    )
+    following = (
+        f"Next sentences, held out: accuracy {verdict['next_sentence_accuracy']:.1%} of "
+        f"{verdict['eval_examples']:,}, chance {verdict['next_sentence_chance']:.1%} "
+        f"± {verdict['next_sentence_margin']:.1%}: "
+        f"{'learned' if verdict['next_sentence_learned'] else 'NOT LEARNED'}."
+    )
+    return f"{masked}\n{following}\n"

@@ -1,0 +1,119 @@
+"""Single JSON values: to a tensor's dtype, and quoted in messages."""
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+from grpc import StatusCode
+
+from serving.server.predict import type_name
+from serving.server.status import ServingError, invalid
+
+Json = Any
+_QUOTED_CHARS = 256  # an offending value is quoted up to about this length
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
+
+
+def converter(dtype: tf.DType) -> Callable[[Json], Any]:
+    """Return the function that takes one JSON value to a value of the dtype.
+
+    The function raises ServingError: INVALID_ARGUMENT for a value of another type, UNIMPLEMENTED if
+    JSON requests cannot carry the dtype.
+    """
+    if dtype == tf.string:
+        return _to_bytes
+    if dtype == tf.bool:
+        return lambda value: value if isinstance(value, bool) else _wrong_type(value, dtype)
+    if dtype in (tf.float32, tf.float64):
+        return lambda value: _to_float(value, dtype)
+    if dtype.name in _INTEGERS:
+        return lambda value: _to_integer(value, dtype)
+    return lambda value: _unsupported(value, dtype)
+
+
+def _to_bytes(value: Json) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    if not isinstance(value, dict):
+        return _wrong_type(value, tf.string)
+    if not is_base64(value):
+        raise invalid(f"JSON Value: {quoted(value)} not formatted correctly for base64 data")
+    try:
+        text = value["b64"].rstrip("=")
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid("Unable to base64 decode") from error
+
+
+def _to_float(value: Json, dtype: tf.DType) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _wrong_type(value, dtype)
+    if abs(value) > float(dtype.max) and value not in (math.inf, -math.inf):
+        raise invalid(
+            f"Cannot convert JSON value: {quoted(value)} to {type_name(dtype)} "
+            "without loss of precision."
+        )
+    return float(value)
+
+
+def _to_integer(value: Json, dtype: tf.DType) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return _wrong_type(value, dtype)
+    return value if dtype.min <= value <= dtype.max else _wrong_type(value, dtype)
+
+
+def _wrong_type(value: Json, dtype: tf.DType) -> Any:
+    raise invalid(
+        f"JSON Value: {quoted(value)} Type: {_json_type(value)} is not of expected type: "
+        f"{type_name(dtype)}"
+    )
+
+
+def _unsupported(value: Json, dtype: tf.DType) -> Any:
+    raise ServingError(
+        StatusCode.UNIMPLEMENTED,
+        f"Conversion of JSON Value: {quoted(value)} to type: {type_name(dtype)}",
+    )
+
+
+def _json_type(value: Json) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "Null", False: "False", True: "True"}[value]
+    names: dict[type, str] = {dict: "Object", list: "Array", str: "String"}
+    return names.get(type(value), "Number")
+
+
+def is_base64(value: Json) -> bool:
+    """Return whether a value is a binary string, {"b64": "..."}."""
+    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def quoted(value: Json) -> str:
+    """Return a JSON value as error messages show it: objects on lines, lists on one, cut."""
+    text = ""
+    for token in _tokens(value, 0):
+        text += token[: 2 * _QUOTED_CHARS]
+        if len(text) >= _QUOTED_CHARS:
+            break
+    return text
+
+
+def _tokens(value: Json, level: int) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        indent = "\n" + "    " * (level + 1)
+        for number, (key, item) in enumerate(value.items()):
+            yield ("," if number else "{") + indent
+            yield json.dumps(key, ensure_ascii=False) + ": "
+            yield from _tokens(item, level + 1)
+        yield "\n" + "    " * level + "}"
+    elif isinstance(value, list) and value:
+        for number, item in enumerate(value):
+            yield ", " if number else "["
+            yield from _tokens(item, level + 1)
+        yield "]"
+    else:
+        yield json.dumps(value, ensure_ascii=False)

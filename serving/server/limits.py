@@ -1,0 +1,22 @@
+"""How much the server takes on at once."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on memory, on threads and on waiting."""
+
+    # Largest request body (REST, after decompression) and message (gRPC, both ways).
+    max_message_bytes: int = 64 * 1024 * 1024
+    # Predictions that run at a time; TensorFlow spreads each over the cores by itself.
+    max_concurrent_runs: int = max(2, os.cpu_count() or 1)
+    # Predictions accepted per API, running or waiting; one more is told to come back later.
+    max_accepted_requests: int = 64
+    # A REST client hears of a timeout after this long; TensorFlow Serving's default.
+    rest_timeout_secs: float = 30.0
+    # Running requests get this long to end when the server stops.
+    stop_timeout_secs: float = 30.0
+    # Between two looks for new versions; TensorFlow Serving's default.
+    poll_secs: float = 1.0

@@ -1,0 +1,161 @@
+"""Starting and stopping the embedded server."""
+
+import signal
+import socket
+import threading
+from concurrent import futures
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from pipeline.console import notes
+from pipeline.errors import InputError
+from serving.server.grpc_api import grpc_server
+from serving.server.limits import Limits
+from serving.server.models import Repository, model_dirs, saved_model_loader
+from serving.server.predict import Runner
+from serving.server.rest import rest_app
+
+
+class ModelServer:
+    """A REST and a gRPC server over one directory of models.
+
+    Constructing it binds both ports and loads the models, `start` begins to answer, `stop` lets
+    running requests finish. Port 0 takes a free one; `rest_port` and `grpc_port` are the real ones.
+
+    Raises:
+        InputError: no models, a model that cannot be loaded, or a port in use.
+    """
+
+    def __init__(
+        self, models: Path, host: str, rest_port: int, grpc_port: int, limits: Limits | None = None
+    ) -> None:
+        self._limits = limits = limits or Limits()
+        model_dirs(models)  # refuses a wrong directory before any port is taken
+        runner = Runner(limits.max_concurrent_runs)
+        self.host = host
+        self.repository = Repository(models, saved_model_loader(runner, limits.max_message_bytes))
+        self._socket = _bound_socket(host, rest_port)
+        self.rest_port = self._socket.getsockname()[1]
+        try:
+            self._grpc, self.grpc_port = grpc_server(
+                self.repository, runner, limits, address(host, grpc_port)
+            )
+            self.served = self.repository.load_all()
+        except BaseException:
+            self._socket.close()
+            raise
+        self._threads = futures.ThreadPoolExecutor(limits.max_accepted_requests, "rest")
+        app = rest_app(self.repository, runner, limits, self._threads)
+        self._rest = uvicorn.Server(_uvicorn_config(app, limits))
+        # Not in the main thread, so that uvicorn leaves the signals to us.
+        self._rest_thread = threading.Thread(
+            target=self._rest.run, args=([self._socket],), name="rest", daemon=True
+        )
+
+    def start(self) -> None:
+        """Answer requests from here on; returns when both ports do.
+
+        Raises:
+            InputError: another process began to listen at the REST port meanwhile.
+        """
+        try:
+            self._socket.listen()
+        except OSError as error:
+            self._socket.close()
+            self._grpc.stop(None)
+            raise _port_in_use(self.host, self.rest_port) from error
+        self._grpc.start()
+        self._rest_thread.start()
+        while self._rest_thread.is_alive() and not self._rest.started:
+            self._rest_thread.join(0.01)
+        self.repository.start_polling(self._limits.poll_secs)
+
+    def stop(self) -> None:
+        """Accept nothing new, let running requests finish, and return."""
+        self._rest.should_exit = True
+        grpc_stopped = self._grpc.stop(self._limits.stop_timeout_secs)
+        self._rest_thread.join()
+        grpc_stopped.wait()
+        self.repository.stop_polling()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def serve(models: Path, host: str, rest_port: int, grpc_port: int) -> None:
+    """Serve the models under a directory until SIGINT or SIGTERM.
+
+    Args:
+        models: holds NAME/VERSION/saved_model.pb; the newest version of each name is served, and a
+            newer one is picked up when it appears.
+        host: the address to listen at, such as 127.0.0.1.
+        rest_port: for REST; 0 takes a free one.
+        grpc_port: for gRPC; 0 takes a free one.
+
+    Raises:
+        InputError: no models, a model that cannot be loaded, or a port in use.
+    """
+    stopping = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    server = ModelServer(models, host, rest_port, grpc_port)
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        server.start()
+        for servable in server.served:
+            notes.out(f"{servable.name} version {servable.version}")
+        notes.out(f"REST at http://{address(host, server.rest_port)}")
+        notes.out(f"gRPC at {address(host, server.grpc_port)}")
+        stopping.wait()
+        server.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def address(host: str, port: int) -> str:
+    """Return HOST:PORT, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bound_socket(host: str, port: int) -> socket.socket:
+    """Return a TCP socket that has the port but does not listen yet.
+
+    Clients are refused until the models are loaded, as by TensorFlow Serving.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, where = found[0]
+    except (socket.gaierror, OverflowError) as error:
+        raise InputError(f"--host {host} --rest-port {port}: {error}") from error
+    # With its protocol named: asyncio sets TCP_NODELAY only then, without which answers wait 40 ms.
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(where)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        raise _port_in_use(host, port) from error
+    return bound
+
+
+def _port_in_use(host: str, port: int) -> InputError:
+    where = address(host, port)
+    return InputError(f"--rest-port: cannot listen at {where}; is it in use? choose another port")
+
+
+def _uvicorn_config(app: object, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(limits.stop_timeout_secs),
+    )

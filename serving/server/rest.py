@@ -1,0 +1,203 @@
+"""TensorFlow Serving's REST API as a Starlette application.
+
+    POST /v1/models/NAME[/versions/N|/labels/L]:predict
+    GET  /v1/models/NAME[/versions/N|/labels/L][/metadata]
+
+`:classify` and `:regress` answer 501. Paths match without regard to case, and a query string counts
+as part of the path: both as in TensorFlow Serving.
+"""
+
+import asyncio
+import functools
+import logging
+import re
+import zlib
+from collections.abc import AsyncIterator, Callable
+from concurrent import futures
+from urllib.parse import unquote
+
+from grpc import StatusCode
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from serving.server.describe import metadata_json, status_json
+from serving.server.json_answer import error_answer, predict_answer
+from serving.server.json_request import parse_document, read_inputs, signature_name
+from serving.server.limits import Limits
+from serving.server.models import Repository
+from serving.server.predict import DEFAULT_SIGNATURE, Runner
+from serving.server.status import HTTP_STATUS, ServingError, invalid
+
+_log = logging.getLogger(__name__)
+
+_WHICH = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+_ASK = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?P<metadata>/metadata)?", re.I)
+_RUN = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<verb>classify|regress|predict)", re.I)
+_MAX_VERSION = 2**63 - 1
+_NOT_FOUND = (
+    "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n"
+    "<H1>Not Found</H1>\n</BODY></HTML>\n"
+)
+
+
+class _VersionTooLargeError(Exception):
+    """A version that is no int64: answered 400 with an empty body."""
+
+
+class _BodyTooLargeError(Exception):
+    """A request body over the limit."""
+
+
+def rest_app(
+    repository: Repository, runner: Runner, limits: Limits, threads: futures.Executor
+) -> Starlette:
+    """Return the application. Predictions run in `threads`; the event loop only moves bytes."""
+    api = _RestApi(repository, runner, limits, threads)
+    return Starlette(routes=[Route("/{path:path}", api)])
+
+
+class _RestApi:
+    """Every path and method: which are errors, and how, is part of the API."""
+
+    def __init__(
+        self, repository: Repository, runner: Runner, limits: Limits, threads: futures.Executor
+    ) -> None:
+        self._repository = repository
+        self._runner = runner
+        self._limits = limits
+        self._threads = threads
+        self._accepted = 0  # predictions between their first byte and their answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except ServingError as error:
+            response = _json(HTTP_STATUS[error.code], error_answer(error.message))
+        except _BodyTooLargeError:
+            limit = f"Request body is larger than {self._limits.max_message_bytes} bytes"
+            response = _json(413, error_answer(limit))
+        except _VersionTooLargeError:
+            response = _json(400, b"")
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            _log.exception("%s %s failed", request.method, request.url.path)
+            response = _json(500, error_answer(type(error).__name__))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        target = _target(request.scope)
+        if not target.lower().startswith("/v1/"):
+            return Response(_NOT_FOUND, 404, media_type="text/html")
+        if request.method == "OPTIONS":
+            known = request.headers.get("origin", "").startswith(("http://", "https://"))
+            return Response(b"", 200 if known else 400, media_type="text/html")
+        if request.method == "POST" and (run := _RUN.fullmatch(target)):
+            verb = run["verb"]
+            if verb == "predict":
+                return await self._predict(request, run)
+            if verb in ("classify", "regress"):
+                raise ServingError(
+                    StatusCode.UNIMPLEMENTED, f"This server has no :{verb}; use :predict"
+                )
+        if request.method == "GET" and (ask := _ASK.fullmatch(target)):
+            return self._describe(ask)
+        raise invalid(f"Malformed request: {request.method} {target}")
+
+    def _describe(self, ask: re.Match[str]) -> Response:
+        if not ask["name"]:
+            raise invalid("Missing model name in request.")
+        name, version = unquote(ask["name"]), _version(ask)
+        if ask["metadata"]:
+            servable = self._repository.find(name, version, ask["label"] or "")
+            return _json(200, metadata_json(servable))
+        return _json(200, status_json(self._repository.statuses(name, version)))
+
+    async def _predict(self, request: Request, run: re.Match[str]) -> Response:
+        name, version, label = unquote(run["name"]), _version(run), run["label"] or ""
+        if self._accepted >= self._limits.max_accepted_requests:
+            raise ServingError(
+                StatusCode.UNAVAILABLE,
+                f"The server is busy: {self._accepted} predictions accepted; try again later",
+            )
+        self._accepted += 1
+        future = None
+        try:
+            async with asyncio.timeout(self._limits.rest_timeout_secs):
+                work = functools.partial(
+                    self._predict_now, await self._body(request), name, version, label
+                )
+                future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+                return _json(200, await asyncio.shield(future))
+        except TimeoutError as error:  # a run itself cannot be stopped; its result is dropped
+            message = "Timed out waiting for notification"
+            raise ServingError(StatusCode.DEADLINE_EXCEEDED, message) from error
+        finally:
+            if future:
+                future.add_done_callback(self._done)
+            else:
+                self._accepted -= 1
+
+    def _done(self, future: asyncio.Future[bytes]) -> None:
+        self._accepted -= 1
+        if not future.cancelled():
+            future.exception()  # looked at, so that asyncio does not log it when no one waits
+
+    def _predict_now(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
+        """Return the answer to one predict request (in a thread)."""
+        document = parse_document(body)
+        wanted = signature_name(document) or DEFAULT_SIGNATURE
+        servable = self._repository.find(name, version, label)
+        if wanted not in servable.signatures:
+            raise invalid(f'Serving signature name: "{wanted}" not found in signature def')
+        signature = servable.signatures[wanted]
+        layout, inputs = read_inputs(document, signature)
+        return predict_answer(self._runner.run(signature, inputs), layout)
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._limits.max_message_bytes
+        body = bytearray()
+        async for chunk in _decoded(request, limit):
+            body += chunk
+            if len(body) > limit:
+                raise _BodyTooLargeError
+        return bytes(body)
+
+
+async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """Yield the body, decompressed if it is gzip; a broken gzip body counts as empty."""
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise _BodyTooLargeError
+    decode: Callable[[bytes], bytes] = bytes
+    if request.headers.get("content-encoding", "").lower() == "gzip":
+        # One byte over the limit is enough to know: no gzip bomb gets to unfold.
+        gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        decode = functools.partial(gzip.decompress, max_length=limit + 1)
+    async for chunk in request.stream():
+        try:
+            yield decode(chunk)
+        except zlib.error:
+            return
+
+
+def _target(scope: Scope) -> str:
+    """Return the path as it was sent, with its query string."""
+    query = scope["query_string"]
+    return (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
+
+
+def _version(match: re.Match[str]) -> int | None:
+    if match["version"] is None:
+        return None
+    if len(match["version"]) > 19 or int(match["version"]) > _MAX_VERSION:
+        raise _VersionTooLargeError
+    return int(match["version"])
+
+
+def _json(status: int, body: bytes) -> Response:
+    return Response(body, status, media_type="application/json")

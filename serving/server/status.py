@@ -1,0 +1,62 @@
+"""The one exception that requests fail with, and its code in gRPC and in HTTP."""
+
+import re
+
+import tensorflow as tf
+from grpc import StatusCode
+
+HTTP_STATUS = {
+    StatusCode.OK: 200,
+    StatusCode.CANCELLED: 499,
+    StatusCode.UNKNOWN: 500,
+    StatusCode.INVALID_ARGUMENT: 400,
+    StatusCode.DEADLINE_EXCEEDED: 504,
+    StatusCode.NOT_FOUND: 404,
+    StatusCode.ALREADY_EXISTS: 409,
+    StatusCode.PERMISSION_DENIED: 403,
+    StatusCode.RESOURCE_EXHAUSTED: 429,
+    StatusCode.FAILED_PRECONDITION: 400,
+    StatusCode.ABORTED: 409,
+    StatusCode.OUT_OF_RANGE: 400,
+    StatusCode.UNIMPLEMENTED: 501,
+    StatusCode.INTERNAL: 500,
+    StatusCode.UNAVAILABLE: 503,
+    StatusCode.DATA_LOSS: 500,
+    StatusCode.UNAUTHENTICATED: 401,
+}
+
+_BY_NUMBER = {code.value[0]: code for code in StatusCode}
+
+
+class ServingError(Exception):
+    """A request, or the load of a model, cannot be done."""
+
+    def __init__(self, code: StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.message}"
+
+
+def invalid(message: str) -> ServingError:
+    """Return the error for a request that does not fit the model."""
+    return ServingError(StatusCode.INVALID_ARGUMENT, message)
+
+
+def from_tensorflow(error: Exception) -> ServingError:
+    """Return TensorFlow's error as the model server's: same code, without Python's decoration."""
+    if isinstance(error, tf.errors.OpError):
+        code = _BY_NUMBER.get(error.error_code, StatusCode.UNKNOWN)
+        return ServingError(code, _undecorated(error.message))
+    if isinstance(error, FileNotFoundError):
+        return ServingError(StatusCode.NOT_FOUND, str(error))
+    return ServingError(StatusCode.UNKNOWN, str(error) or type(error).__name__)
+
+
+def _undecorated(message: str) -> str:
+    """Return the statement of an error without the (empty) Python stack and the eager op's name."""
+    statement = message.rpartition("<stack traces unavailable>\n")[2]
+    statement = re.sub(r"\A\{\{function_node __wrapped__\S*\}\} ", "", statement)
+    return re.sub(r" \[Op:[^\]]*\]\Z", "", statement)

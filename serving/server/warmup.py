@@ -1,0 +1,38 @@
+"""Running the requests that a model brings along, so that the first client does not wait."""
+
+import itertools
+from pathlib import Path
+
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving.server.predict import DEFAULT_SIGNATURE, Runner, Signature
+from serving.server.status import invalid
+from serving.server.tensors import tensors_from_protos
+
+WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
+_MAX_RECORDS = 1000
+
+
+def warm_up(
+    version_dir: Path, signatures: dict[str, Signature], runner: Runner, max_elements: int
+) -> None:
+    """Run the Predict requests in the version's warm-up file, if it has one.
+
+    Raises:
+        ServingError: a record does not parse or cannot be run. As in TensorFlow Serving, such a
+            version does not get served.
+    """
+    path = version_dir / WARMUP_FILE
+    if not path.is_file():
+        return
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    for record in itertools.islice(records, _MAX_RECORDS):
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        if not log.HasField("predict_log"):
+            continue
+        request = log.predict_log.request
+        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        if name not in signatures:
+            raise invalid(f'{WARMUP_FILE}: signature "{name}" not found in the model')
+        runner.run(signatures[name], tensors_from_protos(request.inputs, max_elements))

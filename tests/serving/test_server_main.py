@@ -1,0 +1,226 @@
+"""Starting and stopping, and what happens to requests meanwhile."""
+
+import concurrent.futures
+import io
+import os
+import re
+import signal
+import socket
+import threading
+import time
+
+import grpc
+import pytest
+import requests
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from pipeline.errors import InputError
+from serving.server.limits import Limits
+from serving.server.main import ModelServer, _bound_socket, address, serve
+from serving.server.predict import Runner
+
+HOST = "127.0.0.1"
+DEADLINE_SECS = 60
+
+
+class Plus(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def run(self, x):
+        return {"y": x + 10.0}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    base = tmp_path_factory.mktemp("models")
+    module = Plus()
+    signatures = {"serving_default": module.run}
+    tf.saved_model.save(module, str(base / "plus" / "7"), signatures=signatures)
+    return base
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Predictions wait: `held.running` tells that one has begun, `held.go` lets them end."""
+
+    class Held:
+        running, go = threading.Semaphore(0), threading.Event()
+
+    run = Runner.run
+
+    def waiting(self, signature, inputs):
+        Held.running.release()
+        assert Held.go.wait(DEADLINE_SECS)
+        return run(self, signature, inputs)
+
+    monkeypatch.setattr(Runner, "run", waiting)
+    yield Held
+    Held.go.set()
+
+
+def until(condition):
+    deadline = time.monotonic() + DEADLINE_SECS
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def ask(port, value):
+    url = f"http://{HOST}:{port}/v1/models/plus:predict"
+    return requests.post(url, json={"instances": [value]}, timeout=DEADLINE_SECS)
+
+
+def ask_grpc(port, value):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "plus"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([value]))
+    with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        return list(stub.Predict(request, timeout=DEADLINE_SECS).outputs["y"].float_val)
+
+
+def refused(port):
+    try:
+        socket.create_connection((HOST, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_requests_finish(models, held, monkeypatch, signal_number):
+    printed = io.StringIO()
+    monkeypatch.setattr("sys.stderr", printed)  # where notes go
+
+    def client():
+        try:
+            found = until(lambda: re.search(r"gRPC at .*:(\d+)\n", printed.getvalue()))
+            rest_port = int(re.search(r"REST at http://.*:(\d+)\n", printed.getvalue())[1])
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                over_rest = pool.submit(ask, rest_port, 1.5)
+                over_grpc = pool.submit(ask_grpc, int(found[1]), 2.5)
+                for _ in range(2):
+                    assert held.running.acquire(timeout=DEADLINE_SECS)
+                os.kill(os.getpid(), signal_number)
+                until(lambda: refused(rest_port))
+                held.go.set()
+                return over_rest.result().json(), over_grpc.result()
+        except BaseException:
+            os.kill(os.getpid(), signal_number)
+            raise
+
+    handler = signal.getsignal(signal_number)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(client)
+        serve(models, HOST, 0, 0)
+        assert answers.result() == ({"predictions": [11.5]}, [12.5])
+    assert signal.getsignal(signal_number) is handler
+    assert printed.getvalue().startswith("plus version 7\nREST at http://127.0.0.1:")
+
+
+def test_a_busy_server_says_so(models, held):
+    server = ModelServer(models, HOST, 0, 0, Limits(max_accepted_requests=1))
+    server.start()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, server.rest_port, 1.0)
+        assert held.running.acquire(timeout=DEADLINE_SECS)
+        second = ask(server.rest_port, 2.0)
+        held.go.set()
+        assert first.result().json() == {"predictions": [11.0]}
+    third = ask(server.rest_port, 3.0)
+    server.stop()
+    message = "The server is busy: 1 predictions accepted; try again later"
+    assert (second.status_code, second.json()) == (503, {"error": message})
+    assert third.json() == {"predictions": [13.0]}
+
+
+def test_a_run_over_the_time_limit_is_answered_without_it(models, held):
+    server = ModelServer(models, HOST, 0, 0, Limits(rest_timeout_secs=0.01))
+    server.start()
+    answer = ask(server.rest_port, 1.0)
+    held.go.set()
+    server.stop()
+    expected = {"error": "Timed out waiting for notification"}
+    assert (answer.status_code, answer.json()) == (504, expected)
+
+
+def test_a_body_that_never_ends_does_not_hold_a_place(models):
+    server = ModelServer(models, HOST, 0, 0, Limits(max_accepted_requests=1, rest_timeout_secs=0.5))
+    server.start()
+    with socket.create_connection((HOST, server.rest_port), timeout=DEADLINE_SECS) as stalled:
+        stalled.sendall(
+            b"POST /v1/models/plus:predict HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\n{"
+        )
+        assert stalled.recv(100).startswith(b"HTTP/1.1 504 ")
+    answer = until(lambda: (found := ask(server.rest_port, 4.0)).ok and found)
+    server.stop()
+    assert answer.json() == {"predictions": [14.0]}
+
+
+def test_an_error_of_ours_is_answered_and_not_told(models, monkeypatch):
+    def broken(self, signature, inputs):
+        raise KeyError("a secret")
+
+    monkeypatch.setattr(Runner, "run", broken)
+    server = ModelServer(models, HOST, 0, 0)
+    server.start()
+    answer = ask(server.rest_port, 1.0)
+    with pytest.raises(grpc.RpcError) as caught:
+        ask_grpc(server.grpc_port, 1.0)
+    server.stop()
+    assert (answer.status_code, answer.json()) == (500, {"error": "KeyError"})
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "KeyError")
+
+
+def test_ports_in_use(models):
+    with socket.create_server((HOST, 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"--rest-port: cannot listen at {HOST}:{port}; is it"):
+            ModelServer(models, HOST, port, 0)
+        with pytest.raises(InputError, match=f"--grpc-port: cannot listen at {HOST}:{port}; is it"):
+            ModelServer(models, HOST, 0, port)
+
+
+def test_two_servers_do_not_share_a_grpc_port(models):
+    first = ModelServer(models, HOST, 0, 0)
+    first.start()
+    with pytest.raises(InputError, match="--grpc-port: cannot listen at"):
+        ModelServer(models, HOST, 0, first.grpc_port)
+    first.stop()
+
+
+def test_port_taken_while_the_models_load(models):
+    server = ModelServer(models, HOST, 0, 0)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((HOST, server.rest_port))
+        other.listen()
+        with pytest.raises(InputError, match="--rest-port: cannot listen"):
+            server.start()
+
+
+def test_host_of_another_machine(models):
+    with pytest.raises(InputError, match=r"--rest-port: cannot listen at 192\.0\.2\.1:0"):
+        ModelServer(models, "192.0.2.1", 0, 0)
+
+
+def test_nothing_listens_before_the_models_are_loaded(models):
+    server = ModelServer(models, HOST, 0, 0)
+    assert refused(server.rest_port)
+    server.start()
+    assert not refused(server.rest_port)
+    server.stop()
+    assert refused(server.rest_port)
+    assert refused(server.grpc_port)
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    # asyncio sets TCP_NODELAY only on sockets that name their protocol.
+    with _bound_socket(HOST, 0) as bound:
+        assert bound.proto == socket.IPPROTO_TCP
+
+
+def test_addresses():
+    assert address("::1", 80) == "[::1]:80"
+    assert address("localhost", 80) == "localhost:80"

@@ -1,0 +1,249 @@
+"""Which version is served: what appears, breaks, is mended or goes away on disk."""
+
+import concurrent.futures
+import gc
+import re
+import shutil
+import threading
+import time
+import weakref
+
+import grpc
+import pytest
+import requests
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from pipeline.errors import InputError
+from serving.server.limits import Limits
+from serving.server.main import ModelServer
+from serving.server.models import Repository, Servable, model_dirs, saved_model_loader
+from serving.server.predict import Runner
+from serving.server.status import ServingError
+
+
+class Times(tf.Module):
+    """y = factor * x, so that an answer tells which version gave it."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = tf.Variable(factor)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def run(self, x):
+        return {"y": self.factor * x}
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Exported models to copy from, by the factor that they multiply with."""
+    base = tmp_path_factory.mktemp("exports")
+    for factor in (2, 3):
+        module = Times(float(factor))
+        signatures = {"serving_default": module.run}
+        tf.saved_model.save(module, str(base / str(factor)), signatures=signatures)
+    return base
+
+
+def publish(exports, factor, destination):
+    """Copy, then rename: a version appears whole or not at all."""
+    partial = destination.with_name(f"{destination.name}.partial")
+    shutil.copytree(exports / str(factor), partial)
+    partial.rename(destination)
+
+
+def loader():
+    return saved_model_loader(Runner(2), 1000)
+
+
+def states(repository, name="m"):
+    return {status.version: status.state for status in repository.statuses(name)}
+
+
+def test_the_newest_version_is_served(exports, tmp_path):
+    publish(exports, 2, tmp_path / "m" / "9")
+    publish(exports, 3, tmp_path / "m" / "10")
+    repository = Repository(tmp_path, loader())
+    (servable,) = repository.load_all()
+    assert (servable.name, servable.version) == ("m", 10)
+    assert states(repository) == {10: "AVAILABLE"}
+    assert repository.find("m", 10) is servable
+    with pytest.raises(ServingError, match=re.escape("Specific(m, 9)")):
+        repository.find("m", 9)
+
+
+def test_a_broken_version_leaves_the_old_one_until_it_is_mended(exports, tmp_path):
+    publish(exports, 2, tmp_path / "m" / "1")
+    repository = Repository(tmp_path, loader())
+    repository.load_all()
+    publish(exports, 3, tmp_path / "m" / "4")
+    index = tmp_path / "m" / "4" / "variables" / "variables.index"
+    index.write_bytes(b"")
+    repository.poll()
+    broken, served = repository.statuses("m")
+    assert (broken.version, broken.state, broken.code) == (4, "END", grpc.StatusCode.UNKNOWN)
+    assert "sstable" in broken.message
+    assert (served.version, served.state) == (1, "AVAILABLE")
+    with pytest.raises(ServingError, match=re.escape("Specific(m, 4)")):
+        repository.find("m", 4)
+    shutil.copy(exports / "3" / "variables" / "variables.index", index)
+    repository.poll()
+    assert states(repository) == {4: "AVAILABLE", 1: "END"}
+
+
+def test_a_broken_version_is_not_tried_again_while_it_stays_the_same(exports, tmp_path):
+    publish(exports, 2, tmp_path / "m" / "1")
+    tried = []
+    load = loader()
+
+    def counting(name, version, path):
+        tried.append(version)
+        return load(name, version, path)
+
+    repository = Repository(tmp_path, counting)
+    repository.load_all()
+    (tmp_path / "m" / "2").mkdir()
+    repository.poll()
+    repository.poll()
+    assert tried == [1, 2]
+    assert states(repository) == {2: "END", 1: "AVAILABLE"}
+
+
+def test_a_removed_version_is_served_on_and_an_older_one_taken_back(exports, tmp_path):
+    publish(exports, 2, tmp_path / "m" / "1")
+    publish(exports, 3, tmp_path / "m" / "2")
+    repository = Repository(tmp_path, loader())
+    repository.load_all()
+    shutil.rmtree(tmp_path / "m" / "2")
+    repository.poll()
+    assert states(repository) == {1: "AVAILABLE", 2: "END"}
+    shutil.rmtree(tmp_path / "m")
+    repository.poll()
+    assert repository.find("m").version == 1
+
+
+def test_a_new_model_is_found(exports, tmp_path):
+    publish(exports, 2, tmp_path / "m" / "1")
+    repository = Repository(tmp_path, loader())
+    repository.load_all()
+    publish(exports, 3, tmp_path / "later" / "5")
+    repository.poll()
+    assert states(repository, "later") == {5: "AVAILABLE"}
+
+
+def test_an_old_version_lives_as_long_as_a_request_holds_it(tmp_path):
+    for version in (1, 2):
+        (tmp_path / "m" / str(version)).mkdir(parents=True)
+    (tmp_path / "m" / "2").rename(tmp_path / "two")
+    repository = Repository(
+        tmp_path, lambda name, version, path: Servable(name, version, {}, {}, object())
+    )
+    repository.load_all()
+    held = repository.find("m")
+    alive = weakref.ref(held)
+    (tmp_path / "two").rename(tmp_path / "m" / "2")
+    repository.poll()
+    assert repository.find("m").version == 2
+    assert alive() is held
+    del held
+    gc.collect()
+    assert alive() is None
+
+
+def test_warm_up_requests_are_run_and_a_wrong_one_keeps_the_version_out(exports, tmp_path):
+    publish(exports, 2, tmp_path / "m" / "1")
+    extra = tmp_path / "m" / "1" / "assets.extra"
+    extra.mkdir()
+    log = prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.5]))
+    with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
+        writer.write(log.SerializeToString())
+        if_wrong = prediction_log_pb2.PredictionLog.FromString(log.SerializeToString())
+        if_wrong.predict_log.request.inputs["z"].CopyFrom(request.inputs["x"])
+    Repository(tmp_path, loader()).load_all()
+    with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
+        writer.write(if_wrong.SerializeToString())
+    with pytest.raises(InputError, match=r"m/1: cannot be loaded .*Sent extra: \{z\}"):
+        Repository(tmp_path, loader()).load_all()
+
+
+def bad_start(tmp_path, make):
+    base = tmp_path / "models"
+    make(base)
+    with pytest.raises(InputError) as caught:
+        model_dirs(base)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(tmp_path), "")
+
+
+EXPECTED = "(expected /models/NAME/VERSION/saved_model.pb; clozeline export writes it)"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda base: None, f"/models: no such directory {EXPECTED}"),
+        (lambda base: base.write_text("x"), f"/models: no such directory {EXPECTED}"),
+        (lambda base: base.mkdir(), f"/models: no model in it {EXPECTED}"),
+        (
+            lambda base: (base / "bert" / "final").mkdir(parents=True),
+            f"/models: no model in it; /models/bert has no numeric version {EXPECTED}",
+        ),
+    ],
+)
+def test_bad_start(tmp_path, make, message):
+    assert bad_start(tmp_path, make) == message
+
+
+def test_a_model_given_for_the_directory_of_models(exports, tmp_path):
+    message = bad_start(tmp_path, lambda base: publish(exports, 2, (base / "1")))
+    assert message == "/models: this is one model; give the directory above, "
+
+
+def test_a_model_that_cannot_be_loaded_at_the_start(tmp_path):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "saved_model.pb").write_bytes(b"no protocol buffer")
+    with pytest.raises(InputError, match=r"m/1: cannot be loaded .*; export it again"):
+        Repository(tmp_path, loader()).load_all()
+
+
+def test_a_directory_without_versions_is_skipped_with_a_note(exports, tmp_path, capsys):
+    publish(exports, 2, tmp_path / "m" / "1")
+    (tmp_path / "notes").mkdir()
+    assert len(Repository(tmp_path, loader()).load_all()) == 1
+    expected = f"{tmp_path}/notes: skipped, it has no numeric version\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_versions_change_under_load_without_a_failed_request(exports, tmp_path):
+    publish(exports, 2, tmp_path / "m" / "1")
+    server = ModelServer(tmp_path, "127.0.0.1", 0, 0, Limits(poll_secs=0.05))
+    server.start()
+    url = f"http://127.0.0.1:{server.rest_port}/v1/models/m"
+    stop = threading.Event()
+
+    def ask():
+        seen = []
+        with requests.Session() as session:
+            while not stop.is_set():
+                answer = session.post(url + ":predict", json={"instances": [5]}, timeout=30)
+                seen.append((answer.status_code, answer.json()["predictions"][0]))
+        return seen
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        before = requests.post(url + ":predict", json={"instances": [6]}, timeout=30).json()
+        publish(exports, 3, tmp_path / "m" / "2")
+        deadline = time.monotonic() + 60
+        while "AVAILABLE" not in requests.get(url + "/versions/2", timeout=30).text:
+            assert time.monotonic() < deadline, "version 2 never came up"
+            time.sleep(0.02)
+        after = requests.post(url + ":predict", json={"instances": [7]}, timeout=30).json()
+        stop.set()
+        seen = [answer for future in asking for answer in future.result()]
+    server.stop()
+    assert (before, after) == ({"predictions": [12.0]}, {"predictions": [21.0]})
+    assert seen
+    assert set(seen) <= {(200, 10.0), (200, 15.0)}
