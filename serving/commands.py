@@ -64,9 +64,7 @@ class Serve(Command):
         """Serve until interrupted."""
         from serving.launch import serve_models
 
-        serve_models(
-            self.models, self.host, self.rest_port, self.grpc_port, embedded=self.embedded
-        )
+        serve_models(self.models, self.host, self.rest_port, self.grpc_port, embedded=self.embedded)
         return {}
 
 

@@ -55,7 +55,9 @@ class Line:
             [sys.executable, "-m", "clozeline", *words, "--json"], stdout=subprocess.PIPE, text=True
         )
         if done.returncode:
-            raise InputError(f"clozeline {words[0]} ended with exit code {done.returncode}, see above")
+            raise InputError(
+                f"clozeline {words[0]} ended with exit code {done.returncode}, see above"
+            )
         return json.loads(done.stdout), time.monotonic() - begin
 
     def add(self, stage: str, made: str, rate: str, seconds: float, where: Path | str) -> None:
@@ -171,9 +173,7 @@ def export(line: Line) -> None:
     line.add("export", made, "", seconds, exported["model"])
 
 
-def ask_server(
-    line: Line, globs: tuple[str, ...], settings: dict[str, Any]
-) -> dict[str, Any]:
+def ask_server(line: Line, globs: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
     """Start a server, ask it about held-out text three times over REST and once over gRPC."""
     from pipeline.tokenizer import Vocabulary
     from serving.answers import ask
@@ -308,9 +308,7 @@ def judge(trained: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def show(
-    line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: float
-) -> None:
+def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: float) -> None:
     """Print answers, verdict, stages, and how to go on."""
     from serving.answers import show as show_answer
 

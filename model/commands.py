@@ -1,0 +1,84 @@
+"""The flags of `pretrain`; the work, and TensorFlow with it, is imported when it runs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from pipeline.commands import Command
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Command):
+    """Train BERT on a dataset: masked pieces and next sentences.
+
+    Started again with the same flags, it goes on from the run's last checkpoint.
+    """
+
+    dataset: Path
+    """Directory that `clozeline preprocess` made."""
+    # The front door calls options.run(), so the field has another name than its flag.
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """Directory of the run: made, or gone on with."""
+    model: str = "mini"
+    """Size by name (tiny, mini, small, medium, base, large), or a JSON file with the fields of
+    Hugging Face's BertConfig."""
+    steps: int | None = None
+    """Number of updates; the learning rate falls to 0 over them. Default: what --epochs gives."""
+    epochs: float | None = None
+    """Passes over the train split, instead of --steps. Default: 10."""
+    batch_size: int = 32
+    """Examples an update, over all devices."""
+    learning_rate: float = 1e-4
+    """The highest learning rate, reached at the end of the warm-up."""
+    warmup_steps: int | None = None
+    """Updates over which the learning rate rises from 0. Default: a tenth of the steps."""
+    weight_decay: float = 0.01
+    """AdamW's decay of weights, biases and LayerNorm excepted: share per update, times the learning
+    rate."""
+    strategy: Literal["auto", "one", "mirrored"] = "auto"
+    """one device; mirrored over all GPUs of this machine; auto: mirrored if it has several."""
+    checkpoint_every_steps: int = 500
+    """Updates between checkpoints; the last 3 are kept."""
+    eval_every_steps: int | None = None
+    """Updates between evaluations on the eval split. Default: only at the end."""
+    seed: int = 12345
+    """Of the initial weights, the order of the examples, and dropout."""
+    xla: bool = True
+    """Compile the forward and backward pass with XLA."""
+    deterministic: bool = False
+    """Use only operations that give the same bits every time; slower on GPUs."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range, or two exclude each other.
+        """
+        for name in ("steps", "batch_size", "checkpoint_every_steps", "eval_every_steps"):
+            _check_above(name, getattr(self, name), 1)
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            _check_above(name, getattr(self, name), 0)
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{_flag(name)} {value}: must be above 0")
+        if self.steps is not None and self.epochs is not None:
+            raise InputError("--steps and --epochs: give one of them, not both")
+
+    def run(self) -> dict[str, Any]:
+        """Train, and return the run's path, its steps, its losses and its speed."""
+        from model.pretraining import pretrain
+
+        return pretrain(self)
+
+
+def _check_above(name: str, value: float | None, low: int) -> None:
+    if value is not None and not value >= low:
+        raise InputError(f"{_flag(name)} {value}: must be at least {low}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,163 @@
+"""Batches from a dataset directory, in an order that is a pure function of (seed, epoch).
+
+The train stream is endless: epoch after epoch, each with its own order of files and records, cut
+into batches that run across the epochs' ends, so no record is dropped and every batch is full. The
+batch at a step is therefore known from the step alone, and a run that starts at step N sees what an
+uninterrupted one would.
+
+Shapes: B batch, L positions, P masked positions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+from pipeline.errors import InputError
+from pipeline.manifest import Manifest
+from pipeline.records import parse_examples
+from pipeline.schema import Feature
+
+# Records are shuffled over a shard when it is written. What is left to do is to change their order
+# from epoch to epoch: files in random order, several of them read in turns, and windows of records
+# in random order. A window is some 2 MB of serialized records.
+FILES_AT_ONCE = 8
+RECORDS_IN_TURN = 16
+WINDOW_EXAMPLES = 4096
+
+
+def train_batches(
+    dataset: Path, manifest: Manifest, *, batch_size: int, seed: int, skip_examples: int
+) -> tf.data.Dataset:
+    """Return the endless train stream from one of its examples on.
+
+    Args:
+        dataset: the directory.
+        manifest: its manifest.
+        batch_size: B, examples a batch.
+        seed: of the order.
+        skip_examples: number of examples of the stream to leave out at its start.
+
+    Returns:
+        Batches: the features by name, int32 or float32 [B, length], and
+        example_weights: float32 [B]. 1 everywhere.
+    """
+    first_epoch, skip_in_epoch = divmod(skip_examples, manifest.examples("train"))
+    files = _files(dataset, manifest, "train")
+    epochs = tf.data.Dataset.counter(start=first_epoch)
+    records = epochs.flat_map(lambda epoch: _shuffled_records(files, seed, epoch))
+    weighted = records.skip(skip_in_epoch).map(lambda record: (record, 1.0))
+    return _batches(weighted, manifest.features, batch_size)
+
+
+def eval_batches(
+    dataset: Path, manifest: Manifest, split: str, *, batch_size: int, multiple: int = 1
+) -> tf.data.Dataset:
+    """Return a split once, in the order of its files, in batches that are all full.
+
+    The last ones are filled up with copies of the first record that have weight 0.
+
+    Args:
+        dataset: the directory.
+        manifest: its manifest.
+        split: name of the split.
+        batch_size: B, examples a batch.
+        multiple: the number of batches is a multiple of this.
+
+    Returns:
+        Batches: the features by name, int32 or float32 [B, length], and
+        example_weights: float32 [B]. 1 = an example of the split, 0 = filler.
+    """
+    filler_examples = -manifest.examples(split) % (batch_size * multiple)
+    records = tf.data.TFRecordDataset(_files(dataset, manifest, split))
+    filler = records.take(1).repeat(filler_examples)
+    weighted = records.map(lambda record: (record, 1.0)).concatenate(
+        filler.map(lambda record: (record, 0.0))
+    )
+    return _batches(weighted, manifest.features, batch_size)
+
+
+def _files(dataset: Path, manifest: Manifest, split: str) -> list[str]:
+    return [str(dataset / shard.name) for shard in manifest.splits[split]]
+
+
+def _shuffled_records(files: list[str], seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+    """Return the serialized records of an epoch, in its order."""
+    epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
+    shuffled = tf.random.experimental.stateless_shuffle(tf.constant(files), epoch_seed)
+    records = tf.data.Dataset.from_tensor_slices(shuffled).interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=FILES_AT_ONCE,
+        block_length=RECORDS_IN_TURN,
+    )
+    windows = records.batch(WINDOW_EXAMPLES).enumerate()
+    return windows.map(
+        lambda index, window: tf.random.experimental.stateless_shuffle(
+            window, tf.random.experimental.stateless_fold_in(epoch_seed, index)
+        )
+    ).unbatch()
+
+
+def _batches(
+    weighted: tf.data.Dataset, features: tuple[Feature, ...], batch_size: int
+) -> tf.data.Dataset:
+    """Return parsed batches of (serialized record, weight) pairs."""
+
+    def parse(records: tf.Tensor, example_weights: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = parse_examples(records, features)
+        batch = {name: _narrow(values) for name, values in parsed.items()}
+        # Filler has masked pieces, and they do not count either.
+        batch["masked_lm_weights"] *= example_weights[:, tf.newaxis]
+        return {**batch, "example_weights": example_weights}
+
+    # Full batches only: their shapes are constants, which XLA needs.
+    batches = weighted.batch(batch_size, drop_remainder=True).map(parse)
+    options = tf.data.Options()
+    options.deterministic = True
+    # One process reads its own files; the split over replicas is done here, batch by batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.prefetch(2).with_options(options)
+
+
+def _narrow(values: tf.Tensor) -> tf.Tensor:
+    """Return int64 values as int32, which accelerators compute with; others as they are."""
+    return tf.cast(values, tf.int32) if values.dtype == tf.int64 else values
+
+
+@contextmanager
+def corrupt_files_named(dataset: Path, manifest: Manifest) -> Iterator[None]:
+    """Turn TensorFlow's error about some corrupt record into one that names the file.
+
+    Raises:
+        InputError: a TFRecord file cannot be read through, or a record is not of the manifest.
+    """
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        for split in manifest.splits:
+            for file in _files(dataset, manifest, split):
+                _check_file(file, manifest.features)
+        raise
+
+
+def _check_file(file: str, features: tuple[Feature, ...]) -> None:
+    """Read a TFRecord file through.
+
+    Raises:
+        InputError: a record of it is damaged, or lacks a feature.
+    """
+    good = 0
+    try:
+        for record in tf.data.TFRecordDataset(file):
+            parse_examples(record[tf.newaxis], features)
+            good += 1
+    except tf.errors.DataLossError as error:
+        raise InputError(
+            f"{file}: record {good} is corrupt or truncated; make the dataset again"
+        ) from error
+    except tf.errors.InvalidArgumentError as error:
+        raise InputError(
+            f"{file}: record {good} does not have the features of the manifest; "
+            "make the dataset again"
+        ) from error

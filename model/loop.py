@@ -1,0 +1,166 @@
+"""The compiled training loop: replica steps, one reduction of gradients, the update.
+
+One call of `train` runs many steps. Each replica computes its forward and backward pass in one XLA
+program; outside of it the gradients are summed over the replicas, clipped and applied.
+
+Shapes: B examples a replica, G seed generators (one a dropout layer).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from model.config import BertConfig, TrainingConfig
+from model.losses import SUMS, WEIGHTS, batch_weights, global_loss, pretraining_sums
+from model.network import build_pretraining_model, weights_by_name
+from model.optimizer import AdamW, AdamWSettings, linear_schedule
+
+Batch = dict[str, tf.Tensor]
+Sums = dict[str, tf.Tensor]
+
+NORM = "gradient_norm"
+"""Name of the sum, over steps, of the norm of all gradients before clipping."""
+
+
+class Trainer:
+    """A model, its optimizer and its step counter on the devices of a strategy.
+
+    Attributes:
+        strategy: where the replicas are.
+        model: the pretraining model.
+        optimizer: its AdamW.
+        step: int64 []. Number of updates done.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        training: TrainingConfig,
+        strategy: tf.distribute.Strategy,
+        *,
+        xla: bool,
+    ) -> None:
+        self.strategy = strategy
+        self.seed = training.seed
+        self.schedule = linear_schedule(
+            training.learning_rate, training.warmup_steps, training.steps
+        )
+        keras.utils.set_random_seed(training.seed)
+        with strategy.scope():
+            self.model = build_pretraining_model(config)
+            self.weights = weights_by_name(self.model)
+            self.optimizer = AdamW(
+                {weight.path: weight.value for weight in self.model.trainable_variables},
+                self.schedule,
+                AdamWSettings(weight_decay=training.weight_decay),
+            )
+            self.step = tf.Variable(
+                0, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+            )
+        # What Keras keeps besides weights: the state of each dropout layer's seed generator.
+        weights = {id(weight) for weight in self.model.weights}
+        self._seed_states = [v for v in self.model.variables if id(v) not in weights]
+        self._gradients = tf.function(self._gradients_and_sums, jit_compile=xla, autograph=False)
+        self._measures = tf.function(self._forward_sums, jit_compile=xla, autograph=False)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name."""
+        return {
+            "model": self.weights,
+            "momentum": self.optimizer.momentum,
+            "velocity": self.optimizer.velocity,
+            "step": self.step,
+        }
+
+    @tf.function
+    def train(self, batches: Iterator[Batch], steps: tf.Tensor) -> Sums:
+        """Do some updates and return the sums over them, float32 [] each, by name.
+
+        Args:
+            batches: per-replica batches of the train stream.
+            steps: int32 []. Number of updates.
+        """
+        totals = dict.fromkeys((*SUMS, *WEIGHTS, NORM), tf.zeros([]))
+        for _ in tf.range(steps):
+            sums = self.strategy.run(self._train_replica, args=(next(batches),))
+            totals = {name: totals[name] + self._over_replicas(sums[name]) for name in totals}
+            self.step.assign_add(1)
+        return totals
+
+    @tf.function
+    def evaluate(self, batches: Iterator[Batch], count: tf.Tensor) -> Sums:
+        """Return the sums over some batches, float64 [] each, by name; nothing is updated.
+
+        Args:
+            batches: per-replica batches.
+            count: int32 []. Number of global batches.
+        """
+        totals = dict.fromkeys((*SUMS, *WEIGHTS), tf.zeros([], tf.float64))
+        for _ in tf.range(count):
+            sums = self.strategy.run(self._measure_replica, args=(next(batches),))
+            totals = {
+                name: totals[name] + tf.cast(self._over_replicas(sums[name]), tf.float64)
+                for name in totals
+            }
+        return totals
+
+    def _over_replicas(self, values: Any) -> tf.Tensor:
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+    def _train_replica(self, batch: Batch) -> Sums:
+        """Do one update in a replica's context and return the replica's sums."""
+        replica = tf.distribute.get_replica_context()
+        weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, batch_weights(batch))
+        seeds = self._dropout_seeds(replica.replica_id_in_sync_group)
+        gradients, sums = self._gradients(batch, weights, seeds)
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = self.optimizer.apply(gradients, tf.identity(self.step))
+        # Every replica has the same norm, and the sums are added up.
+        return {**sums, NORM: norm / self.strategy.num_replicas_in_sync}
+
+    def _measure_replica(self, batch: Batch) -> Sums:
+        # A compiled function must be entered in the replica's context, or it takes the variables
+        # of another device.
+        return self._measures(batch)
+
+    def _dropout_seeds(self, replica: tf.Tensor | int) -> tf.Tensor:
+        """Return the seeds of every dropout layer, int64 [G, 2]: of (seed, step, replica) alone."""
+        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.identity(self.step)])
+        seed = tf.random.experimental.stateless_fold_in(seed, replica, alg="philox")
+        shape = [len(self._seed_states), 2]
+        return tf.random.stateless_uniform(
+            shape, seed, minval=None, maxval=None, dtype=tf.int64, alg="philox"
+        )
+
+    def _gradients_and_sums(
+        self, batch: Batch, weights: Sums, seeds: tf.Tensor
+    ) -> tuple[list[tf.Tensor], Sums]:
+        """Return the gradients of this replica's share of the loss, and its sums."""
+        # In this scope Keras's seed generators read what we give and keep nothing.
+        states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
+        with tf.GradientTape() as tape, keras.StatelessScope(state_mapping=list(states)):
+            outputs = self.model(_model_inputs(self.model, batch), training=True)
+            sums = pretraining_sums(outputs, batch)
+            loss = global_loss(sums, weights)
+        variables = [weight.value for weight in self.model.trainable_variables]
+        return [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)], sums
+
+    def _forward_sums(self, batch: Batch) -> Sums:
+        outputs = self.model(_model_inputs(self.model, batch), training=False)
+        return pretraining_sums(outputs, batch)
+
+
+def _model_inputs(model: keras.Model, batch: Batch) -> Batch:
+    return {name: batch[name] for name in model.input}
+
+
+def distribute(
+    strategy: tf.distribute.Strategy, batches: tf.data.Dataset
+) -> Iterator[dict[str, Any]]:
+    """Return an iterator that gives each replica one batch after the other in turns."""
+    if strategy.num_replicas_in_sync == 1:
+        return iter(batches)
+    return iter(strategy.distribute_datasets_from_function(lambda _: batches))

@@ -1,0 +1,151 @@
+"""The network as functional Keras models: the encoder, and the encoder with its two heads.
+
+Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary size.
+
+Architecture: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
+"""
+
+from typing import Any
+
+import keras
+import keras_hub
+
+from model.config import BertConfig
+from model.layers import Dropout, EncoderLayer, MaskedLMHead, TokenEmbedding, gelu_tanh
+
+_ACTIVATIONS: dict[str, Any] = {
+    "gelu": "gelu",  # Keras's is exact unless asked
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": "relu",
+}
+
+ENCODER_INPUTS = ("input_ids", "input_mask", "segment_ids")
+
+
+def _initializer(config: BertConfig) -> keras.initializers.Initializer:
+    """Return a fresh initializer: two weights that share one would start from equal numbers."""
+    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+
+
+def _layer_norm(config: BertConfig, name: str) -> keras.layers.Layer:
+    return keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name=name)
+
+
+def _dense(config: BertConfig, units: int, name: str, activation: Any = None) -> Any:
+    initializer = _initializer(config)
+    return keras.layers.Dense(units, activation, kernel_initializer=initializer, name=name)
+
+
+def _embed(config: BertConfig, token_embedding: Any, input_ids: Any, segment_ids: Any) -> Any:
+    """Return the sum of token, position and segment vectors, normalized: [B, L, H]."""
+    tokens = token_embedding(input_ids)
+    positions = keras_hub.layers.PositionEmbedding(
+        config.max_position_embeddings, _initializer(config), name="position_embedding"
+    )(tokens)
+    segments = keras.layers.Embedding(
+        config.type_vocab_size, config.hidden_size, _initializer(config), name="segment_embedding"
+    )(segment_ids)
+    x = keras.layers.Add(name="embeddings_add")((tokens, positions, segments))
+    x = _layer_norm(config, "embeddings_layer_norm")(x)
+    return Dropout(config.hidden_dropout_prob, name="embeddings_dropout")(x)
+
+
+def _encoder_layer(config: BertConfig, index: int) -> keras.layers.Layer:
+    return EncoderLayer(
+        intermediate_dim=config.intermediate_size,
+        num_heads=config.num_attention_heads,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        activation=_ACTIVATIONS[config.hidden_act],
+        layer_norm_epsilon=config.layer_norm_eps,
+        kernel_initializer=_initializer(config),
+        name=f"transformer_layer_{index}",
+    )
+
+
+def build_encoder(config: BertConfig) -> keras.Model:
+    """Return the encoder.
+
+    Inputs, by name:
+        input_ids: int32 [B, L]. Pieces.
+        input_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+        segment_ids: int32 [B, L]. 0 = first segment and padding, 1 = second segment.
+
+    Outputs, by name:
+        sequence_output: float [B, L, H]. A vector for every position.
+        pooled_output: float [B, H]. tanh of a dense layer on the first position's vector.
+    """
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
+    token_embedding = TokenEmbedding(
+        config.vocab_size,
+        config.hidden_size,
+        embeddings_initializer=_initializer(config),
+        name="token_embedding",
+    )
+    x = _embed(config, token_embedding, inputs["input_ids"], inputs["segment_ids"])
+    for index in range(config.num_hidden_layers):
+        x = _encoder_layer(config, index)(x, padding_mask=inputs["input_mask"])
+    pooled = _dense(config, config.hidden_size, "pooled_dense", "tanh")(x[:, 0, :])
+    outputs = {"sequence_output": x, "pooled_output": pooled}
+    return keras.Model(inputs, outputs, name="encoder")
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class PretrainingModel(keras.Model):
+    """The functional model of `build_pretraining_model`, which saves its config, not its graph.
+
+    Keras would give the loaded head a token embedding of its own: the graph does not say that a
+    layer inside a layer is shared.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        encoder = build_encoder(config)
+        inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
+        positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
+        encoded = encoder(inputs)
+        masked_lm_head = MaskedLMHead(
+            token_embedding=encoder.get_layer("token_embedding"),
+            intermediate_activation=_ACTIVATIONS[config.hidden_act],
+            layer_norm_epsilon=config.layer_norm_eps,
+            kernel_initializer=_initializer(config),
+            name="masked_lm",
+        )
+        outputs = {
+            "masked_lm_logits": masked_lm_head(encoded["sequence_output"], positions),
+            "next_sentence_logits": _dense(config, 2, "next_sentence")(encoded["pooled_output"]),
+        }
+        inputs["masked_lm_positions"] = positions
+        super().__init__(inputs=inputs, outputs=outputs, name="pretraining")
+        self.config = config
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes the same model again."""
+        return self.config.to_dict()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PretrainingModel":
+        """Return the model that `get_config` describes."""
+        del custom_objects  # every layer of it is registered
+        return cls(BertConfig.from_dict(config))
+
+
+def build_pretraining_model(config: BertConfig) -> keras.Model:
+    """Return the encoder with the masked-LM and the next-sentence head.
+
+    Its layers are `encoder`, `masked_lm` and `next_sentence`.
+
+    Inputs, by name: the encoder's, and
+        masked_lm_positions: int32 [B, P]. Indices into input_ids.
+
+    Outputs, by name:
+        masked_lm_logits: float [B, P, V]. Scores of all pieces at those positions only; the output
+            matrix is the token embedding.
+        next_sentence_logits: float [B, 2]. Scores of 0 = B follows A and 1 = B is random.
+    """
+    return PretrainingModel(config)
+
+
+def weights_by_name(model: keras.Model) -> dict[str, Any]:
+    """Return a model's weights as TensorFlow variables, by Keras's path of each."""
+    return {weight.path: weight.value for weight in model.weights}

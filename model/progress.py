@@ -1,0 +1,104 @@
+"""What is seen of a training: the bar or plain lines, `metrics.jsonl`, and TensorBoard."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from model.run import LOGS, METRICS, Metrics
+from pipeline.console import notes, progress, results, table
+
+PLAIN_LINE_SECS = 15.0
+"""Time between two lines where there is no terminal to draw a bar on."""
+
+
+def status_line(values: dict[str, float]) -> str:
+    """Return the measures of a window in a few words."""
+    return (
+        f"loss {values['loss']:.3f} · masked {values['masked_lm_accuracy']:.1%} · "
+        f"next {values['next_sentence_accuracy']:.1%} · rate {values['learning_rate']:.1e}"
+    )
+
+
+def time_left(seconds: float) -> str:
+    """Return a duration as `1:02:03`."""
+    minutes, secs = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{secs:02}"
+
+
+class Progress:
+    """The bar on a terminal; a plain line every so often elsewhere."""
+
+    def __init__(self, steps: int, first_step: int, tokens_per_step: int) -> None:
+        self.steps = steps
+        self.first_step = first_step
+        self.tokens_per_step = tokens_per_step
+        self.bar = progress()
+        self.bar.disable = not notes.is_terminal
+        self.task = self.bar.add_task(
+            "training",
+            total=steps * tokens_per_step,
+            completed=first_step * tokens_per_step,
+            unit="tokens",
+            status="compiling",
+        )
+        self.started = self.printed = time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator["Progress"]:
+        """Show the bar for as long as the context lasts."""
+        with self.bar:
+            yield self
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Show where the training is.
+
+        Args:
+            step: number of updates done.
+            values: measures of the latest of them, by name.
+        """
+        line = f"step {step:,} · {status_line(values)}"
+        self.bar.update(self.task, completed=step * self.tokens_per_step, status=line)
+        now = time.monotonic()
+        if self.bar.disable and (now - self.printed >= PLAIN_LINE_SECS or step == self.steps):
+            self.printed = now
+            left = (now - self.started) / (step - self.first_step) * (self.steps - step)
+            speed = f"{values['tokens_per_sec']:,.0f} tokens/s"
+            notes.print(
+                f"{line} · {speed} · {time_left(left)} left (of {self.steps:,} steps)",
+                soft_wrap=True,
+            )
+
+
+class Log:
+    """The run's measurements: `metrics.jsonl` and TensorBoard's event files."""
+
+    def __init__(self, run: Path, first_step: int) -> None:
+        self.metrics = Metrics(run / METRICS, first_step)
+        self.writer = tf.summary.create_file_writer(str(run / LOGS))
+
+    def add(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Write the measures of a split at a step."""
+        self.metrics.add(step, split, values)
+        with self.writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(f"{split}/{name}", value, step)
+        self.writer.flush()
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print the closing table."""
+    rows = [
+        (f"masked pieces: loss ({result['split']})", f"{result['masked_lm_loss']:.4f} nats"),
+        ("masked pieces: right", f"{result['masked_lm_accuracy']:.2%}"),
+        ("next sentence: loss", f"{result['next_sentence_loss']:.4f} nats"),
+        ("next sentence: right", f"{result['next_sentence_accuracy']:.2%}"),
+        ("steps", result["steps"]),
+        ("tokens/s, padding included", f"{result['tokens_per_sec']:,.0f}"),
+        ("seconds", f"{result['seconds']:,.1f}"),
+    ]
+    results.print(table(f"run {result['run']}", ("", result["model"]), rows))

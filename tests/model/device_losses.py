@@ -1,0 +1,71 @@
+"""Print the losses of a few steps of a dataset on one device and on two, as JSON.
+
+A process of its own, because logical devices are set before TensorFlow starts.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from model.config import BertConfig, TrainingConfig  # noqa: E402
+from model.input import eval_batches, train_batches  # noqa: E402
+from model.loop import Trainer, distribute  # noqa: E402
+from model.strategy import make_strategy  # noqa: E402
+from pipeline.manifest import read_manifest  # noqa: E402
+
+STEPS = 4
+BATCH_SIZE = 6
+
+
+def losses(strategy_name: str, dataset: Path, *, xla: bool) -> dict[str, Any]:
+    """Return the sums of each step, and those of the eval split as the last."""
+    manifest = read_manifest(dataset)
+    strategy = make_strategy(strategy_name)
+    replicas = strategy.num_replicas_in_sync
+    config = BertConfig(
+        vocab_size=manifest.vocab_size,
+        hidden_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        intermediate_size=20,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        # Large weights: the losses differ from step to step, and the clipping is at work.
+        initializer_range=0.3,
+    )
+    training = TrainingConfig(
+        steps=STEPS,
+        batch_size=BATCH_SIZE,
+        learning_rate=0.02,
+        warmup_steps=1,
+        weight_decay=0.1,
+        seed=5,
+    )
+    trainer = Trainer(config, training, strategy, xla=xla)
+    size = BATCH_SIZE // replicas
+    batches = train_batches(dataset, manifest, batch_size=size, seed=5, skip_examples=0)
+    iterator = distribute(strategy, batches)
+    sums = [trainer.train(iterator, tf.constant(1)) for _ in range(STEPS)]
+    held_out = eval_batches(dataset, manifest, "eval", batch_size=size, multiple=replicas)
+    count = -(-manifest.examples("eval") // BATCH_SIZE)
+    sums.append(trainer.evaluate(distribute(strategy, held_out), tf.constant(count)))
+    found = [{name: float(value) for name, value in step.items()} for step in sums]
+    return {"replicas": replicas, "sums": found}
+
+
+def main(dataset: Path) -> None:
+    cases = {
+        f"{strategy} {compiler}": losses(strategy, dataset, xla=compiler == "xla")
+        for strategy in ("one", "mirrored")
+        for compiler in ("xla", "graph")
+    }
+    print(json.dumps(cases))
+
+
+main(Path(sys.argv[1]))

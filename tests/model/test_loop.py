@@ -1,0 +1,101 @@
+"""One device or two, XLA or not: the same losses. Dropout: of (seed, step, replica) alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.config import BertConfig, TrainingConfig
+from model.loop import Trainer
+from model.strategy import make_strategy
+from pipeline.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def losses(dataset: Path) -> dict[str, dict[str, Any]]:
+    """What `device_losses.py` prints: sums by strategy and compiler."""
+    script = Path(__file__).with_name("device_losses.py")
+    finished = subprocess.run(
+        [sys.executable, str(script), str(dataset)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return json.loads(finished.stdout)
+
+
+def test_losses_differ_from_step_to_step_and_the_eval_split_is_whole(losses: dict) -> None:
+    sums = losses["one xla"]["sums"]
+    assert len({step["masked_lm_loss"] / step["masked_lm_weight"] for step in sums}) == 5
+    assert sums[-1]["next_sentence_weight"] == 11  # every eval example, no filler
+
+
+@pytest.mark.parametrize(
+    ("case", "replicas"), [("one graph", 1), ("mirrored xla", 2), ("mirrored graph", 2)]
+)
+def test_the_same_losses_on_one_device_and_on_two_with_xla_and_without(
+    losses: dict, case: str, replicas: int
+) -> None:
+    assert losses[case]["replicas"] == replicas
+    for step, expected in zip(losses[case]["sums"], losses["one xla"]["sums"], strict=True):
+        assert step == pytest.approx(expected, rel=1e-5)
+
+
+def make_trainer(config: BertConfig, *, seed: int = 3, xla: bool = False) -> Trainer:
+    training = TrainingConfig(
+        steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=seed
+    )
+    return Trainer(config, training, make_strategy("one"), xla=xla)
+
+
+def test_dropout_seeds_differ_by_layer_step_replica_and_seed(small_config: BertConfig) -> None:
+    trainer = make_trainer(small_config)
+    found = []
+    for step in (0, 1):
+        trainer.step.assign(step)
+        found += [trainer._dropout_seeds(replica).numpy() for replica in (0, 1)]
+    found.append(make_trainer(small_config, seed=4)._dropout_seeds(0).numpy())
+    # Embeddings, and attention, attention output and feed-forward of both layers.
+    assert found[0].shape == (1 + 2 * 3, 2)
+    assert len(np.unique(np.concatenate(found), axis=0)) == 5 * 7
+    np.testing.assert_array_equal(found[0], make_trainer(small_config)._dropout_seeds(0))
+
+
+@pytest.mark.parametrize("xla", [True, False])
+def test_dropout_follows_the_seeds_given(small_config: BertConfig, xla: bool) -> None:
+    trainer = make_trainer(small_config, xla=xla)
+    batch = {
+        "input_ids": tf.fill([4, 16], 7),
+        "input_mask": tf.ones([4, 16], tf.int32),
+        "segment_ids": tf.zeros([4, 16], tf.int32),
+        "masked_lm_positions": tf.constant([[1, 2, 3]] * 4),
+        "masked_lm_ids": tf.constant([[8, 9, 10]] * 4),
+        "masked_lm_weights": tf.ones([4, 3]),
+        "next_sentence_labels": tf.ones([4, 1], tf.int32),
+        "example_weights": tf.ones([4]),
+    }
+    weights = {"masked_lm_weight": tf.constant(12.0), "next_sentence_weight": tf.constant(4.0)}
+
+    def loss(seeds: tf.Tensor) -> float:
+        return float(trainer._gradients(batch, weights, seeds)[1]["masked_lm_loss"])
+
+    first = trainer._dropout_seeds(0)
+    assert loss(first) == loss(first)
+    for layer in range(7):
+        other = tf.tensor_scatter_nd_add(first, [[layer, 0]], [1])
+        assert loss(other) != loss(first)
+
+
+def test_unknown_strategy() -> None:
+    with pytest.raises(InputError, match="--strategy tpu: expected one of auto, one, mirrored"):
+        make_strategy("tpu")

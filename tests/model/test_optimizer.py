@@ -1,0 +1,83 @@
+"""The schedule, the set of decayed weights, and the update against the papers' formulas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.config import BertConfig
+from model.network import build_pretraining_model
+from model.optimizer import AdamW, AdamWSettings, is_decayed, linear_schedule
+
+
+@pytest.mark.parametrize(
+    ("warmup_steps", "rates"),
+    [
+        (4, [0.5, 1.0, 1.5, 2.0, 2.0, 1.6, 1.2, 0.8, 0.4, 0.0, 0.0]),
+        (0, [2.0, 16 / 9, 14 / 9, 12 / 9, 10 / 9, 8 / 9, 6 / 9, 4 / 9, 2 / 9, 0.0, 0.0]),
+    ],
+)
+def test_schedule(warmup_steps: int, rates: list[float]) -> None:
+    rate = linear_schedule(2.0, warmup_steps, 9)
+    assert [float(rate(tf.constant(step))) for step in range(11)] == pytest.approx(rates, abs=1e-6)
+
+
+def test_biases_and_layer_norms_are_not_decayed(small_config: BertConfig) -> None:
+    paths = [weight.path for weight in build_pretraining_model(small_config).trainable_variables]
+    layer = ["self_attention_layer/" + part for part in ("query", "key", "value")]
+    layer += ["self_attention_layer/attention_output", "feedforward_intermediate_dense"]
+    layer += ["feedforward_output_dense"]
+    kernels = [f"transformer_layer_{i}/{name}/kernel" for i in range(2) for name in layer]
+    decayed = {
+        "token_embedding/embeddings",
+        "position_embedding/embeddings",
+        "segment_embedding/embeddings",
+        "pooled_dense/kernel",
+        "masked_lm/intermediate_dense/kernel",
+        "next_sentence/kernel",
+        *kernels,
+    }
+    assert {path for path in paths if is_decayed(path)} == decayed
+    left_out = {path for path in paths if not is_decayed(path)}
+    assert sum(path.endswith(("/gamma", "/beta")) for path in left_out) == 2 * (1 + 2 * 2 + 1)
+    assert sum(path.endswith("bias") for path in left_out) == 2 * 6 + 4
+    assert len(left_out) == 12 + 16
+
+
+SETTINGS = AdamWSettings(weight_decay=0.3, beta_1=0.8, beta_2=0.95, epsilon=1e-2, clip_norm=2.0)
+
+
+def reference_updates(start: dict, gradients: list[dict], rate: float) -> dict:
+    """AdamW as in the papers, in NumPy, with the gradients clipped together."""
+    weights = {name: value.astype(np.float64) for name, value in start.items()}
+    m = {name: 0 * value for name, value in weights.items()}
+    v = {name: 0 * value for name, value in weights.items()}
+    for t, gradient in enumerate(gradients, start=1):
+        norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+        for name in weights:
+            g = gradient[name] * min(1, SETTINGS.clip_norm / norm)
+            m[name] = SETTINGS.beta_1 * m[name] + (1 - SETTINGS.beta_1) * g
+            v[name] = SETTINGS.beta_2 * v[name] + (1 - SETTINGS.beta_2) * g**2
+            m_hat = m[name] / (1 - SETTINGS.beta_1**t)
+            v_hat = v[name] / (1 - SETTINGS.beta_2**t)
+            decay = SETTINGS.weight_decay if name.endswith("kernel") else 0.0
+            weights[name] -= rate * (
+                m_hat / (np.sqrt(v_hat) + SETTINGS.epsilon) + decay * weights[name]
+            )
+    return weights
+
+
+def test_update_against_numpy() -> None:
+    rng = np.random.default_rng(6)
+    start = {name: rng.normal(size=shape) for name, shape in (("a/kernel", (3, 2)), ("a/bias", 2))}
+    # The first gradient is longer than the clipping norm, the second shorter.
+    gradients = [{name: scale * rng.normal(size=start[name].shape) for name in start}
+                 for scale in (5.0, 0.1, 1.0)]  # fmt: skip
+    variables = {name: tf.Variable(value, dtype=tf.float32) for name, value in start.items()}
+    optimizer = AdamW(variables, lambda _: tf.constant(0.05), SETTINGS)
+    norms = [
+        float(optimizer.apply([tf.constant(g, tf.float32) for g in gradient.values()], step))
+        for step, gradient in zip(tf.range(3, dtype=tf.int64), gradients, strict=True)
+    ]
+    assert norms[0] > SETTINGS.clip_norm > norms[1]
+    for name, expected in reference_updates(start, gradients, 0.05).items():
+        np.testing.assert_allclose(variables[name], expected, rtol=1e-5)

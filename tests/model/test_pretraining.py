@@ -1,0 +1,284 @@
+"""The command: from flags to a finished run, stopped and gone on with, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import clozeline
+from model.commands import Pretrain
+from model.config import BertConfig
+from model.loop import Trainer
+from model.pretraining import check_batch_size, model_config, open_dataset, stop_requested
+from model.run import load_run
+from pipeline.errors import InputError
+from pipeline.manifest import read_manifest
+
+Options = Callable[..., Pretrain]
+
+
+@pytest.fixture
+def options(dataset: Path, small_model: str, tmp_path: Path) -> Options:
+    """Flags for a few steps; some may be given."""
+
+    def make(**given: Any) -> Pretrain:
+        flags: dict[str, Any] = {
+            "dataset": dataset,
+            "run_dir": tmp_path / "run",
+            "model": small_model,
+            "steps": 6,
+            "batch_size": 8,
+            "learning_rate": 0.01,
+            "xla": False,
+        }
+        return Pretrain(**(flags | given))
+
+    return make
+
+
+def weights_of(run: Path) -> dict[str, np.ndarray]:
+    return {weight.path: weight.numpy() for weight in load_run(run).load_model().weights}
+
+
+def lines_of(run: Path, split: str) -> list[dict]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["split"] == split]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Press Ctrl-C when this many updates are done."""
+    train = Trainer.train
+
+    def train_and_stop(trainer: Trainer, *arguments: Any) -> Any:
+        sums = train(trainer, *arguments)
+        if int(trainer.step) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sums
+
+    monkeypatch.setattr(Trainer, "train", train_and_stop)
+
+
+def test_result_and_run(options: Options, small_config: BertConfig) -> None:
+    result = options(eval_every_steps=4, checkpoint_every_steps=5).run()
+    run = Path(result["run"])
+    assert (result["steps"], result["split"]) == (6, "eval")
+    assert result["loss"] == pytest.approx(result["masked_lm_loss"] + result["next_sentence_loss"])
+    assert 0 <= result["masked_lm_accuracy"] <= 1
+    assert result["tokens_per_sec"] > 0
+    json.dumps(result)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        "step-00000005",
+        "step-00000006",
+    ]
+    assert [line["step"] for line in lines_of(run, "train")] == [1, 2, 3, 4, 5, 6]
+    held_out = lines_of(run, "eval")
+    assert [line["step"] for line in held_out] == [4, 6]
+    assert held_out[-1]["masked_lm_loss"] == result["masked_lm_loss"]
+    # Warm-up: a tenth of 6 steps, 1; then down to the last update, which has a fifth.
+    rates = [line["learning_rate"] for line in lines_of(run, "train")]
+    assert rates == pytest.approx([0.01, 0.01, 0.008, 0.006, 0.004, 0.002])
+    assert load_run(run).config == dataclasses.replace(small_config, num_hidden_layers=1)
+    assert list((run / "logs").iterdir())
+
+
+def test_the_loaded_model_is_the_evaluated_one(options: Options, dataset: Path) -> None:
+    from model.input import eval_batches
+    from model.losses import means, pretraining_sums
+
+    result = options().run()
+    model = load_run(Path(result["run"])).load_model()
+    batch = next(iter(eval_batches(dataset, read_manifest(dataset), "eval", batch_size=11)))
+    outputs = model({name: batch[name] for name in model.input})
+    found = means({name: float(v) for name, v in pretraining_sums(outputs, batch).items()})
+    for name, value in found.items():
+        assert result[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_it_learns(options: Options) -> None:
+    result = options(steps=100, learning_rate=0.02).run()
+    losses = [line["loss"] for line in lines_of(Path(result["run"]), "train")]
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+
+
+@pytest.mark.parametrize("xla", [True, False])
+def test_stopped_and_gone_on_with_equals_uninterrupted_bit_for_bit(
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    xla: bool,
+) -> None:
+    whole = options(run_dir=tmp_path / "whole", xla=xla)
+    whole.run()
+    stopped = options(run_dir=tmp_path / "stopped", xla=xla)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+    assert "stopped and saved at step 4 of 6: the same command goes on" in capsys.readouterr().err
+    stopped.run()
+    assert "going on from step 4 of 6" in capsys.readouterr().err
+    expected, found = weights_of(whole.run_dir), weights_of(stopped.run_dir)
+    assert expected.keys() == found.keys()
+    for path, weight in expected.items():
+        np.testing.assert_array_equal(found[path], weight)
+    for split in ("train", "eval"):
+        first, second = ([line["loss"] for line in lines_of(run, split)]
+                         for run in (whole.run_dir, stopped.run_dir))  # fmt: skip
+        assert first == second
+
+
+def test_a_finished_run_says_so_and_measures_again(
+    options: Options, capsys: pytest.CaptureFixture
+) -> None:
+    first = options().run()
+    again = options().run()
+    assert "is finished (6 steps); give more --steps to train further" in capsys.readouterr().err
+    assert again["masked_lm_loss"] == first["masked_lm_loss"]
+    longer = options(steps=8).run()
+    assert longer["steps"] == 8
+    assert load_run(Path(first["run"])).training.warmup_steps == 1
+
+
+def test_without_an_eval_split(
+    options: Options, make_dataset: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_dataset(tmp_path / "no-eval", evaluation=())
+    no_eval = options(dataset=tmp_path / "no-eval")
+    result = no_eval.run()
+    assert result["split"] == "train"
+    assert "has no eval split: the losses are of the last steps" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"is finished, and .* has no eval split .*; give more"):
+        no_eval.run()
+
+
+def test_epochs_give_steps(options: Options) -> None:
+    assert options(steps=None, epochs=1.5).run()["steps"] == 8  # 60 examples in batches of 8
+
+
+def test_another_vocabulary_or_size_is_refused(
+    options: Options, make_dataset: Callable, tmp_path: Path
+) -> None:
+    options(steps=1).run()
+    make_dataset(tmp_path / "other", word="other")
+    with pytest.raises(InputError, match=r"other has another vocabulary .* than .*run was trained"):
+        options(dataset=tmp_path / "other").run()
+    with pytest.raises(InputError, match="started with model hidden_size 12, not 128"):
+        options(model="tiny").run()
+
+
+def test_not_a_number_is_never_saved(options: Options) -> None:
+    diverging = options(learning_rate=1e30, steps=20, checkpoint_every_steps=2)
+    with pytest.raises(InputError, match=r"no longer a number before step \d+ .* lower --learning"):
+        diverging.run()
+    run = diverging.run_dir
+    for checkpoint in (run / "checkpoints").glob("step-*"):
+        for weight in weights_of(run).values():
+            assert np.isfinite(weight).all(), checkpoint
+
+
+def test_a_damaged_record_ends_the_training_by_name(
+    options: Options, make_dataset: Callable, tmp_path: Path
+) -> None:
+    make_dataset(tmp_path / "damaged")
+    file = tmp_path / "damaged" / "train-00000-of-00002.tfrecord"
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"train-00000-of-00002.tfrecord: record 22 is corrupt"):
+        options(dataset=tmp_path / "damaged").run()
+
+
+def test_a_vocabulary_that_is_not_the_datasets(make_dataset: Callable, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "dataset")
+    with (tmp_path / "dataset" / "vocab.txt").open("a") as file:
+        file.write("more\n")
+    with pytest.raises(
+        InputError, match=r"vocab.txt: not the vocabulary that the dataset was made"
+    ):
+        open_dataset(tmp_path / "dataset")
+
+
+def test_no_train_example(make_dataset: Callable, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "dataset", train=())
+    with pytest.raises(InputError, match="no example in its train split; make it from more text"):
+        open_dataset(tmp_path / "dataset")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("huge", "--model huge: expected tiny, mini, .*, or a .json file"),
+        ("none.json", "--model none.json: cannot be used: .*No such file"),
+        ("typo.json", "typo.json: cannot be used: unknown key 'hiden_size'"),
+        ("vocab.json", "vocab_size 51, but the dataset's vocabulary has 50 pieces"),
+        ("short.json", "max_position_embeddings 8, but the dataset's sequences have 16; make"),
+    ],
+)
+def test_models_that_cannot_be_used(
+    dataset: Path, tmp_path: Path, small_config: BertConfig, model: str, message: str
+) -> None:
+    (tmp_path / "typo.json").write_text('{"hiden_size": 8}')
+    other = dataclasses.replace(small_config, vocab_size=51)
+    (tmp_path / "vocab.json").write_text(other.to_json())
+    short = dataclasses.replace(small_config, max_position_embeddings=8)
+    (tmp_path / "short.json").write_text(short.to_json())
+    path = str(tmp_path / model) if (tmp_path / model).exists() else model
+    with pytest.raises(InputError, match=message):
+        model_config(path, read_manifest(dataset))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ({"checkpoint_every_steps": 0}, "--checkpoint-every-steps 0: must be at least 1"),
+        ({"eval_every_steps": 0}, "--eval-every-steps 0: must be at least 1"),
+        ({"warmup_steps": -1}, "--warmup-steps -1: must be at least 0"),
+        ({"weight_decay": -0.1}, "--weight-decay -0.1: must be at least 0"),
+        ({"seed": -1}, "--seed -1: must be at least 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan: must be above 0"),
+        ({"steps": None, "epochs": 0.0}, "--epochs 0.0: must be above 0"),
+        ({"epochs": 1.0}, "--steps and --epochs: give one of them, not both"),
+    ],
+)
+def test_flags_out_of_range(options: Options, flags: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        options(**flags)
+
+
+def test_batch_size_must_divide() -> None:
+    check_batch_size(12, 3)
+    with pytest.raises(InputError, match=r"--batch-size 10: must be a multiple of the 4 .* 12"):
+        check_batch_size(10, 4)
+
+
+def test_the_second_signal_acts_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_requested() as stopped:
+        assert not stopped()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped()
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_flags_at_the_front_door(dataset: Path, tmp_path: Path) -> None:
+    flags = ["--dataset", str(dataset), "--run", str(tmp_path), "--no-xla", "--warmup-steps", "7"]
+    parsed, unknown = clozeline.parse("pretrain", flags)
+    assert (parsed.run_dir, parsed.xla, parsed.warmup_steps, unknown) == (tmp_path, False, 7, [])
+
+
+def test_help_needs_no_tensorflow() -> None:
+    code = "import model.commands, sys; sys.exit('tensorflow' in sys.modules)"
+    root = str(Path(clozeline.__file__).parent)
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
