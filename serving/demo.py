@@ -269,7 +269,8 @@ def hide_word(sentence: str, pieces: set[str], rng: Random) -> Masked | None:
 def running_server(models: Path) -> Iterator[tuple[str, str]]:
     """Run `clozeline serve` on free ports; yield the REST and the gRPC address."""
     rest_port, grpc_port = free_port(), free_port()
-    words = ["serve", "--models", str(models), "--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]  # fmt: skip
+    ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]
+    words = ["serve", "--models", str(models), *ports]
     notes.print(f"\n[bold]$ clozeline {' '.join(words)} &[/bold]")
     server = subprocess.Popen([sys.executable, "-m", "clozeline", *words])
     try:

@@ -34,12 +34,14 @@ def losses(dataset: Path) -> dict[str, dict[str, Any]]:
     return json.loads(finished.stdout)
 
 
+@pytest.mark.slow
 def test_losses_differ_from_step_to_step_and_the_eval_split_is_whole(losses: dict) -> None:
     sums = losses["one xla"]["sums"]
     assert len({step["masked_lm_loss"] / step["masked_lm_weight"] for step in sums}) == 5
     assert sums[-1]["next_sentence_weight"] == 11  # every eval example, no filler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "replicas"), [("one graph", 1), ("mirrored xla", 2), ("mirrored graph", 2)]
 )

@@ -108,7 +108,7 @@ def test_it_learns(options: Options) -> None:
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
 
 
-@pytest.mark.parametrize("xla", [True, False])
+@pytest.mark.parametrize("xla", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_stopped_and_gone_on_with_equals_uninterrupted_bit_for_bit(
     options: Options,
     tmp_path: Path,
