@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.config import BertConfig, TrainingConfig
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.tokenizer import Vocabulary
 
@@ -206,13 +207,6 @@ def _check_same(path: Path, there: RunConfig, config: RunConfig, dataset: Path) 
 
 def _short(sha256: str) -> str:
     return f"sha256 {sha256[:12]}…"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that a reader sees all or nothing."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 class Metrics:
