@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
@@ -61,11 +62,17 @@ def progress() -> Progress:
     )
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """Return a table whose first column is text and whose other columns are right-aligned."""
-    made = Table(title=title, title_justify="left", title_style="bold")
+def table(
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[object]],
+    text_columns: frozenset[int] = frozenset({0}),
+) -> Table:
+    """Return a table; `text_columns` (by index) are left-aligned, the others, of numbers, right."""
+    made = Table(title=title or None, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right")
+        justify: Literal["left", "right"] = "left" if index in text_columns else "right"
+        made.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     return made

@@ -133,9 +133,7 @@ def length_table(lengths: Counter[int], max_seq_length: int) -> Any:
         for index in range(LENGTH_BINS)
         if index * width < max_seq_length
     ]  # fmt: skip
-    made = table("Lengths", ["pieces", "examples", ""], rows)
-    made.columns[2].justify = "left"
-    return made
+    return table("Lengths", ["pieces", "examples", ""], rows, frozenset({0, 2}))
 
 
 def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary) -> Text:

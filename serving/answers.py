@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from pipeline.console import import_quietly, table
 from pipeline.schema import MASK
@@ -69,4 +70,5 @@ def _fillings(text: str, answer: dict[str, Any]) -> RenderableType:
         [rank + 1, *(f"{tokens[m][rank]} {probabilities[m][rank]:.3f}" for m in masks)]
         for rank in range(len(tokens[0]))
     ]
-    return table(text, ["", *(f"mask {index + 1}" for index in range(len(masks)))], rows)
+    columns = ["", *(f"mask {index + 1}" for index in range(len(masks)))]
+    return Group(Text(text, style="bold"), table("", columns, rows))

@@ -114,7 +114,7 @@ class Demo(Command):
     """Text files to use instead, one document a file."""
     output: Path = Path("demo")
     """Folder for everything the demo makes; what an earlier demo made there is replaced."""
-    megabytes: float = 6.0
+    megabytes: float = 5.0
     """Docstrings to collect."""
     vocab_size: int = 8000
     """Pieces of the vocabulary."""

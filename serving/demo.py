@@ -203,13 +203,10 @@ def ask_server(line: Line, globs: tuple[str, ...], settings: dict[str, Any]) -> 
     begin = time.monotonic()
     with running_server(line.folder / "models") as (rest, grpc):
         started = time.monotonic() - begin
+        first, second = questions.masked
         filled = [
-            (question, ask(rest, MODEL, [question.text], over_grpc=False))
-            for question in questions.masked[:1]
-        ]
-        filled += [
-            (question, ask(grpc, MODEL, [question.text], over_grpc=True))
-            for question in questions.masked[1:]
+            ("REST", first, ask(rest, MODEL, [first.text], over_grpc=False)),
+            ("gRPC", second, ask(grpc, MODEL, [second.text], over_grpc=True)),
         ]
         pairs = [
             (kind, pair, ask(rest, MODEL, pair, over_grpc=False))
@@ -334,19 +331,21 @@ def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: 
     from serving.answers import show as show_answer
 
     results.rule("what the served model answers, on text it has not seen")
-    for question, answer in answers["filled"]:
-        results.print(show_answer([question.text], answer), f"the author wrote: {question.word}\n")
+    for transport, question, answer in answers["filled"]:
+        results.print(show_answer([question.text], answer))
+        results.print(f"the author wrote: {question.word}   (over {transport})\n")
     for kind, (first, second), answer in answers["pairs"]:
-        results.print(f"{answer['is_next_probability']:.3f}  a {kind} next sentence:")
+        probability = answer["is_next_probability"]
+        results.print(f"{probability:.3f}  a {kind} next sentence   (over REST)")
         results.print(f"       {first}\n       {second}\n", markup=False)
     results.print(verdict_lines(verdict))
     rows = [(*row[:3], f"{row[3]:.1f}", row[4]) for row in line.stages]
-    results.print(table("Stages", ["stage", "made", "rate", "seconds", "where"], rows))
+    results.print(table("Stages", STAGE_KEYS, rows, frozenset({0, 1, 4})))
     results.print(f"{seconds / 60:.1f} minutes in all.\n\nGo on from here:")
     folder = line.folder
     for command in (
         f"serve --models {folder / 'models'}",
-        f'query --model {MODEL} "{answers["filled"][0][0].text}"',
+        f'query --model {MODEL} "{answers["filled"][0][1].text}"',
         f"inspect {folder / 'dataset'} --examples 10",
     ):
         results.print(f"  clozeline {command}", markup=False, soft_wrap=True)
