@@ -126,6 +126,8 @@ class Preprocess(Corpus):
     """Positions in a record: [CLS] A [SEP] B [SEP] and padding."""
     max_predictions: int = 20
     """Masked positions in a record, at the most."""
+    masking: Literal["token", "whole-word", "span"] = "token"
+    """What is masked at a time: a piece, a whole word, or a run of whole words (SpanBERT)."""
     mask_rate: float = 0.15
     """Share of the pieces to predict (0 to 1)."""
     short_seq_rate: float = 0.1
@@ -175,6 +177,7 @@ class Preprocess(Corpus):
             lower_case=self.lower_case,
             max_seq_length=self.max_seq_length,
             max_predictions=self.max_predictions,
+            masking=self.masking,
             mask_rate=self.mask_rate,
             short_seq_rate=self.short_seq_rate,
             duplicates=self.duplicates,

@@ -26,7 +26,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.beam_options import running_pipeline
 from pipeline.manifest import Shard
-from pipeline.masking import Replacements, mask_pieces
+from pipeline.masking import Masking, Replacements, mask_pieces
 from pipeline.pairs import Pairs, ShardText, draw_pairs, lay_out
 from pipeline.readers import (
     EMPTY,
@@ -36,7 +36,7 @@ from pipeline.readers import (
     document_sentences,
 )
 from pipeline.records import encode_examples
-from pipeline.schema import IS_RANDOM, SPECIAL_TOKENS, record_features
+from pipeline.schema import IS_RANDOM, JOINER, SPECIAL_TOKENS, record_features
 from pipeline.tally import Tally
 from pipeline.tokenizer import Vocabulary, build_tokenizer
 
@@ -57,6 +57,7 @@ class Settings:
     lower_case: bool
     max_seq_length: int
     max_predictions: int
+    masking: Masking
     mask_rate: float
     short_seq_rate: float
     duplicates: int
@@ -177,6 +178,9 @@ class WriteShard(beam.DoFn):
             mask_id=vocabulary.mask_id,
             random_ids=np.array([i for i in range(len(vocabulary)) if i not in special], np.int64),
         )
+        self._continues_word = np.array(
+            [piece.startswith(JOINER) for piece in vocabulary.pieces], bool
+        )
         self._tally = Tally(self._tally_folder)
 
     def process(
@@ -232,6 +236,8 @@ class WriteShard(beam.DoFn):
                 arrays["input_ids"],
                 arrays.pop("is_text"),
                 rng,
+                masking=settings.masking,
+                continues_word=self._continues_word,
                 mask_rate=settings.mask_rate,
                 max_predictions=settings.max_predictions,
                 replacements=self._replacements,

@@ -8,6 +8,9 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS
 
+JOINER = "##"
+"""Begins a piece that continues a word."""
+
 IS_NEXT, IS_RANDOM = 0, 1
 """Values of `next_sentence_labels`, as in google-research/bert: 0 = B follows A, 1 = random."""
 

@@ -8,10 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.schema import SPECIAL_TOKENS
-
-JOINER = "##"
-"""Begins a piece that continues a word."""
+from pipeline.schema import JOINER, SPECIAL_TOKENS
 
 MAX_ALPHABET = 1000
 """Characters kept, the most frequent first; a word with another one becomes [UNK]."""

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from pipeline.masking import Replacements, mask_pieces
+from pipeline.masking import Replacements, mask_pieces, unit_numbers
 
 MASK_ID = 4
 REPLACEMENTS = Replacements(MASK_ID, np.arange(5, 1000))
+CONTINUES = np.arange(2000) % 3 == 0  # by id; a third of the pieces
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +19,18 @@ def records() -> tuple[np.ndarray, np.ndarray]:
 
 
 def mask(records: tuple[np.ndarray, np.ndarray], **changes: object) -> dict[str, np.ndarray]:
-    settings = {"mask_rate": 0.15, "max_predictions": 20, "replacements": REPLACEMENTS} | changes
+    settings = {
+        "masking": "token", "continues_word": CONTINUES, "mask_rate": 0.15, "max_predictions": 20,
+        "replacements": REPLACEMENTS,
+    } | changes  # fmt: skip
     return mask_pieces(*records, np.random.default_rng(5), **settings)  # type: ignore[arg-type]
 
 
-def test_labels_put_back_give_the_text(records: tuple[np.ndarray, np.ndarray]) -> None:
-    masked = mask(records)
+@pytest.mark.parametrize("masking", ["token", "whole-word", "span"])
+def test_labels_put_back_give_the_text(
+    masking: str, records: tuple[np.ndarray, np.ndarray]
+) -> None:
+    masked = mask(records, masking=masking)
     restored = masked["input_ids"].copy()
     row, slot = np.nonzero(masked["masked_lm_weights"])
     restored[row, masked["masked_lm_positions"][row, slot]] = masked["masked_lm_ids"][row, slot]
@@ -68,7 +75,8 @@ def test_every_position_is_as_likely(records: tuple[np.ndarray, np.ndarray]) -> 
     full = np.ones((4000, 40), bool)
     masked = mask_pieces(
         np.full((4000, 40), 7), full, np.random.default_rng(1),
-        mask_rate=0.15, max_predictions=20, replacements=REPLACEMENTS,
+        masking="token", continues_word=CONTINUES, mask_rate=0.15, max_predictions=20,
+        replacements=REPLACEMENTS,
     )  # fmt: skip
     counts = np.bincount(masked["masked_lm_positions"][:, :6].ravel(), minlength=40)
     assert abs(counts - 600).max() < 5 * 22.6  # binomial, 4000 draws of 6 / 40
@@ -77,8 +85,87 @@ def test_every_position_is_as_likely(records: tuple[np.ndarray, np.ndarray]) -> 
 def test_more_slots_than_positions() -> None:
     masked = mask_pieces(
         np.array([[2, 50, 3]]), np.array([[False, True, False]]), np.random.default_rng(1),
-        mask_rate=0.15, max_predictions=5, replacements=REPLACEMENTS,
+        masking="token", continues_word=CONTINUES, mask_rate=0.15, max_predictions=5,
+        replacements=REPLACEMENTS,
     )  # fmt: skip
     assert masked["masked_lm_positions"].tolist() == [[1, 0, 0, 0, 0]]
     assert masked["masked_lm_ids"].tolist() == [[50, 0, 0, 0, 0]]
     assert masked["masked_lm_weights"].tolist() == [[1, 0, 0, 0, 0]]
+
+
+def words_of(row_ids: np.ndarray, row_is_text: np.ndarray) -> list[list[int]]:
+    """Positions of each word, the slow and obvious way."""
+    words: list[list[int]] = []
+    for position in np.flatnonzero(row_is_text):
+        if CONTINUES[row_ids[position]] and words and words[-1][-1] == position - 1:
+            words[-1].append(int(position))
+        else:
+            words.append([int(position)])
+    return words
+
+
+@pytest.mark.parametrize("masking", ["whole-word", "span"])
+def test_a_word_is_chosen_whole_or_not_at_all(
+    masking: str, records: tuple[np.ndarray, np.ndarray]
+) -> None:
+    masked = mask(records, masking=masking)
+    wanted = np.minimum(np.maximum(np.rint(records[1].sum(axis=1) * 0.15), 1), 20)
+    used = masked["masked_lm_weights"].sum(axis=1)
+    assert (used <= wanted).all()
+    assert used.sum() > 0.9 * wanted.sum()
+    longer = 0
+    for row in range(300):
+        chosen = set(masked["masked_lm_positions"][row][masked["masked_lm_weights"][row] == 1])
+        for word in words_of(records[0][row], records[1][row]):
+            assert len(chosen & set(word)) in (0, len(word))
+            longer += len(word) > 1 and word[0] in chosen
+    assert longer > 300
+
+
+def test_nothing_that_would_fit_is_left_out(records: tuple[np.ndarray, np.ndarray]) -> None:
+    masked = mask(records, masking="whole-word")
+    wanted = np.minimum(np.maximum(np.rint(records[1].sum(axis=1) * 0.15), 1), 20)
+    for row in range(300):
+        chosen = set(masked["masked_lm_positions"][row][masked["masked_lm_weights"][row] == 1])
+        left = wanted[row] - len(chosen)
+        others = [w for w in words_of(records[0][row], records[1][row]) if w[0] not in chosen]
+        assert all(len(word) > left for word in others)
+
+
+def test_spans_are_runs_of_words_hidden_alike() -> None:
+    rows, length = 4000, 60
+    masked = mask_pieces(
+        np.full((rows, length), 7), np.ones((rows, length), bool), np.random.default_rng(3),
+        masking="span", continues_word=CONTINUES, mask_rate=0.5, max_predictions=30,
+        replacements=REPLACEMENTS,
+    )  # fmt: skip
+    hidden = np.zeros((rows, length), bool)
+    row, slot = np.nonzero(masked["masked_lm_weights"])
+    hidden[row, masked["masked_lm_positions"][row, slot]] = True
+    # Every word is one piece here. Chosen neighbours merge, so runs are longer than single spans
+    # (mean 4.46 words); single pieces would give runs of 2.
+    runs = (np.diff(hidden.astype(int), axis=1) == 1).sum() + hidden[:, 0].sum()
+    assert hidden.sum() / runs > 5
+    is_mask = masked["input_ids"] == MASK_ID
+    together = hidden[:, 1:] & hidden[:, :-1]
+    # Independent decisions would agree with a chance of 0.8 ** 2 + 0.2 ** 2 = 0.68.
+    assert (is_mask[:, 1:] == is_mask[:, :-1])[together].mean() > 0.85
+
+
+def test_span_lengths_are_geometric_up_to_ten() -> None:
+    units = unit_numbers(
+        np.ones((5000, 100), bool), np.zeros((5000, 100), bool), np.random.default_rng(2), "span"
+    )
+    # The first span of each record starts at its beginning: no run is cut at the left.
+    first = (units == 1).sum(axis=1)
+    assert first.max() == 10
+    for words in range(1, 10):
+        expected = 0.2 * 0.8 ** (words - 1)
+        assert abs((first == words).mean() - expected) < 5 * (expected / 5000) ** 0.5
+
+
+def test_a_word_cut_by_truncation_is_a_word() -> None:
+    is_text = np.array([[False, True, True, False, True, True, False]])
+    continues = np.array([[False, True, True, False, True, False, False]])
+    units = unit_numbers(is_text, continues, np.random.default_rng(0), "whole-word")
+    assert units.tolist() == [[0, 1, 1, 0, 2, 3, 0]]

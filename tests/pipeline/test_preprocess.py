@@ -165,6 +165,24 @@ def test_masks_never_put_a_special_token_but_mask(dataset: Path, vocab_path: Pat
     assert 0.7 < there[vocabulary.mask_id] / there.total() < 0.9
 
 
+def test_whole_words(prose_corpus: Path, tmp_path: Path) -> None:
+    vocab = tmp_path / "v.txt"
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = [*SPECIAL_TOKENS, ".", *letters, *(f"##{letter}" for letter in letters)]
+    vocab.write_text("\n".join(pieces) + "\n")
+    more = ["--masking", "whole-word", "--max-predictions", "9", "--mask-rate", "0.3"]
+    assert preprocess(prose_corpus / "*.txt", vocab, tmp_path / "ds", *more) == 0
+    arrays = records(tmp_path / "ds", "train")
+    for row in range(len(arrays["input_ids"])):
+        used = arrays["masked_lm_weights"][row] == 1
+        ids, chosen = arrays["input_ids"][row].copy(), arrays["masked_lm_positions"][row][used]
+        ids[chosen] = arrays["masked_lm_ids"][row][used]
+        for position in chosen:
+            inside = position + 1 < 32 and pieces[ids[position + 1]].startswith("##")
+            assert not inside or position + 1 in chosen
+    assert read_manifest(tmp_path / "ds").settings["masking"] == "whole-word"
+
+
 def test_dropped_documents_are_counted(vocab_path: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
