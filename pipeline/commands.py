@@ -35,9 +35,12 @@ class Corpus(Command):
 
     input: InputGlobs
     """Text files; quote a glob so that the shell leaves it alone."""
-    input_format: Literal["prose", "lines"] = "prose"
+    input_format: Literal["prose", "lines", "jsonl", "parquet"] = "prose"
     """prose: one document a file, split into sentences. lines: one sentence a line, blank lines
-    between documents."""
+    between documents. jsonl: a JSON object a line, parquet: a row a document, split too. Endings
+    .gz, .bz2 and .zst are decompressed."""
+    text_column: str = "text"
+    """Column of jsonl and parquet files that holds the text."""
     language: str = "en"
     """Language whose abbreviations the sentence splitter knows (ISO 639 code)."""
     lower_case: bool = True
@@ -74,6 +77,7 @@ class Vocab(Corpus):
         from pipeline.beam_options import beam_options
         from pipeline.console import notes, results
         from pipeline.files import match_files, write_atomically
+        from pipeline.readers import CorpusFormat, check_columns
         from pipeline.tally import reading, watch
         from pipeline.vocabulary import learn_vocabulary
         from pipeline.word_count import count_words
@@ -82,15 +86,14 @@ class Vocab(Corpus):
             raise InputError(f"--output {self.output}: exists already; add --overwrite")
         options = beam_options(beam_flags or [])
         files = match_files(self.input)
+        how = CorpusFormat(
+            input_format=self.input_format, language=self.language, text_column=self.text_column
+        )
+        check_columns(list(files), how)
         with TemporaryDirectory() as folder:
             with watch(Path(folder), {"read": reading("counting words", sum(files.values()))}):
                 counts = count_words(
-                    list(files),
-                    options,
-                    Path(folder),
-                    input_format=self.input_format,
-                    language=self.language,
-                    lower_case=self.lower_case,
+                    list(files), options, Path(folder), how, lower_case=self.lower_case
                 )
             notes.print(f"learning from {len(counts):,} distinct words")
             pieces = learn_vocabulary(counts, self.size)
@@ -174,6 +177,7 @@ class Preprocess(Corpus):
         settings = Settings(
             input_format=self.input_format,
             language=self.language,
+            text_column=self.text_column,
             lower_case=self.lower_case,
             max_seq_length=self.max_seq_length,
             max_predictions=self.max_predictions,

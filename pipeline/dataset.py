@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.files import match_files
 from pipeline.job import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings, run_job
 from pipeline.manifest import MANIFEST, VOCABULARY, Manifest, Shard
+from pipeline.readers import check_columns
 from pipeline.tally import Stage, reading, watch
 from pipeline.tokenizer import Vocabulary
 
@@ -37,11 +38,12 @@ def make_dataset(
     """Run the job and publish the dataset: the shards by renaming, the manifest last.
 
     Raises:
-        InputError: no input, a bad vocabulary, an output that holds a dataset already, or a corpus
-            that gives no pair.
+        InputError: no input, no column of texts, a bad vocabulary, an output that holds a dataset
+            already, or a corpus that gives no pair.
     """
     options = beam_options(beam_flags)
     files = match_files(globs)
+    check_columns(list(files), settings)
     vocabulary = Vocabulary.read(vocab)
     if not any(files.values()):
         raise InputError(f"--input {' '.join(globs)}: every file is empty; give it some text")

@@ -30,10 +30,11 @@ from pipeline.masking import Masking, Replacements, mask_pieces
 from pipeline.pairs import Pairs, ShardText, draw_pairs, lay_out
 from pipeline.readers import (
     EMPTY,
-    InputFormat,
+    CorpusFormat,
     ReadDocuments,
     batch_documents,
-    document_sentences,
+    document_text,
+    text_sentences,
 )
 from pipeline.records import encode_examples
 from pipeline.schema import IS_RANDOM, JOINER, SPECIAL_TOKENS, record_features
@@ -48,12 +49,10 @@ TRAIN, EVAL = "train", "eval"
 WRITE_BLOCK = 4096  # records laid out, masked and encoded at once; part of the seeded sequence
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(CorpusFormat):
     """What decides the bytes of a dataset, besides the corpus and the vocabulary."""
 
-    input_format: InputFormat
-    language: str
     lower_case: bool
     max_seq_length: int
     max_predictions: int
@@ -79,9 +78,9 @@ class Settings:
         return f"{split}-{which % count:05d}-of-{count:05d}.tfrecord"
 
 
-def document_key(data: bytes, seed: int) -> bytes:
+def document_key(text: str, seed: int) -> bytes:
     """Return what names a document: a hash of its text and the seed, 16 bytes."""
-    return hashlib.blake2b(data, digest_size=16, key=str(seed).encode()).digest()
+    return hashlib.blake2b(text.encode(), digest_size=16, key=str(seed).encode()).digest()
 
 
 class TokenizeDocuments(beam.DoFn):
@@ -105,37 +104,31 @@ class TokenizeDocuments(beam.DoFn):
 
     def process(self, documents: list[bytes]) -> Iterator[Any]:
         """Tokenize the sentences of all documents in one call."""
-        settings = self._settings
-        readable: list[bytes] = []
-        sentences: list[str] = []
-        counts: list[int] = []
+        texts: list[str] = []
         for document in documents:
-            split = document_sentences(document, settings.input_format, settings.language)
-            if isinstance(split, str):
-                yield beam.pvalue.TaggedOutput(DROPPED, split)
-                continue
-            readable.append(document)
-            sentences += split
-            counts.append(len(split))
-        if readable:
-            yield from self._tokenize(readable, sentences, counts)
+            text, reason = document_text(document, self._settings)
+            if text is None:
+                yield beam.pvalue.TaggedOutput(DROPPED, reason)
+            else:
+                texts.append(text)
+        if texts:
+            yield from self._tokenize(texts)
         self._tally.add(read=sum(map(len, documents)))
 
-    def _tokenize(
-        self, documents: list[bytes], sentences: list[str], counts: list[int]
-    ) -> Iterator[Any]:
-        ragged = self._tokenizer.tokenize(sentences)
+    def _tokenize(self, texts: list[str]) -> Iterator[Any]:
+        sentences = [text_sentences(text, self._settings) for text in texts]
+        ragged = self._tokenizer.tokenize([sentence for each in sentences for sentence in each])
         pieces = ragged.flat_values.numpy()
         row_splits = ragged.row_splits.numpy()
         first = 0
-        for document, count in zip(documents, counts, strict=True):
+        for text, count in zip(texts, map(len, sentences), strict=True):
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
             first += count
             if bounds[0] == bounds[-1]:
                 yield beam.pvalue.TaggedOutput(DROPPED, EMPTY)
                 continue
-            key = document_key(document, self._settings.seed)
+            key = document_key(text, self._settings.seed)
             ids = pieces[bounds[0] : bounds[-1]].astype("<i4").tobytes()
             # A sentence without a piece (only control characters, say) is none.
             packed = (key, ids, lengths[lengths > 0].astype("<i4").tobytes())
@@ -327,7 +320,7 @@ def run_job(
     with running_pipeline(options) as pipeline:
         tokenized = (
             pipeline
-            | ReadDocuments(files, settings.input_format)
+            | ReadDocuments(files, settings)
             | batch_documents()
             | beam.ParDo(TokenizeDocuments(vocabulary, settings, tally)).with_outputs(
                 DROPPED, main="documents"

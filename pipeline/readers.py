@@ -1,48 +1,73 @@
-"""Corpus files to documents, as Beam transforms.
+"""Corpus files to documents, as Beam transforms, and documents to sentences."""
 
-A document leaves here as a list of sentences, or as the reason it cannot be used.
-"""
-
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import apache_beam as beam
+import pyarrow
+import pyarrow.parquet
 from apache_beam.io.filebasedsource import FileBasedSource
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.io.iobase import Read
+from apache_beam.io.parquetio import ReadAllFromParquet
 
+from pipeline.errors import InputError
 from pipeline.sentences import split_sentences
 
-InputFormat = Literal["prose", "lines"]
+InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 
 EMPTY, INVALID_UTF8 = "empty", "invalid_utf8"
+INVALID_JSON, NO_TEXT = "invalid_json", "no_text"
 """Why a document was dropped while reading."""
 
 BATCH_BYTES = 1 << 20
 """Text handed to the tokenizer at once; enough that the cost of a call does not show."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CorpusFormat:
+    """How documents stand in the corpus files.
+
+    Attributes:
+        input_format: `prose`: a file is a document. `lines`: one sentence a line, blank lines
+            between documents. `jsonl`: a JSON object a line. `parquet`: a row a document.
+        language: of the sentence splitter (ISO 639 code); `lines` are not split.
+        text_column: where `jsonl` and `parquet` have the text.
+    """
+
+    input_format: InputFormat
+    language: str
+    text_column: str
+
+
 class ReadDocuments(beam.PTransform):
     """Corpus files → the raw bytes of each document.
 
-    `prose`: a file is a document. `lines`: one sentence a line, blank lines between documents; a
-    large uncompressed file is read in parallel.
+    Large uncompressed files of lines are read in parallel, and so are the row groups of Parquet.
     """
 
-    def __init__(self, files: Sequence[str], input_format: InputFormat) -> None:
+    def __init__(self, files: Sequence[str], how: CorpusFormat) -> None:
         super().__init__()
         self._files = files
-        self._input_format = input_format
+        self._how = how
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         """Return a PCollection of bytes, one element a document."""
-        if self._input_format == "prose":
-            return (
-                pipeline
-                | "Files" >> beam.Create(list(self._files))
-                | "Spread" >> beam.Reshuffle()
-                | "ReadFile" >> beam.Map(read_file)
-            )
+        if self._how.input_format == "lines":
+            return self._blank_line_documents(pipeline)
+        files = pipeline | "Files" >> beam.Create(list(self._files))
+        if self._how.input_format == "jsonl":
+            lines = files | beam.io.ReadAllFromText(coder=beam.coders.BytesCoder())
+            return lines | "NotBlank" >> beam.Filter(bytes.strip)
+        if self._how.input_format == "parquet":
+            column = self._how.text_column
+            rows = files | ReadAllFromParquet(columns=[column])
+            return rows | "Text" >> beam.Map(lambda row: (row[column] or "").encode("utf-8"))
+        return files | "Spread" >> beam.Reshuffle() | "ReadFile" >> beam.Map(read_file)
+
+    def _blank_line_documents(self, pipeline: beam.Pipeline) -> beam.PCollection:
         sources = [
             pipeline | f"Lines{index}" >> Read(BlankLineSource(file, validate=False))
             for index, file in enumerate(self._files)
@@ -107,14 +132,50 @@ def batch_documents() -> beam.PTransform:
     )
 
 
-def document_sentences(data: bytes, input_format: InputFormat, language: str) -> list[str] | str:
-    """Return a document's sentences, or the reason it has none."""
+def check_columns(files: Sequence[str], how: CorpusFormat) -> None:
+    """Check that every Parquet file has the column of texts.
+
+    Raises:
+        InputError: one has not, or is no Parquet file.
+    """
+    if how.input_format != "parquet":
+        return
+    for path in files:
+        try:
+            with FileSystems.open(path) as file:
+                schema = pyarrow.parquet.read_schema(file)
+        except pyarrow.ArrowInvalid as error:
+            raise InputError(f"--input {path}: not a Parquet file: {error}") from error
+        if how.text_column not in schema.names:
+            raise InputError(
+                f"--text-column {how.text_column}: {path} has only {', '.join(schema.names)}"
+            )
+        kind = schema.field(how.text_column).type
+        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            raise InputError(f"--text-column {how.text_column}: in {path} it holds {kind}, no text")
+
+
+def document_text(data: bytes, how: CorpusFormat) -> tuple[str, None] | tuple[None, str]:
+    """Return a document's text and None, or None and the reason it has none."""
     try:
         text = data.decode("utf-8-sig")
+        if how.input_format == "jsonl":
+            text = json.loads(text)[how.text_column]
     except UnicodeDecodeError:
-        return INVALID_UTF8
-    if input_format == "prose":
-        sentences = split_sentences(text, language)
-    else:
-        sentences = [line for line in map(str.strip, text.split("\n")) if line]
-    return sentences or EMPTY
+        return None, INVALID_UTF8
+    except (KeyError, TypeError, IndexError):
+        return None, NO_TEXT
+    except (ValueError, RecursionError):
+        return None, INVALID_JSON
+    if not isinstance(text, str):
+        return None, NO_TEXT
+    # A lone surrogate, which only JSON's escapes can give, is no character.
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return (text, None) if text.strip() else (None, EMPTY)
+
+
+def text_sentences(text: str, how: CorpusFormat) -> list[str]:
+    """Return a text's sentences, in order; none is empty."""
+    if how.input_format == "lines":
+        return [line for line in map(str.strip, text.split("\n")) if line]
+    return split_sentences(text, how.language)

@@ -8,7 +8,13 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.beam_options import running_pipeline
-from pipeline.readers import InputFormat, ReadDocuments, batch_documents, document_sentences
+from pipeline.readers import (
+    CorpusFormat,
+    ReadDocuments,
+    batch_documents,
+    document_text,
+    text_sentences,
+)
 from pipeline.tally import Tally
 
 MAX_WORDS = 2_000_000
@@ -45,11 +51,8 @@ def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
 class CountWords(beam.DoFn):
     """Documents (bytes) → (word, count), a batch of documents at a time."""
 
-    def __init__(
-        self, *, input_format: InputFormat, language: str, lower_case: bool, tally: str | None
-    ) -> None:
-        self._input_format = input_format
-        self._language = language
+    def __init__(self, how: CorpusFormat, *, lower_case: bool, tally: str | None) -> None:
+        self._how = how
         self._lower_case = lower_case
         self._tally_folder = tally
 
@@ -59,13 +62,13 @@ class CountWords(beam.DoFn):
 
     def process(self, documents: list[bytes]) -> Iterator[tuple[str, int]]:
         """Yield every distinct word of the batch with its count."""
-        texts: list[str] = []
+        sentences: list[str] = []
         for document in documents:
-            sentences = document_sentences(document, self._input_format, self._language)
-            if not isinstance(sentences, str):
-                texts += sentences
-        if texts:
-            yield from count_in(texts, lower_case=self._lower_case).items()
+            text, _ = document_text(document, self._how)
+            if text is not None:
+                sentences += text_sentences(text, self._how)
+        if sentences:
+            yield from count_in(sentences, lower_case=self._lower_case).items()
         self._tally.add(read=sum(map(len, documents)))
 
 
@@ -81,9 +84,8 @@ def count_words(
     files: Sequence[str],
     options: PipelineOptions,
     folder: Path,
+    how: CorpusFormat,
     *,
-    input_format: InputFormat,
-    language: str,
     lower_case: bool,
 ) -> dict[str, int]:
     """Run the job and return the most frequent words, `MAX_WORDS` at the most.
@@ -92,18 +94,15 @@ def count_words(
         files: corpus files.
         options: Beam's.
         folder: a temporary folder that every worker can write to.
-        input_format: how documents stand in the files.
-        language: of the sentence splitter.
+        how: how documents stand in the files.
         lower_case: whether words are lower-cased and stripped of accents.
     """
     result = str(folder / "word_counts.json")
-    counter = CountWords(
-        input_format=input_format, language=language, lower_case=lower_case, tally=str(folder)
-    )
+    counter = CountWords(how, lower_case=lower_case, tally=str(folder))
     with running_pipeline(options) as pipeline:
         _ = (
             pipeline
-            | ReadDocuments(files, input_format)
+            | ReadDocuments(files, how)
             | batch_documents()
             | beam.ParDo(counter)
             | beam.CombinePerKey(sum)

@@ -245,17 +245,18 @@ def held_out_questions(
     """
     from pipeline.files import match_files
     from pipeline.job import EVAL, Settings, document_key
-    from pipeline.readers import document_sentences, read_file
+    from pipeline.readers import document_text, read_file, text_sentences
 
     made_with = Settings(**settings)
     candidates = []
     for path in match_files(globs):
-        data = read_file(path)
-        key = document_key(data, made_with.seed)
+        text, _ = document_text(read_file(path), made_with)
+        if text is None:
+            continue
+        key = document_key(text, made_with.seed)
         if made_with.shard_name(key).startswith(EVAL):
-            sentences = document_sentences(data, made_with.input_format, made_with.language)
-            if not isinstance(sentences, str):
-                candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))
+            sentences = text_sentences(text, made_with)
+            candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))
     documents = [sentences for _, sentences in sorted(candidates) if len(sentences) >= 2]
     if len(documents) < 2:
         raise InputError("the corpus is too small: no two held-out documents to ask about")

@@ -1,19 +1,23 @@
 """The Beam job as a whole: bytes, counts, what is dropped, what is left behind."""
 
 import errno
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 import clozeline
 from pipeline.inspection import read_records, text_pieces
 from pipeline.job import NO_OTHER_DOCUMENT, document_key
 from pipeline.manifest import MANIFEST, read_manifest
-from pipeline.readers import EMPTY, INVALID_UTF8, document_sentences
+from pipeline.readers import EMPTY, INVALID_JSON, INVALID_UTF8, NO_TEXT
 from pipeline.schema import IS_RANDOM, SPECIAL_TOKENS
+from pipeline.sentences import split_sentences
 from pipeline.tokenizer import Vocabulary, build_tokenizer
 
 SETTINGS = ["--max-seq-length", "32", "--max-predictions", "5", "--duplicates", "2", "--seed", "9"]
@@ -51,9 +55,9 @@ def document_pieces(corpus: Path, vocab: Path) -> dict[bytes, list[int]]:
     tokenizer = build_tokenizer(vocabulary.pieces, lower_case=True)
     pieces = {}
     for path in corpus.glob("*.txt"):
-        sentences = document_sentences(path.read_bytes(), "prose", "en")
-        ids = tokenizer.tokenize(sentences).flat_values.numpy().tolist()
-        pieces[document_key(path.read_bytes(), 9)] = ids
+        text = path.read_text(encoding="utf-8")
+        ids = tokenizer.tokenize(split_sentences(text)).flat_values.numpy().tolist()
+        pieces[document_key(text, 9)] = ids
     return pieces
 
 
@@ -205,6 +209,75 @@ def test_lines_format(vocab_path: Path, tmp_path: Path) -> None:
     assert preprocess(corpus, vocab_path, tmp_path / "ds", *more) == 0
     total = read_manifest(tmp_path / "ds").statistics["train"]
     assert (total["documents"], total["sentences"], total["pieces"]) == (2, 4, 6 + 4 + 3 + 4)
+
+
+@pytest.fixture(scope="module")
+def rows(prose_corpus: Path) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sorted(prose_corpus.glob("*.txt"))]
+
+
+def tfrecords(dataset: Path) -> dict[str, bytes]:
+    return {name: data for name, data in shard_bytes(dataset).items() if "tfrecord" in name}
+
+
+def test_json_lines_give_the_same_records(
+    rows: list[str], dataset: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    lines = [json.dumps({"id": index, "body": text}) for index, text in enumerate(rows)]
+    bad = ["{", '{"id": 1}', "", '{"body": ""}']
+    corpus = tmp_path / "corpus.jsonl.gz"
+    corpus.write_bytes(gzip.compress("\n".join(lines[:9] + bad + lines[9:]).encode()))
+    more = ["--input-format", "jsonl", "--text-column", "body"]
+    assert preprocess(corpus, vocab_path, tmp_path / "ds", *more) == 0
+    assert tfrecords(tmp_path / "ds") == tfrecords(dataset)
+    manifest = read_manifest(tmp_path / "ds")
+    assert manifest.dropped_documents == {EMPTY: 1, INVALID_JSON: 1, NO_TEXT: 1}
+
+
+def test_parquet_gives_the_same_records(
+    rows: list[str], dataset: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    ids = [*range(len(rows)), 99]
+    columns = pyarrow.table({"id": ids, "body": [*rows, None]})
+    pyarrow.parquet.write_table(columns, tmp_path / "corpus.parquet", row_group_size=7)
+    more = ["--input-format", "parquet", "--text-column", "body"]
+    assert preprocess(tmp_path / "*.parquet", vocab_path, tmp_path / "ds", *more) == 0
+    assert tfrecords(tmp_path / "ds") == tfrecords(dataset)
+    assert read_manifest(tmp_path / "ds").dropped_documents == {EMPTY: 1}
+
+
+def test_vocabulary_of_a_parquet_corpus(rows: list[str], tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "corpus.parquet")
+    output = tmp_path / "v.txt"
+    arguments = ["--input", str(tmp_path / "corpus.parquet"), "--input-format", "parquet"]
+    assert clozeline.main(["vocab", *arguments, "--output", str(output), "--size", "90"]) == 0
+    assert len(Vocabulary.read(output)) == 90
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [("txet", ["--text-column txet", "has only id, text"]), ("id", ["holds int64, no text"])],
+)
+def test_parquet_without_the_column(
+    column: str,
+    words: list[str],
+    vocab_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = pyarrow.table({"id": [1], "text": ["A fox."]})
+    pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+    more = ["--input-format", "parquet", "--text-column", column]
+    code = preprocess(tmp_path / "c.parquet", vocab_path, tmp_path / "ds", *more)
+    expect_error(capsys, code, "c.parquet", *words)
+
+
+def test_not_a_parquet_file(
+    vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.parquet").write_text("A fox sees the owl.")
+    code = preprocess(tmp_path / "c.parquet", vocab_path, tmp_path / "ds", "--input-format=parquet")
+    expect_error(capsys, code, "c.parquet: not a Parquet file")
 
 
 def expect_error(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> None:

@@ -1,13 +1,26 @@
+import bz2
+import gzip
 from pathlib import Path
 
 import pytest
+import zstandard
 from apache_beam.io.source_test_utils import (
     assert_sources_equal_reference_source,
     assert_split_at_fraction_exhaustive,
     read_from_source,
 )
 
-from pipeline.readers import EMPTY, INVALID_UTF8, BlankLineSource, document_sentences
+from pipeline.readers import (
+    EMPTY,
+    INVALID_JSON,
+    INVALID_UTF8,
+    NO_TEXT,
+    BlankLineSource,
+    CorpusFormat,
+    InputFormat,
+    document_text,
+    text_sentences,
+)
 
 TEXT = (
     "\n\nfirst a\nfirst b\n\n\n  \nsecond\n\nthird a\nthird b\nthird c\n\n \n\nlast, no line break"
@@ -48,33 +61,57 @@ def test_split_while_reading(tmp_path: Path) -> None:
     assert_split_at_fraction_exhaustive(BlankLineSource(str(path)))
 
 
+def how(input_format: InputFormat) -> CorpusFormat:
+    return CorpusFormat(input_format=input_format, language="en", text_column="body")
+
+
 def test_windows_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "lines.txt"
     path.write_bytes(b"a\r\n\r\nb\r\n")
     documents = read_from_source(BlankLineSource(str(path)))
-    assert [document_sentences(d, "lines", "en") for d in documents] == [["a"], ["b"]]
+    assert [text_sentences(d.decode(), how("lines")) for d in documents] == [["a"], ["b"]]
 
 
-def test_compressed_file(tmp_path: Path) -> None:
-    import gzip
-
-    path = tmp_path / "lines.txt.gz"
-    path.write_bytes(gzip.compress(TEXT.encode()))
+@pytest.mark.parametrize("ending", ["gz", "bz2", "zst"])
+def test_compressed_file(ending: str, tmp_path: Path) -> None:
+    compress = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}[ending]
+    path = tmp_path / f"lines.txt.{ending}"
+    path.write_bytes(compress(TEXT.encode()))
     assert read_from_source(BlankLineSource(str(path))) == DOCUMENTS
 
 
 def test_lines_are_sentences_and_prose_is_split() -> None:
-    data = b"Mr. Fox ran. He hid.\nThe end."
-    assert document_sentences(data, "lines", "en") == ["Mr. Fox ran. He hid.", "The end."]
-    assert document_sentences(data, "prose", "en") == ["Mr. Fox ran.", "He hid.", "The end."]
+    text = "Mr. Fox ran. He hid.\nThe end."
+    assert text_sentences(text, how("lines")) == ["Mr. Fox ran. He hid.", "The end."]
+    assert text_sentences(text, how("prose")) == ["Mr. Fox ran.", "He hid.", "The end."]
+    assert text_sentences(text, how("jsonl")) == ["Mr. Fox ran.", "He hid.", "The end."]
 
 
 def test_byte_order_mark_is_no_text() -> None:
-    assert document_sentences(b"\xef\xbb\xbfHello.", "lines", "en") == ["Hello."]
+    assert document_text(b"\xef\xbb\xbfHello.", how("lines")) == ("Hello.", None)
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", EMPTY), (b" \n\t\n", EMPTY), (b"caf\xe9", INVALID_UTF8)]
+    ("input_format", "data", "reason"),
+    [
+        ("prose", b"", EMPTY),
+        ("prose", b" \n\t\n", EMPTY),
+        ("prose", b"caf\xe9", INVALID_UTF8),
+        ("jsonl", b"{'body': 1}", INVALID_JSON),
+        ("jsonl", b"[" * 100_000, INVALID_JSON),
+        ("jsonl", b'["body"]', NO_TEXT),
+        ("jsonl", b'{"text": "Hello."}', NO_TEXT),
+        ("jsonl", b'{"body": 5}', NO_TEXT),
+        ("jsonl", b'{"body": " "}', EMPTY),
+        ("jsonl", b'{"body": "caf\xe9"}', INVALID_UTF8),
+    ],
 )
-def test_unusable_documents_have_a_reason(data: bytes, reason: str) -> None:
-    assert document_sentences(data, "prose", "en") == reason
+def test_unusable_documents_have_a_reason(
+    input_format: InputFormat, data: bytes, reason: str
+) -> None:
+    assert document_text(data, how(input_format)) == (None, reason)
+
+
+def test_json_text() -> None:
+    assert document_text(b'{"id": 3, "body": "H\\u00e9.\\nB."}', how("jsonl")) == ("Hé.\nB.", None)
+    assert document_text(b'{"body": "a\\ud800b"}', how("jsonl")) == ("a?b", None)
