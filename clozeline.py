@@ -174,10 +174,9 @@ def _run(name: str, arguments: list[str]) -> int:
     options, unknown = parse(name, arguments)
     if unknown and not getattr(options, "takes_beam_flags", False):
         raise InputError(f"unknown flag {unknown[0]} (see clozeline {name} --help)")
-    from pipeline.console import import_quietly, results_to_stderr
+    from pipeline.console import import_quietly, keep_stdout_for_json
 
-    if options.json:
-        results_to_stderr()
+    keep_stdout_for_json(options.json)
     # Read by TensorFlow and Keras when they are first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

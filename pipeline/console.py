@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterable
 from typing import Literal
@@ -19,9 +18,9 @@ notes = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
 
 
-def results_to_stderr() -> None:
-    """Keep standard output for the JSON result: everything for people goes to standard error."""
-    results.file = sys.stderr
+def keep_stdout_for_json(json: bool) -> None:
+    """Send what is for people to standard error if standard output is for the JSON result."""
+    results.stderr = json
 
 
 class CountColumn(ProgressColumn):
