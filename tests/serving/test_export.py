@@ -121,12 +121,12 @@ def test_a_scalar_does_not_end_the_process(exported: Path) -> None:
         "signatures = tf.saved_model.load(sys.argv[1]).signatures\n"
         "for name in ('fill_mask', 'embed'):\n"
         "    try: signatures[name](text=tf.constant('a scalar'))\n"
-        "    except tf.errors.InvalidArgumentError as error: print(error.message[:15])\n"
+        "    except tf.errors.InvalidArgumentError as error: print('Shape of tensor' in error.message)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(exported)], capture_output=True, text=True
     )
-    assert done.stdout.splitlines() == ["Shape of tensor"] * 2, (done.returncode, done.stderr)
+    assert done.stdout.splitlines() == ["True", "True"], (done.returncode, done.stderr)
 
 
 def test_loads_with_tensorflow_and_its_text_ops_alone(exported: Path, tmp_path: Path) -> None:
