@@ -51,7 +51,10 @@ def make_dataset(
         raise InputError(
             f"--output {output}: holds a dataset already; choose another folder or add --overwrite"
         )
+    if Path(output).is_file():
+        raise InputError(f"--output {output}: is a file; name a folder")
     temporary = FileSystems.join(output, TEMPORARY)
+    is_new = not FileSystems.exists(output)
     _remove(temporary)
     try:
         FileSystems.mkdirs(temporary)
@@ -64,8 +67,10 @@ def make_dataset(
                 report = run_job(list(files), vocabulary, settings, options, temporary, tally)
         manifest = _manifest(report, vocabulary, settings)
         _publish(output, report, vocab.read_bytes(), manifest)
-    finally:
-        _remove(temporary)
+    except BaseException:
+        _remove(output if is_new else temporary)
+        raise
+    _remove(temporary)
     return manifest
 
 

@@ -29,7 +29,7 @@ def match_files(globs: Sequence[str]) -> dict[str, int]:
     """Return the size in bytes of every file that matches, by path, sorted.
 
     Raises:
-        InputError: a glob that matches nothing, or cannot be looked up.
+        InputError: a glob that matches nothing or a folder, or cannot be looked up.
     """
     from apache_beam.io.filesystem import BeamIOError
     from apache_beam.io.filesystems import FileSystems
@@ -42,5 +42,8 @@ def match_files(globs: Sequence[str]) -> dict[str, int]:
             raise InputError(f"--input {glob}: cannot be looked up: {error}") from error
         if not found:
             raise InputError(f"--input {glob}: no file matches; check the path and the quotes")
-        sizes.update((file.path, file.size_in_bytes) for file in found)
+        for file in found:
+            if Path(file.path).is_dir():
+                raise InputError(f"--input {file.path}: is a folder; give its files: {file.path}/*")
+            sizes[file.path] = file.size_in_bytes
     return dict(sorted(sizes.items()))

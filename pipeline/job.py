@@ -27,7 +27,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.beam_options import running_pipeline
 from pipeline.manifest import Shard
 from pipeline.masking import Masking, Replacements, mask_pieces
-from pipeline.pairs import Pairs, ShardText, draw_pairs, lay_out
+from pipeline.pairs import SPECIAL_PIECES, Pairs, ShardText, draw_pairs, lay_out, split_long
 from pipeline.readers import (
     EMPTY,
     CorpusFormat,
@@ -135,10 +135,12 @@ class TokenizeDocuments(beam.DoFn):
             yield self._settings.shard_name(key), packed
 
 
-def shard_text(documents: Iterable[tuple[bytes, bytes, bytes]]) -> ShardText:
-    """Put a shard's documents together, in the order of their keys."""
+def shard_text(documents: Iterable[tuple[bytes, bytes, bytes]], longest_sentence: int) -> ShardText:
+    """Put a shard's documents together, in the order of their keys; split longer sentences."""
     ordered = sorted(documents)
-    lengths = [np.frombuffer(lengths, "<i4") for _, _, lengths in ordered]
+    lengths = [
+        split_long(np.frombuffer(lengths, "<i4"), longest_sentence) for _, _, lengths in ordered
+    ]
     document_ends = np.cumsum([len(document) for document in lengths])
     sentence_ends = np.cumsum(np.concatenate([*lengths, np.empty(0, "<i4")]), dtype=np.int64)
     return ShardText(
@@ -180,8 +182,11 @@ class WriteShard(beam.DoFn):
         self, element: tuple[str, Iterable[tuple[bytes, bytes, bytes]]]
     ) -> Iterator[dict[str, Any]]:
         """Write one shard and yield its report: file, statistics, dropped documents."""
-        name, documents = element
-        text = shard_text(documents)
+        name, grouped = element
+        documents = list(grouped)
+        # Two of them make a pair that nothing is cut off from.
+        longest_sentence = (self._settings.max_seq_length - SPECIAL_PIECES) // 2
+        text = shard_text(documents, longest_sentence)
         statistics: Counter[str] = Counter()
         if len(set(text.document_keys)) < 2:
             dropped = len(text.document_keys)
@@ -189,7 +194,7 @@ class WriteShard(beam.DoFn):
             return
         statistics.update(
             documents=len(text.document_keys),
-            sentences=len(text.sentence_starts) - 1,
+            sentences=sum(len(lengths) // 4 for _, _, lengths in documents),
             pieces=len(text.piece_ids),
         )
         temporary = FileSystems.join(self._temporary, f"{name}.{uuid.uuid4().hex}")

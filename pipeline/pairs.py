@@ -56,9 +56,11 @@ def draw_pairs(
 
     Each document is walked once: whole sentences are gathered up to a target length, cut at a
     random sentence into A and its continuation; half of the time B is that continuation, half of
-    the time a stretch of another document, and then the continuation is walked again. Where only
-    one sentence is left there is no continuation, and B must be random; unlike there, such a pair
-    is made up for by the next one that has a choice, so that half of all pairs are random.
+    the time a stretch of another document, and then the continuation is walked again.
+
+    Unlike there, half of all pairs are random also where sentences are long or documents short: at
+    least two sentences are gathered, and a last single sentence, whose B must be random, is made
+    up for by the next pair that has a choice.
 
     Args:
         text: at least two documents of different keys.
@@ -78,7 +80,8 @@ def draw_pairs(
         first, end = text.document_starts[document], text.document_starts[document + 1]
         while first < end:
             target = rng.randint(2, limit) if rng.random() < short_seq_rate else limit
-            last = _gather(starts, first, end, target)
+            # Two sentences, where there are two, however long: else B could only be random.
+            last = max(_gather(starts, first, end, target), min(first + 2, end))
             cut = rng.randint(first + 1, last - 1) if last - first > 1 else last
             a_start, a_length = starts[first], starts[cut] - starts[first]
             if cut == last:
@@ -125,6 +128,24 @@ def _stretch(
     first, end = text.document_starts[document], text.document_starts[document + 1]
     begin = rng.randrange(first, end)
     return begin, _gather(starts, begin, end, target)
+
+
+def split_long(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """Split sentences that are longer than `longest` pieces into as few nearly equal parts.
+
+    A line or a sentence may be longer than a record; as one part most of it would be cut off.
+
+    Args:
+        lengths: int [S], all above 0.
+        longest: the most pieces of a part, above 0.
+
+    Returns:
+        int [parts in all], in the same order and with the same sum.
+    """
+    parts = -(-lengths // longest)
+    number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    size, rest = np.divmod(lengths, parts)
+    return np.repeat(size, parts) + (number < np.repeat(rest, parts))
 
 
 def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:

@@ -3,7 +3,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from pipeline.pairs import Pairs, ShardText, draw_pairs, lay_out, truncate
+from pipeline.pairs import Pairs, ShardText, draw_pairs, lay_out, split_long, truncate
 from pipeline.schema import IS_NEXT, IS_RANDOM
 
 
@@ -52,9 +52,11 @@ def test_true_next_follows_in_the_same_document(big: ShardText, drawn: Pairs) ->
 
 
 @pytest.mark.parametrize("sentences", [2, 3, 40])
-def test_half_of_the_pairs_are_random(sentences: int) -> None:
-    # Documents of two or three sentences end, half of the time, with one that has no continuation.
-    text = shard([[5] * sentences for _ in range(6000 // sentences)])
+@pytest.mark.parametrize("length", [5, 90])
+def test_half_of_the_pairs_are_random(sentences: int, length: int) -> None:
+    # Documents of two or three sentences end, half of the time, with one that has no continuation;
+    # sentences of 90 pieces fill a pair alone.
+    text = shard([[length] * sentences for _ in range(6000 // sentences)])
     pairs, _ = draw_pairs(text, Random(1), max_seq_length=64, short_seq_rate=0.1)
     rate = (pairs.next_sentence_labels == IS_RANDOM).mean()
     assert abs(rate - 0.5) < 5 * 0.5 / len(pairs) ** 0.5
@@ -149,3 +151,9 @@ def test_short_pairs_are_as_frequent_as_asked(short_seq_rate: float) -> None:
     lengths = pairs.spans[:, 1] + pairs.spans[:, 3]
     tail_rate = 0.15  # ends of documents are short, too
     assert short_seq_rate - 0.05 < (lengths < 61).mean() < short_seq_rate + tail_rate
+
+
+def test_split_long() -> None:
+    lengths = np.array([3, 10, 11, 1, 25, 20])
+    assert split_long(lengths, 10).tolist() == [3, 10, 6, 5, 1, 9, 8, 8, 10, 10]
+    assert split_long(np.array([], np.int32), 10).tolist() == []

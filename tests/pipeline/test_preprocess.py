@@ -303,14 +303,30 @@ def test_empty_corpus(vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "a.txt").write_text("\n \n")
     code = preprocess(tmp_path / "a.txt", vocab_path, tmp_path / "ds")
     expect_error(capsys, code, "--input", "the corpus is empty (1 empty)")
-    assert list((tmp_path / "ds").iterdir()) == []
+    assert not (tmp_path / "ds").exists()
 
 
 def test_one_document(vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("The fox sees. The owl hears.")
     code = preprocess(tmp_path / "a.txt", vocab_path, tmp_path / "ds", "--eval-rate", "0")
     expect_error(capsys, code, "a corpus of one document", "--input-format lines")
-    assert list((tmp_path / "ds").iterdir()) == []
+    assert not (tmp_path / "ds").exists()
+
+
+def test_a_folder_as_input(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = preprocess(prose_corpus, vocab_path, tmp_path / "ds")
+    expect_error(capsys, code, f"{prose_corpus}: is a folder; give its files: {prose_corpus}/*")
+
+
+def test_a_file_as_output(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ds").write_text("mine")
+    code = preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds")
+    expect_error(capsys, code, "ds: is a file; name a folder")
+    assert (tmp_path / "ds").read_text() == "mine"
 
 
 def test_more_shards_than_documents(
