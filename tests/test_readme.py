@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def walk_through() -> list[list[str]]:
     lines = [line.strip() for line in README.read_text(encoding="utf-8").splitlines()]
     commands = [shlex.split(line.removesuffix("&")) for line in lines if "clozeline " in line[:10]]
     return [
-        ["3" if before == "--steps" else word for before, word in zip(["", *words], words)]
+        ["3" if before == "--steps" else word for before, word in pairwise(["", *words])]
         for words in commands
         if "..." not in words
     ]
