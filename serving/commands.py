@@ -123,6 +123,16 @@ class Demo(Command):
     check_learning: bool = True
     """Fail if the model did not learn; a run of a few steps cannot."""
 
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range.
+        """
+        check_range("--megabytes", self.megabytes, 0.1, 1000)
+        check_range("--vocab-size", self.vocab_size, 100, 1_000_000)
+        check_range("--steps", self.steps, 1, 10**9)
+
     def run(self) -> dict[str, Any]:
         """Run every stage as the command a person would type, then ask the server."""
         from serving.demo import run_demo

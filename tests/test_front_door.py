@@ -89,6 +89,16 @@ def test_bad_flags_are_one_line(
     assert words in error_of(capsys, "preprocess", *flags)
 
 
+def test_bad_flags_of_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = ["--output", str(tmp_path / "demo")]
+    assert "--steps 0: must be from 1" in error_of(capsys, "demo", *where, "--steps", "0")
+    assert not (tmp_path / "demo").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    assert "is not a demo's" in error_of(capsys, "demo", "--output", str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
 def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(
