@@ -112,6 +112,11 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
 
     entry = COMMANDS[name]
     options = getattr(importlib.import_module(entry.module), entry.options)
+    arguments = [
+        part
+        for argument in arguments
+        for part in (argument.split("=", 1) if argument.startswith("--config=") else [argument])
+    ]
     if "--config" in arguments:
         where = arguments.index("--config")
         if where + 1 == len(arguments):

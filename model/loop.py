@@ -66,6 +66,11 @@ class Trainer:
         self._measures = tf.function(self._forward_sums, jit_compile=xla, autograph=False)
 
     @property
+    def steps_done(self) -> int:
+        """Number of updates done, read from whichever device has it."""
+        return int(self.step.numpy())
+
+    @property
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, by name."""
         return {

@@ -53,7 +53,7 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     result = {
         "run": str(options.run_dir),
         "model": options.model,
-        "steps": int(trainer.step),
+        "steps": trainer.steps_done,
         **measured,
         "tokens_per_sec": session.tokens_per_sec,
         "seconds": time.monotonic() - started,
@@ -172,7 +172,7 @@ class Session:
             with bar.shown(), stop_requested() as stopped:
                 last = self._train_from(first_step, bar, stopped)
         if self.manifest.examples("eval"):
-            return {"split": "eval", **self._evaluate(int(self.trainer.step))}
+            return {"split": "eval", **self._evaluate(self.trainer.steps_done)}
         if not last:
             raise InputError(
                 f"{self.options.run_dir} is finished, and {self.options.dataset} has no eval split "

@@ -39,12 +39,18 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
     """Yield a pipeline, and run it when the body has put it together.
 
     Raises:
+        InputError: there is no such runner.
         JobError: it failed.
     """
-    pipeline = beam.Pipeline(options=options)
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except ValueError as error:  # a runner that Beam does not have
+        raise InputError(" ".join(str(error).split())[:MAX_MESSAGE]) from error
     yield pipeline
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
+        if "KeyboardInterrupt" in str(error):  # wrapped by the worker it reached
+            raise KeyboardInterrupt from error
         reason = " ".join(str(error).split())
         raise JobError(f"the Beam job failed: {reason}"[:MAX_MESSAGE]) from error

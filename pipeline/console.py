@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as _TimeLeft
 from rich.table import Table
@@ -42,13 +42,24 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")
 
 
+class StatusProgress(Progress):
+    """Bars, and under them each task's status, so that an 80-column terminal shows both."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the table of bars, then a line for every status."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields.get("status"):
+                yield Text(task.fields["status"])
+
+
 def progress() -> Progress:
     """Return a progress bar with counts, rate, elapsed and remaining time.
 
     Tasks are added as `bar.add_task(description, total=n, unit="examples", status="")`; `status` is
-    free text shown at the end of the line.
+    free text shown under the bars.
     """
-    return Progress(
+    return StatusProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         CountColumn(),
@@ -56,7 +67,6 @@ def progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         _TimeLeft(),
-        TextColumn("{task.fields[status]}"),
         console=notes,
     )
 

@@ -79,8 +79,9 @@ class Query(Command):
     """One text, or two for next-sentence prediction."""
     model: str
     """Name of the model: its folder's."""
-    server: str = "127.0.0.1:8501"
-    """HOST:PORT of the server: the REST port, or with --grpc the gRPC port."""
+    server: str | None = None
+    """HOST:PORT of the server: the REST port, or with --grpc the gRPC port. Default: 127.0.0.1 and
+    the port that `serve` takes by default."""
     grpc: bool = False
     """Ask over gRPC."""
 
@@ -98,7 +99,8 @@ class Query(Command):
         from pipeline.console import results
         from serving.answers import ask, show
 
-        answer = ask(self.server, self.model, self.text, over_grpc=self.grpc)
+        server = self.server or f"127.0.0.1:{8500 if self.grpc else 8501}"
+        answer = ask(server, self.model, self.text, over_grpc=self.grpc)
         results.print(show(self.text, answer))
         return answer
 

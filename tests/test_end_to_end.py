@@ -154,6 +154,14 @@ def test_dataset_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) 
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_mirrored_strategy_by_the_real_command(folder: Path, tmp_path: Path) -> None:
+    trained = result(
+        "pretrain", "--dataset", folder / "dataset", "--run", tmp_path / "run", "--model", "tiny",
+        "--steps", 2, "--batch-size", 8, "--strategy", "mirrored",
+    )  # fmt: skip
+    assert trained["steps"] == 2
+
+
 def test_the_real_server_is_run_where_it_is_installed(folder: Path, tmp_path: Path) -> None:
     stand_in = tmp_path / "tensorflow_model_server"
     stand_in.write_text('#!/bin/sh\nfor flag in "$@"; do echo "$flag"; done\n')

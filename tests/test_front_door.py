@@ -107,6 +107,7 @@ def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> No
     )
     options, unknown = clozeline.parse("preprocess", ["--seed", "7", "--config", str(config)])
     assert unknown == []
+    assert clozeline.parse("preprocess", ["--seed=7", f"--config={config}"])[0] == options
     assert options.input == ("a.txt", "b.txt")
     assert (options.mask_rate, options.lower_case, options.seed) == (0.3, False, 7)
 

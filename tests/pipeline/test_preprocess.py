@@ -313,6 +313,14 @@ def test_one_document(vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "ds").exists()
 
 
+def test_a_runner_that_beam_lacks(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds", "--runner=Nope")
+    expect_error(capsys, code, "Nope")
+    assert not (tmp_path / "ds").exists()
+
+
 def test_a_folder_as_input(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
