@@ -23,8 +23,8 @@ from model.run import CHECKPOINTS, DatasetFacts, RunConfig, open_run, trained_co
 from model.strategy import make_strategy
 from pipeline.console import notes
 from pipeline.errors import InputError
-from pipeline.manifest import VOCABULARY, Manifest, read_manifest
-from pipeline.tokenizer import Vocabulary
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
 WARMUP_RATE = 0.1  # share of the steps
@@ -69,11 +69,7 @@ def open_dataset(dataset: Path) -> Manifest:
         InputError: it is not whole, its vocabulary is another one, or it has no train example.
     """
     manifest = read_manifest(dataset)
-    if Vocabulary.read(dataset / VOCABULARY).sha256 != manifest.vocab_sha256:
-        raise InputError(
-            f"{dataset / VOCABULARY}: not the vocabulary that the dataset was made with; "
-            "make the dataset again"
-        )
+    dataset_vocabulary(dataset, manifest)
     if not manifest.examples("train"):
         raise InputError(f"{dataset}: no example in its train split; make it from more text")
     return manifest

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from pipeline.console import progress, results, table
 from pipeline.errors import InputError
-from pipeline.manifest import VOCABULARY, Manifest, Shard, read_manifest
+from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.records import parse_examples
 from pipeline.report import dataset_table
 from pipeline.schema import IS_RANDOM
-from pipeline.tokenizer import Vocabulary
+from pipeline.tokenizer import Vocabulary, dataset_vocabulary
 
 READ_BLOCK = 1024
 LENGTH_BINS = 8
@@ -27,12 +27,7 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
         InputError: a shard's bytes, records or vocabulary are not what the manifest says.
     """
     manifest = read_manifest(dataset)
-    vocabulary = Vocabulary.read(dataset / VOCABULARY)
-    if vocabulary.sha256 != manifest.vocab_sha256:
-        raise InputError(
-            f"{dataset / VOCABULARY}: not the vocabulary the dataset was made with (sha256 "
-            f"{vocabulary.sha256[:12]}, manifest {manifest.vocab_sha256[:12]}); make it again"
-        )
+    vocabulary = dataset_vocabulary(dataset, manifest)
     if split not in manifest.splits:
         raise InputError(f"--split {split}: {dataset} has only {', '.join(manifest.splits)}")
     lengths: Counter[int] = Counter()

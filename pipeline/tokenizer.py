@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.manifest import sha256
+from pipeline.manifest import VOCABULARY, Manifest, sha256
 from pipeline.schema import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
 
@@ -81,6 +81,21 @@ class Vocabulary:
     def __len__(self) -> int:
         """Return the number of pieces."""
         return len(self.pieces)
+
+
+def dataset_vocabulary(dataset: Path, manifest: Manifest) -> Vocabulary:
+    """Return a dataset's vocabulary.
+
+    Raises:
+        InputError: it cannot be read, or is not the one its manifest names.
+    """
+    vocabulary = Vocabulary.read(dataset / VOCABULARY)
+    if vocabulary.sha256 != manifest.vocab_sha256:
+        raise InputError(
+            f"{dataset / VOCABULARY}: not the vocabulary that the dataset was made with (sha256 "
+            f"{vocabulary.sha256[:12]}, manifest {manifest.vocab_sha256[:12]}); make it again"
+        )
+    return vocabulary
 
 
 def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Any:
