@@ -9,7 +9,7 @@ import clozeline
 from model.run import Run, load_run
 
 TINY = {
-    "vocab_size": 45, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
     "intermediate_size": 40, "max_position_embeddings": 32, "initializer_range": 0.3,
 }  # fmt: skip
 
