@@ -3,21 +3,26 @@
 The train stream is endless: epoch after epoch, each with its own order of files and records, cut
 into batches that run across the epochs' ends, so no record is dropped and every batch is full. The
 batch at a step is therefore known from the step alone, and a run that starts at step N sees what an
-uninterrupted one would.
+uninterrupted one would. Records with dynamic masks are masked here, each from its number in that
+stream: a pure function, too, of seed, epoch and record.
 
 Shapes: B batch, L positions, P masked positions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
+from pipeline.masking import Masker, record_seeds
 from pipeline.records import parse_examples
-from pipeline.schema import Feature
+from pipeline.schema import MASKED_LM_FEATURES, record_features
+from pipeline.tokenizer import dataset_vocabulary
 
 # Records are shuffled over a shard when it is written. What is left to do is to change their order
 # from epoch to epoch: files in random order, several of them read in turns, and windows of records
@@ -25,6 +30,9 @@ from pipeline.schema import Feature
 FILES_AT_ONCE = 8
 RECORDS_IN_TURN = 16
 WINDOW_EXAMPLES = 4096
+
+MASKED_FEATURES = ("input_ids", *MASKED_LM_FEATURES)
+"""What masking makes of a record's pieces."""
 
 
 def train_batches(
@@ -46,9 +54,10 @@ def train_batches(
     first_epoch, skip_in_epoch = divmod(skip_examples, manifest.examples("train"))
     files = _files(dataset, manifest, "train")
     epochs = tf.data.Dataset.counter(start=first_epoch)
-    records = epochs.flat_map(lambda epoch: _shuffled_records(files, seed, epoch))
+    records = epochs.flat_map(lambda epoch: _shuffled_records(files, manifest, seed, epoch))
     weighted = records.skip(skip_in_epoch).map(lambda record: (record, 1.0))
-    return _batches(weighted, manifest.features, batch_size)
+    stream = f"{seed}/train/masks"
+    return _batches(weighted, dataset, manifest, batch_size, (stream, skip_examples))
 
 
 def eval_batches(
@@ -70,24 +79,32 @@ def eval_batches(
         example_weights: float32 [B]. 1 = an example of the split, 0 = filler.
     """
     filler_examples = -manifest.examples(split) % (batch_size * multiple)
-    records = tf.data.TFRecordDataset(_files(dataset, manifest, split))
+    records = _records(_files(dataset, manifest, split), manifest)
     filler = records.take(1).repeat(filler_examples)
     weighted = records.map(lambda record: (record, 1.0)).concatenate(
         filler.map(lambda record: (record, 0.0))
     )
-    return _batches(weighted, manifest.features, batch_size)
+    # The same masks every time, so that evaluations can be compared.
+    return _batches(weighted, dataset, manifest, batch_size, (f"{split}/masks", 0))
 
 
 def _files(dataset: Path, manifest: Manifest, split: str) -> list[str]:
     return [str(dataset / shard.name) for shard in manifest.splits[split]]
 
 
-def _shuffled_records(files: list[str], seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+def _records(files: Any, manifest: Manifest) -> tf.data.Dataset:
+    """Return the serialized records of some files, one after the other."""
+    return tf.data.TFRecordDataset(files, manifest.compression_type)
+
+
+def _shuffled_records(
+    files: list[str], manifest: Manifest, seed: int, epoch: tf.Tensor
+) -> tf.data.Dataset:
     """Return the serialized records of an epoch, in its order."""
     epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
     shuffled = tf.random.experimental.stateless_shuffle(tf.constant(files), epoch_seed)
     records = tf.data.Dataset.from_tensor_slices(shuffled).interleave(
-        tf.data.TFRecordDataset,
+        lambda file: _records(file, manifest),
         cycle_length=FILES_AT_ONCE,
         block_length=RECORDS_IN_TURN,
     )
@@ -100,24 +117,73 @@ def _shuffled_records(files: list[str], seed: int, epoch: tf.Tensor) -> tf.data.
 
 
 def _batches(
-    weighted: tf.data.Dataset, features: tuple[Feature, ...], batch_size: int
+    weighted: tf.data.Dataset,
+    dataset: Path,
+    manifest: Manifest,
+    batch_size: int,
+    masks: tuple[str, int],
 ) -> tf.data.Dataset:
-    """Return parsed batches of (serialized record, weight) pairs."""
+    """Return parsed, and where they are not yet, masked batches of (serialized record, weight).
 
-    def parse(records: tf.Tensor, example_weights: tf.Tensor) -> dict[str, tf.Tensor]:
-        parsed = parse_examples(records, features)
+    Args:
+        weighted: the records.
+        dataset: the directory, which has the vocabulary.
+        manifest: its manifest.
+        batch_size: B.
+        masks: name of the stream that masks are drawn from, and the first record's number in it.
+    """
+    is_dynamic = manifest.masks == "dynamic"
+    masked = _masking(dataset, manifest, *masks) if is_dynamic else None
+
+    def parse(number: tf.Tensor, weighted: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        records, example_weights = weighted
+        parsed = parse_examples(records, manifest.features)
+        if masked:
+            parsed |= masked(parsed, number)
         batch = {name: _narrow(values) for name, values in parsed.items()}
         # Filler has masked pieces, and they do not count either.
         batch["masked_lm_weights"] *= example_weights[:, tf.newaxis]
         return {**batch, "example_weights": example_weights}
 
     # Full batches only: their shapes are constants, which XLA needs.
-    batches = weighted.batch(batch_size, drop_remainder=True).map(parse)
+    batches = weighted.batch(batch_size, drop_remainder=True).enumerate().map(parse)
     options = tf.data.Options()
     options.deterministic = True
     # One process reads its own files; the split over replicas is done here, batch by batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(2).with_options(options)
+
+
+def _masking(
+    dataset: Path, manifest: Manifest, stream: str, first_record: int
+) -> Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
+    """Return a function from a parsed batch and its number to the features that masking adds."""
+    settings = manifest.settings
+    masker = Masker(
+        dataset_vocabulary(dataset, manifest),
+        masking=settings["masking"],
+        mask_rate=settings["mask_rate"],
+        max_predictions=manifest.max_predictions,
+    )
+    static = record_features(manifest.max_seq_length, manifest.max_predictions)
+    made = [feature for feature in static if feature.name in MASKED_FEATURES]
+
+    def mask(input_ids: np.ndarray, input_mask: np.ndarray, number: np.ndarray) -> list[np.ndarray]:
+        rows = len(input_ids)
+        seeds = record_seeds(stream, first_record + number * rows + np.arange(rows))
+        masked = masker(input_ids, input_mask, seeds)
+        return [masked[feature.name] for feature in made]
+
+    def masked_features(parsed: dict[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
+        input_ids = parsed["input_ids"]
+        kinds = [tf.as_dtype(feature.kind) for feature in made]
+        values = tf.numpy_function(mask, [input_ids, parsed["input_mask"], number], kinds)
+        return {
+            feature.name: tf.ensure_shape(value, [input_ids.shape[0], feature.length])
+            for feature, value in zip(made, values, strict=True)
+        }
+
+    return masked_features
 
 
 def _narrow(values: tf.Tensor) -> tf.Tensor:
@@ -137,11 +203,11 @@ def corrupt_files_named(dataset: Path, manifest: Manifest) -> Iterator[None]:
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
         for split in manifest.splits:
             for file in _files(dataset, manifest, split):
-                _check_file(file, manifest.features)
+                _check_file(file, manifest)
         raise
 
 
-def _check_file(file: str, features: tuple[Feature, ...]) -> None:
+def _check_file(file: str, manifest: Manifest) -> None:
     """Read a TFRecord file through.
 
     Raises:
@@ -149,8 +215,8 @@ def _check_file(file: str, features: tuple[Feature, ...]) -> None:
     """
     good = 0
     try:
-        for record in tf.data.TFRecordDataset(file):
-            parse_examples(record[tf.newaxis], features)
+        for record in _records(file, manifest):
+            parse_examples(record[tf.newaxis], manifest.features)
             good += 1
     except tf.errors.DataLossError as error:
         raise InputError(

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
-from model.losses import SUMS, WEIGHTS, batch_weights, global_loss, pretraining_sums
+from model.losses import Head, batch_weights, global_loss, pretraining_sums, sum_names
 from model.network import build_pretraining_model, weights_by_name
 from model.optimizer import AdamW, AdamWSettings, linear_schedule
 
@@ -29,6 +29,7 @@ class Trainer:
 
     Attributes:
         strategy: where the replicas are.
+        heads: the ones that are trained.
         model: the pretraining model.
         optimizer: its AdamW.
         step: int64 []. Number of updates done.
@@ -38,11 +39,13 @@ class Trainer:
         self,
         config: BertConfig,
         training: TrainingConfig,
+        heads: tuple[Head, ...],
         strategy: tf.distribute.Strategy,
         *,
         xla: bool,
     ) -> None:
         self.strategy = strategy
+        self.heads = heads
         self.seed = training.seed
         self.schedule = linear_schedule(
             training.learning_rate, training.warmup_steps, training.steps
@@ -88,7 +91,7 @@ class Trainer:
             batches: per-replica batches of the train stream.
             steps: int32 []. Number of updates.
         """
-        totals = dict.fromkeys((*SUMS, *WEIGHTS, NORM), tf.zeros([]))
+        totals = dict.fromkeys((*sum_names(self.heads), NORM), tf.zeros([]))
         for _ in tf.range(steps):
             sums = self.strategy.run(self._train_replica, args=(next(batches),))
             totals = {name: totals[name] + self._over_replicas(sums[name]) for name in totals}
@@ -103,7 +106,7 @@ class Trainer:
             batches: per-replica batches.
             count: int32 []. Number of global batches.
         """
-        totals = dict.fromkeys((*SUMS, *WEIGHTS), tf.zeros([], tf.float64))
+        totals = dict.fromkeys(sum_names(self.heads), tf.zeros([], tf.float64))
         for _ in tf.range(count):
             sums = self.strategy.run(self._measure_replica, args=(next(batches),))
             totals = {
@@ -118,7 +121,7 @@ class Trainer:
     def _train_replica(self, batch: Batch) -> Sums:
         """Do one update in a replica's context and return the replica's sums."""
         replica = tf.distribute.get_replica_context()
-        weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, batch_weights(batch))
+        weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, batch_weights(self.heads, batch))
         seeds = self._dropout_seeds(replica.replica_id_in_sync_group)
         gradients, sums = self._gradients(batch, weights, seeds)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
@@ -141,21 +144,23 @@ class Trainer:
         )
 
     def _gradients_and_sums(
-        self, batch: Batch, weights: Sums, seeds: tf.Tensor
+        self, batch: Batch, weights: dict[Head, tf.Tensor], seeds: tf.Tensor
     ) -> tuple[list[tf.Tensor], Sums]:
         """Return the gradients of this replica's share of the loss, and its sums."""
         # In this scope Keras's seed generators read what we give and keep nothing.
         states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
         with tf.GradientTape() as tape, keras.StatelessScope(state_mapping=list(states)):
             outputs = self.model(_model_inputs(self.model, batch), training=True)
-            sums = pretraining_sums(outputs, batch)
+            sums = pretraining_sums(self.heads, outputs, batch)
             loss = global_loss(sums, weights)
         variables = [weight.value for weight in self.model.trainable_variables]
-        return [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)], sums
+        # A head that is not trained has gradients of 0.
+        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(g) for g in gradients], sums
 
     def _forward_sums(self, batch: Batch) -> Sums:
         outputs = self.model(_model_inputs(self.model, batch), training=False)
-        return pretraining_sums(outputs, batch)
+        return pretraining_sums(self.heads, outputs, batch)
 
 
 def _model_inputs(model: keras.Model, batch: Batch) -> Batch:

@@ -8,22 +8,27 @@ Shapes: B batch, P masked positions, V vocabulary size, C classes.
 Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next_sentence_output).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import tensorflow as tf
 
-SUMS = (
-    "masked_lm_loss",
-    "masked_lm_accuracy",
-    "next_sentence_loss",
-    "next_sentence_accuracy",
-)
-"""What is measured, by name; each has the weight of its head in `WEIGHT_OF`."""
+from pipeline.schema import Pairing
 
-WEIGHTS = ("masked_lm_weight", "next_sentence_weight")
-"""Masked pieces and examples."""
+Head = Literal["masked_lm", "next_sentence"]
 
-WEIGHT_OF = {name: WEIGHTS[0] if name.startswith("masked_lm") else WEIGHTS[1] for name in SUMS}
+
+def heads(pairing: Pairing) -> tuple[Head, ...]:
+    """Return what is trained on a dataset: both heads, or without pairs the masked LM's alone."""
+    return ("masked_lm",) if pairing == "none" else ("masked_lm", "next_sentence")
+
+
+def sum_names(trained: Iterable[Head]) -> list[str]:
+    """Return the names of everything that `pretraining_sums` adds up for some heads.
+
+    A head's `weight` is the number of masked pieces, or of examples.
+    """
+    return [f"{head}_{what}" for head in trained for what in ("loss", "accuracy", "weight")]
 
 
 def cross_entropy(
@@ -54,42 +59,40 @@ def accuracy(
     return tf.reduce_sum(tf.cast(right, tf.float32) * weights), tf.reduce_sum(weights)
 
 
-def batch_weights(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Return the number of masked pieces and of examples that count, by `WEIGHTS` name."""
-    counted = (batch["masked_lm_weights"], batch["example_weights"])
-    return {name: tf.reduce_sum(weights) for name, weights in zip(WEIGHTS, counted, strict=True)}
+def labels_and_weights(head: Head, batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return a head's labels, int32 [B, P] or [B], and their weights, float32 of the same shape."""
+    if head == "masked_lm":
+        return batch["masked_lm_ids"], batch["masked_lm_weights"]
+    return batch["next_sentence_labels"][:, 0], batch["example_weights"]
+
+
+def batch_weights(trained: Iterable[Head], batch: Mapping[str, tf.Tensor]) -> dict[Head, tf.Tensor]:
+    """Return the number of masked pieces and of examples that count, by head."""
+    return {head: tf.reduce_sum(labels_and_weights(head, batch)[1]) for head in trained}
 
 
 def pretraining_sums(
-    outputs: Mapping[str, tf.Tensor], batch: Mapping[str, tf.Tensor]
+    trained: Iterable[Head], outputs: Mapping[str, tf.Tensor], batch: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
-    """Return every sum of `SUMS` and weight of `WEIGHTS` over a batch, float32 [] each.
+    """Return every sum of `sum_names` over a batch, float32 [] each.
 
     Args:
+        trained: the heads.
         outputs: the pretraining model's: masked_lm_logits [B, P, V], next_sentence_logits [B, 2].
         batch: the batch's features, and example_weights float32 [B]: 1 = counts, 0 = filler.
     """
-    masked_lm = (
-        outputs["masked_lm_logits"],
-        batch["masked_lm_ids"],
-        batch["masked_lm_weights"],
-    )
-    next_sentence = (
-        outputs["next_sentence_logits"],
-        batch["next_sentence_labels"][:, 0],
-        batch["example_weights"],
-    )
     sums = {}
-    for head, arguments in (("masked_lm", masked_lm), ("next_sentence", next_sentence)):
+    for head in trained:
+        arguments = (outputs[f"{head}_logits"], *labels_and_weights(head, batch))
         sums[f"{head}_loss"], sums[f"{head}_weight"] = cross_entropy(*arguments)
         sums[f"{head}_accuracy"], _ = accuracy(*arguments)
     return sums
 
 
 def global_loss(
-    sums: Mapping[str, tf.Tensor], global_weights: Mapping[str, tf.Tensor]
+    sums: Mapping[str, tf.Tensor], global_weights: Mapping[Head, tf.Tensor]
 ) -> tf.Tensor:
-    """Return a replica's share of the batch's loss, MLM + NSP; the shares of all replicas add up.
+    """Return a replica's share of the heads' losses, added; the shares of all replicas add up.
 
     Args:
         sums: this replica's `pretraining_sums`.
@@ -97,14 +100,16 @@ def global_loss(
             has weight 0 and loss 0.
     """
     return tf.add_n(
-        [
-            sums[name] / tf.maximum(global_weights[WEIGHT_OF[name]], 1.0)
-            for name in ("masked_lm_loss", "next_sentence_loss")
-        ]
+        [sums[f"{head}_loss"] / tf.maximum(w, 1.0) for head, w in global_weights.items()]
     )
 
 
 def means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean of every measure of `SUMS`, and their `loss`, from sums and weights."""
-    averaged = {name: sums[name] / max(sums[WEIGHT_OF[name]], 1.0) for name in SUMS}
-    return {"loss": averaged["masked_lm_loss"] + averaged["next_sentence_loss"], **averaged}
+    """Return the mean of every measure, and the heads' `loss` together, from `sum_names`."""
+    averaged = {}
+    for name, value in sums.items():
+        head, _, what = name.rpartition("_")
+        if what in ("loss", "accuracy"):
+            averaged[name] = value / max(sums[f"{head}_weight"], 1.0)
+    total = sum(value for name, value in averaged.items() if name.endswith("_loss"))
+    return {"loss": total, **averaged}

@@ -17,7 +17,7 @@ from model.commands import Pretrain
 from model.config import SIZES, BertConfig, TrainingConfig
 from model.input import corrupt_files_named, eval_batches, train_batches
 from model.loop import NORM, Trainer, distribute
-from model.losses import means
+from model.losses import heads, means
 from model.progress import Log, Progress, print_result
 from model.run import CHECKPOINTS, DatasetFacts, RunConfig, open_run, trained_config
 from model.strategy import make_strategy
@@ -46,7 +46,8 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
     open_run(options.run_dir, config, options.dataset)
-    trainer = Trainer(config.model, config.training, strategy, xla=options.xla)
+    trained = heads(manifest.pairing)
+    trainer = Trainer(config.model, config.training, trained, strategy, xla=options.xla)
     session = Session(options, manifest, config, trainer)
     with corrupt_files_named(options.dataset, manifest):
         measured = session.train()

@@ -17,9 +17,11 @@ PLAIN_LINE_SECS = 15.0
 
 def status_line(values: dict[str, float]) -> str:
     """Return the measures of a window in a few words."""
-    return (
-        f"loss {values['loss']:.3f} · masked {values['masked_lm_accuracy']:.1%} · "
-        f"next {values['next_sentence_accuracy']:.1%} · rate {values['learning_rate']:.1e}"
+    shares = [f"masked {values['masked_lm_accuracy']:.1%}"]
+    if "next_sentence_accuracy" in values:
+        shares.append(f"next {values['next_sentence_accuracy']:.1%}")
+    return " · ".join(
+        [f"loss {values['loss']:.3f}", *shares, f"rate {values['learning_rate']:.1e}"]
     )
 
 
@@ -95,8 +97,13 @@ def print_result(result: dict[str, Any]) -> None:
     rows = [
         (f"masked pieces: loss ({result['split']})", f"{result['masked_lm_loss']:.4f} nats"),
         ("masked pieces: right", f"{result['masked_lm_accuracy']:.2%}"),
-        ("next sentence: loss", f"{result['next_sentence_loss']:.4f} nats"),
-        ("next sentence: right", f"{result['next_sentence_accuracy']:.2%}"),
+    ]
+    if "next_sentence_loss" in result:
+        rows += [
+            ("next sentence: loss", f"{result['next_sentence_loss']:.4f} nats"),
+            ("next sentence: right", f"{result['next_sentence_accuracy']:.2%}"),
+        ]
+    rows += [
         ("steps", result["steps"]),
         ("tokens/s, padding included", f"{result['tokens_per_sec']:,.0f}"),
         ("seconds", f"{result['seconds']:,.1f}"),

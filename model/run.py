@@ -16,6 +16,7 @@ from model.config import BertConfig, TrainingConfig
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.manifest import VOCABULARY, Manifest
+from pipeline.schema import Pairing
 from pipeline.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ class DatasetFacts:
         lower_case: whether texts were lower-cased and stripped of accents.
         max_seq_length: L, positions in a record.
         max_predictions: P, masked positions in a record, used or not.
+        pairing: what a record is made of; without pairs no next sentences are learned.
     """
 
     vocab_sha256: str
     lower_case: bool
     max_seq_length: int
     max_predictions: int
+    pairing: Pairing
 
     @classmethod
     def of(cls, manifest: Manifest) -> "DatasetFacts":
@@ -52,6 +55,7 @@ class DatasetFacts:
             manifest.lower_case,
             manifest.max_seq_length,
             manifest.max_predictions,
+            manifest.pairing,
         )
 
 

@@ -1,12 +1,15 @@
 """The flags of `vocab`, `preprocess` and `inspect`; the work is imported when they run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.shard import Settings
 
 InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]
 
@@ -41,6 +44,9 @@ class Corpus(Command):
     .gz, .bz2 and .zst are decompressed."""
     text_column: str = "text"
     """Column of jsonl and parquet files that holds the text."""
+    id_column: str | None = None
+    """Column that names a document; its split and place then follow from that, not from its text,
+    so that they stay when the text is corrected."""
     language: str = "en"
     """Language whose abbreviations the sentence splitter knows (ISO 639 code)."""
     lower_case: bool = True
@@ -87,7 +93,10 @@ class Vocab(Corpus):
         options = beam_options(beam_flags or [])
         files = match_files(self.input)
         how = CorpusFormat(
-            input_format=self.input_format, language=self.language, text_column=self.text_column
+            input_format=self.input_format,
+            language=self.language,
+            text_column=self.text_column,
+            id_column=self.id_column,
         )
         check_columns(list(files), how)
         with TemporaryDirectory() as folder:
@@ -125,22 +134,39 @@ class Preprocess(Corpus):
     """The vocabulary to tokenize with."""
     output: str
     """The dataset folder to write, on any filesystem of Beam's."""
-    max_seq_length: int = 128
-    """Positions in a record: [CLS] A [SEP] B [SEP] and padding."""
-    max_predictions: int = 20
-    """Masked positions in a record, at the most."""
+    max_seq_length: tuple[int, ...] = (128,)
+    """Positions in a record, 5 to 65536: [CLS] A [SEP] B [SEP] and padding. Several lengths are
+    made from one reading, each a dataset of its own: OUTPUT/128, OUTPUT/512."""
+    max_predictions: tuple[int, ...] = ()
+    """Masked positions in a record, at the most; one for every length. Default: --mask-rate of the
+    positions, rounded up (20 of 128)."""
+    pairing: Literal["nsp", "sop", "none"] = "nsp"
+    """nsp: A and the next or a random sentence B (BERT). sop: A and B in order or swapped (ALBERT).
+    none: whole sentences one after another, no pairs (RoBERTa)."""
+    masks: Literal["static", "dynamic"] = "static"
+    """static: masked in the records. dynamic: masked anew in every epoch, while they are trained
+    on, from seed, epoch and record."""
     masking: Literal["token", "whole-word", "span"] = "token"
     """What is masked at a time: a piece, a whole word, or a run of whole words (SpanBERT)."""
     mask_rate: float = 0.15
-    """Share of the pieces to predict (0 to 1)."""
+    """Share of the pieces to predict (above 0, to 1)."""
     short_seq_rate: float = 0.1
     """Share of pairs that are shorter than they could be (0 to 1)."""
     duplicates: int = 1
-    """Times the corpus is gone through, each with other pairs and masks."""
+    """Times the corpus is gone through, each with other pairs and masks (1 to 10000)."""
+    deduplicate: bool = False
+    """Leave out documents whose text, or id, is that of another one."""
+    min_document_pieces: int = 1
+    """Leave out documents of fewer pieces."""
+    max_unreadable_rate: float = 0.1
+    """Share of the documents that may be damaged, and are left out, before the job fails (0 to
+    1)."""
     shards: int | None = None
-    """Training files to write. Default: one for every 16 MB of text."""
+    """Training files to write (1 to 99999). Default: one for every 16 MB of text."""
     eval_rate: float = 0.01
-    """Share of the documents held out for evaluation (0 to 1)."""
+    """Share of the documents held out for evaluation (0 to 0.5)."""
+    compression: Literal["none", "gzip"] = "none"
+    """How the records are packed."""
     seed: int = 0
     """The same seed and corpus give the same bytes on any machine."""
     overwrite: bool = False
@@ -153,53 +179,73 @@ class Preprocess(Corpus):
             InputError: a flag is out of range.
         """
         super().__post_init__()
-        check_range("--max-seq-length", self.max_seq_length, 5, 65536)
-        check_range("--max-predictions", self.max_predictions, 1, self.max_seq_length)
+        if len({*self.max_seq_length}) != len(self.max_seq_length) or not self.max_seq_length:
+            raise InputError("--max-seq-length: give it one or more different lengths")
+        if self.max_predictions and len(self.max_predictions) != len(self.max_seq_length):
+            raise InputError("--max-predictions: give it as many numbers as --max-seq-length")
+        for length in self.max_seq_length:
+            check_range("--max-seq-length", length, 5, 65536)
+        for predictions, length in zip(self.max_predictions, self.max_seq_length, strict=False):
+            check_range("--max-predictions", predictions, 1, length)
+        if not self.mask_rate > 0:
+            raise InputError(f"--mask-rate {self.mask_rate:g}: must be above 0")
         check_range("--mask-rate", self.mask_rate, 0, 1)
         check_range("--short-seq-rate", self.short_seq_rate, 0, 1)
         check_range("--duplicates", self.duplicates, 1, 10_000)
+        check_range("--min-document-pieces", self.min_document_pieces, 1, 1 << 31)
+        check_range("--max-unreadable-rate", self.max_unreadable_rate, 0, 1)
         check_range("--eval-rate", self.eval_rate, 0, 0.5)
         if self.shards is not None:
             check_range("--shards", self.shards, 1, 99_999)
 
     def run(self, beam_flags: list[str] | None = None) -> dict[str, Any]:
-        """Make the dataset; return where it is and what it holds."""
+        """Make the dataset, or the datasets; return where they are and what they hold."""
         import time
 
-        from pipeline.console import results
-        from pipeline.dataset import as_result, make_dataset
-        from pipeline.files import match_files
-        from pipeline.job import Settings
+        from pipeline.console import notes, results
+        from pipeline.dataset import as_result, make_datasets
         from pipeline.report import dataset_table
+        from pipeline.shard import EVAL
 
         begin = time.monotonic()
-        text_bytes = sum(match_files(self.input).values())
-        settings = Settings(
-            input_format=self.input_format,
-            language=self.language,
-            text_column=self.text_column,
-            lower_case=self.lower_case,
-            max_seq_length=self.max_seq_length,
-            max_predictions=self.max_predictions,
-            masking=self.masking,
-            mask_rate=self.mask_rate,
-            short_seq_rate=self.short_seq_rate,
-            duplicates=self.duplicates,
-            shards=self.shards or -(-text_bytes // TEXT_BYTES_PER_SHARD) or 1,
-            eval_rate=self.eval_rate,
-            seed=self.seed,
-        )
-        manifest = make_dataset(
+        manifests = make_datasets(
             self.input,
             self.vocab,
-            self.output,
-            settings,
+            self.outputs(),
             overwrite=self.overwrite,
+            max_unreadable_rate=self.max_unreadable_rate,
             beam_flags=beam_flags or [],
         )
         seconds = time.monotonic() - begin
-        results.print(dataset_table(self.output, manifest, seconds))
-        return as_result(manifest, self.output) | {"seconds": seconds}
+        for output, manifest in manifests.items():
+            results.print(dataset_table(output, manifest, seconds))
+        if self.eval_rate and not any(manifest.examples(EVAL) for manifest in manifests.values()):
+            notes.print("no document fell into the eval split; give more text or --eval-rate")
+        made = [as_result(manifest, output) for output, manifest in manifests.items()]
+        if len(made) == 1:
+            return made[0] | {"seconds": seconds}
+        return {"datasets": made, "seconds": seconds}
+
+    def outputs(self) -> dict[str, "Settings"]:
+        """Return the folder and the settings of each dataset."""
+        import math
+
+        from pipeline.files import match_files
+        from pipeline.shard import Settings
+
+        text_bytes = sum(match_files(self.input).values())
+        names = {field.name for field in fields(Settings)}
+        flags = {name: value for name, value in vars(self).items() if name in names}
+        flags["shards"] = self.shards or -(-text_bytes // TEXT_BYTES_PER_SHARD) or 1
+        predictions = self.max_predictions or [
+            math.ceil(length * self.mask_rate) for length in self.max_seq_length
+        ]
+        return {
+            self.output if len(predictions) == 1 else f"{self.output}/{length}": Settings(
+                **flags | {"max_seq_length": length, "max_predictions": count}
+            )
+            for length, count in zip(self.max_seq_length, predictions, strict=True)
+        }
 
 
 TEXT_BYTES_PER_SHARD = 16_000_000

@@ -3,8 +3,8 @@
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,9 +14,10 @@ from apache_beam.io.filesystems import FileSystems
 from pipeline.beam_options import beam_options
 from pipeline.errors import InputError
 from pipeline.files import match_files
-from pipeline.job import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings, run_job
+from pipeline.job import run_job
 from pipeline.manifest import MANIFEST, VOCABULARY, Manifest, Shard
-from pipeline.readers import check_columns
+from pipeline.readers import UNREADABLE, check_columns
+from pipeline.shard import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings
 from pipeline.tally import Stage, reading, watch
 from pipeline.tokenizer import Vocabulary
 
@@ -26,35 +27,67 @@ TEMPORARY = "_temporary"
 _VERSIONED = ("apache-beam", "numpy", "sentencex", "tensorflow", "tensorflow-text")
 
 
-def make_dataset(
+@dataclass(frozen=True)
+class Report:
+    """What the job found out about one dataset.
+
+    Attributes:
+        shards: as `pipeline.job.run_job` returns them.
+        dropped: documents by reason, also those dropped before the datasets were parted.
+    """
+
+    shards: list[dict[str, Any]]
+    dropped: Counter[str]
+
+    @property
+    def written(self) -> list[dict[str, Any]]:
+        """The shards that have records."""
+        return [shard for shard in self.shards if "shard" in shard]
+
+    @property
+    def documents(self) -> int:
+        """Number of documents in the corpus."""
+        used = sum(shard["statistics"]["documents"] for shard in self.written)
+        return used + self.dropped.total()
+
+
+def make_datasets(
     globs: Sequence[str],
     vocab: Path,
-    output: str,
-    settings: Settings,
+    outputs: Mapping[str, Settings],
     *,
     overwrite: bool,
+    max_unreadable_rate: float,
     beam_flags: Sequence[str],
-) -> Manifest:
-    """Run the job and publish the dataset: the shards by renaming, the manifest last.
+) -> dict[str, Manifest]:
+    """Run the job and publish its datasets: the shards by renaming, the manifest last.
+
+    Args:
+        globs: corpus files.
+        vocab: the vocabulary file.
+        outputs: for each dataset folder its settings, which differ in their lengths alone.
+        overwrite: whether a dataset that stands there already is replaced.
+        max_unreadable_rate: share of the documents that may be damaged (0 to 1).
+        beam_flags: flags of Beam's.
+
+    Returns:
+        The manifest of each folder.
 
     Raises:
         InputError: no input, no column of texts, a bad vocabulary, an output that holds a dataset
-            already, or a corpus that gives no pair.
+            already, a corpus that gives no pair, or too many documents that cannot be read.
     """
     options = beam_options(beam_flags)
     files = match_files(globs)
-    check_columns(list(files), settings)
+    datasets = list(outputs.values())
+    check_columns(list(files), datasets[0])
     vocabulary = Vocabulary.read(vocab)
     if not any(files.values()):
         raise InputError(f"--input {' '.join(globs)}: every file is empty; give it some text")
-    if FileSystems.exists(FileSystems.join(output, MANIFEST)) and not overwrite:
-        raise InputError(
-            f"--output {output}: holds a dataset already; choose another folder or add --overwrite"
-        )
-    if Path(output).is_file():
-        raise InputError(f"--output {output}: is a file; name a folder")
-    temporary = FileSystems.join(output, TEMPORARY)
-    is_new = not FileSystems.exists(output)
+    for output in outputs:
+        _check_output(output, overwrite=overwrite)
+    new = [output for output in outputs if not FileSystems.exists(output)]
+    temporary = FileSystems.join(next(iter(outputs)), TEMPORARY)
     _remove(temporary)
     try:
         FileSystems.mkdirs(temporary)
@@ -64,14 +97,53 @@ def make_dataset(
                 "written": Stage("pairing, masking, writing", "examples"),
             }
             with watch(Path(tally), stages):
-                report = run_job(list(files), vocabulary, settings, options, temporary, tally)
-        manifest = _manifest(report, vocabulary, settings)
-        _publish(output, report, vocab.read_bytes(), manifest)
+                found = run_job(list(files), vocabulary, datasets, options, temporary, tally)
+        reports = [_report(found, index) for index in range(len(datasets))]
+        _check_readable(reports[0], max_unreadable_rate)
+        manifests = {
+            output: _manifest(report, vocabulary, settings)
+            for (output, settings), report in zip(outputs.items(), reports, strict=True)
+        }
+        for (output, manifest), report in zip(manifests.items(), reports, strict=True):
+            _publish(output, temporary, report, vocab.read_bytes(), manifest)
     except BaseException:
-        _remove(output if is_new else temporary)
+        for path in (*new, temporary):
+            _remove(path)
         raise
     _remove(temporary)
-    return manifest
+    return manifests
+
+
+def _check_output(output: str, *, overwrite: bool) -> None:
+    """Raise `InputError` if a dataset may not be written to a folder."""
+    if FileSystems.exists(FileSystems.join(output, MANIFEST)) and not overwrite:
+        raise InputError(
+            f"--output {output}: holds a dataset already; choose another folder or add --overwrite"
+        )
+    for path in (Path(output), *Path(output).parents):
+        if path.is_file():
+            raise InputError(f"--output {output}: {path} is a file; name a folder")
+
+
+def _report(found: dict[str, Any], dataset: int) -> Report:
+    """Return what a job's report says of one of its datasets."""
+    shards = [shard for shard in found["shards"] if shard["dataset"] == dataset]
+    dropped = Counter(found["dropped"])
+    for shard in shards:
+        dropped.update(shard["dropped"])
+    return Report(shards, dropped)
+
+
+def _check_readable(report: Report, max_unreadable_rate: float) -> None:
+    """Raise `InputError` if more documents than allowed cannot be read."""
+    damaged = {reason: report.dropped[reason] for reason in sorted(UNREADABLE & {*report.dropped})}
+    count = sum(damaged.values())
+    if count > max_unreadable_rate * report.documents:
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in damaged.items())
+        raise InputError(
+            f"--input: {count:,} of {report.documents:,} documents cannot be read ({reasons}); "
+            f"mend them, or allow more with --max-unreadable-rate (now {max_unreadable_rate:g})"
+        )
 
 
 def _remove(path: str) -> None:
@@ -79,24 +151,20 @@ def _remove(path: str) -> None:
         FileSystems.delete([path])
 
 
-def _manifest(report: dict[str, Any], vocabulary: Vocabulary, settings: Settings) -> Manifest:
+def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Manifest:
     """Put together what the workers reported.
 
     Raises:
-        InputError: there is no training record.
+        InputError: there is no training record, or the shards are too many.
     """
     splits: dict[str, list[Shard]] = {TRAIN: [], EVAL: []}
     totals: dict[str, Counter[str]] = {TRAIN: Counter(), EVAL: Counter()}
-    dropped = Counter(report["dropped"])
-    for shard in report["shards"]:
+    for shard in report.written:
         split = shard["name"].partition("-")[0]
         totals[split].update(shard["statistics"])
-        dropped[NO_OTHER_DOCUMENT] += shard["dropped"]
-        if "shard" in shard:
-            splits[split].append(Shard(**shard["shard"]))
-    dropped = +dropped
-    if not splits[TRAIN]:
-        raise InputError(_why_nothing(dropped, settings))
+        splits[split].append(Shard(**shard["shard"]))
+    if not splits[TRAIN] or (1 < settings.shards > report.documents // 2):
+        raise InputError(_why_nothing(report, settings))
     return Manifest(
         settings=asdict(settings),
         vocab_sha256=vocabulary.sha256,
@@ -106,17 +174,18 @@ def _manifest(report: dict[str, Any], vocabulary: Vocabulary, settings: Settings
         max_predictions=settings.max_predictions,
         splits={split: tuple(shards) for split, shards in splits.items() if shards},
         statistics={split: dict(total) for split, total in totals.items() if splits[split]},
-        dropped_documents=dict(sorted(dropped.items())),
+        dropped_documents=dict(sorted(report.dropped.items())),
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
     )
 
 
-def _why_nothing(dropped: Counter[str], settings: Settings) -> str:
-    alone = dropped[NO_OTHER_DOCUMENT]
-    if alone == 0:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+def _why_nothing(report: Report, settings: Settings) -> str:
+    """Return what keeps a corpus from being a dataset, and what to do."""
+    usable = report.documents - report.dropped.total() + report.dropped[NO_OTHER_DOCUMENT]
+    if usable == 0:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
         return f"--input: the corpus is empty ({reasons or 'no documents'}); give it some text"
-    if alone == 1:
+    if usable == 1:
         hint = (
             "; where blank lines separate documents, add --input-format lines"
             if settings.input_format == "prose"
@@ -127,31 +196,27 @@ def _why_nothing(dropped: Counter[str], settings: Settings) -> str:
             f"give it more documents{hint}"
         )
     return (
-        f"--input: {alone} documents spread over {settings.shards} shards, and none holds two "
-        "different ones to draw random next sentences from; use fewer --shards or more documents"
+        f"--shards {settings.shards}: too many for {usable:,} documents, since every shard needs "
+        "several; use fewer --shards or more documents"
     )
 
 
-def _publish(output: str, report: dict[str, Any], vocab: bytes, manifest: Manifest) -> None:
+def _publish(output: str, temporary: str, report: Report, vocab: bytes, manifest: Manifest) -> None:
     """Move the shards to their names; until the manifest is written there is no dataset."""
+    if not FileSystems.exists(output):
+        FileSystems.mkdirs(output)
     _remove(FileSystems.join(output, MANIFEST))
-    for stale in FileSystems.match([FileSystems.join(output, "*.tfrecord")])[0].metadata_list:
+    for stale in FileSystems.match([FileSystems.join(output, "*.tfrecord*")])[0].metadata_list:
         FileSystems.delete([stale.path])
-    written = [shard for shard in report["shards"] if "shard" in shard]
     FileSystems.rename(
-        [shard["temporary"] for shard in written],
-        [FileSystems.join(output, shard["name"]) for shard in written],
+        [shard["temporary"] for shard in report.written],
+        [FileSystems.join(output, shard["shard"]["name"]) for shard in report.written],
     )
-    _put(output, VOCABULARY, vocab)
-    _put(output, MANIFEST, manifest.to_json().encode())
-
-
-def _put(output: str, name: str, data: bytes) -> None:
-    """Write a small file whole: under a temporary name first, then renamed."""
-    temporary = FileSystems.join(output, TEMPORARY, name)
-    with FileSystems.create(temporary) as file:
-        file.write(data)
-    FileSystems.rename([temporary], [FileSystems.join(output, name)])
+    for name, data in ((VOCABULARY, vocab), (MANIFEST, manifest.to_json().encode())):
+        # Whole or not at all: under a temporary name first, then renamed.
+        with FileSystems.create(FileSystems.join(temporary, name)) as file:
+            file.write(data)
+        FileSystems.rename([FileSystems.join(temporary, name)], [FileSystems.join(output, name)])
 
 
 def as_result(manifest: Manifest, output: str) -> dict[str, Any]:

@@ -13,11 +13,17 @@ from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.records import parse_examples
 from pipeline.report import dataset_table
-from pipeline.schema import IS_RANDOM
+from pipeline.schema import IS_NEXT, MASKED_LM_FEATURES, Pairing
 from pipeline.tokenizer import Vocabulary, dataset_vocabulary
 
 READ_BLOCK = 1024
 LENGTH_BINS = 8
+LABELS: dict[Pairing, list[str]] = {
+    "nsp": ["true next", "random next"],
+    "sop": ["in order", "swapped"],
+    "none": ["sentences"],
+}
+"""What `next_sentence_labels` say, in words."""
 
 
 def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
@@ -46,7 +52,8 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
     results.print(f"Unigram entropy of the pieces: {entropy:.3f} nats")
     first = next(read_records(dataset / manifest.splits[split][0].name, manifest))
     for row in range(min(examples, len(first["input_ids"]))):
-        results.print(decoded({name: values[row] for name, values in first.items()}, vocabulary))
+        record = {name: values[row] for name, values in first.items()}
+        results.print(decoded(record, vocabulary, manifest.pairing))
     results.print(f"Checked {total:,} examples: checksums, records and counts agree.")
     return {
         "dataset": str(dataset),
@@ -60,8 +67,9 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
 def text_pieces(batch: dict[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
     """Return the pieces of the text itself, int64 [n]: labels put back, special tokens left out."""
     restored = batch["input_ids"].copy()
-    row, slot = np.nonzero(batch["masked_lm_weights"])
-    restored[row, batch["masked_lm_positions"][row, slot]] = batch["masked_lm_ids"][row, slot]
+    if "masked_lm_weights" in batch:
+        row, slot = np.nonzero(batch["masked_lm_weights"])
+        restored[row, batch["masked_lm_positions"][row, slot]] = batch["masked_lm_ids"][row, slot]
     special = [vocabulary.cls_id, vocabulary.sep_id]
     return restored[(batch["input_mask"] == 1) & ~np.isin(restored, special)]
 
@@ -108,7 +116,8 @@ def read_records(path: Path, manifest: Manifest) -> Iterator[dict[str, np.ndarra
     import tensorflow as tf
 
     try:
-        for serialized in tf.data.TFRecordDataset(str(path)).batch(READ_BLOCK):
+        records = tf.data.TFRecordDataset(str(path), manifest.compression_type)
+        for serialized in records.batch(READ_BLOCK):
             parsed = parse_examples(serialized, manifest.features)
             yield {name: values.numpy() for name, values in parsed.items()}
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
@@ -131,20 +140,16 @@ def length_table(lengths: Counter[int], max_seq_length: int) -> Any:
     return table("Lengths", ["pieces", "examples", ""], rows, frozenset({0, 2}))
 
 
-def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary) -> Text:
+def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:
     """Return one record in colour: A plain, B cyan, predictions as `label→what stands there`."""
+    predictions = (record.get(name, ()) for name in MASKED_LM_FEATURES)
     labels = {
         int(position): vocabulary.pieces[label]
-        for position, label, weight in zip(
-            record["masked_lm_positions"],
-            record["masked_lm_ids"],
-            record["masked_lm_weights"],
-            strict=True,
-        )
+        for position, label, weight in zip(*predictions, strict=True)
         if weight
     }
-    is_random = record["next_sentence_labels"][0] == IS_RANDOM
-    text = Text("\nrandom next: " if is_random else "\ntrue next:   ", style="bold")
+    label = record["next_sentence_labels"][0] if pairing != "none" else IS_NEXT
+    text = Text(f"\n{LABELS[pairing][label]}:", style="bold")
     for position in range(int(record["input_mask"].sum())):
         piece = vocabulary.pieces[record["input_ids"][position]]
         style = "cyan" if record["segment_ids"][position] else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.schema import Feature, record_features
+from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocab.txt"
@@ -63,9 +63,24 @@ class Manifest:
     versions: dict[str, str]
 
     @property
+    def pairing(self) -> Pairing:
+        """What a record is made of."""
+        return self.settings["pairing"]
+
+    @property
+    def masks(self) -> Masks:
+        """Whether the records are masked, or to be masked while they are trained on."""
+        return self.settings["masks"]
+
+    @property
     def features(self) -> tuple[Feature, ...]:
         """The features of every record."""
-        return record_features(self.max_seq_length, self.max_predictions)
+        return record_features(self.max_seq_length, self.max_predictions, self.pairing, self.masks)
+
+    @property
+    def compression_type(self) -> str:
+        """The shards' compression, by TensorFlow's name."""
+        return compression_type(self.settings["compression"])
 
     def examples(self, split: str) -> int:
         """Return the number of records of a split; 0 for one that is not there."""
@@ -102,9 +117,9 @@ def read_manifest(dataset: Path) -> Manifest:
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{dataset}: no finished dataset (no {MANIFEST}); make one with clozeline preprocess"
-        ) from None
+        inside = sorted(str(found.parent) for found in dataset.glob(f"*/{MANIFEST}"))
+        hint = f"name one of {' '.join(inside)}" if inside else "make one with clozeline preprocess"
+        raise InputError(f"{dataset}: no finished dataset (no {MANIFEST}); {hint}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: cannot be read: {error}; make the dataset again") from error
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
@@ -118,6 +133,16 @@ def read_manifest(dataset: Path) -> Manifest:
                 "truncated or overwritten; make the dataset again"
             )
     return manifest
+
+
+def compression_type(compression: Compression) -> str:
+    """Return TensorFlow's name of a compression."""
+    return {"none": "", "gzip": "GZIP"}[compression]
+
+
+def shard_file(name: str, compression: Compression) -> str:
+    """Return the file name of a shard."""
+    return name + {"none": ".tfrecord", "gzip": ".tfrecord.gz"}[compression]
 
 
 def sha256(data: bytes) -> str:

@@ -1,18 +1,24 @@
 """Documents to sentence pairs: which pieces stand in A, which in B, and does B follow A.
 
-Shapes: S sentences and T pieces of a whole shard, N pairs, L positions of a record.
+A function for each kind of pairing walks a shard's documents and returns spans of its text; then
+`lay_out` makes records of them. Shapes: S sentences and T pieces of a whole shard, N pairs, L
+positions of a record.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 import numpy as np
 
-from pipeline.schema import IS_NEXT, IS_RANDOM
+from pipeline.schema import IS_NEXT, IS_RANDOM, IS_SWAPPED, Pairing
 
-SPECIAL_PIECES = 3
-"""[CLS] A [SEP] B [SEP]."""
+SPECIAL_PIECES: dict[Pairing, int] = {"nsp": 3, "sop": 3, "none": 2}
+"""[CLS] A [SEP] B [SEP], and [CLS] A [SEP]."""
+
+NO_B = -1
+"""Length of a B that is not there; its [SEP] is not there either."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Pairs:
 
     Attributes:
         spans: int64 [N, 4]. Start and length of A, start and length of B.
-        next_sentence_labels: int64 [N]. 0 = B follows A, 1 = B is from another document.
+        next_sentence_labels: int64 [N], see `pipeline.schema.record_features`; 0 without a B.
     """
 
     spans: np.ndarray
@@ -49,10 +55,29 @@ class Pairs:
         return len(self.next_sentence_labels)
 
 
-def draw_pairs(
+class DrawPairs(Protocol):
+    """A kind of pairing: a shard's text to pairs, and the pieces cut off from them."""
+
+    def __call__(
+        self, text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
+    ) -> tuple[Pairs, int]:
+        """Walk the shard once.
+
+        Args:
+            text: the shard.
+            rng: source of every choice.
+            max_seq_length: L; a pair has at most that many pieces, special ones included.
+            short_seq_rate: share of pairs whose target length is drawn from 2 up (0 to 1).
+
+        Returns:
+            The pairs, and the number of pieces that were cut off because a pair was too long.
+        """
+
+
+def draw_next_sentence_pairs(
     text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
 ) -> tuple[Pairs, int]:
-    """Draw the pairs of a shard as google-research/bert's `create_instances_from_document` does.
+    """Draw pairs as google-research/bert's `create_instances_from_document` does.
 
     Each document is walked once: whole sentences are gathered up to a target length, cut at a
     random sentence into A and its continuation; half of the time B is that continuation, half of
@@ -62,16 +87,9 @@ def draw_pairs(
     least two sentences are gathered, and a last single sentence, whose B must be random, is made
     up for by the next pair that has a choice.
 
-    Args:
-        text: at least two documents of different keys.
-        rng: source of every choice.
-        max_seq_length: L; a pair has at most L - 3 pieces.
-        short_seq_rate: share of pairs whose target length is drawn from 2 to L - 3 (0 to 1).
-
-    Returns:
-        The pairs, and the number of pieces that were cut off because a pair was too long.
+    The shard must have at least two documents of different keys.
     """
-    limit = max_seq_length - SPECIAL_PIECES
+    limit = max_seq_length - SPECIAL_PIECES["nsp"]
     starts: list[int] = text.sentence_starts.tolist()
     spans: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
@@ -79,7 +97,7 @@ def draw_pairs(
     for document in range(len(text.document_keys)):
         first, end = text.document_starts[document], text.document_starts[document + 1]
         while first < end:
-            target = rng.randint(2, limit) if rng.random() < short_seq_rate else limit
+            target = _target(limit, short_seq_rate, rng)
             # Two sentences, where there are two, however long: else B could only be random.
             last = max(_gather(starts, first, end, target), min(first + 2, end))
             cut = rng.randint(first + 1, last - 1) if last - first > 1 else last
@@ -100,6 +118,80 @@ def draw_pairs(
                 labels.append(IS_NEXT)
                 first = last
             spans.append((a_start, a_length, starts[b_first], starts[b_last] - starts[b_first]))
+    return _truncated(spans, labels, limit, rng)
+
+
+def draw_sentence_order_pairs(
+    text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
+) -> tuple[Pairs, int]:
+    """Draw pairs of following segments, half of them swapped (ALBERT, Lan et al. 2019, §3.1).
+
+    Documents are walked as for next sentences. A last single sentence is paired with the one before
+    it, which then stands in two pairs. Every document must have at least two sentences.
+    """
+    limit = max_seq_length - SPECIAL_PIECES["sop"]
+    starts: list[int] = text.sentence_starts.tolist()
+    spans: list[tuple[int, int, int, int]] = []
+    labels: list[int] = []
+    for document in range(len(text.document_keys)):
+        first, end = text.document_starts[document], text.document_starts[document + 1]
+        while first < end:
+            first = min(first, end - 2)
+            last = max(_gather(starts, first, end, _target(limit, short_seq_rate, rng)), first + 2)
+            cut = rng.randint(first + 1, last - 1)
+            a = starts[first], starts[cut] - starts[first]
+            b = starts[cut], starts[last] - starts[cut]
+            is_swapped = rng.random() < 0.5
+            spans.append((*b, *a) if is_swapped else (*a, *b))
+            labels.append(IS_SWAPPED if is_swapped else IS_NEXT)
+            first = last
+    return _truncated(spans, labels, limit, rng)
+
+
+def draw_packed_sentences(
+    text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
+) -> tuple[Pairs, int]:
+    """Pack whole sentences one after another (RoBERTa, Liu et al. 2019, §4.2, FULL-SENTENCES).
+
+    A record runs over the end of a document into the next one. The text must have a [SEP] as the
+    last sentence of every document, and no sentence longer than L - 2. Nothing is cut off.
+    """
+    limit = max_seq_length - SPECIAL_PIECES["none"]
+    starts: list[int] = text.sentence_starts.tolist()
+    separators = {end - 1 for end in text.document_starts[1:]}
+    spans: list[tuple[int, int, int, int]] = []
+    first, end = 0, len(starts) - 1
+    while first < end:
+        if first in separators:  # [CLS] stands there already
+            first += 1
+            continue
+        target = _target(limit, short_seq_rate, rng)
+        last = first + 1
+        while last < end and starts[last + 1] - starts[first] <= target:
+            last += 1
+        stop = last - 1 if last - 1 in separators else last  # the record ends with its own [SEP]
+        spans.append((starts[first], starts[stop] - starts[first], 0, NO_B))
+        first = last
+    drawn = np.array(spans, np.int64).reshape(-1, 4)
+    return Pairs(drawn, np.zeros(len(drawn), np.int64)), 0
+
+
+DRAW_PAIRS: dict[Pairing, DrawPairs] = {
+    "nsp": draw_next_sentence_pairs,
+    "sop": draw_sentence_order_pairs,
+    "none": draw_packed_sentences,
+}
+
+
+def _target(limit: int, short_seq_rate: float, rng: Random) -> int:
+    """Return how many pieces a pair should have."""
+    return rng.randint(2, limit) if rng.random() < short_seq_rate else limit
+
+
+def _truncated(
+    spans: Sequence[tuple[int, int, int, int]], labels: Sequence[int], limit: int, rng: Random
+) -> tuple[Pairs, int]:
+    """Return pairs cut to the limit, and the number of pieces cut."""
     drawn = np.array(spans, np.int64).reshape(-1, 4)
     kept, cut_pieces = truncate(drawn, limit, np.random.default_rng(rng.getrandbits(128)))
     return Pairs(kept, np.array(labels, np.int64)), cut_pieces
@@ -178,11 +270,10 @@ def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[n
 def lay_out(
     text: ShardText, pairs: Pairs, *, max_seq_length: int, cls_id: int, sep_id: int, pad_id: int
 ) -> dict[str, np.ndarray]:
-    """Lay pairs out as [CLS] A [SEP] B [SEP], padded.
+    """Lay pairs out as [CLS] A [SEP] B [SEP], or [CLS] A [SEP] where there is no B, padded.
 
     Returns:
-        input_ids, input_mask, segment_ids: int64 [N, L], next_sentence_labels: int64 [N, 1]; and
-        `is_text`: bool [N, L], True where a piece of A or B stands.
+        input_ids, input_mask, segment_ids: int64 [N, L]; next_sentence_labels: int64 [N, 1].
     """
     a_start, a_length, b_start, b_length = (column[:, None] for column in pairs.spans.T)
     position = np.arange(max_seq_length)[None, :]  # [1, L]
@@ -201,5 +292,4 @@ def lay_out(
         "input_mask": (position <= last_sep).astype(np.int64),
         "segment_ids": ((position > first_sep) & (position <= last_sep)).astype(np.int64),
         "next_sentence_labels": pairs.next_sentence_labels[:, None],
-        "is_text": is_text,
     }

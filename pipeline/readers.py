@@ -18,9 +18,12 @@ from pipeline.sentences import split_sentences
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 
-EMPTY, INVALID_UTF8 = "empty", "invalid_utf8"
-INVALID_JSON, NO_TEXT = "invalid_json", "no_text"
+EMPTY = "empty"
+INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID = "invalid_utf8", "invalid_json", "no_text", "no_id"
 """Why a document was dropped while reading."""
+
+UNREADABLE = frozenset({INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID})
+"""Reasons that speak of damage: the corpus is not what it was said to be."""
 
 BATCH_BYTES = 1 << 20
 """Text handed to the tokenizer at once; enough that the cost of a call does not show."""
@@ -35,11 +38,18 @@ class CorpusFormat:
             between documents. `jsonl`: a JSON object a line. `parquet`: a row a document.
         language: of the sentence splitter (ISO 639 code); `lines` are not split.
         text_column: where `jsonl` and `parquet` have the text.
+        id_column: where they have what names a document; None: its text does.
     """
 
     input_format: InputFormat
     language: str
     text_column: str
+    id_column: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return [self.text_column, *([self.id_column] if self.id_column else [])]
 
 
 class ReadDocuments(beam.PTransform):
@@ -54,7 +64,7 @@ class ReadDocuments(beam.PTransform):
         self._how = how
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        """Return a PCollection of bytes, one element a document."""
+        """Return a PCollection of bytes, one element a document; rows of Parquet are JSON, too."""
         if self._how.input_format == "lines":
             return self._blank_line_documents(pipeline)
         files = pipeline | "Files" >> beam.Create(list(self._files))
@@ -62,9 +72,8 @@ class ReadDocuments(beam.PTransform):
             lines = files | beam.io.ReadAllFromText(coder=beam.coders.BytesCoder())
             return lines | "NotBlank" >> beam.Filter(bytes.strip)
         if self._how.input_format == "parquet":
-            column = self._how.text_column
-            rows = files | ReadAllFromParquet(columns=[column])
-            return rows | "Text" >> beam.Map(lambda row: (row[column] or "").encode("utf-8"))
+            rows = files | ReadAllFromParquet(columns=self._how.columns)
+            return rows | "Json" >> beam.Map(lambda row: json.dumps(row).encode())
         return files | "Spread" >> beam.Reshuffle() | "ReadFile" >> beam.Map(read_file)
 
     def _blank_line_documents(self, pipeline: beam.Pipeline) -> beam.PCollection:
@@ -146,32 +155,73 @@ def check_columns(files: Sequence[str], how: CorpusFormat) -> None:
                 schema = pyarrow.parquet.read_schema(file)
         except pyarrow.ArrowInvalid as error:
             raise InputError(f"--input {path}: not a Parquet file: {error}") from error
-        if how.text_column not in schema.names:
-            raise InputError(
-                f"--text-column {how.text_column}: {path} has only {', '.join(schema.names)}"
-            )
+        for flag, column in zip(("--text-column", "--id-column"), how.columns, strict=False):
+            if column not in schema.names:
+                raise InputError(f"{flag} {column}: {path} has only {', '.join(schema.names)}")
         kind = schema.field(how.text_column).type
         if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
             raise InputError(f"--text-column {how.text_column}: in {path} it holds {kind}, no text")
+        if how.id_column:
+            kind = schema.field(how.id_column).type
+            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_integer(kind)):
+                raise InputError(
+                    f"--id-column {how.id_column}: in {path} it holds {kind}, no text or integers"
+                )
 
 
-def document_text(data: bytes, how: CorpusFormat) -> tuple[str, None] | tuple[None, str]:
-    """Return a document's text and None, or None and the reason it has none."""
+class DroppedDocumentError(Exception):
+    """A document cannot be used.
+
+    Attributes:
+        reason: why, in one word.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def read_document(data: bytes, how: CorpusFormat) -> tuple[str, str]:
+    """Return a document's text, and what names it: its id, or else its text.
+
+    Raises:
+        DroppedDocumentError: it has no text.
+    """
     try:
         text = data.decode("utf-8-sig")
-        if how.input_format == "jsonl":
-            text = json.loads(text)[how.text_column]
     except UnicodeDecodeError:
-        return None, INVALID_UTF8
-    except (KeyError, TypeError, IndexError):
-        return None, NO_TEXT
-    except (ValueError, RecursionError):
-        return None, INVALID_JSON
-    if not isinstance(text, str):
-        return None, NO_TEXT
+        raise DroppedDocumentError(INVALID_UTF8) from None
+    identity = None
+    if how.input_format in ("jsonl", "parquet"):
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            raise DroppedDocumentError(INVALID_JSON) from None
+        text, identity = _columns(row, how)
     # A lone surrogate, which only JSON's escapes can give, is no character.
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return (text, None) if text.strip() else (None, EMPTY)
+    if not text.strip():
+        raise DroppedDocumentError(EMPTY)
+    return text, text if identity is None else identity
+
+
+def _columns(row: Any, how: CorpusFormat) -> tuple[str, str | None]:
+    """Return the text and the id of a row.
+
+    Raises:
+        DroppedDocumentError: there is none.
+    """
+    text = row.get(how.text_column) if isinstance(row, dict) else None
+    if text is None and how.input_format == "parquet":
+        text = ""  # a null
+    if not isinstance(text, str):
+        raise DroppedDocumentError(NO_TEXT)
+    if how.id_column is None:
+        return text, None
+    identity = row.get(how.id_column)
+    if identity is None:
+        raise DroppedDocumentError(NO_ID)
+    return text, json.dumps(identity)
 
 
 def text_sentences(text: str, how: CorpusFormat) -> list[str]:

@@ -18,10 +18,14 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
         [name.replace("_", " "), *(total.get(name, 0) for total in totals)]
         for name in ("documents", "sentences", "pieces", "examples")
     ]
+    rows.append(["real positions", *share("real_positions", "positions")])
+    if manifest.masks == "static":
+        rows.append(["predicted positions", *share("predictions", "real_positions")])
+    if manifest.pairing == "nsp":
+        rows.append(["random next sentence", *share("random_next", "examples")])
+    elif manifest.pairing == "sop":
+        rows.append(["swapped segments", *share("swapped", "examples")])
     rows += [
-        ["real positions", *share("real_positions", "positions")],
-        ["predicted positions", *share("predictions", "real_positions")],
-        ["random next sentence", *share("random_next", "examples")],
         ["pieces cut off", *(total.get("truncated_pieces", 0) for total in totals)],
         ["files", *(len(manifest.splits[split]) for split in splits)],
     ]

@@ -11,8 +11,25 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS
 JOINER = "##"
 """Begins a piece that continues a word."""
 
-IS_NEXT, IS_RANDOM = 0, 1
-"""Values of `next_sentence_labels`, as in google-research/bert: 0 = B follows A, 1 = random."""
+Pairing = Literal["nsp", "sop", "none"]
+"""What stands in a record: A and the next or a random B (BERT), A and B in order or swapped
+(ALBERT's sentence order), or whole sentences without a pair (RoBERTa)."""
+
+Masks = Literal["static", "dynamic"]
+"""Where pieces are masked: in the records, or anew in every epoch while they are trained on."""
+
+Compression = Literal["none", "gzip"]
+"""How a shard's bytes are packed."""
+
+IS_NEXT, IS_RANDOM, IS_SWAPPED = 0, 1, 1
+"""Values of `next_sentence_labels`: 0 = B follows A; 1 = B is random (as in google-research/bert),
+or, in pairs of the kind `sop`, A follows B (as in google-research/albert)."""
+
+
+MASKED_LM_FEATURES = ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights")
+"""What a record has of its masks, besides the masked pieces in `input_ids`."""
+
+Kind = Literal["int64", "float32"]
 
 
 @dataclass(frozen=True)
@@ -26,27 +43,38 @@ class Feature:
     """
 
     name: str
-    kind: Literal["int64", "float32"]
+    kind: Kind
     length: int
 
 
-def record_features(max_seq_length: int, max_predictions: int) -> tuple[Feature, ...]:
+def record_features(
+    max_seq_length: int, max_predictions: int, pairing: Pairing = "nsp", masks: Masks = "static"
+) -> tuple[Feature, ...]:
     """Return the features of one record, L = max_seq_length, P = max_predictions.
 
-    input_ids: int64 [L]. Pieces with some masked; [CLS] A [SEP] B [SEP], then [PAD].
+    input_ids: int64 [L]. Pieces; [CLS] A [SEP] B [SEP] or [CLS] A [SEP], then [PAD].
     input_mask: int64 [L]. 1 = real piece, 0 = padding.
     segment_ids: int64 [L]. 0 = [CLS] A [SEP] and padding, 1 = B [SEP].
+
+    Where masks are `static`, some pieces of input_ids are masked, and there are:
     masked_lm_positions: int64 [P]. Indices into input_ids, ascending; 0 where unused.
     masked_lm_ids: int64 [P]. The pieces that stood there; 0 where unused.
     masked_lm_weights: float32 [P]. 1 = a prediction, 0 = unused.
-    next_sentence_labels: int64 [1]. 0 = B follows A, 1 = B is from another document.
+
+    Where the pairing is not `none`, there is:
+    next_sentence_labels: int64 [1]. 0 = B follows A, 1 = B is from another document, or swapped.
     """
-    return (
+    features = [
         Feature("input_ids", "int64", max_seq_length),
         Feature("input_mask", "int64", max_seq_length),
         Feature("segment_ids", "int64", max_seq_length),
-        Feature("masked_lm_positions", "int64", max_predictions),
-        Feature("masked_lm_ids", "int64", max_predictions),
-        Feature("masked_lm_weights", "float32", max_predictions),
-        Feature("next_sentence_labels", "int64", 1),
-    )
+    ]
+    if masks == "static":
+        kinds: tuple[Kind, ...] = ("int64", "int64", "float32")
+        features += [
+            Feature(name, kind, max_predictions)
+            for name, kind in zip(MASKED_LM_FEATURES, kinds, strict=True)
+        ]
+    if pairing != "none":
+        features.append(Feature("next_sentence_labels", "int64", 1))
+    return tuple(features)

@@ -1,5 +1,6 @@
 """The Beam job behind `clozeline vocab`: how often each word stands in the corpus."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.beam_options import running_pipeline
 from pipeline.readers import (
     CorpusFormat,
+    DroppedDocumentError,
     ReadDocuments,
     batch_documents,
-    document_text,
+    read_document,
     text_sentences,
 )
 from pipeline.tally import Tally
@@ -64,8 +66,8 @@ class CountWords(beam.DoFn):
         """Yield every distinct word of the batch with its count."""
         sentences: list[str] = []
         for document in documents:
-            text, _ = document_text(document, self._how)
-            if text is not None:
+            with contextlib.suppress(DroppedDocumentError):
+                text, _ = read_document(document, self._how)
                 sentences += text_sentences(text, self._how)
         if sentences:
             yield from count_in(sentences, lower_case=self._lower_case).items()

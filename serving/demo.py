@@ -244,16 +244,17 @@ def held_out_questions(
         InputError: no two held-out documents have two sentences to ask about.
     """
     from pipeline.files import match_files
-    from pipeline.job import EVAL, Settings, document_key
-    from pipeline.readers import document_text, read_file, text_sentences
+    from pipeline.readers import DroppedDocumentError, read_document, read_file, text_sentences
+    from pipeline.shard import EVAL, Settings, document_key
 
     made_with = Settings(**settings)
     candidates = []
     for path in match_files(globs):
-        text, _ = document_text(read_file(path), made_with)
-        if text is None:
+        try:
+            text, identity = read_document(read_file(path), made_with)
+        except DroppedDocumentError:
             continue
-        key = document_key(text, made_with.seed)
+        key = document_key(identity, made_with.seed)
         if made_with.shard_name(key).startswith(EVAL):
             sentences = text_sentences(text, made_with)
             candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))

@@ -56,18 +56,20 @@ class TextModel(tf.Module):
         self._pieces = tf.constant(vocabulary.pieces)
         self._vocabulary = vocabulary
         self._max_seq_length = run.dataset.max_seq_length
+        self._knows_pairs = run.dataset.pairing != "none"
 
     def signatures(self) -> dict[str, Any]:
-        """Return the concrete function of each signature by name."""
+        """Return the function of each signature by name: what the run has learned to do."""
         text = tf.TensorSpec([None], tf.string, name="text")
         text_pair = tf.TensorSpec([None], tf.string, name="text_pair")
         fill_mask = tf.function(self.fill_mask, input_signature=[text])
-        return {
-            DEFAULT: fill_mask,
-            FILL_MASK: fill_mask,
-            NEXT_SENTENCE: tf.function(self.next_sentence, input_signature=[text, text_pair]),
-            EMBED: tf.function(self.embed, input_signature=[text]),
-        }
+        embed = tf.function(self.embed, input_signature=[text])
+        signatures = {DEFAULT: fill_mask, FILL_MASK: fill_mask, EMBED: embed}
+        if self._knows_pairs:
+            signatures[NEXT_SENTENCE] = tf.function(
+                self.next_sentence, input_signature=[text, text_pair]
+            )
+        return signatures
 
     def fill_mask(self, text: Any) -> dict[str, Any]:
         """Fill in every `[MASK]` of each text.

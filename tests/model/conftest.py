@@ -109,7 +109,7 @@ def write_dataset(
     vocabulary = "".join(f"{piece}\n" for piece in pieces).encode()
     (path / VOCABULARY).write_bytes(vocabulary)
     manifest = Manifest(
-        settings={"seed": seed},
+        settings={"seed": seed, "pairing": "nsp", "masks": "static", "compression": "none"},
         vocab_sha256=sha256(vocabulary),
         vocab_size=vocab_size,
         lower_case=True,

@@ -16,6 +16,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from model.config import BertConfig, TrainingConfig  # noqa: E402
 from model.input import eval_batches, train_batches  # noqa: E402
 from model.loop import Trainer, distribute  # noqa: E402
+from model.losses import heads  # noqa: E402
 from model.strategy import make_strategy  # noqa: E402
 from pipeline.manifest import read_manifest  # noqa: E402
 
@@ -47,7 +48,7 @@ def losses(strategy_name: str, dataset: Path, *, xla: bool) -> dict[str, Any]:
         weight_decay=0.1,
         seed=5,
     )
-    trainer = Trainer(config, training, strategy, xla=xla)
+    trainer = Trainer(config, training, heads("nsp"), strategy, xla=xla)
     size = BATCH_SIZE // replicas
     batches = train_batches(dataset, manifest, batch_size=size, seed=5, skip_examples=0)
     iterator = distribute(strategy, batches)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
 from model.loop import Trainer
+from model.losses import heads
 from model.strategy import make_strategy
 from pipeline.errors import InputError
 
@@ -57,7 +58,7 @@ def make_trainer(config: BertConfig, *, seed: int = 3, xla: bool = False) -> Tra
     training = TrainingConfig(
         steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=seed
     )
-    return Trainer(config, training, make_strategy("one"), xla=xla)
+    return Trainer(config, training, heads("nsp"), make_strategy("one"), xla=xla)
 
 
 def test_dropout_seeds_differ_by_layer_step_replica_and_seed(small_config: BertConfig) -> None:

@@ -9,8 +9,10 @@ from model.losses import (
     batch_weights,
     cross_entropy,
     global_loss,
+    heads,
     means,
     pretraining_sums,
+    sum_names,
 )
 
 
@@ -53,7 +55,7 @@ def make_batch(rows: int, seed: int) -> tuple[dict, dict]:
 
 def test_pretraining_sums_against_numpy() -> None:
     outputs, batch = make_batch(5, seed=2)
-    found = pretraining_sums(outputs, batch)
+    found = pretraining_sums(heads("nsp"), outputs, batch)
 
     def nats(logits: np.ndarray, label: int) -> float:
         return float(np.log(np.exp(logits.astype(np.float64)).sum()) - logits[label])
@@ -76,9 +78,9 @@ def test_pretraining_sums_against_numpy() -> None:
 
 def test_shares_of_unequal_replicas_add_up_to_the_mean_over_the_batch() -> None:
     parts = [make_batch(rows, seed) for rows, seed in ((4, 1), (2, 8))]
-    sums = [pretraining_sums(*part) for part in parts]
-    weights = [batch_weights(batch) for _, batch in parts]
-    assert float(weights[0]["masked_lm_weight"]) != float(weights[1]["masked_lm_weight"])
+    sums = [pretraining_sums(heads("nsp"), *part) for part in parts]
+    weights = [batch_weights(heads("nsp"), batch) for _, batch in parts]
+    assert float(weights[0]["masked_lm"]) != float(weights[1]["masked_lm"])
     total_weights = {name: weights[0][name] + weights[1][name] for name in weights[0]}
     shares = [float(global_loss(part, total_weights)) for part in sums]
     totals = {name: float(sums[0][name] + sums[1][name]) for name in sums[0]}
@@ -88,7 +90,20 @@ def test_shares_of_unequal_replicas_add_up_to_the_mean_over_the_batch() -> None:
 def test_a_batch_without_masked_pieces_has_no_masked_loss() -> None:
     outputs, batch = make_batch(3, seed=4)
     batch["masked_lm_weights"] *= 0
-    sums = pretraining_sums(outputs, batch)
-    assert float(global_loss(sums, batch_weights(batch))) == pytest.approx(
+    sums = pretraining_sums(heads("nsp"), outputs, batch)
+    assert float(global_loss(sums, batch_weights(heads("nsp"), batch))) == pytest.approx(
         float(sums["next_sentence_loss"]) / 2
     )
+
+
+def test_without_pairs_only_the_masked_pieces_count() -> None:
+    outputs, batch = make_batch(4, seed=3)
+    both = pretraining_sums(heads("nsp"), outputs, batch)
+    del batch["next_sentence_labels"]
+    sums = pretraining_sums(heads("none"), outputs, batch)
+    assert sums == {name: both[name] for name in sum_names(["masked_lm"])}
+    share = global_loss(sums, batch_weights(heads("none"), batch))
+    found = means({name: float(value) for name, value in sums.items()})
+    assert float(share) == pytest.approx(found["masked_lm_loss"], rel=1e-6)
+    assert found["loss"] == found["masked_lm_loss"]
+    assert "next_sentence_loss" not in found

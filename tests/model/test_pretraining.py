@@ -91,13 +91,14 @@ def test_result_and_run(options: Options, small_config: BertConfig) -> None:
 
 def test_the_loaded_model_is_the_evaluated_one(options: Options, dataset: Path) -> None:
     from model.input import eval_batches
-    from model.losses import means, pretraining_sums
+    from model.losses import heads, means, pretraining_sums
 
     result = options().run()
     model = load_run(Path(result["run"])).load_model()
     batch = next(iter(eval_batches(dataset, read_manifest(dataset), "eval", batch_size=11)))
     outputs = model({name: batch[name] for name in model.input})
-    found = means({name: float(v) for name, v in pretraining_sums(outputs, batch).items()})
+    sums = pretraining_sums(heads("nsp"), outputs, batch)
+    found = means({name: float(value) for name, value in sums.items()})
     for name, value in found.items():
         assert result[name] == pytest.approx(value, rel=1e-5)
 

@@ -1,10 +1,28 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from pipeline.masking import Replacements, mask_pieces, unit_numbers
+from pipeline.masking import (
+    Masker,
+    Masking,
+    RecordNoise,
+    Replacements,
+    mask_pieces,
+    record_seeds,
+    split_mix,
+    unit_numbers,
+)
+from pipeline.tokenizer import Vocabulary
 
 MASK_ID = 4
 REPLACEMENTS = Replacements(MASK_ID, np.arange(5, 1000))
+
+
+def noise(rows: int, stream: str = "test") -> RecordNoise:
+    return RecordNoise(record_seeds(stream, np.arange(rows)))
+
+
 CONTINUES = np.arange(2000) % 3 == 0  # by id; a third of the pieces
 
 
@@ -23,7 +41,7 @@ def mask(records: tuple[np.ndarray, np.ndarray], **changes: object) -> dict[str,
         "masking": "token", "continues_word": CONTINUES, "mask_rate": 0.15, "max_predictions": 20,
         "replacements": REPLACEMENTS,
     } | changes  # fmt: skip
-    return mask_pieces(*records, np.random.default_rng(5), **settings)  # type: ignore[arg-type]
+    return mask_pieces(*records, noise(len(records[0])), **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("masking", ["token", "whole-word", "span"])
@@ -74,7 +92,7 @@ def test_eighty_ten_ten(records: tuple[np.ndarray, np.ndarray]) -> None:
 def test_every_position_is_as_likely(records: tuple[np.ndarray, np.ndarray]) -> None:
     full = np.ones((4000, 40), bool)
     masked = mask_pieces(
-        np.full((4000, 40), 7), full, np.random.default_rng(1),
+        np.full((4000, 40), 7), full, noise(4000),
         masking="token", continues_word=CONTINUES, mask_rate=0.15, max_predictions=20,
         replacements=REPLACEMENTS,
     )  # fmt: skip
@@ -84,7 +102,7 @@ def test_every_position_is_as_likely(records: tuple[np.ndarray, np.ndarray]) -> 
 
 def test_more_slots_than_positions() -> None:
     masked = mask_pieces(
-        np.array([[2, 50, 3]]), np.array([[False, True, False]]), np.random.default_rng(1),
+        np.array([[2, 50, 3]]), np.array([[False, True, False]]), noise(1),
         masking="token", continues_word=CONTINUES, mask_rate=0.15, max_predictions=5,
         replacements=REPLACEMENTS,
     )  # fmt: skip
@@ -135,7 +153,7 @@ def test_nothing_that_would_fit_is_left_out(records: tuple[np.ndarray, np.ndarra
 def test_spans_are_runs_of_words_hidden_alike() -> None:
     rows, length = 4000, 60
     masked = mask_pieces(
-        np.full((rows, length), 7), np.ones((rows, length), bool), np.random.default_rng(3),
+        np.full((rows, length), 7), np.ones((rows, length), bool), noise(rows),
         masking="span", continues_word=CONTINUES, mask_rate=0.5, max_predictions=30,
         replacements=REPLACEMENTS,
     )  # fmt: skip
@@ -154,7 +172,7 @@ def test_spans_are_runs_of_words_hidden_alike() -> None:
 
 def test_span_lengths_are_geometric_up_to_ten() -> None:
     units = unit_numbers(
-        np.ones((5000, 100), bool), np.zeros((5000, 100), bool), np.random.default_rng(2), "span"
+        np.ones((5000, 100), bool), np.zeros((5000, 100), bool), noise(5000), "span"
     )
     # The first span of each record starts at its beginning: no run is cut at the left.
     first = (units == 1).sum(axis=1)
@@ -167,5 +185,48 @@ def test_span_lengths_are_geometric_up_to_ten() -> None:
 def test_a_word_cut_by_truncation_is_a_word() -> None:
     is_text = np.array([[False, True, True, False, True, True, False]])
     continues = np.array([[False, True, True, False, True, False, False]])
-    units = unit_numbers(is_text, continues, np.random.default_rng(0), "whole-word")
+    units = unit_numbers(is_text, continues, noise(1), "whole-word")
     assert units.tolist() == [[0, 1, 1, 0, 2, 3, 0]]
+
+
+def test_split_mix_is_the_published_generator() -> None:
+    # The first outputs of Vigna's splitmix64.c for the seed 1234567 (its state advances by gamma
+    # before the first one, so output n is that of the counter state / gamma + n).
+    gamma = 0x9E3779B97F4A7C15
+    start = 1234567 * pow(gamma, -1, 2**64) % 2**64
+    counters = np.array([(start + n) % 2**64 for n in (1, 2, 3)], np.uint64)
+    assert split_mix(counters).tolist() == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+def test_noise_is_uniform_and_not_correlated() -> None:
+    numbers = noise(20_000).draw(8).astype(np.float64)
+    assert abs(numbers.mean() - 0.5) < 5 * (1 / 12 / numbers.size) ** 0.5
+    assert abs(numbers.var() - 1 / 12) < 0.001
+    correlation = np.corrcoef(numbers.T) - np.eye(8)
+    assert abs(correlation).max() < 5 / 20_000**0.5
+    neighbours = np.corrcoef(numbers[1:, 0], numbers[:-1, 0])[0, 1]
+    assert abs(neighbours) < 5 / 20_000**0.5
+
+
+@pytest.mark.parametrize("masking", ["token", "whole-word", "span"])
+def test_a_record_is_masked_alike_in_any_batch(masking: Masking, vocab_path: Path) -> None:
+    vocabulary = Vocabulary.read(vocab_path)
+    masker = Masker(vocabulary, masking=masking, mask_rate=0.15, max_predictions=5)
+    rng = np.random.default_rng(1)
+    ids = rng.integers(5, len(vocabulary), (40, 24))
+    ids[:, 0], ids[:, 9], ids[:, 19] = vocabulary.cls_id, vocabulary.sep_id, vocabulary.sep_id
+    real = np.tile(np.arange(24) < 20, (40, 1)).astype(np.int64)
+    whole = masker(ids, real, record_seeds("s", np.arange(40)))
+    for rows in (slice(0, 1), slice(7, 20), slice(39, 40)):
+        part = masker(ids[rows], real[rows], record_seeds("s", np.arange(40)[rows]))
+        for name, values in part.items():
+            np.testing.assert_array_equal(values, whole[name][rows], err_msg=name)
+    other = masker(ids, real, record_seeds("t", np.arange(40)))
+    same = (other["masked_lm_positions"] == whole["masked_lm_positions"]).all(axis=1)
+    assert same.mean() < 0.2
+    used = whole["masked_lm_weights"] == 1
+    assert not {0, 9, *range(19, 24)} & set(whole["masked_lm_positions"][used].tolist())

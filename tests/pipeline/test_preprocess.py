@@ -13,11 +13,11 @@ import pytest
 
 import clozeline
 from pipeline.inspection import read_records, text_pieces
-from pipeline.job import NO_OTHER_DOCUMENT, document_key
 from pipeline.manifest import MANIFEST, read_manifest
 from pipeline.readers import EMPTY, INVALID_JSON, INVALID_UTF8, NO_TEXT
 from pipeline.schema import IS_RANDOM, SPECIAL_TOKENS
 from pipeline.sentences import split_sentences
+from pipeline.shard import NO_OTHER_DOCUMENT, document_key
 from pipeline.tokenizer import Vocabulary, build_tokenizer
 
 SETTINGS = ["--max-seq-length", "32", "--max-predictions", "5", "--duplicates", "2", "--seed", "9"]
@@ -196,7 +196,8 @@ def test_dropped_documents_are_counted(vocab_path: Path, tmp_path: Path) -> None
     (corpus / "d").write_text(" \n\n ")
     (corpus / "e").write_text("\x00\x01")  # a sentence without a piece
     (corpus / "f").write_text("")
-    assert preprocess(corpus / "*", vocab_path, tmp_path / "ds", "--shards=1", "--eval-rate=0") == 0
+    more = ["--shards=1", "--eval-rate=0", "--max-unreadable-rate=0.2"]
+    assert preprocess(corpus / "*", vocab_path, tmp_path / "ds", *more) == 0
     manifest = read_manifest(tmp_path / "ds")
     assert manifest.dropped_documents == {EMPTY: 3, INVALID_UTF8: 1}
     assert manifest.statistics["train"]["documents"] == 2
@@ -332,8 +333,9 @@ def test_a_file_as_output(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ds").write_text("mine")
-    code = preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds")
-    expect_error(capsys, code, "ds: is a file; name a folder")
+    for output in (tmp_path / "ds", tmp_path / "ds" / "inside"):
+        code = preprocess(prose_corpus / "*", vocab_path, output)
+        expect_error(capsys, code, f"--output {output}", f"{tmp_path}/ds is a file; name a folder")
     assert (tmp_path / "ds").read_text() == "mine"
 
 
@@ -344,13 +346,13 @@ def test_more_shards_than_documents(
     (tmp_path / "b.txt").write_text("The boat passes.")
     more = ["--shards", "5000", "--eval-rate", "0"]
     code = preprocess(tmp_path / "*.txt", vocab_path, tmp_path / "ds", *more)
-    expect_error(capsys, code, "2 documents spread over 5000 shards", "use fewer --shards")
+    expect_error(capsys, code, "--shards 5000: too many for 2 documents", "use fewer --shards")
 
 
 def test_documents_alone_in_their_shard_are_counted(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    assert preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds", "--shards", "40") == 0
+    assert preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds", "--shards", "25") == 0
     manifest = read_manifest(tmp_path / "ds")
     used = sum(total["documents"] for total in manifest.statistics.values())
     assert manifest.dropped_documents[NO_OTHER_DOCUMENT] == 60 - used > 0

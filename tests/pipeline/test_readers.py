@@ -1,5 +1,6 @@
 import bz2
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from pipeline.readers import (
     EMPTY,
     INVALID_JSON,
     INVALID_UTF8,
+    NO_ID,
     NO_TEXT,
     BlankLineSource,
     CorpusFormat,
+    DroppedDocumentError,
     InputFormat,
-    document_text,
+    read_document,
     text_sentences,
 )
 
@@ -88,7 +91,7 @@ def test_lines_are_sentences_and_prose_is_split() -> None:
 
 
 def test_byte_order_mark_is_no_text() -> None:
-    assert document_text(b"\xef\xbb\xbfHello.", how("lines")) == ("Hello.", None)
+    assert read_document(b"\xef\xbb\xbfHello.", how("lines")) == ("Hello.", "Hello.")
 
 
 @pytest.mark.parametrize(
@@ -109,9 +112,20 @@ def test_byte_order_mark_is_no_text() -> None:
 def test_unusable_documents_have_a_reason(
     input_format: InputFormat, data: bytes, reason: str
 ) -> None:
-    assert document_text(data, how(input_format)) == (None, reason)
+    with pytest.raises(DroppedDocumentError) as dropped:
+        read_document(data, how(input_format))
+    assert dropped.value.reason == reason
 
 
 def test_json_text() -> None:
-    assert document_text(b'{"id": 3, "body": "H\\u00e9.\\nB."}', how("jsonl")) == ("Hé.\nB.", None)
-    assert document_text(b'{"body": "a\\ud800b"}', how("jsonl")) == ("a?b", None)
+    escaped = b'{"id": 3, "body": "H\\u00e9.\\nB."}'
+    assert read_document(escaped, how("jsonl")) == ("Hé.\nB.", "Hé.\nB.")
+    assert read_document(b'{"body": "a\\ud800b"}', how("jsonl"))[0] == "a?b"
+
+
+def test_an_id_names_a_document() -> None:
+    with_id = replace(how("jsonl"), id_column="id")
+    assert read_document(b'{"id": 3, "body": "Hello."}', with_id) == ("Hello.", "3")
+    assert read_document(b'{"id": "3", "body": "Hello."}', with_id) == ("Hello.", '"3"')
+    with pytest.raises(DroppedDocumentError, match=NO_ID):
+        read_document(b'{"body": "Hello."}', with_id)
