@@ -12,9 +12,10 @@ lengths are made from one such grouping.
 import json
 import tempfile
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ DROPPED = "dropped"  # tag of the side output
 
 
 class TokenizeDocuments(beam.DoFn):
-    """Batches of documents (bytes) → (shard name, `pipeline.shard.Document`).
+    """Batches of documents (bytes) → (shard name, its `pipeline.shard.Document`s among them).
 
-    Documents that cannot be used leave by the side output `dropped`, as the reason.
+    Few large elements, since every element costs Beam some time. Documents that cannot be used
+    leave by the side output `dropped`, as the reason.
     """
 
     def __init__(self, vocabulary: Vocabulary, settings: Settings, tally: str | None) -> None:
@@ -90,6 +92,7 @@ class TokenizeDocuments(beam.DoFn):
         pieces = ragged.flat_values.numpy().astype(self._piece)
         row_splits = ragged.row_splits.numpy()
         first = 0
+        by_shard: defaultdict[str, list[Document]] = defaultdict(list)
         for identity, count in zip(identities, map(len, sentences), strict=True):
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
@@ -102,11 +105,12 @@ class TokenizeDocuments(beam.DoFn):
             ids = pieces[bounds[0] : bounds[-1]].tobytes()
             # A sentence without a piece (only control characters, say) is none.
             packed = (key, ids, lengths[lengths > 0].astype(LENGTH).tobytes())
-            yield self._settings.shard_name(key), packed
+            by_shard[self._settings.shard_name(key)].append(packed)
+        yield from by_shard.items()
 
 
 class WriteShard(beam.DoFn):
-    """(Shard name, its documents) → for each dataset a report on the file written for it.
+    """(Shard name, lists of its documents) → for each dataset a report on the file written for it.
 
     A file stands in `temporary` under a name of its own, since Beam may try a bundle again.
     """
@@ -128,10 +132,10 @@ class WriteShard(beam.DoFn):
         self._makers = [ShardMaker(self._vocabulary, settings) for settings in self._datasets]
         self._tally = Tally(self._tally_folder)
 
-    def process(self, element: tuple[str, Iterable[Document]]) -> Iterator[dict[str, Any]]:
+    def process(self, element: tuple[str, Iterable[list[Document]]]) -> Iterator[dict[str, Any]]:
         """Write one shard of each dataset and yield the reports."""
-        name, grouped = element
-        documents = list(grouped)
+        name, lists = element
+        documents = list(chain.from_iterable(lists))
         for dataset, maker in enumerate(self._makers):
             yield {"dataset": dataset, "name": name, **self._write(maker, name, documents)}
 

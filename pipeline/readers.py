@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 from apache_beam.io.filebasedsource import FileBasedSource
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.io.iobase import Read
+from apache_beam.io.iobase import Read, SourceBundle
 from apache_beam.io.parquetio import ReadAllFromParquet
 
 from pipeline.errors import InputError
@@ -24,6 +24,9 @@ INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID = "invalid_utf8", "invalid_json", "no
 
 UNREADABLE = frozenset({INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID})
 """Reasons that speak of damage: the corpus is not what it was said to be."""
+
+RANGE_BYTES = 1 << 24
+"""Most bytes of a file that a worker reads at a time; small enough to keep several of them busy."""
 
 BATCH_BYTES = 1 << 20
 """Text handed to the tokenizer at once; enough that the cost of a call does not show."""
@@ -69,7 +72,9 @@ class ReadDocuments(beam.PTransform):
             return self._blank_line_documents(pipeline)
         files = pipeline | "Files" >> beam.Create(list(self._files))
         if self._how.input_format == "jsonl":
-            lines = files | beam.io.ReadAllFromText(coder=beam.coders.BytesCoder())
+            lines = files | beam.io.ReadAllFromText(
+                coder=beam.coders.BytesCoder(), desired_bundle_size=RANGE_BYTES
+            )
             return lines | "NotBlank" >> beam.Filter(bytes.strip)
         if self._how.input_format == "parquet":
             rows = files | ReadAllFromParquet(columns=self._how.columns)
@@ -97,6 +102,16 @@ class BlankLineSource(FileBasedSource):
     line in front of it (the file's first document with byte 0). So a range needs to look neither
     back beyond its start nor at other ranges, and each document is read exactly once.
     """
+
+    def split(
+        self,
+        desired_bundle_size: int | None = None,
+        start_position: int | None = None,
+        stop_position: int | None = None,
+    ) -> Iterator[SourceBundle]:
+        """Yield ranges of the files, of `RANGE_BYTES` at the most."""
+        size = min(desired_bundle_size or RANGE_BYTES, RANGE_BYTES)
+        return super().split(size, start_position, stop_position)
 
     def read_records(self, file_name: str, range_tracker: Any) -> Iterator[bytes]:
         """Yield the documents of a range: the bytes of their lines, without the blank ones."""

@@ -87,7 +87,7 @@ def test_dropout_follows_the_seeds_given(small_config: BertConfig, xla: bool) ->
         "next_sentence_labels": tf.ones([4, 1], tf.int32),
         "example_weights": tf.ones([4]),
     }
-    weights = {"masked_lm_weight": tf.constant(12.0), "next_sentence_weight": tf.constant(4.0)}
+    weights = {"masked_lm": tf.constant(12.0), "next_sentence": tf.constant(4.0)}
 
     def loss(seeds: tf.Tensor) -> float:
         return float(trainer._gradients(batch, weights, seeds)[1]["masked_lm_loss"])

@@ -38,6 +38,7 @@ def test_config_round_trip(run: Path, config: RunConfig) -> None:
         "lower_case": True,
         "max_seq_length": 16,
         "max_predictions": 3,
+        "pairing": "nsp",
     }
 
 
