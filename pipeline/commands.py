@@ -101,9 +101,7 @@ class Vocab(Corpus):
         check_columns(list(files), how)
         with TemporaryDirectory() as folder:
             with watch(Path(folder), {"read": reading("counting words", sum(files.values()))}):
-                counts = count_words(
-                    list(files), options, Path(folder), how, lower_case=self.lower_case
-                )
+                counts = count_words(files, options, Path(folder), how, lower_case=self.lower_case)
             notes.print(f"learning from {len(counts):,} distinct words")
             pieces = learn_vocabulary(counts, self.size)
         write_atomically(self.output, ("\n".join(pieces) + "\n").encode("utf-8"))
@@ -233,10 +231,13 @@ class Preprocess(Corpus):
         from pipeline.files import match_files
         from pipeline.shard import Settings
 
-        text_bytes = sum(match_files(self.input).values())
+        sizes = match_files(self.input).values()
+        shards = -(-sum(sizes) // TEXT_BYTES_PER_SHARD)
+        if self.input_format == "prose":
+            shards = min(shards, len(sizes) // FILES_PER_SHARD)
         names = {field.name for field in fields(Settings)}
         flags = {name: value for name, value in vars(self).items() if name in names}
-        flags["shards"] = self.shards or -(-text_bytes // TEXT_BYTES_PER_SHARD) or 1
+        flags["shards"] = self.shards or max(shards, 1)
         predictions = self.max_predictions or [
             math.ceil(length * self.mask_rate) for length in self.max_seq_length
         ]
@@ -250,6 +251,9 @@ class Preprocess(Corpus):
 
 TEXT_BYTES_PER_SHARD = 16_000_000
 """A shard's documents are sorted and paired in one worker's memory, so this bounds it."""
+
+FILES_PER_SHARD = 8
+"""The fewest, where a file is a document: random next sentences come from the shard's others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ def make_datasets(
                 "written": Stage("pairing, masking, writing", "examples"),
             }
             with watch(Path(tally), stages):
-                found = run_job(list(files), vocabulary, datasets, options, temporary, tally)
+                found = run_job(files, vocabulary, datasets, options, temporary, tally)
         reports = [_report(found, index) for index in range(len(datasets))]
         _check_readable(reports[0], max_unreadable_rate)
         manifests = {

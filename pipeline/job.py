@@ -13,7 +13,7 @@ import json
 import tempfile
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -196,7 +196,7 @@ def write_report(
 
 
 def run_job(
-    files: Sequence[str],
+    files: Mapping[str, int],
     vocabulary: Vocabulary,
     datasets: Sequence[Settings],
     options: PipelineOptions,
@@ -206,7 +206,7 @@ def run_job(
     """Run the job and return its report; the shards stand in `temporary`, not yet published.
 
     Args:
-        files: corpus files.
+        files: corpus files with their sizes in bytes.
         vocabulary: of the tokenizer.
         datasets: the settings of each dataset to make; they differ in their lengths alone.
         options: Beam's.

@@ -1,17 +1,15 @@
 """Corpus files to documents, as Beam transforms, and documents to sentences."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import apache_beam as beam
 import pyarrow
 import pyarrow.parquet
-from apache_beam.io.filebasedsource import FileBasedSource
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.io.iobase import Read, SourceBundle
-from apache_beam.io.parquetio import ReadAllFromParquet
 
 from pipeline.errors import InputError
 from pipeline.sentences import split_sentences
@@ -26,7 +24,7 @@ UNREADABLE = frozenset({INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID})
 """Reasons that speak of damage: the corpus is not what it was said to be."""
 
 RANGE_BYTES = 1 << 24
-"""Most bytes of a file that a worker reads at a time; small enough to keep several of them busy."""
+"""Most bytes of a file that a worker reads at a time; small enough to keep several busy."""
 
 BATCH_BYTES = 1 << 20
 """Text handed to the tokenizer at once; enough that the cost of a call does not show."""
@@ -58,95 +56,120 @@ class CorpusFormat:
 class ReadDocuments(beam.PTransform):
     """Corpus files → the raw bytes of each document.
 
-    Large uncompressed files of lines are read in parallel, and so are the row groups of Parquet.
+    Files are cut into parts that are read in parallel: ranges of bytes of uncompressed lines, row
+    groups of Parquet. A file is opened by its name and never looked up again, so one that is no
+    longer there is an error, not a gap.
     """
 
-    def __init__(self, files: Sequence[str], how: CorpusFormat) -> None:
+    def __init__(self, files: Mapping[str, int], how: CorpusFormat) -> None:
+        """Read some files, given with their sizes in bytes."""
         super().__init__()
         self._files = files
         self._how = how
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         """Return a PCollection of bytes, one element a document; rows of Parquet are JSON, too."""
-        if self._how.input_format == "lines":
-            return self._blank_line_documents(pipeline)
-        files = pipeline | "Files" >> beam.Create(list(self._files))
-        if self._how.input_format == "jsonl":
-            lines = files | beam.io.ReadAllFromText(
-                coder=beam.coders.BytesCoder(), desired_bundle_size=RANGE_BYTES
-            )
-            return lines | "NotBlank" >> beam.Filter(bytes.strip)
-        if self._how.input_format == "parquet":
-            rows = files | ReadAllFromParquet(columns=self._how.columns)
-            return rows | "Json" >> beam.Map(lambda row: json.dumps(row).encode())
-        return files | "Spread" >> beam.Reshuffle() | "ReadFile" >> beam.Map(read_file)
-
-    def _blank_line_documents(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        sources = [
-            pipeline | f"Lines{index}" >> Read(BlankLineSource(file, validate=False))
-            for index, file in enumerate(self._files)
-        ]
-        return sources | "AllLines" >> beam.Flatten()
+        parts, read_part = _PARTS[self._how.input_format]
+        columns = self._how.columns
+        return (
+            pipeline
+            | "Files" >> beam.Create(list(self._files.items()))
+            | "Parts" >> beam.FlatMap(lambda file: parts(*file))
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.FlatMap(lambda part: read_part(*part, columns=columns))
+        )
 
 
-def read_file(path: str) -> bytes:
-    """Return a whole file, decompressed by its ending."""
+def whole_file(path: str, _size: int) -> Iterator[tuple[str, int, int | None]]:
+    """Yield the one part of a file that is not cut: path, first byte, no end."""
+    yield path, 0, None
+
+
+def byte_ranges(path: str, size: int) -> Iterator[tuple[str, int, int | None]]:
+    """Yield the parts of a file of lines: path, first byte, the byte after the last."""
+    if CompressionTypes.detect_compression_type(path) != CompressionTypes.UNCOMPRESSED:
+        yield from whole_file(path, size)
+        return
+    for start in range(0, size, RANGE_BYTES):
+        yield path, start, min(start + RANGE_BYTES, size)
+
+
+def row_groups(path: str, _size: int) -> Iterator[tuple[str, int, int | None]]:
+    """Yield the parts of a Parquet file: path, row group, the row group after it."""
     with FileSystems.open(path) as file:
-        return file.read()
+        count = pyarrow.parquet.read_metadata(file).num_row_groups
+    for group in range(count):
+        yield path, group, group + 1
 
 
-class BlankLineSource(FileBasedSource):
-    """Splittable source of documents separated by blank lines.
+def read_whole_file(path: str, *_: Any, **__: Any) -> Iterator[bytes]:
+    """Yield a whole file, decompressed by its ending."""
+    with FileSystems.open(path) as file:
+        yield file.read()
+
+
+def read_line_documents(path: str, start: int, stop: int | None, **_: Any) -> Iterator[bytes]:
+    """Yield the documents of a range, which blank lines separate, without those.
 
     Every line belongs to the range that holds its first byte, and a document belongs with the blank
     line in front of it (the file's first document with byte 0). So a range needs to look neither
     back beyond its start nor at other ranges, and each document is read exactly once.
     """
-
-    def split(
-        self,
-        desired_bundle_size: int | None = None,
-        start_position: int | None = None,
-        stop_position: int | None = None,
-    ) -> Iterator[SourceBundle]:
-        """Yield ranges of the files, of `RANGE_BYTES` at the most."""
-        size = min(desired_bundle_size or RANGE_BYTES, RANGE_BYTES)
-        return super().split(size, start_position, stop_position)
-
-    def read_records(self, file_name: str, range_tracker: Any) -> Iterator[bytes]:
-        """Yield the documents of a range: the bytes of their lines, without the blank ones."""
-        start = range_tracker.start_position()
-        blank_line = 0 if start == 0 else None  # offset of the last one seen
-        document: list[bytes] = []
-        with self.open_file(file_name) as file:
-            for offset, line in _lines_from(file, start):
-                if not line.strip():
-                    if document:
-                        yield b"".join(document)
-                        document = []
-                    blank_line = offset
-                elif document:
-                    document.append(line)
-                elif blank_line is not None:
-                    if not range_tracker.try_claim(blank_line):
-                        return
-                    document.append(line)
-                elif offset >= range_tracker.stop_position():
-                    return
+    blank_line = 0 if start == 0 else None  # offset of the last one seen
+    document: list[bytes] = []
+    for offset, line in _lines_from(path, start):
+        if not line.strip():
             if document:
                 yield b"".join(document)
+                document = []
+            blank_line = offset
+        elif document:
+            document.append(line)
+        elif stop is not None and (offset if blank_line is None else blank_line) >= stop:
+            return
+        elif blank_line is not None:
+            document.append(line)
+    if document:
+        yield b"".join(document)
 
 
-def _lines_from(file: Any, start: int) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: str, start: int, stop: int | None, **_: Any) -> Iterator[bytes]:
+    """Yield the lines of a range that are not blank; a line belongs with its first byte."""
+    for offset, line in _lines_from(path, start):
+        if stop is not None and offset >= stop:
+            return
+        if line.strip():
+            yield line
+
+
+def _lines_from(path: str, start: int) -> Iterator[tuple[int, bytes]]:
     """Yield the offset and bytes of every line that begins at `start` or later."""
     offset = start
-    if start:
-        # From the byte before: where a line begins exactly at `start`, that is a line break.
-        file.seek(start - 1)
-        offset += len(file.readline()) - 1
-    while line := file.readline():
-        yield offset, line
-        offset += len(line)
+    with FileSystems.open(path) as file:
+        if start:
+            # From the byte before: where a line begins exactly at `start`, that is a line break.
+            file.seek(start - 1)
+            offset += len(file.readline()) - 1
+        while line := file.readline():
+            yield offset, line
+            offset += len(line)
+
+
+def read_rows(path: str, first: int, end: int, columns: Sequence[str]) -> Iterator[bytes]:
+    """Yield the rows of some row groups as JSON objects."""
+    with FileSystems.open(path) as file:
+        table = pyarrow.parquet.ParquetFile(file).read_row_groups(range(first, end), [*columns])
+    for row in table.to_pylist():
+        yield json.dumps(row).encode()
+
+
+_PARTS: dict[InputFormat, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "prose": (whole_file, read_whole_file),
+    "lines": (byte_ranges, read_line_documents),
+    "jsonl": (byte_ranges, read_lines),
+    "parquet": (row_groups, read_rows),
+}
+"""How a file is cut into parts, and how a part is read."""
 
 
 def batch_documents() -> beam.PTransform:

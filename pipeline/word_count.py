@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import apache_beam as beam
@@ -83,7 +83,7 @@ def write_counts(counts: Iterable[tuple[str, int]], path: str) -> None:
 
 
 def count_words(
-    files: Sequence[str],
+    files: Mapping[str, int],
     options: PipelineOptions,
     folder: Path,
     how: CorpusFormat,
@@ -93,7 +93,7 @@ def count_words(
     """Run the job and return the most frequent words, `MAX_WORDS` at the most.
 
     Args:
-        files: corpus files.
+        files: corpus files with their sizes in bytes.
         options: Beam's.
         folder: a temporary folder that every worker can write to.
         how: how documents stand in the files.

@@ -244,14 +244,19 @@ def held_out_questions(
         InputError: no two held-out documents have two sentences to ask about.
     """
     from pipeline.files import match_files
-    from pipeline.readers import DroppedDocumentError, read_document, read_file, text_sentences
+    from pipeline.readers import (
+        DroppedDocumentError,
+        read_document,
+        read_whole_file,
+        text_sentences,
+    )
     from pipeline.shard import EVAL, Settings, document_key
 
     made_with = Settings(**settings)
     candidates = []
     for path in match_files(globs):
         try:
-            text, identity = read_document(read_file(path), made_with)
+            text, identity = read_document(next(read_whole_file(path)), made_with)
         except DroppedDocumentError:
             continue
         key = document_key(identity, made_with.seed)

@@ -1,27 +1,30 @@
 import bz2
 import gzip
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 import zstandard
-from apache_beam.io.source_test_utils import (
-    assert_sources_equal_reference_source,
-    assert_split_at_fraction_exhaustive,
-    read_from_source,
-)
+from apache_beam.testing.util import assert_that, equal_to
 
+from pipeline import readers
+from pipeline.files import match_files
 from pipeline.readers import (
     EMPTY,
     INVALID_JSON,
     INVALID_UTF8,
     NO_ID,
     NO_TEXT,
-    BlankLineSource,
     CorpusFormat,
     DroppedDocumentError,
     InputFormat,
+    ReadDocuments,
+    byte_ranges,
     read_document,
+    read_line_documents,
+    read_lines,
     text_sentences,
 )
 
@@ -36,32 +39,62 @@ DOCUMENTS = [
 ]
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> BlankLineSource:
-    path = tmp_path / "lines.txt"
-    path.write_text(TEXT)
-    return BlankLineSource(str(path), min_bundle_size=0)
-
-
-def test_documents_are_what_stands_between_blank_lines(source: BlankLineSource) -> None:
-    assert read_from_source(source) == DOCUMENTS
-
-
-@pytest.mark.parametrize("bundle_bytes", range(1, 30))
-def test_each_document_is_read_once_however_the_file_is_cut(
-    source: BlankLineSource, bundle_bytes: int
+def check_documents(
+    files: Mapping[str, int], input_format: InputFormat, expected: list[bytes]
 ) -> None:
-    bundles = list(source.split(bundle_bytes))
-    assert len(bundles) > 1
-    assert_sources_equal_reference_source(
-        (source, None, None), [(b.source, b.start_position, b.stop_position) for b in bundles]
-    )
+    """Read all documents with Beam."""
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | ReadDocuments(files, how(input_format)), equal_to(expected))
 
 
-def test_split_while_reading(tmp_path: Path) -> None:
-    path = tmp_path / "lines.txt"
-    path.write_text("a\nb\n\nc\n\n\nd\n")
-    assert_split_at_fraction_exhaustive(BlankLineSource(str(path)))
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    (tmp_path / "lines.txt").write_text(TEXT)
+    return str(tmp_path / "lines.txt")
+
+
+def test_documents_are_what_stands_between_blank_lines(path: str) -> None:
+    assert list(read_line_documents(path, 0, None)) == DOCUMENTS
+
+
+@pytest.mark.parametrize("range_bytes", range(1, 60))
+def test_each_document_is_read_once_however_the_file_is_cut(
+    path: str, range_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "RANGE_BYTES", range_bytes)
+    parts = list(byte_ranges(path, len(TEXT)))
+    assert len(parts) == -(-len(TEXT) // range_bytes)
+    assert [d for part in parts for d in read_line_documents(*part)] == DOCUMENTS
+    lines = [line for part in parts for line in read_lines(*part)]
+    assert lines == [line for line in TEXT.encode().splitlines(keepends=True) if line.strip()]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
+def test_compressed_files_are_read_whole(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"lines.txt{ending}"
+    compress = {
+        ".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress
+    }[ending]  # fmt: skip
+    path.write_bytes(compress(TEXT.encode()))
+    ((part, start, stop),) = byte_ranges(str(path), 10**9)
+    assert list(read_line_documents(part, start, stop)) == DOCUMENTS
+
+
+def test_several_files_some_of_whose_names_look_like_globs(tmp_path: Path) -> None:
+    names = ["a[1].txt", "b?.txt", "c.txt"]
+    for name in names:
+        (tmp_path / name).write_text(f"{name} one\n\n{name} two\n")
+    files = match_files([str(tmp_path / "*.txt")])
+    lines = [f"{name} {word}\n".encode() for name in names for word in ("one", "two")]
+    check_documents(files, "lines", lines)
+    check_documents(files, "jsonl", lines)
+    check_documents(files, "prose", [(tmp_path / name).read_bytes() for name in names])
+
+
+@pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl", "parquet"])
+def test_a_file_that_vanished_is_an_error(tmp_path: Path, input_format: InputFormat) -> None:
+    with pytest.raises(Exception, match=r"gone\.txt"):
+        check_documents({f"{tmp_path}/gone.txt": 7}, input_format, [])
 
 
 def how(input_format: InputFormat) -> CorpusFormat:
@@ -71,16 +104,8 @@ def how(input_format: InputFormat) -> CorpusFormat:
 def test_windows_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "lines.txt"
     path.write_bytes(b"a\r\n\r\nb\r\n")
-    documents = read_from_source(BlankLineSource(str(path)))
+    documents = list(read_line_documents(str(path), 0, None))
     assert [text_sentences(d.decode(), how("lines")) for d in documents] == [["a"], ["b"]]
-
-
-@pytest.mark.parametrize("ending", ["gz", "bz2", "zst"])
-def test_compressed_file(ending: str, tmp_path: Path) -> None:
-    compress = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}[ending]
-    path = tmp_path / f"lines.txt.{ending}"
-    path.write_bytes(compress(TEXT.encode()))
-    assert read_from_source(BlankLineSource(str(path))) == DOCUMENTS
 
 
 def test_lines_are_sentences_and_prose_is_split() -> None:
