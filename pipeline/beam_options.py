@@ -5,9 +5,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline.errors import InputError, JobError
+
+LOCAL_RUNNER = "FnApiRunner"
 
 MAX_MESSAGE = 500  # characters; some runners put whole logs into an exception
 
@@ -30,8 +32,13 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
         raise InputError(f"{error} (a flag of Apache Beam)") from error
     if unknown:
         raise InputError(f"unknown flag {unknown[0]}: neither this command nor Apache Beam has it")
-    runner = [] if known.runner else ["--runner=FnApiRunner"]
+    runner = [] if known.runner else [f"--runner={LOCAL_RUNNER}"]
     return PipelineOptions([*runner, *flags])
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Return whether Beam's local runner is asked for."""
+    return options.view_as(StandardOptions).runner == LOCAL_RUNNER
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.beam_options import running_pipeline
+from pipeline.beam_options import is_local, running_pipeline
 from pipeline.manifest import Shard, compression_type, shard_file
 from pipeline.readers import (
     EMPTY,
@@ -44,6 +43,7 @@ from pipeline.shard import (
     document_key,
     piece_type,
 )
+from pipeline.shuffle import GroupByShard, Place, gathered
 from pipeline.tally import Tally
 from pipeline.tokenizer import Vocabulary, build_tokenizer
 
@@ -110,7 +110,7 @@ class TokenizeDocuments(beam.DoFn):
 
 
 class WriteShard(beam.DoFn):
-    """(Shard name, lists of its documents) → for each dataset a report on the file written for it.
+    """(Shard name, its documents) → for each dataset a report on the file written for it.
 
     A file stands in `temporary` under a name of its own, since Beam may try a bundle again.
     """
@@ -132,10 +132,12 @@ class WriteShard(beam.DoFn):
         self._makers = [ShardMaker(self._vocabulary, settings) for settings in self._datasets]
         self._tally = Tally(self._tally_folder)
 
-    def process(self, element: tuple[str, Iterable[list[Document]]]) -> Iterator[dict[str, Any]]:
+    def process(
+        self, element: tuple[str, Iterable[list[Document] | Place]]
+    ) -> Iterator[dict[str, Any]]:
         """Write one shard of each dataset and yield the reports."""
-        name, lists = element
-        documents = list(chain.from_iterable(lists))
+        name, groups = element
+        documents = gathered(groups)
         for dataset, maker in enumerate(self._makers):
             yield {"dataset": dataset, "name": name, **self._write(maker, name, documents)}
 
@@ -231,7 +233,7 @@ def run_job(
         )
         shards = (
             tokenized.documents
-            | beam.GroupByKey()
+            | GroupByShard(temporary, through_files=is_local(options))
             | beam.ParDo(WriteShard(vocabulary, datasets, temporary, tally))
         )
         dropped = tokenized[DROPPED] | beam.combiners.Count.PerElement()
