@@ -1,4 +1,4 @@
-"""The one tokenizer: TF Text's FastBertTokenizer, the op that a model server links too."""
+"""The one tokenizer, made of TensorFlow and TF Text ops that a model server links too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,17 +98,62 @@ def dataset_vocabulary(dataset: Path, manifest: Manifest) -> Vocabulary:
     return vocabulary
 
 
-def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Any:
-    """Return the `FastBertTokenizer` of a vocabulary.
+_DROPPED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\p{Cf}\x{FFFD}]+"
+"""Controls, format characters (zero-width joiners, soft hyphens, …) and U+FFFD."""
 
-    Its `tokenize` takes string [N] and returns ragged int32 [N, (pieces)], without special tokens.
+MAX_WORD_BYTES = 800
+"""A longer word becomes [UNK]. google-research/bert says 200 characters, of up to four bytes."""
+
+
+def normalize(texts: Any, *, lower_case: bool) -> Any:
+    """Drop what is no text; lower-case and strip accents where asked.
+
+    As google-research/bert's `BasicTokenizer` and Hugging Face's BERT tokenizers do. TF Text's own
+    `FastBertNormalizer` goes further: it folds compatibility forms ("…" to "...", "ß" to "ss", "½"
+    to "1⁄2") and cuts words at controls, so published checkpoints would be given ids that they were
+    not trained on.
+
+    Args:
+        texts: string [N], UTF-8.
+        lower_case: for an uncased model.
+
+    Returns:
+        string [N], in NFD where lower-cased.
     """
     import tensorflow as tf
     import tensorflow_text as tf_text
 
-    return tf_text.FastBertTokenizer(
+    texts = tf.strings.regex_replace(texts, _DROPPED, "")
+    if lower_case:
+        texts = tf_text.normalize_utf8(tf.strings.lower(texts, encoding="utf-8"), "NFD")
+        texts = tf.strings.regex_replace(texts, r"\p{Mn}+", "")
+    return texts
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to pieces, in eager code and in graphs; made by `build_tokenizer`."""
+
+    wordpiece: Any
+    lower_case: bool
+
+    def tokenize(self, texts: Any) -> Any:
+        """Return the pieces of string [N] as ragged int32 [N, (pieces)], without special tokens.
+
+        Special tokens written in the text, `[MASK]` for one, are text like any other.
+        """
+        return self.wordpiece.tokenize(normalize(texts, lower_case=self.lower_case))
+
+
+def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Tokenizer:
+    """Return the tokenizer of a vocabulary."""
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    wordpiece = tf_text.FastBertTokenizer(
         list(pieces),
         token_out_type=tf.int32,
         unknown_token=UNK,
-        lower_case_nfd_strip_accents=lower_case,
+        max_bytes_per_word=MAX_WORD_BYTES,
     )
+    return Tokenizer(wordpiece, lower_case)

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -18,6 +19,7 @@ from pipeline.readers import (
     text_sentences,
 )
 from pipeline.tally import Tally
+from pipeline.tokenizer import normalize
 
 MAX_WORDS = 2_000_000
 """Distinct words handed to the learner, the most frequent first."""
@@ -33,16 +35,21 @@ _OWN_WORDS = "|".join(_SPLITS + _CJK)
 (google-research/bert, tokenization.py: `_is_punctuation`, `_is_chinese_char`)."""
 
 
-def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
-    """Count the words of some texts, split and normalized as the tokenizer does."""
-    import tensorflow as tf
+def split_words(texts: Sequence[str], *, lower_case: bool) -> Any:
+    """Return the words of string [N] as ragged string [N, (words)], as the tokenizer sees them."""
     import tensorflow_text as tf_text
 
-    normalizer = tf_text.FastBertNormalizer(lower_case_nfd_strip_accents=lower_case)
-    words = tf_text.regex_split(
-        normalizer.normalize(tf.constant(texts)), rf"\s+|{_OWN_WORDS}", _OWN_WORDS
+    return tf_text.regex_split(
+        normalize(texts, lower_case=lower_case), rf"[\s\p{{Z}}]+|{_OWN_WORDS}", _OWN_WORDS
     )
-    unique, _, counts = tf.unique_with_counts(words.flat_values)
+
+
+def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
+    """Count the words of some texts."""
+    import tensorflow as tf
+
+    words = split_words(texts, lower_case=lower_case).flat_values
+    unique, _, counts = tf.unique_with_counts(words)
     return {
         word.decode("utf-8", "ignore"): int(count)
         for word, count in zip(unique.numpy(), counts.numpy(), strict=True)
