@@ -1,0 +1,90 @@
+"""Text to measure on, of any size: the shared books, or docstrings where there are none.
+
+    python -m benchmarks.corpus --lines 64 corpus.txt    # 64 MB, one sentence a line
+    python -m benchmarks.corpus --prose 64 folder        # 64 MB of prose, a document a file
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from pipeline.docstrings import write_corpus
+from pipeline.sentences import split_sentences
+
+DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
+DOCSTRINGS_BYTES = 4_000_000
+DOCUMENT_PARAGRAPHS = 20
+"""In a document of lines: a few pages, so that a corpus has thousands of documents."""
+FILE_BYTES = 500_000
+"""A document of prose: a book."""
+
+
+def read_paragraphs() -> list[str]:
+    """Return the paragraphs of the books in `$CLOZELINE_DATA/books`, one line each, in order.
+
+    Where there are no books, of the docstrings of the installed packages.
+    """
+    books = Path(os.environ.get("CLOZELINE_DATA", DEFAULT_DATA)) / "books"
+    if books.is_dir():
+        return _paragraphs(books)
+    with tempfile.TemporaryDirectory() as folder:
+        write_corpus(Path(folder), DOCSTRINGS_BYTES)
+        return _paragraphs(Path(folder))
+
+
+def _paragraphs(folder: Path) -> list[str]:
+    texts = (path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()))
+    blocks = (" ".join(block.split()) for text in texts for block in text.split("\n\n"))
+    return [block for block in blocks if block]
+
+
+def _endless(paragraphs: Sequence[str]) -> Iterator[str]:
+    """Yield the paragraphs again and again, each time in another order.
+
+    So no two documents are alike, and a large corpus is real text of the same kind as a small one.
+    """
+    for repeat in count():
+        yield from Random(repeat).sample(paragraphs, len(paragraphs)) if repeat else paragraphs
+
+
+def write_lines(path: Path, size_bytes: int, paragraphs: Sequence[str]) -> None:
+    """Write a file of one sentence a line, blank lines between documents."""
+    sentences = {paragraph: "\n".join(split_sentences(paragraph)) for paragraph in paragraphs}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for number, paragraph in enumerate(_endless(paragraphs), start=1):
+            file.write(sentences[paragraph] + "\n")
+            if number % DOCUMENT_PARAGRAPHS == 0:
+                if file.tell() >= size_bytes:
+                    return
+                file.write("\n")
+
+
+def write_prose(folder: Path, size_bytes: int, paragraphs: Sequence[str]) -> None:
+    """Write files of prose, blank lines between paragraphs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = _endless(paragraphs)
+    for number in range(max(1, size_bytes // FILE_BYTES)):
+        with (folder / f"{number:05d}.txt").open("w", encoding="utf-8") as file:
+            while file.tell() < FILE_BYTES:
+                file.write(next(source) + "\n\n")
+
+
+def main() -> None:
+    """Write a corpus."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--lines", type=float, metavar="MB", help="one sentence a line, to a file")
+    kind.add_argument("--prose", type=float, metavar="MB", help="a document a file, to a folder")
+    parser.add_argument("output", type=Path)
+    args = parser.parse_args()
+    write = write_lines if args.lines else write_prose
+    write(args.output, int((args.lines or args.prose) * 1e6), read_paragraphs())
+
+
+if __name__ == "__main__":
+    main()
