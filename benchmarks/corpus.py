@@ -2,6 +2,8 @@
 
     python -m benchmarks.corpus --lines 64 corpus.txt    # 64 MB, one sentence a line
     python -m benchmarks.corpus --prose 64 folder        # 64 MB of prose, a document a file
+
+Text that is used more than once comes in another order each time, so no two documents are alike.
 """
 
 import argparse
@@ -43,10 +45,7 @@ def _paragraphs(folder: Path) -> list[str]:
 
 
 def _endless(paragraphs: Sequence[str]) -> Iterator[str]:
-    """Yield the paragraphs again and again, each time in another order.
-
-    So no two documents are alike, and a large corpus is real text of the same kind as a small one.
-    """
+    """Yield the paragraphs again and again, each time in another order."""
     for repeat in count():
         yield from Random(repeat).sample(paragraphs, len(paragraphs)) if repeat else paragraphs
 
