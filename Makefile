@@ -3,9 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 CORPUS ?=
+FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types format lock clean
+.PHONY: help install demo test test-all test-flink lint types format lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,10 +23,20 @@ demo: install  ## text → vocabulary → records → BERT → model server; COR
 	$(BIN)/clozeline demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
 test: install lint types  ## lint, types and the tests that take seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not flink"
 
-test-all: install lint types  ## all tests, the slow ones too
-	$(BIN)/python -m pytest
+test-all: install lint types  ## the slow ones too; Flink has its own target
+	$(BIN)/python -m pytest -m "not flink"
+
+test-flink: install build/flink/job-server.jar  ## the job on Flink, which Maven fetches; needs Java 17
+	$(BIN)/python -m pytest -m flink
+
+build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
+	command -v java mvn >/dev/null || { apt-get update && apt-get install --yes openjdk-17-jre-headless maven; }
+	rm -rf build/flink
+	mvn --batch-mode --quiet --strict-checksums --file $(FLINK)/pom.xml dependency:copy-dependencies jar:jar
+	cd build/flink && sha256sum --quiet --check ../../$(FLINK)/jars.sha256
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .

@@ -84,6 +84,7 @@ class Vocab(Corpus):
         from pipeline.console import notes, results
         from pipeline.files import match_files, write_atomically
         from pipeline.readers import CorpusFormat, check_columns
+        from pipeline.storage import folder_beside
         from pipeline.tally import reading, watch
         from pipeline.vocabulary import learn_vocabulary
         from pipeline.word_count import count_words
@@ -99,9 +100,11 @@ class Vocab(Corpus):
             id_column=self.id_column,
         )
         check_columns(list(files), how)
-        with TemporaryDirectory() as folder:
-            with watch(Path(folder), {"read": reading("counting words", sum(files.values()))}):
-                counts = count_words(files, options, Path(folder), how, lower_case=self.lower_case)
+        with TemporaryDirectory() as tally, folder_beside(self.output, options) as temporary:
+            with watch(Path(tally), {"read": reading("counting words", sum(files.values()))}):
+                counts = count_words(
+                    files, options, tally, temporary, how, lower_case=self.lower_case
+                )
             notes.print(f"learning from {len(counts):,} distinct words")
             pieces = learn_vocabulary(counts, self.size)
         write_atomically(self.output, ("\n".join(pieces) + "\n").encode("utf-8"))

@@ -13,7 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.beam_options import beam_options
 from pipeline.errors import InputError
-from pipeline.files import match_files
+from pipeline.files import absolute, match_files
 from pipeline.job import run_job
 from pipeline.manifest import MANIFEST, VOCABULARY, Manifest, Shard
 from pipeline.readers import UNREADABLE, check_columns
@@ -86,8 +86,8 @@ def make_datasets(
         raise InputError(f"--input {' '.join(globs)}: every file is empty; give it some text")
     for output in outputs:
         _check_output(output, overwrite=overwrite)
-    new = [output for output in outputs if not FileSystems.exists(output)]
-    temporary = FileSystems.join(next(iter(outputs)), TEMPORARY)
+    new = {_first_missing(output) for output in outputs}
+    temporary = FileSystems.join(absolute(next(iter(outputs))), TEMPORARY)
     _remove(temporary)
     try:
         FileSystems.mkdirs(temporary)
@@ -107,7 +107,7 @@ def make_datasets(
         for (output, manifest), report in zip(manifests.items(), reports, strict=True):
             _publish(output, temporary, report, vocab.read_bytes(), manifest)
     except BaseException:
-        for path in (*new, temporary):
+        for path in (temporary, *filter(None, new)):
             _remove(path)
         raise
     _remove(temporary)
@@ -123,6 +123,14 @@ def _check_output(output: str, *, overwrite: bool) -> None:
     for path in (Path(output), *Path(output).parents):
         if path.is_file():
             raise InputError(f"--output {output}: {path} is a file; name a folder")
+
+
+def _first_missing(output: str) -> str | None:
+    """Return the outermost folder that writing to `output` will make, if it makes any."""
+    if FileSystems.exists(output):
+        return None
+    above = [] if "://" in output else [*reversed(Path(output).absolute().parents)]
+    return next((str(path) for path in above if not path.exists()), output)
 
 
 def _report(found: dict[str, Any], dataset: int) -> Report:

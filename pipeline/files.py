@@ -25,6 +25,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def absolute(path: str) -> str:
+    """Return a path that workers, which may stand in another folder, understand as well."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
 def match_files(globs: Sequence[str]) -> dict[str, int]:
     """Return the size in bytes of every file that matches, by path, sorted.
 
@@ -37,7 +42,7 @@ def match_files(globs: Sequence[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for glob in globs:
         try:
-            found = FileSystems.match([glob])[0].metadata_list
+            found = FileSystems.match([absolute(glob)])[0].metadata_list
         except (BeamIOError, ValueError) as error:
             raise InputError(f"--input {glob}: cannot be looked up: {error}") from error
         if not found:

@@ -44,6 +44,7 @@ from pipeline.shard import (
     piece_type,
 )
 from pipeline.shuffle import GroupByShard, Place, gathered
+from pipeline.storage import OnSharedStorage
 from pipeline.tally import Tally
 from pipeline.tokenizer import Vocabulary, build_tokenizer
 
@@ -227,6 +228,7 @@ def run_job(
             pipeline
             | ReadDocuments(files, settings)
             | batch_documents()
+            | beam.ParDo(OnSharedStorage(temporary))
             | beam.ParDo(TokenizeDocuments(vocabulary, settings, tally)).with_outputs(
                 DROPPED, main="documents"
             )

@@ -32,10 +32,14 @@ def reading(description: str, total_bytes: int) -> Stage:
 
 
 class Tally:
-    """One worker's side: appends to a file of its own in a folder that the bar watches."""
+    """One worker's side: appends to a file of its own in a folder that the bar watches.
+
+    A worker on another machine has no such folder, and counts nothing.
+    """
 
     def __init__(self, folder: str | None) -> None:
-        self._path = Path(folder) / f"{uuid.uuid4().hex}.jsonl" if folder else None
+        watched = folder and Path(folder).is_dir()
+        self._path = Path(folder) / f"{uuid.uuid4().hex}.jsonl" if folder and watched else None
 
     def add(self, **counts: int) -> None:
         """Add to the counts; does nothing where nobody watches."""

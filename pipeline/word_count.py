@@ -3,10 +3,10 @@
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.beam_options import running_pipeline
@@ -18,6 +18,7 @@ from pipeline.readers import (
     read_document,
     text_sentences,
 )
+from pipeline.storage import OnSharedStorage
 from pipeline.tally import Tally
 from pipeline.tokenizer import normalize
 
@@ -83,8 +84,6 @@ class CountWords(beam.DoFn):
 
 def write_counts(counts: Iterable[tuple[str, int]], path: str) -> None:
     """Write the counts as one JSON object."""
-    from apache_beam.io.filesystems import FileSystems
-
     with FileSystems.create(path) as file:
         file.write(json.dumps(dict(counts), ensure_ascii=False).encode("utf-8"))
 
@@ -92,7 +91,8 @@ def write_counts(counts: Iterable[tuple[str, int]], path: str) -> None:
 def count_words(
     files: Mapping[str, int],
     options: PipelineOptions,
-    folder: Path,
+    tally: str,
+    temporary: str,
     how: CorpusFormat,
     *,
     lower_case: bool,
@@ -102,20 +102,23 @@ def count_words(
     Args:
         files: corpus files with their sizes in bytes.
         options: Beam's.
-        folder: a temporary folder that every worker can write to.
+        tally: a local folder for progress.
+        temporary: a folder that every worker can write to.
         how: how documents stand in the files.
         lower_case: whether words are lower-cased and stripped of accents.
     """
-    result = str(folder / "word_counts.json")
-    counter = CountWords(how, lower_case=lower_case, tally=str(folder))
+    result = FileSystems.join(temporary, "word_counts.json")
+    counter = CountWords(how, lower_case=lower_case, tally=tally)
     with running_pipeline(options) as pipeline:
         _ = (
             pipeline
             | ReadDocuments(files, how)
             | batch_documents()
+            | beam.ParDo(OnSharedStorage(temporary))
             | beam.ParDo(counter)
             | beam.CombinePerKey(sum)
             | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
             | beam.Map(write_counts, result)
         )
-    return json.loads(Path(result).read_text(encoding="utf-8"))
+    with FileSystems.open(result) as file:
+        return json.loads(file.read())

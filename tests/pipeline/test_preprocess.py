@@ -83,10 +83,11 @@ def test_same_seed_same_bytes_wherever_the_files_stand(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
 def test_same_bytes_from_several_processes(
-    dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+    count: int, dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     assert preprocess(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", *workers) == 0
     assert shard_bytes(tmp_path / "ds") == shard_bytes(dataset)
 

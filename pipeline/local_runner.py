@@ -1,0 +1,63 @@
+"""Beam's local runner with worker processes that are quiet, and whose death ends the job."""
+
+import contextlib
+import logging
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+from apache_beam.portability import python_urns
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline.errors import JobError
+
+
+class LocalRunner(FnApiRunner):
+    """The local runner, which starts `pipeline.worker` where Beam would start its own worker."""
+
+    def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
+        """Run a pipeline."""
+        for environment in pipeline_proto.components.environments.values():
+            if environment.urn == python_urns.SUBPROCESS_SDK:
+                environment.payload = f"{shlex.quote(sys.executable)} -m pipeline.worker".encode()
+        return super().run_via_runner_api(pipeline_proto, options)
+
+
+@contextlib.contextmanager
+def ending_with_its_workers() -> Iterator[None]:
+    """Raise `JobError` in the body when a local worker process dies; Beam would wait forever.
+
+    Tracebacks that Beam logs are left out meanwhile: what fails a job is in its exception as well.
+    """
+    deaths: list[str] = []
+    before = threading.excepthook
+
+    def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
+        if failure.thread and failure.thread.name == "run_worker":  # Beam's, one for each process
+            deaths.append(str(failure.exc_value))
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        elif failure.exc_type is not grpc.RpcError:  # a connection that ended with its worker
+            before(failure)
+
+    threading.excepthook = on_thread_failure
+    logging.getLogger().addFilter(_is_no_traceback)
+    try:
+        yield
+    except KeyboardInterrupt:
+        # A worker that Ctrl-C ended exits with -2 or 130; then so does the job.
+        if not deaths or deaths[0].endswith((" -2", " 130")):
+            raise
+        raise JobError(
+            f"the Beam job failed: {deaths[0]}; was it killed for want of memory?"
+        ) from None
+    finally:
+        threading.excepthook = before
+        logging.getLogger().removeFilter(_is_no_traceback)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    return "Traceback (most recent call last)" not in record.getMessage()
