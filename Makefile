@@ -6,7 +6,7 @@ CORPUS ?=
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-flink lint types format lock clean
+.PHONY: help install demo test test-all test-flink bench lint types format lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
 	mvn --batch-mode --quiet --strict-checksums --file $(FLINK)/pom.xml dependency:copy-dependencies jar:jar
 	cd build/flink && sha256sum --quiet --check ../../$(FLINK)/jars.sha256
 	touch $@
+
+bench: install  ## our figures and the peers', measured in one run, some minutes
+	$(BIN)/python -m benchmarks.preprocessing
 
 lint: install
 	$(BIN)/ruff check .

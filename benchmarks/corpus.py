@@ -21,8 +21,8 @@ DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
 DOCSTRINGS_BYTES = 4_000_000
 DOCUMENT_PARAGRAPHS = 20
 """In a document of lines: a few pages, so that a corpus has thousands of documents."""
-FILE_BYTES = 500_000
-"""A document of prose: a book."""
+FILE_BYTES = 50_000
+"""A document of prose: a chapter."""
 
 
 def read_paragraphs() -> list[str]:

@@ -1,0 +1,242 @@
+"""How fast and how large `clozeline preprocess` is, beside the peers' scripts in the same run.
+
+    make bench                                   # all of it, some ten minutes
+    python -m benchmarks.preprocessing --quick   # small corpora: to see that it runs
+
+Start-up is left out: what a command takes for a tiny corpus is subtracted. Where a core is named,
+the command and all that it starts run on one. Tokens are WordPieces of the text itself, 30,522
+pieces in the vocabulary, counted once by us and used for everyone.
+"""
+
+import json
+import lzma
+import os
+import shutil
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+
+import tyro
+from rich.progress import track
+
+from benchmarks.commands import BUILD, PEERS, Run, environment, run
+from benchmarks.corpus import read_paragraphs, write_lines, write_prose
+from pipeline.console import results, table
+
+CLOZELINE = Path(".venv/bin/clozeline")
+VOCAB = BUILD / "vocab.txt"
+PUBLISHED = Path("tests/golden/vocab_uncased_en.txt.xz")
+LENGTH, PREDICTIONS = 128, 20
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result.
+
+    Attributes:
+        measure: what was measured.
+        value: the figure, with its unit.
+        against: what it is held against, measured in the same run.
+        ratio: of the two.
+        wanted: the least, or the most.
+        reached: whether it holds.
+    """
+
+    measure: str
+    value: str
+    against: str
+    ratio: str
+    wanted: str
+    reached: bool
+
+
+class Bench:
+    """The runs, each made once and kept."""
+
+    def __init__(self, *, quick: bool) -> None:
+        self.scale = 16 if quick else 1
+        self.repeats = 1 if quick else 3
+        shutil.rmtree(BUILD / "corpora", ignore_errors=True)
+        (BUILD / "corpora").mkdir(parents=True)
+        VOCAB.write_bytes(lzma.decompress(PUBLISHED.read_bytes()))
+        self._paragraphs = read_paragraphs()
+
+    def lines(self, megabytes: float) -> Path:
+        """Return a file of sentences."""
+        path = BUILD / "corpora" / f"{megabytes:g}.txt"
+        if not path.exists():
+            write_lines(path, int(megabytes * MB), self._paragraphs)
+        return path
+
+    def prose(self, megabytes: float) -> Path:
+        """Return a folder of books."""
+        path = BUILD / "corpora" / f"{megabytes:g}"
+        if not path.exists():
+            write_prose(path, int(megabytes * MB), self._paragraphs)
+        return path
+
+    def ours(self, corpus: Path, *flags: str, cores: int | None = None) -> tuple[Run, int]:
+        """Run `clozeline preprocess`; return what it took and the corpus's tokens."""
+        output = BUILD / "dataset"
+        shutil.rmtree(output, ignore_errors=True)
+        where: list[str | Path] = [
+            "--input",
+            corpus / "*" if corpus.is_dir() else corpus,
+            "--output",
+            output,
+        ]
+        kind = "prose" if corpus.is_dir() else "lines"
+        how: list[str | Path] = [
+            "--vocab",
+            VOCAB,
+            "--input-format",
+            kind,
+            "--max-seq-length",
+            str(LENGTH),
+        ]
+        done = run([CLOZELINE, "preprocess", *where, *how, *flags], cores=cores)
+        statistics = json.loads((output / "manifest.json").read_text())["statistics"]
+        return done, sum(split["pieces"] for split in statistics.values())
+
+    def tf_models(self, corpus: Path) -> Run:
+        """Run Model Garden's script."""
+        flags = {
+            "input_file": corpus,
+            "output_file": BUILD / "tf_models.tfrecord",
+            "vocab_file": VOCAB,
+            "max_seq_length": LENGTH,
+            "max_predictions_per_seq": PREDICTIONS,
+            "dupe_factor": 1,
+        }
+        python = environment("tf_models_official")
+        command: list[str | Path] = [python, "-m", "official.nlp.data.create_pretraining_data"]
+        return run([*command, *(f"--{name}={value}" for name, value in flags.items())], cores=1)
+
+    def hugging_face(self, corpus: Path) -> Run:
+        """Run tokenize-and-group."""
+        output = BUILD / "hugging_face_output"
+        shutil.rmtree(output, ignore_errors=True)
+        python = environment("hugging_face")
+        script = [python, PEERS / "hugging_face.py"]
+        return run([*script, corpus, VOCAB, output, str(LENGTH)], cores=1)
+
+
+def main(*, quick: bool = False) -> None:
+    """Measure, show, and leave the figures in build/bench/preprocessing.json.
+
+    Args:
+        quick: small corpora and one repeat, to see that it runs.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    bench = Bench(quick=quick)
+    steps = (speed, prose, scaling, workers, memory)
+    rows = [row for step in track(steps, description="measuring") for row in step(bench)]
+    cells = [[*astuple(row)[:-1], "yes" if row.reached else "[red]no[/red]"] for row in rows]
+    columns = ("preprocess", "measured", "against", "ratio", "wanted", "reached")
+    results.print(table("", columns, cells))
+    found = BUILD / "preprocessing.json"
+    found.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    results.print(f"figures: {found}")
+
+
+def speed(bench: Bench) -> list[Row]:
+    """Tokens a second on one core, lines to static masks, beside two peers."""
+    tiny = bench.lines(0.2)
+    big = bench.lines(64 / bench.scale)
+    for_garden = bench.lines(4 / bench.scale)
+    for_hugging_face = bench.lines(16 / bench.scale)
+    ours, garden, hugging_face = [], [], []
+    for _ in range(bench.repeats):  # side by side, since the machine's speed changes
+        start, few = bench.ours(tiny, cores=1)
+        done, many = bench.ours(big, cores=1)
+        ours.append((many - few) / (done.seconds - start.seconds))
+        tokens = bench.ours(for_garden, cores=1)[1]
+        seconds = bench.tf_models(for_garden).seconds - bench.tf_models(tiny).seconds
+        garden.append((tokens - few) / seconds)
+        tokens = bench.ours(for_hugging_face, cores=1)[1]
+        seconds = bench.hugging_face(for_hugging_face).seconds - bench.hugging_face(tiny).seconds
+        hugging_face.append((tokens - few) / seconds)
+    best = max(ours)
+    rows = [
+        Row("lines, one core", _rate(best), "", "", "≥ 1.0 M tokens/s", best >= 1e6),
+    ]
+    for name, peer, wanted in (
+        ("tf-models-official", max(garden), 8),
+        ("datasets, no pairs, no masks", max(hugging_face), 5),
+    ):
+        ratio = best / peer
+        rows.append(
+            Row(f"… beside {name}", _rate(best), _rate(peer), f"{ratio:.1f} ×", f"≥ {wanted} ×",
+                ratio >= wanted)
+        )  # fmt: skip
+    return rows
+
+
+def prose(bench: Bench) -> list[Row]:
+    """Tokens a second on one core, sentence splitting included."""
+    rates = []
+    for _ in range(bench.repeats):
+        start, few = bench.ours(bench.prose(0.5), cores=1)
+        done, many = bench.ours(bench.prose(64 / bench.scale), cores=1)
+        rates.append((many - few) / (done.seconds - start.seconds))
+    best = max(rates)
+    return [Row("prose, one core", _rate(best), "", "", "≥ 0.5 M tokens/s", best >= 0.5e6)]
+
+
+def scaling(bench: Bench) -> list[Row]:
+    """Seconds for 16 times the text."""
+    tiny, small, large = (bench.lines(size) for size in (0.2, 16 / bench.scale, 256 / bench.scale))
+    start, once, sixteen = (
+        min(bench.ours(corpus, cores=1)[0].seconds for _ in range(bench.repeats))
+        for corpus in (tiny, small, large)
+    )
+    ratio = (sixteen - start) / (once - start)
+    values = f"{sixteen - start:.1f} s", f"{once - start:.1f} s"
+    return [Row("16 × the text, one core", *values, f"{ratio:.1f} ×", "≤ 17 ×", ratio <= 17)]
+
+
+def workers(bench: Bench) -> list[Row]:
+    """Seconds of one worker process and of two."""
+    tiny, large = bench.lines(0.2), bench.lines(128 / bench.scale)
+    seconds = {}
+    for count in (1, 2):
+        flags = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
+        start, done = (
+            min(bench.ours(corpus, *flags)[0].seconds for _ in range(bench.repeats))
+            for corpus in (tiny, large)
+        )
+        seconds[count] = done - start
+    ratio = seconds[1] / seconds[2]
+    values = f"{seconds[2]:.1f} s", f"{seconds[1]:.1f} s"
+    return [Row("2 worker processes beside 1", *values, f"{ratio:.2f} ×", "≥ 1.7 ×", ratio >= 1.7)]
+
+
+def memory(bench: Bench) -> list[Row]:
+    """Peak memory of a process for 16 times the text."""
+    rows = []
+    processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    for name, flags, words in (
+        ("memory, in one process", [], "preprocess"),
+        ("memory of a worker process", processes, "pipeline.worker"),
+    ):
+        small, large = (
+            max(
+                peak
+                for command, peak in bench.ours(bench.lines(size), *flags)[0].peak_bytes.items()
+                if words in command
+            )
+            for size in (16 / bench.scale, 256 / bench.scale)
+        )
+        ratio = large / small
+        values = f"{large / MB:,.0f} MB", f"{small / MB:,.0f} MB"
+        reached = ratio <= 1.2 and large <= 1500 * MB
+        rows.append(Row(name, *values, f"{ratio:.2f} ×", "≤ 1.2 ×, ≤ 1.5 GB", reached))
+    return rows
+
+
+def _rate(tokens_per_second: float) -> str:
+    return f"{tokens_per_second / 1e6:.2f} M tokens/s"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
