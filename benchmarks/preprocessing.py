@@ -143,7 +143,7 @@ def speed(bench: Bench) -> list[Row]:
     """Tokens a second on one core, lines to static masks, beside two peers."""
     tiny = bench.lines(0.2)
     big = bench.lines(64 / bench.scale)
-    for_garden = bench.lines(4 / bench.scale)
+    for_garden = bench.lines(1.6 / bench.scale)
     for_hugging_face = bench.lines(16 / bench.scale)
     ours, garden, hugging_face = [], [], []
     for _ in range(bench.repeats):  # side by side, since the machine's speed changes

@@ -1,0 +1,106 @@
+"""How often and how fast `pipeline.sentences` splits, beside other splitters, in one run.
+
+`benchmarks/sentences.txt` holds two paragraphs of each of 32 books, split by hand: the splitters'
+answers were laid side by side, and a person decided where they differ.
+
+    python -m benchmarks.sentences
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.commands import PEERS, environment
+from benchmarks.corpus import read_paragraphs
+from pipeline.console import import_quietly, results, table
+from pipeline.sentences import split_sentences
+
+BY_HAND = Path(__file__).parent / "sentences.txt"
+TIMED_BYTES = 1_000_000
+PEER_NAMES = ("blingfire", "syntok", "pysbd")
+
+
+def ends(paragraph: str, sentences: Sequence[str]) -> set[int]:
+    """Return where sentences end, in characters other than white space; not the paragraph's end."""
+    lengths = [len(re.sub(r"\s", "", sentence)) for sentence in sentences]
+    found = {sum(lengths[:count]) for count in range(1, len(lengths) + 1)}
+    return found - {0, len(re.sub(r"\s", "", paragraph))}
+
+
+def here(split: Callable[[list[str]], list[list[str]]]) -> Callable[[list[str]], dict]:
+    """Return what times a splitter of our own environment."""
+
+    def timed(paragraphs: list[str]) -> dict:
+        began = time.perf_counter()
+        sentences = split(paragraphs)
+        return {"seconds": time.perf_counter() - began, "sentences": sentences}
+
+    return timed
+
+
+def peer(name: str) -> Callable[[list[str]], dict]:
+    """Return what times another splitter in an environment of its own."""
+
+    def timed(paragraphs: list[str]) -> dict:
+        command = [environment("sentences"), PEERS / "sentences.py", name]
+        done = subprocess.run(
+            [*map(str, command)], input=json.dumps(paragraphs), capture_output=True, text=True
+        )
+        done.check_returncode()
+        return json.loads(done.stdout)
+
+    return timed
+
+
+def ours(paragraphs: list[str]) -> list[list[str]]:
+    """Split with `pipeline.sentences`."""
+    return [split_sentences(paragraph) for paragraph in paragraphs]
+
+
+def sentencex_alone(paragraphs: list[str]) -> list[list[str]]:
+    """Split with the library that ours is built on."""
+    import sentencex
+
+    return [sentencex.segment("en", paragraph) for paragraph in paragraphs]
+
+
+def tf_text(paragraphs: list[str]) -> list[list[str]]:
+    """Split with TF Text, all in one call."""
+    import tensorflow_text
+
+    found = tensorflow_text.StateBasedSentenceBreaker().break_sentences(paragraphs)
+    return [[sentence.decode() for sentence in each] for each in found.to_list()]
+
+
+def main() -> None:
+    """Measure and show."""
+    import_quietly("tensorflow", "tensorflow_text")
+    by_hand = [block.split("\n") for block in BY_HAND.read_text().strip().split("\n\n")]
+    paragraphs = [" ".join(sentences) for sentences in by_hand]
+    wanted = list(map(ends, paragraphs, by_hand))
+    much = read_paragraphs()
+    while sum(map(len, much)) > TIMED_BYTES:
+        much = much[::2]
+    splitters = {
+        "clozeline": here(ours),
+        "sentencex alone": here(sentencex_alone),
+        "tensorflow-text": here(tf_text),
+        **{name: peer(name) for name in PEER_NAMES},
+    }
+    rows = []
+    for name, split in splitters.items():
+        found = list(map(ends, paragraphs, split(paragraphs)["sentences"]))
+        missed = sum(len(want - have) for want, have in zip(wanted, found, strict=True))
+        false = sum(len(have - want) for want, have in zip(wanted, found, strict=True))
+        rate = sum(map(len, much)) / split(much)["seconds"] / 1e6
+        rows.append((name, missed, false, f"{rate:.2f}"))
+    count = sum(map(len, wanted))
+    title = f"{count} sentence ends within {len(paragraphs)} paragraphs"
+    results.print(table(title, ("splitter", "missed", "false", "MB/s"), rows))
+
+
+if __name__ == "__main__":
+    main()
