@@ -72,41 +72,40 @@ class Vocab(Corpus):
     output: Path
     """The vocabulary file to write: one piece a line."""
     size: int = 30522
-    """Pieces, special tokens included."""
+    """Pieces, special tokens included (5 to 1000000)."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range.
+        """
+        super().__post_init__()
+        check_range("--size", self.size, 5, 1_000_000)
+
     def run(self, beam_flags: list[str] | None = None) -> dict[str, Any]:
         """Count, learn, write; return path, size and number of words."""
-        from tempfile import TemporaryDirectory
-
-        from pipeline.beam_options import beam_options
         from pipeline.console import notes, results
-        from pipeline.files import match_files, write_atomically
-        from pipeline.readers import CorpusFormat, check_columns
-        from pipeline.storage import folder_beside
-        from pipeline.tally import reading, watch
+        from pipeline.files import write_atomically
+        from pipeline.readers import CorpusFormat
         from pipeline.vocabulary import learn_vocabulary
         from pipeline.word_count import count_words
 
         if self.output.exists() and not self.overwrite:
             raise InputError(f"--output {self.output}: exists already; add --overwrite")
-        options = beam_options(beam_flags or [])
-        files = match_files(self.input)
         how = CorpusFormat(
             input_format=self.input_format,
             language=self.language,
             text_column=self.text_column,
             id_column=self.id_column,
         )
-        check_columns(list(files), how)
-        with TemporaryDirectory() as tally, folder_beside(self.output, options) as temporary:
-            with watch(Path(tally), {"read": reading("counting words", sum(files.values()))}):
-                counts = count_words(
-                    files, options, tally, temporary, how, lower_case=self.lower_case
-                )
-            notes.print(f"learning from {len(counts):,} distinct words")
-            pieces = learn_vocabulary(counts, self.size)
+        counts = count_words(
+            self.input, how, beside=self.output, lower_case=self.lower_case, beam_flags=beam_flags
+        )
+        notes.print(f"learning from {len(counts):,} distinct words")
+        pieces = learn_vocabulary(counts, self.size)
         write_atomically(self.output, ("\n".join(pieces) + "\n").encode("utf-8"))
         if len(pieces) < self.size:
             notes.print(

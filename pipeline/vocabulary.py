@@ -1,6 +1,7 @@
 """Word counts to a WordPiece vocabulary: merges by SentencePiece, laid out the BERT way."""
 
 import io
+import itertools
 import tempfile
 import unicodedata
 from collections import Counter
@@ -10,8 +11,9 @@ from pathlib import Path
 from pipeline.errors import InputError
 from pipeline.schema import JOINER, SPECIAL_TOKENS
 
-MAX_ALPHABET = 1000
-"""Characters kept, the most frequent first; a word with another one becomes [UNK]."""
+ALPHABET, CHARACTER_COVERAGE = 1000, 0.9995
+"""Characters kept, the most frequent first: so many, or as many as make up this share of a text in
+a script of thousands (SentencePiece's advice for it). A word with another one becomes [UNK]."""
 
 MAX_PIECE_CHARACTERS = 50
 
@@ -57,7 +59,7 @@ def learn_vocabulary(word_counts: Mapping[str, int], size: int) -> list[str]:
 
 
 def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
-    """Return the `MAX_ALPHABET` most frequent characters; ties go to the lower code point."""
+    """Return the most frequent characters; ties go to the lower code point."""
     counts: Counter[str] = Counter()
     for word, count in word_counts.items():
         for character in word:
@@ -67,7 +69,9 @@ def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
         if character == _RESERVED or unicodedata.category(character)[0] in "ZC":
             del counts[character]
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
-    return frozenset(ranked[:MAX_ALPHABET])
+    reached = itertools.accumulate(counts[character] for character in ranked)
+    needed = sum(so_far < CHARACTER_COVERAGE * counts.total() for so_far in reached) + 1
+    return frozenset(ranked[: max(ALPHABET, needed)])
 
 
 def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:

@@ -2,24 +2,27 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.beam_options import running_pipeline
+from pipeline.beam_options import beam_options, running_pipeline
+from pipeline.files import match_files
 from pipeline.readers import (
     CorpusFormat,
     DroppedDocumentError,
     ReadDocuments,
     batch_documents,
+    check_columns,
     read_document,
     text_sentences,
 )
-from pipeline.storage import OnSharedStorage
-from pipeline.tally import Tally
+from pipeline.storage import OnSharedStorage, folder_beside
+from pipeline.tally import Tally, reading, watch
 from pipeline.tokenizer import normalize
 
 MAX_WORDS = 2_000_000
@@ -89,36 +92,47 @@ def write_counts(counts: Iterable[tuple[str, int]], path: str) -> None:
 
 
 def count_words(
-    files: Mapping[str, int],
-    options: PipelineOptions,
-    tally: str,
-    temporary: str,
+    globs: Sequence[str],
     how: CorpusFormat,
     *,
+    beside: Path,
     lower_case: bool,
+    beam_flags: Sequence[str] | None,
 ) -> dict[str, int]:
     """Run the job and return the most frequent words, `MAX_WORDS` at the most.
 
     Args:
-        files: corpus files with their sizes in bytes.
-        options: Beam's.
-        tally: a local folder for progress.
-        temporary: a folder that every worker can write to.
-        how: how documents stand in the files.
+        globs: corpus files.
+        how: how documents stand in them.
+        beside: the file to be made of the counts; workers leave them in a folder next to it, or in
+            Beam's `--temp_location`.
         lower_case: whether words are lower-cased and stripped of accents.
+        beam_flags: flags of Beam's.
+
+    Raises:
+        InputError: a flag that Beam does not have, no input, or no column of texts.
+        JobError: the job failed.
     """
-    result = FileSystems.join(temporary, "word_counts.json")
-    counter = CountWords(how, lower_case=lower_case, tally=tally)
-    with running_pipeline(options) as pipeline:
-        _ = (
-            pipeline
-            | ReadDocuments(files, how)
-            | batch_documents()
-            | beam.ParDo(OnSharedStorage(temporary))
-            | beam.ParDo(counter)
-            | beam.CombinePerKey(sum)
-            | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
-            | beam.Map(write_counts, result)
-        )
-    with FileSystems.open(result) as file:
-        return json.loads(file.read())
+    options = beam_options(beam_flags or [])
+    files = match_files(globs)
+    check_columns(list(files), how)
+    progress = {"read": reading("counting words", sum(files.values()))}
+    with (
+        TemporaryDirectory() as tally,
+        folder_beside(beside, options) as temporary,
+        watch(Path(tally), progress),
+    ):
+        result = FileSystems.join(temporary, "word_counts.json")
+        with running_pipeline(options) as pipeline:
+            _ = (
+                pipeline
+                | ReadDocuments(files, how)
+                | batch_documents()
+                | beam.ParDo(OnSharedStorage(temporary))
+                | beam.ParDo(CountWords(how, lower_case=lower_case, tally=tally))
+                | beam.CombinePerKey(sum)
+                | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
+                | beam.Map(write_counts, result)
+            )
+        with FileSystems.open(result) as file:
+            return json.loads(file.read())

@@ -1,11 +1,13 @@
+from pathlib import Path
 from random import Random
 
 import pytest
 
+import clozeline
 from pipeline.errors import InputError
 from pipeline.schema import SPECIAL_TOKENS
 from pipeline.tokenizer import build_tokenizer
-from pipeline.vocabulary import MAX_ALPHABET, learn_vocabulary
+from pipeline.vocabulary import ALPHABET, learn_vocabulary
 
 COUNTS = {"low": 50, "lower": 20, "lowest": 15, "new": 40, "newer": 25, "wide": 10, ",": 90}
 
@@ -43,10 +45,21 @@ def test_huge_counts_do_not_drop_rare_characters() -> None:
 
 
 def test_alphabet_is_bounded_by_frequency() -> None:
-    counts = {chr(0x4E00 + index): 2 for index in range(MAX_ALPHABET)} | {"ß": 1}
+    counts = {chr(0x4E00 + index): 2 for index in range(ALPHABET)} | {"ß": 1}
     pieces = learn_vocabulary(counts, 3000)
     assert "ß" not in pieces
     assert chr(0x4E00) in pieces
+
+
+def test_a_script_of_thousands_is_covered() -> None:
+    counts = {chr(0x4E00 + index): 9_000_000 // (index + 10) for index in range(6000)}
+    pieces = learn_vocabulary({**counts, "the": 100}, 8000)
+    ideographs = [piece for piece in pieces if piece in counts]
+    covered = sum(counts[piece] for piece in ideographs) / sum(counts.values())
+    assert 4000 < len(ideographs) < 6000
+    assert 0.9995 <= covered < 0.9996
+    ids = build_tokenizer(pieces, lower_case=True).tokenize(["一二丁七 the"]).to_list()[0]
+    assert [pieces[index] for index in ids][:4] == list("一二丁七")
 
 
 def test_nothing_to_learn_from() -> None:
@@ -57,3 +70,28 @@ def test_nothing_to_learn_from() -> None:
 def test_too_small_a_size() -> None:
     with pytest.raises(InputError, match=r"--size 10: the special tokens .* take 17 pieces"):
         learn_vocabulary(COUNTS, 10)
+
+
+@pytest.mark.slow
+def test_same_file_from_renamed_files_and_several_workers(
+    prose_corpus: Path, tmp_path: Path
+) -> None:
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for index, path in enumerate(sorted(prose_corpus.iterdir(), reverse=True)):
+        (renamed / f"{index:03d}.text").write_bytes(path.read_bytes())
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    for name, folder, flags in (("a", prose_corpus, []), ("b", renamed, workers)):
+        where = ["--input", str(folder / "*"), "--output", str(tmp_path / f"{name}.txt")]
+        assert clozeline.main(["vocab", *where, "--size", "150", *flags]) == 0
+    assert (tmp_path / "a.txt").read_bytes() == (tmp_path / "b.txt").read_bytes()
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_case(lower_case: bool, prose_corpus: Path, tmp_path: Path) -> None:
+    where = ["--input", str(prose_corpus / "*"), "--output", str(tmp_path / "v.txt")]
+    flag = "--lower-case" if lower_case else "--no-lower-case"
+    assert clozeline.main(["vocab", *where, "--size", "150", flag]) == 0
+    pieces = (tmp_path / "v.txt").read_text(encoding="utf-8").splitlines()
+    assert ("the" if lower_case else "The") in pieces
+    assert any(piece != piece.lower() for piece in pieces[5:]) == (not lower_case)
