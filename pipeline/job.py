@@ -85,12 +85,13 @@ class TokenizeDocuments(beam.DoFn):
                 identities.append(identity)
         if texts:
             yield from self._tokenize(texts, identities)
-        self._tally.add(read=sum(map(len, documents)))
+        self._tally.add(read=sum(map(len, documents)), documents=len(documents))
 
     def _tokenize(self, texts: list[str], identities: list[str]) -> Iterator[Any]:
         sentences = [text_sentences(text, self._settings) for text in texts]
         ragged = self._tokenizer.tokenize([sentence for each in sentences for sentence in each])
         pieces = ragged.flat_values.numpy().astype(self._piece)
+        self._tally.add(tokens=len(pieces))
         row_splits = ragged.row_splits.numpy()
         first = 0
         by_shard: defaultdict[str, list[Document]] = defaultdict(list)

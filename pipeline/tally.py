@@ -60,7 +60,7 @@ def read_tallies(folder: Path) -> Counter[str]:
 
 @contextlib.contextmanager
 def watch(folder: Path, stages: dict[str, Stage]) -> Iterator[None]:
-    """Draw a bar a stage while the body runs.
+    """Draw a bar a stage while the body runs, and under them the other counts.
 
     Args:
         folder: where the workers' tallies are.
@@ -95,4 +95,11 @@ def _follow(
         stopping = stop.wait(POLL_SECS)
         totals = read_tallies(folder)
         for name, task in tasks.items():
-            bar.update(task, completed=totals[name] / stages[name].counts_per_unit)
+            bar.update(task, completed=totals.pop(name, 0) / stages[name].counts_per_unit)
+        first = bar.tasks[0]
+        others = [
+            f"{count:,} {name}, {count / first.elapsed:,.0f} {name}/s"
+            for name, count in totals.items()
+            if first.elapsed
+        ]
+        bar.update(first.id, status=" · ".join(others))

@@ -82,7 +82,7 @@ class CountWords(beam.DoFn):
                 sentences += text_sentences(text, self._how)
         if sentences:
             yield from count_in(sentences, lower_case=self._lower_case).items()
-        self._tally.add(read=sum(map(len, documents)))
+        self._tally.add(read=sum(map(len, documents)), documents=len(documents))
 
 
 def write_counts(counts: Iterable[tuple[str, int]], path: str) -> None:

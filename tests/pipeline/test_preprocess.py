@@ -3,6 +3,9 @@
 import errno
 import gzip
 import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pyarrow.parquet
 import pytest
 
 import clozeline
+from pipeline.errors import InputError
 from pipeline.inspection import read_records, text_pieces
 from pipeline.manifest import MANIFEST, read_manifest
 from pipeline.readers import EMPTY, INVALID_JSON, INVALID_UTF8, NO_TEXT
@@ -90,6 +94,25 @@ def test_same_bytes_from_several_processes(
     workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     assert preprocess(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", *workers) == 0
     assert shard_bytes(tmp_path / "ds") == shard_bytes(dataset)
+
+
+def test_a_killed_job_starts_again(
+    dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "ds"
+    where = ["--input", prose_corpus / "*.txt", "--vocab", vocab_path, "--output", output]
+    how = [*SETTINGS, "--shards", "2", "--eval-rate", "0.2"]
+    command = [Path(sys.executable).parent / "clozeline", "preprocess", *where, *how]
+    job = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+    while not list(output.glob("_temporary/documents-*")):
+        assert job.poll() is None
+    job.kill()
+    assert job.wait() == -signal.SIGKILL
+    assert list(output.glob("_temporary/*"))
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        read_manifest(output)
+    assert preprocess(prose_corpus / "*.txt", vocab_path, output) == 0
+    assert shard_bytes(output) == shard_bytes(dataset)
 
 
 def test_another_seed_gives_other_bytes(
