@@ -31,6 +31,9 @@ class Pretrain(Command):
     """Passes over the train split, instead of --steps. Default: 10."""
     batch_size: int = 32
     """Examples an update, over all devices."""
+    gradient_accumulation_steps: int = 1
+    """Parts that each device computes its share of a batch in, one after the other; needs less
+    memory, and changes nothing else."""
     learning_rate: float = 1e-4
     """The highest learning rate, reached at the end of the warm-up."""
     warmup_steps: int | None = None
@@ -57,7 +60,13 @@ class Pretrain(Command):
         Raises:
             InputError: a flag is out of range, or two exclude each other.
         """
-        for name in ("steps", "batch_size", "checkpoint_every_steps", "eval_every_steps"):
+        for name in (
+            "steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "checkpoint_every_steps",
+            "eval_every_steps",
+        ):
             _check_above(name, getattr(self, name), 1)
         for name in ("warmup_steps", "weight_decay", "seed"):
             _check_above(name, getattr(self, name), 0)

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
+from model.layers import FIRST_EXAMPLE
 from model.losses import Head, batch_weights, global_loss, pretraining_sums, sum_names
 from model.network import build_pretraining_model, weights_by_name
 from model.optimizer import AdamW, AdamWSettings, linear_schedule
@@ -29,6 +30,7 @@ class Trainer:
 
     Attributes:
         strategy: where the replicas are.
+        accumulation_steps: parts that a replica's batch is computed in, one after the other.
         heads: the ones that are trained.
         model: the pretraining model.
         optimizer: its AdamW.
@@ -43,8 +45,10 @@ class Trainer:
         strategy: tf.distribute.Strategy,
         *,
         xla: bool,
+        accumulation_steps: int = 1,
     ) -> None:
         self.strategy = strategy
+        self.accumulation_steps = accumulation_steps
         self.heads = heads
         self.seed = training.seed
         self.schedule = linear_schedule(
@@ -122,26 +126,70 @@ class Trainer:
         """Do one update in a replica's context and return the replica's sums."""
         replica = tf.distribute.get_replica_context()
         weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, batch_weights(self.heads, batch))
-        seeds = self._dropout_seeds(replica.replica_id_in_sync_group)
-        gradients, sums = self._gradients(batch, weights, seeds)
+        first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
+        gradients, sums = self._accumulated(batch, weights, first_example)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = self.optimizer.apply(gradients, tf.identity(self.step))
         # Every replica has the same norm, and the sums are added up.
         return {**sums, NORM: norm / self.strategy.num_replicas_in_sync}
+
+    def _accumulated(
+        self, batch: Batch, weights: dict[Head, tf.Tensor], first_example: tf.Tensor
+    ) -> tuple[list[tf.Tensor], Sums]:
+        """Return the gradients and sums of a replica's batch, computed a part after the other.
+
+        Args:
+            batch: the replica's.
+            weights: of the global batch.
+            first_example: int32 []. Number in the global batch of the replica's first example.
+        """
+        part_size = batch["example_weights"].shape[0] // self.accumulation_steps
+        if self.accumulation_steps == 1:
+            return self._gradients(batch, weights, self._dropout_seeds(first_example))
+
+        def add_part(index: tf.Tensor, gradients: list[tf.Tensor], sums: Sums) -> Any:
+            first = index * part_size
+            part = {name: values[first : first + part_size] for name, values in batch.items()}
+            part = {
+                name: tf.ensure_shape(values, [part_size, *batch[name].shape[1:]])
+                for name, values in part.items()
+            }
+            seeds = self._dropout_seeds(first_example + first)
+            more_gradients, more_sums = self._gradients(part, weights, seeds)
+            gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
+            return index + 1, gradients, {name: sums[name] + more_sums[name] for name in sums}
+
+        start = (
+            tf.constant(0),
+            [tf.zeros(weight.shape) for weight in self.model.trainable_variables],
+            dict.fromkeys(sum_names(self.heads), tf.zeros([])),
+        )
+        _, gradients, sums = tf.while_loop(
+            lambda index, *_: index < self.accumulation_steps,
+            add_part,
+            start,
+            parallel_iterations=1,  # one part in memory at a time
+        )
+        return gradients, sums
 
     def _measure_replica(self, batch: Batch) -> Sums:
         # A compiled function must be entered in the replica's context, or it takes the variables
         # of another device.
         return self._measures(batch)
 
-    def _dropout_seeds(self, replica: tf.Tensor | int) -> tf.Tensor:
-        """Return the seeds of every dropout layer, int64 [G, 2]: of (seed, step, replica) alone."""
+    def _dropout_seeds(self, first_example: tf.Tensor | int) -> tf.Tensor:
+        """Return what `random_dropout` needs of every dropout layer, int64 [G, 2].
+
+        Args:
+            first_example: number in the global batch of the first example to be dropped from.
+        """
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.identity(self.step)])
-        seed = tf.random.experimental.stateless_fold_in(seed, replica, alg="philox")
-        shape = [len(self._seed_states), 2]
-        return tf.random.stateless_uniform(
-            shape, seed, minval=None, maxval=None, dtype=tf.int64, alg="philox"
+        layers = len(self._seed_states)
+        seeds = tf.random.stateless_uniform(
+            [2, layers], seed, minval=0, maxval=FIRST_EXAMPLE, dtype=tf.int64, alg="philox"
         )
+        first = tf.cast(first_example, tf.int64) * FIRST_EXAMPLE
+        return tf.stack([seeds[0], first + seeds[1]], axis=1)
 
     def _gradients_and_sums(
         self, batch: Batch, weights: dict[Head, tf.Tensor], seeds: tf.Tensor

@@ -42,12 +42,20 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     manifest = open_dataset(options.dataset)
     config = run_config(options, manifest)
     strategy = make_strategy(options.strategy)
-    check_batch_size(options.batch_size, strategy.num_replicas_in_sync)
+    parts = options.gradient_accumulation_steps
+    check_batch_size(options.batch_size, strategy.num_replicas_in_sync, parts)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
     open_run(options.run_dir, config, options.dataset)
     trained = heads(manifest.pairing)
-    trainer = Trainer(config.model, config.training, trained, strategy, xla=options.xla)
+    trainer = Trainer(
+        config.model,
+        config.training,
+        trained,
+        strategy,
+        xla=options.xla,
+        accumulation_steps=parts,
+    )
     session = Session(options, manifest, config, trainer)
     with corrupt_files_named(options.dataset, manifest):
         measured = session.train()
@@ -130,12 +138,13 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
     return config
 
 
-def check_batch_size(batch_size: int, replicas: int) -> None:
-    """Raise `InputError` unless the batch divides evenly among the replicas."""
-    if batch_size % replicas:
+def check_batch_size(batch_size: int, replicas: int, parts: int = 1) -> None:
+    """Raise `InputError` unless the batch divides evenly among the replicas, and there in parts."""
+    if batch_size % (replicas * parts):
+        times = f", times {parts} accumulation steps" if parts > 1 else ""
         raise InputError(
-            f"--batch-size {batch_size}: must be a multiple of the {replicas} devices; "
-            f"try {-(-batch_size // replicas) * replicas}"
+            f"--batch-size {batch_size}: must be a multiple of the {replicas} devices{times}; "
+            f"try {-(-batch_size // (replicas * parts)) * replicas * parts}"
         )
 
 

@@ -24,7 +24,9 @@ STEPS = 4
 BATCH_SIZE = 6
 
 
-def losses(strategy_name: str, dataset: Path, *, xla: bool) -> dict[str, Any]:
+def losses(
+    strategy_name: str, dataset: Path, *, xla: bool, dropout: float, accumulation_steps: int = 1
+) -> dict[str, Any]:
     """Return the sums of each step, and those of the eval split as the last."""
     manifest = read_manifest(dataset)
     strategy = make_strategy(strategy_name)
@@ -35,8 +37,8 @@ def losses(strategy_name: str, dataset: Path, *, xla: bool) -> dict[str, Any]:
         num_hidden_layers=1,
         num_attention_heads=3,
         intermediate_size=20,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         # Large weights: the losses differ from step to step, and the clipping is at work.
         initializer_range=0.3,
     )
@@ -48,7 +50,9 @@ def losses(strategy_name: str, dataset: Path, *, xla: bool) -> dict[str, Any]:
         weight_decay=0.1,
         seed=5,
     )
-    trainer = Trainer(config, training, heads("nsp"), strategy, xla=xla)
+    trainer = Trainer(
+        config, training, heads("nsp"), strategy, xla=xla, accumulation_steps=accumulation_steps
+    )
     size = BATCH_SIZE // replicas
     batches = train_batches(dataset, manifest, batch_size=size, seed=5, skip_examples=0)
     iterator = distribute(strategy, batches)
@@ -62,10 +66,16 @@ def losses(strategy_name: str, dataset: Path, *, xla: bool) -> dict[str, Any]:
 
 def main(dataset: Path) -> None:
     cases = {
-        f"{strategy} {compiler}": losses(strategy, dataset, xla=compiler == "xla")
-        for strategy in ("one", "mirrored")
+        f"{strategy} {compiler} {dropout:g}": losses(
+            strategy, dataset, xla=compiler == "xla", dropout=dropout
+        )
+        for strategy, dropout in (("one", 0.2), ("mirrored", 0.2), ("one", 0))
         for compiler in ("xla", "graph")
     }
+    for strategy in ("one", "mirrored"):
+        cases[f"{strategy} in parts 0.2"] = losses(
+            strategy, dataset, xla=True, dropout=0.2, accumulation_steps=3
+        )
     print(json.dumps(cases))
 
 

@@ -261,6 +261,9 @@ def test_batch_size_must_divide() -> None:
     check_batch_size(12, 3)
     with pytest.raises(InputError, match=r"--batch-size 10: must be a multiple of the 4 .* 12"):
         check_batch_size(10, 4)
+    check_batch_size(12, 3, 2)
+    with pytest.raises(InputError, match="the 3 devices, times 4 accumulation steps; try 24"):
+        check_batch_size(15, 3, 4)
 
 
 def test_the_second_signal_acts_at_once() -> None:
