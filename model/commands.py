@@ -38,8 +38,12 @@ class Pretrain(Command):
     """The highest learning rate, reached at the end of the warm-up."""
     warmup_steps: int | None = None
     """Updates over which the learning rate rises from 0. Default: a tenth of the steps."""
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """lamb is for batches of thousands of examples."""
+    schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay"] = "linear"
+    """How the learning rate falls after the warm-up."""
     weight_decay: float = 0.01
-    """AdamW's decay of weights, biases and LayerNorm excepted: share per update, times the learning
+    """Decay of weights, biases and LayerNorm excepted: share per update, times the learning
     rate."""
     strategy: Literal["auto", "one", "mirrored"] = "auto"
     """one device; mirrored over all GPUs of this machine; auto: mirrored if it has several."""

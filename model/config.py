@@ -172,6 +172,8 @@ class TrainingConfig:
         warmup_steps: updates over which the learning rate rises from 0.
         weight_decay: share of a weight taken off at each update, times the learning rate.
         seed: of the initial weights, the order of the examples, and dropout.
+        optimizer: adamw or lamb.
+        schedule: how the learning rate falls; one of `model.optimizer.SCHEDULES`.
     """
 
     steps: int
@@ -180,6 +182,8 @@ class TrainingConfig:
     warmup_steps: int
     weight_decay: float
     seed: int
+    optimizer: str = "adamw"
+    schedule: str = "linear"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

@@ -16,7 +16,7 @@ from model.config import BertConfig, TrainingConfig
 from model.layers import FIRST_EXAMPLE
 from model.losses import Head, batch_weights, global_loss, pretraining_sums, sum_names
 from model.network import build_pretraining_model, weights_by_name
-from model.optimizer import AdamW, AdamWSettings, linear_schedule
+from model.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
 
 Batch = dict[str, tf.Tensor]
 Sums = dict[str, tf.Tensor]
@@ -33,7 +33,7 @@ class Trainer:
         accumulation_steps: parts that a replica's batch is computed in, one after the other.
         heads: the ones that are trained.
         model: the pretraining model.
-        optimizer: its AdamW.
+        optimizer: what updates it.
         step: int64 []. Number of updates done.
     """
 
@@ -51,17 +51,17 @@ class Trainer:
         self.accumulation_steps = accumulation_steps
         self.heads = heads
         self.seed = training.seed
-        self.schedule = linear_schedule(
-            training.learning_rate, training.warmup_steps, training.steps
+        self.schedule = make_schedule(
+            training.schedule, training.learning_rate, training.warmup_steps, training.steps
         )
         keras.utils.set_random_seed(training.seed)
         with strategy.scope():
             self.model = build_pretraining_model(config)
             self.weights = weights_by_name(self.model)
-            self.optimizer = AdamW(
+            self.optimizer = OPTIMIZERS[training.optimizer](
                 {weight.path: weight.value for weight in self.model.trainable_variables},
                 self.schedule,
-                AdamWSettings(weight_decay=training.weight_decay),
+                OptimizerSettings(weight_decay=training.weight_decay),
             )
             self.step = tf.Variable(
                 0, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA

@@ -1,12 +1,14 @@
-"""AdamW on gradients that are already summed over the replicas, with its learning-rate schedule.
+"""AdamW and LAMB on gradients that are already summed over the replicas; learning-rate schedules.
 
 Keras's AdamW clips each replica's gradients before it sums them, and sums them itself; ours clips
 what the whole batch gives, once.
 
 Sources: Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101; the bias correction, with the
 epsilon outside of it, is that of Kingma & Ba 2014, https://arxiv.org/abs/1412.6980, algorithm 1.
+LAMB: You et al. 2019, https://arxiv.org/abs/1904.00962, algorithm 2.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,13 +25,30 @@ def is_decayed(path: str) -> bool:
     return path.rsplit("/", 1)[-1] not in NOT_DECAYED
 
 
-def linear_schedule(peak: float, warmup_steps: int, steps: int) -> Schedule:
-    """Return the learning rate by step: a linear rise to the peak, then a linear fall to 0.
+FINAL_DECAY_RATE = 0.1
+"""Share of the steps over which `warmup-stable-decay` falls."""
+
+# By name, the share of the peak at a share of the way from the warm-up's end to the last step.
+_FALLS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "linear": lambda way: 1.0 - way,
+    "cosine": lambda way: 0.5 * (1.0 + tf.cos(math.pi * way)),
+    "polynomial": lambda way: tf.sqrt(1.0 - way),
+    "warmup-stable-decay": lambda way: tf.minimum((1.0 - way) / FINAL_DECAY_RATE, 1.0),
+}
+SCHEDULES = tuple(_FALLS)
+
+
+def make_schedule(name: str, peak: float, warmup_steps: int, steps: int) -> Schedule:
+    """Return the learning rate by step: a linear rise to the peak, then a fall to 0.
 
     Step numbers count updates done, so the first update has step 0 and rate peak / warmup_steps;
     the fall would reach 0 at step `steps`, which no update has.
 
     Args:
+        name: how it falls. linear: BERT's. cosine: half a period (Loshchilov & Hutter 2016,
+            https://arxiv.org/abs/1608.03983). polynomial: the root of what is left of the way
+            (NVIDIA's for LAMB). warmup-stable-decay: it stays at the peak and falls linearly at
+            the very end (Hu et al. 2024, https://arxiv.org/abs/2404.06395).
         peak: highest learning rate, at step `warmup_steps` - 1 and the one after it.
         warmup_steps: length of the rise; 0 = start at the peak.
         steps: length of the whole.
@@ -38,15 +57,15 @@ def linear_schedule(peak: float, warmup_steps: int, steps: int) -> Schedule:
     def rate(step: tf.Tensor) -> tf.Tensor:
         done = tf.cast(step, tf.float32)
         rise = (done + 1.0) / max(warmup_steps, 1)
-        fall = (steps - done) / max(steps - warmup_steps, 1)
-        return peak * tf.maximum(tf.where(done < warmup_steps, rise, fall), 0.0)
+        way = tf.clip_by_value((done - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)
+        return peak * tf.where(done < warmup_steps, rise, _FALLS[name](way))
 
     return rate
 
 
 @dataclass(frozen=True)
-class AdamWSettings:
-    """AdamW's numbers, those of the BERT paper.
+class OptimizerSettings:
+    """The numbers of AdamW and LAMB, those of the BERT paper.
 
     Attributes:
         weight_decay: share of a weight taken off at each update, times the learning rate.
@@ -72,7 +91,7 @@ class AdamW:
     """
 
     def __init__(
-        self, variables: Mapping[str, tf.Variable], schedule: Schedule, settings: AdamWSettings
+        self, variables: Mapping[str, tf.Variable], schedule: Schedule, settings: OptimizerSettings
     ) -> None:
         """Make zero state for the variables; call it in the scope of their strategy."""
         self.variables = dict(variables)
@@ -105,8 +124,8 @@ class AdamW:
         rate = self.schedule(step)
         return {
             "clip": settings.clip_norm / tf.maximum(norm, settings.clip_norm),
-            "decay": rate * settings.weight_decay,
-            "rate": rate * tf.sqrt(unbias_2) / unbias_1,
+            "learning_rate": rate,
+            "unbias": tf.sqrt(unbias_2) / unbias_1,
             "epsilon": settings.epsilon * tf.sqrt(unbias_2),
         }
 
@@ -129,7 +148,7 @@ class AdamW:
         velocity: tf.Variable,
         numbers: dict[str, tf.Tensor],
     ) -> None:
-        variable.assign_sub(numbers["decay"] * variable)
+        variable.assign_sub(numbers["learning_rate"] * self.settings.weight_decay * variable)
         self._update(variable, gradient, momentum, velocity, numbers)
 
     def _update(
@@ -148,12 +167,41 @@ class AdamW:
             v=velocity.handle,
             beta1_power=0.0,
             beta2_power=0.0,
-            lr=numbers["rate"],
+            lr=numbers["learning_rate"] * numbers["unbias"],
             beta1=self.settings.beta_1,
             beta2=self.settings.beta_2,
             epsilon=numbers["epsilon"],
             grad=gradient * numbers["clip"],
         )
+
+
+class Lamb(AdamW):
+    """AdamW whose step on a weight is as long as a share of that weight: for very large batches.
+
+    Biases and LayerNorm, which are not decayed, take AdamW's own step, as in google-research/bert's
+    and NVIDIA's LAMB.
+    """
+
+    def _decay_and_update(
+        self,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        momentum: tf.Variable,
+        velocity: tf.Variable,
+        numbers: dict[str, tf.Tensor],
+    ) -> None:
+        settings = self.settings
+        gradient *= numbers["clip"]
+        momentum.assign_add((1.0 - settings.beta_1) * (gradient - momentum))
+        velocity.assign_add((1.0 - settings.beta_2) * (tf.square(gradient) - velocity))
+        step = numbers["unbias"] * momentum / (tf.sqrt(velocity) + numbers["epsilon"])
+        step += settings.weight_decay * variable
+        length, step_length = tf.norm(variable), tf.norm(step)
+        ratio = tf.where((length > 0) & (step_length > 0), length / step_length, 1.0)
+        variable.assign_sub(numbers["learning_rate"] * ratio * step)
+
+
+OPTIMIZERS = {"adamw": AdamW, "lamb": Lamb}
 
 
 def _zeros_like(variable: tf.Variable) -> tf.Variable:

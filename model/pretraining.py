@@ -105,6 +105,8 @@ def run_config(options: Pretrain, manifest: Manifest) -> RunConfig:
         warmup_steps=warmup_steps,
         weight_decay=options.weight_decay,
         seed=options.seed,
+        optimizer=options.optimizer,
+        schedule=options.schedule,
     )
     return RunConfig(model_config(options.model, manifest), training, DatasetFacts.of(manifest))
 

@@ -25,7 +25,13 @@ BATCH_SIZE = 6
 
 
 def losses(
-    strategy_name: str, dataset: Path, *, xla: bool, dropout: float, accumulation_steps: int = 1
+    strategy_name: str,
+    dataset: Path,
+    *,
+    xla: bool,
+    dropout: float,
+    accumulation_steps: int = 1,
+    optimizer: str = "adamw",
 ) -> dict[str, Any]:
     """Return the sums of each step, and those of the eval split as the last."""
     manifest = read_manifest(dataset)
@@ -49,6 +55,7 @@ def losses(
         warmup_steps=1,
         weight_decay=0.1,
         seed=5,
+        optimizer=optimizer,
     )
     trainer = Trainer(
         config, training, heads("nsp"), strategy, xla=xla, accumulation_steps=accumulation_steps
@@ -75,6 +82,9 @@ def main(dataset: Path) -> None:
     for strategy in ("one", "mirrored"):
         cases[f"{strategy} in parts 0.2"] = losses(
             strategy, dataset, xla=True, dropout=0.2, accumulation_steps=3
+        )
+        cases[f"{strategy} lamb 0.2"] = losses(
+            strategy, dataset, xla=True, dropout=0.2, optimizer="lamb"
         )
     print(json.dumps(cases))
 

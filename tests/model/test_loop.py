@@ -50,6 +50,7 @@ def test_losses_differ_from_step_to_step_and_the_eval_split_is_whole(losses: dic
         ("mirrored xla 0.2", "one xla 0.2"),
         ("one in parts 0.2", "one xla 0.2"),
         ("mirrored in parts 0.2", "one xla 0.2"),
+        ("mirrored lamb 0.2", "one lamb 0.2"),
         ("mirrored graph 0.2", "one graph 0.2"),
         ("one graph 0", "one xla 0"),  # their random numbers differ
     ],
@@ -61,6 +62,7 @@ def test_the_same_losses_on_one_device_and_on_two_with_xla_and_without(
     for step, expected in zip(losses[case]["sums"], losses[same]["sums"], strict=True):
         assert step == pytest.approx(expected, rel=1e-5)
     assert losses["one xla 0.2"]["sums"] != losses["one xla 0"]["sums"]
+    assert losses["one xla 0.2"]["sums"] != losses["one lamb 0.2"]["sums"]
 
 
 def make_trainer(config: BertConfig, *, seed: int = 3, xla: bool = False) -> Trainer:

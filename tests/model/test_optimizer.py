@@ -6,7 +6,26 @@ import tensorflow as tf
 
 from model.config import BertConfig
 from model.network import build_pretraining_model
-from model.optimizer import AdamW, AdamWSettings, is_decayed, linear_schedule
+from model.optimizer import AdamW, Lamb, OptimizerSettings, is_decayed, make_schedule
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("cosine", [1.0, 2.0, 2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5, 0.0]),
+        ("polynomial", [1.0, 2.0, 2.0, 3**0.5, 2**0.5, 1.0, 0.0]),
+        ("warmup-stable-decay", [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.0]),
+    ],
+)
+def test_other_schedules(name: str, rates: list[float]) -> None:
+    rate = make_schedule(name, 2.0, 2, 6)
+    assert [float(rate(tf.constant(step))) for step in range(7)] == pytest.approx(rates, abs=1e-6)
+
+
+def test_the_stable_schedule_falls_over_the_last_tenth() -> None:
+    rate = make_schedule("warmup-stable-decay", 2.0, 0, 100)
+    found = [float(rate(tf.constant(step))) for step in (0, 89, 90, 91, 95, 99)]
+    assert found == pytest.approx([2.0, 2.0, 2.0, 1.8, 1.0, 0.2], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +36,7 @@ from model.optimizer import AdamW, AdamWSettings, is_decayed, linear_schedule
     ],
 )
 def test_schedule(warmup_steps: int, rates: list[float]) -> None:
-    rate = linear_schedule(2.0, warmup_steps, 9)
+    rate = make_schedule("linear", 2.0, warmup_steps, 9)
     assert [float(rate(tf.constant(step))) for step in range(11)] == pytest.approx(rates, abs=1e-6)
 
 
@@ -43,11 +62,11 @@ def test_biases_and_layer_norms_are_not_decayed(small_config: BertConfig) -> Non
     assert len(left_out) == 12 + 16
 
 
-SETTINGS = AdamWSettings(weight_decay=0.3, beta_1=0.8, beta_2=0.95, epsilon=1e-2, clip_norm=2.0)
+SETTINGS = OptimizerSettings(weight_decay=0.3, beta_1=0.8, beta_2=0.95, epsilon=1e-2, clip_norm=2.0)
 
 
-def reference_updates(start: dict, gradients: list[dict], rate: float) -> dict:
-    """AdamW as in the papers, in NumPy, with the gradients clipped together."""
+def reference_updates(start: dict, gradients: list[dict], rate: float, *, lamb: bool) -> dict:
+    """AdamW or LAMB as in the papers, in NumPy, with the gradients clipped together."""
     weights = {name: value.astype(np.float64) for name, value in start.items()}
     m = {name: 0 * value for name, value in weights.items()}
     v = {name: 0 * value for name, value in weights.items()}
@@ -59,25 +78,30 @@ def reference_updates(start: dict, gradients: list[dict], rate: float) -> dict:
             v[name] = SETTINGS.beta_2 * v[name] + (1 - SETTINGS.beta_2) * g**2
             m_hat = m[name] / (1 - SETTINGS.beta_1**t)
             v_hat = v[name] / (1 - SETTINGS.beta_2**t)
-            decay = SETTINGS.weight_decay if name.endswith("kernel") else 0.0
-            weights[name] -= rate * (
-                m_hat / (np.sqrt(v_hat) + SETTINGS.epsilon) + decay * weights[name]
-            )
+            decayed = name.endswith("kernel")
+            step = m_hat / (np.sqrt(v_hat) + SETTINGS.epsilon)
+            step += SETTINGS.weight_decay * weights[name] * decayed
+            if lamb and decayed and np.any(weights[name]):
+                step *= np.linalg.norm(weights[name]) / np.linalg.norm(step)
+            weights[name] -= rate * step
     return weights
 
 
-def test_update_against_numpy() -> None:
+@pytest.mark.parametrize("kind", [AdamW, Lamb])
+def test_update_against_numpy(kind: type[AdamW]) -> None:
     rng = np.random.default_rng(6)
-    start = {name: rng.normal(size=shape) for name, shape in (("a/kernel", (3, 2)), ("a/bias", 2))}
+    shapes = {"a/kernel": (3, 2), "a/bias": 2, "b/kernel": (4, 2)}
+    start = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    start["b/kernel"] *= 0  # has no length yet
     # The first gradient is longer than the clipping norm, the second shorter.
     gradients = [{name: scale * rng.normal(size=start[name].shape) for name in start}
                  for scale in (5.0, 0.1, 1.0)]  # fmt: skip
     variables = {name: tf.Variable(value, dtype=tf.float32) for name, value in start.items()}
-    optimizer = AdamW(variables, lambda _: tf.constant(0.05), SETTINGS)
+    optimizer = kind(variables, lambda _: tf.constant(0.05), SETTINGS)
     norms = [
         float(optimizer.apply([tf.constant(g, tf.float32) for g in gradient.values()], step))
         for step, gradient in zip(tf.range(3, dtype=tf.int64), gradients, strict=True)
     ]
     assert norms[0] > SETTINGS.clip_norm > norms[1]
-    for name, expected in reference_updates(start, gradients, 0.05).items():
+    for name, expected in reference_updates(start, gradients, 0.05, lamb=kind is Lamb).items():
         np.testing.assert_allclose(variables[name], expected, rtol=1e-5)
