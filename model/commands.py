@@ -31,7 +31,7 @@ class Pretrain(Command):
     """Passes over the train split, instead of --steps. Default: 10."""
     batch_size: int = 32
     """Examples an update, over all devices."""
-    gradient_accumulation_steps: int = 1
+    accumulation_steps: int = 1
     """Parts that each device computes its share of a batch in, one after the other; needs less
     memory, and changes nothing else."""
     learning_rate: float = 1e-4
@@ -67,7 +67,7 @@ class Pretrain(Command):
         for name in (
             "steps",
             "batch_size",
-            "gradient_accumulation_steps",
+            "accumulation_steps",
             "checkpoint_every_steps",
             "eval_every_steps",
         ):

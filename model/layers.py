@@ -196,6 +196,24 @@ class EncoderLayer(keras_hub.layers.TransformerEncoder):
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
+class WithAttentionScores(keras.layers.Layer):
+    """An encoder layer, with its attention scores as a second output.
+
+    A layer around it, because Keras takes every call of one layer to have as many outputs as its
+    first.
+    """
+
+    def __init__(self, layer: EncoderLayer, **kwargs: Any) -> None:
+        super().__init__(dtype=layer.dtype_policy, **kwargs)
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs: Any, padding_mask: Any) -> tuple[Any, Any]:
+        """Return what the layer makes of [B, L, H], and the scores [B, N, L, L]."""
+        return self.layer(inputs, padding_mask=padding_mask, return_attention_scores=True)
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
 class MaskedLMHead(keras_hub.layers.MaskedLMHead):
     """KerasHub's masked-LM head, with the masked positions gathered by a matrix product.
 

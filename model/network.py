@@ -11,7 +11,14 @@ import keras
 import keras_hub
 
 from model.config import BertConfig
-from model.layers import Dropout, EncoderLayer, MaskedLMHead, TokenEmbedding, gelu_tanh
+from model.layers import (
+    Dropout,
+    EncoderLayer,
+    MaskedLMHead,
+    TokenEmbedding,
+    WithAttentionScores,
+    gelu_tanh,
+)
 
 _ACTIVATIONS: dict[str, Any] = {
     "gelu": "gelu",  # Keras's is exact unless asked
@@ -89,6 +96,31 @@ def build_encoder(config: BertConfig) -> keras.Model:
     pooled = _dense(config, config.hidden_size, "pooled_dense", "tanh")(x[:, 0, :])
     outputs = {"sequence_output": x, "pooled_output": pooled}
     return keras.Model(inputs, outputs, name="encoder")
+
+
+def with_intermediates(encoder: keras.Model) -> keras.Model:
+    """Return a model of an encoder's own layers that also gives what is between them.
+
+    Outputs, by name: the encoder's, and
+        hidden_states: a list of float [B, L, H]. The embeddings, and what each layer makes of them.
+        attention_scores: a list of float [B, N, L, L], one a layer. Share of each position (last
+            axis) in what a head gathers for another one.
+    """
+    x = encoder.get_layer("embeddings_dropout").output
+    hidden_states, attention_scores = [x], []
+    for layer in encoder.layers:
+        if isinstance(layer, EncoderLayer):
+            padding_mask = encoder.input["input_mask"]
+            x, scores = WithAttentionScores(layer)(x, padding_mask)
+            hidden_states.append(x)
+            attention_scores.append(scores)
+    outputs = {
+        "sequence_output": x,
+        "pooled_output": encoder.get_layer("pooled_dense")(x[:, 0, :]),
+        "hidden_states": hidden_states,
+        "attention_scores": attention_scores,
+    }
+    return keras.Model(encoder.input, outputs, name="encoder_with_intermediates")
 
 
 @keras.saving.register_keras_serializable(package="clozeline")

@@ -42,7 +42,7 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     manifest = open_dataset(options.dataset)
     config = run_config(options, manifest)
     strategy = make_strategy(options.strategy)
-    parts = options.gradient_accumulation_steps
+    parts = options.accumulation_steps
     check_batch_size(options.batch_size, strategy.num_replicas_in_sync, parts)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()

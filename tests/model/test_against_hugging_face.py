@@ -10,7 +10,7 @@ import tensorflow as tf
 from model.config import BertConfig, TrainingConfig
 from model.loop import Trainer
 from model.losses import heads
-from model.network import build_pretraining_model, weights_by_name
+from model.network import build_pretraining_model, weights_by_name, with_intermediates
 from model.strategy import make_strategy
 
 GOLDEN: dict[str, np.ndarray] = dict(np.load(Path(__file__).parent.parent / "golden" / "bert.npz"))
@@ -92,14 +92,16 @@ def test_outputs(activation: str) -> None:
     model = build_pretraining_model(config(activation))
     load(model)
     inputs = {name: batch(0)[name] for name in model.input}
-    outputs = model(inputs) | model.get_layer("encoder")(
-        {name: inputs[name] for name in ("input_ids", "input_mask", "segment_ids")}
-    )
-    assert len(outputs) == 4
+    encoder = model.get_layer("encoder")
+    encoder_inputs = {name: inputs[name] for name in encoder.input}
+    outputs = model(inputs) | with_intermediates(encoder)(encoder_inputs)
+    for name, values in encoder(encoder_inputs).items():
+        np.testing.assert_array_equal(values, outputs[name])
+    assert len(outputs) == 6
     for name, values in outputs.items():
         wanted = GOLDEN[f"{activation}/{name}"]
         assert np.abs(wanted).max() > 0.5
-        np.testing.assert_allclose(values, wanted, atol=1e-5, rtol=0, err_msg=name)
+        np.testing.assert_allclose(np.stack(values), wanted, atol=1e-5, rtol=0, err_msg=name)
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 3])
