@@ -25,11 +25,13 @@ class Checkpoints:
     Attributes:
         directory: where they are.
         keep: how many of the last ones stay.
+        writes: whether this process may change the directory, as only one of a run's workers may.
     """
 
-    def __init__(self, directory: Path, keep: int = 3) -> None:
+    def __init__(self, directory: Path, keep: int = 3, *, writes: bool = True) -> None:
         self.directory = directory
         self.keep = keep
+        self.writes = writes
 
     def steps(self) -> list[int]:
         """Return the steps that there are checkpoints of, ascending."""
@@ -68,11 +70,13 @@ class Checkpoints:
         Raises:
             InputError: there are checkpoints, but none can be read.
         """
-        _remove(self.directory.glob(f"{_PARTIAL}*"))
+        if self.writes:
+            _remove(self.directory.glob(f"{_PARTIAL}*"))
         unreadable: list[Path] = []
         for step in reversed(self.steps()):
             if self._read(step, state):
-                _remove(unreadable)
+                if self.writes:
+                    _remove(unreadable)
                 return step
             notes.print(
                 f"{self._path(step)}: cannot be read; going back to the one before", soft_wrap=True

@@ -9,6 +9,8 @@ import tyro
 from pipeline.commands import Command
 from pipeline.errors import InputError
 
+StrategyName = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Command):
@@ -45,8 +47,12 @@ class Pretrain(Command):
     weight_decay: float = 0.01
     """Decay of weights, biases and LayerNorm excepted: share per update, times the learning
     rate."""
-    strategy: Literal["auto", "one", "mirrored"] = "auto"
-    """one device; mirrored over all GPUs of this machine; auto: mirrored if it has several."""
+    strategy: StrategyName = "auto"
+    """one device; mirrored over all GPUs of this machine; multi-worker over those of the machines
+    that TF_CONFIG names; the tpu that TPU_NAME names; auto: what is there."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What matrices are multiplied in; weights are float32. auto: bfloat16 where the devices have
+    units for it, and what the run was started with when it goes on."""
     checkpoint_every_steps: int = 500
     """Updates between checkpoints; the last 3 are kept."""
     eval_every_steps: int | None = None
@@ -54,7 +60,8 @@ class Pretrain(Command):
     seed: int = 12345
     """Of the initial weights, the order of the examples, and dropout."""
     xla: bool = True
-    """Compile the forward and backward pass with XLA."""
+    """Compile with XLA: the forward and backward pass as a whole, on a CPU what lies between its
+    products."""
     deterministic: bool = False
     """Use only operations that give the same bits every time; slower on GPUs."""
 

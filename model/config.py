@@ -5,7 +5,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """Values of `hidden_act`, Hugging Face's names: `gelu` is the exact GELU of the paper's erf form
@@ -161,6 +161,9 @@ SIZES = {
 Turc et al. 2019 (https://arxiv.org/abs/1908.08962)."""
 
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """What determines a run's sequence of updates, apart from the model and the dataset.
@@ -174,6 +177,7 @@ class TrainingConfig:
         seed: of the initial weights, the order of the examples, and dropout.
         optimizer: adamw or lamb.
         schedule: how the learning rate falls; one of `model.optimizer.SCHEDULES`.
+        precision: what matrices are multiplied in; one of `model.precision.POLICIES`.
     """
 
     steps: int
@@ -184,6 +188,7 @@ class TrainingConfig:
     seed: int
     optimizer: str = "adamw"
     schedule: str = "linear"
+    precision: Precision = "float32"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

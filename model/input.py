@@ -35,15 +35,26 @@ MASKED_FEATURES = ("input_ids", *MASKED_LM_FEATURES)
 """What masking makes of a record's pieces."""
 
 
+ALONE = tf.distribute.InputContext()
+"""The context of one process with one device."""
+
+
 def train_batches(
-    dataset: Path, manifest: Manifest, *, batch_size: int, seed: int, skip_examples: int
+    dataset: Path,
+    manifest: Manifest,
+    context: tf.distribute.InputContext = ALONE,
+    *,
+    batch_size: int,
+    seed: int,
+    skip_examples: int,
 ) -> tf.data.Dataset:
-    """Return the endless train stream from one of its examples on.
+    """Return the endless train stream from one of its examples on, or a process's share of it.
 
     Args:
         dataset: the directory.
         manifest: its manifest.
-        batch_size: B, examples a batch.
+        context: which process this is, and how many devices there are.
+        batch_size: examples a global batch, which has B for each device.
         seed: of the order.
         skip_examples: number of examples of the stream to leave out at its start.
 
@@ -57,35 +68,40 @@ def train_batches(
     records = epochs.flat_map(lambda epoch: _shuffled_records(files, manifest, seed, epoch))
     weighted = records.skip(skip_in_epoch).map(lambda record: (record, 1.0))
     stream = f"{seed}/train/masks"
-    return _batches(weighted, dataset, manifest, batch_size, (stream, skip_examples))
+    return _batches(weighted, dataset, manifest, context, batch_size, (stream, skip_examples))
 
 
 def eval_batches(
-    dataset: Path, manifest: Manifest, split: str, *, batch_size: int, multiple: int = 1
+    dataset: Path,
+    manifest: Manifest,
+    split: str,
+    context: tf.distribute.InputContext = ALONE,
+    *,
+    batch_size: int,
 ) -> tf.data.Dataset:
     """Return a split once, in the order of its files, in batches that are all full.
 
-    The last ones are filled up with copies of the first record that have weight 0.
+    The last one is filled up with copies of the first record that have weight 0.
 
     Args:
         dataset: the directory.
         manifest: its manifest.
         split: name of the split.
-        batch_size: B, examples a batch.
-        multiple: the number of batches is a multiple of this.
+        context: which process this is, and how many devices there are.
+        batch_size: examples a global batch, which has B for each device.
 
     Returns:
         Batches: the features by name, int32 or float32 [B, length], and
         example_weights: float32 [B]. 1 = an example of the split, 0 = filler.
     """
-    filler_examples = -manifest.examples(split) % (batch_size * multiple)
+    filler_examples = -manifest.examples(split) % batch_size
     records = _records(_files(dataset, manifest, split), manifest)
     filler = records.take(1).repeat(filler_examples)
     weighted = records.map(lambda record: (record, 1.0)).concatenate(
         filler.map(lambda record: (record, 0.0))
     )
     # The same masks every time, so that evaluations can be compared.
-    return _batches(weighted, dataset, manifest, batch_size, (f"{split}/masks", 0))
+    return _batches(weighted, dataset, manifest, context, batch_size, (f"{split}/masks", 0))
 
 
 def _files(dataset: Path, manifest: Manifest, split: str) -> list[str]:
@@ -120,16 +136,21 @@ def _batches(
     weighted: tf.data.Dataset,
     dataset: Path,
     manifest: Manifest,
+    context: tf.distribute.InputContext,
     batch_size: int,
     masks: tuple[str, int],
 ) -> tf.data.Dataset:
     """Return parsed, and where they are not yet, masked batches of (serialized record, weight).
 
+    Global batches are cut into one for each device, and these dealt out to the processes, before
+    anything is parsed: every process reads all records, and computes on its own.
+
     Args:
         weighted: the records.
         dataset: the directory, which has the vocabulary.
         manifest: its manifest.
-        batch_size: B.
+        context: which process this is, and how many devices there are.
+        batch_size: examples a global batch.
         masks: name of the stream that masks are drawn from, and the first record's number in it.
     """
     is_dynamic = manifest.masks == "dynamic"
@@ -146,10 +167,16 @@ def _batches(
         return {**batch, "example_weights": example_weights}
 
     # Full batches only: their shapes are constants, which XLA needs.
-    batches = weighted.batch(batch_size, drop_remainder=True).enumerate().map(parse)
+    size = context.get_per_replica_batch_size(batch_size)
+    batches = weighted.batch(size, drop_remainder=True).enumerate()
+    if context.num_input_pipelines > 1:
+        devices = context.num_replicas_in_sync // context.num_input_pipelines
+        dealt = batches.batch(devices).shard(context.num_input_pipelines, context.input_pipeline_id)
+        batches = dealt.unbatch()
+    batches = batches.map(parse)
     options = tf.data.Options()
     options.deterministic = True
-    # One process reads its own files; the split over replicas is done here, batch by batch.
+    # The split over processes is done here, batch by batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(2).with_options(options)
 

@@ -1,7 +1,8 @@
-"""The layers where KerasHub's lack something.
+"""The layers where KerasHub's and Keras's lack something.
 
 A token embedding and a masked-LM head with dense gradients, and a Transformer layer with two
-dropout rates and a random generator that is fast under XLA.
+dropout rates. All read their weights in float32, and multiply in what Keras's dtype policy asks
+for: Keras itself would narrow biases and LayerNorm's weights too.
 
 Weights, their names and shapes are KerasHub's, so its checkpoints fit.
 
@@ -9,7 +10,6 @@ Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary si
 D = H / N.
 """
 
-import math
 from typing import Any
 
 import keras
@@ -17,17 +17,23 @@ import keras_hub
 import tensorflow as tf
 from keras import ops
 
-PHILOX, PHILOX_BLOCK = 1, 4
-"""TensorFlow's number for the generator, and how many float32s share a counter of its."""
-
-FIRST_EXAMPLE = 1 << 32
-"""See `random_dropout`."""
+from model import functions
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
 def gelu_tanh(x: Any) -> Any:
     """Return the tanh approximation of GELU (https://arxiv.org/abs/1606.08415, section 2)."""
     return keras.activations.gelu(x, approximate=True)
+
+
+def policy_dtype() -> str:
+    """Return what layers made now are to multiply in: float32, bfloat16 or float16."""
+    return keras.config.dtype_policy().compute_dtype
+
+
+def product(x: tf.Tensor, kernel: Any) -> tf.Tensor:
+    """Return x [..., H] times a kernel [H, K] in the dtype of x."""
+    return tf.tensordot(x, tf.cast(kernel, x.dtype), axes=1)
 
 
 @tf.custom_gradient
@@ -54,145 +60,196 @@ def dense_lookup(table: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, Any]:
 class TokenEmbedding(keras.layers.ReversibleEmbedding):
     """Piece vectors, tied to the masked-LM head, with a dense gradient."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, autocast=False)
+
     def call(self, inputs: Any, reverse: bool = False) -> Any:
         """Return vectors [B, L, H] of ids int32 [B, L], or in reverse logits [B, P, V]."""
-        if reverse:
-            return super().call(inputs, reverse=True)
         table = ops.convert_to_tensor(self.embeddings)
-        return dense_lookup(ops.cast(table, self.compute_dtype), ops.cast(inputs, "int32"))
+        if not reverse:
+            return dense_lookup(tf.identity(table), ops.cast(inputs, "int32"))
+        rows = tf.reshape(inputs, [-1, table.shape[-1]])
+        logits = tf.matmul(rows, tf.cast(table, inputs.dtype), transpose_b=True)
+        return tf.reshape(logits, tf.concat([tf.shape(inputs)[:-1], [table.shape[0]]], 0))
 
 
-def random_dropout(x: tf.Tensor, rate: float, seeds: keras.random.SeedGenerator) -> tf.Tensor:
-    """Return x with a share `rate` of its numbers set to 0 and the others scaled up to make up.
+@keras.saving.register_keras_serializable(package="clozeline")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras's layer normalization, computed by `functions.layer_norm`."""
 
-    Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html. Philox is named because
-    XLA would otherwise choose Threefry, which takes more than twice the time on a CPU. It counts
-    its blocks of four numbers (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405), so a
-    part of a batch can have those that it would have in the whole: a step drops the same on any
-    number of devices. XLA's numbers are not those of TensorFlow's own kernel.
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, autocast=False)
 
-    Args:
-        x: float [B, ...].
-        rate: 0 to 1.
-        seeds: its state, int64 [2], is a seed, and the number in the whole batch of the first
-            example here times `FIRST_EXAMPLE`, plus another seed below that.
-    """
-    seed, first_and_seed = tf.unstack(seeds.next())
-    first, other_seed = first_and_seed // FIRST_EXAMPLE, first_and_seed % FIRST_EXAMPLE
-    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=tf.stack([seed, other_seed]))
-    numbers = math.prod(x.shape[1:])
-    blocks = -(-numbers // PHILOX_BLOCK)
-    skipped = tf.stack([tf.cast(first * blocks, tf.uint64), tf.zeros([], tf.uint64)])
-    uniform = tf.raw_ops.StatelessRandomUniformV2(
-        shape=[tf.shape(x)[0], blocks * PHILOX_BLOCK],
-        key=key,
-        counter=counter + skipped,
-        alg=PHILOX,
-    )
-    uniform = tf.reshape(uniform[:, :numbers], tf.shape(x))
-    return tf.where(uniform >= rate, x * (1.0 / (1.0 - rate)), tf.zeros([], x.dtype))
+    def call(self, inputs: Any) -> Any:
+        """Return the inputs, float [..., H], normalized."""
+        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
+        return functions.layer_norm(inputs, gamma, beta, epsilon=self.epsilon)
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
 class Dropout(keras.layers.Dropout):
-    """Keras's dropout with a random generator that is fast under XLA."""
+    """Keras's dropout, computed by `functions.dropout`."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Return the inputs, in training with a share of `rate` dropped."""
+        return functions.dropout(inputs, **self.draw(training))
+
+    def draw(self, training: bool) -> dict[str, Any]:
+        """Return the next `state` and the `rate` for a function that drops; the rate may be 0."""
         if training and self.rate > 0:
-            return random_dropout(inputs, self.rate, self.seed_generator)
-        return inputs
+            return {"state": self.seed_generator.next(), "rate": self.rate}
+        return {"state": tf.zeros([2], tf.int64), "rate": 0.0}
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
-class SelfAttention(keras.layers.MultiHeadAttention):
-    """Keras's attention with the same random generator for its dropout.
+class EncoderLayer(keras.layers.Layer):
+    """A Transformer layer: self-attention, then a feed-forward block, each added and normalized.
 
-    Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.
+    Devlin et al. 2018, https://arxiv.org/abs/1810.04805; Vaswani et al. 2017,
+    https://arxiv.org/abs/1706.03762. Queries, keys and values are one product; what lies between
+    the products is in `model.functions`. The parts are there for their weights, which have the
+    names of KerasHub's TransformerEncoder.
     """
 
-    def _compute_attention(
+    def __init__(
         self,
-        query: Any,
-        key: Any,
-        value: Any,
-        attention_mask: Any = None,
-        training: bool | None = None,
-        _return_attention_scores: bool = False,
-    ) -> tuple[Any, Any]:
-        """Return the attended values [B, L, N, D] and the attention weights [B, N, L, L].
-
-        Args:
-            query: float [B, L, N, D].
-            key: float [B, L, N, D].
-            value: float [B, L, N, D].
-            attention_mask: bool, broadcast to [B, L, L]. True = may be attended to.
-            training: whether weights are dropped.
-        """
-        scores = ops.einsum("bqnd,bknd->bnqk", query * self._inverse_sqrt_key_dim, key)
-        weights = self._masked_softmax(scores, attention_mask)  # [B, N, L, L]
-        kept = weights
-        if training and self._dropout > 0:
-            kept = random_dropout(weights, self._dropout, self._dropout_layer.seed_generator)
-        return ops.einsum("bnqk,bknd->bqnd", kept, value), weights
-
-
-@keras.saving.register_keras_serializable(package="clozeline")
-class EncoderLayer(keras_hub.layers.TransformerEncoder):
-    """KerasHub's Transformer layer with a dropout rate of its own for the attention weights.
-
-    KerasHub uses one rate for both; BERT's config has two. The computation is KerasHub's `call`;
-    what it is made of is built here.
-    """
-
-    def __init__(self, *, attention_dropout: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        *,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float,
+        attention_dropout: float,
+        activation: Any,
+        layer_norm_epsilon: float,
+        kernel_initializer: Any,
+        product_dtype: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
+        self.product_dtype = product_dtype or policy_dtype()
+        self.intermediate_dim = intermediate_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
         self.attention_dropout = attention_dropout
+        self.activation = keras.activations.get(activation)
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, inputs_shape: tuple[Any, ...]) -> None:
-        """Create the parts under KerasHub's names, for inputs [B, L, H]."""
-        hidden_size = inputs_shape[-1]
-        self._self_attention_layer = SelfAttention(
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        """Create the weights for inputs [B, L, H]."""
+        hidden_size = input_shape[-1]
+        self._attention = keras.layers.MultiHeadAttention(
             self.num_heads,
             hidden_size // self.num_heads,
-            dropout=self.attention_dropout,
             kernel_initializer=self._fresh_initializer(),
-            dtype=self.dtype_policy,
+            dtype="float32",
             name="self_attention_layer",
         )
-        self._self_attention_layer.build(inputs_shape, inputs_shape)
-        self._feedforward_intermediate_dense = self._dense(
-            self.intermediate_dim, "feedforward_intermediate_dense", self.activation
-        )
-        self._feedforward_intermediate_dense.build(inputs_shape)
-        self._feedforward_output_dense = self._dense(hidden_size, "feedforward_output_dense")
-        self._feedforward_output_dense.build((*inputs_shape[:-1], self.intermediate_dim))
-        for block in ("self_attention", "feedforward"):
-            norm = keras.layers.LayerNormalization(
-                epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=f"{block}_layer_norm"
-            )
-            norm.build(inputs_shape)
-            setattr(self, f"_{block}_layer_norm", norm)
-            dropout = Dropout(self.dropout, dtype=self.dtype_policy, name=f"{block}_dropout")
-            setattr(self, f"_{block}_dropout", dropout)
-        self.built = True
+        self._attention.build(input_shape, input_shape)
+        self._attention_norm = self._norm("self_attention_layer_norm", input_shape)
+        self._intermediate = self._dense(self.intermediate_dim, "feedforward_intermediate_dense")
+        self._intermediate.build(input_shape)
+        self._output = self._dense(hidden_size, "feedforward_output_dense")
+        self._output.build((*input_shape[:-1], self.intermediate_dim))
+        self._output_norm = self._norm("feedforward_layer_norm", input_shape)
+        self._weights_dropout = Dropout(self.attention_dropout, name="attention_weights_dropout")
+        self._attention_dropout = Dropout(self.dropout, name="self_attention_dropout")
+        self._output_dropout = Dropout(self.dropout, name="feedforward_dropout")
 
-    def _dense(self, units: int, name: str, activation: Any = None) -> keras.layers.Dense:
-        return keras.layers.Dense(
-            units,
-            activation,
-            kernel_initializer=self._fresh_initializer(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
+    def _norm(self, name: str, shape: tuple[Any, ...]) -> LayerNorm:
+        norm = LayerNorm(epsilon=self.layer_norm_epsilon, dtype="float32", name=name)
+        norm.build(shape)
+        return norm
+
+    def _dense(self, units: int, name: str) -> keras.layers.Dense:
+        initializer = self._fresh_initializer()
+        return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)
 
     def _fresh_initializer(self) -> keras.initializers.Initializer:
         """Return a copy with a seed of its own, so that no two weights start from equal numbers."""
         return self.kernel_initializer.clone()
 
+    def call(
+        self,
+        inputs: Any,
+        padding_mask: Any,
+        training: bool = False,
+        return_attention_scores: bool = False,
+    ) -> Any:
+        """Return [B, L, H], and if asked the attention weights [B, N, L, L].
+
+        Args:
+            inputs: float [B, L, H].
+            padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+            training: whether numbers are dropped.
+            return_attention_scores: whether the weights, none of them dropped, come too.
+        """
+        inputs = tf.cast(inputs, self.product_dtype)
+        attended, scores = self._attend(inputs, padding_mask, training)
+        output = self._attention.output_dense
+        kernel = tf.reshape(output.kernel, [-1, inputs.shape[-1]])
+        x = self._close(
+            product(attended, kernel),
+            output.bias,
+            inputs,
+            self._attention_norm,
+            self._attention_dropout.draw(training),
+        )
+        inner = functions.activated(
+            product(x, self._intermediate.kernel),
+            tf.convert_to_tensor(self._intermediate.bias),
+            activation=self.activation,
+        )
+        x = self._close(
+            product(inner, self._output.kernel),
+            self._output.bias,
+            x,
+            self._output_norm,
+            self._output_dropout.draw(training),
+        )
+        if not return_attention_scores:
+            return x
+        nothing_dropped = {"state": tf.zeros([2], tf.int64), "rate": 0.0}
+        return x, functions.attention_weights(scores, padding_mask, **nothing_dropped)
+
+    def _attend(
+        self, inputs: tf.Tensor, padding_mask: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what all heads gather, [B, L, H], and the scores of positions [B, N, L, L]."""
+        attention = self._attention
+        parts = (attention.query_dense, attention.key_dense, attention.value_dense)
+        hidden_size = inputs.shape[-1]
+        kernel = tf.concat([tf.reshape(part.kernel, [hidden_size, -1]) for part in parts], axis=1)
+        bias = tf.concat([tf.reshape(part.bias, [-1]) for part in parts], axis=0)
+        queries, keys, values = functions.split_heads(
+            product(inputs, kernel), bias, heads=self.num_heads
+        )
+        scores = tf.matmul(queries, keys, transpose_b=True)
+        drawn = self._weights_dropout.draw(training)
+        weights = functions.attention_weights(scores, padding_mask, **drawn)
+        return functions.merge_heads(tf.matmul(weights, values)), scores
+
+    def _close(
+        self, x: tf.Tensor, bias: Any, residual: tf.Tensor, norm: LayerNorm, drawn: dict[str, Any]
+    ) -> tf.Tensor:
+        state, rate = drawn["state"], drawn["rate"]
+        inputs = (x, bias, residual, norm.gamma, norm.beta, state)
+        return functions.add_and_norm(
+            *map(tf.convert_to_tensor, inputs), rate=rate, epsilon=self.layer_norm_epsilon
+        )
+
     def get_config(self) -> dict[str, Any]:
         """Return what makes the same layer again."""
-        return {**super().get_config(), "attention_dropout": self.attention_dropout}
+        return {
+            **super().get_config(),
+            "product_dtype": self.product_dtype,
+            "intermediate_dim": self.intermediate_dim,
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
@@ -204,7 +261,7 @@ class WithAttentionScores(keras.layers.Layer):
     """
 
     def __init__(self, layer: EncoderLayer, **kwargs: Any) -> None:
-        super().__init__(dtype=layer.dtype_policy, **kwargs)
+        super().__init__(**kwargs, autocast=False)
         self.layer = layer
         self.built = True
 
@@ -221,11 +278,25 @@ class MaskedLMHead(keras_hub.layers.MaskedLMHead):
     product with one-hot rows is fast on every device, forward and back.
     """
 
+    def __init__(self, product_dtype: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.product_dtype = product_dtype or policy_dtype()
+
     def call(self, inputs: Any, mask_positions: Any) -> Any:
         """Return logits [B, P, V] of the encoder's output [B, L, H] at positions int32 [B, P]."""
-        length = ops.shape(inputs)[1]
-        chosen = ops.one_hot(mask_positions, length, dtype=inputs.dtype)  # [B, P, L]
-        x = ops.matmul(chosen, inputs)  # [B, P, H]
-        x = self._intermediate_layer_norm(self._intermediate_dense(x))
-        logits = self.token_embedding(x, reverse=True)  # [B, P, V]
-        return ops.cast(logits, self.compute_dtype) + ops.cast(self._bias, self.compute_dtype)
+        inputs = tf.cast(inputs, self.product_dtype)
+        chosen = ops.one_hot(mask_positions, ops.shape(inputs)[1], dtype=inputs.dtype)  # [B, P, L]
+        x = functions.activated(
+            product(tf.matmul(chosen, inputs), self._intermediate_dense.kernel),
+            tf.convert_to_tensor(self._intermediate_dense.bias),
+            activation=self.intermediate_activation,
+        )
+        norm = self._intermediate_layer_norm
+        gamma, beta = tf.convert_to_tensor(norm.gamma), tf.convert_to_tensor(norm.beta)
+        x = functions.layer_norm(x, gamma, beta, epsilon=self.layer_norm_epsilon)
+        logits = self.token_embedding(x, reverse=True)
+        return functions.add_bias(logits, tf.convert_to_tensor(self._bias))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes the same layer again."""
+        return {**super().get_config(), "product_dtype": self.product_dtype}

@@ -6,17 +6,19 @@ program; outside of it the gradients are summed over the replicas, clipped and a
 Shapes: B examples a replica, G seed generators (one a dropout layer).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
-from model.layers import FIRST_EXAMPLE
+from model.functions import FIRST_EXAMPLE, fused_on_cpu
 from model.losses import Head, batch_weights, global_loss, pretraining_sums, sum_names
 from model.network import build_pretraining_model, weights_by_name
 from model.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
+from model.precision import dtype_policy
+from model.strategy import is_on_cpu
 
 Batch = dict[str, tf.Tensor]
 Sums = dict[str, tf.Tensor]
@@ -55,7 +57,7 @@ class Trainer:
             training.schedule, training.learning_rate, training.warmup_steps, training.steps
         )
         keras.utils.set_random_seed(training.seed)
-        with strategy.scope():
+        with strategy.scope(), dtype_policy(training.precision):
             self.model = build_pretraining_model(config)
             self.weights = weights_by_name(self.model)
             self.optimizer = OPTIMIZERS[training.optimizer](
@@ -69,8 +71,11 @@ class Trainer:
         # What Keras keeps besides weights: the state of each dropout layer's seed generator.
         weights = {id(weight) for weight in self.model.weights}
         self._seed_states = [v for v in self.model.variables if id(v) not in weights]
-        self._gradients = tf.function(self._gradients_and_sums, jit_compile=xla, autograph=False)
-        self._measures = tf.function(self._forward_sums, jit_compile=xla, autograph=False)
+        # A CPU multiplies faster outside of XLA: see model/functions.py.
+        self._fuse = xla and is_on_cpu(strategy)
+        whole = xla and not self._fuse
+        self._gradients = tf.function(self._gradients_and_sums, jit_compile=whole, autograph=False)
+        self._measures = tf.function(self._forward_sums, jit_compile=whole, autograph=False)
 
     @property
     def steps_done(self) -> int:
@@ -197,7 +202,11 @@ class Trainer:
         """Return the gradients of this replica's share of the loss, and its sums."""
         # In this scope Keras's seed generators read what we give and keep nothing.
         states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
-        with tf.GradientTape() as tape, keras.StatelessScope(state_mapping=list(states)):
+        with (
+            tf.GradientTape() as tape,
+            keras.StatelessScope(state_mapping=list(states)),
+            fused_on_cpu(self._fuse),
+        ):
             outputs = self.model(_model_inputs(self.model, batch), training=True)
             sums = pretraining_sums(self.heads, outputs, batch)
             loss = global_loss(sums, weights)
@@ -207,8 +216,9 @@ class Trainer:
         return [tf.convert_to_tensor(g) for g in gradients], sums
 
     def _forward_sums(self, batch: Batch) -> Sums:
-        outputs = self.model(_model_inputs(self.model, batch), training=False)
-        return pretraining_sums(self.heads, outputs, batch)
+        with fused_on_cpu(self._fuse):
+            outputs = self.model(_model_inputs(self.model, batch), training=False)
+            return pretraining_sums(self.heads, outputs, batch)
 
 
 def _model_inputs(model: keras.Model, batch: Batch) -> Batch:
@@ -216,9 +226,22 @@ def _model_inputs(model: keras.Model, batch: Batch) -> Batch:
 
 
 def distribute(
-    strategy: tf.distribute.Strategy, batches: tf.data.Dataset
+    strategy: tf.distribute.Strategy,
+    batches: Callable[[tf.distribute.InputContext], tf.data.Dataset],
 ) -> Iterator[dict[str, Any]]:
-    """Return an iterator that gives each replica one batch after the other in turns."""
+    """Return an iterator that gives each replica its batch of every global batch.
+
+    Args:
+        strategy: where the replicas are.
+        batches: returns those of one process, for its devices in turns.
+    """
     if strategy.num_replicas_in_sync == 1:
-        return iter(batches)
-    return iter(strategy.distribute_datasets_from_function(lambda _: batches))
+        return iter(batches(tf.distribute.InputContext()))
+
+    def endless(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        # Nobody takes more batches than there are. Told that they may end, TensorFlow makes ready
+        # for a smaller last one, and several workers lose the shapes that XLA needs.
+        infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return batches(context).apply(infinite)
+
+    return iter(strategy.distribute_datasets_from_function(endless))

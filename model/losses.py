@@ -13,6 +13,7 @@ from typing import Literal
 
 import tensorflow as tf
 
+from model.functions import fused
 from pipeline.schema import Pairing
 
 Head = Literal["masked_lm", "next_sentence"]
@@ -41,8 +42,13 @@ def cross_entropy(
         labels: int32 [...]. Right class, 0 to C - 1.
         weights: float32 [...]. 1 = counts, 0 = does not.
     """
+    return _summed_nats(logits, labels, weights), tf.reduce_sum(weights)
+
+
+@fused
+def _summed_nats(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    return tf.reduce_sum(nats * weights), tf.reduce_sum(weights)
+    return tf.reduce_sum(nats * weights)
 
 
 def accuracy(

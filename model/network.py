@@ -14,6 +14,7 @@ from model.config import BertConfig
 from model.layers import (
     Dropout,
     EncoderLayer,
+    LayerNorm,
     MaskedLMHead,
     TokenEmbedding,
     WithAttentionScores,
@@ -35,27 +36,30 @@ def _initializer(config: BertConfig) -> keras.initializers.Initializer:
     return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 
-def _layer_norm(config: BertConfig, name: str) -> keras.layers.Layer:
-    return keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name=name)
-
-
 def _dense(config: BertConfig, units: int, name: str, activation: Any = None) -> Any:
     initializer = _initializer(config)
     return keras.layers.Dense(units, activation, kernel_initializer=initializer, name=name)
 
 
 def _embed(config: BertConfig, token_embedding: Any, input_ids: Any, segment_ids: Any) -> Any:
-    """Return the sum of token, position and segment vectors, normalized: [B, L, H]."""
+    """Return the sum of token, position and segment vectors, normalized: float32 [B, L, H]."""
     tokens = token_embedding(input_ids)
     positions = keras_hub.layers.PositionEmbedding(
-        config.max_position_embeddings, _initializer(config), name="position_embedding"
+        config.max_position_embeddings,
+        _initializer(config),
+        dtype="float32",
+        name="position_embedding",
     )(tokens)
     segments = keras.layers.Embedding(
-        config.type_vocab_size, config.hidden_size, _initializer(config), name="segment_embedding"
+        config.type_vocab_size,
+        config.hidden_size,
+        _initializer(config),
+        dtype="float32",
+        name="segment_embedding",
     )(segment_ids)
-    x = keras.layers.Add(name="embeddings_add")((tokens, positions, segments))
-    x = _layer_norm(config, "embeddings_layer_norm")(x)
-    return Dropout(config.hidden_dropout_prob, name="embeddings_dropout")(x)
+    x = keras.layers.Add(dtype="float32", name="embeddings_add")((tokens, positions, segments))
+    norm = LayerNorm(epsilon=config.layer_norm_eps, dtype="float32", name="embeddings_layer_norm")
+    return Dropout(config.hidden_dropout_prob, dtype="float32", name="embeddings_dropout")(norm(x))
 
 
 def _encoder_layer(config: BertConfig, index: int) -> keras.layers.Layer:
@@ -88,6 +92,7 @@ def build_encoder(config: BertConfig) -> keras.Model:
         config.vocab_size,
         config.hidden_size,
         embeddings_initializer=_initializer(config),
+        dtype="float32",
         name="token_embedding",
     )
     x = _embed(config, token_embedding, inputs["input_ids"], inputs["segment_ids"])

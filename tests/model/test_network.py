@@ -129,8 +129,8 @@ def test_initial_weights_come_from_the_config_and_are_all_different(
 def test_dropout_rates_go_where_they_belong(small_config: BertConfig) -> None:
     encoder = build_encoder(small_config)
     layer = encoder.get_layer("transformer_layer_1")
-    assert layer._self_attention_layer._dropout == 0.25
-    assert layer._self_attention_dropout.rate == layer._feedforward_dropout.rate == 0.15
+    assert layer._weights_dropout.rate == 0.25
+    assert layer._attention_dropout.rate == layer._output_dropout.rate == 0.15
     assert encoder.get_layer("embeddings_dropout").rate == 0.15
 
 

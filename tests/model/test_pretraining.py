@@ -17,8 +17,9 @@ import clozeline
 from model.commands import Pretrain
 from model.config import BertConfig
 from model.loop import Trainer
-from model.pretraining import check_batch_size, model_config, open_dataset, stop_requested
+from model.pretraining import check_batch_size, model_config, open_dataset
 from model.run import load_run
+from model.session import stop_requested
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
 
@@ -38,6 +39,7 @@ def options(dataset: Path, small_model: str, tmp_path: Path) -> Options:
             "batch_size": 8,
             "learning_rate": 0.01,
             "xla": False,
+            "precision": "float32",
         }
         return Pretrain(**(flags | given))
 

@@ -1,0 +1,240 @@
+"""What a network computes number by number between its matrix products, each as one kernel.
+
+On a CPU the products are fastest as TensorFlow's own operations, which use oneDNN and with it the
+units for bfloat16; everything between them is fastest when XLA makes one kernel of it. In the scope
+of `fused_on_cpu` each function here is such a kernel, and so is its gradient, which starts from the
+function's inputs: nothing in between is written to memory. Outside of that scope they are plain
+TensorFlow, for a server, or to be compiled with all the rest for a GPU or TPU.
+
+All compute in float32 and return the dtype of their first argument.
+
+Shapes: B batch, L positions, H hidden size, N heads, D = H / N.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any
+
+import tensorflow as tf
+
+_fuse = ContextVar("fuse", default=False)
+
+
+@contextmanager
+def fused_on_cpu(fuse: bool) -> Iterator[None]:
+    """Trace the functions of this module as XLA kernels of their own, or not."""
+    token = _fuse.set(fuse)
+    try:
+        yield
+    finally:
+        _fuse.reset(token)
+
+
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function of tensors by position, and of settings by name, one kernel in that scope."""
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def gradient(inputs: tuple[tf.Tensor, ...], upstream: Any, settings: dict[str, Any]) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([x for x in inputs if x.dtype.is_floating])
+            outputs = function(*inputs, **settings)
+        return tape.gradient(outputs, list(inputs), output_gradients=upstream)
+
+    @wraps(function)
+    def call(*inputs: tf.Tensor, **settings: Any) -> Any:
+        if not _fuse.get():
+            return function(*inputs, **settings)
+
+        @tf.custom_gradient
+        def run(*inputs: tf.Tensor) -> tuple[Any, Callable[..., Any]]:
+            outputs = compiled(*inputs, **settings)
+
+            def gradients(*upstream: tf.Tensor) -> Any:
+                given = upstream if isinstance(outputs, tuple) else upstream[0]
+                return gradient(inputs, given, settings)
+
+            return outputs, gradients
+
+        return run(*map(tf.convert_to_tensor, inputs))
+
+    return call
+
+
+def _float32(x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(x, tf.float32)
+
+
+def _biased(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Return x + bias, float32 [..., K], of float [..., K] and float32 [K]."""
+    return _float32(x) + bias
+
+
+# ---- dropout
+
+FIRST_EXAMPLE = 1 << 32
+"""See `_kept`."""
+
+
+def _scrambled(x: tf.Tensor) -> tf.Tensor:
+    """Return 32 bits each of which depends on all of x's: the finalizer of MurmurHash3.
+
+    Austin Appleby, https://github.com/aappleby/smhasher (public domain), `fmix32`.
+    """
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
+        x *= tf.constant(factor, tf.uint32)
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(16, tf.uint32)))
+
+
+def _dropped(x: tf.Tensor, state: tf.Tensor, rate: float) -> tf.Tensor:
+    """Return float32 x with a share `rate` of its numbers set to 0 and the others scaled up.
+
+    Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html. What is dropped is a
+    function of the state, the example's number in the whole batch, and the number's place in the
+    example: a counter that is scrambled twice with two keys of the example. So a step drops the
+    same on any number of devices, compiled or not, and forward and backward need not pass each
+    other a mask. Philox, which XLA computes in no kernel with anything else, took a third of the
+    whole step.
+
+    Args:
+        x: float32 [B, ...].
+        state: int64 [2]. A seed, and the number in the whole batch of the first example here times
+            `FIRST_EXAMPLE`, plus another seed below that.
+        rate: 0 to 1.
+    """
+    if not rate:
+        return x
+    shape = tf.shape(x)
+    rows = tf.ones_like(shape[1:])
+    seed, other_seed = tf.cast(state % FIRST_EXAMPLE, tf.uint32)[0], state[1] % FIRST_EXAMPLE
+    examples = tf.cast(state[1] // FIRST_EXAMPLE, tf.int32) + tf.range(shape[0])
+    first_key = _scrambled(tf.cast(examples, tf.uint32) + seed)
+    second_key = _scrambled(tf.bitwise.bitwise_xor(first_key, tf.cast(other_seed, tf.uint32)))
+    first_key, second_key = (
+        tf.reshape(key, tf.concat([shape[:1], rows], 0)) for key in (first_key, second_key)
+    )
+    places = tf.reshape(tf.range(tf.reduce_prod(shape[1:])), tf.concat([[1], shape[1:]], 0))
+    bits = _scrambled(tf.bitwise.bitwise_xor(tf.cast(places, tf.uint32), first_key))
+    bits = _scrambled(bits + second_key)
+    kept = bits >= tf.constant(round(rate * 2**32), tf.uint32)
+    return tf.where(kept, x * (1.0 / (1.0 - rate)), 0.0)
+
+
+@fused
+def dropout(x: tf.Tensor, state: tf.Tensor, *, rate: float) -> tf.Tensor:
+    """Return x with a share of its numbers dropped.
+
+    Args:
+        x: float [B, ...].
+        state: int64 [2], of `_dropped`.
+        rate: 0 to 1.
+    """
+    return tf.cast(_dropped(_float32(x), state, rate), x.dtype)
+
+
+# ---- normalization and activation
+
+
+def _normalized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Ba et al. 2016, https://arxiv.org/abs/1607.06450, over the last axis."""
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
+    return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
+
+
+@fused
+def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float) -> tf.Tensor:
+    """Return float [..., H] normalized over its last axis, times gamma plus beta, float32 [H]."""
+    return tf.cast(_normalized(_float32(x), gamma, beta, epsilon), x.dtype)
+
+
+@fused
+def add_and_norm(
+    x: tf.Tensor,
+    bias: tf.Tensor,
+    residual: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    state: tf.Tensor,
+    *,
+    rate: float,
+    epsilon: float,
+) -> tf.Tensor:
+    """Return what closes a block: the product x plus bias, dropped from, on top of the residual.
+
+    Args:
+        x: float [B, L, H].
+        bias: float32 [H].
+        residual: float [B, L, H].
+        gamma: float32 [H].
+        beta: float32 [H].
+        state: int64 [2], of `dropout`.
+        rate: of the dropout.
+        epsilon: of the normalization.
+    """
+    added = _float32(residual) + _dropped(_biased(x, bias), state, rate)
+    return tf.cast(_normalized(added, gamma, beta, epsilon), x.dtype)
+
+
+@fused
+def activated(x: tf.Tensor, bias: tf.Tensor, *, activation: Callable[..., Any]) -> tf.Tensor:
+    """Return activation(x + bias) of float [..., H] and float32 [H]."""
+    return tf.cast(activation(_biased(x, bias)), x.dtype)
+
+
+@fused
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Return x + bias of float [..., V] and float32 [V]."""
+    return tf.cast(_biased(x, bias), x.dtype)
+
+
+# ---- attention: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2
+
+
+@fused
+def split_heads(
+    x: tf.Tensor, bias: tf.Tensor, *, heads: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return queries, divided by √D, keys and values, float [B, N, L, D] each.
+
+    Args:
+        x: float [B, L, 3 H]. The three products side by side.
+        bias: float32 [3 H].
+        heads: N.
+    """
+    shape = tf.shape(x)
+    size = x.shape[-1] // (3 * heads)
+    parts = tf.reshape(_biased(x, bias), [shape[0], shape[1], 3, heads, size])
+    queries, keys, values = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]), 3)
+    return tf.cast(queries * size**-0.5, x.dtype), tf.cast(keys, x.dtype), tf.cast(values, x.dtype)
+
+
+HIDDEN = -1e9
+"""What is added to the score of padding."""
+
+
+@fused
+def attention_weights(
+    scores: tf.Tensor, padding_mask: tf.Tensor, state: tf.Tensor, *, rate: float
+) -> tf.Tensor:
+    """Return each position's share in what a head gathers, in training with some dropped.
+
+    Args:
+        scores: float [B, N, L, L]. Of each position (last axis) for each other.
+        padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+        state: int64 [2], of `dropout`.
+        rate: of the dropout.
+    """
+    hidden = (1.0 - _float32(padding_mask))[:, tf.newaxis, tf.newaxis, :] * HIDDEN
+    return tf.cast(_dropped(tf.nn.softmax(_float32(scores) + hidden), state, rate), scores.dtype)
+
+
+@fused
+def merge_heads(x: tf.Tensor) -> tf.Tensor:
+    """Return float [B, L, H] of [B, N, L, D]."""
+    shape = tf.shape(x)
+    merged = tf.transpose(x, [0, 2, 1, 3])
+    return tf.reshape(merged, [shape[0], shape[2], x.shape[1] * x.shape[3]])

@@ -1,0 +1,267 @@
+"""A training from the last checkpoint on: calls of the compiled loop, measures, saves, evaluations.
+
+Where several workers train, each runs the same session; the chief alone writes files and talks.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import tensorflow as tf
+
+from model.checkpoints import Checkpoints
+from model.commands import Pretrain
+from model.input import eval_batches, train_batches
+from model.loop import NORM, Trainer, distribute
+from model.losses import means
+from model.progress import Log, Progress
+from model.run import CHECKPOINTS, RunConfig
+from model.strategy import Workers
+from pipeline.console import notes
+from pipeline.errors import InputError
+from pipeline.manifest import Manifest
+
+CALL_SECS = 1.0  # how long one call of the compiled loop should take: the bar moves this often
+
+
+class Session:
+    """A training from the last checkpoint to the last step.
+
+    Attributes:
+        tokens_per_sec: positions trained on a second, padding included, after compilation.
+    """
+
+    def __init__(
+        self,
+        options: Pretrain,
+        manifest: Manifest,
+        config: RunConfig,
+        trainer: Trainer,
+        workers: Workers,
+    ) -> None:
+        self.options = options
+        self.manifest = manifest
+        self.training = config.training
+        self.trainer = trainer
+        self.workers = workers
+        self.checkpoints = Checkpoints(options.run_dir / CHECKPOINTS, writes=workers.is_chief)
+        self.tokens_per_step = config.training.batch_size * manifest.max_seq_length
+        self.log_every_steps = max(1, min(50, config.training.steps // 100))
+        self._timed_steps, self._timed_secs = 0, 0.0
+        self._saved_step = -1
+
+    def train(self) -> dict[str, Any]:
+        """Do the steps that are left, and return the final measures with the split's name."""
+        first_step = self._restore()
+        self.log = Log(self.options.run_dir, first_step) if self.workers.is_chief else None
+        last: dict[str, float] = {}
+        if first_step < self.training.steps:
+            bar = Progress(self.training.steps, first_step, self.tokens_per_step)
+            with bar.shown(), stop_requested() as stopped:
+                last = self._train_from(first_step, bar, stopped)
+        if self.manifest.examples("eval"):
+            return {"split": "eval", **self._evaluate(self.trainer.steps_done)}
+        if not last:
+            raise InputError(
+                f"{self.options.run_dir} is finished, and {self.options.dataset} has no eval split "
+                "to measure it on; give more --steps to train it further"
+            )
+        notes.print(
+            f"{self.options.dataset} has no eval split: the losses are of the last steps",
+            soft_wrap=True,
+        )
+        return {"split": "train", **last}
+
+    @property
+    def tokens_per_sec(self) -> float:
+        """Positions trained on a second, padding included, without the first, compiling call."""
+        return self._timed_steps * self.tokens_per_step / max(self._timed_secs, 1e-9)
+
+    def _restore(self) -> int:
+        """Load the last checkpoint, say where the training stands, and return the step."""
+        step = self.checkpoints.restore(self.trainer.state) or 0
+        self.workers.check_same(
+            step,
+            f"{self.options.run_dir}: the workers do not see the same checkpoints; put --run on a "
+            "disk that they share",
+        )
+        run, steps = self.options.run_dir, self.training.steps
+        if step >= steps:
+            notes.print(
+                f"{run} is finished ({step:,} steps); give more --steps to train further",
+                soft_wrap=True,
+            )
+        elif step:
+            notes.print(f"{run}: going on from step {step:,} of {steps:,}", soft_wrap=True)
+        self._saved_step = step
+        return step
+
+    def _train_from(
+        self, step: int, bar: Progress, stopped: Callable[[], bool]
+    ) -> dict[str, float]:
+        """Train from a step to the end; return the measures of the last window."""
+        batches = self._train_batches(step)
+        window = Window(self.trainer)
+        values: dict[str, float] = {}
+        while step < self.training.steps:
+            count = self._call_steps(step)
+            started = time.monotonic()
+            sums = self.trainer.train(batches, tf.constant(count))
+            window.add({name: float(value) for name, value in sums.items()}, count)
+            self._count_time(count, time.monotonic() - started)
+            step += count
+            self._check_finite(step, window)
+            values = {**window.values(step), "tokens_per_sec": self.tokens_per_sec}
+            bar.update(step, values)
+            if self._due(step, self.log_every_steps):
+                self._log(step, "train", values)
+                window = Window(self.trainer)
+            if self.workers.any(stopped()):
+                self._save(step)
+                self._say_how_to_go_on(step)
+                raise KeyboardInterrupt
+            if self._due(step, self.options.checkpoint_every_steps):
+                self._save(step)
+            every = self.options.eval_every_steps
+            if every and step % every == 0 and step < self.training.steps:
+                self._evaluate(step)
+        return values
+
+    def _train_batches(self, step: int) -> Iterator[Any]:
+        batches = partial(
+            train_batches,
+            self.options.dataset,
+            self.manifest,
+            batch_size=self.training.batch_size,
+            seed=self.training.seed,
+            skip_examples=step * self.training.batch_size,
+        )
+        return distribute(self.trainer.strategy, batches)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.training.steps
+
+    def _call_steps(self, step: int) -> int:
+        """Return how many steps the next call should do: about a second, and not past an event."""
+        intervals = [
+            self.log_every_steps,
+            self.options.checkpoint_every_steps,
+            self.options.eval_every_steps or self.training.steps,
+        ]
+        to_event = min(every - step % every for every in intervals)
+        wanted = CALL_SECS * self._timed_steps / self._timed_secs if self._timed_steps else 1
+        wanted = self.workers.of_chief(wanted)  # each has a clock of its own
+        return max(1, min(round(wanted), to_event, self.training.steps - step))
+
+    def _count_time(self, steps: int, secs: float) -> None:
+        """Add a call to the time taken; the first one, which compiles, does not count."""
+        if self._compiled:
+            self._timed_steps += steps
+            self._timed_secs += secs
+        self._compiled = True
+
+    _compiled = False
+
+    def _check_finite(self, step: int, window: "Window") -> None:
+        """Stop before a broken state is saved.
+
+        Raises:
+            InputError: a loss or a gradient of the latest steps was infinite or not a number.
+        """
+        if not window.is_finite():
+            raise InputError(
+                f"the loss is no longer a number before step {step:,} (last checkpoint: step "
+                f"{max(self._saved_step, 0):,}); start a new --run with a lower --learning-rate "
+                f"than {self.training.learning_rate:g}"
+            )
+
+    def _log(self, step: int, split: str, values: dict[str, float]) -> None:
+        if self.log:
+            self.log.add(step, split, values)
+
+    def _save(self, step: int) -> None:
+        if step != self._saved_step:
+            if self.workers.is_chief:
+                self.checkpoints.save(step, self.trainer.state)
+            self._saved_step = step
+
+    def _say_how_to_go_on(self, step: int) -> None:
+        notes.print(
+            f"stopped and saved at step {step:,} of {self.training.steps:,}: "
+            "the same command goes on from there",
+            soft_wrap=True,
+        )
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Measure the whole eval split, exactly, and log it."""
+        batch_size = self.training.batch_size
+        batches = partial(
+            eval_batches, self.options.dataset, self.manifest, "eval", batch_size=batch_size
+        )
+        count = math.ceil(self.manifest.examples("eval") / batch_size)
+        iterator = distribute(self.trainer.strategy, batches)
+        sums = self.trainer.evaluate(iterator, tf.constant(count))
+        values = means({name: float(value) for name, value in sums.items()})
+        self._log(step, "eval", values)
+        return values
+
+
+class Window:
+    """The sums over the steps since the last line of the log."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.schedule = trainer.schedule
+        self.sums: dict[str, float] = {}
+        self.steps = 0
+
+    def add(self, sums: dict[str, float], steps: int) -> None:
+        """Add the sums of some more steps."""
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
+        self.steps += steps
+
+    def is_finite(self) -> bool:
+        """Return whether every loss and every gradient was a number."""
+        return all(map(math.isfinite, self.sums.values()))
+
+    def values(self, step: int) -> dict[str, float]:
+        """Return the means, and the learning rate of the update before `step`."""
+        return {
+            **means(self.sums),
+            NORM: self.sums[NORM] / self.steps,
+            "learning_rate": float(self.schedule(tf.constant(step - 1))),
+        }
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Catch the first SIGTERM or Ctrl-C, so that the training can save; a second one acts at once.
+
+    Yields:
+        A function that tells whether one has come.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped.is_set  # Python lets only the main thread handle signals
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped.is_set
+    finally:
+        restore()
