@@ -163,8 +163,8 @@ class Workers:
             if self.count == 1:
                 raise
             raise JobError(
-                f"another of the {self.count} workers is gone ({str(e.message).splitlines()[0]}); "
-                "start all of them again: they go on from the last checkpoint"
+                f"{self}: another one is gone; start all of them again: "
+                "they go on from the last checkpoint"
             ) from e
 
     @tf.function
