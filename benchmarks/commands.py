@@ -11,6 +11,7 @@ from pathlib import Path
 
 BUILD = Path("build") / "bench"
 PEERS = Path(__file__).parent / "peers"
+CLOZELINE = Path(".venv") / "bin" / "clozeline"
 
 
 @dataclass(frozen=True)

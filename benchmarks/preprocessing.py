@@ -18,11 +18,10 @@ from pathlib import Path
 import tyro
 from rich.progress import track
 
-from benchmarks.commands import BUILD, PEERS, Run, environment, run
+from benchmarks.commands import BUILD, CLOZELINE, PEERS, Run, environment, run
 from benchmarks.corpus import read_paragraphs, write_lines, write_prose
 from pipeline.console import results, table
 
-CLOZELINE = Path(".venv/bin/clozeline")
 VOCAB = BUILD / "vocab.txt"
 PUBLISHED = Path("tests/golden/vocab_uncased_en.txt.xz")
 LENGTH, PREDICTIONS = 128, 20

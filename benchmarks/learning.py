@@ -1,0 +1,128 @@
+"""What a run learns on the books, beside Hugging Face's model on the same records and steps.
+
+    python -m benchmarks.learning     # an hour and a half: ours, then theirs
+
+A vocabulary of 16,000 pieces and records of 128 are made of the text, and a mini model is trained
+with the same settings by both. Ours is in `build/bench/learning/run`, curves included.
+"""
+
+import json
+import shutil
+import subprocess
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from benchmarks.commands import BUILD, CLOZELINE, PEERS, environment
+from benchmarks.corpus import read_paragraphs, write_prose
+from pipeline.console import import_quietly, results, table
+from pipeline.manifest import read_manifest
+
+FOLDER = BUILD / "learning"
+BATCH_SIZE = 32
+SEED = 12345
+MEASURES = (
+    "masked_lm_loss",
+    "masked_lm_accuracy",
+    "next_sentence_loss",
+    "next_sentence_accuracy",
+    "tokens_per_sec",
+)
+
+
+def main(*, steps: int = 4000, learning_rate: float = 5e-4, megabytes: float = 17) -> None:
+    """Train both and show their measures.
+
+    Args:
+        steps: updates of 32 × 128 positions.
+        learning_rate: the highest, after a tenth of the steps.
+        megabytes: how much text.
+    """
+    dataset = make_dataset(FOLDER, megabytes)
+    flags = {"steps": steps, "learning-rate": learning_rate, "warmup-steps": steps // 10}
+    run = FOLDER / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    ours = clozeline(
+        "pretrain", "--dataset", dataset, "--run", run, "--batch-size", BATCH_SIZE, "--seed", SEED,
+        *(f"--{name}={value}" for name, value in flags.items()),
+    )  # fmt: skip
+    batches = {
+        "train": write_batches(dataset, FOLDER / "train.npz", "train", steps, BATCH_SIZE),
+        "eval": write_batches(dataset, FOLDER / "eval.npz", "eval", None, BATCH_SIZE),
+    }
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    theirs = hugging_face(
+        FOLDER,
+        batches,
+        model=config["model"],
+        bfloat16=config["training"]["precision"] == "bfloat16",
+        compile=True,
+        steps=steps,
+        learning_rate=learning_rate,
+        warmup_steps=steps // 10,
+    )
+    rows = [(name, f"{ours[name]:.4f}", f"{theirs[name]:.4f}") for name in MEASURES]
+    results.print(table("held out, after the last step", ("", "ours", "Hugging Face"), rows))
+
+
+def make_dataset(folder: Path, megabytes: float) -> Path:
+    """Return a dataset of the books, 16,000 pieces and records of 128."""
+    dataset = folder / "dataset"
+    if not (dataset / "manifest.json").exists():
+        write_prose(folder / "corpus", int(megabytes * 1e6), read_paragraphs())
+        corpus, vocab = folder / "corpus" / "*.txt", folder / "vocab.txt"
+        clozeline("vocab", "--input", corpus, "--output", vocab, "--size", 16_000)
+        clozeline("preprocess", "--input", corpus, "--vocab", vocab, "--output", dataset,
+                  "--eval-rate", 0.03)  # fmt: skip
+    return dataset
+
+
+def clozeline(*arguments: Any) -> dict[str, Any]:
+    """Run one of our commands, and return its result."""
+    command = [*map(str, (CLOZELINE, *arguments)), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def write_batches(
+    dataset: Path, path: Path, split: str, count: int | None, batch_size: int
+) -> Path:
+    """Write the batches that our input pipeline gives a run, for a peer to read."""
+    import_quietly("tensorflow")
+    from model.input import eval_batches, train_batches
+
+    manifest = read_manifest(dataset)
+    if split == "train":
+        batches = train_batches(
+            dataset, manifest, batch_size=batch_size, seed=SEED, skip_examples=0
+        )
+    else:
+        batches = eval_batches(dataset, manifest, split, batch_size=batch_size)
+    kept = list(islice(batches.as_numpy_iterator(), count))
+    # Pieces and positions fit in 16 bits, and weights are 0 or 1.
+    arrays = {name: np.stack([b[name] for b in kept]).astype(np.uint16) for name in kept[0]}
+    np.savez(path, **arrays)
+    return path
+
+
+def hugging_face(folder: Path, batches: dict[str, Path], **settings: Any) -> dict[str, float]:
+    """Train Hugging Face's model, and return its speed and measures; losses go to a file."""
+    defaults = {"seed": SEED, "threads": 2, "log_every_steps": 40}
+    paths = {name: str(path) for name, path in batches.items()}
+    file = folder / "hugging_face.json"
+    file.write_text(json.dumps(defaults | paths | settings), encoding="utf-8")
+    python = environment("hugging_face_training")
+    log = folder / "hugging_face.jsonl"
+    with log.open("w") as output:
+        script = [python, PEERS / "hugging_face_training.py", file]
+        subprocess.run([*map(str, script)], stdout=output, stderr=subprocess.DEVNULL, check=True)
+    found: dict[str, float] = json.loads(log.read_text().splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

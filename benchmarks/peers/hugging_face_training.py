@@ -1,0 +1,131 @@
+"""Hugging Face's BertForPreTraining in PyTorch, trained on batches that we wrote.
+
+    python hugging_face_training.py settings.json
+
+Prints a JSON object a line: the losses of so many steps, at the end the speed and the losses on the
+held-out batches. It stands alone, for an environment that has `torch` and `transformers` only.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForPreTraining
+
+NOT_DECAYED = ("bias", "LayerNorm.weight")
+UNTIMED_STEPS = 3  # they compile
+
+
+def main(settings: dict) -> None:
+    """Train, and print what came of it."""
+    torch.manual_seed(settings["seed"])
+    torch.set_num_threads(settings["threads"])
+    model = BertForPreTraining(BertConfig(**settings["model"]))
+    named = list(model.named_parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for name, p in named if not name.endswith(NOT_DECAYED)]},
+            {"params": [p for name, p in named if name.endswith(NOT_DECAYED)], "weight_decay": 0},
+        ],
+        lr=settings["learning_rate"],
+        weight_decay=0.01,
+        eps=1e-6,
+        fused=True,
+    )
+    warmup, steps = settings["warmup_steps"], settings["steps"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: (s + 1) / warmup if s < warmup else (steps - s) / (steps - warmup)
+    )
+    forward = torch.compile(model) if settings["compile"] else model
+    train, held_out = (_batches(settings[name]) for name in ("train", "eval"))
+
+    def outputs(batch: dict) -> tuple:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings["bfloat16"]):
+            found = forward(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["input_mask"],
+                token_type_ids=batch["segment_ids"],
+            )
+        masked = torch.nn.functional.cross_entropy(
+            found.prediction_logits.float().view(-1, model.config.vocab_size),
+            batch["labels"].view(-1),
+        )
+        following = torch.nn.functional.cross_entropy(
+            found.seq_relationship_logits.float(), batch["next_sentence_labels"][:, 0]
+        )
+        return masked, following, found
+
+    model.train()
+    started, recent = time.perf_counter(), []
+    for step in range(steps):
+        masked, following, _ = outputs(_batch(train, step))
+        (masked + following).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        recent.append([masked.item(), following.item()])
+        if step + 1 == min(UNTIMED_STEPS, steps - 1):
+            started, first = time.perf_counter(), step + 1
+        if (step + 1) % settings["log_every_steps"] == 0:
+            means = np.mean(recent, axis=0).tolist()
+            print(json.dumps({"step": step + 1, "masked_lm_loss": means[0],
+                              "next_sentence_loss": means[1]}), flush=True)  # fmt: skip
+            recent = []
+    seconds = time.perf_counter() - started
+    examples, length = train["input_ids"].shape[1:]
+    result = {"tokens_per_sec": (steps - first) * examples * length / seconds}
+    print(json.dumps(result | _evaluate(model, held_out, outputs)))
+
+
+def _evaluate(model: BertForPreTraining, held_out: dict, outputs: object) -> dict:
+    """Return the means over all masked pieces and over all examples that count."""
+    model.eval()
+    nats, right, counts = np.zeros(2), np.zeros(2), np.zeros(2)
+    with torch.no_grad():
+        for index in range(len(held_out["input_ids"])):
+            batch = _batch(held_out, index)
+            real = batch["example_weights"] > 0
+            batch = {name: values[real] for name, values in batch.items()}
+            masked, following, found = outputs(batch)
+            there = batch["labels"] != -100
+            count = np.array([there.sum().item(), len(batch["labels"])])
+            nats += np.array([masked.item(), following.item()]) * count
+            best = found.prediction_logits.argmax(-1)[there] == batch["labels"][there]
+            next_best = (
+                found.seq_relationship_logits.argmax(-1) == batch["next_sentence_labels"][:, 0]
+            )
+            right += [best.sum().item(), next_best.sum().item()]
+            counts += count
+    if not counts.all():
+        return {}
+    (masked_loss, next_loss), (masked_right, next_right) = nats / counts, right / counts
+    return {
+        "masked_lm_loss": masked_loss, "masked_lm_accuracy": masked_right,
+        "next_sentence_loss": next_loss, "next_sentence_accuracy": next_right,
+    }  # fmt: skip
+
+
+def _batches(path: str) -> dict:
+    """Return the batches of a file, [steps, examples, length] each."""
+    return dict(np.load(path))
+
+
+def _batch(batches: dict, step: int) -> dict:
+    """Return one of them, with the pieces to be found again where they stood, and -100 elsewhere."""
+    batch = {
+        name: torch.from_numpy(values[step % len(values)].astype(np.int64))
+        for name, values in batches.items()
+    }
+    labels = torch.full_like(batch["input_ids"], -100)
+    there = batch["masked_lm_weights"] > 0
+    rows = torch.arange(len(labels))[:, None].expand(there.shape)
+    labels[rows[there], batch["masked_lm_positions"][there]] = batch["masked_lm_ids"][there]
+    return {**batch, "labels": labels}
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
