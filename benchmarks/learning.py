@@ -104,7 +104,9 @@ def write_batches(
         batches = eval_batches(dataset, manifest, split, batch_size=batch_size)
     kept = list(islice(batches.as_numpy_iterator(), count))
     # Pieces and positions fit in 16 bits, and weights are 0 or 1.
-    arrays = {name: np.stack([b[name] for b in kept]).astype(np.uint16) for name in kept[0]}
+    arrays: dict[str, Any] = {
+        name: np.stack([b[name] for b in kept]).astype(np.uint16) for name in kept[0]
+    }
     np.savez(path, **arrays)
     return path
 

@@ -115,7 +115,7 @@ def _batches(path: str) -> dict:
 
 
 def _batch(batches: dict, step: int) -> dict:
-    """Return one of them, with the pieces to be found again where they stood, and -100 elsewhere."""
+    """Return one of them, with the pieces to be found again as labels, and -100 elsewhere."""
     batch = {
         name: torch.from_numpy(values[step % len(values)].astype(np.int64))
         for name, values in batches.items()
