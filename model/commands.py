@@ -36,6 +36,9 @@ class Pretrain(Command):
     accumulation_steps: int = 1
     """Parts that each device computes its share of a batch in, one after the other; needs less
     memory, and changes nothing else."""
+    recompute: bool = False
+    """Compute each layer a second time for its gradient instead of keeping what lies inside: less
+    memory for large models and long sequences, a third more to compute, the same results."""
     learning_rate: float = 1e-4
     """The highest learning rate, reached at the end of the warm-up."""
     warmup_steps: int | None = None
@@ -54,9 +57,14 @@ class Pretrain(Command):
     """What matrices are multiplied in; weights are float32. auto: bfloat16 where the devices have
     units for it, and what the run was started with when it goes on."""
     checkpoint_every_steps: int = 500
-    """Updates between checkpoints; the last 3 are kept."""
+    """Updates between checkpoints; the last 3 are kept, and the best by evaluation loss."""
     eval_every_steps: int | None = None
     """Updates between evaluations on the eval split. Default: only at the end."""
+    on_blow_up: Literal["stop", "skip"] = "stop"
+    """What to do when the loss is no number, or --blow-up-ratio times what it was: stop; or go back
+    to the last checkpoint and on from there without the batches that led to it."""
+    blow_up_ratio: float = 3.0
+    """How many times the recent loss is a blow-up."""
     seed: int = 12345
     """Of the initial weights, the order of the examples, and dropout."""
     xla: bool = True
@@ -85,6 +93,8 @@ class Pretrain(Command):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{_flag(name)} {value}: must be above 0")
+        if not self.blow_up_ratio > 1:
+            raise InputError(f"--blow-up-ratio {self.blow_up_ratio}: must be above 1")
         if self.steps is not None and self.epochs is not None:
             raise InputError("--steps and --epochs: give one of them, not both")
 

@@ -10,6 +10,7 @@ Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary si
 D = H / N.
 """
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -109,6 +110,10 @@ class EncoderLayer(keras.layers.Layer):
     https://arxiv.org/abs/1706.03762. Queries, keys and values are one product; what lies between
     the products is in `model.functions`. The parts are there for their weights, which have the
     names of KerasHub's TransformerEncoder.
+
+    Attributes:
+        recompute: whether the gradient starts from the layer's inputs, and nothing in between is
+            kept for it (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class EncoderLayer(keras.layers.Layer):
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
         self.product_dtype = product_dtype or policy_dtype()
+        self.recompute = False
         self.intermediate_dim = intermediate_dim
         self.num_heads = num_heads
         self.dropout = dropout
@@ -184,7 +190,31 @@ class EncoderLayer(keras.layers.Layer):
             return_attention_scores: whether the weights, none of them dropped, come too.
         """
         inputs = tf.cast(inputs, self.product_dtype)
-        attended, scores = self._attend(inputs, padding_mask, training)
+        dropouts = (self._weights_dropout, self._attention_dropout, self._output_dropout)
+        # Drawn here, once: a second computation must drop the same.
+        drawn = [dropout.draw(training) for dropout in dropouts]
+        states, rates = [d["state"] for d in drawn], [d["rate"] for d in drawn]
+        compute = partial(self._compute, rates=rates)
+        if self.recompute and training:
+            compute = tf.recompute_grad(compute)
+        x, scores = compute(inputs, padding_mask, *states)
+        if not return_attention_scores:
+            return x
+        nothing_dropped = {"state": tf.zeros([2], tf.int64), "rate": 0.0}
+        return x, functions.attention_weights(scores, padding_mask, **nothing_dropped)
+
+    def _compute(
+        self, inputs: tf.Tensor, padding_mask: tf.Tensor, *states: tf.Tensor, rates: list[float]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the layer's output [B, L, H] and the scores of positions [B, N, L, L].
+
+        Args:
+            inputs: float [B, L, H].
+            padding_mask: int32 [B, L].
+            states: of the dropouts: of attention weights, of both blocks' outputs.
+            rates: of the same.
+        """
+        attended, scores = self._attend(inputs, padding_mask, states[0], rates[0])
         output = self._attention.output_dense
         kernel = tf.reshape(output.kernel, [-1, inputs.shape[-1]])
         x = self._close(
@@ -192,27 +222,20 @@ class EncoderLayer(keras.layers.Layer):
             output.bias,
             inputs,
             self._attention_norm,
-            self._attention_dropout.draw(training),
+            states[1],
+            rates[1],
         )
         inner = functions.activated(
             product(x, self._intermediate.kernel),
             tf.convert_to_tensor(self._intermediate.bias),
             activation=self.activation,
         )
-        x = self._close(
-            product(inner, self._output.kernel),
-            self._output.bias,
-            x,
-            self._output_norm,
-            self._output_dropout.draw(training),
-        )
-        if not return_attention_scores:
-            return x
-        nothing_dropped = {"state": tf.zeros([2], tf.int64), "rate": 0.0}
-        return x, functions.attention_weights(scores, padding_mask, **nothing_dropped)
+        inner = product(inner, self._output.kernel)
+        x = self._close(inner, self._output.bias, x, self._output_norm, states[2], rates[2])
+        return x, scores
 
     def _attend(
-        self, inputs: tf.Tensor, padding_mask: tf.Tensor, training: bool
+        self, inputs: tf.Tensor, padding_mask: tf.Tensor, state: tf.Tensor, rate: float
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what all heads gather, [B, L, H], and the scores of positions [B, N, L, L]."""
         attention = self._attention
@@ -224,14 +247,18 @@ class EncoderLayer(keras.layers.Layer):
             product(inputs, kernel), bias, heads=self.num_heads
         )
         scores = tf.matmul(queries, keys, transpose_b=True)
-        drawn = self._weights_dropout.draw(training)
-        weights = functions.attention_weights(scores, padding_mask, **drawn)
+        weights = functions.attention_weights(scores, padding_mask, state, rate=rate)
         return functions.merge_heads(tf.matmul(weights, values)), scores
 
     def _close(
-        self, x: tf.Tensor, bias: Any, residual: tf.Tensor, norm: LayerNorm, drawn: dict[str, Any]
+        self,
+        x: tf.Tensor,
+        bias: Any,
+        residual: tf.Tensor,
+        norm: LayerNorm,
+        state: tf.Tensor,
+        rate: float,
     ) -> tf.Tensor:
-        state, rate = drawn["state"], drawn["rate"]
         inputs = (x, bias, residual, norm.gamma, norm.beta, state)
         return functions.add_and_norm(
             *map(tf.convert_to_tensor, inputs), rate=rate, epsilon=self.layer_norm_epsilon

@@ -15,7 +15,7 @@ import tensorflow as tf
 from model.config import BertConfig, TrainingConfig
 from model.functions import FIRST_EXAMPLE, fused_on_cpu
 from model.losses import Head, batch_weights, global_loss, pretraining_sums, sum_names
-from model.network import build_pretraining_model, weights_by_name
+from model.network import build_pretraining_model, recompute_layers, weights_by_name
 from model.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
 from model.precision import dtype_policy
 from model.strategy import is_on_cpu
@@ -37,6 +37,8 @@ class Trainer:
         model: the pretraining model.
         optimizer: what updates it.
         step: int64 []. Number of updates done.
+        position: int64 []. Number of batches of the train stream that are used up: the updates, and
+            the batches that were skipped.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Trainer:
         *,
         xla: bool,
         accumulation_steps: int = 1,
+        recompute: bool = False,
     ) -> None:
         self.strategy = strategy
         self.accumulation_steps = accumulation_steps
@@ -59,15 +62,18 @@ class Trainer:
         keras.utils.set_random_seed(training.seed)
         with strategy.scope(), dtype_policy(training.precision):
             self.model = build_pretraining_model(config)
+            if recompute:
+                recompute_layers(self.model)
             self.weights = weights_by_name(self.model)
             self.optimizer = OPTIMIZERS[training.optimizer](
                 {weight.path: weight.value for weight in self.model.trainable_variables},
                 self.schedule,
                 OptimizerSettings(weight_decay=training.weight_decay),
             )
-            self.step = tf.Variable(
-                0, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
-            )
+            self.step = _counter(0)
+            self.position = _counter(0)
+            # float16 has no small numbers: gradients come scaled up, as far as they stay finite.
+            self.loss_scale = LossScale() if training.precision == "float16" else None
         # What Keras keeps besides weights: the state of each dropout layer's seed generator.
         weights = {id(weight) for weight in self.model.weights}
         self._seed_states = [v for v in self.model.variables if id(v) not in weights]
@@ -90,6 +96,8 @@ class Trainer:
             "momentum": self.optimizer.momentum,
             "velocity": self.optimizer.velocity,
             "step": self.step,
+            "position": self.position,
+            **({"loss_scale": self.loss_scale.state} if self.loss_scale else {}),
         }
 
     @tf.function
@@ -103,8 +111,12 @@ class Trainer:
         totals = dict.fromkeys((*sum_names(self.heads), NORM), tf.zeros([]))
         for _ in tf.range(steps):
             sums = self.strategy.run(self._train_replica, args=(next(batches),))
-            totals = {name: totals[name] + self._over_replicas(sums[name]) for name in totals}
+            sums = {name: self._over_replicas(sums[name]) for name in totals}
+            if self.loss_scale:
+                sums[NORM] = self.loss_scale.updated(sums[NORM])
+            totals = {name: totals[name] + sums[name] for name in totals}
             self.step.assign_add(1)
+            self.position.assign_add(1)
         return totals
 
     @tf.function
@@ -132,14 +144,19 @@ class Trainer:
         replica = tf.distribute.get_replica_context()
         weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, batch_weights(self.heads, batch))
         first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
-        gradients, sums = self._accumulated(batch, weights, first_example)
+        scale = self.loss_scale.value() if self.loss_scale else tf.ones([])
+        gradients, sums = self._accumulated(batch, weights, first_example, scale)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = self.optimizer.apply(gradients, tf.identity(self.step))
+        norm = self.optimizer.apply(gradients, tf.identity(self.step), scale)
         # Every replica has the same norm, and the sums are added up.
         return {**sums, NORM: norm / self.strategy.num_replicas_in_sync}
 
     def _accumulated(
-        self, batch: Batch, weights: dict[Head, tf.Tensor], first_example: tf.Tensor
+        self,
+        batch: Batch,
+        weights: dict[Head, tf.Tensor],
+        first_example: tf.Tensor,
+        scale: tf.Tensor,
     ) -> tuple[list[tf.Tensor], Sums]:
         """Return the gradients and sums of a replica's batch, computed a part after the other.
 
@@ -147,10 +164,11 @@ class Trainer:
             batch: the replica's.
             weights: of the global batch.
             first_example: int32 []. Number in the global batch of the replica's first example.
+            scale: float32 []. Times which the gradients are to come.
         """
         part_size = batch["example_weights"].shape[0] // self.accumulation_steps
         if self.accumulation_steps == 1:
-            return self._gradients(batch, weights, self._dropout_seeds(first_example))
+            return self._gradients(batch, weights, self._dropout_seeds(first_example), scale)
 
         def add_part(index: tf.Tensor, gradients: list[tf.Tensor], sums: Sums) -> Any:
             first = index * part_size
@@ -160,7 +178,7 @@ class Trainer:
                 for name, values in part.items()
             }
             seeds = self._dropout_seeds(first_example + first)
-            more_gradients, more_sums = self._gradients(part, weights, seeds)
+            more_gradients, more_sums = self._gradients(part, weights, seeds, scale)
             gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
             return index + 1, gradients, {name: sums[name] + more_sums[name] for name in sums}
 
@@ -197,28 +215,67 @@ class Trainer:
         return tf.stack([seeds[0], first + seeds[1]], axis=1)
 
     def _gradients_and_sums(
-        self, batch: Batch, weights: dict[Head, tf.Tensor], seeds: tf.Tensor
+        self, batch: Batch, weights: dict[Head, tf.Tensor], seeds: tf.Tensor, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], Sums]:
-        """Return the gradients of this replica's share of the loss, and its sums."""
+        """Return the gradients of this replica's share of the loss times scale, and its sums."""
         # In this scope Keras's seed generators read what we give and keep nothing.
         states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
-        with (
-            tf.GradientTape() as tape,
-            keras.StatelessScope(state_mapping=list(states)),
-            fused_on_cpu(self._fuse),
-        ):
-            outputs = self.model(_model_inputs(self.model, batch), training=True)
-            sums = pretraining_sums(self.heads, outputs, batch)
-            loss = global_loss(sums, weights)
         variables = [weight.value for weight in self.model.trainable_variables]
-        # A head that is not trained has gradients of 0.
-        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        with fused_on_cpu(self._fuse), keras.StatelessScope(state_mapping=list(states)):
+            with tf.GradientTape() as tape:
+                outputs = self.model(_model_inputs(self.model, batch), training=True)
+                sums = pretraining_sums(self.heads, outputs, batch)
+                loss = global_loss(sums, weights) * scale
+            # A head that is not trained has gradients of 0.
+            gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         return [tf.convert_to_tensor(g) for g in gradients], sums
 
     def _forward_sums(self, batch: Batch) -> Sums:
         with fused_on_cpu(self._fuse):
             outputs = self.model(_model_inputs(self.model, batch), training=False)
             return pretraining_sums(self.heads, outputs, batch)
+
+
+def _counter(start: int) -> tf.Variable:
+    first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return tf.Variable(start, dtype=tf.int64, trainable=False, aggregation=first)
+
+
+class LossScale:
+    """A factor on the loss that keeps float16 gradients from vanishing, found by trying.
+
+    Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740, section 3.2: halved by gradients
+    that are not finite, whose update is left out, and doubled by so many steps without.
+
+    Attributes:
+        state: what a checkpoint holds: powers of 2, and steps since it changed.
+    """
+
+    START_POWER = 15
+    STEPS_TO_DOUBLE = 2000
+
+    def __init__(self) -> None:
+        self.state = {"power": _counter(self.START_POWER), "steps": _counter(0)}
+
+    def value(self) -> tf.Tensor:
+        """Return the factor, float32 []."""
+        return tf.pow(2.0, tf.cast(self.state["power"], tf.float32))
+
+    def updated(self, norm: tf.Tensor) -> tf.Tensor:
+        """Change it after a step, and return the norm of the step's gradients to add up.
+
+        Args:
+            norm: float32 []. 0 is returned for one that is not finite, unless the factor cannot
+                become smaller: then something else is wrong.
+        """
+        power, steps = (tf.identity(self.state[name]) for name in ("power", "steps"))
+        finite = tf.math.is_finite(norm)
+        steps = tf.where(finite, steps + 1, 0)
+        doubled = steps >= self.STEPS_TO_DOUBLE
+        up = tf.cast(doubled, tf.int64)
+        self.state["power"].assign(tf.where(finite, power + up, tf.maximum(power - 1, 0)))
+        self.state["steps"].assign(tf.where(doubled, tf.zeros_like(steps), steps))
+        return tf.where(finite | (power == 0), norm, 0.0)
 
 
 def _model_inputs(model: keras.Model, batch: Batch) -> Batch:

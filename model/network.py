@@ -183,6 +183,13 @@ def build_pretraining_model(config: BertConfig) -> keras.Model:
     return PretrainingModel(config)
 
 
+def recompute_layers(model: keras.Model) -> None:
+    """Let the gradients of a pretraining model's Transformer layers start from their inputs."""
+    for layer in model.get_layer("encoder").layers:
+        if isinstance(layer, EncoderLayer):
+            layer.recompute = True
+
+
 def weights_by_name(model: keras.Model) -> dict[str, Any]:
     """Return a model's weights as TensorFlow variables, by Keras's path of each."""
     return {weight.path: weight.value for weight in model.weights}

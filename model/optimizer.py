@@ -100,31 +100,39 @@ class AdamW:
         self.momentum = {path: _zeros_like(value) for path, value in self.variables.items()}
         self.velocity = {path: _zeros_like(value) for path, value in self.variables.items()}
 
-    def apply(self, gradients: Sequence[tf.Tensor], step: tf.Tensor) -> tf.Tensor:
+    def apply(
+        self, gradients: Sequence[tf.Tensor], step: tf.Tensor, scale: tf.Tensor | float = 1.0
+    ) -> tf.Tensor:
         """Update every variable and return the gradients' global norm before clipping, float32 [].
 
-        Call it in a replica's context.
+        Nothing changes if the norm is not finite. Call it in a replica's context.
 
         Args:
-            gradients: one a variable, in their order, summed over the replicas.
+            gradients: one a variable, in their order, summed over the replicas, times scale.
             step: int64 []. Number of updates done before this one.
+            scale: float32 []. What they are to be divided by.
         """
-        norm = tf.linalg.global_norm(gradients)
-        numbers = self._numbers(step, norm)
+        norm = tf.linalg.global_norm(gradients) / scale
+        numbers = self._numbers(step, norm, scale)
         context = tf.distribute.get_replica_context()
         context.merge_call(self._update_all, args=(list(gradients), numbers))
         return norm
 
-    def _numbers(self, step: tf.Tensor, norm: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _numbers(
+        self, step: tf.Tensor, norm: tf.Tensor, scale: tf.Tensor | float
+    ) -> dict[str, tf.Tensor]:
         """Return this step's scalars, float32 [] each."""
         settings = self.settings
         number = tf.cast(step + 1, tf.float32)
         unbias_1 = 1.0 - tf.pow(settings.beta_1, number)
         unbias_2 = 1.0 - tf.pow(settings.beta_2, number)
-        rate = self.schedule(step)
+        finite = tf.math.is_finite(norm)
+        clip = settings.clip_norm / tf.maximum(norm, settings.clip_norm) / scale
         return {
-            "clip": settings.clip_norm / tf.maximum(norm, settings.clip_norm),
-            "learning_rate": rate,
+            "clip": tf.where(finite, clip, 0.0),
+            "learning_rate": tf.where(finite, self.schedule(step), 0.0),
+            "beta_1": tf.where(finite, settings.beta_1, 1.0),
+            "beta_2": tf.where(finite, settings.beta_2, 1.0),
             "unbias": tf.sqrt(unbias_2) / unbias_1,
             "epsilon": settings.epsilon * tf.sqrt(unbias_2),
         }
@@ -168,10 +176,10 @@ class AdamW:
             beta1_power=0.0,
             beta2_power=0.0,
             lr=numbers["learning_rate"] * numbers["unbias"],
-            beta1=self.settings.beta_1,
-            beta2=self.settings.beta_2,
+            beta1=numbers["beta_1"],
+            beta2=numbers["beta_2"],
             epsilon=numbers["epsilon"],
-            grad=gradient * numbers["clip"],
+            grad=tf.math.multiply_no_nan(gradient, numbers["clip"]),
         )
 
 
@@ -191,9 +199,9 @@ class Lamb(AdamW):
         numbers: dict[str, tf.Tensor],
     ) -> None:
         settings = self.settings
-        gradient *= numbers["clip"]
-        momentum.assign_add((1.0 - settings.beta_1) * (gradient - momentum))
-        velocity.assign_add((1.0 - settings.beta_2) * (tf.square(gradient) - velocity))
+        gradient = tf.math.multiply_no_nan(gradient, numbers["clip"])
+        momentum.assign_add((1.0 - numbers["beta_1"]) * (gradient - momentum))
+        velocity.assign_add((1.0 - numbers["beta_2"]) * (tf.square(gradient) - velocity))
         step = numbers["unbias"] * momentum / (tf.sqrt(velocity) + numbers["epsilon"])
         step += settings.weight_decay * variable
         length, step_length = tf.norm(variable), tf.norm(step)

@@ -60,6 +60,7 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
         strategy,
         xla=options.xla,
         accumulation_steps=parts,
+        recompute=options.recompute,
     )
     session = Session(options, manifest, config, trainer, workers)
     with corrupt_files_named(options.dataset, manifest), workers.lost_ones_named():

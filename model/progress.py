@@ -83,6 +83,10 @@ class Log:
         self.metrics = Metrics(run / METRICS, first_step)
         self.writer = tf.summary.create_file_writer(str(run / LOGS))
 
+    def cut(self, step: int) -> None:
+        """Forget what is after a step, which is about to be done again."""
+        self.metrics.cut(step)
+
     def add(self, step: int, split: str, values: dict[str, float]) -> None:
         """Write the measures of a split at a step."""
         self.metrics.add(step, split, values)

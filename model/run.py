@@ -8,6 +8,7 @@
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ class Run:
         from model.network import build_pretraining_model, weights_by_name
 
         model = build_pretraining_model(self.config)
-        checkpoints = Checkpoints(self.path / CHECKPOINTS)
+        checkpoints = Checkpoints(self.path / CHECKPOINTS, writes=False)
         if checkpoints.restore({"model": weights_by_name(model)}) is None:
             raise InputError(
                 f"{self.path}: no checkpoint yet; train it further with clozeline pretrain"
@@ -219,10 +220,22 @@ class Metrics:
     def __init__(self, path: Path, first_step: int) -> None:
         """Open the file, without the lines of steps that are about to be done again."""
         self.path = path
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= first_step]
-            write_atomically(path, "".join(kept).encode())
+        self.cut(first_step)
+
+    def cut(self, step: int) -> None:
+        """Remove the lines of the steps after this one."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_atomically(self.path, "".join(kept).encode())
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what has been written; a line that was cut off is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
 
     def add(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Append one line."""

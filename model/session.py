@@ -28,6 +28,8 @@ from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 
 CALL_SECS = 1.0  # how long one call of the compiled loop should take: the bar moves this often
+RECENT_WEIGHT = 0.1  # of a call in the recent loss, which a blow-up is held against
+MAX_ROLL_BACKS = 5  # to one checkpoint
 
 
 class Session:
@@ -55,11 +57,17 @@ class Session:
         self.log_every_steps = max(1, min(50, config.training.steps // 100))
         self._timed_steps, self._timed_secs = 0, 0.0
         self._saved_step = -1
+        self._recent_loss = 0.0
+        self._roll_backs = 0
 
     def train(self) -> dict[str, Any]:
         """Do the steps that are left, and return the final measures with the split's name."""
         first_step = self._restore()
+        self.checkpoints.hold(self.trainer.state)
         self.log = Log(self.options.run_dir, first_step) if self.workers.is_chief else None
+        lines = self.log.metrics.lines() if self.log else []
+        losses = [line["loss"] for line in lines if line["split"] == "train"]
+        self._recent_loss = self.workers.of_chief(losses[-1] if losses else 0.0)
         last: dict[str, float] = {}
         if first_step < self.training.steps:
             bar = Progress(self.training.steps, first_step, self.tokens_per_step)
@@ -106,17 +114,22 @@ class Session:
         self, step: int, bar: Progress, stopped: Callable[[], bool]
     ) -> dict[str, float]:
         """Train from a step to the end; return the measures of the last window."""
-        batches = self._train_batches(step)
+        batches = self._train_batches()
         window = Window(self.trainer)
         values: dict[str, float] = {}
         while step < self.training.steps:
             count = self._call_steps(step)
             started = time.monotonic()
             sums = self.trainer.train(batches, tf.constant(count))
-            window.add({name: float(value) for name, value in sums.items()}, count)
+            sums = {name: float(value) for name, value in sums.items()}
+            window.add(sums, count)
             self._count_time(count, time.monotonic() - started)
             step += count
-            self._check_finite(step, window)
+            self.checkpoints.check()
+            if self._blown_up(sums):
+                step = self._roll_back(step)
+                batches, window = self._train_batches(), Window(self.trainer)
+                continue
             values = {**window.values(step), "tokens_per_sec": self.tokens_per_sec}
             bar.update(step, values)
             if self._due(step, self.log_every_steps):
@@ -124,6 +137,7 @@ class Session:
                 window = Window(self.trainer)
             if self.workers.any(stopped()):
                 self._save(step)
+                self.checkpoints.wait()
                 self._say_how_to_go_on(step)
                 raise KeyboardInterrupt
             if self._due(step, self.options.checkpoint_every_steps):
@@ -131,16 +145,17 @@ class Session:
             every = self.options.eval_every_steps
             if every and step % every == 0 and step < self.training.steps:
                 self._evaluate(step)
+        self.checkpoints.wait()
         return values
 
-    def _train_batches(self, step: int) -> Iterator[Any]:
+    def _train_batches(self) -> Iterator[Any]:
         batches = partial(
             train_batches,
             self.options.dataset,
             self.manifest,
             batch_size=self.training.batch_size,
             seed=self.training.seed,
-            skip_examples=step * self.training.batch_size,
+            skip_examples=int(self.trainer.position.numpy()) * self.training.batch_size,
         )
         return distribute(self.trainer.strategy, batches)
 
@@ -168,18 +183,62 @@ class Session:
 
     _compiled = False
 
-    def _check_finite(self, step: int, window: "Window") -> None:
-        """Stop before a broken state is saved.
+    def _blown_up(self, sums: dict[str, float]) -> bool:
+        """Return whether a call's loss or gradients are no numbers, or far above the recent ones'.
+
+        Args:
+            sums: of the call.
+        """
+        if not all(map(math.isfinite, sums.values())):
+            return True
+        loss = means(sums)["loss"]
+        recent = self._recent_loss or loss
+        if loss > self.options.blow_up_ratio * recent:
+            return True
+        self._recent_loss = RECENT_WEIGHT * loss + (1 - RECENT_WEIGHT) * recent
+        return False
+
+    def _roll_back(self, step: int) -> int:
+        """Return to the last save, leave out the batches since then, and return its step.
+
+        Nothing that came of the blow-up is saved or stays in the log.
 
         Raises:
-            InputError: a loss or a gradient of the latest steps was infinite or not a number.
+            InputError: that is not to be done, or has been done too often.
         """
-        if not window.is_finite():
+        blown_up = (
+            f"the loss blew up before step {step:,} (last checkpoint: step "
+            f"{max(self._saved_step, 0):,})"
+        )
+        lower = f"a lower --learning-rate than {self.training.learning_rate:g}"
+        if self.options.on_blow_up == "stop":
             raise InputError(
-                f"the loss is no longer a number before step {step:,} (last checkpoint: step "
-                f"{max(self._saved_step, 0):,}); start a new --run with a lower --learning-rate "
-                f"than {self.training.learning_rate:g}"
+                f"{blown_up}; start a new --run with {lower}, or give --on-blow-up skip"
             )
+        self._roll_backs += 1
+        if self._roll_backs > MAX_ROLL_BACKS:
+            raise InputError(
+                f"{blown_up}, for the {self._roll_backs}th time; start a new --run with {lower}"
+            )
+        used_up = self.trainer.position.numpy()
+        self.checkpoints.roll_back(self.trainer.state)
+        self.trainer.position.assign(used_up)
+        self.checkpoints.hold(self.trainer.state)
+        back_to = self.trainer.steps_done
+        notes.print(
+            f"{blown_up}: going on from there without the {step - back_to:,} batches since",
+            soft_wrap=True,
+        )
+        if self.log:
+            self.log.cut(back_to)
+        return back_to
+
+    def _save_best(self, step: int, loss: float) -> None:
+        """Keep this step's checkpoint if no evaluation before was as good."""
+        best = self.checkpoints.best
+        if self.workers.of_chief(float(best is None or loss < best[1])):
+            self._save(step)
+            self.checkpoints.mark_best(step, loss)
 
     def _log(self, step: int, split: str, values: dict[str, float]) -> None:
         if self.log:
@@ -187,9 +246,9 @@ class Session:
 
     def _save(self, step: int) -> None:
         if step != self._saved_step:
-            if self.workers.is_chief:
-                self.checkpoints.save(step, self.trainer.state)
+            self.checkpoints.save(step, self.trainer.state)
             self._saved_step = step
+            self._roll_backs = 0
 
     def _say_how_to_go_on(self, step: int) -> None:
         notes.print(
@@ -209,6 +268,7 @@ class Session:
         sums = self.trainer.evaluate(iterator, tf.constant(count))
         values = means({name: float(value) for name, value in sums.items()})
         self._log(step, "eval", values)
+        self._save_best(step, values["loss"])
         return values
 
 
@@ -224,10 +284,6 @@ class Window:
         """Add the sums of some more steps."""
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
         self.steps += steps
-
-    def is_finite(self) -> bool:
-        """Return whether every loss and every gradient was a number."""
-        return all(map(math.isfinite, self.sums.values()))
 
     def values(self, step: int) -> dict[str, float]:
         """Return the means, and the learning rate of the update before `step`."""

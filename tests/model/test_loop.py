@@ -105,7 +105,7 @@ def test_dropout_follows_the_seeds_given(small_config: BertConfig, xla: bool) ->
     weights = {"masked_lm": tf.constant(12.0), "next_sentence": tf.constant(4.0)}
 
     def loss(seeds: tf.Tensor) -> float:
-        return float(trainer._gradients(batch, weights, seeds)[1]["masked_lm_loss"])
+        return float(trainer._gradients(batch, weights, seeds, tf.ones([]))[1]["masked_lm_loss"])
 
     first = trainer._dropout_seeds(0)
     assert loss(first) == loss(first)

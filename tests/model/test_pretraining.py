@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 import clozeline
+from model.checkpoints import Checkpoints
 from model.commands import Pretrain
 from model.config import BertConfig
 from model.loop import Trainer
 from model.pretraining import check_batch_size, model_config, open_dataset
 from model.run import load_run
-from model.session import stop_requested
+from model.session import Session, stop_requested
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
 
@@ -76,7 +77,8 @@ def test_result_and_run(options: Options, small_config: BertConfig) -> None:
     assert 0 <= result["masked_lm_accuracy"] <= 1
     assert result["tokens_per_sec"] > 0
     json.dumps(result)
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+    assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == [
+        "step-00000004",  # the best one when it was evaluated
         "step-00000005",
         "step-00000006",
     ]
@@ -180,12 +182,70 @@ def test_another_vocabulary_or_size_is_refused(
 
 def test_not_a_number_is_never_saved(options: Options) -> None:
     diverging = options(learning_rate=1e30, steps=20, checkpoint_every_steps=2)
-    with pytest.raises(InputError, match=r"no longer a number before step \d+ .* lower --learning"):
+    with pytest.raises(InputError, match=r"the loss blew up before step \d+ .* lower --learning"):
         diverging.run()
     run = diverging.run_dir
     for checkpoint in (run / "checkpoints").glob("step-*"):
         for weight in weights_of(run).values():
             assert np.isfinite(weight).all(), checkpoint
+
+
+def blow_up_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
+    """Make the loss a hundred times as high, and the weights broken, at an update."""
+    train, left = Trainer.train, [times]
+
+    def train_and_blow_up(trainer: Trainer, *arguments: Any) -> Any:
+        sums = train(trainer, *arguments)
+        if int(trainer.step) == step and left[0]:
+            left[0] -= 1
+            trainer.weights["pooled_dense/bias"].assign(np.full(12, 1e9))
+            sums = {**sums, "masked_lm_loss": sums["masked_lm_loss"] * 100}
+        return sums
+
+    monkeypatch.setattr(Trainer, "train", train_and_blow_up)
+
+
+def test_a_blow_up_is_rolled_back_and_its_batches_skipped(
+    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags: dict[str, Any] = {"steps": 8, "checkpoint_every_steps": 2, "eval_every_steps": None}
+    positions = []
+    loop = Session._train_batches
+    monkeypatch.setattr(
+        Session,
+        "_train_batches",
+        lambda self: (positions.append(int(self.trainer.position)), loop(self))[1],
+    )
+    blow_up_at(monkeypatch, 5)
+    result = options(**flags, on_blow_up="skip").run()
+    said = capsys.readouterr().err
+    assert "blew up before step 5 (last checkpoint: step 4): going on from there without" in said
+    assert "without the 1 batches since" in said
+    assert positions == [0, 5]  # after four updates, the sixth batch
+    run = Path(result["run"])
+    assert [line["step"] for line in lines_of(run, "train")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert max(line["masked_lm_loss"] for line in lines_of(run, "train")) < 10
+    assert max(np.abs(weight).max() for weight in weights_of(run).values()) < 100
+
+
+def test_a_blow_up_stops_by_default_and_in_the_end(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blow_up_at(monkeypatch, 3, times=99)
+    with pytest.raises(InputError, match=r"blew up before step 3 .*, or give --on-blow-up skip"):
+        options(checkpoint_every_steps=2).run()
+    with pytest.raises(InputError, match=r"before step 3 .*, for the 6th time; start a new --run"):
+        options(checkpoint_every_steps=2, on_blow_up="skip").run()
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_evaluation_loss(options: Options) -> None:
+    # With a learning rate as high as this, it gets worse in the end.
+    run = Path(options(steps=12, eval_every_steps=3, learning_rate=0.1).run()["run"])
+    losses = {line["step"]: line["loss"] for line in lines_of(run, "eval")}
+    assert len(losses) == 4
+    best = min(losses, key=losses.__getitem__)
+    assert Checkpoints(run / "checkpoints").best == (best, losses[best])
+    assert (run / "checkpoints" / f"step-{best:08}").exists()
 
 
 def test_a_damaged_record_ends_the_training_by_name(
@@ -251,6 +311,7 @@ def test_models_that_cannot_be_used(
         ({"seed": -1}, "--seed -1: must be at least 0"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: must be above 0"),
         ({"steps": None, "epochs": 0.0}, "--epochs 0.0: must be above 0"),
+        ({"blow_up_ratio": 1.0}, "--blow-up-ratio 1.0: must be above 1"),
         ({"epochs": 1.0}, "--steps and --epochs: give one of them, not both"),
     ],
 )
