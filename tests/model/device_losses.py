@@ -17,7 +17,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 devices = int(sys.argv[2])
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
 
-from model.config import BertConfig, TrainingConfig  # noqa: E402
+from model.config import BertConfig, Precision, TrainingConfig  # noqa: E402
 from model.input import eval_batches, train_batches  # noqa: E402
 from model.loop import Trainer, distribute  # noqa: E402
 from model.losses import heads  # noqa: E402
@@ -35,7 +35,9 @@ def losses(
     xla: bool,
     dropout: float,
     accumulation_steps: int = 1,
+    recompute: bool = False,
     optimizer: str = "adamw",
+    precision: Precision = "float32",
 ) -> dict[str, Any]:
     """Return the sums of each step, and those of the eval split as the last; weights at the end."""
     manifest = read_manifest(dataset)
@@ -59,10 +61,20 @@ def losses(
         weight_decay=0.1,
         seed=5,
         optimizer=optimizer,
+        precision=precision,
     )
     trainer = Trainer(
-        config, training, heads("nsp"), strategy, xla=xla, accumulation_steps=accumulation_steps
+        config,
+        training,
+        heads("nsp"),
+        strategy,
+        xla=xla,
+        accumulation_steps=accumulation_steps,
+        recompute=recompute,
     )
+    if trainer.loss_scale:
+        # So large that the first steps overflow and are left out.
+        trainer.loss_scale.state["power"].assign(17)
     batches = partial(
         train_batches, dataset, manifest, batch_size=BATCH_SIZE, seed=5, skip_examples=0
     )
@@ -73,7 +85,10 @@ def losses(
     sums.append(trainer.evaluate(distribute(strategy, held_out), tf.constant(count)))
     found = [{name: float(value) for name, value in step.items()} for step in sums]
     weights = {path: weight.numpy().ravel().tolist() for path, weight in trainer.weights.items()}
-    return {"replicas": strategy.num_replicas_in_sync, "sums": found, "weights": weights}
+    state = trainer.loss_scale.state if trainer.loss_scale else {}
+    scale = {name: int(value.numpy()) for name, value in state.items()}
+    replicas = strategy.num_replicas_in_sync
+    return {"replicas": replicas, "sums": found, "weights": weights, "scale": scale}
 
 
 def main(dataset: Path) -> None:
@@ -87,6 +102,15 @@ def main(dataset: Path) -> None:
     for strategy in ("one", "mirrored"):
         cases[f"{strategy} in parts 0.2"] = losses(
             strategy, dataset, xla=True, dropout=0.2, accumulation_steps=3
+        )
+        cases[f"{strategy} recompute 0.2"] = losses(
+            strategy, dataset, xla=True, dropout=0.2, recompute=True
+        )
+        cases[f"{strategy} float16"] = losses(
+            strategy, dataset, xla=True, dropout=0, precision="float16"
+        )
+        cases[f"{strategy} bfloat16"] = losses(
+            strategy, dataset, xla=True, dropout=0, precision="bfloat16"
         )
         cases[f"{strategy} lamb 0.2"] = losses(
             strategy, dataset, xla=True, dropout=0.2, optimizer="lamb"

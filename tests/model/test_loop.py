@@ -1,6 +1,7 @@
 """One device or two, XLA or not: the same losses. Dropout: of (seed, step, example) alone."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import pytest
 import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
-from model.loop import Trainer
+from model.input import train_batches
+from model.loop import LossScale, Trainer
 from model.losses import heads
 from model.strategy import make_strategy
 from pipeline.errors import InputError
+from pipeline.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +48,8 @@ SAME = {
         "mirrored graph 0.2",
         "one in parts 0.2",
         "mirrored in parts 0.2",
+        "one recompute 0.2",
+        "mirrored recompute 0.2",
     ),
     "one lamb 0.2": ("mirrored lamb 0.2",),
     "one xla 0": ("mirrored xla 0",),
@@ -67,6 +72,19 @@ def test_the_same_losses_and_weights_on_any_devices_with_xla_and_without(losses:
                 np.testing.assert_allclose(found, weight, rtol=1e-4, atol=1e-5, err_msg=path)
     first, *rest = (losses[case]["sums"] for case in SAME)
     assert first not in rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_narrow_products_are_near_float32_on_any_devices(losses: dict, precision: str) -> None:
+    one, mirrored = losses[f"one {precision}"], losses[f"mirrored {precision}"]
+    exact = losses["one xla 0"]["sums"]
+    for step, other, expected in zip(one["sums"], mirrored["sums"], exact, strict=True):
+        for name in ("masked_lm_loss", "next_sentence_loss"):
+            assert step[name] != expected[name]
+            assert step[name] == pytest.approx(expected[name], rel=0.05)
+            assert other[name] == pytest.approx(step[name], rel=0.02)
+    assert one["scale"] == mirrored["scale"]
 
 
 def make_trainer(config: BertConfig, *, seed: int = 3, xla: bool = False) -> Trainer:
@@ -112,6 +130,51 @@ def test_dropout_follows_the_seeds_given(small_config: BertConfig, xla: bool) ->
     for layer in range(7):
         other = tf.tensor_scatter_nd_add(first, [[layer, 0]], [1])
         assert loss(other) != loss(first)
+
+
+def test_the_loss_scale_halves_and_doubles() -> None:
+    scale = LossScale()
+    assert float(scale.value()) == 2**15
+    assert float(scale.updated(tf.constant(math.inf))) == 0.0  # left out, and not added up
+    assert float(scale.updated(tf.constant(math.nan))) == 0.0
+    assert float(scale.value()) == 2**13
+    for _ in range(scale.STEPS_TO_DOUBLE - 1):
+        scale.state["steps"].assign_add(1)
+    assert float(scale.updated(tf.constant(7.0))) == 7.0
+    assert float(scale.value()) == 2**14
+    assert int(scale.state["steps"]) == 0
+    scale.state["power"].assign(0)
+    # It cannot help any more: this is for someone else to see.
+    assert math.isinf(float(scale.updated(tf.constant(math.inf))))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_a_step_whose_gradients_overflow_changes_nothing(
+    small_config: BertConfig, dataset: Path, optimizer: str
+) -> None:
+    training = TrainingConfig(
+        steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=3,
+        optimizer=optimizer, precision="float16",
+    )  # fmt: skip
+    trainer = Trainer(small_config, training, heads("nsp"), make_strategy("one"), xla=False)
+    batches = train_batches(dataset, read_manifest(dataset), batch_size=4, seed=1, skip_examples=0)
+    iterator = iter(batches)
+
+    def state() -> dict[str, np.ndarray]:
+        parts = (trainer.weights, trainer.optimizer.momentum, trainer.optimizer.velocity)
+        return {f"{i}{k}": v.numpy() for i, part in enumerate(parts) for k, v in part.items()}
+
+    trainer.train(iterator, tf.constant(1))
+    before = state()
+    trainer.loss_scale.state["power"].assign(40)
+    sums = trainer.train(iterator, tf.constant(1))
+    assert all(np.array_equal(value, before[name]) for name, value in state().items())
+    assert float(sums["gradient_norm"]) == 0
+    assert math.isfinite(float(sums["masked_lm_loss"]))
+    assert int(trainer.loss_scale.state["power"]) == 39
+    trainer.loss_scale.state["power"].assign(10)
+    trainer.train(iterator, tf.constant(1))
+    assert not any(np.array_equal(value, before[name]) for name, value in state().items())
 
 
 def test_unknown_strategy() -> None:
