@@ -26,6 +26,12 @@ Sums = dict[str, tf.Tensor]
 NORM = "gradient_norm"
 """Name of the sum, over steps, of the norm of all gradients before clipping."""
 
+REAL_POSITIONS = "real_positions"
+"""Name of the number of positions that are no padding."""
+
+DATA_SECS = "data_secs"
+"""Name of the seconds that were spent waiting for batches."""
+
 
 class Trainer:
     """A model, its optimizer and its step counter on the devices of a strategy.
@@ -104,20 +110,31 @@ class Trainer:
     def train(self, batches: Iterator[Batch], steps: tf.Tensor) -> Sums:
         """Do some updates and return the sums over them, float32 [] each, by name.
 
+        They are those of `sum_names`, and `NORM`, `REAL_POSITIONS` and `DATA_SECS`.
+
         Args:
             batches: per-replica batches of the train stream.
             steps: int32 []. Number of updates.
         """
-        totals = dict.fromkeys((*sum_names(self.heads), NORM), tf.zeros([]))
+        names = (*sum_names(self.heads), NORM, REAL_POSITIONS)
+        totals = dict.fromkeys(names, tf.zeros([]))
+        data_secs = tf.zeros([], tf.float64)
         for _ in tf.range(steps):
-            sums = self.strategy.run(self._train_replica, args=(next(batches),))
-            sums = {name: self._over_replicas(sums[name]) for name in totals}
+            # Not before the last step is done, or the wait for that would be counted.
+            with tf.control_dependencies(list(totals.values())):
+                asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                batch = next(batches)
+            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                data_secs += tf.timestamp() - asked
+            sums = self.strategy.run(self._train_replica, args=(batch,))
+            sums = {name: self._over_replicas(sums[name]) for name in names}
             if self.loss_scale:
                 sums[NORM] = self.loss_scale.updated(sums[NORM])
             totals = {name: totals[name] + sums[name] for name in totals}
             self.step.assign_add(1)
             self.position.assign_add(1)
-        return totals
+        return {**totals, DATA_SECS: tf.cast(data_secs, tf.float32)}
 
     @tf.function
     def evaluate(self, batches: Iterator[Batch], count: tf.Tensor) -> Sums:
@@ -149,7 +166,11 @@ class Trainer:
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = self.optimizer.apply(gradients, tf.identity(self.step), scale)
         # Every replica has the same norm, and the sums are added up.
-        return {**sums, NORM: norm / self.strategy.num_replicas_in_sync}
+        return {
+            **sums,
+            NORM: norm / self.strategy.num_replicas_in_sync,
+            REAL_POSITIONS: tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
+        }
 
     def _accumulated(
         self,

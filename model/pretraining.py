@@ -71,6 +71,7 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
         "steps": trainer.steps_done,
         **measured,
         "tokens_per_sec": session.tokens_per_sec,
+        "mfu": session.step_flops * session.steps_per_sec / session.peak,
         "seconds": time.monotonic() - started,
     }
     print_result(result)

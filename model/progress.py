@@ -8,8 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.run import LOGS, METRICS, Metrics
+from model.run import CURVES, LOGS, METRICS, Metrics
 from pipeline.console import notes, progress, results, table
+
+NOTEWORTHY_WAIT_RATE = 0.05
+"""Share of the time spent waiting for batches from which on the line of progress says so."""
 
 PLAIN_LINE_SECS = 15.0
 """Time between two lines where there is no terminal to draw a bar on."""
@@ -20,6 +23,8 @@ def status_line(values: dict[str, float]) -> str:
     shares = [f"masked {values['masked_lm_accuracy']:.1%}"]
     if "next_sentence_accuracy" in values:
         shares.append(f"next {values['next_sentence_accuracy']:.1%}")
+    if values["data_wait_rate"] > NOTEWORTHY_WAIT_RATE:
+        shares.append(f"waiting for data {values['data_wait_rate']:.0%}")
     return " · ".join(
         [f"loss {values['loss']:.3f}", *shares, f"rate {values['learning_rate']:.1e}"]
     )
@@ -110,6 +115,9 @@ def print_result(result: dict[str, Any]) -> None:
     rows += [
         ("steps", result["steps"]),
         ("tokens/s, padding included", f"{result['tokens_per_sec']:,.0f}"),
+        ("share of the machine's matrix rate", f"{result['mfu']:.1%}"),
         ("seconds", f"{result['seconds']:,.1f}"),
     ]
-    results.print(table(f"run {result['run']}", ("", result["model"]), rows))
+    results.print(table(f"run {result['run']}", ("", Path(result["model"]).name), rows))
+    if (Path(result["run"]) / CURVES).exists():
+        results.print(f"curves: {Path(result['run']) / CURVES}", soft_wrap=True)

@@ -5,6 +5,7 @@
 - `checkpoints/`: the last few, each whole
 - `metrics.jsonl`: one line a measurement
 - `logs/`: the same for TensorBoard
+- `curves.png`: the same as a picture
 """
 
 import json
@@ -27,6 +28,7 @@ CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 LOGS = "logs"
+CURVES = "curves.png"
 FORMAT = "clozeline-run/1"
 
 

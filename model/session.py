@@ -17,12 +17,14 @@ import tensorflow as tf
 
 from model.checkpoints import Checkpoints
 from model.commands import Pretrain
+from model.curves import draw_curves
+from model.flops import matrix_peak, step_flops
 from model.input import eval_batches, train_batches
-from model.loop import NORM, Trainer, distribute
+from model.loop import DATA_SECS, NORM, REAL_POSITIONS, Trainer, distribute
 from model.losses import means
 from model.progress import Log, Progress
-from model.run import CHECKPOINTS, RunConfig
-from model.strategy import Workers
+from model.run import CHECKPOINTS, CURVES, RunConfig
+from model.strategy import Workers, device_count
 from pipeline.console import notes
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
@@ -62,6 +64,13 @@ class Session:
 
     def train(self) -> dict[str, Any]:
         """Do the steps that are left, and return the final measures with the split's name."""
+        self.step_flops = step_flops(
+            self.trainer.model.config,
+            self.training.batch_size,
+            self.manifest.max_seq_length,
+            self.manifest.max_predictions,
+        )
+        self.peak = matrix_peak(self.training.precision) * device_count(self.trainer.strategy)
         first_step = self._restore()
         self.checkpoints.hold(self.trainer.state)
         self.log = Log(self.options.run_dir, first_step) if self.workers.is_chief else None
@@ -74,7 +83,10 @@ class Session:
             with bar.shown(), stop_requested() as stopped:
                 last = self._train_from(first_step, bar, stopped)
         if self.manifest.examples("eval"):
-            return {"split": "eval", **self._evaluate(self.trainer.steps_done)}
+            measured = self._evaluate(self.trainer.steps_done)
+            self._draw()
+            return {"split": "eval", **measured}
+        self._draw()
         if not last:
             raise InputError(
                 f"{self.options.run_dir} is finished, and {self.options.dataset} has no eval split "
@@ -87,9 +99,14 @@ class Session:
         return {"split": "train", **last}
 
     @property
+    def steps_per_sec(self) -> float:
+        """Updates a second, without the first, compiling call."""
+        return self._timed_steps / max(self._timed_secs, 1e-9)
+
+    @property
     def tokens_per_sec(self) -> float:
         """Positions trained on a second, padding included, without the first, compiling call."""
-        return self._timed_steps * self.tokens_per_step / max(self._timed_secs, 1e-9)
+        return self.steps_per_sec * self.tokens_per_step
 
     def _restore(self) -> int:
         """Load the last checkpoint, say where the training stands, and return the step."""
@@ -115,29 +132,35 @@ class Session:
     ) -> dict[str, float]:
         """Train from a step to the end; return the measures of the last window."""
         batches = self._train_batches()
-        window = Window(self.trainer)
+        window = self._window()
         values: dict[str, float] = {}
         while step < self.training.steps:
             count = self._call_steps(step)
             started = time.monotonic()
             sums = self.trainer.train(batches, tf.constant(count))
             sums = {name: float(value) for name, value in sums.items()}
-            window.add(sums, count)
-            self._count_time(count, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            window.add(sums, count, seconds)
+            self._count_time(count, seconds)
             step += count
             self.checkpoints.check()
             if self._blown_up(sums):
                 step = self._roll_back(step)
-                batches, window = self._train_batches(), Window(self.trainer)
+                batches, window = self._train_batches(), self._window()
                 continue
-            values = {**window.values(step), "tokens_per_sec": self.tokens_per_sec}
+            values = {
+                **window.values(step),
+                "tokens_per_sec": self.tokens_per_sec,
+                "mfu": self.step_flops * self.steps_per_sec / self.peak,
+            }
             bar.update(step, values)
             if self._due(step, self.log_every_steps):
                 self._log(step, "train", values)
-                window = Window(self.trainer)
+                window = self._window()
             if self.workers.any(stopped()):
                 self._save(step)
                 self.checkpoints.wait()
+                self._draw()
                 self._say_how_to_go_on(step)
                 raise KeyboardInterrupt
             if self._due(step, self.options.checkpoint_every_steps):
@@ -158,6 +181,9 @@ class Session:
             skip_examples=int(self.trainer.position.numpy()) * self.training.batch_size,
         )
         return distribute(self.trainer.strategy, batches)
+
+    def _window(self) -> "Window":
+        return Window(self.trainer, self.tokens_per_step)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.training.steps
@@ -240,6 +266,12 @@ class Session:
             self._save(step)
             self.checkpoints.mark_best(step, loss)
 
+    def _draw(self) -> None:
+        lines = self.log.metrics.lines() if self.log else []
+        if lines:
+            run = self.options.run_dir
+            draw_curves(run / CURVES, lines, f"{run.name}: {self.options.model}")
+
     def _log(self, step: int, split: str, values: dict[str, float]) -> None:
         if self.log:
             self.log.add(step, split, values)
@@ -275,21 +307,25 @@ class Session:
 class Window:
     """The sums over the steps since the last line of the log."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, positions_per_step: int) -> None:
         self.schedule = trainer.schedule
+        self.positions_per_step = positions_per_step
         self.sums: dict[str, float] = {}
-        self.steps = 0
+        self.steps, self.seconds = 0, 0.0
 
-    def add(self, sums: dict[str, float], steps: int) -> None:
-        """Add the sums of some more steps."""
+    def add(self, sums: dict[str, float], steps: int, seconds: float) -> None:
+        """Add the sums of some more steps, and the time they took."""
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
         self.steps += steps
+        self.seconds += seconds
 
     def values(self, step: int) -> dict[str, float]:
         """Return the means, and the learning rate of the update before `step`."""
         return {
             **means(self.sums),
             NORM: self.sums[NORM] / self.steps,
+            "padding_rate": 1 - self.sums[REAL_POSITIONS] / (self.steps * self.positions_per_step),
+            "data_wait_rate": self.sums[DATA_SECS] / self.seconds,
             "learning_rate": float(self.schedule(tf.constant(step - 1))),
         }
 

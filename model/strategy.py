@@ -100,6 +100,13 @@ def is_on_cpu(strategy: tf.distribute.Strategy) -> bool:
     return not (on_tpu or tf.config.list_logical_devices("GPU"))
 
 
+def device_count(strategy: tf.distribute.Strategy) -> int:
+    """Return how many times the first device's matrix units there are; a process has one CPU."""
+    if is_on_cpu(strategy):
+        return Workers(strategy).count
+    return int(strategy.num_replicas_in_sync)
+
+
 class Workers:
     """The processes of a strategy, as they agree on what only one of them knows.
 

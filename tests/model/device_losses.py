@@ -19,7 +19,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 from model.config import BertConfig, Precision, TrainingConfig  # noqa: E402
 from model.input import eval_batches, train_batches  # noqa: E402
-from model.loop import Trainer, distribute  # noqa: E402
+from model.loop import DATA_SECS, Trainer, distribute  # noqa: E402
 from model.losses import heads  # noqa: E402
 from model.strategy import make_strategy  # noqa: E402
 from pipeline.manifest import read_manifest  # noqa: E402
@@ -83,7 +83,9 @@ def losses(
     held_out = partial(eval_batches, dataset, manifest, "eval", batch_size=BATCH_SIZE)
     count = -(-manifest.examples("eval") // BATCH_SIZE)
     sums.append(trainer.evaluate(distribute(strategy, held_out), tf.constant(count)))
-    found = [{name: float(value) for name, value in step.items()} for step in sums]
+    found = [
+        {name: float(value) for name, value in step.items() if name != DATA_SECS} for step in sums
+    ]
     weights = {path: weight.numpy().ravel().tolist() for path, weight in trainer.weights.items()}
     state = trainer.loss_scale.state if trainer.loss_scale else {}
     scale = {name: int(value.numpy()) for name, value in state.items()}

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,26 @@ def test_a_step_whose_gradients_overflow_changes_nothing(
     trainer.loss_scale.state["power"].assign(10)
     trainer.train(iterator, tf.constant(1))
     assert not any(np.array_equal(value, before[name]) for name, value in state().items())
+
+
+def test_the_time_spent_waiting_for_batches_is_measured(
+    small_config: BertConfig, dataset: Path
+) -> None:
+    trainer = make_trainer(small_config)
+    batches = train_batches(dataset, read_manifest(dataset), batch_size=4, seed=1, skip_examples=0)
+
+    def late(values: np.ndarray) -> np.ndarray:
+        time.sleep(0.2)
+        return values
+
+    def delayed(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        weights = tf.numpy_function(late, [batch["example_weights"]], tf.float32)
+        return {**batch, "example_weights": tf.ensure_shape(weights, [4])}
+
+    quick, slow = iter(batches), iter(batches.map(delayed))
+    trainer.train(quick, tf.constant(1))
+    assert float(trainer.train(quick, tf.constant(5))["data_secs"]) < 0.5
+    assert float(trainer.train(slow, tf.constant(5))["data_secs"]) > 0.9
 
 
 def test_unknown_strategy() -> None:

@@ -91,6 +91,11 @@ def test_result_and_run(options: Options, small_config: BertConfig) -> None:
     assert rates == pytest.approx([0.01, 0.01, 0.008, 0.006, 0.004, 0.002])
     assert load_run(run).config == dataclasses.replace(small_config, num_hidden_layers=1)
     assert list((run / "logs").iterdir())
+    assert (run / "curves.png").stat().st_size > 10_000
+    for line in lines_of(run, "train"):
+        assert 0 < line["padding_rate"] < 0.5  # records have 8 to 16 of 16 positions
+        assert 0 <= line["data_wait_rate"] < 1
+        assert line["mfu"] >= 0
 
 
 def test_the_loaded_model_is_the_evaluated_one(options: Options, dataset: Path) -> None:

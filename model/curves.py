@@ -1,0 +1,51 @@
+"""A run's curves as a picture."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import write_atomically
+
+PANELS = (
+    ("masked_lm_loss", "loss of masked pieces, nats"),
+    ("masked_lm_accuracy", "share of masked pieces that are right"),
+    ("next_sentence_loss", "loss of the next sentence, nats"),
+    ("next_sentence_accuracy", "share of next sentences that are right"),
+    ("learning_rate", "learning rate"),
+    ("gradient_norm", "norm of all gradients"),
+)
+COLUMNS = 2
+
+
+def draw_curves(path: Path, lines: list[dict[str, Any]], title: str) -> None:
+    """Draw every measure against the steps, as a PNG.
+
+    Args:
+        path: the file.
+        lines: of `metrics.jsonl`.
+        title: what stands above it.
+    """
+    # No pyplot: it would ask for a screen.
+    from matplotlib.figure import Figure
+
+    panels = [(name, words) for name, words in PANELS if any(name in line for line in lines)]
+    rows = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(5.5 * COLUMNS, 2.8 * rows), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).flat
+    for panel, (name, words) in zip(axes, panels, strict=False):
+        for split, style in (("train", {"linewidth": 1}), ("eval", {"marker": "o"})):
+            points = [(line["step"], line[name]) for line in lines
+                      if line["split"] == split and name in line]  # fmt: skip
+            if points:
+                panel.plot(*zip(*points, strict=True), label=split, **style)
+        panel.set_title(words, fontsize="medium")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small")
+    for panel in list(axes)[len(panels) :]:
+        panel.remove()
+    for panel in figure.axes[-COLUMNS:]:
+        panel.set_xlabel("step")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_atomically(path, picture.getvalue())
