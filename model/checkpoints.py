@@ -68,6 +68,12 @@ class Checkpoints:
             write_atomically(self.directory / _BEST, text.encode())
             self._remove_old()
 
+    def forget_best(self, step: int) -> None:
+        """Let a best checkpoint of up to this step go: others are measured on other data."""
+        best = self.best
+        if self.writes and best and best[0] <= step:
+            (self.directory / _BEST).unlink()
+
     def hold(self, state: dict[str, Any]) -> None:
         """Copy the state, so that `roll_back` can return to it.
 

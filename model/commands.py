@@ -31,6 +31,12 @@ class Pretrain(Command):
     """Number of updates; the learning rate falls to 0 over them. Default: what --epochs gives."""
     epochs: float | None = None
     """Passes over the train split, instead of --steps. Default: 10."""
+    phase2_dataset: Path | None = None
+    """Second dataset, of longer records of the same text and vocabulary, for the last steps."""
+    phase2_steps: int | None = None
+    """How many of the steps are on it. Default: a tenth."""
+    phase2_batch_size: int | None = None
+    """Examples an update there. Default: as many positions as in the first phase."""
     batch_size: int = 32
     """Examples an update, over all devices."""
     accumulation_steps: int = 1
@@ -82,6 +88,8 @@ class Pretrain(Command):
         for name in (
             "steps",
             "batch_size",
+            "phase2_steps",
+            "phase2_batch_size",
             "accumulation_steps",
             "checkpoint_every_steps",
             "eval_every_steps",
@@ -93,6 +101,8 @@ class Pretrain(Command):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{_flag(name)} {value}: must be above 0")
+        if self.phase2_dataset is None and (self.phase2_steps or self.phase2_batch_size):
+            raise InputError("--phase2-steps and --phase2-batch-size: need a --phase2-dataset")
         if not self.blow_up_ratio > 1:
             raise InputError(f"--blow-up-ratio {self.blow_up_ratio}: must be above 1")
         if self.steps is not None and self.epochs is not None:

@@ -178,6 +178,8 @@ class TrainingConfig:
         optimizer: adamw or lamb.
         schedule: how the learning rate falls; one of `model.optimizer.SCHEDULES`.
         precision: what matrices are multiplied in; one of `model.precision.POLICIES`.
+        phase2_steps: updates, the last of them all, on a second dataset; 0 = there is none.
+        phase2_batch_size: examples an update there.
     """
 
     steps: int
@@ -189,6 +191,8 @@ class TrainingConfig:
     optimizer: str = "adamw"
     schedule: str = "linear"
     precision: Precision = "float32"
+    phase2_steps: int = 0
+    phase2_batch_size: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

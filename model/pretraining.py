@@ -1,5 +1,6 @@
 """One start of `pretrain`: open the run, train from its last checkpoint on, evaluate, close."""
 
+import dataclasses
 import math
 import time
 import zlib
@@ -16,7 +17,7 @@ from model.losses import heads
 from model.precision import fastest
 from model.progress import print_result
 from model.run import DatasetFacts, RunConfig, open_run, trained_config
-from model.session import Session
+from model.session import Phase, Session, restore_run
 from model.strategy import Workers, make_strategy
 from pipeline.console import notes, results
 from pipeline.errors import InputError
@@ -25,6 +26,7 @@ from pipeline.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
 WARMUP_RATE = 0.1  # share of the steps
+PHASE2_RATE = 0.1  # as in the paper, https://arxiv.org/abs/1810.04805, appendix A.2
 
 
 def pretrain(options: Pretrain) -> dict[str, Any]:
@@ -36,15 +38,18 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     """
     started = time.monotonic()
     manifest = open_dataset(options.dataset)
+    second = open_dataset(options.phase2_dataset) if options.phase2_dataset else None
     strategy = make_strategy(options.strategy)
-    config = run_config(options, manifest, fastest(strategy))
+    parts = options.accumulation_steps
+    replicas = strategy.num_replicas_in_sync
+    check_batch_size("--batch-size", options.batch_size, replicas, parts)
+    config = run_config(options, manifest, second, replicas, fastest(strategy))
+    check_batch_size("--phase2-batch-size", config.training.phase2_batch_size, replicas, parts)
     workers = Workers(strategy)
     workers.check_same(
         zlib.crc32(config.to_json().encode()),
         "the workers were started with different flags or datasets; give each the same",
     )
-    parts = options.accumulation_steps
-    check_batch_size(options.batch_size, strategy.num_replicas_in_sync, parts)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
     if workers.is_chief:
@@ -62,16 +67,24 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
         accumulation_steps=parts,
         recompute=options.recompute,
     )
-    session = Session(options, manifest, config, trainer, workers)
-    with corrupt_files_named(options.dataset, manifest), workers.lost_ones_named():
-        measured = session.train()
+    with workers.lost_ones_named():
+        checkpoints = restore_run(options.run_dir, config.training, trainer, workers)
+        for phase in phases(options, config.training, manifest, second):
+            if phase.end_step <= trainer.steps_done < config.training.steps:
+                continue
+            if phase.first_step:
+                notes.print(f"second phase: {phase.dataset}", soft_wrap=True)
+                checkpoints.forget_best(phase.first_step)
+            session = Session(options, phase, config.training, trainer, workers, checkpoints)
+            with corrupt_files_named(phase.dataset, phase.manifest):
+                measured = session.train()
     result = {
         "run": str(options.run_dir),
         "model": options.model,
         "steps": trainer.steps_done,
         **measured,
         "tokens_per_sec": session.tokens_per_sec,
-        "mfu": session.step_flops * session.steps_per_sec / session.peak,
+        "mfu": session.mfu,
         "seconds": time.monotonic() - started,
     }
     print_result(result)
@@ -91,12 +104,39 @@ def open_dataset(dataset: Path) -> Manifest:
     return manifest
 
 
-def run_config(options: Pretrain, manifest: Manifest, precision: Precision) -> RunConfig:
+def phases(
+    options: Pretrain, training: TrainingConfig, manifest: Manifest, second: Manifest | None
+) -> list[Phase]:
+    """Return the parts of a run: all of its steps on one dataset, or the last of them on another.
+
+    Args:
+        options: the flags.
+        training: the run's.
+        manifest: the dataset's.
+        second: that of the second phase's dataset.
+    """
+    end = training.steps - training.phase2_steps
+    found = [Phase(options.dataset, manifest, training.batch_size, 0, end)]
+    if second and options.phase2_dataset:
+        size = training.phase2_batch_size
+        found.append(Phase(options.phase2_dataset, second, size, end, training.steps))
+    return found
+
+
+def run_config(
+    options: Pretrain,
+    manifest: Manifest,
+    second: Manifest | None,
+    replicas: int,
+    precision: Precision,
+) -> RunConfig:
     """Return everything a run is determined by, from the flags, the dataset, and an earlier start.
 
     Args:
         options: the flags.
         manifest: the dataset's.
+        second: that of the second phase's dataset.
+        replicas: number of devices.
         precision: of a new run, if the flags leave it open.
 
     Raises:
@@ -125,7 +165,31 @@ def run_config(options: Pretrain, manifest: Manifest, precision: Precision) -> R
         schedule=options.schedule,
         precision=precision,
     )
-    return RunConfig(model_config(options.model, manifest), training, DatasetFacts.of(manifest))
+    facts = DatasetFacts.of(manifest)
+    if second is None:
+        return RunConfig(model_config(options.model, manifest), training, facts)
+    second_facts = DatasetFacts.of(second)
+    for name in ("vocab_sha256", "lower_case", "pairing"):
+        if getattr(facts, name) != getattr(second_facts, name):
+            raise InputError(
+                f"--phase2-dataset {options.phase2_dataset}: its {name} is not that of "
+                f"{options.dataset}; make both with the same flags but for --max-seq-length"
+            )
+    phase2_steps = options.phase2_steps
+    if phase2_steps is None:
+        phase2_steps = round(PHASE2_RATE * steps)
+    if not 0 < phase2_steps < steps:
+        raise InputError(
+            f"--phase2-steps {phase2_steps}: must be at least 1, and fewer than the {steps} in all"
+        )
+    multiple = replicas * options.accumulation_steps
+    share = options.batch_size * facts.max_seq_length // second_facts.max_seq_length
+    training = dataclasses.replace(
+        training,
+        phase2_steps=phase2_steps,
+        phase2_batch_size=options.phase2_batch_size or max(multiple, share // multiple * multiple),
+    )
+    return RunConfig(model_config(options.model, second), training, facts, second_facts)
 
 
 def model_config(model: str, manifest: Manifest) -> BertConfig:
@@ -157,11 +221,11 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
     return config
 
 
-def check_batch_size(batch_size: int, replicas: int, parts: int = 1) -> None:
+def check_batch_size(flag: str, batch_size: int, replicas: int, parts: int = 1) -> None:
     """Raise `InputError` unless the batch divides evenly among the replicas, and there in parts."""
     if batch_size % (replicas * parts):
         times = f", times {parts} accumulation steps" if parts > 1 else ""
         raise InputError(
-            f"--batch-size {batch_size}: must be a multiple of the {replicas} devices{times}; "
+            f"{flag} {batch_size}: must be a multiple of the {replicas} devices{times}; "
             f"try {-(-batch_size // (replicas * parts)) * replicas * parts}"
         )

@@ -69,10 +69,11 @@ class RunConfig:
     model: BertConfig
     training: TrainingConfig
     dataset: DatasetFacts
+    phase2_dataset: DatasetFacts | None = None
 
     def to_json(self) -> str:
         """Return the text of `config.json`."""
-        parts = {name: vars(getattr(self, name)) for name in ("model", "training", "dataset")}
+        parts = {name: vars(part) for name, part in vars(self).items() if part}
         return json.dumps({"format": FORMAT, **parts}, indent=1) + "\n"
 
     @classmethod
@@ -90,6 +91,7 @@ class RunConfig:
             BertConfig.from_dict(parts["model"]),
             TrainingConfig(**parts["training"]),
             DatasetFacts(**parts["dataset"]),
+            DatasetFacts(**parts["phase2_dataset"]) if "phase2_dataset" in parts else None,
         )
 
 
@@ -101,7 +103,7 @@ class Run:
         path: the directory.
         config: the model's numbers.
         training: the training's settings.
-        dataset: the dataset's facts.
+        dataset: the facts of the last dataset, which has the longest records.
         vocabulary: the pieces by id.
     """
 
@@ -145,7 +147,8 @@ def load_run(path: Path) -> Run:
             f"({_short(vocabulary.sha256)}, not {_short(config.dataset.vocab_sha256)}); "
             "copy the dataset's there again"
         )
-    return Run(path, config.model, config.training, config.dataset, vocabulary)
+    dataset = config.phase2_dataset or config.dataset
+    return Run(path, config.model, config.training, dataset, vocabulary)
 
 
 def read_config(path: Path) -> RunConfig | None:
@@ -202,10 +205,16 @@ def _check_same(path: Path, there: RunConfig, config: RunConfig, dataset: Path) 
             f"{dataset} has another vocabulary ({_short(config.dataset.vocab_sha256)}) than {path} "
             f"was trained with ({_short(there.dataset.vocab_sha256)}); {new}"
         )
-    for part in ("model", "dataset", "training"):
+    may_change = {"steps"}
+    parts = ["model", "dataset", "training"]
+    if there.phase2_dataset:
+        parts.append("phase2_dataset")
+    else:
+        may_change |= {"phase2_steps", "phase2_batch_size"}  # it may be given a second phase now
+    for part in parts:
         before, now = vars(getattr(there, part)), vars(getattr(config, part))
         for name, value in now.items():
-            if before[name] != value and (part, name) != ("training", "steps"):
+            if before[name] != value and not (part == "training" and name in may_change):
                 raise InputError(
                     f"{path} was started with {part} {name} {before[name]}, not {value}; "
                     f"give the same again, or {new}"

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,13 +19,14 @@ import tensorflow as tf
 
 from model.checkpoints import Checkpoints
 from model.commands import Pretrain
+from model.config import TrainingConfig
 from model.curves import draw_curves
 from model.flops import matrix_peak, step_flops
 from model.input import eval_batches, train_batches
 from model.loop import DATA_SECS, NORM, REAL_POSITIONS, Trainer, distribute
 from model.losses import means
 from model.progress import Log, Progress
-from model.run import CHECKPOINTS, CURVES, RunConfig
+from model.run import CHECKPOINTS, CURVES
 from model.strategy import Workers, device_count
 from pipeline.console import notes
 from pipeline.errors import InputError
@@ -34,8 +37,55 @@ RECENT_WEIGHT = 0.1  # of a call in the recent loss, which a blow-up is held aga
 MAX_ROLL_BACKS = 5  # to one checkpoint
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run, on one dataset.
+
+    Attributes:
+        dataset: the directory.
+        manifest: its manifest.
+        batch_size: examples an update.
+        first_step: updates done before it.
+        end_step: updates done after it.
+    """
+
+    dataset: Path
+    manifest: Manifest
+    batch_size: int
+    first_step: int
+    end_step: int
+
+
+def restore_run(
+    run: Path, training: TrainingConfig, trainer: Trainer, workers: Workers
+) -> Checkpoints:
+    """Load a run's last checkpoint into a trainer, and say where the training stands.
+
+    Returns:
+        The run's checkpoints.
+
+    Raises:
+        InputError: there are checkpoints, but none can be read.
+        JobError: the workers see different ones.
+    """
+    checkpoints = Checkpoints(run / CHECKPOINTS, writes=workers.is_chief)
+    step = checkpoints.restore(trainer.state) or 0
+    workers.check_same(
+        step,
+        f"{run}: the workers do not see the same checkpoints; put --run on a disk that they share",
+    )
+    if step >= training.steps:
+        notes.print(
+            f"{run} is finished ({step:,} steps); give more --steps to train further",
+            soft_wrap=True,
+        )
+    elif step:
+        notes.print(f"{run}: going on from step {step:,} of {training.steps:,}", soft_wrap=True)
+    return checkpoints
+
+
 class Session:
-    """A training from the last checkpoint to the last step.
+    """A training from where it stands to the end of a phase.
 
     Attributes:
         tokens_per_sec: positions trained on a second, padding included, after compilation.
@@ -44,42 +94,46 @@ class Session:
     def __init__(
         self,
         options: Pretrain,
-        manifest: Manifest,
-        config: RunConfig,
+        phase: Phase,
+        training: TrainingConfig,
         trainer: Trainer,
         workers: Workers,
+        checkpoints: Checkpoints,
     ) -> None:
         self.options = options
-        self.manifest = manifest
-        self.training = config.training
+        self.phase = phase
+        self.manifest = phase.manifest
+        self.training = training
         self.trainer = trainer
         self.workers = workers
-        self.checkpoints = Checkpoints(options.run_dir / CHECKPOINTS, writes=workers.is_chief)
-        self.tokens_per_step = config.training.batch_size * manifest.max_seq_length
-        self.log_every_steps = max(1, min(50, config.training.steps // 100))
+        self.checkpoints = checkpoints
+        self.tokens_per_step = phase.batch_size * phase.manifest.max_seq_length
+        self.log_every_steps = max(1, min(50, training.steps // 100))
         self._timed_steps, self._timed_secs = 0, 0.0
-        self._saved_step = -1
+        self._saved_step = trainer.steps_done
         self._recent_loss = 0.0
         self._roll_backs = 0
+        self._step_flops = step_flops(
+            trainer.model.config,
+            phase.batch_size,
+            phase.manifest.max_seq_length,
+            phase.manifest.max_predictions,
+        )
+        self._peak_flops = matrix_peak(training.precision) * device_count(trainer.strategy)
 
     def train(self) -> dict[str, Any]:
         """Do the steps that are left, and return the final measures with the split's name."""
-        self.step_flops = step_flops(
-            self.trainer.model.config,
-            self.training.batch_size,
-            self.manifest.max_seq_length,
-            self.manifest.max_predictions,
-        )
-        self.peak = matrix_peak(self.training.precision) * device_count(self.trainer.strategy)
-        first_step = self._restore()
+        first_step = self.trainer.steps_done
+        if first_step == self.phase.first_step:
+            self.trainer.position.assign(0)  # in this phase's stream
         self.checkpoints.hold(self.trainer.state)
         self.log = Log(self.options.run_dir, first_step) if self.workers.is_chief else None
         lines = self.log.metrics.lines() if self.log else []
         losses = [line["loss"] for line in lines if line["split"] == "train"]
         self._recent_loss = self.workers.of_chief(losses[-1] if losses else 0.0)
         last: dict[str, float] = {}
-        if first_step < self.training.steps:
-            bar = Progress(self.training.steps, first_step, self.tokens_per_step)
+        if first_step < self.phase.end_step:
+            bar = Progress(self.phase.end_step, first_step, self.tokens_per_step)
             with bar.shown(), stop_requested() as stopped:
                 last = self._train_from(first_step, bar, stopped)
         if self.manifest.examples("eval"):
@@ -89,11 +143,11 @@ class Session:
         self._draw()
         if not last:
             raise InputError(
-                f"{self.options.run_dir} is finished, and {self.options.dataset} has no eval split "
+                f"{self.options.run_dir} is finished, and {self.phase.dataset} has no eval split "
                 "to measure it on; give more --steps to train it further"
             )
         notes.print(
-            f"{self.options.dataset} has no eval split: the losses are of the last steps",
+            f"{self.phase.dataset} has no eval split: the losses are of the last steps",
             soft_wrap=True,
         )
         return {"split": "train", **last}
@@ -108,24 +162,10 @@ class Session:
         """Positions trained on a second, padding included, without the first, compiling call."""
         return self.steps_per_sec * self.tokens_per_step
 
-    def _restore(self) -> int:
-        """Load the last checkpoint, say where the training stands, and return the step."""
-        step = self.checkpoints.restore(self.trainer.state) or 0
-        self.workers.check_same(
-            step,
-            f"{self.options.run_dir}: the workers do not see the same checkpoints; put --run on a "
-            "disk that they share",
-        )
-        run, steps = self.options.run_dir, self.training.steps
-        if step >= steps:
-            notes.print(
-                f"{run} is finished ({step:,} steps); give more --steps to train further",
-                soft_wrap=True,
-            )
-        elif step:
-            notes.print(f"{run}: going on from step {step:,} of {steps:,}", soft_wrap=True)
-        self._saved_step = step
-        return step
+    @property
+    def mfu(self) -> float:
+        """Share of the machine's matrix peak that the model's products make use of."""
+        return self._step_flops * self.steps_per_sec / self._peak_flops
 
     def _train_from(
         self, step: int, bar: Progress, stopped: Callable[[], bool]
@@ -134,7 +174,7 @@ class Session:
         batches = self._train_batches()
         window = self._window()
         values: dict[str, float] = {}
-        while step < self.training.steps:
+        while step < self.phase.end_step:
             count = self._call_steps(step)
             started = time.monotonic()
             sums = self.trainer.train(batches, tf.constant(count))
@@ -151,7 +191,7 @@ class Session:
             values = {
                 **window.values(step),
                 "tokens_per_sec": self.tokens_per_sec,
-                "mfu": self.step_flops * self.steps_per_sec / self.peak,
+                "mfu": self.mfu,
             }
             bar.update(step, values)
             if self._due(step, self.log_every_steps):
@@ -166,7 +206,7 @@ class Session:
             if self._due(step, self.options.checkpoint_every_steps):
                 self._save(step)
             every = self.options.eval_every_steps
-            if every and step % every == 0 and step < self.training.steps:
+            if every and step % every == 0 and step < self.phase.end_step:
                 self._evaluate(step)
         self.checkpoints.wait()
         return values
@@ -174,11 +214,11 @@ class Session:
     def _train_batches(self) -> Iterator[Any]:
         batches = partial(
             train_batches,
-            self.options.dataset,
+            self.phase.dataset,
             self.manifest,
-            batch_size=self.training.batch_size,
+            batch_size=self.phase.batch_size,
             seed=self.training.seed,
-            skip_examples=int(self.trainer.position.numpy()) * self.training.batch_size,
+            skip_examples=int(self.trainer.position.numpy()) * self.phase.batch_size,
         )
         return distribute(self.trainer.strategy, batches)
 
@@ -186,7 +226,7 @@ class Session:
         return Window(self.trainer, self.tokens_per_step)
 
     def _due(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self.training.steps
+        return step % every == 0 or step == self.phase.end_step
 
     def _call_steps(self, step: int) -> int:
         """Return how many steps the next call should do: about a second, and not past an event."""
@@ -198,7 +238,7 @@ class Session:
         to_event = min(every - step % every for every in intervals)
         wanted = CALL_SECS * self._timed_steps / self._timed_secs if self._timed_steps else 1
         wanted = self.workers.of_chief(wanted)  # each has a clock of its own
-        return max(1, min(round(wanted), to_event, self.training.steps - step))
+        return max(1, min(round(wanted), to_event, self.phase.end_step - step))
 
     def _count_time(self, steps: int, secs: float) -> None:
         """Add a call to the time taken; the first one, which compiles, does not count."""
@@ -291,9 +331,9 @@ class Session:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Measure the whole eval split, exactly, and log it."""
-        batch_size = self.training.batch_size
+        batch_size = self.phase.batch_size
         batches = partial(
-            eval_batches, self.options.dataset, self.manifest, "eval", batch_size=batch_size
+            eval_batches, self.phase.dataset, self.manifest, "eval", batch_size=batch_size
         )
         count = math.ceil(self.manifest.examples("eval") / batch_size)
         iterator = distribute(self.trainer.strategy, batches)

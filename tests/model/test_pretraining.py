@@ -253,6 +253,77 @@ def test_the_best_checkpoint_is_that_of_the_lowest_evaluation_loss(options: Opti
     assert (run / "checkpoints" / f"step-{best:08}").exists()
 
 
+@pytest.fixture
+def two_phases(
+    options: Options, make_dataset: Callable, small_config: BertConfig, tmp_path: Path
+) -> Options:
+    """Flags for five steps on records of 16, and three on records of 24."""
+    make_dataset(tmp_path / "long", max_seq_length=24, max_predictions=5, seed=2)
+    model = dataclasses.replace(small_config, max_position_embeddings=24, num_hidden_layers=1)
+    (tmp_path / "long.json").write_text(model.to_json())
+    flags: dict[str, Any] = {"model": str(tmp_path / "long.json"), "steps": 8}
+    second = {"phase2_dataset": tmp_path / "long", "phase2_steps": 3}
+    return lambda **given: options(**flags | second | given)
+
+
+def test_two_phases_in_one_run(two_phases: Options, tmp_path: Path) -> None:
+    run = Path(two_phases().run()["run"])
+    one = {"phase2_dataset": None, "phase2_steps": None}
+    alone = Path(two_phases(**one, run_dir=tmp_path / "alone").run()["run"])
+    both, first = (lines_of(path, "train") for path in (run, alone))
+    # The schedule runs on over both; the first five updates are those of a run of one phase.
+    names = ("loss", "learning_rate")
+    assert [[x[n] for n in names] for x in both[:5]] == [[x[n] for n in names] for x in first[:5]]
+    assert [line["step"] for line in both] == list(range(1, 9))
+    assert [x["learning_rate"] for x in both] == [x["learning_rate"] for x in first]
+    assert both[5]["loss"] != first[5]["loss"]
+    assert [line["step"] for line in lines_of(run, "eval")] == [5, 8]
+    loaded = load_run(run)
+    assert loaded.dataset.max_seq_length == 24
+    # As many positions an update: 8 × 16 = 128, and 5 × 24 = 120 is the most that fits.
+    assert (loaded.training.phase2_steps, loaded.training.phase2_batch_size) == (3, 5)
+
+
+@pytest.mark.parametrize("stopped_at", [3, 5, 7])
+def test_two_phases_stopped_in_either_and_gone_on_with(
+    two_phases: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    whole = two_phases(run_dir=tmp_path / "whole")
+    whole.run()
+    with monkeypatch.context() as patch:
+        stop_after(patch, stopped_at)
+        with pytest.raises(KeyboardInterrupt):
+            two_phases().run()
+    stopped = Path(two_phases().run()["run"])
+    expected, found = weights_of(whole.run_dir), weights_of(stopped)
+    for path, weight in expected.items():
+        np.testing.assert_array_equal(found[path], weight)
+    losses = ([x["loss"] for x in lines_of(run, "train")] for run in (whole.run_dir, stopped))
+    assert next(losses) == next(losses)
+
+
+def test_a_finished_run_is_given_a_second_phase(two_phases: Options) -> None:
+    one = {"phase2_dataset": None, "phase2_steps": None, "steps": 5}
+    two_phases(**one).run()
+    assert two_phases().run()["steps"] == 8
+
+
+def test_second_phases_that_cannot_be(
+    two_phases: Options, make_dataset: Callable, tmp_path: Path
+) -> None:
+    make_dataset(tmp_path / "other", word="other")
+    with pytest.raises(InputError, match=r"--phase2-dataset .*other: its vocab_sha256 is not that"):
+        two_phases(phase2_dataset=tmp_path / "other").run()
+    with pytest.raises(InputError, match="--phase2-steps 8: must be at least 1, and fewer than"):
+        two_phases(phase2_steps=8).run()
+    with pytest.raises(InputError, match=r"--phase2-steps and .*: need a --phase2-dataset"):
+        two_phases(phase2_dataset=None)
+    config = tmp_path / "long.json"
+    config.write_text(config.read_text().replace(": 24", ": 16"))
+    with pytest.raises(InputError, match=r"max_position_embeddings 16, but .* sequences have 24"):
+        two_phases().run()
+
+
 def test_a_damaged_record_ends_the_training_by_name(
     options: Options, make_dataset: Callable, tmp_path: Path
 ) -> None:
@@ -326,12 +397,12 @@ def test_flags_out_of_range(options: Options, flags: dict, message: str) -> None
 
 
 def test_batch_size_must_divide() -> None:
-    check_batch_size(12, 3)
+    check_batch_size("--batch-size", 12, 3)
     with pytest.raises(InputError, match=r"--batch-size 10: must be a multiple of the 4 .* 12"):
-        check_batch_size(10, 4)
-    check_batch_size(12, 3, 2)
+        check_batch_size("--batch-size", 10, 4)
+    check_batch_size("--batch-size", 12, 3, 2)
     with pytest.raises(InputError, match="the 3 devices, times 4 accumulation steps; try 24"):
-        check_batch_size(15, 3, 4)
+        check_batch_size("--batch-size", 15, 3, 4)
 
 
 def test_the_second_signal_acts_at_once() -> None:

@@ -44,7 +44,7 @@ def test_config_round_trip(run: Path, config: RunConfig) -> None:
 
 def test_load_run(run: Path, config: RunConfig, dataset: Path) -> None:
     loaded = load_run(run)
-    assert (loaded.config, loaded.training, loaded.dataset) == tuple(vars(config).values())
+    assert (loaded.config, loaded.training, loaded.dataset, None) == tuple(vars(config).values())
     assert loaded.vocabulary.pieces[5] == "word0"
     assert (run / "vocab.txt").read_bytes() == (dataset / "vocab.txt").read_bytes()
 
