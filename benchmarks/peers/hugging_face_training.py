@@ -78,7 +78,8 @@ def main(settings: dict) -> None:
     seconds = time.perf_counter() - started
     examples, length = train["input_ids"].shape[1:]
     result = {"tokens_per_sec": (steps - first) * examples * length / seconds}
-    print(json.dumps(result | _evaluate(model, held_out, outputs)))
+    measures = _evaluate(model, held_out, outputs) if settings["evaluate"] else {}
+    print(json.dumps(result | measures))
 
 
 def _evaluate(model: BertForPreTraining, held_out: dict, outputs: object) -> dict:
@@ -100,8 +101,6 @@ def _evaluate(model: BertForPreTraining, held_out: dict, outputs: object) -> dic
             )
             right += [best.sum().item(), next_best.sum().item()]
             counts += count
-    if not counts.all():
-        return {}
     (masked_loss, next_loss), (masked_right, next_right) = nats / counts, right / counts
     return {
         "masked_lm_loss": masked_loss, "masked_lm_accuracy": masked_right,
