@@ -220,14 +220,15 @@ def _narrow(values: tf.Tensor) -> tf.Tensor:
 
 @contextmanager
 def corrupt_files_named(dataset: Path, manifest: Manifest) -> Iterator[None]:
-    """Turn TensorFlow's error about some corrupt record into one that names the file.
+    """Turn TensorFlow's error about a record or a file into one that names it.
 
     Raises:
-        InputError: a TFRecord file cannot be read through, or a record is not of the manifest.
+        InputError: a TFRecord file is gone or cannot be read through, or a record is not of the
+            manifest.
     """
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
         for split in manifest.splits:
             for file in _files(dataset, manifest, split):
                 _check_file(file, manifest)
@@ -238,13 +239,17 @@ def _check_file(file: str, manifest: Manifest) -> None:
     """Read a TFRecord file through.
 
     Raises:
-        InputError: a record of it is damaged, or lacks a feature.
+        InputError: it is gone, or a record of it is damaged or lacks a feature.
     """
     good = 0
     try:
         for record in _records(file, manifest):
             parse_examples(record[tf.newaxis], manifest.features)
             good += 1
+    except tf.errors.NotFoundError as error:
+        raise InputError(
+            f"{file}: is gone; put it back, and the same command goes on from the last checkpoint"
+        ) from error
     except tf.errors.DataLossError as error:
         raise InputError(
             f"{file}: record {good} is corrupt or truncated; make the dataset again"

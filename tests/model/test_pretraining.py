@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -334,6 +335,46 @@ def test_a_damaged_record_ends_the_training_by_name(
     file.write_bytes(data)
     with pytest.raises(InputError, match=r"train-00000-of-00002.tfrecord: record 22 is corrupt"):
         options(dataset=tmp_path / "damaged").run()
+
+
+def test_a_shard_that_disappears_ends_the_training_by_name(
+    options: Options, make_dataset: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(tmp_path / "leaky")
+    shard, train = tmp_path / "leaky" / "train-00001-of-00002.tfrecord", Trainer.train
+
+    def train_and_lose(trainer: Trainer, *arguments: Any) -> Any:
+        shard.unlink(missing_ok=True)
+        return train(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "train", train_and_lose)
+    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: is gone; put it back"):
+        options(dataset=tmp_path / "leaky", steps=40).run()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_ends_the_training_with_a_line(options: Options) -> None:
+    flags = options()
+    assert flags.run().keys()  # a checkpoint that there was room for
+    kept = sorted(path.name for path in (flags.run_dir / "checkpoints").iterdir())
+    command = [
+        sys.executable, str(Path(clozeline.__file__)), "pretrain", "--no-xla",
+        "--precision=float32", f"--dataset={flags.dataset}", f"--run={flags.run_dir}",
+        f"--model={flags.model}", "--batch-size=8", "--learning-rate=0.01", "--steps=9",
+        "--checkpoint-every-steps=2",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "step-00000008: cannot be written: " in last
+    assert last.endswith("the checkpoints before it are whole")
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (flags.run_dir / "checkpoints").iterdir()) == kept
 
 
 def test_a_vocabulary_that_is_not_the_datasets(make_dataset: Callable, tmp_path: Path) -> None:
