@@ -39,6 +39,8 @@ class Trainer:
     Attributes:
         strategy: where the replicas are.
         accumulation_steps: parts that a replica's batch is computed in, one after the other.
+        times_data: whether the wait for batches is measured, which TensorFlow refuses where every
+            operation is to be deterministic.
         heads: the ones that are trained.
         model: the pretraining model.
         optimizer: what updates it.
@@ -57,9 +59,11 @@ class Trainer:
         xla: bool,
         accumulation_steps: int = 1,
         recompute: bool = False,
+        times_data: bool = True,
     ) -> None:
         self.strategy = strategy
         self.accumulation_steps = accumulation_steps
+        self.times_data = times_data
         self.heads = heads
         self.seed = training.seed
         self.schedule = make_schedule(
@@ -122,11 +126,11 @@ class Trainer:
         for _ in tf.range(steps):
             # Not before the last step is done, or the wait for that would be counted.
             with tf.control_dependencies(list(totals.values())):
-                asked = tf.timestamp()
+                asked = self._now()
             with tf.control_dependencies([asked]):
                 batch = next(batches)
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-                data_secs += tf.timestamp() - asked
+                data_secs += self._now() - asked
             sums = self.strategy.run(self._train_replica, args=(batch,))
             sums = {name: self._over_replicas(sums[name]) for name in names}
             if self.loss_scale:
@@ -134,7 +138,13 @@ class Trainer:
             totals = {name: totals[name] + sums[name] for name in totals}
             self.step.assign_add(1)
             self.position.assign_add(1)
-        return {**totals, DATA_SECS: tf.cast(data_secs, tf.float32)}
+        if self.times_data:
+            totals[DATA_SECS] = tf.cast(data_secs, tf.float32)
+        return totals
+
+    def _now(self) -> tf.Tensor:
+        """Return the time in seconds, float64 []; 0 where it is not to be asked."""
+        return tf.timestamp() if self.times_data else tf.zeros([], tf.float64)
 
     @tf.function
     def evaluate(self, batches: Iterator[Batch], count: tf.Tensor) -> Sums:

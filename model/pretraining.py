@@ -66,6 +66,7 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
         xla=options.xla,
         accumulation_steps=parts,
         recompute=options.recompute,
+        times_data=not options.deterministic,
     )
     with workers.lost_ones_named():
         checkpoints = restore_run(options.run_dir, config.training, trainer, workers)

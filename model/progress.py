@@ -23,7 +23,7 @@ def status_line(values: dict[str, float]) -> str:
     shares = [f"masked {values['masked_lm_accuracy']:.1%}"]
     if "next_sentence_accuracy" in values:
         shares.append(f"next {values['next_sentence_accuracy']:.1%}")
-    if values["data_wait_rate"] > NOTEWORTHY_WAIT_RATE:
+    if values.get("data_wait_rate", 0) > NOTEWORTHY_WAIT_RATE:
         shares.append(f"waiting for data {values['data_wait_rate']:.0%}")
     return " · ".join(
         [f"loss {values['loss']:.3f}", *shares, f"rate {values['learning_rate']:.1e}"]

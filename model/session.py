@@ -361,11 +361,14 @@ class Window:
 
     def values(self, step: int) -> dict[str, float]:
         """Return the means, and the learning rate of the update before `step`."""
+        waited = {}
+        if DATA_SECS in self.sums:
+            waited["data_wait_rate"] = self.sums[DATA_SECS] / self.seconds
         return {
             **means(self.sums),
             NORM: self.sums[NORM] / self.steps,
             "padding_rate": 1 - self.sums[REAL_POSITIONS] / (self.steps * self.positions_per_step),
-            "data_wait_rate": self.sums[DATA_SECS] / self.seconds,
+            **waited,
             "learning_rate": float(self.schedule(tf.constant(step - 1))),
         }
 
