@@ -197,3 +197,29 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
         return dataclasses.asdict(self)
+
+
+ClassWeights = Literal["none", "balanced"]
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """What else determines the updates of a run that is tuned for a task.
+
+    Attributes:
+        train_sha256: of the labelled examples, as hexadecimal digits.
+        init: what the weights come from.
+        layer_decay: times which a layer's learning rate is that of the layer above it (Howard &
+            Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2); 1 = the same everywhere.
+        frozen_layers: number of Transformer layers, from below, that stay as they are, and the
+            embeddings with them; 0 = none of both.
+        class_weights: balanced: an example counts by how rare its class is.
+        doc_stride: positions between the starts of two parts of a long passage; 0 = no span task.
+    """
+
+    train_sha256: str
+    init: str
+    layer_decay: float = 1.0
+    frozen_layers: int = 0
+    class_weights: ClassWeights = "none"
+    doc_stride: int = 0

@@ -9,19 +9,11 @@ Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import tensorflow as tf
 
 from model.functions import fused
-from pipeline.schema import Pairing
-
-Head = Literal["masked_lm", "next_sentence"]
-
-
-def heads(pairing: Pairing) -> tuple[Head, ...]:
-    """Return what is trained on a dataset: both heads, or without pairs the masked LM's alone."""
-    return ("masked_lm",) if pairing == "none" else ("masked_lm", "next_sentence")
+from model.tasks import Head
 
 
 def sum_names(trained: Iterable[Head]) -> list[str]:

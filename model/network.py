@@ -1,6 +1,7 @@
-"""The network as functional Keras models: the encoder, and the encoder with its two heads.
+"""The network as functional Keras models: the encoder, and the encoder with its heads.
 
-Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary size.
+Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary size, C outputs of a
+task.
 
 Architecture: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
 """
@@ -20,6 +21,7 @@ from model.layers import (
     WithAttentionScores,
     gelu_tanh,
 )
+from model.tasks import Task
 
 _ACTIVATIONS: dict[str, Any] = {
     "gelu": "gelu",  # Keras's is exact unless asked
@@ -27,6 +29,9 @@ _ACTIVATIONS: dict[str, Any] = {
     "gelu_pytorch_tanh": gelu_tanh,
     "relu": "relu",
 }
+
+TASK_HEAD = "task"
+"""Name of a tuned model's own layer."""
 
 ENCODER_INPUTS = ("input_ids", "input_mask", "segment_ids")
 
@@ -183,8 +188,38 @@ def build_pretraining_model(config: BertConfig) -> keras.Model:
     return PretrainingModel(config)
 
 
+def build_task_model(config: BertConfig, task: Task) -> keras.Model:
+    """Return the encoder with the head of a task: a dense layer after a dropout.
+
+    Its layers are `encoder` and `task`. The head reads the pooled vector, or for an answer at
+    every position the encoder's last vectors, as in google-research/bert (run_classifier.py,
+    run_squad.py).
+
+    Inputs, by name: the encoder's.
+
+    Outputs, by name:
+        task_logits: float32 [B, C], or [B, L, C] for an answer at every position. Scores of the
+            classes; the number of a regression, C = 1; of a span the scores of its start and its
+            end, C = 2.
+    """
+    encoder = build_encoder(config)
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
+    encoded = encoder(inputs)
+    x = encoded["sequence_output" if task.is_per_position else "pooled_output"]
+    x = Dropout(config.hidden_dropout_prob, dtype="float32", name="task_dropout")(x)
+    head = keras.layers.Dense(
+        task.num_outputs, kernel_initializer=_initializer(config), dtype="float32", name=TASK_HEAD
+    )
+    return keras.Model(inputs, {"task_logits": head(x)}, name="tuned")
+
+
+def build_model(config: BertConfig, task: Task | None) -> keras.Model:
+    """Return the model of a task, or without one the pretraining model."""
+    return build_task_model(config, task) if task else build_pretraining_model(config)
+
+
 def recompute_layers(model: keras.Model) -> None:
-    """Let the gradients of a pretraining model's Transformer layers start from their inputs."""
+    """Let the gradients of a model's Transformer layers start from their inputs."""
     for layer in model.get_layer("encoder").layers:
         if isinstance(layer, EncoderLayer):
             layer.recompute = True

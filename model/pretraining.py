@@ -13,15 +13,15 @@ from model.commands import Pretrain
 from model.config import SIZES, BertConfig, Precision, TrainingConfig
 from model.input import corrupt_files_named
 from model.loop import Trainer
-from model.losses import heads
 from model.precision import fastest
 from model.progress import print_result
 from model.run import DatasetFacts, RunConfig, open_run, trained_config
 from model.session import Phase, Session, restore_run
 from model.strategy import Workers, make_strategy
+from model.tasks import heads
 from pipeline.console import notes, results
 from pipeline.errors import InputError
-from pipeline.manifest import Manifest, read_manifest
+from pipeline.manifest import VOCABULARY, Manifest, read_manifest
 from pipeline.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
@@ -44,7 +44,9 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     replicas = strategy.num_replicas_in_sync
     check_batch_size("--batch-size", options.batch_size, replicas, parts)
     config = run_config(options, manifest, second, replicas, fastest(strategy))
-    check_batch_size("--phase2-batch-size", config.training.phase2_batch_size, replicas, parts)
+    training = config.training
+    assert training is not None  # only an imported run has none
+    check_batch_size("--phase2-batch-size", training.phase2_batch_size, replicas, parts)
     workers = Workers(strategy)
     workers.check_same(
         zlib.crc32(config.to_json().encode()),
@@ -53,14 +55,15 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
     if workers.is_chief:
-        open_run(options.run_dir, config, options.dataset)
+        vocabulary = (options.dataset / VOCABULARY).read_bytes()
+        open_run(options.run_dir, config, vocabulary, options.dataset)
     else:
         notes.print(f"{workers}: the first one shows the progress and writes the run")
         notes.quiet = results.quiet = True
     trained = heads(manifest.pairing)
     trainer = Trainer(
         config.model,
-        config.training,
+        training,
         trained,
         strategy,
         xla=options.xla,
@@ -69,14 +72,14 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
         times_data=not options.deterministic,
     )
     with workers.lost_ones_named():
-        checkpoints = restore_run(options.run_dir, config.training, trainer, workers)
-        for phase in phases(options, config.training, manifest, second):
-            if phase.end_step <= trainer.steps_done < config.training.steps:
+        checkpoints = restore_run(options.run_dir, training, trainer, workers)
+        for phase in phases(options, training, manifest, second):
+            if phase.end_step <= trainer.steps_done < training.steps:
                 continue
             if phase.first_step:
                 notes.print(f"second phase: {phase.dataset}", soft_wrap=True)
                 checkpoints.forget_best(phase.first_step)
-            session = Session(options, phase, config.training, trainer, workers, checkpoints)
+            session = Session(options, phase, training, trainer, workers, checkpoints)
             with corrupt_files_named(phase.dataset, phase.manifest):
                 measured = session.train()
     result = {
@@ -147,14 +150,15 @@ def run_config(
     epochs = DEFAULT_EPOCHS if options.epochs is None else options.epochs
     steps = options.steps or math.ceil(epochs * examples / options.batch_size)
     there = trained_config(options.run_dir)
+    before = there.training if there else None
     warmup_steps = options.warmup_steps
     if warmup_steps is None:
         # A run that is given more steps keeps the warm-up it had.
-        warmup_steps = there.training.warmup_steps if there else round(WARMUP_RATE * steps)
+        warmup_steps = before.warmup_steps if before else round(WARMUP_RATE * steps)
     if options.precision != "auto":
         precision = options.precision
-    elif there:
-        precision = there.training.precision
+    elif before:
+        precision = before.precision
     training = TrainingConfig(
         steps=steps,
         batch_size=options.batch_size,
@@ -166,9 +170,10 @@ def run_config(
         schedule=options.schedule,
         precision=precision,
     )
-    facts = DatasetFacts.of(manifest)
+    facts, trained = DatasetFacts.of(manifest), heads(manifest.pairing)
     if second is None:
-        return RunConfig(model_config(options.model, manifest), training, facts)
+        model = model_config(options.model, manifest)
+        return RunConfig(model, training, facts, heads=trained)
     second_facts = DatasetFacts.of(second)
     for name in ("vocab_sha256", "lower_case", "pairing"):
         if getattr(facts, name) != getattr(second_facts, name):
@@ -190,7 +195,8 @@ def run_config(
         phase2_steps=phase2_steps,
         phase2_batch_size=options.phase2_batch_size or max(multiple, share // multiple * multiple),
     )
-    return RunConfig(model_config(options.model, second), training, facts, second_facts)
+    model = model_config(options.model, second)
+    return RunConfig(model, training, facts, second_facts, trained)
 
 
 def model_config(model: str, manifest: Manifest) -> BertConfig:

@@ -8,13 +8,17 @@
 - `curves.png`: the same as a picture
 """
 
+import dataclasses
 import json
 import math
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from model.config import BertConfig, TrainingConfig
+from model.config import BertConfig, TrainingConfig, TuningConfig
+from model.tasks import Head, Task
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.manifest import VOCABULARY, Manifest
@@ -31,22 +35,33 @@ LOGS = "logs"
 CURVES = "curves.png"
 FORMAT = "clozeline-run/1"
 
+Checkpoint = Literal["last", "best"]
+
 
 @dataclass(frozen=True)
-class DatasetFacts:
-    """What a run must know of the dataset it was trained on.
+class TextFacts:
+    """What every run must know of the texts that it takes.
 
     Attributes:
         vocab_sha256: of `vocab.txt`, as hexadecimal digits.
-        lower_case: whether texts were lower-cased and stripped of accents.
-        max_seq_length: L, positions in a record.
-        max_predictions: P, masked positions in a record, used or not.
-        pairing: what a record is made of; without pairs no next sentences are learned.
+        lower_case: whether texts are lower-cased and stripped of accents.
+        max_seq_length: L, positions that an example may have.
     """
 
     vocab_sha256: str
     lower_case: bool
     max_seq_length: int
+
+
+@dataclass(frozen=True)
+class DatasetFacts(TextFacts):
+    """What a pretraining run must know of the dataset it was trained on.
+
+    Attributes:
+        max_predictions: P, masked positions in a record, used or not.
+        pairing: what a record is made of; without pairs no next sentences are learned.
+    """
+
     max_predictions: int
     pairing: Pairing
 
@@ -64,16 +79,33 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The contents of a run's `config.json`."""
+    """The contents of a run's `config.json`.
+
+    Attributes:
+        model: the model's numbers.
+        training: the training's settings; none for a model that was imported.
+        dataset: the facts of the dataset, or of the texts that are not in one.
+        phase2_dataset: of the second phase's dataset.
+        heads: the pretraining heads that are trained.
+        task: what the model was tuned for.
+        tuning: how.
+    """
 
     model: BertConfig
-    training: TrainingConfig
-    dataset: DatasetFacts
+    training: TrainingConfig | None
+    dataset: TextFacts
     phase2_dataset: DatasetFacts | None = None
+    heads: tuple[Head, ...] = ()
+    task: Task | None = None
+    tuning: TuningConfig | None = None
 
     def to_json(self) -> str:
         """Return the text of `config.json`."""
-        parts = {name: vars(part) for name, part in vars(self).items() if part}
+        parts = {
+            name: part if isinstance(part, tuple) else dataclasses.asdict(part)
+            for name, part in vars(self).items()
+            if part
+        }
         return json.dumps({"format": FORMAT, **parts}, indent=1) + "\n"
 
     @classmethod
@@ -87,11 +119,19 @@ class RunConfig:
         parts = json.loads(text)
         if not isinstance(parts, dict) or parts.get("format") != FORMAT:
             raise ValueError(f"not a {FORMAT} config")
+
+        def made(name: str, make: Callable[..., Any]) -> Any:
+            return make(**parts[name]) if name in parts else None
+
+        is_dataset = "pairing" in parts["dataset"]
         return cls(
             BertConfig.from_dict(parts["model"]),
-            TrainingConfig(**parts["training"]),
-            DatasetFacts(**parts["dataset"]),
-            DatasetFacts(**parts["phase2_dataset"]) if "phase2_dataset" in parts else None,
+            made("training", TrainingConfig),
+            made("dataset", DatasetFacts if is_dataset else TextFacts),
+            made("phase2_dataset", DatasetFacts),
+            tuple(parts.get("heads", ())),
+            Task.from_dict(parts["task"]) if "task" in parts else None,
+            made("tuning", TuningConfig),
         )
 
 
@@ -102,31 +142,41 @@ class Run:
     Attributes:
         path: the directory.
         config: the model's numbers.
-        training: the training's settings.
-        dataset: the facts of the last dataset, which has the longest records.
+        training: the training's settings; none of a model that was imported.
+        dataset: the facts of the last dataset, which has the longest records, or of the texts.
         vocabulary: the pieces by id.
+        heads: the pretraining heads that are trained.
+        task: what the model was tuned for.
     """
 
     path: Path
     config: BertConfig
-    training: TrainingConfig
-    dataset: DatasetFacts
+    training: TrainingConfig | None
+    dataset: TextFacts
     vocabulary: Vocabulary
+    heads: tuple[Head, ...] = ()
+    task: Task | None = None
 
-    def load_model(self) -> "keras.Model":
-        """Return the pretraining model with the weights of the latest readable checkpoint.
+    def load_model(self, checkpoint: Checkpoint = "last") -> "keras.Model":
+        """Return the pretraining model, or the tuned one, with a checkpoint's weights.
+
+        Args:
+            checkpoint: the last one that can be read, or the one that was evaluated best.
 
         Raises:
-            InputError: there is no checkpoint, or none can be read.
+            InputError: there is no such checkpoint, or none can be read.
         """
         from model.checkpoints import Checkpoints
-        from model.network import build_pretraining_model, weights_by_name
+        from model.network import build_model, weights_by_name
 
-        model = build_pretraining_model(self.config)
+        model = build_model(self.config, self.task)
         checkpoints = Checkpoints(self.path / CHECKPOINTS, writes=False)
-        if checkpoints.restore({"model": weights_by_name(model)}) is None:
+        state = {"model": weights_by_name(model)}
+        if checkpoint == "best":
+            checkpoints.restore_best(state)
+        elif checkpoints.restore(state) is None:
             raise InputError(
-                f"{self.path}: no checkpoint yet; train it further with clozeline pretrain"
+                f"{self.path}: no checkpoint yet; start the command that makes it again"
             )
         return model
 
@@ -148,7 +198,7 @@ def load_run(path: Path) -> Run:
             "copy the dataset's there again"
         )
     dataset = config.phase2_dataset or config.dataset
-    return Run(path, config.model, config.training, dataset, vocabulary)
+    return Run(path, config.model, config.training, dataset, vocabulary, config.heads, config.task)
 
 
 def read_config(path: Path) -> RunConfig | None:
@@ -179,46 +229,87 @@ def trained_config(path: Path) -> RunConfig | None:
     return read_config(path) if any((path / CHECKPOINTS).glob("step-*")) else None
 
 
-def open_run(path: Path, config: RunConfig, dataset: Path) -> None:
+def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[str, Any]) -> None:
+    """Make a run of weights that come from elsewhere: its checkpoint is of step 0.
+
+    Args:
+        path: the directory; it appears when it is whole.
+        config: what the run says of itself.
+        vocabulary: the bytes of `vocab.txt`.
+        weights: variables, by the names that `model.network.weights_by_name` gives.
+
+    Raises:
+        InputError: there is something already.
+    """
+    from model.checkpoints import Checkpoints
+
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: is there already; give another --run, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
+        made = Path(temporary) / "run"
+        made.mkdir()
+        (made / VOCABULARY).write_bytes(vocabulary)
+        (made / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        checkpoints = Checkpoints(made / CHECKPOINTS)
+        checkpoints.save(0, {"model": weights})
+        checkpoints.wait()
+        made.rename(path)
+
+
+def open_run(path: Path, config: RunConfig, vocabulary: bytes, data: Path) -> None:
     """Make the run's directory, or check that the one that is there may go on with this config.
 
     The number of steps may change from one start to the next; nothing else that decides on the
     sequence of updates may.
+
+    Args:
+        path: the directory.
+        config: what the run is about to be.
+        vocabulary: the bytes of `vocab.txt`.
+        data: what it is to be trained on, for messages.
 
     Raises:
         InputError: the run was trained with another model, vocabulary or setting.
     """
     there = trained_config(path)
     if there is not None:
-        _check_same(path, there, config, dataset)
-    vocabulary = (dataset / VOCABULARY).read_bytes()
+        _check_same(path, there, config, data)
     path.mkdir(parents=True, exist_ok=True)
     write_atomically(path / VOCABULARY, vocabulary)
     write_atomically(path / CONFIG, config.to_json().encode())
 
 
-def _check_same(path: Path, there: RunConfig, config: RunConfig, dataset: Path) -> None:
+def _check_same(path: Path, there: RunConfig, config: RunConfig, data: Path) -> None:
     """Raise `InputError` on the first difference that keeps a run from going on."""
     new = "start a new run with another --run"
+    if there.training is None or (there.task is None) != (config.task is None):
+        is_tuned = "tuned for a task" if there.task else "pretrained"
+        kind = is_tuned if there.training else "imported"
+        raise InputError(f"{path} has been {kind}; give it as --init, and {new}")
     if there.dataset.vocab_sha256 != config.dataset.vocab_sha256:
         raise InputError(
-            f"{dataset} has another vocabulary ({_short(config.dataset.vocab_sha256)}) than {path} "
+            f"{data} has another vocabulary ({_short(config.dataset.vocab_sha256)}) than {path} "
             f"was trained with ({_short(there.dataset.vocab_sha256)}); {new}"
         )
     may_change = {"steps"}
-    parts = ["model", "dataset", "training"]
+    parts = ["model", "dataset", "training", "task", "tuning"]
     if there.phase2_dataset:
         parts.append("phase2_dataset")
     else:
         may_change |= {"phase2_steps", "phase2_batch_size"}  # it may be given a second phase now
     for part in parts:
-        before, now = vars(getattr(there, part)), vars(getattr(config, part))
+        before, now = (_fields(getattr(of, part)) for of in (there, config))
         for name, value in now.items():
             if before[name] != value and not (part == "training" and name in may_change):
                 raise InputError(
                     f"{path} was started with {part} {name} {before[name]}, not {value}; "
                     f"give the same again, or {new}"
                 )
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    return vars(part) if part else {}
 
 
 def _short(sha256: str) -> str:

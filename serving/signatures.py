@@ -56,7 +56,7 @@ class TextModel(tf.Module):
         self._pieces = tf.constant(vocabulary.pieces)
         self._vocabulary = vocabulary
         self._max_seq_length = run.dataset.max_seq_length
-        self._knows_pairs = run.dataset.pairing != "none"
+        self._knows_pairs = "next_sentence" in run.heads
 
     def signatures(self) -> dict[str, Any]:
         """Return the function of each signature by name: what the run has learned to do."""

@@ -20,8 +20,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from model.config import BertConfig, Precision, TrainingConfig  # noqa: E402
 from model.input import eval_batches, train_batches  # noqa: E402
 from model.loop import DATA_SECS, Trainer, distribute  # noqa: E402
-from model.losses import heads  # noqa: E402
 from model.strategy import make_strategy  # noqa: E402
+from model.tasks import heads  # noqa: E402
 from pipeline.manifest import read_manifest  # noqa: E402
 
 STEPS = 4

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
 from model.loop import Trainer
-from model.losses import heads
 from model.network import build_pretraining_model, weights_by_name, with_intermediates
 from model.strategy import make_strategy
+from model.tasks import heads
 
 GOLDEN: dict[str, np.ndarray] = dict(np.load(Path(__file__).parent.parent / "golden" / "bert.npz"))
 STEPS = len(GOLDEN["losses"])

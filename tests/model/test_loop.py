@@ -16,8 +16,8 @@ import tensorflow as tf
 from model.config import BertConfig, TrainingConfig
 from model.input import train_batches
 from model.loop import LossScale, Trainer
-from model.losses import heads
 from model.strategy import make_strategy
+from model.tasks import heads
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
 

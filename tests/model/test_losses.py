@@ -9,11 +9,11 @@ from model.losses import (
     batch_weights,
     cross_entropy,
     global_loss,
-    heads,
     means,
     pretraining_sums,
     sum_names,
 )
+from model.tasks import heads
 
 
 def test_cross_entropy_by_hand() -> None:

@@ -101,7 +101,8 @@ def test_result_and_run(options: Options, small_config: BertConfig) -> None:
 
 def test_the_loaded_model_is_the_evaluated_one(options: Options, dataset: Path) -> None:
     from model.input import eval_batches
-    from model.losses import heads, means, pretraining_sums
+    from model.losses import means, pretraining_sums
+    from model.tasks import heads
 
     result = options().run()
     model = load_run(Path(result["run"])).load_model()

@@ -4,28 +4,45 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from model.config import BertConfig, TrainingConfig
-from model.run import DatasetFacts, Metrics, RunConfig, load_run, open_run, read_config
+from model.config import BertConfig, TrainingConfig, TuningConfig
+from model.network import ENCODER_INPUTS, build_model, weights_by_name
+from model.run import (
+    DatasetFacts,
+    Metrics,
+    RunConfig,
+    TextFacts,
+    load_run,
+    open_run,
+    read_config,
+    write_run,
+)
+from model.tasks import Task
 from pipeline.errors import InputError
-from pipeline.manifest import read_manifest
+from pipeline.manifest import read_manifest, sha256
 
 TRAINING = TrainingConfig(
     steps=9, batch_size=8, learning_rate=0.5, warmup_steps=3, weight_decay=0.25, seed=6
 )
 
 
+def vocabulary(dataset: Path) -> bytes:
+    return (dataset / "vocab.txt").read_bytes()
+
+
 @pytest.fixture
 def config(small_config: BertConfig, dataset: Path) -> RunConfig:
-    return RunConfig(small_config, TRAINING, DatasetFacts.of(read_manifest(dataset)))
+    facts = DatasetFacts.of(read_manifest(dataset))
+    return RunConfig(small_config, TRAINING, facts, heads=("masked_lm", "next_sentence"))
 
 
 @pytest.fixture
 def run(tmp_path: Path, config: RunConfig, dataset: Path) -> Path:
     """A run that was opened and has a checkpoint's directory."""
     path = tmp_path / "run"
-    open_run(path, config, dataset)
+    open_run(path, config, vocabulary(dataset), dataset)
     (path / "checkpoints" / "step-00000005").mkdir(parents=True)
     return path
 
@@ -44,7 +61,8 @@ def test_config_round_trip(run: Path, config: RunConfig) -> None:
 
 def test_load_run(run: Path, config: RunConfig, dataset: Path) -> None:
     loaded = load_run(run)
-    assert (loaded.config, loaded.training, loaded.dataset, None) == tuple(vars(config).values())
+    assert (loaded.config, loaded.training, loaded.dataset) == tuple(vars(config).values())[:3]
+    assert (loaded.heads, loaded.task) == (("masked_lm", "next_sentence"), None)
     assert loaded.vocabulary.pieces[5] == "word0"
     assert (run / "vocab.txt").read_bytes() == (dataset / "vocab.txt").read_bytes()
 
@@ -55,7 +73,7 @@ def test_no_temporary_file_is_left(run: Path) -> None:
 
 def test_more_steps_are_allowed(run: Path, config: RunConfig, dataset: Path) -> None:
     longer = dataclasses.replace(config, training=dataclasses.replace(TRAINING, steps=99))
-    open_run(run, longer, dataset)
+    open_run(run, longer, vocabulary(dataset), dataset)
     assert load_run(run).training.steps == 99
 
 
@@ -74,7 +92,7 @@ def test_other_settings_are_refused(
     before = (run / "config.json").read_text()
     changed = dataclasses.replace(getattr(config, part), **change)
     with pytest.raises(InputError, match=message):
-        open_run(run, dataclasses.replace(config, **{part: changed}), dataset)
+        open_run(run, dataclasses.replace(config, **{part: changed}), vocabulary(dataset), dataset)
     assert (run / "config.json").read_text() == before
 
 
@@ -83,7 +101,7 @@ def test_a_run_without_a_checkpoint_may_start_with_anything(
 ) -> None:
     (run / "checkpoints" / "step-00000005").rmdir()
     other = dataclasses.replace(config, training=dataclasses.replace(TRAINING, seed=7))
-    open_run(run, other, dataset)
+    open_run(run, other, vocabulary(dataset), dataset)
     assert load_run(run).training.seed == 7
 
 
@@ -106,9 +124,68 @@ def test_another_vocabulary_in_the_run(run: Path) -> None:
         load_run(run)
 
 
+def test_imported_run(tmp_path: Path, small_config: BertConfig, dataset: Path) -> None:
+    facts = TextFacts(sha256(vocabulary(dataset)), lower_case=False, max_seq_length=11)
+    config = RunConfig(small_config, None, facts, heads=("masked_lm",))
+    model = build_model(small_config, None)
+    write_run(tmp_path / "run", config, vocabulary(dataset), weights_by_name(model))
+    loaded = load_run(tmp_path / "run")
+    assert (loaded.training, loaded.dataset, loaded.heads) == (None, facts, ("masked_lm",))
+    for weight, before in zip(loaded.load_model().weights, model.weights, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with pytest.raises(InputError, match="is there already; give another --run"):
+        write_run(tmp_path / "run", config, vocabulary(dataset), weights_by_name(model))
+    trained = dataclasses.replace(config, training=TRAINING)
+    with pytest.raises(InputError, match="has been imported; give it as --init"):
+        open_run(tmp_path / "run", trained, vocabulary(dataset), dataset)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape"),
+    [
+        (Task("single", ("no", "yes", "both"), takes_pairs=False), (5, 3)),
+        (Task("regression", (), takes_pairs=True), (5, 1)),
+        (Task("tagging", ("O", "B-x", "I-x", "B-y"), takes_pairs=False), (5, 7, 4)),
+        (Task("span", (), takes_pairs=True), (5, 7, 2)),
+    ],
+)
+def test_tuned_run(
+    tmp_path: Path, small_config: BertConfig, dataset: Path, task: Task, shape: tuple[int, ...]
+) -> None:
+    facts = TextFacts(sha256(vocabulary(dataset)), lower_case=True, max_seq_length=9)
+    tuning = TuningConfig("cafe", "a run", layer_decay=0.9, frozen_layers=1)
+    config = RunConfig(small_config, TRAINING, facts, task=task, tuning=tuning)
+    model = build_model(small_config, task)
+    write_run(tmp_path / "run", config, vocabulary(dataset), weights_by_name(model))
+    assert read_config(tmp_path / "run") == config
+    loaded = load_run(tmp_path / "run")
+    assert (loaded.task, loaded.heads) == (task, ())
+    features = {name: np.ones((5, 7), np.int32) for name in ENCODER_INPUTS}
+    expected = model(features)["task_logits"]
+    assert expected.shape == shape
+    np.testing.assert_array_equal(loaded.load_model()(features)["task_logits"], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("pairs", ("a",), True), "kind must be one of single, pair"),
+        (("single", (), False), "a single task has different labels, received"),
+        (("single", ("a", "a"), False), "different labels"),
+        (("span", ("a",), True), "a span task has no labels"),
+        (("pair", ("a", "b"), False), "takes_pairs must be True for pair"),
+        (("tagging", ("a", "b"), True), "takes_pairs must be False for tagging"),
+    ],
+)
+def test_tasks_that_cannot_be(settings: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Task(*settings)
+
+
 def test_no_weights_yet(run: Path) -> None:
     (run / "checkpoints" / "step-00000005").rmdir()
-    with pytest.raises(InputError, match="no checkpoint yet; train it further with clozeline"):
+    with pytest.raises(InputError, match="no checkpoint yet; start the command that makes it"):
         load_run(run).load_model()
 
 
