@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pipeline.console import import_quietly, table
+from pipeline.errors import InputError
 from pipeline.schema import MASK
-from serving.client import Client, GrpcClient
+from serving.client import Client, GrpcClient, ServerError
 
 
 def signature_for(texts: Sequence[str]) -> str:
@@ -33,7 +34,15 @@ def ask(server: str, model: str, texts: Sequence[str], *, over_grpc: bool) -> di
     client: Client | GrpcClient = GrpcClient(server) if over_grpc else Client(f"http://{server}")
     signature = signature_for(texts)
     inputs = {name: [text] for name, text in zip(("text", "text_pair"), texts, strict=False)}
-    outputs = client.predict(model, inputs, signature)
+    try:
+        outputs = client.predict(model, inputs, signature)
+    except ServerError as error:
+        if "Servable not found" in str(error):
+            raise InputError(
+                f"--model {model}: not served at {server} ({error}); "
+                "the name is that of a folder under serve's --models"
+            ) from error
+        raise
     return {"signature": signature} | {
         name: _plain(np.asarray(values)[0]) for name, values in outputs.items()
     }

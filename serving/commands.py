@@ -8,6 +8,7 @@ import tyro
 
 from pipeline.commands import Command, InputGlobs, check_range
 from pipeline.errors import InputError
+from serving.addresses import checked_address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,10 @@ class Query(Command):
         """Check what the types do not say.
 
         Raises:
-            InputError: no text, or more than two.
+            InputError: no text, or more than two; an address that cannot be one.
         """
+        if self.server is not None:
+            checked_address("--server", self.server)
         if not 1 <= len(self.text) <= 2:
             raise InputError(f"TEXT: expected one or two texts, got {len(self.text)}")
 

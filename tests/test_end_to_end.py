@@ -114,7 +114,7 @@ def test_wrong_questions_are_one_line(ports: tuple[int, int]) -> None:
     server = f"127.0.0.1:{ports[0]}"
     unknown = clozeline("query", "--model", "nope", "--server", server, "text", code=2)
     assert len(unknown.stderr.splitlines()) == 1
-    assert "nope" in unknown.stderr
+    assert f"--model nope: not served at {server} (Servable not found" in unknown.stderr
 
 
 def test_nothing_answers() -> None:

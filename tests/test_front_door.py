@@ -159,3 +159,9 @@ def test_imports_run_one_way() -> None:
             capture_output=True, text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
         )  # fmt: skip
         assert done.returncode == 0, f"{room}: {done.stderr[-500:]}"
+
+
+def test_query_of_a_malformed_server(capsys: pytest.CaptureFixture[str]) -> None:
+    for server in ("[::1", "http://127.0.0.1:8501"):
+        error = error_of(capsys, "query", "--model", "m", "--server", server, "text")
+        assert f"--server '{server}': expected HOST:PORT" in error

@@ -11,6 +11,7 @@ import uvicorn
 
 from pipeline.console import notes
 from pipeline.errors import InputError
+from serving.addresses import joined
 from serving.server.grpc_api import grpc_server
 from serving.server.limits import Limits
 from serving.server.models import Repository, model_dirs, saved_model_loader
@@ -36,11 +37,13 @@ class ModelServer:
         runner = Runner(limits.max_concurrent_runs)
         self.host = host
         self.repository = Repository(models, saved_model_loader(runner, limits.max_message_bytes))
-        self._socket = _bound_socket(host, rest_port)
+        self._socket = _bound_socket(host, rest_port, "--rest-port")
         self.rest_port = self._socket.getsockname()[1]
         try:
+            # gRPC would print lines of its own about a port that is taken.
+            _bound_socket(host, grpc_port, "--grpc-port").close()
             self._grpc, self.grpc_port = grpc_server(
-                self.repository, runner, limits, address(host, grpc_port)
+                self.repository, runner, limits, joined(host, grpc_port)
             )
             self.served = self.repository.load_all()
         except BaseException:
@@ -65,7 +68,7 @@ class ModelServer:
         except OSError as error:
             self._socket.close()
             self._grpc.stop(None)
-            raise _port_in_use(self.host, self.rest_port) from error
+            raise _port_in_use("--rest-port", self.host, self.rest_port) from error
         self._grpc.start()
         self._rest_thread.start()
         while self._rest_thread.is_alive() and not self._rest.started:
@@ -108,8 +111,8 @@ def serve(models: Path, host: str, rest_port: int, grpc_port: int) -> None:
         server.start()
         for servable in server.served:
             notes.out(f"{servable.name} version {servable.version}")
-        notes.out(f"REST at http://{address(host, server.rest_port)}")
-        notes.out(f"gRPC at {address(host, server.grpc_port)}")
+        notes.out(f"REST at http://{joined(host, server.rest_port)}")
+        notes.out(f"gRPC at {joined(host, server.grpc_port)}")
         stopping.wait()
         server.stop()
     finally:
@@ -117,12 +120,7 @@ def serve(models: Path, host: str, rest_port: int, grpc_port: int) -> None:
             signal.signal(number, handler)
 
 
-def address(host: str, port: int) -> str:
-    """Return HOST:PORT, with brackets around an IPv6 host."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _bound_socket(host: str, port: int) -> socket.socket:
+def _bound_socket(host: str, port: int, flag: str) -> socket.socket:
     """Return a TCP socket that has the port but does not listen yet.
 
     Clients are refused until the models are loaded, as by TensorFlow Serving.
@@ -131,7 +129,7 @@ def _bound_socket(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, where = found[0]
     except (socket.gaierror, OverflowError) as error:
-        raise InputError(f"--host {host} --rest-port {port}: {error}") from error
+        raise InputError(f"--host {host} {flag} {port}: {error}") from error
     # With its protocol named: asyncio sets TCP_NODELAY only then, without which answers wait 40 ms.
     bound = socket.socket(family, kind, protocol)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -139,13 +137,13 @@ def _bound_socket(host: str, port: int) -> socket.socket:
         bound.bind(where)
     except (OSError, OverflowError) as error:
         bound.close()
-        raise _port_in_use(host, port) from error
+        raise _port_in_use(flag, host, port) from error
     return bound
 
 
-def _port_in_use(host: str, port: int) -> InputError:
-    where = address(host, port)
-    return InputError(f"--rest-port: cannot listen at {where}; is it in use? choose another port")
+def _port_in_use(flag: str, host: str, port: int) -> InputError:
+    where = joined(host, port)
+    return InputError(f"{flag}: cannot listen at {where}; is it in use? choose another port")
 
 
 def _uvicorn_config(app: object, limits: Limits) -> uvicorn.Config:

@@ -16,8 +16,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from pipeline.errors import InputError
+from serving.addresses import checked_address, joined
 from serving.server.limits import Limits
-from serving.server.main import ModelServer, _bound_socket, address, serve
+from serving.server.main import ModelServer, _bound_socket, serve
 from serving.server.predict import Runner
 
 HOST = "127.0.0.1"
@@ -182,12 +183,13 @@ def test_ports_in_use(models):
             ModelServer(models, HOST, 0, port)
 
 
-def test_two_servers_do_not_share_a_grpc_port(models):
+def test_two_servers_do_not_share_a_grpc_port(models, capfd):
     first = ModelServer(models, HOST, 0, 0)
     first.start()
     with pytest.raises(InputError, match="--grpc-port: cannot listen at"):
         ModelServer(models, HOST, 0, first.grpc_port)
     first.stop()
+    assert capfd.readouterr().err == ""  # gRPC's own lines
 
 
 def test_port_taken_while_the_models_load(models):
@@ -217,10 +219,21 @@ def test_nothing_listens_before_the_models_are_loaded(models):
 
 def test_answers_do_not_wait_for_acknowledgements():
     # asyncio sets TCP_NODELAY only on sockets that name their protocol.
-    with _bound_socket(HOST, 0) as bound:
+    with _bound_socket(HOST, 0, "--rest-port") as bound:
         assert bound.proto == socket.IPPROTO_TCP
 
 
 def test_addresses():
-    assert address("::1", 80) == "[::1]:80"
-    assert address("localhost", 80) == "localhost:80"
+    assert joined("::1", 80) == "[::1]:80"
+    assert joined("localhost", 80) == "localhost:80"
+    for good in ("localhost:1", "[::1]:80", "10.0.0.1:65535", "a-b.example:8500"):
+        assert checked_address("--server", good) == good
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "h", ":80", "h:", "h:0", "h:65536", "http://h:80", "a b:80", "[::1", "::1:80", "h:8x"],
+)
+def test_malformed_addresses(bad):
+    with pytest.raises(InputError, match=r"--server '.*': expected HOST:PORT, such as"):
+        checked_address("--server", bad)

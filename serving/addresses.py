@@ -1,0 +1,25 @@
+"""HOST:PORT as people type it."""
+
+import re
+
+from pipeline.errors import InputError
+
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@\[\]]+):(?P<port>[0-9]{1,5})")
+MAX_PORT = 65535
+
+
+def checked_address(flag: str, text: str) -> str:
+    """Return `text` if it is HOST:PORT, with brackets around an IPv6 host.
+
+    Raises:
+        InputError: it is not.
+    """
+    found = _ADDRESS.fullmatch(text)
+    if not found or not 1 <= int(found["port"]) <= MAX_PORT:
+        raise InputError(f"{flag} {text!r}: expected HOST:PORT, such as 127.0.0.1:8501")
+    return text
+
+
+def joined(host: str, port: int) -> str:
+    """Return HOST:PORT, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
