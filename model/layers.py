@@ -203,8 +203,38 @@ class EncoderLayer(keras.layers.Layer):
         nothing_dropped = {"state": tf.zeros([2], tf.int64), "rate": 0.0}
         return x, functions.attention_weights(scores, padding_mask, **nothing_dropped)
 
+    def inside(self, inputs: Any, padding_mask: Any) -> dict[str, tf.Tensor]:
+        """Return what the layer computes on its way to its output, outside of training.
+
+        Args:
+            inputs: float [B, L, H].
+            padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+
+        Returns:
+            queries: float [B, N, L, D], divided by √D.
+            keys: float [B, N, L, D].
+            values: float [B, N, L, D].
+            scores: float [B, N, L, L]. Products of queries and keys.
+            weights: float [B, N, L, L]. Share of each position (last axis) in what is gathered.
+            gathered: float [B, N, L, D]. What each head gathers.
+            concatenated: float [B, L, H]. The same, heads side by side.
+            attended: float [B, L, H]. What closes the attention block.
+            intermediate: float [B, L, I]. The wide vectors of the feed-forward block.
+            output: float [B, L, H].
+        """
+        seen: dict[str, tf.Tensor] = {}
+        inputs = tf.cast(inputs, self.product_dtype)
+        nothing_dropped = [tf.zeros([2], tf.int64)] * 3
+        self._compute(inputs, padding_mask, *nothing_dropped, rates=[0.0] * 3, seen=seen)
+        return seen
+
     def _compute(
-        self, inputs: tf.Tensor, padding_mask: tf.Tensor, *states: tf.Tensor, rates: list[float]
+        self,
+        inputs: tf.Tensor,
+        padding_mask: tf.Tensor,
+        *states: tf.Tensor,
+        rates: list[float],
+        seen: dict[str, tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the layer's output [B, L, H] and the scores of positions [B, N, L, L].
 
@@ -213,13 +243,14 @@ class EncoderLayer(keras.layers.Layer):
             padding_mask: int32 [B, L].
             states: of the dropouts: of attention weights, of both blocks' outputs.
             rates: of the same.
+            seen: takes what `inside` returns, if it is given.
         """
-        attended, scores = self._attend(inputs, padding_mask, states[0], rates[0])
-        output = self._attention.output_dense
-        kernel = tf.reshape(output.kernel, [-1, inputs.shape[-1]])
+        concatenated, scores = self._attend(inputs, padding_mask, states[0], rates[0], seen)
+        dense = self._attention.output_dense
+        kernel = tf.reshape(dense.kernel, [-1, inputs.shape[-1]])
         x = self._close(
-            product(attended, kernel),
-            output.bias,
+            product(concatenated, kernel),
+            dense.bias,
             inputs,
             self._attention_norm,
             states[1],
@@ -230,12 +261,19 @@ class EncoderLayer(keras.layers.Layer):
             tf.convert_to_tensor(self._intermediate.bias),
             activation=self.activation,
         )
-        inner = product(inner, self._output.kernel)
-        x = self._close(inner, self._output.bias, x, self._output_norm, states[2], rates[2])
-        return x, scores
+        narrow = product(inner, self._output.kernel)
+        output = self._close(narrow, self._output.bias, x, self._output_norm, states[2], rates[2])
+        if seen is not None:
+            seen.update(attended=x, intermediate=inner, output=output)
+        return output, scores
 
     def _attend(
-        self, inputs: tf.Tensor, padding_mask: tf.Tensor, state: tf.Tensor, rate: float
+        self,
+        inputs: tf.Tensor,
+        padding_mask: tf.Tensor,
+        state: tf.Tensor,
+        rate: float,
+        seen: dict[str, tf.Tensor] | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what all heads gather, [B, L, H], and the scores of positions [B, N, L, L]."""
         attention = self._attention
@@ -248,7 +286,12 @@ class EncoderLayer(keras.layers.Layer):
         )
         scores = tf.matmul(queries, keys, transpose_b=True)
         weights = functions.attention_weights(scores, padding_mask, state, rate=rate)
-        return functions.merge_heads(tf.matmul(weights, values)), scores
+        gathered = tf.matmul(weights, values)
+        concatenated = functions.merge_heads(gathered)
+        if seen is not None:
+            seen.update(queries=queries, keys=keys, values=values, scores=scores)
+            seen.update(weights=weights, gathered=gathered, concatenated=concatenated)
+        return concatenated, scores
 
     def _close(
         self,

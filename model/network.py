@@ -133,6 +133,29 @@ def with_intermediates(encoder: keras.Model) -> keras.Model:
     return keras.Model(encoder.input, outputs, name="encoder_with_intermediates")
 
 
+def from_token_vectors(encoder: keras.Model) -> keras.Model:
+    """Return a model of an encoder's own layers that starts from vectors instead of pieces.
+
+    Inputs, by name: the encoder's but `input_ids`, and
+        token_vectors: float32 [B, L, H]. What the token embedding gives for pieces, or anything.
+
+    Outputs, by name: the encoder's.
+    """
+    size = encoder.get_layer("token_embedding").output.shape[-1]
+    inputs = {name: encoder.input[name] for name in ("input_mask", "segment_ids")}
+    inputs["token_vectors"] = tokens = keras.Input((None, size), name="token_vectors")
+    positions = encoder.get_layer("position_embedding")(tokens)
+    segments = encoder.get_layer("segment_embedding")(inputs["segment_ids"])
+    x = encoder.get_layer("embeddings_add")((tokens, positions, segments))
+    x = encoder.get_layer("embeddings_layer_norm")(x)
+    for layer in encoder.layers:
+        if isinstance(layer, EncoderLayer):
+            x = layer(x, padding_mask=inputs["input_mask"])
+    pooled = encoder.get_layer("pooled_dense")(x[:, 0, :])
+    outputs = {"sequence_output": x, "pooled_output": pooled}
+    return keras.Model(inputs, outputs, name="encoder_from_token_vectors")
+
+
 @keras.saving.register_keras_serializable(package="clozeline")
 class PretrainingModel(keras.Model):
     """The functional model of `build_pretraining_model`, which saves its config, not its graph.

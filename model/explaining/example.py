@@ -1,0 +1,133 @@
+"""One text or pair as a model reads it: pieces, ids, segments, and the text of each piece."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from model.run import Run
+from pipeline.errors import InputError
+from pipeline.schema import CLS, JOINER, MASK, SEP
+from pipeline.tokenizer import Tokenizer, build_tokenizer, normalize
+
+
+@dataclass(frozen=True)
+class Example:
+    """What goes into a model.
+
+    Attributes:
+        pieces: [CLS] A [SEP] or [CLS] A [SEP] B [SEP], L of them.
+        written: the text that each piece stands for; it differs where a piece is [UNK].
+        input_ids: int32 [L]. The pieces' ids.
+        segment_ids: int32 [L]. 0 = [CLS] A [SEP], 1 = B [SEP].
+        is_special: bool [L]. [CLS], [SEP] and [MASK].
+        cut_pieces: pieces that did not fit and were left out.
+    """
+
+    pieces: tuple[str, ...]
+    written: tuple[str, ...]
+    input_ids: np.ndarray
+    segment_ids: np.ndarray
+    is_special: np.ndarray
+    cut_pieces: int
+
+    def __len__(self) -> int:
+        """Return L."""
+        return len(self.pieces)
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether there are two texts."""
+        return bool(self.segment_ids.any())
+
+    @property
+    def masks(self) -> list[int]:
+        """Positions of [MASK]."""
+        return [i for i, piece in enumerate(self.pieces) if piece == MASK and self.is_special[i]]
+
+    @cached_property
+    def words(self) -> list[list[int]]:
+        """Positions by word: a piece that continues a word is with the one before it."""
+        words: list[list[int]] = []
+        for position, piece in enumerate(self.pieces):
+            if piece.startswith(JOINER) and len(piece) > len(JOINER):
+                words[-1].append(position)
+            else:
+                words.append([position])
+        return words
+
+    def features(self) -> dict[str, Any]:
+        """Return the encoder's inputs by name, a batch of one: int32 [1, L] each."""
+        import tensorflow as tf
+
+        rows = {
+            "input_ids": self.input_ids,
+            "input_mask": np.ones_like(self.input_ids),
+            "segment_ids": self.segment_ids,
+        }
+        return {name: tf.constant(row[np.newaxis], tf.int32) for name, row in rows.items()}
+
+
+def read_example(run: Run, texts: Sequence[str]) -> Example:
+    """Return one text, or two, as a run's model reads them; what does not fit is cut off.
+
+    Raises:
+        InputError: a text is empty, or the run takes another number of texts.
+    """
+    _check_number(run, len(texts))
+    tokenizer = build_tokenizer(run.vocabulary.pieces, lower_case=run.dataset.lower_case)
+    parts = [_pieces_of(run, tokenizer, text) for text in texts]
+    for text, part in zip(texts, parts, strict=True):
+        if not part:
+            raise InputError(f"TEXT {text!r}: has no word in it; give a sentence")
+    kept = _trimmed([len(part) for part in parts], run.dataset.max_seq_length - 1 - len(parts))
+    rows = [(run.vocabulary.cls_id, CLS, 0)]
+    for segment, (part, length) in enumerate(zip(parts, kept, strict=True)):
+        rows += [(piece, written, segment) for piece, written in part[:length]]
+        rows.append((run.vocabulary.sep_id, SEP, segment))
+    ids, written, segments = zip(*rows, strict=True)
+    special = [run.vocabulary.cls_id, run.vocabulary.sep_id, run.vocabulary.mask_id]
+    return Example(
+        pieces=tuple(run.vocabulary.pieces[index] for index in ids),
+        written=written,
+        input_ids=np.array(ids, np.int32),
+        segment_ids=np.array(segments, np.int32),
+        is_special=np.isin(ids, special),
+        cut_pieces=sum(map(len, parts)) - sum(kept),
+    )
+
+
+def _check_number(run: Run, texts: int) -> None:
+    """Raise `InputError` where a run has not learned to read that many texts at once."""
+    if run.task is not None and run.task.takes_pairs != (texts == 2):
+        takes = "two texts" if run.task.takes_pairs else "one text"
+        raise InputError(f"TEXT_PAIR: {run.path} takes {takes}; give {takes}")
+    if run.heads == ("masked_lm",) and texts == 2:
+        raise InputError(f"TEXT_PAIR: {run.path} was trained on single texts; give one text")
+
+
+def _pieces_of(run: Run, tokenizer: Tokenizer, text: str) -> list[tuple[int, str]]:
+    """Return the id and the text of every piece; `[MASK]` is one piece."""
+    import tensorflow as tf
+
+    found: list[tuple[int, str]] = []
+    for index, part in enumerate(text.split(MASK)):
+        if index:
+            found.append((run.vocabulary.mask_id, MASK))
+        clean = normalize(tf.constant([part]), lower_case=run.dataset.lower_case)
+        ids, begins, ends = tokenizer.wordpiece.tokenize_with_offsets(clean)
+        data = clean[0].numpy()
+        where = zip(ids[0].numpy(), begins[0].numpy(), ends[0].numpy(), strict=True)
+        found += [(int(piece), data[begin:end].decode("utf-8")) for piece, begin, end in where]
+    return found
+
+
+def _trimmed(lengths: list[int], room: int) -> list[int]:
+    """Return how many pieces of each text are kept, as the exported model keeps them."""
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    pieces = [tf.RaggedTensor.from_row_lengths(tf.range(n), [n]) for n in lengths]
+    return [int(kept.row_lengths()[0]) for kept in tf_text.RoundRobinTrimmer(room).trim(pieces)]
