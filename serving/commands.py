@@ -42,7 +42,8 @@ class Serve(Command):
     """
 
     models: Path
-    """Folder of models: NAME/VERSION/saved_model.pb."""
+    """Folder of models, NAME/VERSION/saved_model.pb; or a `models.config` of TensorFlow Serving,
+    which names folders, which versions are served, and labels of versions."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 opens the server to the network."""
     rest_port: int = 8501
@@ -51,13 +52,21 @@ class Serve(Command):
     """Port of the gRPC API; 0 takes a free one."""
     embedded: bool = False
     """Run the embedded server even where `tensorflow_model_server` is installed."""
+    batching: bool = True
+    """Run requests that wait together, up to 32 rows at a time; a lone request does not wait."""
+    batching_config: Path | None = None
+    """Batching parameters file of TensorFlow Serving, for other bounds."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
 
         Raises:
-            InputError: a port that cannot be one.
+            InputError: a port that cannot be one, no host, or flags that contradict each other.
         """
+        if not self.host:
+            raise InputError("--host: expected an address; 0.0.0.0 means all of them")
+        if self.batching_config and not self.batching:
+            raise InputError("--no-batching and --batching-config contradict each other")
         check_range("--rest-port", self.rest_port, 0, 65535)
         check_range("--grpc-port", self.grpc_port, 0, 65535)
 
@@ -65,7 +74,15 @@ class Serve(Command):
         """Serve until interrupted."""
         from serving.launch import serve_models
 
-        serve_models(self.models, self.host, self.rest_port, self.grpc_port, embedded=self.embedded)
+        serve_models(
+            self.models,
+            self.host,
+            self.rest_port,
+            self.grpc_port,
+            embedded=self.embedded,
+            batching=self.batching,
+            batching_config=self.batching_config,
+        )
         return {}
 
 

@@ -11,57 +11,89 @@ from pipeline.errors import InputError
 REAL_SERVER = "tensorflow_model_server"
 
 
+_METRICS_PATH = "/monitoring/prometheus/metrics"
+
+
 def serve_models(
-    models: Path, host: str, rest_port: int, grpc_port: int, *, embedded: bool
+    models: Path,
+    host: str,
+    rest_port: int,
+    grpc_port: int,
+    *,
+    embedded: bool,
+    batching: bool,
+    batching_config: Path | None,
 ) -> None:
-    """Serve every model of a folder until interrupted.
+    """Serve models until interrupted.
 
     Args:
-        models: folder of NAME/VERSION/saved_model.pb.
+        models: folder of NAME/VERSION/saved_model.pb, or a `models.config`.
         host: address to listen on; the real server knows only all of them.
         rest_port: of the REST API.
         grpc_port: of the gRPC API.
         embedded: run the embedded server in any case.
+        batching: run requests of several clients together.
+        batching_config: a batching parameters file that says how; None: each server's own way,
+            which is not at all in the real one.
 
     Raises:
-        InputError: no model there, or a port is taken.
+        InputError: no model there, a file that cannot be used, or a port is taken.
     """
     real_server = None if embedded else shutil.which(REAL_SERVER)
     if real_server:
-        exec_real_server(real_server, models, rest_port, grpc_port)
+        exec_real_server(real_server, models, rest_port, grpc_port, batching_config)
+    from serving.server.batching import SERVE_DEFAULT
+    from serving.server.config_files import read_batching_parameters
     from serving.server.main import serve
 
-    serve(models, host, rest_port, grpc_port)
+    options = SERVE_DEFAULT if batching else None
+    if batching_config:
+        options = read_batching_parameters(batching_config)
+    serve(models, host, rest_port, grpc_port, options)
 
 
-def exec_real_server(program: str, models: Path, rest_port: int, grpc_port: int) -> None:
-    """Become TensorFlow's model server, configured for the models of a folder.
+def exec_real_server(
+    program: str, models: Path, rest_port: int, grpc_port: int, batching_config: Path | None
+) -> None:
+    """Become TensorFlow's model server, configured as ours would be.
 
     Raises:
         InputError: no model there.
     """
+    config = models if models.is_file() else _temporary_file(_folder_config(models))
+    monitoring = _temporary_file(f'prometheus_config {{ enable: true path: "{_METRICS_PATH}" }}\n')
+    notes.print(
+        f"{program} serves {models}: REST on port {rest_port}, gRPC on {grpc_port}. "
+        "It listens on all addresses, whatever --host says; --embedded runs ours, which does not."
+    )
+    flags = [
+        f"--model_config_file={config}",
+        "--model_config_file_poll_wait_seconds=1",
+        "--allow_version_labels_for_unavailable_models",  # else labels end a first start
+        f"--monitoring_config_file={monitoring}",
+        f"--rest_api_port={rest_port}",
+        f"--port={grpc_port}",
+    ]
+    if batching_config:
+        flags += ["--enable_batching", f"--batching_parameters_file={batching_config}"]
+    os.execv(program, [REAL_SERVER, *flags])
+
+
+def _folder_config(models: Path) -> str:
     names = sorted({path.parts[-3] for path in models.glob("*/[0-9]*/saved_model.pb")})
     if not names:
         raise InputError(
             f"--models {models}: no NAME/VERSION/saved_model.pb in it; "
             f"make one with clozeline export --output {models}/NAME"
         )
-    handle, config = tempfile.mkstemp(prefix="clozeline-models-", suffix=".config")
+    return models_config(models.resolve(), names)
+
+
+def _temporary_file(text: str) -> str:
+    handle, path = tempfile.mkstemp(prefix="clozeline-", suffix=".config")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(models_config(models.resolve(), names))
-    notes.print(
-        f"{program} serves {', '.join(names)}: REST on port {rest_port}, gRPC on {grpc_port}. "
-        "It listens on all addresses, whatever --host says; --embedded runs ours, which does not."
-    )
-    os.execv(
-        program,
-        [
-            REAL_SERVER,
-            f"--model_config_file={config}",
-            f"--rest_api_port={rest_port}",
-            f"--port={grpc_port}",
-        ],
-    )
+        file.write(text)
+    return path
 
 
 def models_config(models: Path, names: list[str]) -> str:

@@ -170,9 +170,10 @@ def test_the_real_server_is_run_where_it_is_installed(folder: Path, tmp_path: Pa
         [sys.executable, "-m", "clozeline", "serve", "--models", str(folder / "models")],
         capture_output=True, text=True, env={"PATH": str(tmp_path)},
     )  # fmt: skip
-    config, *ports = done.stdout.splitlines()
-    assert ports == ["--rest_api_port=8501", "--port=8500"]
-    text = Path(config.removeprefix("--model_config_file=")).read_text(encoding="utf-8")
+    flags = dict(flag.removeprefix("--").split("=") for flag in done.stdout.split() if "=" in flag)
+    assert (flags["rest_api_port"], flags["port"]) == ("8501", "8500")
+    assert "enable: true" in Path(flags["monitoring_config_file"]).read_text(encoding="utf-8")
+    text = Path(flags["model_config_file"]).read_text(encoding="utf-8")
     assert 'name: "line"' in text
     assert f'base_path: "{folder.resolve() / "models" / "line"}"' in text
     assert "listens on all addresses" in " ".join(done.stderr.split())

@@ -6,7 +6,8 @@ from typing import Any
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from serving.server.models import Servable, VersionStatus
+from serving.server.loading import Servable
+from serving.server.models import VersionStatus
 
 _SIGNATURES = "signature_def"  # the one metadata field there is
 

@@ -1,7 +1,4 @@
-"""TensorFlow Serving's gRPC API: PredictionService and ModelService.
-
-Classify, Regress, MultiInference and HandleReloadConfigRequest answer UNIMPLEMENTED.
-"""
+"""TensorFlow Serving's gRPC API: PredictionService and ModelService."""
 
 import functools
 import logging
@@ -12,24 +9,32 @@ from typing import Any, NoReturn
 import grpc
 import numpy as np
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
     model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from pipeline.errors import InputError
+from serving.server.backend import Backend
+from serving.server.config_files import models_from_proto
 from serving.server.describe import metadata_response, status_response, unknown_field
-from serving.server.limits import Limits
-from serving.server.models import Repository, Servable
-from serving.server.predict import DEFAULT_SIGNATURE, Runner, Signature
+from serving.server.examples import answering_spec, classify, multi_inference, regress
+from serving.server.loading import Servable
+from serving.server.models import Repository
+from serving.server.signature import DEFAULT_SIGNATURE, Signature
 from serving.server.status import ServingError, invalid
 from serving.server.tensors import proto_from_array, tensors_from_protos
 
 _log = logging.getLogger(__name__)
 _MESSAGE_CHARS = 1024
+_ENTRYPOINT = "GRPC"  # in metrics
 
 
 def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,24 +65,62 @@ def _abort(context: grpc.ServicerContext, error: ServingError) -> NoReturn:
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predictions and metadata."""
 
-    def __init__(self, repository: Repository, runner: Runner, limits: Limits) -> None:
-        self._repository = repository
-        self._runner = runner
-        self._limits = limits
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     @_answering
     def Predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:  # noqa: N802
         """Run one signature of one model."""
-        servable = find_servable(self._repository, request.model_spec)
-        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        if name not in servable.signatures:
-            message = f'Serving signature key "{name}" not found.'
-            raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
-        signature = servable.signatures[name]
-        wanted = _wanted_outputs(signature, list(request.output_filter))
-        inputs = tensors_from_protos(request.inputs, self._limits.max_message_bytes)
-        outputs = self._runner.run(signature, inputs)
-        return _predict_response(servable, signature, {key: outputs[key] for key in wanted})
+        with self._backend.counted(request.model_spec.name, "Predict", _ENTRYPOINT):
+            servable = find_servable(self._backend.repository, request.model_spec)
+            name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            if name not in servable.signatures:
+                message = f'Serving signature key "{name}" not found.'
+                raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
+            signature = servable.signatures[name]
+            wanted = _wanted_outputs(signature, list(request.output_filter))
+            max_elements = self._backend.limits.max_message_bytes
+            inputs = tensors_from_protos(request.inputs, max_elements)
+            outputs = self._backend.runner.run(signature, inputs)
+            return _predict_response(servable, signature, {key: outputs[key] for key in wanted})
+
+    @_answering
+    def Classify(  # noqa: N802
+        self, request: classification_pb2.ClassificationRequest
+    ) -> classification_pb2.ClassificationResponse:
+        """Classify examples."""
+        with self._backend.counted(request.model_spec.name, "Classify", _ENTRYPOINT):
+            servable = find_servable(self._backend.repository, request.model_spec)
+            name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            result = classify(servable, name, request.input, self._backend.runner)
+            return classification_pb2.ClassificationResponse(
+                result=result, model_spec=answering_spec(servable, name)
+            )
+
+    @_answering
+    def Regress(  # noqa: N802
+        self, request: regression_pb2.RegressionRequest
+    ) -> regression_pb2.RegressionResponse:
+        """Give examples a number each."""
+        with self._backend.counted(request.model_spec.name, "Regress", _ENTRYPOINT):
+            servable = find_servable(self._backend.repository, request.model_spec)
+            name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            result = regress(servable, name, request.input, self._backend.runner)
+            return regression_pb2.RegressionResponse(
+                result=result, model_spec=answering_spec(servable, name)
+            )
+
+    @_answering
+    def MultiInference(  # noqa: N802
+        self, request: inference_pb2.MultiInferenceRequest
+    ) -> inference_pb2.MultiInferenceResponse:
+        """Classify and regress the same examples."""
+        if not request.tasks:
+            raise invalid("Inference request must have at least one task")
+        spec = request.tasks[0].model_spec
+        with self._backend.counted(spec.name, "MultiInference", _ENTRYPOINT):
+            servable = find_servable(self._backend.repository, spec)
+            return multi_inference(servable, request, self._backend.runner)
 
     @_answering
     def GetModelMetadata(  # noqa: N802
@@ -90,11 +133,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         unknown = unknown_field(fields)
         if unknown is not None:
             raise invalid(f"Metadata field {unknown} is not supported")
-        return metadata_response(find_servable(self._repository, request.model_spec), fields)
+        servable = find_servable(self._backend.repository, request.model_spec)
+        return metadata_response(servable, fields)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """The states of models."""
+    """Which models there are, and their states."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -108,6 +152,20 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             raise invalid("Missing ModelSpec")
         spec = request.model_spec
         return status_response(self._repository.statuses(spec.name, _version(spec)))
+
+    @_answering
+    def HandleReloadConfigRequest(  # noqa: N802
+        self, request: model_management_pb2.ReloadConfigRequest
+    ) -> model_management_pb2.ReloadConfigResponse:
+        """Serve other models."""
+        try:
+            configs = models_from_proto(request.config)
+        except InputError as error:
+            raise invalid(str(error)) from error
+        self._repository.reload(configs)
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()
+        return response
 
 
 def find_servable(repository: Repository, spec: model_pb2.ModelSpec) -> Servable:
@@ -143,23 +201,20 @@ def _predict_response(
     servable: Servable, signature: Signature, outputs: dict[str, np.ndarray]
 ) -> predict_pb2.PredictResponse:
     response = predict_pb2.PredictResponse()
-    response.model_spec.name = servable.name
-    response.model_spec.version.value = servable.version
-    response.model_spec.signature_name = signature.name
+    response.model_spec.CopyFrom(answering_spec(servable, signature.name))
     for name, array in outputs.items():
         proto = proto_from_array(array, signature.outputs[name].dtype)
         response.outputs[name].CopyFrom(proto)
     return response
 
 
-def grpc_server(
-    repository: Repository, runner: Runner, limits: Limits, address: str
-) -> tuple[grpc.Server, int]:
+def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
     """Return a server that is bound to HOST:PORT but not started, and its port.
 
     Raises:
         InputError: the port is taken or the host is none of this machine's.
     """
+    limits = backend.limits
     threads = futures.ThreadPoolExecutor(limits.max_accepted_requests, "grpc")
     server = grpc.server(
         threads,
@@ -170,9 +225,12 @@ def grpc_server(
         ],
         maximum_concurrent_rpcs=limits.max_accepted_requests,
     )
-    prediction = PredictionService(repository, runner, limits)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(repository), server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        PredictionService(backend), server
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+        ModelService(backend.repository), server
+    )
     try:
         return server, server.add_insecure_port(address)
     except RuntimeError as error:

@@ -35,6 +35,16 @@ def error_answer(message: str) -> bytes:
     return f'{{\n{_INDENT}"error": {quoted}\n}}'.encode("utf-8", "surrogateescape")
 
 
+def number_text(value: float) -> str:
+    """Return a float32 as it stands in answers."""
+    return _floats(np.array([value], dtype=np.float32))[0]
+
+
+def string_text(value: bytes) -> str:
+    """Return a string as it stands in answers."""
+    return json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False)
+
+
 def _check_batch(outputs: dict[str, np.ndarray]) -> None:
     expected = None
     for name, array in outputs.items():
@@ -112,8 +122,7 @@ def _written(name: str, array: np.ndarray) -> Any:
 
 
 def _strings(flat: np.ndarray) -> list[str]:
-    texts = (value.decode("utf-8", "surrogateescape") for value in flat)
-    return [json.dumps(text, ensure_ascii=False) for text in texts]
+    return list(map(string_text, flat))
 
 
 def _base64_strings(flat: np.ndarray) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from serving.server.json_values import Json, converter, is_base64, quoted
-from serving.server.predict import Signature, TensorInfo
+from serving.server.signature import Signature, TensorInfo
 from serving.server.status import ServingError, invalid
 
 _MAX_RANK = 254  # TensorFlow's own limit

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from grpc import StatusCode
 
-from serving.server.predict import type_name
+from serving.server.signature import type_name
 from serving.server.status import ServingError, invalid
 
 Json = Any
@@ -68,7 +68,7 @@ def _to_integer(value: Json, dtype: tf.DType) -> int:
 
 def _wrong_type(value: Json, dtype: tf.DType) -> Any:
     raise invalid(
-        f"JSON Value: {quoted(value)} Type: {_json_type(value)} is not of expected type: "
+        f"JSON Value: {quoted(value)} Type: {json_type(value)} is not of expected type: "
         f"{type_name(dtype)}"
     )
 
@@ -80,7 +80,8 @@ def _unsupported(value: Json, dtype: tf.DType) -> Any:
     )
 
 
-def _json_type(value: Json) -> str:
+def json_type(value: Json) -> str:
+    """Return the name of a value's type as error messages have it."""
     if value is None or isinstance(value, bool):
         return {None: "Null", False: "False", True: "True"}[value]
     names: dict[type, str] = {dict: "Object", list: "Array", str: "String"}

@@ -13,7 +13,7 @@ class Limits:
     # Predictions that run at a time; TensorFlow spreads each over the cores by itself.
     max_concurrent_runs: int = max(2, os.cpu_count() or 1)
     # Predictions accepted per API, running or waiting; one more is told to come back later.
-    max_accepted_requests: int = 64
+    max_accepted_requests: int = 128
     # A REST client hears of a timeout after this long; TensorFlow Serving's default.
     rest_timeout_secs: float = 30.0
     # Running requests get this long to end when the server stops.

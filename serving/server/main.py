@@ -12,15 +12,19 @@ import uvicorn
 from pipeline.console import notes
 from pipeline.errors import InputError
 from serving.addresses import joined
+from serving.server.backend import Backend
+from serving.server.batching import SERVE_DEFAULT, BatchingOptions
 from serving.server.grpc_api import grpc_server
 from serving.server.limits import Limits
-from serving.server.models import Repository, model_dirs, saved_model_loader
-from serving.server.predict import Runner
+from serving.server.loading import saved_model_loader
+from serving.server.metrics import Metrics
+from serving.server.models import Repository
 from serving.server.rest import rest_app
+from serving.server.runner import Runner
 
 
 class ModelServer:
-    """A REST and a gRPC server over one directory of models.
+    """A REST and a gRPC server over a folder of models or a `models.config`.
 
     Constructing it binds both ports and loads the models, `start` begins to answer, `stop` lets
     running requests finish. Port 0 takes a free one; `rest_port` and `grpc_port` are the real ones.
@@ -30,28 +34,33 @@ class ModelServer:
     """
 
     def __init__(
-        self, models: Path, host: str, rest_port: int, grpc_port: int, limits: Limits | None = None
+        self,
+        models: Path,
+        host: str,
+        rest_port: int,
+        grpc_port: int,
+        limits: Limits | None = None,
+        batching: BatchingOptions | None = None,
     ) -> None:
         self._limits = limits = limits or Limits()
-        model_dirs(models)  # refuses a wrong directory before any port is taken
-        runner = Runner(limits.max_concurrent_runs)
+        metrics = Metrics()
+        self._runner = runner = Runner(limits.max_concurrent_runs, batching, metrics)
+        load = saved_model_loader(runner, limits.max_message_bytes, metrics)
         self.host = host
-        self.repository = Repository(models, saved_model_loader(runner, limits.max_message_bytes))
+        self.repository = Repository(models, load)
+        backend = Backend(self.repository, runner, metrics, limits)
         self._socket = _bound_socket(host, rest_port, "--rest-port")
         self.rest_port = self._socket.getsockname()[1]
         try:
             # gRPC would print lines of its own about a port that is taken.
             _bound_socket(host, grpc_port, "--grpc-port").close()
-            self._grpc, self.grpc_port = grpc_server(
-                self.repository, runner, limits, joined(host, grpc_port)
-            )
+            self._grpc, self.grpc_port = grpc_server(backend, joined(host, grpc_port))
             self.served = self.repository.load_all()
         except BaseException:
             self._socket.close()
             raise
         self._threads = futures.ThreadPoolExecutor(limits.max_accepted_requests, "rest")
-        app = rest_app(self.repository, runner, limits, self._threads)
-        self._rest = uvicorn.Server(_uvicorn_config(app, limits))
+        self._rest = uvicorn.Server(_uvicorn_config(rest_app(backend, self._threads), limits))
         # Not in the main thread, so that uvicorn leaves the signals to us.
         self._rest_thread = threading.Thread(
             target=self._rest.run, args=([self._socket],), name="rest", daemon=True
@@ -82,18 +91,26 @@ class ModelServer:
         self._rest_thread.join()
         grpc_stopped.wait()
         self.repository.stop_polling()
+        self._runner.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def serve(models: Path, host: str, rest_port: int, grpc_port: int) -> None:
-    """Serve the models under a directory until SIGINT or SIGTERM.
+def serve(
+    models: Path,
+    host: str,
+    rest_port: int,
+    grpc_port: int,
+    batching: BatchingOptions | None = SERVE_DEFAULT,
+) -> None:
+    """Serve models until SIGINT or SIGTERM.
 
     Args:
         models: holds NAME/VERSION/saved_model.pb; the newest version of each name is served, and a
-            newer one is picked up when it appears.
+            newer one is picked up when it appears. Or a `models.config`.
         host: the address to listen at, such as 127.0.0.1.
         rest_port: for REST; 0 takes a free one.
         grpc_port: for gRPC; 0 takes a free one.
+        batching: how requests of several clients are run together; None: not at all.
 
     Raises:
         InputError: no models, a model that cannot be loaded, or a port in use.
@@ -103,7 +120,7 @@ def serve(models: Path, host: str, rest_port: int, grpc_port: int) -> None:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
-    server = ModelServer(models, host, rest_port, grpc_port)
+    server = ModelServer(models, host, rest_port, grpc_port, batching=batching)
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
     }

@@ -1,37 +1,19 @@
-"""The models under one directory: the newest version of NAME/VERSION/saved_model.pb is served."""
+"""The models that are served: which versions are loaded, and which one a request means."""
 
 import gc
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import tensorflow as tf
-import tensorflow_text  # noqa: F401  (registers the ops that text models are made of)
 from grpc import StatusCode
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from pipeline.console import notes
 from pipeline.errors import InputError
-from serving.server.predict import Runner, Signature, signature_from
-from serving.server.status import ServingError, from_tensorflow, invalid
-from serving.server.warmup import warm_up
-
-SAVED_MODEL = "saved_model.pb"
-_SERVE_TAG = "serve"
-
-
-@dataclass(frozen=True)
-class Servable:
-    """One loaded version of a model. It lives as long as a request or the repository holds it."""
-
-    name: str
-    version: int
-    definitions: dict[str, meta_graph_pb2.SignatureDef]  # all of them, for metadata
-    signatures: dict[str, Signature]  # those that can be run
-    root: Any  # what tf.saved_model.load returned: it owns the variables
+from serving.server.config_files import ModelConfig
+from serving.server.folders import fingerprint, read_models, versionless_dirs, versions_of
+from serving.server.loading import Loader, Servable
+from serving.server.status import ServingError, invalid
 
 
 @dataclass(frozen=True)
@@ -44,185 +26,208 @@ class VersionStatus:
     message: str = ""
 
 
-Loader = Callable[[str, int, Path], Servable]
-
-
-def saved_model_loader(runner: Runner, max_elements: int) -> Loader:
-    """Return the function that loads one version and runs its warm-up requests.
-
-    The function raises ServingError when the version cannot be served.
-    """
-
-    def load(name: str, version: int, path: Path) -> Servable:
-        try:
-            definitions = _definitions(path)
-            root = tf.saved_model.load(str(path))
-            signatures = {
-                key: signature_from(key, definitions[key], function)
-                for key, function in root.signatures.items()
-            }
-            warm_up(path, signatures, runner, max_elements)
-        except ServingError:
-            raise
-        except Exception as error:  # whatever a broken directory provokes in TensorFlow
-            raise from_tensorflow(error) from error
-        return Servable(name, version, definitions, signatures, root)
-
-    return load
-
-
-def _definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
-    saved = saved_model_pb2.SavedModel.FromString((path / SAVED_MODEL).read_bytes())
-    for graph in saved.meta_graphs:
-        if _SERVE_TAG in graph.meta_info_def.tags:
-            return dict(graph.signature_def)
-    message = f"Could not find meta graph def matching supplied tags: {{ {_SERVE_TAG} }}"
-    raise ServingError(StatusCode.NOT_FOUND, message)
-
-
-def versions_of(model_dir: Path) -> dict[int, Path]:
-    """Return the version directories of a model: those with a whole number for a name."""
-    return {
-        int(child.name): child
-        for child in model_dir.iterdir()
-        if re.fullmatch("[0-9]{1,18}", child.name) and child.is_dir()
-    }
-
-
-def model_dirs(base: Path) -> list[Path]:
-    """Return the directories under `base` that have at least one version.
-
-    Raises:
-        InputError: `base` is no directory or has no model in it.
-    """
-    expected = f"expected {base}/NAME/VERSION/{SAVED_MODEL}; clozeline export writes it"
-    if not base.is_dir():
-        raise InputError(f"{base}: no such directory ({expected})")
-    if any((path / SAVED_MODEL).is_file() for path in versions_of(base).values()):
-        raise InputError(f"{base}: this is one model; give the directory above, {base.parent}")
-    children = sorted(path for path in base.iterdir() if path.is_dir())
-    found = [path for path in children if versions_of(path) and not path.name.startswith(".")]
-    if found:
-        return found
-    names = "".join(f"; {path} has no numeric version" for path in versionless_dirs(base)[:1])
-    raise InputError(f"{base}: no model in it{names} ({expected})")
-
-
-def versionless_dirs(base: Path) -> list[Path]:
-    """Return the directories under `base` that look like models without a version."""
-    return [
-        path
-        for path in sorted(base.iterdir())
-        if path.is_dir() and not path.name.startswith(".") and not versions_of(path)
-    ]
-
-
 class _Model:
-    """One name: the version that is served and what became of the others."""
+    """One name: the versions that are served and what became of the others.
 
-    def __init__(self, directory: Path, load: Loader) -> None:
-        self.directory = directory
-        self.serving: Servable | None = None
+    Requests read its tables from other threads, so these are replaced, never changed.
+    """
+
+    def __init__(self, config: ModelConfig, load: Loader) -> None:
+        self.config = config
+        self.serving: dict[int, Servable] = {}
+        self.labels: dict[str, int] = {}
         self.statuses: dict[int, VersionStatus] = {}
         self._load = load
-        self._failed: tuple[int, object] | None = None  # version and what its files were like
+        self.chosen: list[int] = []
+        self._paths: dict[int, Path] = {}  # where each version that is served was loaded from
+        self._failed: dict[int, object] = {}  # version to what its files were like
 
-    def update(self) -> VersionStatus | None:
-        """Serve the newest version on disk; if it cannot be loaded, the present one stays.
+    def update(self) -> list[VersionStatus]:
+        """Serve the versions that the policy chooses of those on disk, and no others.
 
-        A version that failed is tried again once its files change: they may have been on their way
-        still.
+        What is served stays until one that was chosen can be loaded. A version that failed is tried
+        again once its files change: they may have been on their way still.
 
         Returns:
-            The status of the version that was tried and failed, if one was.
+            The status of each version that was tried and failed.
         """
-        versions = versions_of(self.directory) if self.directory.is_dir() else {}
-        if not versions:
+        failures = self.load_chosen()
+        self.unload_others()
+        return failures
+
+    def load_chosen(self) -> list[VersionStatus]:
+        """Do the first half of `update`: nothing that is served goes away."""
+        versions = versions_of(self.config.base_path)
+        self.chosen = self.config.policy.choose(versions)
+        return [
+            failure
+            for version in self.chosen
+            if version not in self.serving or self._paths[version] != versions[version]
+            if (failure := self._try(version, versions[version]))
+        ]
+
+    def unload_others(self) -> None:
+        """Do the second half of `update`, and give the labels to their versions."""
+        if any(version in self.serving for version in self.chosen):
+            self._unload(set(self.serving) - set(self.chosen))
+        self._assign_labels()
+
+    def unload_all(self) -> None:
+        """Serve nothing of this model any more."""
+        self.labels = {}
+        self._unload(set(self.serving))
+
+    def latest(self) -> Servable | None:
+        """Return the newest version that is served."""
+        serving = self.serving
+        return serving[max(serving)] if serving else None
+
+    def _try(self, version: int, path: Path) -> VersionStatus | None:
+        attempt = fingerprint(path)
+        if self._failed.get(version) == attempt:
             return None
-        newest = max(versions)
-        if self.serving and self.serving.version == newest:
-            return None
-        attempt = (newest, _fingerprint(versions[newest]))
-        if attempt == self._failed:
-            return None
-        self._note(VersionStatus(newest, "LOADING"))
+        self._note(VersionStatus(version, "LOADING"))
         try:
-            servable = self._load(self.directory.name, newest, versions[newest])
+            servable = self._load(self.config.name, version, path)
         except ServingError as error:
-            self._failed = attempt
-            status = VersionStatus(newest, "END", error.code, error.message)
+            self._failed[version] = attempt
+            status = VersionStatus(version, "END", error.code, error.message)
             self._note(status)
             return status
-        self._serve(servable)
+        self._paths[version] = path
+        self.serving = {**self.serving, version: servable}
+        self._note(VersionStatus(version, "AVAILABLE"))
         return None
 
-    def _serve(self, servable: Servable) -> None:
-        before, self.serving = self.serving, servable
-        self._note(VersionStatus(servable.version, "AVAILABLE"))
-        if before:
-            self._note(VersionStatus(before.version, "END"))
+    def _unload(self, versions: set[int]) -> None:
+        """Hand these versions out no more; requests that hold one still finish with it."""
+        kept = {version: held for version, held in self.serving.items() if version not in versions}
+        self.serving = kept
+        for version in sorted(versions):
+            self._note(VersionStatus(version, "END"))
+
+    def _assign_labels(self) -> None:
+        """Give the configured labels to their versions; one that is not served gets none yet."""
+        moved = {
+            label: version
+            for label, version in self.config.labels.items()
+            if version in self.serving
+        }
+        kept = {
+            label: version
+            for label, version in self.labels.items()
+            if label in self.config.labels and version in self.serving
+        }
+        self.labels = {**kept, **moved}
 
     def _note(self, status: VersionStatus) -> None:
-        # Replaced, never changed: requests read it from other threads.
         self.statuses = {**self.statuses, status.version: status}
-
-
-def _fingerprint(path: Path) -> object:
-    """Return something that differs once a file below `path` has changed."""
-    stats = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
-    return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
 
 
 class Repository:
     """Finds, loads, replaces and hands out models. Requests may ask from any thread."""
 
-    def __init__(self, base: Path, load: Loader) -> None:
-        self._base = base
-        self._load = load
-        self._models: dict[str, _Model] = {}
-        self._stopping = threading.Event()
-        self._poller: threading.Thread | None = None
+    def __init__(self, source: Path, load: Loader) -> None:
+        """Look at what is to be served; nothing is loaded yet.
 
-    def load_all(self) -> list[Servable]:
-        """Load the newest version of every model.
+        Args:
+            source: a folder of NAME/VERSION/saved_model.pb, or a `models.config`.
+            load: loads one version.
 
         Raises:
-            InputError: there is no model, or one cannot be loaded.
+            InputError: there is no model, or the file cannot be used.
         """
-        served = []
-        for directory in model_dirs(self._base):
-            model = _Model(directory, self._load)
-            failed = model.update()
-            if failed:
-                reason = " ".join(failed.message.split())
-                version_dir = directory / str(failed.version)
-                raise InputError(f"{version_dir}: cannot be loaded ({reason}); export it again")
-            self._models[directory.name] = model
-            if model.serving:
-                served.append(model.serving)
-        for directory in versionless_dirs(self._base):
-            notes.out(f"{directory}: skipped, it has no numeric version")
-        return served
+        self._source = source
+        self._read: Callable[[], list[ModelConfig]] = lambda: read_models(source)
+        self._configs = self._read()
+        self._roots = {config.base_path.resolve().parent for config in self._configs}
+        # What disappears from a folder is served on; what is struck from a file is not.
+        self._keeps_dropped = source.is_dir()
+        self._load = load
+        self._models: dict[str, _Model] = {}
+        self._changing = threading.Lock()  # one load or reload at a time
+        self._stopping = threading.Event()
+        self._poller: threading.Thread | None = None
+        self._last_complaint = ""
+
+    def load_all(self) -> list[Servable]:
+        """Load the versions that are to be served.
+
+        Raises:
+            InputError: a model has no version, or one of its versions cannot be loaded; or a label
+                names a version that is not served.
+        """
+        models = {config.name: _Model(config, self._load) for config in self._configs}
+        for model in models.values():
+            _load_or_raise(model)
+        self._models = models
+        if self._source.is_dir():
+            for directory in versionless_dirs(self._source):
+                notes.out(f"{directory}: skipped, it has no numeric version")
+        return [held for model in models.values() for held in model.serving.values()]
 
     def poll(self) -> None:
-        """Look once for new models and new versions."""
-        try:
-            for directory in model_dirs(self._base):
-                if directory.name not in self._models:
-                    self._models = {
-                        **self._models,
-                        directory.name: _Model(directory, self._load),
-                    }
-        except InputError:
-            return  # all directories are gone: what is loaded stays
-        for name, model in self._models.items():
-            before = model.serving.version if model.serving else None
-            failed = model.update()
-            if failed:
-                notes.out(f"{name} version {failed.version} cannot be loaded: {failed.message}")
-            elif model.serving and model.serving.version != before:
-                notes.out(f"{name} version {model.serving.version} is served now")
-                gc.collect()  # a loaded model holds itself in circles, and memory with them
+        """Look once for new models and new versions, and at the configuration file."""
+        with self._changing:
+            try:
+                self._configs = self._read()
+                self._configure(self._configs)
+                if not self._keeps_dropped:
+                    self._unload_dropped(self._configs)
+            except InputError as error:
+                self._complain_once(str(error))
+            listed = {config.name for config in self._configs}
+            for name, model in self._models.items():
+                if self._keeps_dropped or name in listed:
+                    _update_and_tell(model)
+
+    def _complain_once(self, message: str) -> None:
+        """Say what is wrong with a file that is being edited; a folder that is gone is no news."""
+        if not self._keeps_dropped and message != self._last_complaint:
+            notes.out(f"the models stay as they were: {message}")
+        self._last_complaint = message
+
+    def reload(self, configs: list[ModelConfig]) -> None:
+        """Serve these models and no others, from now on; if one cannot be served, as before.
+
+        Raises:
+            ServingError: PERMISSION_DENIED, a model outside the folders served at the start;
+                NOT_FOUND, a model without a version; or what loading one raised.
+        """
+        for config in configs:
+            if config.base_path.resolve().parent not in self._roots:
+                message = f"{config.base_path}: not beside the models that the server began with"
+                raise ServingError(StatusCode.PERMISSION_DENIED, message)
+        with self._changing:
+            models_before = self._models
+            configs_before = {name: model.config for name, model in models_before.items()}
+            try:
+                self._configure(configs)
+                for config in configs:
+                    _load_chosen_or_raise(self._models[config.name])
+            except ServingError:
+                self._models = models_before
+                for name, config in configs_before.items():
+                    models_before[name].config = config
+                raise
+            for config in configs:
+                self._models[config.name].unload_others()
+            self._configs = configs
+            self._read = lambda: configs
+            self._keeps_dropped = False
+            self._unload_dropped(configs)
+
+    def _configure(self, configs: list[ModelConfig]) -> None:
+        """Take over a list of models; what they say is done by their next update."""
+        models = dict(self._models)
+        for config in configs:
+            known = models.setdefault(config.name, _Model(config, self._load))
+            known.config = config
+        self._models = models
+
+    def _unload_dropped(self, configs: list[ModelConfig]) -> None:
+        for name in set(self._models) - {config.name for config in configs}:
+            self._models[name].unload_all()
 
     def start_polling(self, interval_secs: float) -> None:
         """Poll in a thread of its own until `stop_polling`."""
@@ -243,17 +248,25 @@ class Repository:
         if self._poller:
             self._poller.join()
 
+    def is_known(self, name: str) -> bool:
+        """Return whether there is a model of that name."""
+        return name in self._models
+
     def find(self, name: str, version: int | None = None, label: str = "") -> Servable:
-        """Return the served version of a model, which must be `version` if that is given.
+        """Return a served version of a model: the one asked for, or else the newest.
 
         Raises:
-            ServingError: NOT_FOUND, or INVALID_ARGUMENT for a label: no version has one here.
+            ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
         """
-        if label:
-            raise invalid(f"Unrecognized servable version label: {label}")
         model = self._models.get(name)
-        servable = model.serving if model else None
-        if servable is None or version not in (None, servable.version):
+        if label:
+            if model is None or label not in model.labels:
+                raise invalid(f"Unrecognized servable version label: {label}")
+            version = model.labels[label]
+        servable = None
+        if model:
+            servable = model.latest() if version is None else model.serving.get(version)
+        if servable is None:
             asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
             message = f"Servable not found for request: {asked}"
             raise ServingError(StatusCode.NOT_FOUND, message)
@@ -276,3 +289,43 @@ class Repository:
             message = f"Could not find version {version} of model {name}"
             raise ServingError(StatusCode.NOT_FOUND, message)
         return [known[version]]
+
+
+def _update_and_tell(model: _Model) -> None:
+    before = set(model.serving)
+    for failed in model.update():
+        notes.out(
+            f"{model.config.name} version {failed.version} cannot be loaded: {failed.message}"
+        )
+    for version in sorted(set(model.serving) - before):
+        notes.out(f"{model.config.name} version {version} is served now")
+    if set(model.serving) != before:
+        gc.collect()  # a loaded model holds itself in circles, and memory with them
+
+
+def _load_chosen_or_raise(model: _Model) -> None:
+    model.load_chosen()
+    for version in model.chosen:
+        if version not in model.serving:
+            failed = model.statuses[version]
+            raise ServingError(failed.code, failed.message)
+    if not model.chosen:
+        message = f"No versions of servable {model.config.name} found under base path"
+        raise ServingError(StatusCode.NOT_FOUND, f"{message} {model.config.base_path}")
+
+
+def _load_or_raise(model: _Model) -> None:
+    config = model.config
+    failures = model.update()
+    if failures:
+        reason = " ".join(failures[0].message.split())
+        version_dir = config.base_path / str(failures[0].version)
+        raise InputError(f"{version_dir}: cannot be loaded ({reason}); export it again")
+    if not model.serving:
+        raise InputError(f"{config.base_path}: no version of model {config.name} to serve in it")
+    for label, version in config.labels.items():
+        if version not in model.serving:
+            raise InputError(
+                f"model {config.name}: label {label!r} names version {version}, which is not "
+                f"served; served are {sorted(model.serving)}"
+            )

@@ -1,10 +1,11 @@
 """TensorFlow Serving's REST API as a Starlette application.
 
-    POST /v1/models/NAME[/versions/N|/labels/L]:predict
+    POST /v1/models/NAME[/versions/N|/labels/L]:predict|:classify|:regress
     GET  /v1/models/NAME[/versions/N|/labels/L][/metadata]
+    GET  /monitoring/prometheus/metrics
 
-`:classify` and `:regress` answer 501. Paths match without regard to case, and a query string counts
-as part of the path: both as in TensorFlow Serving.
+Paths match without regard to case, and a query string counts as part of the path: both as in
+TensorFlow Serving.
 """
 
 import asyncio
@@ -23,12 +24,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from serving.server.backend import Backend
 from serving.server.describe import metadata_json, status_json
+from serving.server.examples import (
+    classification_json,
+    classify,
+    read_examples,
+    regress,
+    regression_json,
+)
 from serving.server.json_answer import error_answer, predict_answer
 from serving.server.json_request import parse_document, read_inputs, signature_name
-from serving.server.limits import Limits
-from serving.server.models import Repository
-from serving.server.predict import DEFAULT_SIGNATURE, Runner
+from serving.server.metrics import PATH as METRICS_PATH
+from serving.server.signature import DEFAULT_SIGNATURE
 from serving.server.status import HTTP_STATUS, ServingError, invalid
 
 _log = logging.getLogger(__name__)
@@ -47,29 +55,32 @@ class _VersionTooLargeError(Exception):
     """A version that is no int64: answered 400 with an empty body."""
 
 
-class _BodyTooLargeError(Exception):
-    """A request body over the limit."""
+class _BodyTooLargeError(ServingError):
+    """A request body over the limit: answered 413."""
+
+    def __init__(self, limit: int) -> None:
+        message = f"Request body is larger than {limit} bytes"
+        super().__init__(StatusCode.RESOURCE_EXHAUSTED, message)
 
 
-def rest_app(
-    repository: Repository, runner: Runner, limits: Limits, threads: futures.Executor
-) -> Starlette:
+def rest_app(backend: Backend, threads: futures.Executor) -> Starlette:
     """Return the application. Predictions run in `threads`; the event loop only moves bytes."""
-    api = _RestApi(repository, runner, limits, threads)
-    return Starlette(routes=[Route("/{path:path}", api)])
+    return Starlette(routes=[Route("/{path:path}", _RestApi(backend, threads))])
 
 
 class _RestApi:
     """Every path and method: which are errors, and how, is part of the API."""
 
-    def __init__(
-        self, repository: Repository, runner: Runner, limits: Limits, threads: futures.Executor
-    ) -> None:
-        self._repository = repository
-        self._runner = runner
-        self._limits = limits
+    def __init__(self, backend: Backend, threads: futures.Executor) -> None:
+        self._backend = backend
+        self._limits = backend.limits
         self._threads = threads
         self._accepted = 0  # predictions between their first byte and their answer
+        self._verbs = {  # in lower case only, as in TensorFlow Serving
+            "predict": self._predict,
+            "classify": self._classify,
+            "regress": self._regress,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
@@ -77,14 +88,10 @@ class _RestApi:
         try:
             response = await self._answer(request)
         except ServingError as error:
-            response = _json(HTTP_STATUS[error.code], error_answer(error.message))
-        except _BodyTooLargeError:
-            limit = f"Request body is larger than {self._limits.max_message_bytes} bytes"
-            response = _json(413, error_answer(limit))
+            status = 413 if isinstance(error, _BodyTooLargeError) else HTTP_STATUS[error.code]
+            response = _json(status, error_answer(error.message))
         except _VersionTooLargeError:
             response = _json(400, b"")
-        except ClientDisconnect:
-            return
         except Exception as error:
             _log.exception("%s %s failed", request.method, request.url.path)
             response = _json(500, error_answer(type(error).__name__))
@@ -92,19 +99,16 @@ class _RestApi:
 
     async def _answer(self, request: Request) -> Response:
         target = _target(request.scope)
+        if request.method == "GET" and target == METRICS_PATH:
+            return Response(self._backend.metrics.page(), media_type="text/plain")
         if not target.lower().startswith("/v1/"):
             return Response(_NOT_FOUND, 404, media_type="text/html")
         if request.method == "OPTIONS":
             known = request.headers.get("origin", "").startswith(("http://", "https://"))
             return Response(b"", 200 if known else 400, media_type="text/html")
-        if request.method == "POST" and (run := _RUN.fullmatch(target)):
-            verb = run["verb"]
-            if verb == "predict":
-                return await self._predict(request, run)
-            if verb in ("classify", "regress"):
-                raise ServingError(
-                    StatusCode.UNIMPLEMENTED, f"This server has no :{verb}; use :predict"
-                )
+        run = _RUN.fullmatch(target)
+        if request.method == "POST" and run and run["verb"] in self._verbs:
+            return await self._run(request, run)
         if request.method == "GET" and (ask := _ASK.fullmatch(target)):
             return self._describe(ask)
         raise invalid(f"Malformed request: {request.method} {target}")
@@ -114,50 +118,67 @@ class _RestApi:
             raise invalid("Missing model name in request.")
         name, version = unquote(ask["name"]), _version(ask)
         if ask["metadata"]:
-            servable = self._repository.find(name, version, ask["label"] or "")
+            servable = self._backend.repository.find(name, version, ask["label"] or "")
             return _json(200, metadata_json(servable))
-        return _json(200, status_json(self._repository.statuses(name, version)))
+        return _json(200, status_json(self._backend.repository.statuses(name, version)))
 
-    async def _predict(self, request: Request, run: re.Match[str]) -> Response:
-        name, version, label = unquote(run["name"]), _version(run), run["label"] or ""
-        if self._accepted >= self._limits.max_accepted_requests:
-            raise ServingError(
-                StatusCode.UNAVAILABLE,
-                f"The server is busy: {self._accepted} predictions accepted; try again later",
-            )
-        self._accepted += 1
-        future = None
-        try:
-            async with asyncio.timeout(self._limits.rest_timeout_secs):
-                work = functools.partial(
-                    self._predict_now, await self._body(request), name, version, label
+    async def _run(self, request: Request, run: re.Match[str]) -> Response:
+        """Predict, classify or regress."""
+        asked = unquote(run["name"]), _version(run), run["label"] or ""
+        with self._backend.counted(asked[0], run["verb"].capitalize(), "REST"):
+            if self._accepted >= self._limits.max_accepted_requests:
+                raise ServingError(
+                    StatusCode.UNAVAILABLE,
+                    f"The server is busy: {self._accepted} predictions accepted; try again later",
                 )
-                future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-                return _json(200, await asyncio.shield(future))
-        except TimeoutError as error:  # a run itself cannot be stopped; its result is dropped
-            message = "Timed out waiting for notification"
-            raise ServingError(StatusCode.DEADLINE_EXCEEDED, message) from error
-        finally:
-            if future:
-                future.add_done_callback(self._done)
-            else:
-                self._accepted -= 1
+            self._accepted += 1
+            future = None
+            try:
+                async with asyncio.timeout(self._limits.rest_timeout_secs):
+                    answer = self._verbs[run["verb"]]
+                    work = functools.partial(answer, await self._body(request), *asked)
+                    future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+                    return _json(200, await asyncio.shield(future))
+            except TimeoutError as error:  # a run itself cannot be stopped; its result is dropped
+                message = "Timed out waiting for notification"
+                raise ServingError(StatusCode.DEADLINE_EXCEEDED, message) from error
+            except ClientDisconnect as error:
+                raise ServingError(StatusCode.CANCELLED, "The client went away") from error
+            finally:
+                if future:
+                    future.add_done_callback(self._done)
+                else:
+                    self._accepted -= 1
 
     def _done(self, future: asyncio.Future[bytes]) -> None:
         self._accepted -= 1
         if not future.cancelled():
             future.exception()  # looked at, so that asyncio does not log it when no one waits
 
-    def _predict_now(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
-        """Return the answer to one predict request (in a thread)."""
+    def _predict(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
+        """Return the answer to a predict request (in a thread, as the next two)."""
         document = parse_document(body)
         wanted = signature_name(document) or DEFAULT_SIGNATURE
-        servable = self._repository.find(name, version, label)
+        servable = self._backend.repository.find(name, version, label)
         if wanted not in servable.signatures:
             raise invalid(f'Serving signature name: "{wanted}" not found in signature def')
         signature = servable.signatures[wanted]
         layout, inputs = read_inputs(document, signature)
-        return predict_answer(self._runner.run(signature, inputs), layout)
+        return predict_answer(self._backend.runner.run(signature, inputs), layout)
+
+    def _classify(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
+        """Return the answer to a classify request."""
+        document = parse_document(body)
+        wanted, examples = signature_name(document) or DEFAULT_SIGNATURE, read_examples(document)
+        servable = self._backend.repository.find(name, version, label)
+        return classification_json(classify(servable, wanted, examples, self._backend.runner))
+
+    def _regress(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
+        """Return the answer to a regress request."""
+        document = parse_document(body)
+        wanted, examples = signature_name(document) or DEFAULT_SIGNATURE, read_examples(document)
+        servable = self._backend.repository.find(name, version, label)
+        return regression_json(regress(servable, wanted, examples, self._backend.runner))
 
     async def _body(self, request: Request) -> bytes:
         limit = self._limits.max_message_bytes
@@ -165,14 +186,14 @@ class _RestApi:
         async for chunk in _decoded(request, limit):
             body += chunk
             if len(body) > limit:
-                raise _BodyTooLargeError
+                raise _BodyTooLargeError(limit)
         return bytes(body)
 
 
 async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
     """Yield the body, decompressed if it is gzip; a broken gzip body counts as empty."""
     if int(request.headers.get("content-length", 0)) > limit:
-        raise _BodyTooLargeError
+        raise _BodyTooLargeError(limit)
     decode: Callable[[bytes], bytes] = bytes
     if request.headers.get("content-encoding", "").lower() == "gzip":
         # One byte over the limit is enough to know: no gzip bomb gets to unfold.

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
-from serving.server.predict import check_size
+from serving.server.signature import check_size
 from serving.server.status import invalid
 
 

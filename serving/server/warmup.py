@@ -6,7 +6,8 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving.server.predict import DEFAULT_SIGNATURE, Runner, Signature
+from serving.server.runner import Runner
+from serving.server.signature import DEFAULT_SIGNATURE, Signature
 from serving.server.status import invalid
 from serving.server.tensors import tensors_from_protos
 

@@ -12,10 +12,8 @@ import requests
 import tensorflow as tf
 from starlette.requests import Request
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -467,7 +465,23 @@ ERRORS = [
     ("GET", "/v1/foo", None, 400, "Malformed request: GET /v1/foo"),
     ("GET", M + "/", None, 400, "Malformed request: GET /v1/models/m/"),
     ("GET", M + "?x=1", None, 404, "Could not find any versions of model m?x=1"),
-    # not as recorded: the graph is never given a rank that is too low; no :classify
+    (
+        "POST",
+        M + ":classify",
+        '{"examples":[{}]}',
+        400,
+        "Expected classification signature method_name to be tensorflow/serving/classify. "
+        "Was: tensorflow/serving/predict",
+    ),
+    (
+        "POST",
+        M + ":regress",
+        '{"examples":[{}]}',
+        400,
+        "Expected regression signature method_name to be tensorflow/serving/regress. "
+        "Was: tensorflow/serving/predict",
+    ),
+    # not as recorded: the graph is never given a rank that is too low
     (
         "POST",
         RUN,
@@ -475,7 +489,6 @@ ERRORS = [
         400,
         "Input text: expected 1 dimensions as in signature serving_default, received shape []",
     ),
-    ("POST", M + ":classify", "{}", 501, "This server has no :classify; use :predict"),
 ]
 
 
@@ -841,14 +854,30 @@ def test_grpc_status(stubs):
     assert status.HasField("status")
 
 
-def test_grpc_methods_that_are_not_there_say_so(stubs):
-    for method, request in (
-        (stubs[0].Classify, classification_pb2.ClassificationRequest()),
-        (stubs[1].HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
-    ):
-        with pytest.raises(grpc.RpcError) as caught:
-            method(request)
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+def test_metrics_have_the_names_of_the_real_server(rest, stubs):
+    def counts():
+        lines = rest("GET", "/monitoring/prometheus/metrics").text.splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    before = counts()
+    rest("POST", TYPES, '{"instances":[1]}')
+    rest("POST", TYPES, '{"instances":["1"]}')
+    rest("POST", "/v1/models/nope:predict", '{"instances":["1"]}')
+    stubs[0].Predict(request_for("types", x=[1.0]))
+    after = counts()
+    grown = {name: value - before.get(name, 0) for name, value in after.items()}
+    count, latency = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
+    assert grown[count + '{model_name="types",status="OK"}'] == 2
+    assert grown[count + '{model_name="types",status="INVALID_ARGUMENT"}'] == 1
+    assert grown[count + '{model_name="",status="NOT_FOUND"}'] == 1
+    for entrypoint in ("REST", "GRPC"):
+        labels = f'{{API="Predict",entrypoint="{entrypoint}",model_name="types"}}'
+        assert grown[f"{latency}_count{labels}"] == 1
+        assert grown[f"{latency}_sum{labels}"] > 100  # microseconds
+    (loaded,) = [name for name in after if "load_attempt_count" in name and "types/1" in name]
+    assert loaded.endswith('types/1",status="success"}')
+    assert after[loaded] == 1
 
 
 def test_many_clients_at_a_time_each_get_their_own_answer(rest, stubs):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from serving.server.json_answer import error_answer, predict_answer
 from serving.server.json_request import Layout, parse_document, read_inputs
 from serving.server.json_values import quoted
-from serving.server.predict import Signature, TensorInfo
+from serving.server.signature import Signature, TensorInfo
 from serving.server.status import ServingError
 
 

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from serving.addresses import checked_address, joined
 from serving.server.limits import Limits
 from serving.server.main import ModelServer, _bound_socket, serve
-from serving.server.predict import Runner
+from serving.server.runner import Runner
 
 HOST = "127.0.0.1"
 DEADLINE_SECS = 60

@@ -15,10 +15,12 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import InputError
+from serving.server.folders import model_dirs
 from serving.server.limits import Limits
+from serving.server.loading import Servable, saved_model_loader
 from serving.server.main import ModelServer
-from serving.server.models import Repository, Servable, model_dirs, saved_model_loader
-from serving.server.predict import Runner
+from serving.server.models import Repository
+from serving.server.runner import Runner
 from serving.server.status import ServingError
 
 

@@ -1,18 +1,19 @@
-"""Running a signature on named tensors: the core that REST, gRPC and warm-up share."""
+"""What a signature takes and gives, and whether inputs fit it."""
 
 import math
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import tensor_shape_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from serving.server.status import from_tensorflow, invalid
+from serving.server.status import invalid
 
 DEFAULT_SIGNATURE = "serving_default"
+Arrays = dict[str, np.ndarray]  # by name; strings are objects of bytes
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,13 @@ class TensorInfo:
     """What a signature says about one input or output."""
 
     dtype: tf.DType
-    rank: int | None  # None: unknown
+    shape: tuple[int | None, ...] | None  # None: unknown rank, or a size that is not fixed
     graph_name: str  # the tensor in the graph, such as "serving_default_text:0"
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first axis is known to be a batch of any size."""
+        return bool(self.shape) and self.shape is not None and self.shape[0] is None
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,12 @@ class Signature:
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
     function: Callable[..., Mapping[str, tf.Tensor]]
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether rows of several requests can share a run."""
+        infos = (*self.inputs.values(), *self.outputs.values())
+        return bool(self.inputs) and all(info.has_rows for info in infos)
 
 
 def signature_from(
@@ -45,38 +57,15 @@ def _infos(tensors: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, Tensor
     return {
         name: TensorInfo(
             dtype=tf.dtypes.as_dtype(info.dtype),
-            rank=None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim),
+            shape=None if info.tensor_shape.unknown_rank else _sizes(info.tensor_shape),
             graph_name=info.name,
         )
         for name, info in sorted(tensors.items())
     }
 
 
-class Runner:
-    """Runs signatures, a bounded number at a time; the others wait for their turn."""
-
-    def __init__(self, max_concurrent_runs: int) -> None:
-        self._places = threading.BoundedSemaphore(max_concurrent_runs)
-
-    def run(
-        self, signature: Signature, inputs: Mapping[str, tf.Tensor | np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Return the outputs by name; strings are object arrays of bytes.
-
-        Raises:
-            ServingError: the inputs do not fit the signature, or the graph failed.
-        """
-        check_inputs(signature, inputs)
-        try:
-            with self._places:
-                tensors = {
-                    name: tf.convert_to_tensor(value, signature.inputs[name].dtype)
-                    for name, value in inputs.items()
-                }
-                outputs = signature.function(**tensors)
-                return {name: np.asarray(outputs[name].numpy()) for name in signature.outputs}
-        except (tf.errors.OpError, TypeError, ValueError) as error:
-            raise from_tensorflow(error) from error
+def _sizes(shape: tensor_shape_pb2.TensorShapeProto) -> tuple[int | None, ...]:
+    return tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, tf.Tensor | np.ndarray]) -> None:
@@ -104,9 +93,9 @@ def check_inputs(signature: Signature, inputs: Mapping[str, tf.Tensor | np.ndarr
                 f"but {type_name(dtype)} is provided"
             )
         shape = list(inputs[name].shape)
-        if info.rank is not None and len(shape) < info.rank:
+        if info.shape is not None and len(shape) < len(info.shape):
             raise invalid(
-                f"Input {name}: expected {info.rank} dimensions as in signature "
+                f"Input {name}: expected {len(info.shape)} dimensions as in signature "
                 f"{signature.name}, received shape {shape}"
             )
 

@@ -1,0 +1,183 @@
+"""TensorFlow Serving's own configuration files, in protocol buffers' text format.
+
+`models.config` names models, their folders, which versions are served and the labels of versions;
+a batching parameters file says how requests are batched.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+    wrappers_pb2,  # noqa: F401  (the types of most batching parameters)
+)
+from tensorflow_serving.config import model_server_config_pb2
+
+from pipeline.errors import InputError
+from serving.server.batching import BatchingOptions
+
+_MAX_FILE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which of the versions on disk are served: TensorFlow Serving's `ServableVersionPolicy`."""
+
+    latest: int | None = 1  # so many of the newest; None: all, or those of `specific`
+    specific: frozenset[int] = frozenset()
+
+    def choose(self, versions: Iterable[int]) -> list[int]:
+        """Return those of the versions that are to be served, oldest first."""
+        found = sorted(versions)
+        if self.specific:
+            return [version for version in found if version in self.specific]
+        return found if self.latest is None else found[-self.latest :]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model to serve."""
+
+    name: str
+    base_path: Path  # holds VERSION/saved_model.pb
+    policy: VersionPolicy = VersionPolicy()
+    labels: dict[str, int] = field(default_factory=dict)  # name to version
+
+
+def read_models_config(path: Path) -> list[ModelConfig]:
+    """Return the models that a `models.config` names.
+
+    Raises:
+        InputError: the file cannot be read, does not parse or contradicts itself.
+    """
+    config = model_server_config_pb2.ModelServerConfig()
+    _parse(path, config, "ModelServerConfig")
+    try:
+        return models_from_proto(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def models_from_proto(config: model_server_config_pb2.ModelServerConfig) -> list[ModelConfig]:
+    """Return the models of a configuration message.
+
+    Raises:
+        InputError: it contradicts itself; TensorFlow Serving's words where it has some.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise InputError(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported"
+        )
+    models = [_model(model) for model in config.model_config_list.config]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"Illegal to list model {name} multiple times in config list")
+    return models
+
+
+def _model(model: Any) -> ModelConfig:
+    if not model.name or "/" in model.name:
+        raise InputError(f"name: expected one for every model, without a slash; got {model.name!r}")
+    if not Path(model.base_path).is_absolute():
+        raise InputError(
+            f"Expected model {model.name} to have an absolute path or URI; "
+            f"got base_path()={model.base_path}"
+        )
+    return ModelConfig(
+        model.name,
+        Path(model.base_path),
+        _policy(model.model_version_policy),
+        dict(model.version_labels),
+    )
+
+
+def _policy(policy: Any) -> VersionPolicy:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return VersionPolicy(latest=None)
+    if choice == "specific":
+        if not policy.specific.versions:
+            raise InputError("specific { }: expected versions in it")
+        return VersionPolicy(latest=None, specific=frozenset(policy.specific.versions))
+    return VersionPolicy(latest=policy.latest.num_versions or 1)
+
+
+def read_batching_parameters(path: Path) -> BatchingOptions:
+    """Return what a batching parameters file says; what it leaves out has TensorFlow's default.
+
+    Raises:
+        InputError: the file cannot be read, does not parse, or a number is out of range.
+    """
+    message = _BATCHING_PARAMETERS()
+    _parse(path, message, "BatchingParameters")
+    given: dict[str, Any] = {}
+    for described, value in message.ListFields():
+        if described.is_repeated:
+            given[described.name] = tuple(value)
+        else:
+            given[described.name] = getattr(value, "value", value)
+    try:
+        return BatchingOptions(**given)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _parse(path: Path, message: Any, kind: str) -> None:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_FILE_BYTES + 1)
+        if len(text) > _MAX_FILE_BYTES:
+            raise InputError(f"{path}: larger than {_MAX_FILE_BYTES} bytes; is it a {kind}?")
+        text_format.Parse(text, message)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a {kind} in text format: {reason}") from error
+
+
+def _batching_parameters() -> Any:
+    """Return the message class, which no package brings: session_bundle_config.proto's fields."""
+    wrapped = ".google.protobuf.{}Value"
+    fields: list[tuple[str, str | None]] = [
+        ("max_batch_size", wrapped.format("Int64")),
+        ("batch_timeout_micros", wrapped.format("Int64")),
+        ("max_enqueued_batches", wrapped.format("Int64")),
+        ("num_batch_threads", wrapped.format("Int64")),
+        ("thread_pool_name", wrapped.format("String")),
+        ("allowed_batch_sizes", None),
+        ("pad_variable_length_inputs", None),
+        ("max_execution_batch_size", wrapped.format("Int64")),
+        ("enable_large_batch_splitting", wrapped.format("Bool")),
+    ]
+    file = descriptor_pb2.FileDescriptorProto(
+        name="clozeline/batching_parameters.proto",
+        package="clozeline.serving",
+        syntax="proto3",
+        dependency=["google/protobuf/wrappers.proto"],
+    )
+    message = file.message_type.add(name="BatchingParameters")
+    kind = descriptor_pb2.FieldDescriptorProto
+    for number, (name, type_name) in enumerate(fields, start=1):
+        added = message.field.add(name=name, number=number, label=kind.LABEL_OPTIONAL)
+        if type_name:
+            added.type, added.type_name = kind.TYPE_MESSAGE, type_name
+        elif name == "allowed_batch_sizes":
+            added.type, added.label = kind.TYPE_INT64, kind.LABEL_REPEATED
+        else:
+            added.type = kind.TYPE_BOOL
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(
+        pool.FindMessageTypeByName("clozeline.serving.BatchingParameters")
+    )
+
+
+_BATCHING_PARAMETERS = _batching_parameters()

@@ -1,0 +1,250 @@
+"""Classify, Regress and MultiInference: signatures that take `tf.train.Example`s.
+
+SavedModels of TensorFlow 1 have them; what `tf.saved_model.save` writes is for Predict.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from grpc import StatusCode
+from tensorflow.core.example import example_pb2, feature_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    input_pb2,
+    model_pb2,
+    regression_pb2,
+)
+
+from serving.server.json_answer import number_text, string_text
+from serving.server.json_values import Json, converter, is_base64, json_type, quoted
+from serving.server.loading import Servable
+from serving.server.runner import Runner
+from serving.server.signature import DEFAULT_SIGNATURE, Arrays
+from serving.server.status import ServingError, invalid
+
+CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+_KINDS = {CLASSIFY: "classification", REGRESS: "regression"}
+_INT64 = range(-(2**63), 2**63)
+_to_float, _to_bytes = converter(tf.float32), converter(tf.string)
+
+
+def read_examples(document: dict[str, Json]) -> input_pb2.Input:
+    """Return the `examples` of a JSON request, with its `context` if it has one.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, there are none or one cannot be an Example.
+    """
+    if "examples" not in document:
+        raise _misformatted(
+            document, "When method is classify, key 'examples' is expected and was not found"
+        )
+    examples = document["examples"]
+    if not isinstance(examples, list):
+        raise _misformatted(document, "Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise _misformatted(document, "'examples' value is an empty array")
+    read = input_pb2.Input()
+    if "context" in document:
+        read.example_list_with_context.context.CopyFrom(_example(document["context"]))
+        read.example_list_with_context.examples.extend(map(_example, examples))
+    else:
+        read.example_list.examples.extend(map(_example, examples))
+    return read
+
+
+def _misformatted(document: dict[str, Json], reason: str) -> ServingError:
+    return invalid(f"JSON Value: {quoted(document)} {reason}")
+
+
+def _example(value: Json) -> example_pb2.Example:
+    if not isinstance(value, dict):
+        raise invalid(f"Example must be JSON object but got JSON {json_type(value)}")
+    example = example_pb2.Example()
+    for name, content in value.items():
+        feature = feature_pb2.Feature()
+        for item in content if isinstance(content, list) else [content]:
+            _add(feature, name, item)
+        example.features.feature[name].CopyFrom(feature)
+    return example
+
+
+def _add(feature: feature_pb2.Feature, name: str, value: Json) -> None:
+    kind, converted = _feature_value(name, value)
+    present = feature.WhichOneof("kind")
+    if present not in (None, kind):
+        expected = present.removesuffix("_list")
+        raise invalid(f"Unexpected element type in feature: {name} expecting type: {expected}")
+    getattr(feature, kind).value.append(converted)
+
+
+def _feature_value(name: str, value: Json) -> tuple[str, Any]:
+    """Return the name of the list of a Feature that the value belongs to, and it in its type."""
+    if isinstance(value, bool):
+        return "int64_list", int(value)
+    if isinstance(value, str) or is_base64(value):
+        return "bytes_list", _to_bytes(value)
+    if isinstance(value, int):
+        if value in _INT64:
+            return "int64_list", value
+        if 0 <= value < 2**64:
+            raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
+    if isinstance(value, int | float):
+        return "float_list", _to_float(value)
+    raise invalid(f"Feature: {name} has element with unexpected JSON type: {json_type(value)}")
+
+
+def classify(
+    servable: Servable, signature_name: str, examples: input_pb2.Input, runner: Runner
+) -> classification_pb2.ClassificationResult:
+    """Return label and score of every class, for each example.
+
+    Raises:
+        ServingError: the signature does not classify, there are no examples, or the graph failed.
+    """
+    outputs, rows = _run(servable, signature_name, CLASSIFY, examples, runner)
+    columns = {name: outputs[name] for name in ("classes", "scores") if name in outputs}
+    if not columns:
+        raise ServingError(
+            StatusCode.FAILED_PRECONDITION,
+            'Expected classification signature outputs to contain at least one of "classes" or '
+            f'"scores". Signature was: {", ".join(outputs)}',
+        )
+    for name, array in columns.items():
+        if array.ndim != 2:
+            raise invalid(
+                f"Expected Tensor shape: [batch_size num_classes] but got {list(array.shape)}"
+            )
+        if len(array) != rows:
+            raise invalid(f"Expected {name} output batch size of {rows}. Got: {len(array)}")
+    result = classification_pb2.ClassificationResult()
+    for row in range(rows):
+        added = result.classifications.add()
+        for index in range(next(iter(columns.values())).shape[1]):
+            added.classes.add(
+                **({"label": columns["classes"][row, index]} if "classes" in columns else {}),
+                **({"score": columns["scores"][row, index]} if "scores" in columns else {}),
+            )
+    return result
+
+
+def regress(
+    servable: Servable, signature_name: str, examples: input_pb2.Input, runner: Runner
+) -> regression_pb2.RegressionResult:
+    """Return a number for each example.
+
+    Raises:
+        ServingError: the signature does not regress, there are no examples, or the graph failed.
+    """
+    outputs, rows = _run(servable, signature_name, REGRESS, examples, runner)
+    if "outputs" not in outputs:
+        message = f"No regression outputs found in SignatureDef: {', '.join(outputs)}"
+        raise ServingError(StatusCode.FAILED_PRECONDITION, message)
+    values = outputs["outputs"]
+    if values.shape not in ((rows,), (rows, 1)):
+        raise invalid(
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
+            f"{list(values.shape)}"
+        )
+    result = regression_pb2.RegressionResult()
+    for value in values.ravel():
+        result.regressions.add(value=value)
+    return result
+
+
+def multi_inference(
+    servable: Servable, request: inference_pb2.MultiInferenceRequest, runner: Runner
+) -> inference_pb2.MultiInferenceResponse:
+    """Return the result of every task on the same examples.
+
+    Raises:
+        ServingError: tasks that do not go together, or one of them failed.
+    """
+    response = inference_pb2.MultiInferenceResponse()
+    seen = set()
+    for task in request.tasks:
+        name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        if task.model_spec.name != servable.name:
+            raise invalid(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+            )
+        if name in seen:
+            raise invalid(f"Duplicate evaluation of signature: {name}")
+        seen.add(name)
+        result = inference_pb2.InferenceResult()
+        if task.method_name == CLASSIFY:
+            classes = classify(servable, name, request.input, runner)
+            result.classification_result.CopyFrom(classes)
+        elif task.method_name == REGRESS:
+            numbers = regress(servable, name, request.input, runner)
+            result.regression_result.CopyFrom(numbers)
+        else:
+            message = f"Unsupported signature method_name: {task.method_name}"
+            raise ServingError(StatusCode.UNIMPLEMENTED, message)
+        result.model_spec.CopyFrom(answering_spec(servable, name))
+        response.results.append(result)
+    return response
+
+
+def answering_spec(servable: Servable, signature_name: str) -> model_pb2.ModelSpec:
+    """Return what an answer says about who gave it."""
+    spec = model_pb2.ModelSpec(name=servable.name, signature_name=signature_name)
+    spec.version.value = servable.version
+    return spec
+
+
+def _run(
+    servable: Servable, name: str, method: str, examples: input_pb2.Input, runner: Runner
+) -> tuple[Arrays, int]:
+    """Return the outputs of a signature that was made for the method, and how many examples."""
+    if name not in servable.definitions:
+        raise invalid(f"No signature was found with the name: {name}")
+    found = servable.definitions[name].method_name
+    if found != method:
+        raise invalid(
+            f"Expected {_KINDS[method]} signature method_name to be {method}. Was: {found}"
+        )
+    serialized = list(_serialized(examples))
+    if not serialized:
+        raise invalid("Input is empty.")
+    signature = servable.signatures[name]
+    if list(signature.inputs) != ["inputs"]:
+        message = f"No {_KINDS[method]} inputs found in SignatureDef: {', '.join(signature.inputs)}"
+        raise ServingError(StatusCode.FAILED_PRECONDITION, message)
+    texts = np.empty(len(serialized), dtype=np.object_)
+    texts[:] = serialized
+    return runner.run(signature, {"inputs": texts}), len(serialized)
+
+
+def _serialized(examples: input_pb2.Input) -> Iterable[bytes]:
+    """Yield each example's bytes; the context's go before its own, which override them so."""
+    if examples.WhichOneof("kind") == "example_list_with_context":
+        context = examples.example_list_with_context.context.SerializeToString()
+        for example in examples.example_list_with_context.examples:
+            yield context + example.SerializeToString()
+    else:
+        for example in examples.example_list.examples:
+            yield example.SerializeToString()
+
+
+def classification_json(result: classification_pb2.ClassificationResult) -> bytes:
+    """Return classes as REST answers them: for each example a list of [label, score]."""
+    rows = [
+        ", ".join(
+            f"[{string_text(one.label.encode())}, {number_text(one.score)}]" for one in row.classes
+        )
+        for row in result.classifications
+    ]
+    return _results(f"[{row}]" for row in rows)
+
+
+def regression_json(result: regression_pb2.RegressionResult) -> bytes:
+    """Return numbers as REST answers them."""
+    return _results(number_text(row.value) for row in result.regressions)
+
+
+def _results(rows: Iterable[str]) -> bytes:
+    text = f'{{\n    "results": [{", ".join(rows)}\n    ]\n}}'
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,65 @@
+"""What lies on disk: models and their versions, as NAME/VERSION/saved_model.pb."""
+
+import re
+from pathlib import Path
+
+from pipeline.errors import InputError
+from serving.server.config_files import ModelConfig, read_models_config
+
+SAVED_MODEL = "saved_model.pb"
+
+
+def read_models(source: Path) -> list[ModelConfig]:
+    """Return the models of a folder, or those that a `models.config` names.
+
+    Raises:
+        InputError: there is no model, or the file cannot be used.
+    """
+    if source.is_file():
+        return read_models_config(source)
+    return [ModelConfig(path.name, path) for path in model_dirs(source)]
+
+
+def versions_of(model_dir: Path) -> dict[int, Path]:
+    """Return the version directories of a model: those with a whole number for a name."""
+    if not model_dir.is_dir():
+        return {}
+    return {
+        int(child.name): child
+        for child in model_dir.iterdir()
+        if re.fullmatch("[0-9]{1,18}", child.name) and child.is_dir()
+    }
+
+
+def model_dirs(base: Path) -> list[Path]:
+    """Return the directories under `base` that have at least one version.
+
+    Raises:
+        InputError: `base` is no directory or has no model in it.
+    """
+    expected = f"expected {base}/NAME/VERSION/{SAVED_MODEL}; clozeline export writes it"
+    if not base.is_dir():
+        raise InputError(f"{base}: no such directory ({expected})")
+    if any((path / SAVED_MODEL).is_file() for path in versions_of(base).values()):
+        raise InputError(f"{base}: this is one model; give the directory above, {base.parent}")
+    children = sorted(path for path in base.iterdir() if path.is_dir())
+    found = [path for path in children if versions_of(path) and not path.name.startswith(".")]
+    if found:
+        return found
+    names = "".join(f"; {path} has no numeric version" for path in versionless_dirs(base)[:1])
+    raise InputError(f"{base}: no model in it{names} ({expected})")
+
+
+def versionless_dirs(base: Path) -> list[Path]:
+    """Return the directories under `base` that look like models without a version."""
+    return [
+        path
+        for path in sorted(base.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and not versions_of(path)
+    ]
+
+
+def fingerprint(path: Path) -> object:
+    """Return something that differs once a file below `path` has changed."""
+    stats = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
+    return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]

@@ -1,0 +1,75 @@
+"""Loading one version of a model from its directory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  (registers the ops that text models are made of)
+from grpc import StatusCode
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+from serving.server.folders import SAVED_MODEL
+from serving.server.metrics import Metrics
+from serving.server.runner import Runner
+from serving.server.signature import Signature, signature_from
+from serving.server.status import ServingError, from_tensorflow
+from serving.server.warmup import warm_up
+
+_SERVE_TAG = "serve"
+
+
+@dataclass(frozen=True)
+class Servable:
+    """One loaded version of a model. It lives as long as a request or the repository holds it."""
+
+    name: str
+    version: int
+    definitions: dict[str, meta_graph_pb2.SignatureDef]  # all of them, for metadata
+    signatures: dict[str, Signature]  # those that can be run
+    root: Any  # what tf.saved_model.load returned: it owns the variables
+
+
+Loader = Callable[[str, int, Path], Servable]
+
+
+def saved_model_loader(runner: Runner, max_elements: int, metrics: Metrics | None = None) -> Loader:
+    """Return the function that loads one version and runs its warm-up requests.
+
+    The function raises ServingError when the version cannot be served.
+    """
+    metrics = metrics or Metrics()
+
+    def load(name: str, version: int, path: Path) -> Servable:
+        try:
+            servable = _load(name, version, path)
+            warm_up(path, servable.signatures, runner, max_elements)
+        except Exception as error:  # whatever a broken directory provokes in TensorFlow
+            metrics.load(str(path), succeeded=False)
+            if isinstance(error, ServingError):
+                raise
+            raise from_tensorflow(error) from error
+        metrics.load(str(path), succeeded=True)
+        return servable
+
+    return load
+
+
+def _load(name: str, version: int, path: Path) -> Servable:
+    definitions = _definitions(path)
+    root = tf.saved_model.load(str(path))
+    signatures = {
+        key: signature_from(key, definitions[key], function)
+        for key, function in root.signatures.items()
+    }
+    return Servable(name, version, definitions, signatures, root)
+
+
+def _definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
+    saved = saved_model_pb2.SavedModel.FromString((path / SAVED_MODEL).read_bytes())
+    for graph in saved.meta_graphs:
+        if _SERVE_TAG in graph.meta_info_def.tags:
+            return dict(graph.signature_def)
+    message = f"Could not find meta graph def matching supplied tags: {{ {_SERVE_TAG} }}"
+    raise ServingError(StatusCode.NOT_FOUND, message)

@@ -1,0 +1,61 @@
+"""Running a signature on named tensors: the core that REST, gRPC and warm-up share."""
+
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from serving.server.batching import Batcher, BatchingOptions
+from serving.server.metrics import Metrics
+from serving.server.signature import Arrays, Signature, check_inputs
+from serving.server.status import from_tensorflow
+
+
+class Runner:
+    """Runs signatures, a bounded number at a time; others wait for their turn, or in a batch."""
+
+    def __init__(
+        self,
+        max_concurrent_runs: int,
+        batching: BatchingOptions | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._places = threading.BoundedSemaphore(max_concurrent_runs)
+        self._batcher = Batcher(self._run_now, batching, metrics or Metrics()) if batching else None
+
+    def close(self) -> None:
+        """End the threads that run batches; what they have begun is finished."""
+        if self._batcher:
+            self._batcher.close()
+
+    def run(self, signature: Signature, inputs: Mapping[str, tf.Tensor | np.ndarray]) -> Arrays:
+        """Return the outputs by name; strings are object arrays of bytes.
+
+        Raises:
+            ServingError: the inputs do not fit the signature, the graph failed, or the queue of
+                batches is full.
+        """
+        check_inputs(signature, inputs)
+        arrays = {name: _as_array(value) for name, value in inputs.items()}
+        if self._batcher and signature.can_batch:
+            rows = {len(array) for array in arrays.values()}
+            if len(rows) == 1 and rows != {0}:
+                return self._batcher.run(signature, arrays)
+        return self._run_now(signature, arrays)
+
+    def _run_now(self, signature: Signature, arrays: Arrays) -> Arrays:
+        try:
+            with self._places:
+                tensors = {
+                    name: tf.convert_to_tensor(value, signature.inputs[name].dtype)
+                    for name, value in arrays.items()
+                }
+                outputs = signature.function(**tensors)
+                return {name: _as_array(outputs[name]) for name in signature.outputs}
+        except (tf.errors.OpError, TypeError, ValueError) as error:
+            raise from_tensorflow(error) from error
+
+
+def _as_array(value: tf.Tensor | np.ndarray) -> np.ndarray:
+    return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())

@@ -1,0 +1,254 @@
+"""Classify, Regress and MultiInference against what TensorFlow Serving was recorded to answer."""
+
+import grpc
+import pytest
+import requests
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from serving.server.batching import BatchingOptions
+from serving.server.main import ModelServer
+
+v1 = tf.compat.v1
+
+
+def save_classifier(path):
+    """A model of TensorFlow 1: only its exporter writes the signatures' kinds."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        ex = v1.placeholder(tf.string, [None], "ex")
+        features = {"x": tf.io.FixedLenFeature([], tf.float32, 0.0)}
+        x = tf.io.parse_example(ex, features)["x"]
+        scores = tf.stack([x, 1.0 - x], axis=1)
+        classes = tf.tile([["pos", "neg"]], [tf.shape(x)[0], 1])
+        numbers = tf.reshape(2.0 * x + 1.0, [-1, 1])
+        info = v1.saved_model.build_tensor_info
+        make = v1.saved_model.build_signature_def
+        signatures = {
+            "serving_default": make(
+                {"inputs": info(ex)},
+                {"classes": info(classes), "scores": info(scores)},
+                "tensorflow/serving/classify",
+            ),
+            "reg": make(
+                {"inputs": info(ex)}, {"outputs": info(numbers)}, "tensorflow/serving/regress"
+            ),
+            "pred": make(
+                {"examples": info(ex)}, {"y": info(numbers)}, "tensorflow/serving/predict"
+            ),
+        }
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("models")
+    save_classifier(base / "cr" / "1")
+    started = ModelServer(base, "127.0.0.1", 0, 0, batching=BatchingOptions(max_batch_size=8))
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def ask(server):
+    with requests.Session() as session:
+
+        def post(verb, body):
+            url = f"http://127.0.0.1:{server.rest_port}/v1/models/cr:{verb}"
+            return session.post(url, data=body, timeout=30)
+
+        yield post
+
+
+ANSWERS = [
+    (
+        "classify",
+        '{"examples":[{"x":0.25},{"x":0.75,"t":"a"}]}',
+        {"results": [[["pos", 0.25], ["neg", 0.75]], [["pos", 0.75], ["neg", 0.25]]]},
+    ),
+    (
+        "classify",
+        '{"context":{"t":"ctx"},"examples":[{"x":0.25}]}',
+        {"results": [[["pos", 0.25], ["neg", 0.75]]]},
+    ),
+    (
+        "classify",
+        '{"context":{"x":0.25},"examples":[{}]}',
+        {"results": [[["pos", 0.25], ["neg", 0.75]]]},
+    ),
+    (
+        "regress",
+        '{"signature_name":"reg","examples":[{"x":0.25},{"x":[0.75]}]}',
+        {"results": [1.5, 2.5]},
+    ),
+    (
+        "predict",
+        '{"instances":[{"b64":"CgA="}]}',
+        {"predictions": [{"classes": ["pos", "neg"], "scores": [0.0, 1.0]}]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("verb", "body", "expected"), ANSWERS)
+def test_answer(ask, verb, body, expected):
+    answer = ask(verb, body)
+    assert (answer.status_code, answer.json()) == (200, expected)
+
+
+def of_examples(examples, why):
+    return f'JSON Value: {{\n    "examples": {examples}\n}} {why}'
+
+
+ERRORS = [
+    (
+        "classify",
+        '{"instances":["a"]}',
+        'JSON Value: {\n    "instances": ["a"]\n} When method is classify, key \'examples\' is '
+        "expected and was not found",
+    ),
+    (
+        "classify",
+        '{"examples":[]}',
+        of_examples("[]", "'examples' value is an empty array"),
+    ),
+    (
+        "classify",
+        '{"examples":{"x":1}}',
+        of_examples('{\n        "x": 1\n    }', "Expecting 'examples' value to be an list/array"),
+    ),
+    ("classify", '{"examples":[1]}', "Example must be JSON object but got JSON Number"),
+    (
+        "classify",
+        '{"examples":[{"x":null}]}',
+        "Feature: x has element with unexpected JSON type: Null",
+    ),
+    (
+        "classify",
+        '{"examples":[{"x":[0.5,[1]]}]}',
+        "Feature: x has element with unexpected JSON type: Array",
+    ),
+    (
+        "classify",
+        '{"examples":[{"x":[0.5,"a"]}]}',
+        "Unexpected element type in feature: x expecting type: float",
+    ),
+    (
+        "classify",
+        '{"examples":[{"x":18446744073709551615}]}',
+        "Feature: x has uint64 element. Only int64 is supported.",
+    ),
+    (
+        "classify",
+        '{"examples":[{"x":1e300}]}',
+        "Cannot convert JSON value: 1e+300 to float without loss of precision.",
+    ),
+    (
+        "classify",
+        '{"signature_name":"nope","examples":[{"x":0.5}]}',
+        "No signature was found with the name: nope",
+    ),
+    (
+        "classify",
+        '{"signature_name":"reg","examples":[{"x":0.5}]}',
+        "Expected classification signature method_name to be tensorflow/serving/classify. "
+        "Was: tensorflow/serving/regress",
+    ),
+    (
+        "regress",
+        '{"examples":[{"x":0.25}]}',
+        "Expected regression signature method_name to be tensorflow/serving/regress. "
+        "Was: tensorflow/serving/classify",
+    ),
+]
+
+
+@pytest.mark.parametrize(("verb", "body", "message"), ERRORS)
+def test_error(ask, verb, body, message):
+    answer = ask(verb, body)
+    assert (answer.status_code, answer.json()) == (400, {"error": message})
+
+
+def test_an_integer_is_no_float(ask):
+    answer = ask("classify", '{"examples":[{"x":1}]}')
+    expected = (
+        "Key: x, Index: 0.  Data types don't match. Data type: int64 but expected type: float"
+    )
+    assert answer.status_code == 400
+    assert expected in answer.json()["error"]
+
+
+@pytest.fixture(scope="module")
+def stub(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+EXAMPLE = (
+    'input { example_list { examples { features { feature { key: "x" value { float_list { '
+    "value: 0.25 } } } } } } }"
+)
+SPEC = 'model_spec { name: "cr" version { value: 1 } signature_name: "%s" }'
+CLASSES = 'classes { label: "pos" score: 0.25 } classes { label: "neg" score: 0.75 }'
+
+
+def test_grpc_classify(stub):
+    request = classification_pb2.ClassificationRequest()
+    text_format.Parse('model_spec { name: "cr" } ' + EXAMPLE, request)
+    expected = classification_pb2.ClassificationResponse()
+    result = f"result {{ classifications {{ {CLASSES} }} }} " + SPEC % "serving_default"
+    assert stub.Classify(request) == text_format.Parse(result, expected)
+    request.ClearField("input")
+    with pytest.raises(grpc.RpcError, match=r"Input is empty\."):
+        stub.Classify(request)
+
+
+def test_grpc_regress(stub):
+    request = regression_pb2.RegressionRequest()
+    text_format.Parse('model_spec { name: "cr" signature_name: "reg" } ' + EXAMPLE, request)
+    expected = regression_pb2.RegressionResponse()
+    result = "result { regressions { value: 1.5 } } " + SPEC % "reg"
+    assert stub.Regress(request) == text_format.Parse(result, expected)
+
+
+TASKS = (
+    'tasks { model_spec { name: "cr" signature_name: "serving_default" } '
+    'method_name: "tensorflow/serving/classify" } '
+    'tasks { model_spec { name: "cr" signature_name: "reg" } '
+    'method_name: "tensorflow/serving/regress" } '
+)
+
+
+def test_grpc_multi_inference(stub):
+    request = inference_pb2.MultiInferenceRequest()
+    text_format.Parse(TASKS + EXAMPLE, request)
+    expected = text_format.Parse(
+        "results { " + SPEC % "serving_default" + f" classification_result {{ classifications {{ "
+        f"{CLASSES} }} }} }} "
+        "results { " + SPEC % "reg" + " regression_result { regressions { value: 1.5 } } }",
+        inference_pb2.MultiInferenceResponse(),
+    )
+    assert stub.MultiInference(request) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("reg", "serving_default"), "Duplicate evaluation of signature: serving_default"),
+        (('"cr" signature_name: "reg"', '"m"'), "must access the same model name"),
+        (("serving/regress", "serving/predict"), "Unsupported signature method_name: tensorflow/"),
+        ((TASKS, ""), "must have at least one task"),
+    ],
+)
+def test_grpc_multi_inference_of_what_does_not_go_together(stub, change, message):
+    request = inference_pb2.MultiInferenceRequest()
+    text_format.Parse(TASKS.replace(*change, 1) + EXAMPLE, request)
+    with pytest.raises(grpc.RpcError, match=message):
+        stub.MultiInference(request)
