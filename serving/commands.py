@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from model.run import Checkpoint
 from pipeline.commands import Command, InputGlobs, check_range
 from pipeline.errors import InputError
 from serving.addresses import checked_address
+from serving.precision import ServingPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,11 @@ class Export(Command):
     """The run to export."""
     output: Path
     """Where the model goes: models/NAME. The version is the next free number in it."""
+    precision: ServingPrecision = "float32"
+    """What weights are stored and multiplied in: bfloat16 is half as large, and faster on a CPU
+    with units for it."""
+    checkpoint: Checkpoint = "last"
+    """Whose weights: the last one's, or the best one's by evaluation."""
 
     def run(self) -> dict[str, Any]:
         """Export; return where the version is and what it answers."""
@@ -27,7 +34,12 @@ class Export(Command):
         from pipeline.console import results
         from serving.export import export_run
 
-        version = export_run(load_run(self.run_dir), self.output)
+        version = export_run(
+            load_run(self.run_dir),
+            self.output,
+            precision=self.precision,
+            checkpoint=self.checkpoint,
+        )
         size_bytes = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
         results.print(f"{version}: exported, {size_bytes / 1e6:.1f} MB")
         results.print(f"serve it:  clozeline serve --models {self.output.parent}")

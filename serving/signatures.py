@@ -1,21 +1,24 @@
 """A trained BERT as signatures that take raw strings: tokenizer, encoder and heads in one graph.
 
-Shapes: B texts, L positions (the longest text of the batch), M masks (the most in a text, at
-least 1), K fillings, H hidden size.
+Every output has the batch as its first axis, and is rectangular.
+
+Shapes: B texts, L positions (the longest text of the batch), P masked positions, M masks (the most
+in a text, at least 1), K fillings, H hidden size, N heads, C classes.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_text as tf_text
 
-from model.run import Run
+from model.network import ENCODER_INPUTS, weights_by_name
+from model.run import Checkpoint, Run
 from pipeline.manifest import VOCABULARY
-from pipeline.schema import IS_NEXT, MASK
-from pipeline.tokenizer import build_tokenizer
+from pipeline.schema import IS_NEXT
+from serving.inference import Encoded, Network
+from serving.precision import ServingPrecision
+from serving.texts import FEWEST_POSITIONS, Encoding, TextEncoder, graph_function
 
-FILL_MASK, NEXT_SENTENCE, EMBED = "fill_mask", "next_sentence", "embed"
 DEFAULT = "serving_default"
 
 TOP_K = 5
@@ -24,52 +27,74 @@ TOP_K = 5
 NO_POSITION = -1
 """Stands in `positions` where a text has fewer masks than another of its batch."""
 
+TEXT = tf.TensorSpec([None], tf.string, name="text")
+TEXT_PAIR = tf.TensorSpec([None], tf.string, name="text_pair")
+
+Answers = Callable[..., dict[str, Any]]
+
 
 class TextModel(tf.Module):
-    """What is saved: the signatures as methods, and one copy of the weights.
+    """What is saved: the signatures as methods, and one copy of the weights."""
 
-    Every text input begins with `tf.ensure_shape`: the tokenizer's kernel ends the whole server
-    when it is given a scalar, and the server does not compare ranks with the signature.
-    """
-
-    def __init__(self, run: Run) -> None:
+    def __init__(
+        self,
+        run: Run,
+        precision: ServingPrecision = "float32",
+        checkpoint: Checkpoint = "last",
+    ) -> None:
         """Build the graph's parts from a trained run.
 
+        Args:
+            run: pretrained, tuned or imported.
+            precision: what weights are stored and multiplied in.
+            checkpoint: whose weights.
+
         Raises:
-            InputError: the run has no checkpoint that can be read.
+            InputError: the run has no such checkpoint, or it cannot be read.
         """
         super().__init__(name="clozeline")
-        vocabulary = run.vocabulary
-        model = run.load_model()
-        encoder = model.get_layer("encoder")
-        # The Keras objects stay in closures: tracked as attributes, they would bring their own
-        # traces and a second copy of the weights into the SavedModel.
-        self._predict: Callable[[dict[str, Any]], dict[str, Any]] = _untracked(model)
-        self._encode: Callable[[dict[str, Any]], dict[str, Any]] = _untracked(encoder)
-        self.weights = [variable.value for variable in model.variables]
+        self._run = run
+        self._heads = ("task",) if run.task else run.heads
+        weights = weights_by_name(run.load_model(checkpoint))
+        self.network = Network(run.config, weights, precision, self._heads)
         self.vocab = tf.saved_model.Asset(str(run.path / VOCABULARY))
-        self._tokenizer = build_tokenizer(vocabulary.pieces, lower_case=run.dataset.lower_case)
-        # One function that all signatures call, so that the tokenizer's tables are saved once.
-        self._pieces_of = tf.function(
-            self._tokenize, input_signature=[tf.TensorSpec([None], tf.string)]
+        self.texts = TextEncoder(
+            run.vocabulary,
+            lower_case=run.dataset.lower_case,
+            max_seq_length=run.dataset.max_seq_length,
+            reads_masks=run.task is None,  # a tuned model was shown none
         )
-        self._pieces = tf.constant(vocabulary.pieces)
-        self._vocabulary = vocabulary
-        self._max_seq_length = run.dataset.max_seq_length
-        self._knows_pairs = "next_sentence" in run.heads
 
     def signatures(self) -> dict[str, Any]:
         """Return the function of each signature by name: what the run has learned to do."""
-        text = tf.TensorSpec([None], tf.string, name="text")
-        text_pair = tf.TensorSpec([None], tf.string, name="text_pair")
-        fill_mask = tf.function(self.fill_mask, input_signature=[text])
-        embed = tf.function(self.embed, input_signature=[text])
-        signatures = {DEFAULT: fill_mask, FILL_MASK: fill_mask, EMBED: embed}
-        if self._knows_pairs:
-            signatures[NEXT_SENTENCE] = tf.function(
-                self.next_sentence, input_signature=[text, text_pair]
-            )
-        return signatures
+        functions = {name: graph_function(*args) for name, args in self._described().items()}
+        default = next(name for name in (*_DEFAULTS, "embed") if name in functions)
+        return {DEFAULT: functions[default], **functions}
+
+    def _described(self) -> dict[str, tuple[Answers, list[tf.TensorSpec]]]:
+        """Return each signature's method and inputs by name."""
+        both = [TEXT, TEXT_PAIR]
+        described: dict[str, tuple[Answers, list[tf.TensorSpec]]] = {}
+        if "masked_lm" in self._heads:
+            described["fill_mask"] = (self.fill_mask, [TEXT])
+            described["fill_mask_pair"] = (self.fill_mask_pair, both)
+        if "next_sentence" in self._heads:
+            described["next_sentence"] = (self.next_sentence, both)
+        task = self._run.task
+        if task and not task.is_per_position:
+            name = "classify" if task.has_classes else "score"
+            method: Answers = getattr(self, f"{name}_pair" if task.takes_pairs else name)
+            described[name] = (method, both if task.takes_pairs else [TEXT])
+        described["embed"] = (self.embed, [TEXT])
+        described["embed_tokens"] = (self.embed_tokens, both)
+        described["attention"] = (self.attention, both)
+        described["tokenize"] = (self.tokenize, both)
+        names = [*ENCODER_INPUTS, *(["masked_lm_positions"] if "masked_lm" in self._heads else [])]
+        ids = [tf.TensorSpec([None, None], tf.int32, name=name) for name in names]
+        described["predict_ids"] = (self.predict_ids, ids)
+        return described
+
+    # ---- pretraining heads
 
     def fill_mask(self, text: Any) -> dict[str, Any]:
         """Fill in every `[MASK]` of each text.
@@ -84,19 +109,40 @@ class TextModel(tf.Module):
                 where a text has fewer masks.
             truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
         """
-        features = self._features(tf.ensure_shape(text, [None]))
-        truncated = features.pop("truncated")
-        positions = self._mask_positions(features["input_ids"])  # [B, M]
-        logits = self._predict(features | {"masked_lm_positions": tf.maximum(positions, 0)})
-        probabilities = tf.nn.softmax(tf.cast(logits["masked_lm_logits"], tf.float32))
-        best, ids = tf.math.top_k(probabilities, TOP_K)  # [B, M, K]
+        return self._filled(self.texts.encode(text))
+
+    def fill_mask_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Fill in every `[MASK]` of two texts that stand one after the other.
+
+        Args:
+            text: string [B].
+            text_pair: string [B]; "" for none.
+
+        Returns:
+            What `fill_mask` returns; positions count on in the second text.
+        """
+        return self._filled(self.texts.encode_pairs(text, text_pair, optional=True))
+
+    def _filled(self, encoding: Encoding) -> dict[str, Any]:
+        positions = self._mask_positions(encoding.features["input_ids"])  # [B, M]
+        encoded = self.network.encode(encoding.features)
+        logits = self.network.masked_lm(encoded.sequence_output, tf.maximum(positions, 0))
+        best, ids = tf.math.top_k(tf.nn.softmax(logits), min(TOP_K, self._run.config.vocab_size))
         is_mask = positions[:, :, tf.newaxis] != NO_POSITION
         return {
-            "tokens": tf.where(is_mask, tf.gather(self._pieces, ids), ""),
+            "tokens": tf.where(is_mask, self.texts.pieces(ids), ""),
             "probabilities": tf.where(is_mask, best, 0.0),
             "positions": positions,
-            "truncated": truncated,
+            "truncated": encoding.truncated,
         }
+
+    def _mask_positions(self, input_ids: Any) -> Any:
+        """Return where the masks of each text are, padded with NO_POSITION: int32 [B, M]."""
+        columns = tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids))
+        found = tf.ragged.boolean_mask(columns, input_ids == self._run.vocabulary.mask_id)
+        positions = found.to_tensor(NO_POSITION)
+        missing = tf.maximum(1 - tf.shape(positions)[1], 0)
+        return tf.pad(positions, [[0, 0], [0, missing]], constant_values=NO_POSITION)
 
     def next_sentence(self, text: Any, text_pair: Any) -> dict[str, Any]:
         """Tell whether the second text follows the first.
@@ -109,16 +155,78 @@ class TextModel(tf.Module):
             is_next_probability: float32 [B].
             truncated: bool [B]. The pair was longer than the model takes; the ends were cut off.
         """
-        text, text_pair = tf.ensure_shape(text, [None]), tf.ensure_shape(text_pair, [None])
-        tf.debugging.assert_equal(
-            tf.size(text), tf.size(text_pair), "text and text_pair differ in length"
-        )
-        features = self._features(text, text_pair)
-        truncated = features.pop("truncated")
-        no_positions = tf.zeros([tf.size(text), 1], tf.int32)
-        logits = self._predict(features | {"masked_lm_positions": no_positions})
-        probabilities = tf.nn.softmax(tf.cast(logits["next_sentence_logits"], tf.float32))
-        return {"is_next_probability": probabilities[:, IS_NEXT], "truncated": truncated}
+        encoding = self.texts.encode_pairs(text, text_pair)
+        logits = self.network.next_sentence(self.network.encode(encoding.features).pooled_output)
+        probabilities = tf.nn.softmax(logits)
+        return {
+            "is_next_probability": probabilities[:, IS_NEXT],
+            "truncated": encoding.truncated,
+        }
+
+    # ---- what it was tuned for
+
+    def classify(self, text: Any) -> dict[str, Any]:
+        """Tell the class of each text.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            label: string [B]. The likeliest class.
+            labels: string [B, C]. All classes, in the order of the probabilities.
+            probabilities: float32 [B, C].
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        return self._classified(self.texts.encode(text))
+
+    def classify_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Tell the class of each pair of texts; as `classify`.
+
+        Args:
+            text: string [B].
+            text_pair: string [B].
+        """
+        return self._classified(self.texts.encode_pairs(text, text_pair))
+
+    def _classified(self, encoding: Encoding) -> dict[str, Any]:
+        assert self._run.task is not None
+        labels = tf.constant(self._run.task.labels)
+        encoded = self.network.encode(encoding.features)
+        probabilities = tf.nn.softmax(self.network.task(encoded.pooled_output))
+        return {
+            "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
+            "labels": tf.broadcast_to(labels, tf.shape(probabilities)),
+            "probabilities": probabilities,
+            "truncated": encoding.truncated,
+        }
+
+    def score(self, text: Any) -> dict[str, Any]:
+        """Give each text the number that the model was tuned for.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            score: float32 [B].
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        return self._scored(self.texts.encode(text))
+
+    def score_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Give each pair of texts its number; as `score`.
+
+        Args:
+            text: string [B].
+            text_pair: string [B].
+        """
+        return self._scored(self.texts.encode_pairs(text, text_pair))
+
+    def _scored(self, encoding: Encoding) -> dict[str, Any]:
+        encoded = self.network.encode(encoding.features)
+        score = self.network.task(encoded.pooled_output)[:, 0]
+        return {"score": score, "truncated": encoding.truncated}
+
+    # ---- what the encoder makes of texts
 
     def embed(self, text: Any) -> dict[str, Any]:
         """Turn each text into vectors.
@@ -131,63 +239,130 @@ class TextModel(tf.Module):
             mean: float32 [B, H]. Mean of the last layer over the text's positions.
             truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
         """
-        features = self._features(tf.ensure_shape(text, [None]))
-        truncated = features.pop("truncated")
-        outputs = self._encode(features)
-        weights = tf.cast(features["input_mask"], tf.float32)[:, :, tf.newaxis]  # [B, L, 1]
-        summed = tf.reduce_sum(tf.cast(outputs["sequence_output"], tf.float32) * weights, axis=1)
+        encoding = self.texts.encode(text)
+        return self._vectors(encoding, self.network.encode(encoding.features))
+
+    def embed_tokens(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Turn each piece of a text, or of two, into a vector.
+
+        Args:
+            text: string [B].
+            text_pair: string [B]; "" for none.
+
+        Returns:
+            tokens: string [B, L]; "" for padding.
+            vectors: float32 [B, L, H]. The last layer; 0 for padding.
+            pooled, mean, truncated: as of `embed`.
+        """
+        encoding = self.texts.encode_pairs(text, text_pair, optional=True)
+        encoded = self.network.encode(encoding.features)
+        is_real = tf.cast(encoding.features["input_mask"], tf.float32)[:, :, tf.newaxis]
         return {
-            "pooled": tf.cast(outputs["pooled_output"], tf.float32),
+            "tokens": self.texts.tokens(encoding),
+            "vectors": encoded.sequence_output * is_real,
+            **self._vectors(encoding, encoded),
+        }
+
+    def _vectors(self, encoding: Encoding, encoded: Encoded) -> dict[str, Any]:
+        weights = tf.cast(encoding.features["input_mask"], tf.float32)[:, :, tf.newaxis]
+        summed = tf.reduce_sum(encoded.sequence_output * weights, axis=1)
+        return {
+            "pooled": encoded.pooled_output,
             "mean": tf.math.divide_no_nan(summed, tf.reduce_sum(weights, axis=1)),
-            "truncated": truncated,
+            "truncated": encoding.truncated,
         }
 
-    def _features(self, *texts: Any) -> dict[str, Any]:
-        """Return input_ids, input_mask, segment_ids: int32 [B, L], and truncated: bool [B]."""
-        vocabulary = self._vocabulary
-        pieces = [self._pieces_of(text) for text in texts]
-        room = self._max_seq_length - 1 - len(texts)
-        trimmed = tf_text.RoundRobinTrimmer(room).trim(pieces)
-        input_ids, segment_ids = tf_text.combine_segments(
-            trimmed, vocabulary.cls_id, vocabulary.sep_id
-        )
-        lengths = [part.row_lengths() for part in pieces]
+    def attention(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Show where every head of every layer looks.
+
+        Args:
+            text: string [B].
+            text_pair: string [B]; "" for none.
+
+        Returns:
+            tokens: string [B, L]; "" for padding.
+            scores: float32 [B, layers, N, L, L]. Share of each position (last axis) in what a head
+                gathers for another one; 0 for padding.
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        encoding = self.texts.encode_pairs(text, text_pair, optional=True)
+        scores = self.network.encode(encoding.features, with_scores=True).attention_scores
+        is_real = tf.cast(encoding.features["input_mask"], tf.float32)
         return {
-            "input_ids": _padded(input_ids, vocabulary.pad_id),
-            "input_mask": _padded(tf.ones_like(input_ids), 0),
-            "segment_ids": _padded(segment_ids, 0),
-            "truncated": tf.add_n(lengths) > room,
+            "tokens": self.texts.tokens(encoding),
+            "scores": scores * is_real[:, tf.newaxis, tf.newaxis, :, tf.newaxis],
+            "truncated": encoding.truncated,
         }
 
-    def _tokenize(self, text: Any) -> Any:
-        """Return the pieces of each text: ragged int32 [B, (pieces)]; `[MASK]` is one piece."""
-        parts = tf.strings.split(text, sep=MASK)  # ragged [B, (parts)]
-        pieces = self._tokenizer.tokenize(parts.flat_values)  # ragged [parts in all, (pieces)]
-        # A mask follows every part of a text but its last.
-        total = tf.shape(parts.flat_values, tf.int64)[0]
-        is_last = tf.scatter_nd(
-            parts.row_limits()[:, tf.newaxis] - 1, tf.ones_like(parts.row_limits()), [total]
+    def tokenize(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Show what the model is given for a text, or for two.
+
+        Args:
+            text: string [B].
+            text_pair: string [B]; "" for none.
+
+        Returns:
+            tokens: string [B, L]; "" for padding.
+            input_ids, input_mask, segment_ids: int32 [B, L], as `predict_ids` takes them.
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        encoding = self.texts.encode_pairs(text, text_pair, optional=True)
+        return {
+            "tokens": self.texts.tokens(encoding),
+            **encoding.features,
+            "truncated": encoding.truncated,
+        }
+
+    def predict_ids(
+        self, input_ids: Any, input_mask: Any, segment_ids: Any, masked_lm_positions: Any = None
+    ) -> dict[str, Any]:
+        """Run the network on ids of the caller's own.
+
+        Args:
+            input_ids: int32 [B, L]. Pieces.
+            input_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+            segment_ids: int32 [B, L]. 0 = first text and padding, 1 = second text.
+            masked_lm_positions: int32 [B, P]. Indices into input_ids, where the masked-LM head was
+                trained.
+
+        Returns:
+            sequence_output: float32 [B, L, H].
+            pooled_output: float32 [B, H].
+            masked_lm_logits: float32 [B, P, V], next_sentence_logits: float32 [B, 2],
+                task_logits: float32 [B, C] or [B, L, C]: of the heads that were trained.
+        """
+        values = (input_ids, input_mask, segment_ids)
+        features = dict(zip(ENCODER_INPUTS, map(_batch_of_ids, values), strict=True))
+        tf.debugging.assert_less_equal(
+            tf.shape(features["input_ids"])[1],
+            self._run.config.max_position_embeddings,
+            "input_ids are longer than the model takes",
         )
-        masks = tf.RaggedTensor.from_row_lengths(
-            tf.fill([total - parts.nrows()], self._vocabulary.mask_id), 1 - is_last
-        )
-        return parts.with_flat_values(tf.concat([pieces, masks], axis=1)).merge_dims(1, 2)
+        encoded = self.network.encode(features)
+        outputs = {
+            "sequence_output": encoded.sequence_output,
+            "pooled_output": encoded.pooled_output,
+        }
+        if masked_lm_positions is not None:
+            positions = tf.ensure_shape(masked_lm_positions, [None, None])
+            logits = self.network.masked_lm(encoded.sequence_output, positions)
+            outputs["masked_lm_logits"] = logits
+        if "next_sentence" in self._heads:
+            outputs["next_sentence_logits"] = self.network.next_sentence(encoded.pooled_output)
+        task = self._run.task
+        if task:
+            per_position = task.is_per_position
+            vectors = encoded.sequence_output if per_position else encoded.pooled_output
+            outputs["task_logits"] = self.network.task(vectors)
+        return outputs
 
-    def _mask_positions(self, input_ids: Any) -> Any:
-        """Return where the masks of each text are, padded with NO_POSITION: int32 [B, M]."""
-        columns = tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids))
-        found = tf.ragged.boolean_mask(columns, input_ids == self._vocabulary.mask_id)
-        positions = found.to_tensor(NO_POSITION)
-        missing = tf.maximum(1 - tf.shape(positions)[1], 0)
-        return tf.pad(positions, [[0, 0], [0, missing]], constant_values=NO_POSITION)
+
+_DEFAULTS = ("fill_mask", "classify", "score")
+"""The signature that answers where a caller names none: the first of them that there is."""
 
 
-def _untracked(model: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda features: model(features, training=False)
-
-
-def _padded(ragged: Any, value: int) -> Any:
-    """Return a ragged [B, (L)] as int32 [B, L]; an empty batch gets three columns, not none."""
-    tensor = tf.cast(ragged.to_tensor(value), tf.int32)
-    missing = tf.maximum(3 - tf.shape(tensor)[1], 0)
-    return tf.pad(tensor, [[0, 0], [0, missing]], constant_values=value)
+def _batch_of_ids(ids: Any) -> Any:
+    """Refuse anything but [B, L]; an empty batch may have no columns."""
+    ids = tf.ensure_shape(ids, [None, None])
+    is_empty = tf.cast(tf.shape(ids)[1] == 0, tf.int32)
+    return tf.pad(ids, [[0, 0], [0, is_empty * FEWEST_POSITIONS]])

@@ -1,6 +1,7 @@
 """The whole line through the real commands, each a process of its own."""
 
 import json
+import shlex
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import requests
 
 from serving.client import Client
 from serving.demo import free_port
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 def clozeline(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -91,23 +94,25 @@ def test_a_person_reads_a_table(ports: tuple[int, int]) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"instances": ["The [MASK] barked."]},
-        {
-            "signature_name": "next_sentence",
-            "instances": [{"text": "He left.", "text_pair": "She stayed."}],
-        },
-        {"signature_name": "embed", "instances": ["He opened the door."]},
-    ],
-)
-def test_the_bodies_of_the_readme(body: dict, ports: tuple[int, int]) -> None:
-    assert json.dumps(body) in Path("README.md").read_text(encoding="utf-8")
-    url = f"http://127.0.0.1:{ports[0]}/v1/models/line:predict"
-    answer = requests.post(url, data=json.dumps(body), timeout=60)
-    assert answer.status_code == 200
-    assert len(answer.json()["predictions"]) == 1
+def curl_lines() -> list[tuple[str, str]]:
+    """The bodies of the README's questions to the pretrained model, and the paths they go to."""
+    lines = README.read_text(encoding="utf-8").splitlines()
+    words = [shlex.split(line) for line in lines if line.startswith("    curl -d ")]
+    asked = [(body, url.partition("/models/books")) for _, _, body, url in words]
+    return [(body, path) for body, (_, of_books, path) in asked if of_books]
+
+
+def test_the_questions_of_the_readme(ports: tuple[int, int]) -> None:
+    asked = set()
+    for body, path in curl_lines():
+        url = f"http://127.0.0.1:{ports[0]}/v1/models/line{path}"
+        answer = requests.post(url, data=body, timeout=60)
+        assert answer.status_code == 200, (body, answer.text)
+        assert len(answer.json()["predictions"]) == 1
+        asked.add(json.loads(body).get("signature_name", "serving_default"))
+    metadata = requests.get(f"http://127.0.0.1:{ports[0]}/v1/models/line/metadata", timeout=60)
+    signatures = metadata.json()["metadata"]["signature_def"]["signature_def"]
+    assert asked | {"fill_mask"} == set(signatures) - {"__saved_model_init_op"}
 
 
 def test_wrong_questions_are_one_line(ports: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ from model.input import eval_batches, train_batches
 from model.run import load_run
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.tokenizer import Vocabulary
-from serving.signatures import NEXT_SENTENCE, TextModel
+from serving.signatures import TextModel
 
 
 def make(corpus: Path, vocab: Path, output: Path, *more: str) -> Manifest:
@@ -109,7 +109,7 @@ def test_training_without_pairs(
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert result["masked_lm_loss"] < first["masked_lm_loss"] - 0.5
     signatures = TextModel(load_run(run)).signatures()
-    assert NEXT_SENTENCE not in signatures
+    assert "next_sentence" not in signatures
     assert "fill_mask" in signatures
 
 

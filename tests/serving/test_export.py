@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 import clozeline
+from model.network import weights_by_name, with_intermediates
 from model.run import Run
 from pipeline.tokenizer import build_tokenizer
-from serving.export import WARM_UP
+from serving.warm_up import WARM_UP
 
 TEXTS = ["The [MASK] sees the [MASK] .", "boat", "The owl fears [MASK]", ""]
 PAIRS = [("The fox sees the owl.", "The deer hears."), ("The boat", "and the [MASK] tide passes")]
@@ -26,43 +28,58 @@ def signatures(exported: Path) -> Any:
     return tf.saved_model.load(str(exported)).signatures
 
 
-def reference(run: Run, *texts: str) -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module")
+def model(trained_run: Run) -> Any:
+    return trained_run.load_model()
+
+
+@pytest.fixture(scope="module")
+def reference(trained_run: Run, model: Any) -> Callable[..., dict[str, np.ndarray]]:
     """One text or pair through the Python model, put together by hand."""
-    vocabulary = run.vocabulary
+    vocabulary = trained_run.vocabulary
     tokenizer = build_tokenizer(vocabulary.pieces, lower_case=True)
-    ids, segments = [vocabulary.cls_id], [0]
-    for segment, text in enumerate(texts):
-        for index, part in enumerate(text.split("[MASK]")):
-            masks = [vocabulary.mask_id] if index else []
-            ids += masks + tokenizer.tokenize([part]).to_list()[0]
-        ids.append(vocabulary.sep_id)
-        segments += [segment] * (len(ids) - len(segments))
-    positions = [index for index, piece in enumerate(ids) if piece == vocabulary.mask_id] or [0]
-    features = {
-        "input_ids": np.array([ids], np.int32),
-        "input_mask": np.ones((1, len(ids)), np.int32),
-        "segment_ids": np.array([segments], np.int32),
-    }
-    model = run.load_model()
-    heads = model(features | {"masked_lm_positions": np.array([positions], np.int32)})
-    hidden = model.get_layer("encoder")(features)
-    return {
-        "positions": np.array(positions),
-        "masked": tf.nn.softmax(heads["masked_lm_logits"][0]).numpy(),
-        "next": tf.nn.softmax(heads["next_sentence_logits"][0]).numpy(),
-        "sequence": hidden["sequence_output"][0].numpy(),
-        "pooled": hidden["pooled_output"][0].numpy(),
-    }
+    looking_in = with_intermediates(model.get_layer("encoder"))
+
+    def answer(*texts: str) -> dict[str, np.ndarray]:
+        ids, segments = [vocabulary.cls_id], [0]
+        for segment, text in enumerate(texts):
+            for index, part in enumerate(text.split("[MASK]")):
+                masks = [vocabulary.mask_id] if index else []
+                ids += masks + tokenizer.tokenize([part]).to_list()[0]
+            ids.append(vocabulary.sep_id)
+            segments += [segment] * (len(ids) - len(segments))
+        positions = [index for index, piece in enumerate(ids) if piece == vocabulary.mask_id] or [0]
+        features = {
+            "input_ids": np.array([ids], np.int32),
+            "input_mask": np.ones((1, len(ids)), np.int32),
+            "segment_ids": np.array([segments], np.int32),
+        }
+        heads = model(features | {"masked_lm_positions": np.array([positions], np.int32)})
+        hidden = looking_in(features)
+        return {
+            "ids": np.array(ids),
+            "segments": np.array(segments),
+            "positions": np.array(positions),
+            "masked": tf.nn.softmax(heads["masked_lm_logits"][0]).numpy(),
+            "next": tf.nn.softmax(heads["next_sentence_logits"][0]).numpy(),
+            "sequence": hidden["sequence_output"][0].numpy(),
+            "pooled": hidden["pooled_output"][0].numpy(),
+            "scores": np.stack([scores[0] for scores in hidden["attention_scores"]]),
+        }
+
+    return answer
 
 
-def test_fill_mask_equals_the_python_model(trained_run: Run, signatures: Any) -> None:
+def test_fill_mask_equals_the_python_model(
+    trained_run: Run, signatures: Any, reference: Any
+) -> None:
     answer = {
         name: value.numpy() for name, value in signatures["fill_mask"](tf.constant(TEXTS)).items()
     }
     assert answer["tokens"].shape == answer["probabilities"].shape == (4, 2, 5)
     assert answer["positions"].tolist() == [[2, 5], [-1, -1], [4, -1], [-1, -1]]
     for row, masks in ((0, 2), (2, 1)):
-        expected = reference(trained_run, TEXTS[row])
+        expected = reference(TEXTS[row])
         assert answer["positions"][row, :masks].tolist() == expected["positions"].tolist()
         for mask in range(masks):
             best = np.argsort(-expected["masked"][mask])[:5]
@@ -76,22 +93,88 @@ def test_fill_mask_equals_the_python_model(trained_run: Run, signatures: Any) ->
     assert not answer["truncated"].any()
 
 
-def test_next_sentence_equals_the_python_model(trained_run: Run, signatures: Any) -> None:
+def test_next_sentence_equals_the_python_model(signatures: Any, reference: Any) -> None:
     first, second = zip(*PAIRS, strict=True)
     answer = signatures["next_sentence"](text=tf.constant(first), text_pair=tf.constant(second))
-    expected = [reference(trained_run, *pair)["next"][0] for pair in PAIRS]
+    expected = [reference(*pair)["next"][0] for pair in PAIRS]
     np.testing.assert_allclose(answer["is_next_probability"], expected, atol=1e-5)
     assert abs(expected[0] - expected[1]) > 1e-3  # the comparison can tell them apart
 
 
-def test_embed_equals_the_python_model(trained_run: Run, signatures: Any) -> None:
+def test_embed_equals_the_python_model(signatures: Any, reference: Any) -> None:
     answer = signatures["embed"](tf.constant(TEXTS))
     for row, text in enumerate(TEXTS):
-        expected = reference(trained_run, text)
+        expected = reference(text)
         np.testing.assert_allclose(answer["pooled"][row], expected["pooled"], atol=1e-5)
-        np.testing.assert_allclose(
-            answer["mean"][row], expected["sequence"].mean(axis=0), atol=1e-5
-        )
+        mean = expected["sequence"].mean(axis=0)
+        np.testing.assert_allclose(answer["mean"][row], mean, atol=1e-5)
+
+
+# One text and two in one batch; the last row fills what a single text may have of the 32 positions.
+MIXED = [("The fox sees the owl.", "The deer [MASK]"), ("boat", ""), ("oak " * 30, "")]
+
+
+@pytest.fixture(scope="module")
+def mixed(signatures: Any) -> Callable[[str], dict[str, np.ndarray]]:
+    text, text_pair = (tf.constant(column) for column in zip(*MIXED, strict=True))
+    return lambda name: {
+        output: value.numpy()
+        for output, value in signatures[name](text=text, text_pair=text_pair).items()
+    }
+
+
+def test_tokenize(trained_run: Run, mixed: Any, reference: Any) -> None:
+    answer = mixed("tokenize")
+    assert answer["input_ids"].shape == answer["tokens"].shape == (3, 32)
+    for row, texts in enumerate(MIXED):
+        expected = reference(*filter(None, texts))
+        length = len(expected["ids"])
+        assert answer["input_ids"][row, :length].tolist() == expected["ids"].tolist()
+        assert answer["segment_ids"][row, :length].tolist() == expected["segments"].tolist()
+        assert answer["input_mask"][row].tolist() == [1] * length + [0] * (32 - length)
+        assert not answer["segment_ids"][row, length:].any()
+        pieces = [trained_run.vocabulary.pieces[piece].encode() for piece in expected["ids"]]
+        assert answer["tokens"][row].tolist() == pieces + [b""] * (32 - length)
+    assert not answer["truncated"].any()
+
+
+def test_tokens_and_attention_equal_the_python_model(mixed: Any, reference: Any) -> None:
+    embedded, attention = mixed("embed_tokens"), mixed("attention")
+    assert attention["scores"].shape == (3, 2, 3, 32, 32)
+    assert (attention["tokens"] == mixed("tokenize")["tokens"]).all()
+    for row, texts in enumerate(MIXED):
+        expected = reference(*filter(None, texts))
+        length = len(expected["ids"])
+        vectors, scores = embedded["vectors"][row], attention["scores"][row]
+        np.testing.assert_allclose(vectors[:length], expected["sequence"], atol=1e-5)
+        np.testing.assert_allclose(embedded["pooled"][row], expected["pooled"], atol=1e-5)
+        np.testing.assert_allclose(scores[:, :, :length, :length], expected["scores"], atol=1e-5)
+        assert not vectors[length:].any()
+        assert not scores[:, :, length:].any()
+        assert not scores[:, :, :, length:].any()
+
+
+def test_masks_of_pairs(mixed: Any, reference: Any) -> None:
+    answer = mixed("fill_mask_pair")
+    expected = reference(*MIXED[0])
+    assert answer["positions"].tolist() == [expected["positions"].tolist(), [-1], [-1]]
+    best = np.sort(expected["masked"][0])[::-1][:5]
+    np.testing.assert_allclose(answer["probabilities"][0, 0], best, atol=1e-5)
+
+
+def test_ids_of_the_callers_own(signatures: Any, model: Any, mixed: Any) -> None:
+    tokenized = mixed("tokenize")
+    ids = {name: tokenized[name] for name in ("input_ids", "input_mask", "segment_ids")}
+    inputs = ids | {"masked_lm_positions": np.array([[10, 2], [1, 3], [31, 5]], np.int32)}
+    answer = signatures["predict_ids"](**{name: tf.constant(x) for name, x in inputs.items()})
+    for name, values in {**model(inputs), **model.get_layer("encoder")(ids)}.items():
+        np.testing.assert_allclose(answer[name], values, atol=1e-5, err_msg=name)
+
+
+def test_too_many_ids_are_refused(signatures: Any) -> None:
+    ids = {name: tf.ones([1, 33], tf.int32) for name in ("input_ids", "input_mask", "segment_ids")}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="longer than the model takes"):
+        signatures["predict_ids"](**ids, masked_lm_positions=tf.zeros([1, 1], tf.int32))
 
 
 def test_long_texts_are_cut_and_it_is_said(signatures: Any) -> None:
@@ -101,17 +184,22 @@ def test_long_texts_are_cut_and_it_is_said(signatures: Any) -> None:
     assert pair["truncated"].numpy().tolist() == [True]
 
 
-@pytest.mark.parametrize("signature", ["fill_mask", "embed", "next_sentence"])
-def test_empty_batch_gives_an_empty_answer(signature: str, signatures: Any) -> None:
-    empty = tf.constant([], tf.string)
-    inputs = {"text": empty} | ({"text_pair": empty} if signature == "next_sentence" else {})
-    for value in signatures[signature](**inputs).values():
-        assert value.shape[0] == 0
+@pytest.mark.parametrize("columns", [0, 7])
+def test_empty_batch_gives_an_empty_answer(columns: int, signatures: Any) -> None:
+    for name, function in signatures.items():
+        _, inputs = function.structured_input_signature
+        empty = {
+            key: tf.zeros([0] if spec.dtype == tf.string else [0, columns], spec.dtype)
+            for key, spec in inputs.items()
+        }
+        for output, value in function(**empty).items():
+            assert value.shape[0] == 0, (name, output)
 
 
-def test_columns_of_different_length_are_refused(signatures: Any) -> None:
+@pytest.mark.parametrize("signature", ["next_sentence", "attention"])
+def test_columns_of_different_length_are_refused(signature: str, signatures: Any) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match="text and text_pair differ in length"):
-        signatures["next_sentence"](text=tf.constant(["a", "b"]), text_pair=tf.constant(["c"]))
+        signatures[signature](text=tf.constant(["a", "b"]), text_pair=tf.constant(["c"]))
 
 
 def test_a_scalar_does_not_end_the_process(exported: Path) -> None:
@@ -119,15 +207,17 @@ def test_a_scalar_does_not_end_the_process(exported: Path) -> None:
     script = (
         "import sys, tensorflow as tf, tensorflow_text\n"
         "signatures = tf.saved_model.load(sys.argv[1]).signatures\n"
-        "for name in ('fill_mask', 'embed'):\n"
-        "    try: signatures[name](text=tf.constant('a scalar'))\n"
+        "for name, function in signatures.items():\n"
+        "    names = function.structured_input_signature[1]\n"
+        "    if 'text' not in names: continue\n"
+        "    try: function(**{name: tf.constant('a scalar') for name in names})\n"
         "    except tf.errors.InvalidArgumentError as error:\n"
         "        print('Shape of tensor' in error.message)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(exported)], capture_output=True, text=True
     )
-    assert done.stdout.splitlines() == ["True", "True"], (done.returncode, done.stderr)
+    assert done.stdout.splitlines() == ["True"] * 8, (done.returncode, done.stderr)
 
 
 def test_loads_with_tensorflow_and_its_text_ops_alone(exported: Path, tmp_path: Path) -> None:
@@ -145,14 +235,12 @@ def test_loads_with_tensorflow_and_its_text_ops_alone(exported: Path, tmp_path: 
     assert done.stdout.strip() == "(1, 24) []", done.stderr[-500:]
 
 
-def test_directory(trained_run: Run, exported: Path) -> None:
+def test_directory(trained_run: Run, exported: Path, model: Any) -> None:
     assert sorted(path.name for path in exported.parent.iterdir()) == ["1"]
     assert (exported / "assets" / "vocab.txt").read_bytes() == (
         trained_run.path / "vocab.txt"
     ).read_bytes()
-    parameters = sum(4 * variable.shape.num_elements() for variable in (
-        weight.value for weight in trained_run.load_model().variables if "seed" not in weight.path
-    ))  # fmt: skip
+    parameters = sum(4 * weight.shape.num_elements() for weight in weights_by_name(model).values())
     stored = sum(path.stat().st_size for path in (exported / "variables").iterdir())
     assert stored < parameters + 10_000  # once, not twice
 
@@ -163,10 +251,9 @@ def test_every_signature_has_a_warm_up_request(exported: Path, signatures: Any) 
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         request = log.predict_log.request
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
-        tensors = {name: tf.constant(value) for name, value in inputs.items()}
-        signatures[request.model_spec.signature_name](**tensors)
-        warmed.add(request.model_spec.signature_name)
-    assert warmed == {"serving_default", "fill_mask", "next_sentence", "embed"}
+        warmed |= {(request.model_spec.signature_name, len(value)) for value in inputs.values()}
+        assert request.model_spec.name == "fox"
+    assert warmed == {(name, size) for name in signatures for size in (1, 2, 4, 8, 16, 32)}
 
 
 def test_versions_count_up(trained_run: Run, exported: Path, tmp_path: Path) -> None:

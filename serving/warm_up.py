@@ -1,0 +1,85 @@
+"""The requests that a model brings along, so that the first client does not wait.
+
+A server runs them before it announces a version. One that lacks an op of the graph then refuses
+the version at once, instead of announcing it and failing every request.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from pipeline.tokenizer import Vocabulary
+
+WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
+"""Where a model server looks for them."""
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+"""Rows of the requests, and the batches that a server makes of its clients' requests."""
+
+TEXTS = (
+    "The [MASK] barked.",
+    "He opened the door, and the room was [MASK].",
+    "Nobody has seen the garden since the old gardener left for the coast in [MASK], years ago.",
+    "",
+)
+PAIRS = ("It saw a cat.", "", "She stayed at home.")
+
+
+def example_inputs(
+    names: list[str], batch_size: int, vocabulary: Vocabulary
+) -> dict[str, np.ndarray]:
+    """Return a batch for the inputs of a signature.
+
+    Args:
+        names: of the inputs; each one that a signature of ours may have.
+        batch_size: B.
+        vocabulary: of the model.
+    """
+    plain = next(index for index in range(len(vocabulary)) if index != vocabulary.mask_id)
+    row = [vocabulary.cls_id, vocabulary.mask_id, plain, vocabulary.sep_id]
+    values: dict[str, Any] = {
+        "text": np.array(list(islice(cycle(TEXTS), batch_size)), object),
+        "text_pair": np.array(list(islice(cycle(PAIRS), batch_size)), object),
+        "input_ids": np.array([row] * batch_size, np.int32),
+        "input_mask": np.ones([batch_size, len(row)], np.int32),
+        "segment_ids": np.zeros([batch_size, len(row)], np.int32),
+        "masked_lm_positions": np.array([[1]] * batch_size, np.int32),
+    }
+    return {name: values[name] for name in names}
+
+
+def write_warm_up(
+    path: Path, model: str, signatures: Mapping[str, Any], vocabulary: Vocabulary
+) -> None:
+    """Write the requests: every signature with every batch size.
+
+    Args:
+        path: of the file; its folder is made.
+        model: name that the requests are for.
+        signatures: functions with an `input_signature`, by name.
+        vocabulary: of the model.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name, function in signatures.items():
+            names = [spec.name for spec in function.input_signature]
+            for record in _records(model, name, names, vocabulary):
+                writer.write(record.SerializeToString())
+
+
+def _records(
+    model: str, signature: str, names: list[str], vocabulary: Vocabulary
+) -> Iterator[prediction_log_pb2.PredictionLog]:
+    for batch_size in BATCH_SIZES:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = model
+        request.model_spec.signature_name = signature
+        for name, value in example_inputs(names, batch_size, vocabulary).items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+        log = prediction_log_pb2.PredictLog(request=request)
+        yield prediction_log_pb2.PredictionLog(predict_log=log)
