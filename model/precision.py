@@ -19,7 +19,7 @@ POLICIES: dict[Precision, str] = {
 
 CPU_FLAGS = {"amx_bf16", "avx512_bf16"}
 """Linux's names of what CPUs multiply bfloat16 with. A training step of mini took 0.6 of float32's
-time with either: AMX on an Intel Xeon (57 %), AVX-512 on an AMD EPYC of Zen 4 (64 % of CPU time)."""
+time with either: AMX on an Intel Xeon (57 %), AVX-512 on an AMD EPYC of Zen 4 (64 %)."""
 
 AMPERE = 8
 """NVIDIA's first generation of GPUs with units for bfloat16, by compute capability."""
