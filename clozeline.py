@@ -40,6 +40,12 @@ COMMANDS = {
     "pretrain": Entry(
         "model.commands", "Pretrain", "dataset → run (MLM + NSP); again resumes", TENSORFLOW
     ),
+    "import": Entry(
+        "model.commands", "Import", "Hugging Face, TF1, KerasHub checkpoint → run", TENSORFLOW
+    ),
+    "export-hf": Entry(
+        "model.commands", "ExportHuggingFace", "run → Hugging Face directory", TENSORFLOW
+    ),
     "export": Entry(
         "serving.commands", "Export", "run → SavedModel for a model server", TENSORFLOW
     ),

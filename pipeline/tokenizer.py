@@ -27,10 +27,22 @@ class Vocabulary:
         """
         try:
             data = path.read_bytes()
-            text = data.decode("utf-8")
         except FileNotFoundError:
             raise InputError(f"{path}: no such vocabulary; make one with clozeline vocab") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read as a UTF-8 vocabulary: {error}") from error
+        return cls.parse(data, path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> "Vocabulary":
+        """Return the vocabulary in a file's bytes; the path is for messages.
+
+        Raises:
+            InputError: it is no UTF-8, lacks a special token, or has a piece twice.
+        """
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
             raise InputError(f"{path}: cannot be read as a UTF-8 vocabulary: {error}") from error
         pieces = tuple(line.rstrip("\r") for line in text.removesuffix("\n").split("\n"))
         first_line: dict[str, int] = {}

@@ -1,0 +1,300 @@
+"""What a reader of any format returns, and what the readers share."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.config import BertConfig
+from model.interchange.names import (
+    HEADS,
+    POOLER,
+    Format,
+    Weight,
+    encoder_weights,
+    head_weights,
+    task_weights,
+)
+from model.tasks import Head, Task
+from pipeline.errors import InputError
+from pipeline.tokenizer import Vocabulary
+
+FORMAT_NAMES: dict[Format, str] = {
+    "hugging_face": "Hugging Face directory",
+    "google": "TensorFlow 1 checkpoint",
+    "keras_hub": "KerasHub preset",
+}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a checkpoint says of the texts that it takes.
+
+    Attributes:
+        vocabulary: the bytes of a `vocab.txt`.
+        lower_case: whether texts are lower-cased and stripped of accents.
+        max_seq_length: L, the longest sequence that it takes, in pieces.
+        notes: what was taken for granted, a line each.
+    """
+
+    vocabulary: bytes
+    lower_case: bool
+    max_seq_length: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The weights that were taken from a checkpoint.
+
+    Attributes:
+        weights: float32, by our path.
+        heads: the pretraining heads that are whole.
+        missing: paths of those of our model that the checkpoint has not.
+        unused: names of what else it has.
+    """
+
+    weights: dict[str, np.ndarray]
+    heads: tuple[Head, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint of another format, read.
+
+    Attributes:
+        path: its directory.
+        form: its format.
+        config: the model's numbers.
+        vocabulary: the bytes of a `vocab.txt` with a piece for every row of the embedding.
+        lower_case: whether texts are lower-cased and stripped of accents.
+        max_seq_length: L, the longest sequence that it takes, in pieces.
+        heads: the pretraining heads that are whole.
+        task: what it was tuned for; None of a pretraining model or a bare encoder.
+        weights: float32, by our path.
+        missing: paths of those weights of our model that the checkpoint has not.
+        unused: names of what else it has.
+        notes: what a person should know, a line each.
+    """
+
+    path: Path
+    form: Format
+    config: BertConfig
+    vocabulary: bytes
+    lower_case: bool
+    max_seq_length: int
+    heads: tuple[Head, ...]
+    task: Task | None
+    weights: dict[str, np.ndarray]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        form: Format,
+        config: BertConfig,
+        texts: Texts,
+        task: Task | None,
+        found: Found,
+        notes: Iterable[str] = (),
+    ) -> "Imported":
+        """Return the whole of what a reader found."""
+        return cls(
+            path=path,
+            form=form,
+            config=config,
+            vocabulary=texts.vocabulary,
+            lower_case=texts.lower_case,
+            max_seq_length=texts.max_seq_length,
+            heads=found.heads,
+            task=task,
+            weights=found.weights,
+            missing=found.missing,
+            unused=found.unused,
+            notes=(*texts.notes, *notes),
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The weights in a checkpoint's files, read one at a time.
+
+    Attributes:
+        path: where they are, for messages.
+        shapes: by name.
+        read: returns the values of a name; raises `InputError`.
+    """
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+def find_weights(
+    encoder: Source, heads: Source, form: Format, config: BertConfig, task: Task | None
+) -> Found:
+    """Return the weights of our model that a checkpoint has.
+
+    Args:
+        encoder: where the encoder's weights are.
+        heads: where the others are; may be the same.
+        form: how they are called there.
+        config: the model's numbers.
+        task: what the model was tuned for. Pretraining heads are looked for only without one.
+
+    Raises:
+        InputError: a weight of the encoder, its pooler excepted, or of the task is not there, or
+            one has another shape than the config says.
+    """
+    weights: dict[str, np.ndarray] = {}
+    missing: list[str] = []
+    used: set[str] = set()
+
+    def take(source: Source, wanted: list[Weight]) -> None:
+        for weight in wanted:
+            weights[weight.path] = _read(source, weight, form)
+            used.add(weight.stored[form].name)
+
+    wanted = encoder_weights(config)
+    pooler = [weight for weight in wanted if weight.path.startswith(f"{POOLER}/")]
+    is_pooled = _has_all(encoder, pooler, form)
+    needed = wanted if is_pooled else [weight for weight in wanted if weight not in pooler]
+    _require(encoder, needed, form, "the encoder")
+    take(encoder, needed)
+    if not is_pooled:
+        missing += [weight.path for weight in pooler]
+    found_heads: list[Head] = []
+    if task:
+        wanted = task_weights(config, task)
+        if not task.is_per_position:
+            _require(encoder, pooler, form, f"a {task.kind} model")
+        _require(heads, wanted, form, f"a {task.kind} model")
+        take(heads, wanted)
+    for head in () if task else HEADS:
+        wanted = head_weights(config, head)
+        if _has_all(heads, wanted, form):
+            take(heads, wanted)
+            found_heads.append(head)
+        else:
+            missing += [weight.path for weight in wanted]
+    unused = sorted({*encoder.shapes, *heads.shapes} - used)
+    return Found(weights, tuple(found_heads), tuple(missing), tuple(unused))
+
+
+def _has_all(source: Source, wanted: Iterable[Weight], form: Format) -> bool:
+    return all(
+        form in weight.stored and weight.stored[form].name in source.shapes for weight in wanted
+    )
+
+
+def _require(source: Source, wanted: Iterable[Weight], form: Format, what: str) -> None:
+    """Raise `InputError` where a weight is not there."""
+    names = [weight.stored[form].name for weight in wanted]
+    absent = [name for name in names if name not in source.shapes]
+    if absent:
+        raise InputError(
+            f"{source.path}: no {absent[0]} in it ({len(absent)} of {len(names)} weights of {what} "
+            "are missing); give a whole BERT checkpoint"
+        )
+
+
+def _read(source: Source, weight: Weight, form: Format) -> np.ndarray:
+    stored = weight.stored[form]
+    shape = source.shapes[stored.name]
+    if shape != stored.shape:
+        raise InputError(
+            f"{source.path}: {stored.name} has the shape {_by(shape)}, where the config asks for "
+            f"{_by(stored.shape)}; config and weights must be of one model"
+        )
+    return weight.to_ours(source.read(stored.name), form)
+
+
+def _by(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape)) or "()"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None where there is no file.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected a JSON object; is it the file that belongs here?")
+    return settings
+
+
+def make_config(path: Path, settings: Mapping[str, Any]) -> BertConfig:
+    """Return the config of what a file says, under our names.
+
+    Raises:
+        InputError: a value is missing or one that we do not have.
+    """
+    try:
+        return BertConfig.from_dict(settings)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def make_texts(
+    path: Path, data: bytes, lower_case: bool | None, max_seq_length: int, size: int
+) -> Texts:
+    """Return what is known of a checkpoint's texts.
+
+    Args:
+        path: of the vocabulary.
+        data: its pieces, one a line.
+        lower_case: whether texts are lower-cased; None where no file says so, and the pieces must.
+        max_seq_length: L, the longest sequence, in pieces.
+        size: V, rows of the embedding. More rows than pieces are common: they are never used.
+
+    Raises:
+        InputError: the vocabulary is none, or has more pieces than there are rows.
+    """
+    pieces, notes = Vocabulary.parse(data, path).pieces, []
+    if len(pieces) > size:
+        raise InputError(
+            f"{path}: {len(pieces)} pieces, but the config's vocab_size is {size}; "
+            "config and vocabulary must be of one model"
+        )
+    if len(pieces) < size:
+        notes.append(
+            f"{size - len(pieces)} rows of the embedding have no piece; they are called [rowN]"
+        )
+        data = as_bytes([*pieces, *(f"[row{index}]" for index in range(len(pieces), size))])
+    if lower_case is None:
+        lower_case = not any(map(is_cased, pieces))
+        how = "no piece has a capital: uncased" if lower_case else "pieces have capitals: cased"
+        notes.append(f"no file says whether texts are lower-cased, and {how}")
+    return Texts(data, lower_case, max_seq_length, tuple(notes))
+
+
+def is_cased(piece: str) -> bool:
+    """Return whether a piece has a capital; special ones as [UNK] do not count."""
+    return piece != piece.lower() and not (piece.startswith("[") and piece.endswith("]"))
+
+
+def as_bytes(pieces: Iterable[str]) -> bytes:
+    """Return the contents of a `vocab.txt`."""
+    return "".join(f"{piece}\n" for piece in pieces).encode()
+
+
+def by_layer(names: Iterable[str]) -> str:
+    """Return the layers that weights are of, each with their number."""
+    counts = Counter(name.replace(".", "/").split("/")[0] for name in names)
+    return ", ".join(f"{layer} ({count})" for layer, count in counts.items())

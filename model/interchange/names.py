@@ -1,0 +1,221 @@
+"""The one table of what every weight is called, and how it lies, in each format.
+
+Dimensions: V pieces, L positions, S segments, H hidden size, N heads, D = H / N, I intermediate
+size, C outputs of a task.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from model.config import BertConfig
+from model.tasks import Head, Task
+
+Format = Literal["hugging_face", "google", "keras_hub"]
+
+ENCODER_PREFIX = "bert."
+"""What Hugging Face puts before the names of an encoder that has a head; the table is without."""
+
+POOLER = "pooled_dense"
+"""The layer that makes `pooled_output`; not every published encoder has one."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The weights of a layer, in each format; {n} is the index of a Transformer layer.
+
+    Attributes:
+        kind: one of `_PARTS`.
+        ours: Keras's path.
+        inputs: dimensions that it takes, a letter each; the rows of a table.
+        outputs: dimensions that it gives.
+        hugging_face: the name of its module.
+        google: its variable scope in google-research/bert; None where there is no such layer.
+        keras_hub: its group in KerasHub's HDF5 files, below `layers`.
+    """
+
+    kind: str
+    ours: str
+    inputs: str
+    outputs: str
+    hugging_face: str
+    google: str | None
+    keras_hub: str | None
+
+
+# fmt: off
+_EMBEDDINGS = (
+    _Layer("table", "token_embedding", "V", "H", "embeddings.word_embeddings",
+           "bert/embeddings/word_embeddings", "reversible_embedding"),
+    _Layer("table", "position_embedding", "L", "H", "embeddings.position_embeddings",
+           "bert/embeddings/position_embeddings", "position_embedding"),
+    _Layer("table", "segment_embedding", "S", "H", "embeddings.token_type_embeddings",
+           "bert/embeddings/token_type_embeddings", "embedding"),
+    _Layer("norm", "embeddings_layer_norm", "", "H", "embeddings.LayerNorm",
+           "bert/embeddings/LayerNorm", "layer_normalization"),
+)
+_TRANSFORMER_LAYER = tuple(
+    _Layer(kind, f"transformer_layer_{{n}}/{ours}", inputs, outputs,
+           f"encoder.layer.{{n}}.{hugging_face}",
+           f"bert/encoder/layer_{{n}}/{hugging_face.replace('.', '/')}",
+           f"transformer_encoder{{_n}}/{keras_hub}")
+    for kind, ours, inputs, outputs, hugging_face, keras_hub in (
+        ("dense", "self_attention_layer/query", "H", "ND",
+         "attention.self.query", "_self_attention_layer/query_dense"),
+        ("dense", "self_attention_layer/key", "H", "ND",
+         "attention.self.key", "_self_attention_layer/key_dense"),
+        ("dense", "self_attention_layer/value", "H", "ND",
+         "attention.self.value", "_self_attention_layer/value_dense"),
+        ("dense", "self_attention_layer/attention_output", "ND", "H",
+         "attention.output.dense", "_self_attention_layer/output_dense"),
+        ("norm", "self_attention_layer_norm", "", "H",
+         "attention.output.LayerNorm", "_self_attention_layer_norm"),
+        ("dense", "feedforward_intermediate_dense", "H", "I",
+         "intermediate.dense", "_feedforward_intermediate_dense"),
+        ("dense", "feedforward_output_dense", "I", "H",
+         "output.dense", "_feedforward_output_dense"),
+        ("norm", "feedforward_layer_norm", "", "H",
+         "output.LayerNorm", "_feedforward_layer_norm"),
+    )
+)
+_POOLER = _Layer("dense", POOLER, "H", "H", "pooler.dense", "bert/pooler/dense", "dense")
+_HEADS: dict[Head, tuple[_Layer, ...]] = {
+    "masked_lm": (
+        _Layer("dense", "masked_lm/intermediate_dense", "H", "H", "cls.predictions.transform.dense",
+               "cls/predictions/transform/dense", "masked_lm_head/_intermediate_dense"),
+        _Layer("norm", "masked_lm/intermediate_layer_norm", "", "H",
+               "cls.predictions.transform.LayerNorm", "cls/predictions/transform/LayerNorm",
+               "masked_lm_head/_intermediate_layer_norm"),
+        _Layer("bias", "masked_lm", "", "V", "cls.predictions", "cls/predictions",
+               "masked_lm_head"),
+    ),
+    "next_sentence": (
+        _Layer("head", "next_sentence", "H", "2", "cls.seq_relationship", "cls/seq_relationship",
+               None),
+    ),
+}
+HEADS = tuple(_HEADS)
+_TASK = _Layer("head", "task", "H", "C", "classifier", "", "dense")  # of a text as a whole
+_TASKS = {
+    "tagging": _Layer("head", "task", "H", "C", "classifier", None, None),
+    "span": _Layer("head", "task", "H", "C", "qa_outputs", "cls/squad", None),
+}
+
+_PARTS = {
+    "table": (("embeddings", ".weight", ""),),
+    "norm": (("gamma", ".weight", "/gamma"), ("beta", ".bias", "/beta")),
+    "dense": (("kernel", ".weight", "/kernel"), ("bias", ".bias", "/bias")),
+    "head": (("kernel", ".weight", "/output_weights"), ("bias", ".bias", "/output_bias")),
+    "bias": (("output_bias", ".bias", "/output_bias"),),
+}
+"""What each kind of layer is made of: the ends of our names, Hugging Face's and Google's."""
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight in a file.
+
+    Attributes:
+        name: there.
+        shape: there.
+        is_transposed: whether it is a matrix [outputs, inputs], the other way round than ours.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    is_transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight.
+
+    Attributes:
+        path: of ours, Keras's, as `model.network.weights_by_name` has it.
+        shape: of ours.
+        stored: what it is in each format that has it.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    stored: dict[Format, Stored]
+
+    def to_ours(self, values: np.ndarray, form: Format) -> np.ndarray:
+        """Return the values of a file, of any float type, as ours: float32."""
+        if self.stored[form].is_transposed:
+            values = values.T
+        return np.ascontiguousarray(values.reshape(self.shape), np.float32)
+
+    def to_theirs(self, values: np.ndarray, form: Format) -> np.ndarray:
+        """Return ours as a file has them: float32."""
+        stored = self.stored[form]
+        if stored.is_transposed:
+            values = values.reshape(stored.shape[::-1]).T
+        return np.ascontiguousarray(values.reshape(stored.shape))
+
+
+def encoder_weights(config: BertConfig) -> list[Weight]:
+    """Return the weights of an encoder; the pooler's are the last."""
+    sizes = _sizes(config)
+    weights = [weight for layer in _EMBEDDINGS for weight in _weights(layer, sizes)]
+    for index in range(config.num_hidden_layers):
+        for layer in _TRANSFORMER_LAYER:
+            weights += _weights(layer, sizes, index)
+    return [*weights, *_weights(_POOLER, sizes)]
+
+
+def head_weights(config: BertConfig, head: Head) -> list[Weight]:
+    """Return the weights of a pretraining head; its output matrix is the token embedding."""
+    return [weight for layer in _HEADS[head] for weight in _weights(layer, _sizes(config))]
+
+
+def task_weights(config: BertConfig, task: Task) -> list[Weight]:
+    """Return the weights of a task's head."""
+    sizes = {**_sizes(config), "C": task.num_outputs}
+    return list(_weights(_TASKS.get(task.kind, _TASK), sizes))
+
+
+def _sizes(config: BertConfig) -> dict[str, int]:
+    """Return the dimensions by letter."""
+    return {
+        "V": config.vocab_size,
+        "L": config.max_position_embeddings,
+        "S": config.type_vocab_size,
+        "H": config.hidden_size,
+        "N": config.num_attention_heads,
+        "D": config.hidden_size // config.num_attention_heads,
+        "I": config.intermediate_size,
+        "2": 2,
+    }
+
+
+def _weights(layer: _Layer, sizes: dict[str, int], index: int = 0) -> Iterator[Weight]:
+    """Yield the weights of a layer."""
+    inputs = tuple(sizes[letter] for letter in layer.inputs)
+    outputs = tuple(sizes[letter] for letter in layer.outputs)
+
+    def named(name: str) -> str:
+        return name.replace("{n}", str(index)).replace("{_n}", f"_{index}" if index else "")
+
+    for place, (ours, hugging_face, google) in enumerate(_PARTS[layer.kind]):
+        is_matrix = ours == "kernel"
+        shape = (*inputs, *outputs) if ours in ("kernel", "embeddings") else outputs
+        flat = (prod(inputs), prod(outputs)) if len(shape) > len(outputs) else (prod(outputs),)
+        turned = (flat[::-1], True)
+        stored: dict[Format, Stored] = {
+            "hugging_face": Stored(
+                named(layer.hugging_face + hugging_face), *(turned if is_matrix else (flat, False))
+            )
+        }
+        if layer.google is not None:
+            is_turned = is_matrix and layer.kind == "head"
+            name = named(layer.google + google).removeprefix("/")
+            stored["google"] = Stored(name, *(turned if is_turned else (flat, False)))
+        if layer.keras_hub is not None:
+            name = named(f"layers/{layer.keras_hub}/vars/{place}")
+            stored["keras_hub"] = Stored(name, shape)
+        yield Weight(named(f"{layer.ours}/{ours}"), shape, stored)
