@@ -1,0 +1,46 @@
+"""Models to measure with: a size's shapes, random weights, made-up words."""
+
+import hashlib
+import itertools
+import string
+from pathlib import Path
+
+from model.config import SIZES
+from model.network import build_pretraining_model, weights_by_name
+from model.run import RunConfig, TextFacts, load_run, write_run
+from pipeline.schema import SPECIAL_TOKENS
+from serving.export import export_run
+
+VOCAB_SIZE = 30_522
+MAX_SEQ_LENGTH = 128
+
+
+def words(count: int) -> list[str]:
+    """Return so many made-up words, each of them one piece of the vocabulary."""
+    letters = itertools.product(string.ascii_lowercase, repeat=4)
+    return ["".join(each) for each in itertools.islice(letters, count)]
+
+
+def export_random(folder: Path, size: str) -> Path:
+    """Export a model of a named size with random weights.
+
+    Args:
+        folder: gets `run-SIZE/` and `models/SIZE/1/`; what is there already is taken as it is.
+        size: such as "base".
+
+    Returns:
+        `folder/models/SIZE/1`.
+    """
+    model_dir = folder / "models" / size
+    if (model_dir / "1").is_dir():
+        return model_dir / "1"
+    pieces = [*SPECIAL_TOKENS, *words(VOCAB_SIZE - len(SPECIAL_TOKENS))]
+    vocabulary = ("\n".join(pieces) + "\n").encode()
+    facts = TextFacts(hashlib.sha256(vocabulary).hexdigest(), True, MAX_SEQ_LENGTH)
+    config = SIZES[size].config(VOCAB_SIZE)
+    run = folder / f"run-{size}"
+    if not run.exists():
+        weights = weights_by_name(build_pretraining_model(config))
+        facts_of_run = RunConfig(config, None, facts, heads=("masked_lm", "next_sentence"))
+        write_run(run, facts_of_run, vocabulary, weights)
+    return export_run(load_run(run), model_dir)
