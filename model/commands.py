@@ -120,7 +120,7 @@ class Pretrain(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Import(Command):
-    """Make a run of a published BERT: to pretrain or tune further, to look into, to serve.
+    """Make a run of a published BERT: to tune it further, to look into it, to serve it.
 
     Reads Hugging Face's directories (safetensors), google-research/bert's TensorFlow 1 checkpoints
     and KerasHub's presets, told apart by looking. Pickles are never read.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from model.config import BertConfig
@@ -151,5 +152,5 @@ def _write(
             save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
             share(made / WEIGHTS)
             made.rename(output)
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--output {output}: cannot be written: {error}") from error

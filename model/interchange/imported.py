@@ -215,7 +215,13 @@ def _read(source: Source, weight: Weight, form: Format) -> np.ndarray:
             f"{source.path}: {stored.name} has the shape {_by(shape)}, where the config asks for "
             f"{_by(stored.shape)}; config and weights must be of one model"
         )
-    return weight.to_ours(source.read(stored.name), form)
+    values = weight.to_ours(source.read(stored.name), form)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{source.path}: {stored.name} has values that are no numbers; "
+            "it was saved after its training had blown up"
+        )
+    return values
 
 
 def _by(shape: Iterable[int]) -> str:

@@ -79,9 +79,9 @@ def read_tokenizer(directory: Path) -> TokenizerFiles:
             "and would give the model other pieces"
         )
     length = config.get("model_max_length")
-    return TokenizerFiles(
-        *_read_vocabulary(directory, whole), lower_case, length if isinstance(length, int) else None
-    )
+    is_length = isinstance(length, int) and length > 0
+    vocabulary = _read_vocabulary(directory, whole)
+    return TokenizerFiles(*vocabulary, lower_case, length if is_length else None)
 
 
 def _check_algorithm(path: Path, whole: Mapping[str, Any]) -> None:
