@@ -487,6 +487,8 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
          "not a BERT tokenizer: pre_tokenizer is Whitespace, not BertPreTokenizer"),
         (settings("tokenizer.json", added_tokens=[{"content": "<x>", "id": 99}]),
          "the ids of its 27 pieces do not count up from 0"),
+        (settings("tokenizer.json", added_tokens=[{"content": "a\nb", "id": 26}]),
+         "tokenizer.json: a piece with a line break in it"),
         (lambda path: (path / "config.json").write_text("{"), "config.json: cannot be read as JSO"),
         (lambda path: (path / "config.json").write_text("[]"), "config.json: expected a JSON obj"),
         (without("config.json"), "neither config.json .* nor bert_config.json .* in it; give a"),
