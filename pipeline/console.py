@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as _TimeLeft
 from rich.table import Table
@@ -77,13 +78,16 @@ def table(
     rows: Iterable[Iterable[object]],
     text_columns: frozenset[int] = frozenset({0}),
 ) -> Table:
-    """Return a table; `text_columns` (by index) are left-aligned, the others, of numbers, right."""
-    made = Table(title=title or None, title_justify="left", title_style="bold")
+    """Return a table; `text_columns` (by index) are left-aligned, the others, of numbers, right.
+
+    What is in it is shown as it is: `[unused5]` is no style.
+    """
+    made = Table(title=escape(title) or None, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         justify: Literal["left", "right"] = "left" if index in text_columns else "right"
-        made.add_column(column, justify=justify, overflow="fold")
+        made.add_column(escape(column), justify=justify, overflow="fold")
     for row in rows:
-        made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        made.add_row(*(f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in row))
     return made
 
 

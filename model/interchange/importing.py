@@ -4,6 +4,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.markup import escape
+
 from model.interchange.imported import FORMAT_NAMES, Imported, by_layer
 from model.interchange.reading import read_checkpoint
 from model.run import RunConfig, TextFacts, write_run
@@ -103,6 +105,6 @@ def _table(imported: Imported, run: Path) -> Any:
         ("not used", by_layer(imported.unused) or "nothing"),
     ]  # fmt: skip
     made = table(f"Run {run}", ["", "imported"], rows, text_columns=frozenset({0, 1}))
-    made.caption = "\n".join(imported.notes) or None
+    made.caption = escape("\n".join(imported.notes)) or None
     made.caption_justify = "left"
     return made

@@ -130,7 +130,9 @@ def _read_vocabulary(directory: Path, whole: Mapping[str, Any] | None) -> tuple[
     if [ids[piece] for piece in pieces] != [*range(len(pieces))]:
         raise InputError(f"{path}: the ids of its {len(pieces)} pieces do not count up from 0")
     if any("\n" in piece or "\r" in piece for piece in pieces):
-        raise InputError(f"{path}: a piece with a line break in it; {VOCABULARY} has a line a piece")
+        raise InputError(
+            f"{path}: a piece with a line break in it; {VOCABULARY} has a line a piece"
+        )
     return path, as_bytes(pieces)
 
 

@@ -257,7 +257,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     source = HUGGING_FACE / "encoder"
     flags = ["--from", str(source), "--run", str(run), "--casing", "cased", "--json"]
     assert clozeline.main(["import", *flags]) == 0
-    result = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert "they are called [rowN]" in " ".join(printed.err.split())
+    result = json.loads(printed.out)
     assert (result["format"], result["lower_case"], result["heads"]) == ("hugging_face", False, [])
     assert len(result["not_found"]) == 7
     assert clozeline.main(["export-hf", "--run", str(run), "--output", str(export)]) == 0
