@@ -6,7 +6,7 @@ CORPUS ?=
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-flink bench lint types format lock clean
+.PHONY: help install demo test test-all test-flink test-browser bench lint types format lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,13 +23,18 @@ demo: install  ## text → vocabulary → records → BERT → model server; COR
 	$(BIN)/clozeline demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
 test: install lint types  ## lint, types and the tests that take seconds each
-	$(BIN)/python -m pytest -m "not slow and not flink"
+	$(BIN)/python -m pytest -m "not slow and not flink and not browser"
 
-test-all: install lint types  ## the slow ones too; Flink has its own target
-	$(BIN)/python -m pytest -m "not flink"
+test-all: install lint types  ## the slow ones too; Flink and the browser have targets of their own
+	$(BIN)/python -m pytest -m "not flink and not browser"
 
 test-flink: install build/flink/job-server.jar  ## the job on Flink, which Maven fetches; needs Java 17
 	$(BIN)/python -m pytest -m flink
+
+test-browser: install  ## the pages in headless Chromium, which apt-get installs if it is missing
+	{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update && apt-get install --yes \
+	    chromium chromium-driver fonts-noto-color-emoji fonts-wqy-microhei; }
+	$(BIN)/python -m pytest -m browser
 
 build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
 	command -v java mvn >/dev/null || { apt-get update && apt-get install --yes openjdk-17-jre-headless maven; }

@@ -53,6 +53,9 @@ COMMANDS = {
         "serving.commands", "Serve", "answer REST and gRPC from exported models", TENSORFLOW
     ),
     "query": Entry("serving.commands", "Query", "ask a running server"),
+    "explain": Entry(
+        "serving.commands", "Explain", "see what a model computes for a text", TENSORFLOW
+    ),
 }
 
 

@@ -28,7 +28,7 @@ def walk_through() -> list[list[str]]:
 def test_the_walk_through_names_every_command() -> None:
     assert {words[1] for words in walk_through()} == {
         "vocab", "preprocess", "inspect", "pretrain", "export", "serve", "query",
-        "export-hf", "import",
+        "explain", "export-hf", "import",
     }  # fmt: skip
 
 

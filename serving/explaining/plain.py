@@ -1,0 +1,48 @@
+"""An explanation as plain lists and numbers, for `--json`."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from model.explaining.explanation import Explanation, Prediction
+
+
+def as_plain(explanation: Explanation) -> dict[str, Any]:
+    """Return all of an explanation under its field names; layer and head count from 1."""
+    example = explanation.example
+    return {
+        "run": explanation.run,
+        "notes": list(explanation.notes),
+        "pieces": list(example.pieces),
+        "written": list(example.written),
+        "input_ids": example.input_ids.tolist(),
+        "segment_ids": example.segment_ids.tolist(),
+        "words": example.words,
+        "cut_pieces": example.cut_pieces,
+        "layer": explanation.layer + 1,
+        "head": explanation.head + 1,
+        "steps": [asdict(step) | {"values": numbers(step.values)} for step in explanation.steps],
+        "predictions": [prediction_as_plain(each) for each in explanation.predictions],
+        "attention": numbers(explanation.attention),
+        "rollout": numbers(explanation.rollout),
+    }
+
+
+def prediction_as_plain(prediction: Prediction) -> dict[str, Any]:
+    """Return one prediction, with what each piece adds to it."""
+    plain = asdict(prediction)
+    attribution = prediction.attribution
+    if attribution is not None:
+        plain["attribution"] |= {
+            "by_piece": numbers(attribution.by_piece),
+            "is_complete": attribution.is_complete,
+        }
+    return plain
+
+
+def numbers(values: np.ndarray) -> Any:
+    """Return float32 numbers as lists, each with the digits that it has."""
+    if values.ndim > 1:
+        return [numbers(row) for row in values]
+    return [float(str(value)) for value in values.astype(np.float32)]
