@@ -10,7 +10,7 @@ from model.run import Checkpoint
 from pipeline.commands import Command, InputGlobs, check_range
 from pipeline.errors import InputError
 from serving.addresses import checked_address
-from serving.precision import ServingPrecision
+from serving.choices import ServerVersion, ServingPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class Export(Command):
     with units for it."""
     checkpoint: Checkpoint = "last"
     """Whose weights: the last one's, or the best one's by evaluation."""
+    for_server: ServerVersion = "2.20"
+    """Release of TensorFlow Serving that must know every operation of the model."""
 
     def run(self) -> dict[str, Any]:
         """Export; return where the version is and what it answers."""
@@ -34,16 +36,28 @@ class Export(Command):
         from pipeline.console import results
         from serving.export import export_run
 
-        version = export_run(
+        exported = export_run(
             load_run(self.run_dir),
             self.output,
             precision=self.precision,
             checkpoint=self.checkpoint,
+            server=self.for_server,
         )
-        size_bytes = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
-        results.print(f"{version}: exported, {size_bytes / 1e6:.1f} MB")
+        path = exported.path
+        size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        difference = exported.largest_difference
+        results.print(
+            f"{path}: exported, {size_bytes / 1e6:.1f} MB; answers differ from the Python model's "
+            f"by at most {difference:.1g}"
+        )
         results.print(f"serve it:  clozeline serve --models {self.output.parent}")
-        return {"model": str(version), "version": int(version.name), "size_bytes": size_bytes}
+        return {
+            "model": str(path),
+            "version": int(path.name),
+            "size_bytes": size_bytes,
+            "signatures": list(exported.signatures),
+            "largest_difference": difference,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,36 @@
-"""A run to a versioned SavedModel directory, published by one rename."""
+"""A run to a versioned SavedModel directory: checked, then published by one rename."""
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
 
 from model.run import Checkpoint, Run
 from pipeline.errors import InputError
-from serving.precision import ServingPrecision
+from serving import gate
+from serving.choices import TOLERANCES, ServerVersion, ServingPrecision
+from serving.configs import versions_of, write_configs
+from serving.golden import Reference
 from serving.signatures import TextModel
+from serving.stock_ops import check_ops
 from serving.warm_up import WARM_UP, write_warm_up
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A published version.
+
+    Attributes:
+        path: models/NAME/VERSION.
+        signatures: their names.
+        largest_difference: between its answers to the golden set and the Python model's.
+    """
+
+    path: Path
+    signatures: tuple[str, ...]
+    largest_difference: float
 
 
 def export_run(
@@ -19,25 +39,28 @@ def export_run(
     *,
     precision: ServingPrecision = "float32",
     checkpoint: Checkpoint = "last",
-) -> Path:
+    server: ServerVersion = "2.20",
+) -> Exported:
     """Save a run as the next version of a model.
 
     The directory is written under a temporary name that no server takes for a version, and renamed
-    when it is whole.
+    when it is whole and has passed the gate.
 
     Args:
         run: pretrained, tuned or imported.
         model_path: models/NAME.
         precision: what weights are stored and multiplied in.
         checkpoint: whose weights.
-
-    Returns:
-        `model_path/VERSION`.
+        server: release of TensorFlow Serving that must know every operation.
 
     Raises:
-        InputError: the run has no weights to export, or the output cannot be written.
+        InputError: the run has no weights to export, the output cannot be written, or the server
+            could not run the model.
+        JobError: the saved model does not answer as the Python model does.
     """
-    module = TextModel(run, precision, checkpoint)
+    model = run.load_model(checkpoint)
+    module = TextModel(run, model, precision)
+    signatures = module.signatures()
     try:
         model_path.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=model_path))
@@ -46,17 +69,15 @@ def export_run(
     try:
         # mkdtemp is private to the user; a model is for the server's user, too.
         temporary.chmod(0o755)
-        signatures = module.signatures()
         tf.saved_model.save(module, str(temporary), signatures=signatures)
         write_warm_up(temporary / WARM_UP, model_path.name, signatures, run.vocabulary)
-        version = model_path / str(next_version(model_path))
-        return temporary.rename(version)
+        check_ops(temporary, server)
+        goldens = Reference(run, model).golden(signatures)
+        difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
+        version = max(versions_of(model_path), default=0) + 1
+        path = temporary.rename(model_path / str(version))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def next_version(model_path: Path) -> int:
-    """Return one more than the highest version there is."""
-    versions = (int(path.name) for path in model_path.iterdir() if path.name.isdecimal())
-    return max(versions, default=0) + 1
+    write_configs(model_path)
+    return Exported(path, tuple(signatures), difference)

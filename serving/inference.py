@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from model.config import BertConfig
 from model.network import ENCODER_INPUTS
-from serving.precision import ServingPrecision
+from serving.choices import ServingPrecision
 
 HIDDEN = -1e9
 """What is added to the score of padding."""

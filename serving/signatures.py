@@ -9,14 +9,15 @@ in a text, at least 1), K fillings, H hidden size, N heads, C classes.
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from model.network import ENCODER_INPUTS, weights_by_name
-from model.run import Checkpoint, Run
+from model.run import Run
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
+from serving.choices import ServingPrecision
 from serving.inference import Encoded, Network
-from serving.precision import ServingPrecision
 from serving.texts import FEWEST_POSITIONS, Encoding, TextEncoder, graph_function
 
 DEFAULT = "serving_default"
@@ -39,24 +40,20 @@ class TextModel(tf.Module):
     def __init__(
         self,
         run: Run,
+        model: keras.Model,
         precision: ServingPrecision = "float32",
-        checkpoint: Checkpoint = "last",
     ) -> None:
         """Build the graph's parts from a trained run.
 
         Args:
             run: pretrained, tuned or imported.
+            model: the run's; its weights are copied.
             precision: what weights are stored and multiplied in.
-            checkpoint: whose weights.
-
-        Raises:
-            InputError: the run has no such checkpoint, or it cannot be read.
         """
         super().__init__(name="clozeline")
         self._run = run
         self._heads = ("task",) if run.task else run.heads
-        weights = weights_by_name(run.load_model(checkpoint))
-        self.network = Network(run.config, weights, precision, self._heads)
+        self.network = Network(run.config, weights_by_name(model), precision, self._heads)
         self.vocab = tf.saved_model.Asset(str(run.path / VOCABULARY))
         self.texts = TextEncoder(
             run.vocabulary,

@@ -108,7 +108,8 @@ def test_training_without_pairs(
     assert result["loss"] == result["masked_lm_loss"]
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert result["masked_lm_loss"] < first["masked_lm_loss"] - 0.5
-    signatures = TextModel(load_run(run)).signatures()
+    trained = load_run(run)
+    signatures = TextModel(trained, trained.load_model()).signatures()
     assert "next_sentence" not in signatures
     assert "fill_mask" in signatures
 

@@ -1,6 +1,6 @@
 """What is served equals the Python model on the same text; the directory is what servers expect."""
 
-import shutil
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -220,23 +220,10 @@ def test_a_scalar_does_not_end_the_process(exported: Path) -> None:
     assert done.stdout.splitlines() == ["True"] * 8, (done.returncode, done.stderr)
 
 
-def test_loads_with_tensorflow_and_its_text_ops_alone(exported: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "elsewhere"
-    shutil.copytree(exported, copy)
-    script = (
-        "import sys, tensorflow as tf, tensorflow_text\n"
-        "answer = tf.saved_model.load(sys.argv[1]).signatures['embed'](tf.constant(['a fox']))\n"
-        "ours = {'keras_hub', 'model', 'pipeline', 'serving'} & set(sys.modules)\n"
-        "print(answer['pooled'].shape, sorted(ours))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(copy)], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.stdout.strip() == "(1, 24) []", done.stderr[-500:]
-
-
 def test_directory(trained_run: Run, exported: Path, model: Any) -> None:
-    assert sorted(path.name for path in exported.parent.iterdir()) == ["1"]
+    assert sorted(path.name for path in exported.parent.iterdir()) == [
+        "1", "batching.config", "models.config", "monitoring.config",
+    ]  # fmt: skip
     assert (exported / "assets" / "vocab.txt").read_bytes() == (
         trained_run.path / "vocab.txt"
     ).read_bytes()
@@ -256,12 +243,21 @@ def test_every_signature_has_a_warm_up_request(exported: Path, signatures: Any) 
     assert warmed == {(name, size) for name in signatures for size in (1, 2, 4, 8, 16, 32)}
 
 
-def test_versions_count_up(trained_run: Run, exported: Path, tmp_path: Path) -> None:
+def test_another_version_in_half_the_precision(
+    trained_run: Run, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = tmp_path / "fox"
     (model / "9").mkdir(parents=True)
-    arguments = ["export", "--run", str(trained_run.path), "--output", str(model)]
-    assert clozeline.main(arguments) == 0
-    assert sorted(path.name for path in model.iterdir()) == ["10", "9"]
+    where = ["--run", str(trained_run.path), "--output", str(model)]
+    assert clozeline.main(["export", *where, "--precision", "bfloat16", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["version"] == 10
+    assert 1e-4 < result["largest_difference"] < 0.1
+    weights = [
+        next((version / "variables").glob("*.data*")).stat().st_size
+        for version in (model / "10", exported)
+    ]
+    assert weights[0] < 0.6 * weights[1]
 
 
 def test_failed_export_leaves_nothing(
@@ -273,6 +269,17 @@ def test_failed_export_leaves_nothing(
     monkeypatch.setattr("serving.export.write_warm_up", fail)
     arguments = ["export", "--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
     assert clozeline.main(arguments) == 1
+    assert list((tmp_path / "fox").iterdir()) == []
+
+
+def test_a_wrong_graph_is_not_published(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("serving.inference.HIDDEN", -1.0)  # padding is looked at
+    arguments = ["export", "--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
+    assert clozeline.main(arguments) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "not exported: serving_default answers otherwise than the Python model" in said
     assert list((tmp_path / "fox").iterdir()) == []
 
 

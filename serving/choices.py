@@ -1,0 +1,13 @@
+"""What may be chosen of an export, as plain data."""
+
+from typing import Literal
+
+ServingPrecision = Literal["float32", "bfloat16"]
+"""What weights are stored and multiplied in; what is answered is float32 in any case."""
+
+TOLERANCES: dict[ServingPrecision, float] = {"float32": 1e-5, "bfloat16": 0.1}
+"""How far a served answer may be from the Python model's in float32, as a share of the largest
+number in it, or of 1 where that is larger. bfloat16 has 8 bits of a number: 0.004 at each step."""
+
+ServerVersion = Literal["2.20"]
+"""Releases of TensorFlow Serving whose operations are known (`serving/op_lists`)."""
