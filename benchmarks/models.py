@@ -43,4 +43,4 @@ def export_random(folder: Path, size: str) -> Path:
         weights = weights_by_name(build_pretraining_model(config))
         facts_of_run = RunConfig(config, None, facts, heads=("masked_lm", "next_sentence"))
         write_run(run, facts_of_run, vocabulary, weights)
-    return export_run(load_run(run), model_dir)
+    return export_run(load_run(run), model_dir).path
