@@ -46,6 +46,12 @@ COMMANDS = {
     "export-hf": Entry(
         "model.commands", "ExportHuggingFace", "run → Hugging Face directory", TENSORFLOW
     ),
+    "finetune": Entry(
+        "model.commands", "Finetune", "labelled examples → tuned run; again resumes", TENSORFLOW
+    ),
+    "evaluate": Entry(
+        "model.commands", "Evaluate", "measure a tuned run on labelled examples", TENSORFLOW
+    ),
     "export": Entry(
         "serving.commands", "Export", "run → SavedModel for a model server", TENSORFLOW
     ),

@@ -1,14 +1,15 @@
-"""The flags of `pretrain`, `import` and `export-hf`.
+"""The flags of what trains, measures, imports and exports; TensorFlow comes when it runs."""
 
-The work, and TensorFlow with it, is imported when it runs.
-"""
-
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from model.config import ClassWeights
+from model.run import Checkpoint
+from model.tasks import TaskKind
 from pipeline.commands import Command
 from pipeline.errors import InputError
 
@@ -16,30 +17,14 @@ StrategyName = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(Command):
-    """Train BERT on a dataset: masked pieces and next sentences.
+class TrainingFlags(Command):
+    """What every command that trains can be told."""
 
-    Started again with the same flags, it goes on from the run's last checkpoint.
-    """
-
-    dataset: Path
-    """Directory that `clozeline preprocess` made."""
     # The front door calls options.run(), so the field has another name than its flag.
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
     """Directory of the run: made, or gone on with."""
-    model: str = "mini"
-    """Size by name (tiny, mini, small, medium, base, large), or a JSON file with the fields of
-    Hugging Face's BertConfig."""
     steps: int | None = None
     """Number of updates; the learning rate falls to 0 over them. Default: what --epochs gives."""
-    epochs: float | None = None
-    """Passes over the train split, instead of --steps. Default: 10."""
-    phase2_dataset: Path | None = None
-    """Second dataset, of longer records of the same text and vocabulary, for the last steps."""
-    phase2_steps: int | None = None
-    """How many of the steps are on it. Default: a tenth."""
-    phase2_batch_size: int | None = None
-    """Examples an update there. Default: as many positions as in the first phase."""
     batch_size: int = 32
     """Examples an update, over all devices."""
     accumulation_steps: int = 1
@@ -66,16 +51,12 @@ class Pretrain(Command):
     """What matrices are multiplied in; weights are float32. auto: bfloat16 where the devices have
     units for it, and what the run was started with when it goes on."""
     checkpoint_every_steps: int = 500
-    """Updates between checkpoints; the last 3 are kept, and the best by evaluation loss."""
-    eval_every_steps: int | None = None
-    """Updates between evaluations on the eval split. Default: only at the end."""
+    """Updates between checkpoints; the last 3 are kept, and the best by evaluation."""
     on_blow_up: Literal["stop", "skip"] = "stop"
     """What to do when the loss is no number, or --blow-up-ratio times what it was: stop; or go back
     to the last checkpoint and on from there without the batches that led to it."""
     blow_up_ratio: float = 3.0
     """How many times the recent loss is a blow-up."""
-    seed: int = 12345
-    """Of the initial weights, the order of the examples, and dropout."""
     xla: bool = True
     """Compile with XLA: the forward and backward pass as a whole, on a CPU what lies between its
     products."""
@@ -86,28 +67,57 @@ class Pretrain(Command):
         """Check what the types do not say.
 
         Raises:
-            InputError: a flag is out of range, or two exclude each other.
+            InputError: a flag is out of range.
         """
-        for name in (
-            "steps",
-            "batch_size",
-            "phase2_steps",
-            "phase2_batch_size",
-            "accumulation_steps",
-            "checkpoint_every_steps",
-            "eval_every_steps",
-        ):
+        for name in ("steps", "batch_size", "accumulation_steps", "checkpoint_every_steps"):
             _check_above(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "weight_decay", "seed"):
+        for name in ("warmup_steps", "weight_decay"):
             _check_above(name, getattr(self, name), 0)
-        for name in ("epochs", "learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{_flag(name)} {value}: must be above 0")
-        if self.phase2_dataset is None and (self.phase2_steps or self.phase2_batch_size):
-            raise InputError("--phase2-steps and --phase2-batch-size: need a --phase2-dataset")
+        if not self.learning_rate > 0:
+            raise InputError(f"--learning-rate {self.learning_rate}: must be above 0")
         if not self.blow_up_ratio > 1:
             raise InputError(f"--blow-up-ratio {self.blow_up_ratio}: must be above 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(TrainingFlags):
+    """Train BERT on a dataset: masked pieces and next sentences.
+
+    Started again with the same flags, it goes on from the run's last checkpoint.
+    """
+
+    dataset: Path
+    """Directory that `clozeline preprocess` made."""
+    model: str = "mini"
+    """Size by name (tiny, mini, small, medium, base, large), or a JSON file with the fields of
+    Hugging Face's BertConfig."""
+    epochs: float | None = None
+    """Passes over the train split, instead of --steps. Default: 10."""
+    phase2_dataset: Path | None = None
+    """Second dataset, of longer records of the same text and vocabulary, for the last steps."""
+    phase2_steps: int | None = None
+    """How many of the steps are on it. Default: a tenth."""
+    phase2_batch_size: int | None = None
+    """Examples an update there. Default: as many positions as in the first phase."""
+    eval_every_steps: int | None = None
+    """Updates between evaluations on the eval split. Default: only at the end."""
+    seed: int = 12345
+    """Of the initial weights, the order of the examples, and dropout."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range, or two exclude each other.
+        """
+        super().__post_init__()
+        for name in ("phase2_steps", "phase2_batch_size", "eval_every_steps"):
+            _check_above(name, getattr(self, name), 1)
+        _check_above("seed", self.seed, 0)
+        if self.epochs is not None and not self.epochs > 0:
+            raise InputError(f"--epochs {self.epochs}: must be above 0")
+        if self.phase2_dataset is None and (self.phase2_steps or self.phase2_batch_size):
+            raise InputError("--phase2-steps and --phase2-batch-size: need a --phase2-dataset")
         if self.steps is not None and self.epochs is not None:
             raise InputError("--steps and --epochs: give one of them, not both")
 
@@ -176,6 +186,129 @@ class ExportHuggingFace(Command):
             checkpoint=self.checkpoint,
             encoder_only=self.encoder_only,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(TrainingFlags):
+    """Train an encoder on labelled examples: classes or numbers of texts, tags of words, answers.
+
+    Started again with the same flags, it goes on from the run's last checkpoint.
+    """
+
+    task: TaskKind
+    """single or pair: classes of texts, or of two; regression: numbers; tagging: tags of words, in
+    CoNLL's columns; span: answers out of passages, in SQuAD's JSON."""
+    train: Path
+    """Labelled examples to learn from: .tsv, .csv or .jsonl, with the names of the columns."""
+    dev: Path | None = None
+    """Labelled examples to measure on."""
+    init: Path
+    """What to start from: a run, or a checkpoint of Hugging Face, Google or KerasHub."""
+    text_column: str | None = None
+    """Column of the text, or the first of two. Default: the first columns but the label's."""
+    text_pair_column: str | None = None
+    """Column of the second text."""
+    label_column: str = "label"
+    """Column of the class, or of the number."""
+    epochs: float = 3.0
+    """Passes over the training file, unless --steps is given."""
+    learning_rate: float = 5e-5
+    """The highest learning rate, reached at the end of the warm-up."""
+    max_seq_length: int | None = None
+    """Most pieces of an example; what is longer loses its end, or becomes several (tagging, span).
+    Batches are only as long as their longest example. Default: all that the encoder takes; 384 for
+    span."""
+    doc_stride: int = 128
+    """Pieces between the starts of two parts of a long passage."""
+    layer_decay: float = 1.0
+    """Times which a layer's learning rate is that of the layer above it, above 0 to 1."""
+    freeze_layers: int = 0
+    """Layers, from below, that stay as they are, and with them the embeddings."""
+    class_weights: ClassWeights = "none"
+    """balanced: an example counts more the rarer its class is."""
+    metric: str | None = None
+    """Measure that tells which checkpoint is the best. Default: accuracy, pearson, entity_f1 or
+    span_f1."""
+    eval_every_steps: int | None = None
+    """Updates between evaluations. Default: once an epoch."""
+    early_stopping: int | None = None
+    """Stop after so many evaluations in a row without a better one. Default: never."""
+    blow_up_ratio: float = math.inf
+    """How many times the recent loss is a blow-up. Default: only what is no number."""
+    seed: tuple[int, ...] = (12345,)
+    """Of the new weights, the order of the examples, and dropout. Several make a run each, and
+    their mean and standard deviation."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range, or does not fit the task.
+        """
+        super().__post_init__()
+        for name in ("eval_every_steps", "early_stopping", "doc_stride"):
+            _check_above(name, getattr(self, name), 1)
+        _check_above("freeze_layers", self.freeze_layers, 0)
+        if not self.seed or min(self.seed) < 0 or len(set(self.seed)) < len(self.seed):
+            raise InputError(f"--seed {' '.join(map(str, self.seed))}: must differ, from 0 on")
+        if not self.epochs > 0:
+            raise InputError(f"--epochs {self.epochs}: must be above 0")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"--layer-decay {self.layer_decay}: must be above 0, and at most 1")
+        if self.early_stopping and self.dev is None:
+            raise InputError("--early-stopping: needs --dev, which is measured")
+        if self.class_weights != "none" and self.task in ("regression", "span"):
+            raise InputError(f"--class-weights: a {self.task} task has no classes")
+
+    def run(self) -> dict[str, Any]:
+        """Train, and return the run's path, its steps, its measures and its speed."""
+        from model.tuning.finetuning import finetune
+
+        return finetune(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Measure a tuned run on labelled examples, and show what it gets most wrong."""
+
+    # The front door calls options.run(), so the field has another name than its flag.
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """Directory of the tuned run."""
+    data: Path
+    """Examples in the format of the training file; without labels only --predictions is made."""
+    text_column: str | None = None
+    """Column of the text, or the first of two. Default: the first columns but the label's."""
+    text_pair_column: str | None = None
+    """Column of the second text."""
+    label_column: str = "label"
+    """Column of the class, or of the number."""
+    checkpoint: Checkpoint = "auto"
+    """The best by evaluation, the last; auto: the best where there is one."""
+    batch_size: int = 32
+    """Examples at a time."""
+    worst: int = 10
+    """How many of the most wrong answers are shown."""
+    predictions: Path | None = None
+    """File for all answers, as JSON Lines."""
+    picture: Path | None = None
+    """File for who was taken for whom, or numbers beside those expected, as a PNG."""
+    xla: bool = True
+    """Compile with XLA, as in training."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range.
+        """
+        _check_above("batch_size", self.batch_size, 1)
+        _check_above("worst", self.worst, 0)
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate, and return the measures, the confusion and the worst answers."""
+        from model.tuning.evaluating import evaluate_run
+
+        return evaluate_run(self)
 
 
 def _check_above(name: str, value: float | None, low: int) -> None:

@@ -11,6 +11,12 @@ PANELS = (
     ("masked_lm_accuracy", "share of masked pieces that are right"),
     ("next_sentence_loss", "loss of the next sentence, nats"),
     ("next_sentence_accuracy", "share of next sentences that are right"),
+    ("task_loss", "loss"),
+    ("task_accuracy", "share of examples that are right"),
+    ("macro_f1", "F1, mean over classes"),
+    ("pearson", "Pearson's correlation"),
+    ("entity_f1", "F1 of entities"),
+    ("span_f1", "F1 of answers"),
     ("learning_rate", "learning rate"),
     ("gradient_norm", "norm of all gradients"),
 )

@@ -10,7 +10,7 @@ PEAK_SIZE = 2048
 PEAK_TRIES = 5
 
 
-def step_flops(config: BertConfig, examples: int, length: int, predictions: int) -> float:
+def step_flops(config: BertConfig, examples: int, length: float, predictions: int) -> float:
     """Return the floating-point operations of the matrix products of one training step.
 
     Two for each number of a matrix and each row that it is multiplied with, and twice as many

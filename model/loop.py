@@ -10,24 +10,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
 from model.functions import FIRST_EXAMPLE, fused_on_cpu
-from model.losses import Head, batch_weights, global_loss, pretraining_sums, sum_names
-from model.network import build_pretraining_model, recompute_layers, weights_by_name
+from model.losses import Objective, Sums, global_loss
+from model.network import recompute_layers, weights_by_name
 from model.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
 from model.precision import dtype_policy
 from model.strategy import is_on_cpu
 
 Batch = dict[str, tf.Tensor]
-Sums = dict[str, tf.Tensor]
 
 NORM = "gradient_norm"
 """Name of the sum, over steps, of the norm of all gradients before clipping."""
 
-REAL_POSITIONS = "real_positions"
-"""Name of the number of positions that are no padding."""
+POSITIONS, REAL_POSITIONS = "positions", "real_positions"
+"""Names of the number of positions, and of those that are no padding."""
 
 DATA_SECS = "data_secs"
 """Name of the seconds that were spent waiting for batches."""
@@ -41,8 +41,10 @@ class Trainer:
         accumulation_steps: parts that a replica's batch is computed in, one after the other.
         times_data: whether the wait for batches is measured, which TensorFlow refuses where every
             operation is to be deterministic.
-        heads: the ones that are trained.
-        model: the pretraining model.
+        objective: what is minimised.
+        config: the model's numbers.
+        model: the objective's.
+        predictor: the model, to be asked.
         optimizer: what updates it.
         step: int64 []. Number of updates done.
         position: int64 []. Number of batches of the train stream that are used up: the updates, and
@@ -53,7 +55,7 @@ class Trainer:
         self,
         config: BertConfig,
         training: TrainingConfig,
-        heads: tuple[Head, ...],
+        objective: Objective,
         strategy: tf.distribute.Strategy,
         *,
         xla: bool,
@@ -61,17 +63,18 @@ class Trainer:
         recompute: bool = False,
         times_data: bool = True,
     ) -> None:
+        self.config = config
         self.strategy = strategy
         self.accumulation_steps = accumulation_steps
         self.times_data = times_data
-        self.heads = heads
+        self.objective = objective
         self.seed = training.seed
         self.schedule = make_schedule(
             training.schedule, training.learning_rate, training.warmup_steps, training.steps
         )
         keras.utils.set_random_seed(training.seed)
         with strategy.scope(), dtype_policy(training.precision):
-            self.model = build_pretraining_model(config)
+            self.model = objective.build_model(config)
             if recompute:
                 recompute_layers(self.model)
             self.weights = weights_by_name(self.model)
@@ -79,6 +82,7 @@ class Trainer:
                 {weight.path: weight.value for weight in self.model.trainable_variables},
                 self.schedule,
                 OptimizerSettings(weight_decay=training.weight_decay),
+                objective.learning_rate_factor,
             )
             self.step = _counter(0)
             self.position = _counter(0)
@@ -92,6 +96,7 @@ class Trainer:
         whole = xla and not self._fuse
         self._gradients = tf.function(self._gradients_and_sums, jit_compile=whole, autograph=False)
         self._measures = tf.function(self._forward_sums, jit_compile=whole, autograph=False)
+        self.predictor = Predictor(self.model, strategy, xla=xla)
 
     @property
     def steps_done(self) -> int:
@@ -114,13 +119,13 @@ class Trainer:
     def train(self, batches: Iterator[Batch], steps: tf.Tensor) -> Sums:
         """Do some updates and return the sums over them, float32 [] each, by name.
 
-        They are those of `sum_names`, and `NORM`, `REAL_POSITIONS` and `DATA_SECS`.
+        They are those of the objective, and `NORM`, `POSITIONS`, `REAL_POSITIONS` and `DATA_SECS`.
 
         Args:
             batches: per-replica batches of the train stream.
             steps: int32 []. Number of updates.
         """
-        names = (*sum_names(self.heads), NORM, REAL_POSITIONS)
+        names = (*self.objective.sum_names, NORM, POSITIONS, REAL_POSITIONS)
         totals = dict.fromkeys(names, tf.zeros([]))
         data_secs = tf.zeros([], tf.float64)
         for _ in tf.range(steps):
@@ -154,7 +159,7 @@ class Trainer:
             batches: per-replica batches.
             count: int32 []. Number of global batches.
         """
-        totals = dict.fromkeys(sum_names(self.heads), tf.zeros([], tf.float64))
+        totals = dict.fromkeys(self.objective.sum_names, tf.zeros([], tf.float64))
         for _ in tf.range(count):
             sums = self.strategy.run(self._measure_replica, args=(next(batches),))
             totals = {
@@ -169,7 +174,7 @@ class Trainer:
     def _train_replica(self, batch: Batch) -> Sums:
         """Do one update in a replica's context and return the replica's sums."""
         replica = tf.distribute.get_replica_context()
-        weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, batch_weights(self.heads, batch))
+        weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, self.objective.weights(batch))
         first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
         scale = self.loss_scale.value() if self.loss_scale else tf.ones([])
         gradients, sums = self._accumulated(batch, weights, first_example, scale)
@@ -179,13 +184,14 @@ class Trainer:
         return {
             **sums,
             NORM: norm / self.strategy.num_replicas_in_sync,
+            POSITIONS: tf.cast(tf.size(batch["input_mask"]), tf.float32),
             REAL_POSITIONS: tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
         }
 
     def _accumulated(
         self,
         batch: Batch,
-        weights: dict[Head, tf.Tensor],
+        weights: Sums,
         first_example: tf.Tensor,
         scale: tf.Tensor,
     ) -> tuple[list[tf.Tensor], Sums]:
@@ -216,7 +222,7 @@ class Trainer:
         start = (
             tf.constant(0),
             [tf.zeros(weight.shape) for weight in self.model.trainable_variables],
-            dict.fromkeys(sum_names(self.heads), tf.zeros([])),
+            dict.fromkeys(self.objective.sum_names, tf.zeros([])),
         )
         _, gradients, sums = tf.while_loop(
             lambda index, *_: index < self.accumulation_steps,
@@ -246,7 +252,7 @@ class Trainer:
         return tf.stack([seeds[0], first + seeds[1]], axis=1)
 
     def _gradients_and_sums(
-        self, batch: Batch, weights: dict[Head, tf.Tensor], seeds: tf.Tensor, scale: tf.Tensor
+        self, batch: Batch, weights: Sums, seeds: tf.Tensor, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], Sums]:
         """Return the gradients of this replica's share of the loss times scale, and its sums."""
         # In this scope Keras's seed generators read what we give and keep nothing.
@@ -255,7 +261,7 @@ class Trainer:
         with fused_on_cpu(self._fuse), keras.StatelessScope(state_mapping=list(states)):
             with tf.GradientTape() as tape:
                 outputs = self.model(_model_inputs(self.model, batch), training=True)
-                sums = pretraining_sums(self.heads, outputs, batch)
+                sums = self.objective.sums(outputs, batch)
                 loss = global_loss(sums, weights) * scale
             # A head that is not trained has gradients of 0.
             gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
@@ -264,7 +270,43 @@ class Trainer:
     def _forward_sums(self, batch: Batch) -> Sums:
         with fused_on_cpu(self._fuse):
             outputs = self.model(_model_inputs(self.model, batch), training=False)
-            return pretraining_sums(self.heads, outputs, batch)
+            return self.objective.sums(outputs, batch)
+
+
+class Predictor:
+    """A model on the devices of a strategy, to be asked.
+
+    Attributes:
+        strategy: where the replicas are.
+    """
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *, xla: bool) -> None:
+        self.strategy = strategy
+        self._model = model
+        self._fuse = xla and is_on_cpu(strategy)
+        self._outputs = tf.function(
+            self._forward, jit_compile=xla and not self._fuse, autograph=False
+        )
+
+    def predict(self, batch: Any) -> dict[str, np.ndarray]:
+        """Return the model's outputs for a global batch, in its order, the same on every worker.
+
+        Args:
+            batch: per-replica batches.
+        """
+        outputs = self._over_replicas(batch)
+        return {
+            name: self.strategy.gather(values, axis=0).numpy() for name, values in outputs.items()
+        }
+
+    @tf.function
+    def _over_replicas(self, batch: Any) -> Any:
+        # As with `_measure_replica`, compiled in the replica's context.
+        return self.strategy.run(lambda replica: self._outputs(replica), args=(batch,))
+
+    def _forward(self, batch: Batch) -> Batch:
+        with fused_on_cpu(self._fuse):
+            return self._model(_model_inputs(self._model, batch), training=False)
 
 
 def _counter(start: int) -> tf.Variable:

@@ -1,4 +1,4 @@
-"""The two pretraining losses and their accuracies, as sums and weights to divide once, at the end.
+"""Losses and accuracies, as sums and weights to divide once, at the end; those of pretraining.
 
 Every function returns (sum, weight): summed over batches and replicas first and divided then, the
 mean is exact whatever the batches' sizes.
@@ -8,20 +8,46 @@ Shapes: B batch, P masked positions, V vocabulary size, C classes.
 Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next_sentence_output).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+import keras
 import tensorflow as tf
 
+from model.config import BertConfig
 from model.functions import fused
+from model.network import build_pretraining_model
+from model.optimizer import same_for_all
 from model.tasks import Head
 
+Batch = Mapping[str, tf.Tensor]
 
-def sum_names(trained: Iterable[Head]) -> list[str]:
-    """Return the names of everything that `pretraining_sums` adds up for some heads.
+Sums = dict[str, tf.Tensor]
 
-    A head's `weight` is the number of masked pieces, or of examples.
+
+class Objective(Protocol):
+    """What a training minimises: a model, and the losses of its heads.
+
+    The sums of a head are its `loss` and its `weight`, the number of what is predicted, and often
+    its `accuracy`, the number of what is right.
     """
-    return [f"{head}_{what}" for head in trained for what in ("loss", "accuracy", "weight")]
+
+    @property
+    def sum_names(self) -> list[str]:
+        """Names of everything that `sums` adds up, each `HEAD_loss`, `HEAD_weight` or the like."""
+
+    def build_model(self, config: BertConfig) -> keras.Model:
+        """Return the model; weights that are to stay as they are are not trainable."""
+
+    def weights(self, batch: Batch) -> Sums:
+        """Return the weight of a batch by head, float32 [] each."""
+
+    def sums(self, outputs: Batch, batch: Batch) -> Sums:
+        """Return every sum over a batch by name, float32 [] each."""
+
+    def learning_rate_factor(self, path: str) -> float:
+        """Return times which the learning rate holds for the weight of this name."""
 
 
 def cross_entropy(
@@ -57,45 +83,64 @@ def accuracy(
     return tf.reduce_sum(tf.cast(right, tf.float32) * weights), tf.reduce_sum(weights)
 
 
-def labels_and_weights(head: Head, batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+def _labels_and_weights(head: Head, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
     """Return a head's labels, int32 [B, P] or [B], and their weights, float32 of the same shape."""
     if head == "masked_lm":
         return batch["masked_lm_ids"], batch["masked_lm_weights"]
     return batch["next_sentence_labels"][:, 0], batch["example_weights"]
 
 
-def batch_weights(trained: Iterable[Head], batch: Mapping[str, tf.Tensor]) -> dict[Head, tf.Tensor]:
-    """Return the number of masked pieces and of examples that count, by head."""
-    return {head: tf.reduce_sum(labels_and_weights(head, batch)[1]) for head in trained}
+@dataclass(frozen=True)
+class Pretraining:
+    """Masked pieces and, where there are pairs, next sentences.
 
-
-def pretraining_sums(
-    trained: Iterable[Head], outputs: Mapping[str, tf.Tensor], batch: Mapping[str, tf.Tensor]
-) -> dict[str, tf.Tensor]:
-    """Return every sum of `sum_names` over a batch, float32 [] each.
-
-    Args:
-        trained: the heads.
-        outputs: the pretraining model's: masked_lm_logits [B, P, V], next_sentence_logits [B, 2].
-        batch: the batch's features, and example_weights float32 [B]: 1 = counts, 0 = filler.
+    Attributes:
+        heads: the ones that are trained.
     """
-    sums = {}
-    for head in trained:
-        arguments = (outputs[f"{head}_logits"], *labels_and_weights(head, batch))
-        sums[f"{head}_loss"], sums[f"{head}_weight"] = cross_entropy(*arguments)
-        sums[f"{head}_accuracy"], _ = accuracy(*arguments)
-    return sums
+
+    heads: Sequence[Head]
+
+    @property
+    def sum_names(self) -> list[str]:
+        """Names of everything that `sums` adds up.
+
+        A head's `weight` is the number of masked pieces, or of examples.
+        """
+        return [f"{head}_{what}" for head in self.heads for what in ("loss", "accuracy", "weight")]
+
+    def build_model(self, config: BertConfig) -> keras.Model:
+        """Return the pretraining model."""
+        return build_pretraining_model(config)
+
+    def weights(self, batch: Batch) -> Sums:
+        """Return the number of masked pieces and of examples that count, by head."""
+        return {head: tf.reduce_sum(_labels_and_weights(head, batch)[1]) for head in self.heads}
+
+    def sums(self, outputs: Batch, batch: Batch) -> Sums:
+        """Return every sum over a batch, float32 [] each.
+
+        Args:
+            outputs: the pretraining model's: masked_lm_logits [B, P, V], next_sentence_logits
+                [B, 2].
+            batch: the batch's features, and example_weights float32 [B]: 1 = counts, 0 = filler.
+        """
+        sums = {}
+        for head in self.heads:
+            arguments = (outputs[f"{head}_logits"], *_labels_and_weights(head, batch))
+            sums[f"{head}_loss"], sums[f"{head}_weight"] = cross_entropy(*arguments)
+            sums[f"{head}_accuracy"], _ = accuracy(*arguments)
+        return sums
+
+    learning_rate_factor = staticmethod(same_for_all)
 
 
-def global_loss(
-    sums: Mapping[str, tf.Tensor], global_weights: Mapping[Head, tf.Tensor]
-) -> tf.Tensor:
+def global_loss(sums: Batch, global_weights: Batch) -> tf.Tensor:
     """Return a replica's share of the heads' losses, added; the shares of all replicas add up.
 
     Args:
-        sums: this replica's `pretraining_sums`.
-        global_weights: `batch_weights` summed over the replicas. A batch without a masked piece
-            has weight 0 and loss 0.
+        sums: this replica's, of an `Objective`.
+        global_weights: its weights, summed over the replicas. A batch without a masked piece has
+            weight 0 and loss 0.
     """
     return tf.add_n(
         [sums[f"{head}_loss"] / tf.maximum(w, 1.0) for head, w in global_weights.items()]
@@ -103,7 +148,7 @@ def global_loss(
 
 
 def means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean of every measure, and the heads' `loss` together, from `sum_names`."""
+    """Return the mean of every measure, and the heads' `loss` together, from their sums."""
     averaged = {}
     for name, value in sums.items():
         head, _, what = name.rpartition("_")

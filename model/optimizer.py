@@ -11,6 +11,7 @@ LAMB: You et al. 2019, https://arxiv.org/abs/1904.00962, algorithm 2.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,6 +24,12 @@ Schedule = Callable[[tf.Tensor], tf.Tensor]
 def is_decayed(path: str) -> bool:
     """Return whether the weight of this name (`…/layer/weight`) is decayed."""
     return path.rsplit("/", 1)[-1] not in NOT_DECAYED
+
+
+def same_for_all(path: str) -> float:
+    """Return 1: every weight is updated at the schedule's learning rate."""
+    del path
+    return 1.0
 
 
 FINAL_DECAY_RATE = 0.1
@@ -91,9 +98,21 @@ class AdamW:
     """
 
     def __init__(
-        self, variables: Mapping[str, tf.Variable], schedule: Schedule, settings: OptimizerSettings
+        self,
+        variables: Mapping[str, tf.Variable],
+        schedule: Schedule,
+        settings: OptimizerSettings,
+        learning_rate_factor: Callable[[str], float] = same_for_all,
     ) -> None:
-        """Make zero state for the variables; call it in the scope of their strategy."""
+        """Make zero state for the variables; call it in the scope of their strategy.
+
+        Args:
+            variables: by name.
+            schedule: the learning rate.
+            settings: the other numbers.
+            learning_rate_factor: times which the learning rate holds for the variable of a name.
+        """
+        self.learning_rate_factor = learning_rate_factor
         self.variables = dict(variables)
         self.schedule = schedule
         self.settings = settings
@@ -146,6 +165,7 @@ class AdamW:
         for (path, variable), gradient in zip(self.variables.items(), gradients, strict=True):
             slots = (self.momentum[path], self.velocity[path])
             update = self._decay_and_update if is_decayed(path) else self._update
+            update = _faster(update, self.learning_rate_factor(path))
             strategy.extended.update(variable, update, args=(gradient, *slots, numbers))
 
     def _decay_and_update(
@@ -207,6 +227,16 @@ class Lamb(AdamW):
         length, step_length = tf.norm(variable), tf.norm(step)
         ratio = tf.where((length > 0) & (step_length > 0), length / step_length, 1.0)
         variable.assign_sub(numbers["learning_rate"] * ratio * step)
+
+
+def _faster(update: Callable[..., None], factor: float) -> Callable[..., None]:
+    """Return the update at a multiple of the learning rate."""
+
+    def call(*arguments: Any) -> None:
+        *others, numbers = arguments
+        update(*others, {**numbers, "learning_rate": numbers["learning_rate"] * factor})
+
+    return update if factor == 1 else call
 
 
 OPTIMIZERS = {"adamw": AdamW, "lamb": Lamb}

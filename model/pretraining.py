@@ -4,6 +4,9 @@ import dataclasses
 import math
 import time
 import zlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ import tensorflow as tf
 
 from model.commands import Pretrain
 from model.config import SIZES, BertConfig, Precision, TrainingConfig
-from model.input import corrupt_files_named
-from model.loop import Trainer
+from model.flops import step_flops
+from model.input import corrupt_files_named, eval_batches, train_batches
+from model.loop import Trainer, distribute
+from model.losses import Pretraining, means
 from model.precision import fastest
 from model.progress import print_result
 from model.run import DatasetFacts, RunConfig, open_run, trained_config
-from model.session import Phase, Session, restore_run
+from model.session import Evaluations, Phase, Session, restore_run
 from model.strategy import Workers, make_strategy
 from model.tasks import heads
 from pipeline.console import notes, results
@@ -60,27 +65,27 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     else:
         notes.print(f"{workers}: the first one shows the progress and writes the run")
         notes.quiet = results.quiet = True
-    trained = heads(manifest.pairing)
     trainer = Trainer(
         config.model,
         training,
-        trained,
+        Pretraining(config.heads),
         strategy,
         xla=options.xla,
         accumulation_steps=parts,
         recompute=options.recompute,
         times_data=not options.deterministic,
     )
+    evaluations = Evaluations(options.eval_every_steps)
     with workers.lost_ones_named():
         checkpoints = restore_run(options.run_dir, training, trainer, workers)
         for phase in phases(options, training, manifest, second):
             if phase.end_step <= trainer.steps_done < training.steps:
                 continue
             if phase.first_step:
-                notes.print(f"second phase: {phase.dataset}", soft_wrap=True)
+                notes.print(f"second phase: {phase.data}", soft_wrap=True)
                 checkpoints.forget_best(phase.first_step)
-            session = Session(options, phase, training, trainer, workers, checkpoints)
-            with corrupt_files_named(phase.dataset, phase.manifest):
+            session = Session(options, phase, training, trainer, workers, checkpoints, evaluations)
+            with phase.data.faults_named():
                 measured = session.train()
     result = {
         "run": str(options.run_dir),
@@ -93,6 +98,60 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     }
     print_result(result)
     return result
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """A dataset as a phase's `Data`.
+
+    Attributes:
+        dataset: the directory.
+        manifest: its manifest.
+        batch_size: examples an update.
+        seed: of the order.
+    """
+
+    dataset: Path
+    manifest: Manifest
+    batch_size: int
+    seed: int
+
+    def __str__(self) -> str:
+        """Return the directory."""
+        return str(self.dataset)
+
+    def train_batches(
+        self, context: tf.distribute.InputContext, *, skip_examples: int
+    ) -> tf.data.Dataset:
+        """Return the endless train stream from one of its examples on, or a process's share."""
+        return train_batches(
+            self.dataset,
+            self.manifest,
+            context,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            skip_examples=skip_examples,
+        )
+
+    def measure(self, trainer: Trainer) -> dict[str, float] | None:
+        """Return the means over the whole eval split; None where there is none."""
+        examples = self.manifest.examples("eval")
+        if not examples:
+            return None
+        batches = partial(
+            eval_batches, self.dataset, self.manifest, "eval", batch_size=self.batch_size
+        )
+        iterator = distribute(trainer.strategy, batches)
+        sums = trainer.evaluate(iterator, tf.constant(math.ceil(examples / self.batch_size)))
+        return means({name: float(value) for name, value in sums.items()})
+
+    def step_flops(self, config: BertConfig, length: float) -> float:
+        """Return the floating-point operations of an update with examples of this length."""
+        return step_flops(config, self.batch_size, length, self.manifest.max_predictions)
+
+    def faults_named(self) -> AbstractContextManager[None]:
+        """Turn TensorFlow's errors about a record or a file into one that names it."""
+        return corrupt_files_named(self.dataset, self.manifest)
 
 
 def open_dataset(dataset: Path) -> Manifest:
@@ -120,10 +179,13 @@ def phases(
         second: that of the second phase's dataset.
     """
     end = training.steps - training.phase2_steps
-    found = [Phase(options.dataset, manifest, training.batch_size, 0, end)]
+    seed = training.seed
+    first_data = PretrainingData(options.dataset, manifest, training.batch_size, seed)
+    found = [Phase(first_data, 0, end)]
     if second and options.phase2_dataset:
         size = training.phase2_batch_size
-        found.append(Phase(options.phase2_dataset, second, size, end, training.steps))
+        second_data = PretrainingData(options.phase2_dataset, second, size, seed)
+        found.append(Phase(second_data, end, training.steps))
     return found
 
 

@@ -18,11 +18,17 @@ PLAIN_LINE_SECS = 15.0
 """Time between two lines where there is no terminal to draw a bar on."""
 
 
+MEASURES = {
+    "masked_lm_accuracy": "masked",
+    "next_sentence_accuracy": "next",
+    "task_accuracy": "right",
+}
+"""What the line of progress shows, where there is such a measure, and in what word."""
+
+
 def status_line(values: dict[str, float]) -> str:
     """Return the measures of a window in a few words."""
-    shares = [f"masked {values['masked_lm_accuracy']:.1%}"]
-    if "next_sentence_accuracy" in values:
-        shares.append(f"next {values['next_sentence_accuracy']:.1%}")
+    shares = [f"{word} {values[name]:.1%}" for name, word in MEASURES.items() if name in values]
     if values.get("data_wait_rate", 0) > NOTEWORTHY_WAIT_RATE:
         shares.append(f"waiting for data {values['data_wait_rate']:.0%}")
     return " · ".join(
@@ -40,17 +46,17 @@ def time_left(seconds: float) -> str:
 class Progress:
     """The bar on a terminal; a plain line every so often elsewhere."""
 
-    def __init__(self, steps: int, first_step: int, tokens_per_step: int) -> None:
+    def __init__(self, steps: int, first_step: int, batch_size: int) -> None:
         self.steps = steps
         self.first_step = first_step
-        self.tokens_per_step = tokens_per_step
+        self.batch_size = batch_size
         self.bar = progress()
         self.bar.disable = not notes.is_terminal
         self.task = self.bar.add_task(
             "training",
-            total=steps * tokens_per_step,
-            completed=first_step * tokens_per_step,
-            unit="tokens",
+            total=steps * batch_size,
+            completed=first_step * batch_size,
+            unit="examples",
             status="compiling",
         )
         self.started = self.printed = time.monotonic()
@@ -68,16 +74,15 @@ class Progress:
             step: number of updates done.
             values: measures of the latest of them, by name.
         """
-        line = f"step {step:,} · {status_line(values)}"
-        self.bar.update(self.task, completed=step * self.tokens_per_step, status=line)
+        speed = f"{values['tokens_per_sec']:,.0f} tokens/s"
+        line = f"step {step:,} · {status_line(values)} · {speed}"
+        self.bar.update(self.task, completed=step * self.batch_size, status=line)
         now = time.monotonic()
         if self.bar.disable and (now - self.printed >= PLAIN_LINE_SECS or step == self.steps):
             self.printed = now
             left = (now - self.started) / (step - self.first_step) * (self.steps - step)
-            speed = f"{values['tokens_per_sec']:,.0f} tokens/s"
             notes.print(
-                f"{line} · {speed} · {time_left(left)} left (of {self.steps:,} steps)",
-                soft_wrap=True,
+                f"{line} · {time_left(left)} left (of {self.steps:,} steps)", soft_wrap=True
             )
 
 

@@ -35,7 +35,9 @@ LOGS = "logs"
 CURVES = "curves.png"
 FORMAT = "clozeline-run/1"
 
-Checkpoint = Literal["last", "best"]
+Checkpoint = Literal["last", "best", "auto"]
+"""Which weights of a run: the last ones, those that were evaluated best, or `auto`: the best where
+there are any, else the last."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class Run:
         vocabulary: the pieces by id.
         heads: the pretraining heads that are trained.
         task: what the model was tuned for.
+        tuning: how.
     """
 
     path: Path
@@ -156,12 +159,13 @@ class Run:
     vocabulary: Vocabulary
     heads: tuple[Head, ...] = ()
     task: Task | None = None
+    tuning: TuningConfig | None = None
 
     def load_model(self, checkpoint: Checkpoint = "last") -> "keras.Model":
         """Return the pretraining model, or the tuned one, with a checkpoint's weights.
 
         Args:
-            checkpoint: the last one that can be read, or the one that was evaluated best.
+            checkpoint: the last one that can be read, the one that was evaluated best, or either.
 
         Raises:
             InputError: there is no such checkpoint, or none can be read.
@@ -172,7 +176,7 @@ class Run:
         model = build_model(self.config, self.task)
         checkpoints = Checkpoints(self.path / CHECKPOINTS, writes=False)
         state = {"model": weights_by_name(model)}
-        if checkpoint == "best":
+        if checkpoint == "best" or (checkpoint == "auto" and checkpoints.best):
             checkpoints.restore_best(state)
         elif checkpoints.restore(state) is None:
             raise InputError(

@@ -8,33 +8,59 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 
 from model.checkpoints import Checkpoints
-from model.commands import Pretrain
-from model.config import TrainingConfig
+from model.commands import TrainingFlags
+from model.config import BertConfig, TrainingConfig
 from model.curves import draw_curves
-from model.flops import matrix_peak, step_flops
-from model.input import eval_batches, train_batches
-from model.loop import DATA_SECS, NORM, REAL_POSITIONS, Trainer, distribute
+from model.flops import matrix_peak
+from model.loop import DATA_SECS, NORM, POSITIONS, REAL_POSITIONS, Trainer, distribute
 from model.losses import means
 from model.progress import Log, Progress
 from model.run import CHECKPOINTS, CURVES
 from model.strategy import Workers, device_count
 from pipeline.console import notes
 from pipeline.errors import InputError
-from pipeline.manifest import Manifest
 
 CALL_SECS = 1.0  # how long one call of the compiled loop should take: the bar moves this often
 RECENT_WEIGHT = 0.1  # of a call in the recent loss, which a blow-up is held against
 MAX_ROLL_BACKS = 5  # to one checkpoint
+
+
+class Data(Protocol):
+    """What a phase trains on, and is measured on.
+
+    Attributes:
+        batch_size: examples an update.
+    """
+
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+
+    def __str__(self) -> str:
+        """Return where it is, for messages."""
+
+    def train_batches(
+        self, context: tf.distribute.InputContext, *, skip_examples: int
+    ) -> tf.data.Dataset:
+        """Return the endless train stream from one of its examples on, or a process's share."""
+
+    def measure(self, trainer: Trainer) -> dict[str, float] | None:
+        """Return the measures on all that is held out, exactly; None where nothing is."""
+
+    def step_flops(self, config: BertConfig, length: float) -> float:
+        """Return the floating-point operations of an update with examples of this length."""
+
+    def faults_named(self) -> AbstractContextManager[None]:
+        """Turn TensorFlow's errors about the data, inside the context, into an `InputError`."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +68,35 @@ class Phase:
     """A part of a run, on one dataset.
 
     Attributes:
-        dataset: the directory.
-        manifest: its manifest.
-        batch_size: examples an update.
+        data: what it trains on.
         first_step: updates done before it.
         end_step: updates done after it.
     """
 
-    dataset: Path
-    manifest: Manifest
-    batch_size: int
+    data: Data
     first_step: int
     end_step: int
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """When to evaluate, which evaluation is the best, and when to wait for a better one no longer.
+
+    Attributes:
+        every_steps: updates between two; None = only at the end.
+        measure: name of the measure.
+        higher_is_better: otherwise the lowest is the best.
+        patience: evaluations in a row that may pass without a new best one; None = all.
+    """
+
+    every_steps: int | None = None
+    measure: str = "loss"
+    higher_is_better: bool = False
+    patience: int | None = None
+
+    def is_better(self, value: float, best: float) -> bool:
+        """Return whether a value is better than the best before."""
+        return value > best if self.higher_is_better else value < best
 
 
 def restore_run(
@@ -88,37 +131,34 @@ class Session:
     """A training from where it stands to the end of a phase.
 
     Attributes:
-        tokens_per_sec: positions trained on a second, padding included, after compilation.
+        gave_up: whether it ended early, for want of better evaluations.
     """
 
     def __init__(
         self,
-        options: Pretrain,
+        options: TrainingFlags,
         phase: Phase,
         training: TrainingConfig,
         trainer: Trainer,
         workers: Workers,
         checkpoints: Checkpoints,
+        evaluations: Evaluations,
     ) -> None:
         self.options = options
         self.phase = phase
-        self.manifest = phase.manifest
+        self.data = phase.data
         self.training = training
         self.trainer = trainer
         self.workers = workers
         self.checkpoints = checkpoints
-        self.tokens_per_step = phase.batch_size * phase.manifest.max_seq_length
+        self.evaluations = evaluations
+        self.gave_up = False
         self.log_every_steps = max(1, min(50, training.steps // 100))
-        self._timed_steps, self._timed_secs = 0, 0.0
+        self._timed_steps, self._timed_positions, self._timed_secs = 0, 0.0, 0.0
         self._saved_step = trainer.steps_done
         self._recent_loss = 0.0
         self._roll_backs = 0
-        self._step_flops = step_flops(
-            trainer.model.config,
-            phase.batch_size,
-            phase.manifest.max_seq_length,
-            phase.manifest.max_predictions,
-        )
+        self._evaluations_since_best = 0
         self._peak_flops = matrix_peak(training.precision) * device_count(trainer.strategy)
 
     def train(self) -> dict[str, Any]:
@@ -128,29 +168,39 @@ class Session:
             self.trainer.position.assign(0)  # in this phase's stream
         self.checkpoints.hold(self.trainer.state)
         self.log = Log(self.options.run_dir, first_step) if self.workers.is_chief else None
-        lines = self.log.metrics.lines() if self.log else []
-        losses = [line["loss"] for line in lines if line["split"] == "train"]
-        self._recent_loss = self.workers.of_chief(losses[-1] if losses else 0.0)
+        self._remember(self.log.metrics.lines() if self.log else [])
         last: dict[str, float] = {}
-        if first_step < self.phase.end_step:
-            bar = Progress(self.phase.end_step, first_step, self.tokens_per_step)
+        if first_step < self.phase.end_step and not self._gives_up():
+            bar = Progress(self.phase.end_step, first_step, self.data.batch_size)
             with bar.shown(), stop_requested() as stopped:
                 last = self._train_from(first_step, bar, stopped)
-        if self.manifest.examples("eval"):
-            measured = self._evaluate(self.trainer.steps_done)
-            self._draw()
-            return {"split": "eval", **measured}
+        measured = self._evaluate(self.trainer.steps_done)
         self._draw()
+        if measured:
+            return {"split": "eval", **measured}
         if not last:
             raise InputError(
-                f"{self.options.run_dir} is finished, and {self.phase.dataset} has no eval split "
+                f"{self.options.run_dir} is finished, and {self.data} has no eval split "
                 "to measure it on; give more --steps to train it further"
             )
         notes.print(
-            f"{self.phase.dataset} has no eval split: the losses are of the last steps",
-            soft_wrap=True,
+            f"{self.data} has no eval split: the losses are of the last steps", soft_wrap=True
         )
         return {"split": "train", **last}
+
+    def _remember(self, lines: list[dict[str, Any]]) -> None:
+        """Take up what an earlier start left in the log, which the chief alone has."""
+        losses = [line["loss"] for line in lines if line["split"] == "train"]
+        self._recent_loss = self.workers.of_chief(losses[-1] if losses else 0.0)
+        best = self.checkpoints.best
+        since = [x for x in lines if best and x["split"] == "eval" and x["step"] > best[0]]
+        self._evaluations_since_best = round(self.workers.of_chief(len(since)))
+
+    def _gives_up(self) -> bool:
+        """Return whether too many evaluations have passed without a better one."""
+        patience = self.evaluations.patience
+        self.gave_up = patience is not None and self._evaluations_since_best >= patience
+        return self.gave_up
 
     @property
     def steps_per_sec(self) -> float:
@@ -160,12 +210,19 @@ class Session:
     @property
     def tokens_per_sec(self) -> float:
         """Positions trained on a second, padding included, without the first, compiling call."""
-        return self.steps_per_sec * self.tokens_per_step
+        return self._timed_positions / max(self._timed_secs, 1e-9)
+
+    @property
+    def examples_per_sec(self) -> float:
+        """Examples trained on a second, without the first, compiling call."""
+        return self.steps_per_sec * self.data.batch_size
 
     @property
     def mfu(self) -> float:
         """Share of the machine's matrix peak that the model's products make use of."""
-        return self._step_flops * self.steps_per_sec / self._peak_flops
+        length = self.tokens_per_sec / max(self.examples_per_sec, 1e-9)
+        flops = self.data.step_flops(self.trainer.config, length)
+        return flops * self.steps_per_sec / self._peak_flops
 
     def _train_from(
         self, step: int, bar: Progress, stopped: Callable[[], bool]
@@ -174,14 +231,14 @@ class Session:
         batches = self._train_batches()
         window = self._window()
         values: dict[str, float] = {}
-        while step < self.phase.end_step:
+        while step < self.phase.end_step and not self._gives_up():
             count = self._call_steps(step)
             started = time.monotonic()
             sums = self.trainer.train(batches, tf.constant(count))
             sums = {name: float(value) for name, value in sums.items()}
             seconds = time.monotonic() - started
             window.add(sums, count, seconds)
-            self._count_time(count, seconds)
+            self._count_time(count, sums[POSITIONS], seconds)
             step += count
             self.checkpoints.check()
             if self._blown_up(sums):
@@ -191,6 +248,7 @@ class Session:
             values = {
                 **window.values(step),
                 "tokens_per_sec": self.tokens_per_sec,
+                "examples_per_sec": self.examples_per_sec,
                 "mfu": self.mfu,
             }
             bar.update(step, values)
@@ -205,25 +263,21 @@ class Session:
                 raise KeyboardInterrupt
             if self._due(step, self.options.checkpoint_every_steps):
                 self._save(step)
-            every = self.options.eval_every_steps
+            every = self.evaluations.every_steps
             if every and step % every == 0 and step < self.phase.end_step:
                 self._evaluate(step)
+        self._save(step)  # where it gave up between two checkpoints
         self.checkpoints.wait()
         return values
 
     def _train_batches(self) -> Iterator[Any]:
-        batches = partial(
-            train_batches,
-            self.phase.dataset,
-            self.manifest,
-            batch_size=self.phase.batch_size,
-            seed=self.training.seed,
-            skip_examples=int(self.trainer.position.numpy()) * self.phase.batch_size,
-        )
+        position = int(self.trainer.position.numpy())
+        skip_examples = position * self.data.batch_size
+        batches = partial(self.data.train_batches, skip_examples=skip_examples)
         return distribute(self.trainer.strategy, batches)
 
     def _window(self) -> "Window":
-        return Window(self.trainer, self.tokens_per_step)
+        return Window(self.trainer)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.phase.end_step
@@ -233,17 +287,18 @@ class Session:
         intervals = [
             self.log_every_steps,
             self.options.checkpoint_every_steps,
-            self.options.eval_every_steps or self.training.steps,
+            self.evaluations.every_steps or self.training.steps,
         ]
         to_event = min(every - step % every for every in intervals)
         wanted = CALL_SECS * self._timed_steps / self._timed_secs if self._timed_steps else 1
         wanted = self.workers.of_chief(wanted)  # each has a clock of its own
         return max(1, min(round(wanted), to_event, self.phase.end_step - step))
 
-    def _count_time(self, steps: int, secs: float) -> None:
+    def _count_time(self, steps: int, positions: float, secs: float) -> None:
         """Add a call to the time taken; the first one, which compiles, does not count."""
         if self._compiled:
             self._timed_steps += steps
+            self._timed_positions += positions
             self._timed_secs += secs
         self._compiled = True
 
@@ -299,18 +354,22 @@ class Session:
             self.log.cut(back_to)
         return back_to
 
-    def _save_best(self, step: int, loss: float) -> None:
+    def _save_best(self, step: int, value: float) -> None:
         """Keep this step's checkpoint if no evaluation before was as good."""
         best = self.checkpoints.best
-        if self.workers.of_chief(float(best is None or loss < best[1])):
+        is_best = best is None or self.evaluations.is_better(value, best[1])
+        if self.workers.of_chief(float(is_best)):
             self._save(step)
-            self.checkpoints.mark_best(step, loss)
+            self.checkpoints.mark_best(step, value)
+            self._evaluations_since_best = 0
+        else:
+            self._evaluations_since_best += 1
 
     def _draw(self) -> None:
         lines = self.log.metrics.lines() if self.log else []
         if lines:
             run = self.options.run_dir
-            draw_curves(run / CURVES, lines, f"{run.name}: {self.options.model}")
+            draw_curves(run / CURVES, lines, run.name)
 
     def _log(self, step: int, split: str, values: dict[str, float]) -> None:
         if self.log:
@@ -329,27 +388,20 @@ class Session:
             soft_wrap=True,
         )
 
-    def _evaluate(self, step: int) -> dict[str, float]:
-        """Measure the whole eval split, exactly, and log it."""
-        batch_size = self.phase.batch_size
-        batches = partial(
-            eval_batches, self.phase.dataset, self.manifest, "eval", batch_size=batch_size
-        )
-        count = math.ceil(self.manifest.examples("eval") / batch_size)
-        iterator = distribute(self.trainer.strategy, batches)
-        sums = self.trainer.evaluate(iterator, tf.constant(count))
-        values = means({name: float(value) for name, value in sums.items()})
-        self._log(step, "eval", values)
-        self._save_best(step, values["loss"])
+    def _evaluate(self, step: int) -> dict[str, float] | None:
+        """Measure what is held out, and log it; None where nothing is."""
+        values = self.data.measure(self.trainer)
+        if values:
+            self._log(step, "eval", values)
+            self._save_best(step, values[self.evaluations.measure])
         return values
 
 
 class Window:
     """The sums over the steps since the last line of the log."""
 
-    def __init__(self, trainer: Trainer, positions_per_step: int) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.schedule = trainer.schedule
-        self.positions_per_step = positions_per_step
         self.sums: dict[str, float] = {}
         self.steps, self.seconds = 0, 0.0
 
@@ -367,7 +419,7 @@ class Window:
         return {
             **means(self.sums),
             NORM: self.sums[NORM] / self.steps,
-            "padding_rate": 1 - self.sums[REAL_POSITIONS] / (self.steps * self.positions_per_step),
+            "padding_rate": 1 - self.sums[REAL_POSITIONS] / self.sums[POSITIONS],
             **waited,
             "learning_rate": float(self.schedule(tf.constant(step - 1))),
         }

@@ -156,6 +156,20 @@ class Tokenizer:
         """
         return self.wordpiece.tokenize(normalize(texts, lower_case=self.lower_case))
 
+    def tokenize_words(self, words: Any, vocabulary: Vocabulary) -> Any:
+        """Return the pieces of words, string [N], as ragged int32 [N, (pieces)], [UNK] for none.
+
+        A word of nothing but controls has no pieces, and every word is to have an answer.
+        """
+        import tensorflow as tf
+
+        pieces = self.tokenize(words)
+        missing = tf.cast(pieces.row_lengths() == 0, tf.int64)
+        unknown = tf.RaggedTensor.from_row_lengths(
+            tf.fill([tf.reduce_sum(missing)], vocabulary.unk_id), missing
+        )
+        return tf.concat([pieces, unknown], axis=1)
+
 
 def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Tokenizer:
     """Return the tokenizer of a vocabulary."""
@@ -169,3 +183,49 @@ def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Tokenizer:
         max_bytes_per_word=MAX_WORD_BYTES,
     )
     return Tokenizer(wordpiece, lower_case)
+
+
+_CHINESE = r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2FA1F}]"
+_ALONE = r"[!-/:-@\[-`{-~]|\p{P}|" + _CHINESE
+"""Characters that are words of their own: punctuation and Chinese, as in google-research/bert."""
+
+
+def split_words(texts: Any) -> tuple[Any, Any, Any]:
+    """Return the words of each text, and where they stand in it.
+
+    At white space, and around punctuation and Chinese characters. A model server links the op.
+
+    Args:
+        texts: string [N], UTF-8.
+
+    Returns:
+        Ragged [N, (words)] each: the words, string; the byte that each begins at, and the one that
+        it ends before, int64.
+    """
+    import tensorflow_text as tf_text
+
+    return tf_text.regex_split_with_offsets(texts, rf"[\s\p{{Z}}]+|{_ALONE}", _ALONE)
+
+
+def combine(vocabulary: Vocabulary, pieces: Sequence[Any], max_seq_length: int) -> Any:
+    """Return one or two segments as the model takes them, their ends cut off where they must be.
+
+    The longer segment loses its last piece first, as in google-research/bert.
+
+    Args:
+        vocabulary: the pieces.
+        pieces: ragged int32 [N, (pieces)], one or two.
+        max_seq_length: L.
+
+    Returns:
+        input_ids and segment_ids, ragged int32 [N, (up to L)]: [CLS] A [SEP], or [CLS] A [SEP] B
+        [SEP]; and truncated, bool [N].
+    """
+    import tensorflow as tf
+    import tensorflow_text as tf_text
+
+    room = max_seq_length - 1 - len(pieces)
+    trimmed = tf_text.RoundRobinTrimmer(room).trim(list(pieces))
+    input_ids, segment_ids = tf_text.combine_segments(trimmed, vocabulary.cls_id, vocabulary.sep_id)
+    lengths = [part.row_lengths() for part in pieces]
+    return input_ids, segment_ids, tf.add_n(lengths) > room

@@ -20,6 +20,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from model.config import BertConfig, Precision, TrainingConfig  # noqa: E402
 from model.input import eval_batches, train_batches  # noqa: E402
 from model.loop import DATA_SECS, Trainer, distribute  # noqa: E402
+from model.losses import Pretraining  # noqa: E402
 from model.strategy import make_strategy  # noqa: E402
 from model.tasks import heads  # noqa: E402
 from pipeline.manifest import read_manifest  # noqa: E402
@@ -66,7 +67,7 @@ def losses(
     trainer = Trainer(
         config,
         training,
-        heads("nsp"),
+        Pretraining(heads("nsp")),
         strategy,
         xla=xla,
         accumulation_steps=accumulation_steps,

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
 from model.loop import Trainer
+from model.losses import Pretraining
 from model.network import build_pretraining_model, weights_by_name, with_intermediates
 from model.strategy import make_strategy
 from model.tasks import heads
@@ -112,7 +113,7 @@ def test_fifty_steps(accumulation_steps: int) -> None:
     trainer = Trainer(
         config("gelu"),
         training,
-        heads("nsp"),
+        Pretraining(heads("nsp")),
         make_strategy("one"),
         xla=True,
         accumulation_steps=accumulation_steps,

@@ -16,6 +16,7 @@ import tensorflow as tf
 from model.config import BertConfig, TrainingConfig
 from model.input import train_batches
 from model.loop import LossScale, Trainer
+from model.losses import Pretraining
 from model.strategy import make_strategy
 from model.tasks import heads
 from pipeline.errors import InputError
@@ -92,7 +93,7 @@ def make_trainer(config: BertConfig, *, seed: int = 3, xla: bool = False) -> Tra
     training = TrainingConfig(
         steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=seed
     )
-    return Trainer(config, training, heads("nsp"), make_strategy("one"), xla=xla)
+    return Trainer(config, training, Pretraining(heads("nsp")), make_strategy("one"), xla=xla)
 
 
 def test_dropout_seeds_differ_by_layer_step_and_seed(small_config: BertConfig) -> None:
@@ -157,7 +158,9 @@ def test_a_step_whose_gradients_overflow_changes_nothing(
         steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=3,
         optimizer=optimizer, precision="float16",
     )  # fmt: skip
-    trainer = Trainer(small_config, training, heads("nsp"), make_strategy("one"), xla=False)
+    trainer = Trainer(
+        small_config, training, Pretraining(heads("nsp")), make_strategy("one"), xla=False
+    )
     batches = train_batches(dataset, read_manifest(dataset), batch_size=4, seed=1, skip_examples=0)
     iterator = iter(batches)
 

@@ -5,13 +5,11 @@ import pytest
 import tensorflow as tf
 
 from model.losses import (
+    Pretraining,
     accuracy,
-    batch_weights,
     cross_entropy,
     global_loss,
     means,
-    pretraining_sums,
-    sum_names,
 )
 from model.tasks import heads
 
@@ -55,7 +53,7 @@ def make_batch(rows: int, seed: int) -> tuple[dict, dict]:
 
 def test_pretraining_sums_against_numpy() -> None:
     outputs, batch = make_batch(5, seed=2)
-    found = pretraining_sums(heads("nsp"), outputs, batch)
+    found = Pretraining(heads("nsp")).sums(outputs, batch)
 
     def nats(logits: np.ndarray, label: int) -> float:
         return float(np.log(np.exp(logits.astype(np.float64)).sum()) - logits[label])
@@ -78,8 +76,8 @@ def test_pretraining_sums_against_numpy() -> None:
 
 def test_shares_of_unequal_replicas_add_up_to_the_mean_over_the_batch() -> None:
     parts = [make_batch(rows, seed) for rows, seed in ((4, 1), (2, 8))]
-    sums = [pretraining_sums(heads("nsp"), *part) for part in parts]
-    weights = [batch_weights(heads("nsp"), batch) for _, batch in parts]
+    sums = [Pretraining(heads("nsp")).sums(*part) for part in parts]
+    weights = [Pretraining(heads("nsp")).weights(batch) for _, batch in parts]
     assert float(weights[0]["masked_lm"]) != float(weights[1]["masked_lm"])
     total_weights = {name: weights[0][name] + weights[1][name] for name in weights[0]}
     shares = [float(global_loss(part, total_weights)) for part in sums]
@@ -90,19 +88,19 @@ def test_shares_of_unequal_replicas_add_up_to_the_mean_over_the_batch() -> None:
 def test_a_batch_without_masked_pieces_has_no_masked_loss() -> None:
     outputs, batch = make_batch(3, seed=4)
     batch["masked_lm_weights"] *= 0
-    sums = pretraining_sums(heads("nsp"), outputs, batch)
-    assert float(global_loss(sums, batch_weights(heads("nsp"), batch))) == pytest.approx(
+    sums = Pretraining(heads("nsp")).sums(outputs, batch)
+    assert float(global_loss(sums, Pretraining(heads("nsp")).weights(batch))) == pytest.approx(
         float(sums["next_sentence_loss"]) / 2
     )
 
 
 def test_without_pairs_only_the_masked_pieces_count() -> None:
     outputs, batch = make_batch(4, seed=3)
-    both = pretraining_sums(heads("nsp"), outputs, batch)
+    both = Pretraining(heads("nsp")).sums(outputs, batch)
     del batch["next_sentence_labels"]
-    sums = pretraining_sums(heads("none"), outputs, batch)
-    assert sums == {name: both[name] for name in sum_names(["masked_lm"])}
-    share = global_loss(sums, batch_weights(heads("none"), batch))
+    sums = Pretraining(heads("none")).sums(outputs, batch)
+    assert sums == {name: both[name] for name in Pretraining(["masked_lm"]).sum_names}
+    share = global_loss(sums, Pretraining(heads("none")).weights(batch))
     found = means({name: float(value) for name, value in sums.items()})
     assert float(share) == pytest.approx(found["masked_lm_loss"], rel=1e-6)
     assert found["loss"] == found["masked_lm_loss"]

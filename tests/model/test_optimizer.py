@@ -6,7 +6,14 @@ import tensorflow as tf
 
 from model.config import BertConfig
 from model.network import build_pretraining_model
-from model.optimizer import AdamW, Lamb, OptimizerSettings, is_decayed, make_schedule
+from model.optimizer import (
+    OPTIMIZERS,
+    AdamW,
+    Lamb,
+    OptimizerSettings,
+    is_decayed,
+    make_schedule,
+)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +112,26 @@ def test_update_against_numpy(kind: type[AdamW]) -> None:
     assert norms[0] > SETTINGS.clip_norm > norms[1]
     for name, expected in reference_updates(start, gradients, 0.05, lamb=kind is Lamb).items():
         np.testing.assert_allclose(variables[name], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_a_weight_at_a_part_of_the_learning_rate(name: str) -> None:
+    start = np.array([[1.0, -2.0], [3.0, 0.5]], np.float32)
+    gradient = tf.constant([[0.25, 0.5], [-0.125, 1.0]])
+    moved = {}
+    for factor in (1.0, 0.25):
+        variables = {"layer/kernel": tf.Variable(start), "layer/bias": tf.Variable(start)}
+        settings = OptimizerSettings(weight_decay=0.5)
+        optimizer = OPTIMIZERS[name](
+            variables,
+            make_schedule("linear", 0.1, 0, 10),
+            settings,
+            lambda path, factor=factor: factor if path == "layer/kernel" else 1.0,
+        )
+        optimizer.apply([gradient, gradient], tf.constant(0, tf.int64))
+        moved[factor] = {path: value.numpy() - start for path, value in variables.items()}
+    np.testing.assert_array_equal(moved[1.0]["layer/bias"], moved[0.25]["layer/bias"])
+    # Decay and step follow one another, so the kernel's is not exactly a quarter.
+    np.testing.assert_allclose(
+        moved[0.25]["layer/kernel"], moved[1.0]["layer/kernel"] / 4, rtol=0.05, atol=1e-4
+    )

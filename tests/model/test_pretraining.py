@@ -101,14 +101,14 @@ def test_result_and_run(options: Options, small_config: BertConfig) -> None:
 
 def test_the_loaded_model_is_the_evaluated_one(options: Options, dataset: Path) -> None:
     from model.input import eval_batches
-    from model.losses import means, pretraining_sums
+    from model.losses import Pretraining, means
     from model.tasks import heads
 
     result = options().run()
     model = load_run(Path(result["run"])).load_model()
     batch = next(iter(eval_batches(dataset, read_manifest(dataset), "eval", batch_size=11)))
     outputs = model({name: batch[name] for name in model.input})
-    sums = pretraining_sums(heads("nsp"), outputs, batch)
+    sums = Pretraining(heads("nsp")).sums(outputs, batch)
     found = means({name: float(value) for name, value in sums.items()})
     for name, value in found.items():
         assert result[name] == pytest.approx(value, rel=1e-5)

@@ -1,0 +1,96 @@
+"""Hugging Face's BertForSequenceClassification on labelled texts, in a plain PyTorch loop.
+
+    python hugging_face_finetuning.py settings.json
+
+AdamW, linear decay after a warm-up, gradients clipped at 1. Prints a JSON object with the measure
+on the held-out texts, and the examples a second of training and evaluation together.
+"""
+
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertForSequenceClassification,
+    get_linear_schedule_with_warmup,
+)
+
+
+def main(settings: dict) -> None:
+    """Train, evaluate, and print."""
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(settings["seed"])
+    rng = np.random.default_rng(settings["seed"])
+    texts, labels = read(settings["train"])
+    held_out, expected = read(settings["dev"])
+    is_regression = settings["task"] == "regression"
+    model = BertForSequenceClassification.from_pretrained(
+        settings["model"], num_labels=1 if is_regression else len(set(labels))
+    )
+    tokenizer = AutoTokenizer.from_pretrained(settings["model"])
+
+    def outputs(rows: list, **more: torch.Tensor) -> object:
+        encoded = tokenizer(
+            *map(list, zip(*rows, strict=True)),
+            truncation=True,
+            max_length=settings["length"],
+            padding=settings["padding"],
+            return_tensors="pt",
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings["bfloat16"]):
+            return model(**encoded, **more)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"])
+    batch_size = settings["batch_size"]
+    steps = -(-len(texts) // batch_size) * settings["epochs"]
+    schedule = get_linear_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
+    model.train()
+    started = time.perf_counter()
+    for _ in range(settings["epochs"]):
+        order = rng.permutation(len(texts))
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            wanted = torch.tensor(
+                [labels[i] for i in rows], dtype=torch.float if is_regression else torch.long
+            )
+            outputs([texts[i] for i in rows], labels=wanted).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if settings["max_steps"] and (settings["max_steps"] <= schedule.last_epoch):
+                seconds = time.perf_counter() - started
+                print(json.dumps({"examples_per_sec": schedule.last_epoch * batch_size / seconds}))
+                return
+    model.eval()
+    with torch.no_grad():
+        found = np.concatenate(
+            [
+                outputs(held_out[first : first + batch_size]).logits.float().numpy()
+                for first in range(0, len(held_out), batch_size)
+            ]
+        )
+    seconds = time.perf_counter() - started
+    if is_regression:
+        measure = np.corrcoef(found[:, 0], expected)[0, 1]
+    else:
+        measure = np.mean(found.argmax(axis=1) == expected)
+    examples = len(texts) * settings["epochs"] + len(held_out)
+    print(json.dumps({"measure": float(measure), "examples_per_sec": examples / seconds}))
+
+
+def read(path: str) -> tuple[list, list]:
+    """Return the texts of each row, and its number, of a table whose last column has that."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
+    labels = [float(row[-1]) if "." in row[-1] else int(row[-1]) for row in rows]
+    return [row[:-1] for row in rows], labels
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,0 +1,1 @@
+"""Labelled examples to a tuned run: read, encode, train with the project's one loop, evaluate."""

@@ -1,0 +1,76 @@
+"""Where a tuned model's weights start: a run of ours, or a checkpoint of others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.config import BertConfig
+from model.network import TASK_HEAD
+from model.run import CONFIG, FORMAT, load_run
+from model.tasks import Task
+from pipeline.errors import InputError
+from pipeline.manifest import VOCABULARY
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to start from.
+
+    Attributes:
+        config: its numbers.
+        vocabulary: the bytes of `vocab.txt`.
+        lower_case: whether texts are lower-cased and stripped of accents.
+        task: what it was tuned for already.
+        weights: arrays or variables, by the names that `model.network.weights_by_name` gives.
+    """
+
+    config: BertConfig
+    vocabulary: bytes
+    lower_case: bool
+    task: Task | None
+    weights: Mapping[str, Any]
+
+    def fill(self, weights: Mapping[str, Any], task: Task) -> list[str]:
+        """Set a tuned model's weights to these, and return the names of those that are not here.
+
+        The head of another task is left out.
+
+        Args:
+            weights: the model's variables, by name.
+            task: what it is to be tuned for.
+        """
+        missing = []
+        for path, variable in weights.items():
+            is_head = path.startswith(f"{TASK_HEAD}/")
+            if path in self.weights and (self.task == task or not is_head):
+                variable.assign(self.weights[path])
+            else:
+                missing.append(path)
+        return missing
+
+
+def open_source(path: Path) -> Source:
+    """Open a run or a checkpoint.
+
+    Raises:
+        InputError: there is none, or it cannot be used.
+    """
+    if not path.exists():
+        raise InputError(f"--init {path}: no such run or checkpoint")
+    if _is_run(path):
+        from model.network import weights_by_name
+
+        run = load_run(path)
+        vocabulary = (path / VOCABULARY).read_bytes()
+        weights = weights_by_name(run.load_model())
+        return Source(run.config, vocabulary, run.dataset.lower_case, run.task, weights)
+    from model.interchange import read_checkpoint
+
+    found = read_checkpoint(path)
+    return Source(found.config, found.vocabulary, found.lower_case, found.task, found.weights)
+
+
+def _is_run(path: Path) -> bool:
+    config = path / CONFIG
+    return config.is_file() and FORMAT in config.read_text(encoding="utf-8", errors="replace")

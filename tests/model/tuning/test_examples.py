@@ -1,0 +1,146 @@
+"""Files of labelled examples: what is read, and what is refused, with the file and the row."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.tuning.examples import Columns, Questions, Texts, Words, read_examples
+from pipeline.errors import InputError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def texts(path: Path, kind: Any = "single", columns: Columns | None = None) -> Texts:
+    found = read_examples(path, kind, columns or Columns(), "--train")
+    assert isinstance(found, Texts)
+    return found
+
+
+def test_tsv_with_quotes_bom_and_windows_line_ends(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.tsv", '\ufeffsentence\tlabel\r\nso "bad\t0\r\n\r\nfine, "x"\t1\r\n')
+    found = texts(file)
+    assert found.texts == [('so "bad',), ('fine, "x"',)]
+    assert (found.labels, found.rows) == (["0", "1"], [2, 4])
+    assert found.columns == ["sentence", "label"]
+
+
+def test_csv_with_line_breaks_in_quotes(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", 'id,a,b,label\n7,"x, y\nz",w,no\n8,p,q,yes\n')
+    found = texts(file, "pair", Columns("a", "b"))
+    assert found.texts == [("x, y\nz", "w"), ("p", "q")]
+    assert (found.labels, found.rows) == (["no", "yes"], [3, 4])
+
+
+def test_json_lines_with_numbers(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", '{"text": "a", "score": 1.5}\n\n{"score": 2, "text": "b"}\n')
+    found = texts(file, "regression", Columns(label="score"))
+    assert (found.texts, found.labels, found.rows) == ([("a",), ("b",)], ["1.5", "2"], [1, 3])
+
+
+def test_without_labels(tmp_path: Path) -> None:
+    found = texts(write(tmp_path / "a.tsv", "a\tb\nx\ty\n"), "pair")
+    assert (found.texts, found.labels, found.columns) == ([("x", "y")], [], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "columns", "message"),
+    [
+        ("a.tsv", "text\tlabel\na\t1\nb\n", "single", Columns(), "line 3: 1 columns, but .* has 2"),
+        ("a.tsv", "text\ttext\na\tb\n", "single", Columns(), "line 1: two columns have the same"),
+        ("a.tsv", "text\tlabel\n", "single", Columns(), "no examples in it"),
+        ("a.tsv", "", "single", Columns(), "no examples in it"),
+        ("a.tsv", "x\tlabel\na\t1\n", "single", Columns("y"), "no column 'y'; it has 'x', 'label'"),
+        ("a.tsv", "x\tlabel\na\t1\n", "pair", Columns(), "a pair task needs 2 text columns, found"),
+        ("a.tsv", "label\n1\n", "regression", Columns(), "needs 1 text column, found none"),
+        ("a.tsv", "x\ty\na\tb\n", "single", Columns("x", "y"), "1 text column, found 'x', 'y'"),
+        ("a.tsv", "x\ty\na\tb\n", "pair", Columns(None, "y"), "--text-pair-column: name the first"),
+        ("a.csv", 'x,label\n"a,1\n', "single", Columns(), "line 2: unexpected end of data"),
+        ("a.jsonl", '{"x": "a"}\n{"x": }\n', "single", Columns(), "line 2: not JSON"),
+        ("a.jsonl", '["a"]\n', "single", Columns(), "line 1: expected a JSON object"),
+        ("a.jsonl", '{"x": "a"}\n{"y": "b"}\n', "single", Columns(), "line 2: no 'x' in this row"),
+        ("a.txt", "x", "single", Columns(), "expected a .tsv, .csv or .jsonl file"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be_read(
+    tmp_path: Path, name: str, text: str, kind: str, columns: Columns, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        texts(write(tmp_path / name, text), kind, columns)
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes(b"x\tlabel\n\xff\t1\n")
+    with pytest.raises(InputError, match=r"--train .*a.tsv: cannot be read: .*utf-8"):
+        texts(tmp_path / "a.tsv")
+    with pytest.raises(InputError, match=r"--train .*b.tsv: cannot be read: .*No such file"):
+        texts(tmp_path / "b.tsv")
+
+
+def test_conll(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "a.conll",
+        "-DOCSTART- -X- O\n\nJapan NN B-LOC\nwins VB O\n\n\nOdd NN O\n",
+    )
+    found = read_examples(file, "tagging", Columns(), "--train")
+    assert isinstance(found, Words)
+    assert found.words == [["Japan", "wins"], ["Odd"]]
+    assert found.tags == [["B-LOC", "O"], ["O"]]
+    assert found.rows == [3, 7]
+
+
+def test_conll_with_tabs_and_without_a_last_line_end(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.conll", "New York\tB-LOC\r\nfell\tO")
+    found = read_examples(file, "tagging", Columns(), "--train")
+    assert isinstance(found, Words)
+    assert (found.words, found.tags) == ([["New York", "fell"]], [["B-LOC", "O"]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a O\nb\n", "line 2: 1 columns where 2 are expected"),
+        ("a NN O\n\nb O\n", "line 3: 2 columns where 3 are expected"),
+        ("a\nb\n", "line 1: 1 columns where 2 are expected"),
+        ("a\t \n", "line 1: 2 columns"),
+    ],
+)
+def test_unbalanced_conll(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_examples(write(tmp_path / "a.conll", text), "tagging", Columns(), "--train")
+
+
+def squad(*asked: dict[str, Any], passage: str = "A cat sat.") -> str:
+    return json.dumps({"data": [{"paragraphs": [{"context": passage, "qas": list(asked)}]}]})
+
+
+def ask(id: str, *answers: tuple[str, int], **more: Any) -> dict[str, Any]:
+    given = [{"text": text, "answer_start": first} for text, first in answers]
+    return {"id": id, "question": f"{id}?", "answers": given, **more}
+
+
+def test_squad(tmp_path: Path) -> None:
+    text = squad(
+        ask("who", ("cat", 2), ("A cat", 0)),
+        ask("none", is_impossible=True),
+        ask("wrong", ("cat", 3)),
+        ask("partly", ("dog", 2), ("sat", 6)),
+    )
+    found = read_examples(write(tmp_path / "a.json", text), "span", Columns(), "--train")
+    assert isinstance(found, Questions)
+    assert [(q.id, q.question, q.answers) for q in found.questions] == [
+        ("who", "who?", (("cat", 2), ("A cat", 0))),
+        ("none", "none?", ()),
+        ("partly", "partly?", (("sat", 6),)),
+    ]
+    assert found.misplaced == ["wrong", "partly"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"data": [{"paragraphs": [{}]}]}', '{"data": 5}'])
+def test_what_is_not_squad(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="not in SQuAD's format"):
+        read_examples(write(tmp_path / "a.json", text), "span", Columns(), "--train")

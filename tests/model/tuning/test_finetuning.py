@@ -1,0 +1,366 @@
+"""Runs tuned from a small encoder of ours: they learn, resume exactly, agree over devices."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import clozeline
+from model.commands import Evaluate, Finetune
+from model.config import BertConfig
+from model.network import build_model, weights_by_name
+from model.run import RunConfig, TextFacts, load_run, write_run
+from pipeline.errors import InputError
+from pipeline.manifest import sha256
+
+GOOD, BAD = ("fine", "lovely", "great"), ("awful", "dull", "poor")
+WORDS = ["the", "film", "was", "and", "so", "actors", "plot", "in", "rome", "paris", "who", "."]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a small encoder whose weights are random."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *GOOD, *BAD]
+    vocabulary = "".join(f"{piece}\n" for piece in pieces).encode()
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=24,
+        initializer_range=0.2,
+        hidden_dropout_prob=0.05,
+        attention_probs_dropout_prob=0.0,
+    )
+    path = tmp_path_factory.mktemp("encoder") / "run"
+    facts = TextFacts(sha256(vocabulary), lower_case=True, max_seq_length=24)
+    tf.keras.utils.set_random_seed(3)
+    weights = weights_by_name(build_model(config, None))
+    write_run(path, RunConfig(config, None, facts, heads=("masked_lm",)), vocabulary, weights)
+    return path
+
+
+def reviews(count: int, seed: int) -> list[tuple[str, str]]:
+    rng = Random(seed)
+    found = []
+    for index in range(count):
+        words = rng.choices(WORDS, k=rng.randint(1, 12))
+        label = ("bad", "good")[index % 2]
+        words.insert(rng.randint(0, len(words)), rng.choice(GOOD if label == "good" else BAD))
+        found.append((" ".join(words), label))
+    return found
+
+
+def table(path: Path, rows: list[tuple[str, ...]], *names: str) -> Path:
+    path.write_text("\n".join(["\t".join(names), *("\t".join(row) for row in rows), ""]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Labelled files for every task that are easy to learn."""
+    folder = tmp_path_factory.mktemp("labelled")
+    made = {
+        "train": table(folder / "train.tsv", reviews(96, 1), "text", "label"),
+        "dev": table(folder / "dev.tsv", reviews(30, 2), "text", "label"),
+    }
+    numbers = [
+        (text, str(sum(word in GOOD for word in text.split()) * 2.0 - 1))
+        for text, _ in reviews(64, 3)
+    ]
+    made["numbers"] = table(folder / "numbers.tsv", numbers, "text", "label")
+    lines = []
+    for text, _ in reviews(64, 4):
+        lines += [f"{word} {'B-X' if word in GOOD + BAD else 'O'}" for word in text.split()] + [""]
+    made["tags"] = folder / "tags.conll"
+    made["tags"].write_text("\n".join(lines))
+    asked = []
+    for index, (text, _) in enumerate(reviews(64, 5)):
+        word = next(word for word in text.split() if word in GOOD + BAD)
+        answers = [{"text": word, "answer_start": text.index(word)}]
+        asked.append(
+            {"context": text, "qas": [{"id": str(index), "question": "who", "answers": answers}]}
+        )
+    made["answers"] = folder / "answers.json"
+    made["answers"].write_text(json.dumps({"data": [{"paragraphs": asked}]}))
+    return made
+
+
+@pytest.fixture
+def options(encoder: Path, files: dict[str, Path], tmp_path: Path) -> Callable[..., Finetune]:
+    """Flags that learn the reviews in a few seconds."""
+
+    def make(**more: Any) -> Finetune:
+        flags: dict[str, Any] = {
+            "task": "single",
+            "train": files["train"],
+            "dev": files["dev"],
+            "init": encoder,
+            "run_dir": tmp_path / "run",
+            "batch_size": 8,
+            "steps": 60,
+            "learning_rate": 1e-2,
+            "precision": "float32",
+            "xla": False,
+        }
+        return Finetune(**flags | more)
+
+    return make
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    return {weight.path: weight.numpy() for weight in load_run(run).load_model().weights}
+
+
+def test_a_classifier_learns_and_is_evaluated(
+    options: Callable[..., Finetune], files: dict[str, Path], tmp_path: Path
+) -> None:
+    result = options(steps=300, eval_every_steps=100).run()
+    assert result["accuracy"] > 0.9
+    assert result["best_accuracy"] >= result["accuracy"]
+    run = load_run(tmp_path / "run")
+    assert run.task is not None
+    assert run.task.labels == ("bad", "good")
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "eval"] == [100, 200, 300]
+
+    evaluate = Evaluate(
+        run_dir=run.path, data=files["dev"], checkpoint="last", xla=False,
+        predictions=tmp_path / "answers.jsonl", picture=tmp_path / "confusion.png", worst=3,
+    )  # fmt: skip
+    found = evaluate.run()
+    for name in ("accuracy", "macro_f1", "f1", "matthews", "loss"):
+        assert found[name] == pytest.approx(result[name], abs=1e-6)
+    assert np.sum(found["confusion"]) == 30
+    assert np.trace(found["confusion"]) == round(30 * found["accuracy"])
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    texts = [line.split("\t") for line in files["dev"].read_text().splitlines()[1:]]
+    assert [[a["text"], a["expected"]] for a in answers] == texts
+    right = sum(a["answer"] == a["expected"] for a in answers)
+    assert right == round(30 * found["accuracy"])
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["error"] for row in found["worst"]] == sorted(
+        (row["error"] for row in found["worst"]), reverse=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "measure", "least"),
+    [
+        ("regression", "numbers", "pearson", 0.7),
+        ("tagging", "tags", "entity_f1", 0.9),
+        ("span", "answers", "span_f1", 0.7),
+    ],
+)
+def test_other_tasks_learn(
+    options: Callable[..., Finetune],
+    files: dict[str, Path],
+    tmp_path: Path,
+    task: Any,
+    file: str,
+    measure: str,
+    least: float,
+) -> None:
+    more = {} if task != "span" else {"max_seq_length": None, "steps": 120}
+    result = options(task=task, train=files[file], dev=files[file], **more).run()
+    assert result[measure] > least
+    found = Evaluate(run_dir=tmp_path / "run", data=files[file], xla=False).run()
+    assert found[measure] == pytest.approx(result[f"best_{measure}"], abs=1e-6)
+
+
+def test_stopped_and_gone_on_with_is_as_never_stopped(
+    options: Callable[..., Finetune], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"steps": 12, "layer_decay": 0.8, "class_weights": "balanced", "xla": True}
+    options(**flags, run_dir=tmp_path / "whole").run()
+    from model import session
+
+    original = session.Session._call_steps
+    monkeypatch.setattr(session.Session, "_call_steps", lambda self, step: 1)
+
+    def stop_at_5(self: Any, step: int, split: str, values: dict[str, float]) -> None:
+        if step == 5 and split == "train":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(session.Session, "_log", stop_at_5)
+    with pytest.raises(KeyboardInterrupt):
+        options(**flags).run()
+    monkeypatch.undo()
+    assert session.Session._call_steps is original
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("step-*")) == [
+        "step-00000005"
+    ]
+    options(**flags).run()
+    whole, gone_on = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, gone_on[name], err_msg=name)
+
+
+def test_several_seeds(options: Callable[..., Finetune], tmp_path: Path) -> None:
+    result = options(seed=(1, 2), steps=6).run()
+    losses = [run["loss"] for run in result["runs"]]
+    assert [run["run"] for run in result["runs"]] == [
+        str(tmp_path / "run" / name) for name in ("seed-1", "seed-2")
+    ]
+    assert losses[0] != losses[1]
+    assert result["mean"]["loss"] == pytest.approx(np.mean(losses))
+    assert result["sd"]["loss"] == pytest.approx(abs(losses[0] - losses[1]) / 2**0.5)
+
+
+def test_early_stopping(options: Callable[..., Finetune], tmp_path: Path) -> None:
+    flags = options(steps=80, eval_every_steps=4, early_stopping=2, metric="accuracy")
+    result = flags.run()
+    assert result["steps"] == result["best_step"] + 8 < 80
+    again = flags.run()  # it has given up already
+    assert (again["steps"], again["best_step"]) == (result["steps"], result["best_step"])
+    best = load_run(tmp_path / "run").load_model("best").weights
+    last = load_run(tmp_path / "run").load_model("last").weights
+    assert any(not np.array_equal(a, b) for a, b in zip(best, last, strict=True))
+
+
+def test_frozen_layers_stay(
+    options: Callable[..., Finetune], encoder: Path, tmp_path: Path
+) -> None:
+    options(freeze_layers=1, steps=3).run()
+    before, after = weights(encoder), weights(tmp_path / "run")
+    same = {name for name, values in after.items() if np.array_equal(values, before.get(name))}
+    assert {name.split("/")[0] for name in same} == {
+        "token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm",
+        "transformer_layer_0",
+    }  # fmt: skip
+
+
+def test_a_tuned_run_is_a_start_for_another(
+    options: Callable[..., Finetune], files: dict[str, Path], tmp_path: Path
+) -> None:
+    first = options(steps=30).run()
+    same = options(init=tmp_path / "run", run_dir=tmp_path / "same", steps=1, learning_rate=1e-9)
+    assert same.run()["loss"] == pytest.approx(first["loss"], rel=1e-4)  # its head came along
+    other = options(
+        init=tmp_path / "run", run_dir=tmp_path / "other", steps=1, task="tagging",
+        train=files["tags"], dev=None,
+    )  # fmt: skip
+    assert other.run()["split"] == "train"
+    assert weights(tmp_path / "other")["task/kernel"].shape == (16, 2)
+
+
+def test_empty_texts_are_counted_and_not_learned_from(
+    options: Callable[..., Finetune], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = table(
+        tmp_path / "t.tsv", [*reviews(16, 1), (" ", "bad"), ("fine", "rare")], "t", "label"
+    )
+    options(train=file, epochs=1, steps=None).run()
+    said = capsys.readouterr().err
+    assert "18 examples of t, label · 1 empty" in said
+    assert "one example only: rare" in said
+    assert load_run(tmp_path / "run").training.steps == 3  # 17 examples
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"metric": "pearson"}, "--metric pearson: expected one of loss, accuracy, macro_f1"),
+        ({"max_seq_length": 25}, "--max-seq-length 25: must be from 8 to the 24 positions"),
+        ({"freeze_layers": 3}, "--freeze-layers 3: .* has 2 layers"),
+        ({"batch_size": 9, "accumulation_steps": 2}, "--batch-size 9: must be a multiple"),
+        ({"label_column": "class"}, "no column 'class'; name the labels' with --label-column"),
+    ],
+)
+def test_flags_that_do_not_fit(
+    options: Callable[..., Finetune], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        options(**more).run()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"layer_decay": 1.5}, "--layer-decay 1.5: must be above 0, and at most 1"),
+        ({"seed": (1, 1)}, "--seed 1 1: must differ"),
+        ({"early_stopping": 2, "dev": None}, "--early-stopping: needs --dev"),
+        ({"task": "span", "class_weights": "balanced"}, "a span task has no classes"),
+        ({"epochs": 0}, "--epochs 0: must be above 0"),
+    ],
+)
+def test_flags_that_cannot_be(
+    options: Callable[..., Finetune], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        options(**more)
+
+
+def test_labels_never_seen(
+    options: Callable[..., Finetune], tmp_path: Path, files: dict[str, Path]
+) -> None:
+    odd = table(tmp_path / "odd.tsv", [("so fine", "good"), ("so so", "mixed")], "text", "label")
+    with pytest.raises(InputError, match=r"odd.tsv: line 3: the label 'mixed' is not in"):
+        options(dev=odd).run()
+    one = table(tmp_path / "one.tsv", [("so fine", "good")] * 2, "text", "label")
+    with pytest.raises(InputError, match="all examples have the label 'good'"):
+        options(train=one).run()
+    with pytest.raises(InputError, match="not tuned for a task"):
+        Evaluate(run_dir=options().init, data=files["dev"]).run()
+
+
+@pytest.mark.slow
+def test_two_devices_and_parts_give_the_same_losses(
+    options: Callable[..., Finetune], tmp_path: Path
+) -> None:
+    flags = dataclasses.asdict(options(steps=6, xla=True))
+    script = (
+        "import json, sys, tensorflow as tf\n"
+        "from pathlib import Path\n"
+        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        "tf.config.set_logical_device_configuration(cpu, two)\n"
+        "from model.commands import Finetune\n"
+        "flags = json.loads(sys.argv[1])\n"
+        "paths = {k: Path(flags[k]) for k in ('train', 'dev', 'init', 'run_dir')}\n"
+        "print(json.dumps(Finetune(**flags | paths).run()))\n"
+    )
+    losses = {}
+    for name, more in (
+        ("one", {"strategy": "one"}),
+        ("two", {"strategy": "mirrored"}),
+        ("parts", {"strategy": "mirrored", "accumulation_steps": 2}),
+    ):
+        given = json.dumps(flags | more | {"run_dir": tmp_path / name}, default=str)
+        done = subprocess.run(
+            [sys.executable, "-c", script, given], capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(clozeline.__file__).parent)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        losses[name] = json.loads(done.stdout.splitlines()[-1])["loss"]
+    assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
+    assert losses["parts"] == pytest.approx(losses["one"], abs=1e-5)
+
+
+def test_the_real_commands(
+    encoder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = clozeline.main(
+        ["finetune", "--task", "single", "--train", str(files["train"]), "--dev",
+         str(files["dev"]), "--init", str(encoder), "--run", str(tmp_path / "run"), "--steps", "2",
+         "--batch-size", "8", "--seed", "4", "--no-xla", "--json"]
+    )  # fmt: skip
+    assert code == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["seed"], result["steps"], result["split"]) == (4, 2, "eval")
+    code = clozeline.main(
+        ["evaluate", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "none.tsv")]
+    )
+    assert code == 2
+    assert "none.tsv: cannot be read: " in capsys.readouterr().err
