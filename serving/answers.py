@@ -1,6 +1,6 @@
 """A question in words to a server, and its answer as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +10,49 @@ from rich.text import Text
 from pipeline.console import import_quietly, table
 from pipeline.errors import InputError
 from pipeline.schema import MASK
-from serving.client import Client, GrpcClient, ServerError
+from serving.client import Client, GrpcClient, ServerError, Signature, Version
+
+_TEXTS = ("text", "question", "text_pair", "passage", "context")  # in the order they are typed
+_FOR_MASKS = ("fill_mask", "fill_mask_pair")
+# What a model was tuned for comes before what every model can do.
+_FOR_TEXTS = ("answer", "classify", "score", "tag", "next_sentence", "embed", "embed_tokens")
+_SHOWN_VALUES = 6
 
 
-def signature_for(texts: Sequence[str]) -> str:
-    """Return the signature that answers: two texts, a text with a mask, a text without."""
-    if len(texts) == 2:
-        return "next_sentence"
-    return "fill_mask" if MASK in texts[0] else "embed"
+def signature_for(texts: Sequence[str], known: Mapping[str, Signature]) -> str:
+    """Return the first of a model's signatures that answers such texts.
+
+    Raises:
+        InputError: there is none.
+    """
+    has_mask = any(MASK in text for text in texts)
+    for name in (*_FOR_MASKS, *_FOR_TEXTS) if has_mask else _FOR_TEXTS:
+        if name in known and len(known[name].inputs) == len(texts):
+            return name
+    names = ", ".join(sorted(known))
+    raise InputError(
+        f"no signature takes {len(texts)} such texts; name one of {names} with --signature"
+    )
 
 
-def ask(server: str, model: str, texts: Sequence[str], *, over_grpc: bool) -> dict[str, Any]:
+def ask(
+    server: str,
+    model: str,
+    texts: Sequence[str],
+    *,
+    over_grpc: bool,
+    signature: str = "",
+    version: Version = None,
+) -> dict[str, Any]:
     """Ask a server about one text or a pair.
+
+    Args:
+        server: HOST:PORT.
+        model: its name.
+        texts: one, or two.
+        over_grpc: ask the gRPC port.
+        signature: what to ask for; "" finds one that fits the texts.
+        version: by number or label; None is the newest.
 
     Returns:
         `signature`, and each output of it for this one text, as plain lists and numbers.
@@ -32,10 +63,13 @@ def ask(server: str, model: str, texts: Sequence[str], *, over_grpc: bool) -> di
     if over_grpc:
         import_quietly("tensorflow")  # whose messages gRPC's tensors are
     client: Client | GrpcClient = GrpcClient(server) if over_grpc else Client(f"http://{server}")
-    signature = signature_for(texts)
-    inputs = {name: [text] for name, text in zip(("text", "text_pair"), texts, strict=False)}
     try:
-        outputs = client.predict(model, inputs, signature)
+        known = client.signatures(model, version)
+        signature = signature or signature_for(texts, known)
+        names = sorted(known[signature].inputs, key=_position) if signature in known else _TEXTS
+        given = [*texts, ""][: len(names)]  # a second text that is missing is an empty one
+        inputs = {name: [text] for name, text in zip(names, given, strict=False)}
+        outputs = client.predict(model, inputs, signature, version)
     except ServerError as error:
         if "Servable not found" in str(error):
             raise InputError(
@@ -48,6 +82,10 @@ def ask(server: str, model: str, texts: Sequence[str], *, over_grpc: bool) -> di
     }
 
 
+def _position(name: str) -> int:
+    return _TEXTS.index(name) if name in _TEXTS else len(_TEXTS)
+
+
 def _plain(value: Any) -> Any:
     """Return an array as lists of text and numbers."""
     values = value.tolist() if hasattr(value, "tolist") else value
@@ -58,20 +96,13 @@ def _plain(value: Any) -> Any:
 
 def show(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return an answer as a person reads it."""
-    if answer["signature"] == "next_sentence":
-        shown: RenderableType = f"{answer['is_next_probability']:.3f}  is the next sentence"
-    elif answer["signature"] == "fill_mask":
-        shown = _fillings(texts[0], answer)
-    else:
-        vector = np.array(answer["mean"])
-        head = ", ".join(f"{value:+.3f}" for value in vector[:6])
-        shown = f"mean vector: {len(vector)} numbers, length {np.linalg.norm(vector):.3f}: {head}…"
-    if answer["truncated"]:
+    shown = _SHOW.get(answer["signature"], _values)(texts, answer)
+    if answer.get("truncated"):
         return Group(shown, "The text was longer than the model takes; its end was cut off.")
     return shown
 
 
-def _fillings(text: str, answer: dict[str, Any]) -> RenderableType:
+def _fillings(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return one table with the candidates for every mask, a column a mask."""
     tokens, probabilities = answer["tokens"], answer["probabilities"]
     masks = [index for index, position in enumerate(answer["positions"]) if position >= 0]
@@ -80,4 +111,65 @@ def _fillings(text: str, answer: dict[str, Any]) -> RenderableType:
         for rank in range(len(tokens[0]))
     ]
     columns = ["", *(f"mask {index + 1}" for index in range(len(masks)))]
-    return Group(Text(text, style="bold"), table("", columns, rows))
+    return Group(Text(" ".join(texts), style="bold"), table("", columns, rows))
+
+
+def _next_sentence(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    return f"{answer['is_next_probability']:.3f}  is the next sentence"
+
+
+def _classes(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return the classes, the likeliest first."""
+    pairs = zip(answer["probabilities"], answer["labels"], strict=True)
+    rows = [[label, f"{probability:.3f}"] for probability, label in sorted(pairs, reverse=True)]
+    return table("", ["class", "probability"], rows)
+
+
+def _score(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    return f"{answer['score']:.3f}"
+
+
+def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    vector = np.array(answer["mean"])
+    head = ", ".join(f"{value:+.3f}" for value in vector[:_SHOWN_VALUES])
+    return f"mean vector: {len(vector)} numbers, length {np.linalg.norm(vector):.3f}: {head}…"
+
+
+def _attention(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return where each piece looks most, by the mean over the heads of each layer."""
+    real = [index for index, token in enumerate(answer["tokens"]) if token]
+    tokens = [answer["tokens"][index] for index in real]
+    scores = np.array(answer["scores"])[:, :, real][:, :, :, real].mean(axis=1)  # [layers, L, L]
+    rows = [
+        [token, *(f"{tokens[layer[row].argmax()]} {layer[row].max():.2f}" for layer in scores)]
+        for row, token in enumerate(tokens)
+    ]
+    columns = ["looks at", *(f"layer {number + 1}" for number in range(len(scores)))]
+    return table("", columns, rows)
+
+
+def _values(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return every output by name, long ones cut."""
+    return table("", ["output", "value"], [
+        [name, _short(value)] for name, value in answer.items() if name not in _NOT_SHOWN
+    ])  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        more = ", …" if len(value) > 4 * _SHOWN_VALUES else ""
+        return ", ".join(map(_short, value[: 4 * _SHOWN_VALUES])) + more
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+_NOT_SHOWN = ("signature", "truncated")
+_SHOW = {
+    "fill_mask": _fillings,
+    "fill_mask_pair": _fillings,
+    "next_sentence": _next_sentence,
+    "classify": _classes,
+    "score": _score,
+    "embed": _vector,
+    "embed_tokens": _vector,
+    "attention": _attention,
+}

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -36,6 +36,7 @@ _DTYPES = {
     "DT_STRING": np.object_,
 }
 _DEFAULT_SIGNATURE = "serving_default"
+_INIT_OP = "__saved_model_init_op"  # stands among the signatures, and is none
 _BYTES_SUFFIX = "_bytes"  # string outputs with such a name are bytes, not text
 _TRIES = 4
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -65,11 +66,15 @@ class _NothingAnswersError(InputError):
 
 
 @dataclass(frozen=True)
-class _Signature:
+class Signature:
     """What a model takes and gives: names to TensorFlow dtype names such as "DT_STRING"."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
+
+
+Version = int | str | None
+"""A version's number, or a label such as "canary"; None is the newest."""
 
 
 class _BaseClient(ABC):
@@ -82,14 +87,26 @@ class _BaseClient(ABC):
     def __init__(self, address: str, timeout_secs: float) -> None:
         self._address = address  # HOST:PORT, for messages
         self._timeout_secs = timeout_secs
-        self._signatures: dict[tuple[str, int | None, str], _Signature] = {}
+        self._signatures: dict[tuple[str, Version], dict[str, Signature]] = {}
+
+    def signatures(self, model: str, version: Version = None) -> dict[str, Signature]:
+        """Return what the signatures of a model take and give, by name.
+
+        Raises:
+            ServerError: the server refused the request or failed.
+            InputError: nothing answers, or not in time.
+        """
+        key = (model, version)
+        if key not in self._signatures:
+            self._signatures[key] = self._fetch_signatures(model, version)
+        return self._signatures[key]
 
     def predict(
         self,
         model: str,
-        inputs: dict[str, list],
+        inputs: Mapping[str, Any],
         signature: str = "",
-        version: int | None = None,
+        version: Version = None,
     ) -> dict[str, np.ndarray]:
         """Run one signature on a batch.
 
@@ -97,7 +114,7 @@ class _BaseClient(ABC):
             model: the model's name.
             inputs: each input's batch by name, as (nested) lists or arrays; text as str or bytes.
             signature: the signature's name; "" is serving_default.
-            version: the version to ask; None is the newest.
+            version: the version to ask, by number or by label; None is the newest.
 
         Returns:
             Every output by name, in the dtype of the signature. Strings are object arrays of str,
@@ -107,24 +124,57 @@ class _BaseClient(ABC):
             ServerError: the server refused the request or failed.
             InputError: nothing answers, or not in time.
         """
-        key = (model, version, signature or _DEFAULT_SIGNATURE)
-        if key not in self._signatures:
-            self._signatures[key] = self._fetch_signature(*key)
-        return self._predict(key, inputs, self._signatures[key])
+        name = signature or _DEFAULT_SIGNATURE
+        known = self.signatures(model, version)
+        if name not in known:
+            only = ", ".join(sorted(known))
+            raise ServerError(f"model {model} has no signature {name!r}, only {only}")
+        return self._predict(model, version, name, inputs, known[name])
+
+    def predict_batches(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        batch_size: int,
+        signature: str = "",
+        version: Version = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Run one signature on any number of rows, so many at a time.
+
+        Args and Raises are those of `predict`; the inputs must have equally many rows.
+
+        Yields:
+            The outputs of each batch, in order. Those of different batches may differ in their
+            inner shapes: the longest text of a batch decides.
+        """
+        lengths = {name: len(values) for name, values in inputs.items()}
+        if len(set(lengths.values())) != 1 or batch_size < 1:
+            raise InputError(
+                f"inputs: expected equally many rows in each, and batches of 1 or more; received "
+                f"{lengths} in batches of {batch_size}"
+            )
+        for start in range(0, max(lengths.values()), batch_size):
+            rows = {name: values[start : start + batch_size] for name, values in inputs.items()}
+            yield self.predict(model, rows, signature, version)
 
     @abstractmethod
     def status(self, model: str) -> dict[int, str]:
         """Return the state of each version of a model, such as {2: "AVAILABLE", 1: "END"}."""
 
     @abstractmethod
-    def _fetch_signature(self, model: str, version: int | None, signature: str) -> _Signature:
-        """Return what the signature takes and gives."""
+    def _fetch_signatures(self, model: str, version: Version) -> dict[str, Signature]:
+        """Return what each signature takes and gives."""
 
     @abstractmethod
     def _predict(
-        self, key: tuple[str, int | None, str], inputs: dict[str, list], signature: _Signature
+        self,
+        model: str,
+        version: Version,
+        name: str,
+        inputs: Mapping[str, Any],
+        signature: Signature,
     ) -> dict[str, np.ndarray]:
-        """Run (model, version, signature name) on the inputs."""
+        """Run the signature of that name on the inputs."""
 
     def wait_until_ready(self, model: str, timeout_secs: float) -> int:
         """Return the newest version that is available, as soon as there is one.
@@ -153,9 +203,6 @@ class _BaseClient(ABC):
 
     def _too_slow(self) -> InputError:
         return InputError(f"{self._address} did not answer within {self._timeout_secs:g} s")
-
-    def _no_signature(self, model: str, name: str, known: list[str]) -> InputError:
-        return ServerError(f"model {model} has no signature {name!r}, only {', '.join(known)}")
 
 
 class Client(_BaseClient):
@@ -186,21 +233,23 @@ class Client(_BaseClient):
         answer = self._ask("GET", quote(model, safe=""))
         return {int(one["version"]): one["state"] for one in answer["model_version_status"]}
 
-    def _fetch_signature(self, model: str, version: int | None, signature: str) -> _Signature:
+    def _fetch_signatures(self, model: str, version: Version) -> dict[str, Signature]:
         answer = self._ask("GET", _path(model, version) + "/metadata")
-        known = answer["metadata"]["signature_def"]["signature_def"]
-        if signature not in known:
-            raise self._no_signature(model, signature, sorted(known))
-        inputs, outputs = (
-            {name: info["dtype"] for name, info in known[signature][side].items()}
-            for side in ("inputs", "outputs")
-        )
-        return _Signature(inputs, outputs)
+        found = answer["metadata"]["signature_def"]["signature_def"]
+        return {
+            name: Signature(_dtypes(definition["inputs"]), _dtypes(definition["outputs"]))
+            for name, definition in found.items()
+            if name != _INIT_OP
+        }
 
     def _predict(
-        self, key: tuple[str, int | None, str], inputs: dict[str, list], signature: _Signature
+        self,
+        model: str,
+        version: Version,
+        name: str,
+        inputs: Mapping[str, Any],
+        signature: Signature,
     ) -> dict[str, np.ndarray]:
-        model, version, name = key
         request = {"signature_name": name, "inputs": inputs}
         outputs = self._ask("POST", _path(model, version) + ":predict", request)["outputs"]
         if len(signature.outputs) == 1:  # comes bare
@@ -264,8 +313,7 @@ class GrpcClient(_BaseClient):
         states = get_model_status_pb2.ModelVersionStatus.State
         return {one.version: states.Name(one.state) for one in answer.model_version_status}
 
-    def _fetch_signature(self, model: str, version: int | None, signature: str) -> _Signature:
-        from tensorflow.core.framework import types_pb2
+    def _fetch_signatures(self, model: str, version: Version) -> dict[str, Signature]:
         from tensorflow_serving.apis import get_model_metadata_pb2
 
         request = get_model_metadata_pb2.GetModelMetadataRequest()
@@ -274,22 +322,23 @@ class GrpcClient(_BaseClient):
         answer = self._ask(self._prediction.GetModelMetadata, request)
         known = get_model_metadata_pb2.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(known)
-        if signature not in known.signature_def:
-            raise self._no_signature(model, signature, sorted(known.signature_def))
-        definition = known.signature_def[signature]
-        inputs, outputs = (
-            {name: types_pb2.DataType.Name(info.dtype) for name, info in side.items()}
-            for side in (definition.inputs, definition.outputs)
-        )
-        return _Signature(inputs, outputs)
+        return {
+            name: Signature(_dtype_names(definition.inputs), _dtype_names(definition.outputs))
+            for name, definition in known.signature_def.items()
+            if name != _INIT_OP
+        }
 
     def _predict(
-        self, key: tuple[str, int | None, str], inputs: dict[str, list], signature: _Signature
+        self,
+        model: str,
+        version: Version,
+        name: str,
+        inputs: Mapping[str, Any],
+        signature: Signature,
     ) -> dict[str, np.ndarray]:
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
-        model, version, name = key
         request = predict_pb2.PredictRequest()
         _name_model(request.model_spec, model, version)
         request.model_spec.signature_name = name
@@ -324,8 +373,21 @@ def _one_line(message: str) -> str:
     return " ".join(message.split())
 
 
-def _path(model: str, version: int | None) -> str:
-    return quote(model, safe="") + ("" if version is None else f"/versions/{version}")
+def _path(model: str, version: Version) -> str:
+    path = quote(model, safe="")
+    if isinstance(version, str):
+        return f"{path}/labels/{quote(version, safe='')}"
+    return path if version is None else f"{path}/versions/{version}"
+
+
+def _dtypes(side: dict[str, Any]) -> dict[str, str]:
+    return {name: info["dtype"] for name, info in side.items()}
+
+
+def _dtype_names(side: Mapping[str, Any]) -> dict[str, str]:
+    from tensorflow.core.framework import types_pb2
+
+    return {name: types_pb2.DataType.Name(info.dtype) for name, info in side.items()}
 
 
 def _jsonable(value: Any) -> Any:
@@ -357,9 +419,11 @@ def _each(function: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
     return made
 
 
-def _name_model(spec: "model_pb2.ModelSpec", model: str, version: int | None) -> None:
+def _name_model(spec: "model_pb2.ModelSpec", model: str, version: Version) -> None:
     spec.name = model
-    if version is not None:
+    if isinstance(version, str):
+        spec.version_label = version
+    elif version is not None:
         spec.version.value = version
 
 

@@ -116,11 +116,12 @@ class Serve(Command):
 class Query(Command):
     """Ask a running server.
 
-    A text with [MASK] is filled in, two texts are scored as neighbours, any other text is embedded.
+    A text with [MASK] is filled in; other texts get what the model was tuned for, or else two are
+    scored as neighbours and one is embedded.
     """
 
     text: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """One text, or two for next-sentence prediction."""
+    """One text, or two for what takes a pair."""
     model: str
     """Name of the model: its folder's."""
     server: str | None = None
@@ -128,6 +129,10 @@ class Query(Command):
     the port that `serve` takes by default."""
     grpc: bool = False
     """Ask over gRPC."""
+    signature: str = ""
+    """What to ask for, such as attention or tokenize, instead of what fits the texts."""
+    version: str | None = None
+    """Version to ask, by number or by label such as canary; the newest by default."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
@@ -146,7 +151,15 @@ class Query(Command):
         from serving.answers import ask, show
 
         server = self.server or f"127.0.0.1:{8500 if self.grpc else 8501}"
-        answer = ask(server, self.model, self.text, over_grpc=self.grpc)
+        version = self.version
+        answer = ask(
+            server,
+            self.model,
+            self.text,
+            over_grpc=self.grpc,
+            signature=self.signature,
+            version=int(version) if version and version.isdecimal() else version,
+        )
         results.print(show(self.text, answer))
         return answer
 

@@ -43,7 +43,12 @@ def server(tmp_path_factory):
     module = Many()
     signatures = {"serving_default": module.one, "many": module.many}
     tf.saved_model.save(module, str(base / "a b" / "6"), signatures=signatures)
-    started = ModelServer(base, "127.0.0.1", 0, 0)
+    config = base / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "a b" base_path: "{base / "a b"}" '
+        'version_labels { key: "canary" value: 6 } } }'
+    )
+    started = ModelServer(config, "127.0.0.1", 0, 0)
     started.start()
     yield started
     started.stop()
@@ -84,6 +89,46 @@ def test_many_outputs_of_many_kinds(client):
         "raw_bytes": np.object_,
         "sum": np.float32,
     }
+
+
+def test_a_version_by_its_label(client):
+    outputs = client.predict("a b", {"text": ["one"]}, version="canary")
+    assert outputs["pooled"].shape == (1, 2)
+    with pytest.raises(ServerError, match="Unrecognized servable version label: stable"):
+        client.predict("a b", {"text": ["one"]}, version="stable")
+
+
+def test_signatures(client):
+    known = client.signatures("a b")
+    assert sorted(known) == ["many", "serving_default"]
+    assert known["many"].inputs == {"f": "DT_FLOAT", "i": "DT_INT64", "s": "DT_STRING"}
+    assert known["many"].outputs["raw_bytes"] == "DT_STRING"
+
+
+def test_batches(client, monkeypatch):
+    asked = []
+    predict = client.predict
+
+    def counting(model, inputs, *which):
+        asked.append(len(inputs["text"]))
+        return predict(model, inputs, *which)
+
+    monkeypatch.setattr(client, "predict", counting)
+    texts = ["a" * length for length in range(1, 8)]
+    batches = list(client.predict_batches("a b", {"text": texts}, 3, version=6))
+    assert asked == [3, 3, 1]
+    pooled = np.concatenate([batch["pooled"] for batch in batches])
+    expected = client.predict("a b", {"text": texts})["pooled"]
+    np.testing.assert_array_equal(pooled, expected)
+    assert list(client.predict_batches("a b", {"text": []}, 3)) == []
+
+
+def test_batches_of_unequal_inputs(client):
+    for inputs, size in (({"f": [1], "i": [1, 2]}, 3), ({"f": [1]}, 0)):
+        with pytest.raises(
+            InputError, match="expected equally many rows in each, and batches of 1"
+        ):
+            next(client.predict_batches("a b", inputs, size))
 
 
 def test_arrays_are_inputs_too(client):
