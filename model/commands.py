@@ -170,8 +170,8 @@ class ExportHuggingFace(Command):
     """The run: pretrained, tuned or imported."""
     output: Path
     """Directory to write."""
-    checkpoint: Literal["last", "best"] = "last"
-    """The last one, or the one that was evaluated best."""
+    checkpoint: Checkpoint = "auto"
+    """The best by evaluation, the last; auto: the best where there is one."""
     encoder_only: bool = False
     """Leave the heads out (BertModel), as KerasHub and tools for sentence vectors want it."""
 
