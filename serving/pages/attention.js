@@ -100,13 +100,13 @@ class AttentionFigure {
   /**
    * @param {HTMLElement} root is filled
    * @param {Attention} attention
-   * @param {{layer: number, head: number}} first what is shown at first
+   * @param {{layer?: number, head?: number, view?: string}} first what is shown at first
    */
-  constructor(root, attention, first = { layer: 0, head: 0 }) {
+  constructor(root, attention, first = {}) {
     this.attention = attention;
-    this.view = "lines";
-    this.layer = first.layer;
-    this.head = first.head;
+    this.view = first.view ?? "lines";
+    this.layer = first.layer ?? 0;
+    this.head = first.head ?? 0;
     this.hasPieces = attention.words.length < attention.length;
     this.wholeWords = this.hasPieces;
     this.hidesSpecial = false;
@@ -115,9 +115,23 @@ class AttentionFigure {
     this.status = make("p", { className: "status small quiet", ariaLive: "polite" });
     root.classList.add("attention");
     root.replaceChildren(this.makeControls(), this.figure, this.status);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.show());
-    new ResizeObserver(() => this.onResize()).observe(root);
     this.show();
+    this.followWindow(root);
+  }
+
+  /** Draw again when colours or width change, for as long as the figure is in the page. */
+  followWindow(root) {
+    const scheme = matchMedia("(prefers-color-scheme: dark)");
+    const observer = new ResizeObserver(() => follow(this.figure.clientWidth !== this.drawnWidth));
+    const recolour = () => follow(true);
+    const follow = (isStale) => {
+      if (!root.isConnected) {
+        observer.disconnect();
+        scheme.removeEventListener("change", recolour);
+      } else if (isStale) this.show();
+    };
+    scheme.addEventListener("change", recolour);
+    observer.observe(root);
   }
 
   // ---- controls
@@ -194,10 +208,6 @@ class AttentionFigure {
       this.view
     ]();
     if (hadFocus) this.figure.querySelector("[tabindex]").focus();
-  }
-
-  onResize() {
-    if (this.figure.clientWidth !== this.drawnWidth) this.show();
   }
 
   tell(text) {

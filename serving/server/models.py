@@ -252,6 +252,10 @@ class Repository:
         """Return whether there is a model of that name."""
         return name in self._models
 
+    def served(self) -> dict[str, list[int]]:
+        """Return the versions that are served of each model, by its name."""
+        return {name: list(model.serving) for name, model in self._models.items() if model.serving}
+
     def find(self, name: str, version: int | None = None, label: str = "") -> Servable:
         """Return a served version of a model: the one asked for, or else the newest.
 

@@ -4,6 +4,8 @@
     GET  /v1/models/NAME[/versions/N|/labels/L][/metadata]
     GET  /monitoring/prometheus/metrics
 
+and at / the page of `serving.server.playground`, which the real server does not have.
+
 Paths match without regard to case, and a query string counts as part of the path: both as in
 TensorFlow Serving.
 """
@@ -36,6 +38,7 @@ from serving.server.examples import (
 from serving.server.json_answer import error_answer, predict_answer
 from serving.server.json_request import parse_document, read_inputs, signature_name
 from serving.server.metrics import PATH as METRICS_PATH
+from serving.server.playground import playground_routes
 from serving.server.signature import DEFAULT_SIGNATURE
 from serving.server.status import HTTP_STATUS, ServingError, invalid
 
@@ -65,7 +68,8 @@ class _BodyTooLargeError(ServingError):
 
 def rest_app(backend: Backend, threads: futures.Executor) -> Starlette:
     """Return the application. Predictions run in `threads`; the event loop only moves bytes."""
-    return Starlette(routes=[Route("/{path:path}", _RestApi(backend, threads))])
+    api = Route("/{path:path}", _RestApi(backend, threads))
+    return Starlette(routes=[*playground_routes(backend.repository), api])
 
 
 class _RestApi:

@@ -83,13 +83,17 @@ class Browser:
         return self.driver.find_element("css selector", selector)
 
     def texts(self, selector: str) -> list[str]:
-        return [each.text for each in self.driver.find_elements("css selector", selector)]
+        script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)"
+        return self.run(script, selector)
 
     def wait(self, condition: Callable[[], Any]) -> Any:
         """Return what a condition gives as soon as it holds."""
+        from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.wait import WebDriverWait
 
-        return WebDriverWait(self.driver, 30, 0.05).until(lambda _: condition())
+        ignored = [StaleElementReferenceException]  # the page replaced it meanwhile
+        wait = WebDriverWait(self.driver, 30, 0.05, ignored_exceptions=ignored)
+        return wait.until(lambda _: condition())
 
     def press(self, *keys: str) -> None:
         from selenium.webdriver import ActionChains
