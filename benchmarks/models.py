@@ -9,6 +9,7 @@ from model.config import SIZES
 from model.network import build_pretraining_model, weights_by_name
 from model.run import RunConfig, TextFacts, load_run, write_run
 from pipeline.schema import SPECIAL_TOKENS
+from serving.choices import ServingPrecision
 from serving.export import export_run
 
 VOCAB_SIZE = 30_522
@@ -21,12 +22,13 @@ def words(count: int) -> list[str]:
     return ["".join(each) for each in itertools.islice(letters, count)]
 
 
-def export_random(folder: Path, size: str) -> Path:
+def export_random(folder: Path, size: str, precision: ServingPrecision = "float32") -> Path:
     """Export a model of a named size with random weights.
 
     Args:
         folder: gets `run-SIZE/` and `models/SIZE/1/`; what is there already is taken as it is.
         size: such as "base".
+        precision: of the exported weights.
 
     Returns:
         `folder/models/SIZE/1`.
@@ -43,4 +45,4 @@ def export_random(folder: Path, size: str) -> Path:
         weights = weights_by_name(build_pretraining_model(config))
         facts_of_run = RunConfig(config, None, facts, heads=("masked_lm", "next_sentence"))
         write_run(run, facts_of_run, vocabulary, weights)
-    return export_run(load_run(run), model_dir).path
+    return export_run(load_run(run), model_dir, precision=precision).path

@@ -1,0 +1,146 @@
+"""The files for the real server agree with their schemas, each other, and what export writes."""
+
+import http.server
+import re
+import subprocess
+import threading
+from pathlib import Path
+
+import compose_spec
+import kubernetes_validate
+import pytest
+import yaml
+
+from serving import configs
+from serving.launch import REAL_SERVER
+from serving.server.config_files import VersionPolicy, read_batching_parameters, read_models_config
+from serving.server.metrics import PATH
+
+DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
+KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
+COMPOSE = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+SERVER = yaml.safe_load(COMPOSE)["services"]["server"]
+
+
+def of_kind(kind):
+    (found,) = [one for one in KUBERNETES if one["kind"] == kind]
+    return found
+
+
+POD = of_kind("Deployment")["spec"]["template"]
+(CONTAINER,) = POD["spec"]["containers"]
+
+
+@pytest.mark.parametrize("resource", KUBERNETES, ids=lambda resource: resource["kind"])
+def test_kubernetes_schema(resource):
+    newest = kubernetes_validate.latest_version()
+    kubernetes_validate.validate(resource, newest, strict=True)
+
+
+def test_the_schema_refuses_what_kubernetes_would():
+    broken = yaml.safe_load(yaml.safe_dump(of_kind("Deployment")))
+    broken["spec"]["template"]["spec"]["containers"][0]["readyProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="readyProbe"):
+        kubernetes_validate.validate(broken, kubernetes_validate.latest_version(), strict=True)
+
+
+INTERPOLATED = re.sub(r"\$\{MODELS:\?[^}]*\}", "/srv/models", COMPOSE)
+
+
+def test_compose_schema():
+    read = compose_spec.PyCompose.from_yaml(INTERPOLATED)
+    read.validate()
+    assert read.service_names() == ["server"]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("image:", "image_name:"),
+        ("read_only: true", "read_only: 7"),
+        ("/srv/models:/models:ro", "srv models"),
+        ("10s", "ten"),
+    ],
+)
+def test_the_schema_refuses_what_compose_would(good, bad):
+    assert good in INTERPOLATED
+    with pytest.raises(ValueError, match=r"services\.server"):
+        compose_spec.PyCompose.from_yaml(INTERPOLATED.replace(good, bad, 1))
+
+
+def test_both_run_the_same_server():
+    assert SERVER["image"] == CONTAINER["image"] == "tensorflow/serving:2.20.0"
+    assert SERVER["entrypoint"] == CONTAINER["command"] == [REAL_SERVER]
+    assert SERVER["command"] == CONTAINER["args"]
+    flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in CONTAINER["args"])
+    ports = {one["name"]: one["containerPort"] for one in CONTAINER["ports"]}
+    assert {"grpc": int(flags["port"]), "rest": int(flags["rest_api_port"])} == ports
+    assert flags["model_config_file"] == "/config/models.config"
+    assert flags["batching_parameters_file"] == f"/models/books/{configs.BATCHING}"
+    assert flags["monitoring_config_file"] == f"/models/books/{configs.MONITORING}"
+
+
+def test_models_are_read_only_and_nobody_is_root():
+    mounts = {one["mountPath"]: one.get("readOnly") for one in CONTAINER["volumeMounts"]}
+    assert mounts["/models"] is mounts["/config"] is True
+    assert CONTAINER["securityContext"]["readOnlyRootFilesystem"] is SERVER["read_only"] is True
+    assert all(volume.endswith(":ro") for volume in SERVER["volumes"])
+    assert POD["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert all(port.startswith("127.0.0.1:") for port in SERVER["ports"])
+
+
+def test_what_refers_to_the_deployment_finds_it():
+    labels = POD["metadata"]["labels"]
+    for kind in ("Deployment", "PodDisruptionBudget"):
+        assert of_kind(kind)["spec"]["selector"]["matchLabels"] == labels
+    assert of_kind("Service")["spec"]["selector"] == labels
+    assert of_kind("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == labels
+    target = of_kind("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert target["name"] == of_kind("Deployment")["metadata"]["name"]
+    claims = {
+        volume.get("persistentVolumeClaim", {}).get("claimName")
+        for volume in POD["spec"]["volumes"]
+    }
+    assert of_kind("PersistentVolumeClaim")["metadata"]["name"] in claims
+    assert POD["metadata"]["annotations"]["prometheus.io/path"] == PATH
+
+
+def test_the_labels_of_the_canary():
+    (model,) = read_models_config(DEPLOY / "models.config")
+    assert (model.name, str(model.base_path)) == ("books", "/models/books")
+    assert model.labels == {"stable": 1, "canary": 2}
+    assert model.policy == VersionPolicy(latest=None, specific=frozenset({1, 2}))
+    for probe in ("startupProbe", "readinessProbe"):
+        assert CONTAINER[probe]["httpGet"] == {"path": f"/v1/models/{model.name}", "port": "rest"}
+
+
+def test_what_export_writes_is_understood_by_the_embedded_server(tmp_path):
+    for version in ("1", "4"):
+        (tmp_path / "m" / version).mkdir(parents=True)
+    configs.write_configs(tmp_path / "m")
+    (model,) = read_models_config(tmp_path / "m" / configs.MODELS)
+    assert (model.name, model.base_path) == ("m", (tmp_path / "m").resolve())
+    assert model.labels == {"stable": 1, "canary": 4}
+    options = read_batching_parameters(tmp_path / "m" / configs.BATCHING)
+    assert options.max_batch_size == options.allowed_batch_sizes[-1]
+    assert options.batch_timeout_micros == 2000
+
+
+@pytest.mark.parametrize(("state", "code"), [("AVAILABLE", 0), ("END", 1)])
+def test_the_health_check_of_compose(state, code):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.path == "/v1/models/books"
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f'{{"state": "{state}"}}'.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        command = SERVER["healthcheck"]["test"][1:]
+        script = re.sub("/8501", f"/{server.server_port}", command[-1])
+        done = subprocess.run([*command[:-1], script], timeout=30)
+    assert done.returncode == code
