@@ -28,7 +28,7 @@ def walk_through() -> list[list[str]]:
 def test_the_walk_through_names_every_command() -> None:
     assert {words[1] for words in walk_through()} == {
         "vocab", "preprocess", "inspect", "pretrain", "export", "serve", "query",
-        "explain", "export-hf", "import",
+        "finetune", "evaluate", "explain", "export-hf", "import",
     }  # fmt: skip
 
 
@@ -37,12 +37,14 @@ def test_the_walk_through_names_every_command() -> None:
 @pytest.mark.skipif("CLOZELINE_DATA" not in os.environ, reason="CLOZELINE_DATA names no folder")
 def test_the_walk_through_runs(tmp_path: Path) -> None:
     data = Path(os.environ["CLOZELINE_DATA"]).resolve()
-    for name in ("books", "wikitext2"):
+    for name in ("books", "wikitext2", "sst2"):
         (tmp_path / name).symlink_to(data / name)
     server: subprocess.Popen[bytes] | None = None
     try:
         for words in walk_through():
             command = [sys.executable, "-m", *words]
+            if words[1] == "finetune":
+                command += ["--steps", "3"]
             if words[1] == "serve":
                 server = subprocess.Popen(command, cwd=tmp_path)
                 Client("http://127.0.0.1:8501").wait_until_ready("books", 120)
