@@ -73,7 +73,8 @@ def export_run(
         write_warm_up(temporary / WARM_UP, model_path.name, signatures, run.vocabulary)
         check_ops(temporary, server)
         goldens = Reference(run, model).golden(signatures)
-        difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
+        labels = run.task.labels if run.task else ()
+        difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision], labels)
         version = max(versions_of(model_path), default=0) + 1
         path = temporary.rename(model_path / str(version))
     except BaseException:

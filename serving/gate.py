@@ -26,7 +26,11 @@ _PROGRAM = Path(__file__).parent / "fresh_process.py"
 
 
 def check(
-    saved_model: Path, goldens: Sequence[Golden], vocabulary: Vocabulary, tolerance: float
+    saved_model: Path,
+    goldens: Sequence[Golden],
+    vocabulary: Vocabulary,
+    tolerance: float,
+    labels: Sequence[str] = (),
 ) -> float:
     """Hold a saved model to the golden set, and run its warm-up requests.
 
@@ -35,6 +39,7 @@ def check(
         goldens: requests and what is right about their answers.
         vocabulary: of the model.
         tolerance: largest difference, as `largest_difference` measures it.
+        labels: of the task, by index.
 
     Returns:
         The largest difference there was.
@@ -47,7 +52,7 @@ def check(
     answers = _answers(saved_model, requests)
     worst = 0.0
     for number, golden in enumerate(goldens):
-        difference = largest_difference(golden, answers[number], vocabulary.ids)
+        difference = largest_difference(golden, answers[number], vocabulary.ids, labels)
         if not difference <= tolerance:
             raise JobError(
                 f"not exported: {golden.signature} answers otherwise than the Python model: the "

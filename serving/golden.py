@@ -6,7 +6,7 @@ the Keras model in float32: nothing of the served graph is used.
 Shapes: L positions of one text, M masks in it, K fillings, H hidden size, N heads, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,9 +17,11 @@ import tensorflow as tf
 
 from model.network import ENCODER_INPUTS, with_intermediates
 from model.run import Run
+from model.tuning.answers import MAX_ANSWER_WORDS
+from model.tuning.encoding import MAX_QUESTION_PIECES
 from pipeline.schema import IS_NEXT, MASK
-from pipeline.tokenizer import build_tokenizer
-from serving.signatures import NO_POSITION
+from pipeline.tokenizer import build_tokenizer, split_words
+from serving.signatures import DEFAULT, NO_POSITION, OPTIONAL_PAIRS
 
 TEXTS = (
     "The [MASK] barked.",
@@ -69,18 +71,25 @@ class Reference:
         for signature, function in signatures.items():
             names = [spec.name for spec in function.input_signature]
             if "text" in names:
-                goldens.append(self._about_texts(signature, names))
+                # The default signature is another one's function.
+                kind = next(n for n, f in signatures.items() if f is function and n != DEFAULT)
+                goldens.append(self._about_texts(signature, kind, names))
             else:
                 goldens.append(self._about_ids(signature, names))
         return goldens
 
-    def _about_texts(self, signature: str, names: list[str]) -> Golden:
-        is_optional = signature in ("fill_mask_pair", "embed_tokens", "attention", "tokenize")
+    def _about_texts(self, signature: str, kind: str, names: list[str]) -> Golden:
         inputs = {"text": np.array(TEXTS, object), "text_pair": np.array(PAIRS, object)}
         rows = []
         for text, pair in zip(TEXTS, PAIRS, strict=True):
-            single = "text_pair" not in names or (is_optional and not pair)
-            rows.append(self._asked(text) if single else self._asked(text, pair))
+            if kind == "tag":
+                rows.append(self._tagged(text))
+            elif kind == "answer":
+                rows.append(self._answered(text, pair))
+            elif "text_pair" not in names or (kind in OPTIONAL_PAIRS and not pair):
+                rows.append(self._asked(text))
+            else:
+                rows.append(self._asked(text, pair))
         return Golden(signature, {name: inputs[name] for name in names}, rows)
 
     def _about_ids(self, signature: str, names: list[str]) -> Golden:
@@ -121,6 +130,12 @@ class Reference:
         while sum(map(len, segments)) > room:
             # The longer one loses its last piece; of two as long as each other, the second.
             max(reversed(segments), key=len).pop()
+        joined = self._joined(segments)
+        tokens = [vocabulary.pieces[piece].encode() for piece in joined["input_ids"]]
+        return joined | {"tokens": np.array(tokens, object), "truncated": np.bool_(truncated)}
+
+    def _joined(self, segments: list[list[int]]) -> dict[str, Any]:
+        vocabulary = self._run.vocabulary
         ids = [vocabulary.cls_id]
         segment_ids = [0]
         for number, segment in enumerate(segments):
@@ -130,8 +145,6 @@ class Reference:
             "input_ids": np.array(ids, np.int32),
             "input_mask": np.ones(len(ids), np.int32),
             "segment_ids": np.array(segment_ids, np.int32),
-            "tokens": np.array([vocabulary.pieces[piece].encode() for piece in ids], object),
-            "truncated": np.bool_(truncated),
         }
 
     def _pieces(self, text: str) -> list[int]:
@@ -140,6 +153,56 @@ class Reference:
         for number, part in enumerate(self._tokenizer.tokenize(tf.constant(parts)).to_list()):
             pieces += ([self._run.vocabulary.mask_id] if number else []) + part
         return pieces
+
+    def _tagged(self, text: str) -> dict[str, Any]:
+        """Return what `tag` answers; `by_label` has a row of probabilities for each word."""
+        words, starts, limits = (part[0].numpy() for part in split_words(tf.constant([text])))
+        pieces = self._word_pieces(words)
+        ids = [piece for word in pieces for piece in word]
+        room = self._run.dataset.max_seq_length - 2
+        logits = self._logits([ids[:room]])
+        first = np.cumsum([0, *map(len, pieces)])[:-1]
+        return {
+            "words": words,
+            "start": starts.astype(np.int32),
+            "end": limits.astype(np.int32),
+            "by_label": tf.nn.softmax(logits).numpy()[1 + first[first < room]],
+            "truncated": np.bool_(len(ids) > room),
+        }
+
+    def _answered(self, question: str, passage: str) -> dict[str, Any]:
+        """Return what `answer` is judged by; `by_words` has the score of every run of words."""
+        words, starts, limits = (part[0].numpy() for part in split_words(tf.constant([passage])))
+        pieces = self._word_pieces(words)
+        free = self._run.dataset.max_seq_length - 3
+        asked = self._tokenizer.tokenize([question]).to_list()[0][: min(MAX_QUESTION_PIECES, free)]
+        room = free - len(asked)
+        ids = [piece for word in pieces for piece in word]
+        logits = self._logits([asked, ids[:room]])
+        of_piece = np.repeat(np.arange(len(pieces)), [len(word) for word in pieces])[:room]
+        offset = len(asked) + 2
+        by_words: dict[tuple[int, int], float] = {}
+        for start, first in enumerate(of_piece):
+            for end, last in enumerate(of_piece[start:], start):
+                if last - first < MAX_ANSWER_WORDS:
+                    span = (int(starts[first]), int(limits[last]))
+                    score = logits[offset + start, 0] + logits[offset + end, 1] - logits[0].sum()
+                    by_words[span] = max(by_words.get(span, -np.inf), float(score))
+        return {
+            "passage": passage.encode(),
+            "by_words": by_words,
+            "truncated": np.bool_(len(ids) > room),
+        }
+
+    def _word_pieces(self, words: np.ndarray) -> list[list[int]]:
+        found = self._tokenizer.tokenize_words(tf.constant(words, tf.string), self._run.vocabulary)
+        return found.to_list()
+
+    def _logits(self, segments: list[list[int]]) -> np.ndarray:
+        """Return the task's logits at every position: float32 [L, C]."""
+        features = self._joined(segments)
+        of_model = {name: features[name][np.newaxis] for name in ENCODER_INPUTS}
+        return self._model(of_model)["task_logits"][0].numpy()
 
     def _pretrained(self, row: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
         every = np.arange(len(row["input_ids"]), dtype=np.int32)[np.newaxis]
@@ -169,7 +232,10 @@ class Reference:
 
 
 def largest_difference(
-    golden: Golden, answer: Mapping[str, np.ndarray], vocabulary_ids: Mapping[str, int]
+    golden: Golden,
+    answer: Mapping[str, np.ndarray],
+    vocabulary_ids: Mapping[str, int],
+    labels: Sequence[str] = (),
 ) -> float:
     """Return how far an answer is from what is right, the worst of all its outputs.
 
@@ -177,6 +243,7 @@ def largest_difference(
         golden: the request.
         answer: the outputs by name.
         vocabulary_ids: piece to id.
+        labels: of the task, by index.
 
     Returns:
         The largest difference as a share of the largest number, or of 1 where that is larger;
@@ -190,6 +257,10 @@ def largest_difference(
             right |= _fillings(row["fillings"], of_row, vocabulary_ids)
         if "label" in of_row:
             right["label"] = row["labels"][of_row["probabilities"].argmax()]
+        if "by_label" in row:
+            right |= _labels(row["by_label"], of_row, labels)
+        if "by_words" in row:
+            right |= _best_words(row["by_words"], row["passage"], of_row)
         differences = [
             _difference(name, of_row[name], np.asarray(right[name]), is_padded=golden.is_padded)
             for name in of_row
@@ -217,9 +288,58 @@ def _fillings(
         probabilities, np.array(chosen, int).reshape(count, best_count), axis=1
     )
     best = np.sort(probabilities, axis=1)[:, ::-1][:, :best_count]
-    # An answer must agree with both; what it differs from more is handed on.
-    is_worse = np.abs(best - answered) > np.abs(of_chosen - answered)
-    return {"tokens": tokens, "probabilities": np.where(is_worse, best, of_chosen)}
+    return {"tokens": tokens, "probabilities": _farther(best, of_chosen, answered)}
+
+
+def _farther(of_best: Any, of_chosen: Any, answered: Any) -> Any:
+    """Return whichever of two numbers, both of which an answer must agree with, is farther off."""
+    return np.where(np.abs(of_best - answered) > np.abs(of_chosen - answered), of_best, of_chosen)
+
+
+def _labels(
+    probabilities: np.ndarray, answer: Mapping[str, np.ndarray], labels: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the probabilities of the answered labels, float32 [W], or of the best ones.
+
+    Args:
+        probabilities: float32 [W, C], of each word that was read.
+        answer: `labels` and `probabilities` [W].
+        labels: by index.
+    """
+    count = len(probabilities)
+    answered = answer["probabilities"][:count]
+    numbers = {label.encode(): index for index, label in enumerate(labels)}
+    chosen = np.array([numbers.get(label, -1) for label in answer["labels"][:count]], int)
+    if (chosen < 0).any():
+        return {"labels": np.array([b"a label of the task"], object), "probabilities": answered}
+    of_chosen = probabilities[np.arange(count), chosen]
+    best = probabilities.max(axis=1, initial=0.0)
+    return {
+        "labels": answer["labels"][:count],
+        "probabilities": _farther(best, of_chosen, answered),
+    }
+
+
+def _best_words(
+    scores: Mapping[tuple[int, int], float], passage: bytes, answer: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return the answer with the score of its words, or of the best ones.
+
+    Args:
+        scores: of every run of words, by its first and end byte.
+        passage: UTF-8.
+        answer: of one row.
+    """
+    score, start, end = (answer[name] for name in ("score", "start", "end"))
+    best = max(scores.values(), default=None)
+    if best is None:  # nothing to answer with
+        return {"score": score, "start": 0, "end": 0, "answer": b""}
+    of_chosen = best if score <= 0 else scores.get((int(start), int(end)), np.inf)
+    span = (start, end) if score > 0 else (0, 0)
+    text = passage[span[0] : span[1]]
+    return {
+        "score": _farther(best, of_chosen, score), "start": span[0], "end": span[1], "answer": text,
+    }  # fmt: skip
 
 
 def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: bool) -> float:

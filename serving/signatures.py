@@ -3,7 +3,7 @@
 Every output has the batch as its first axis, and is rectangular.
 
 Shapes: B texts, L positions (the longest text of the batch), P masked positions, M masks (the most
-in a text, at least 1), K fillings, H hidden size, N heads, C classes.
+in a text, at least 1), W words (the most in a text), K fillings, H hidden size, N heads, C classes.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,17 @@ import tensorflow as tf
 
 from model.network import ENCODER_INPUTS, weights_by_name
 from model.run import Run
+from model.tuning.answers import MAX_ANSWER_WORDS
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
 from serving.choices import ServingPrecision
 from serving.inference import Encoded, Network
-from serving.texts import FEWEST_POSITIONS, Encoding, TextEncoder, graph_function
+from serving.texts import FEWEST_POSITIONS, NO_WORD, Encoding, TextEncoder, graph_function
 
 DEFAULT = "serving_default"
+
+OPTIONAL_PAIRS = ("fill_mask_pair", "embed_tokens", "attention", "tokenize")
+"""Signatures where an empty second text means that there is none."""
 
 TOP_K = 5
 """Fillings that `fill_mask` answers for each mask."""
@@ -78,7 +82,11 @@ class TextModel(tf.Module):
         if "next_sentence" in self._heads:
             described["next_sentence"] = (self.next_sentence, both)
         task = self._run.task
-        if task and not task.is_per_position:
+        if task and task.kind == "tagging":
+            described["tag"] = (self.tag, [TEXT])
+        elif task and task.kind == "span":
+            described["answer"] = (self.answer, both)
+        elif task:
             name = "classify" if task.has_classes else "score"
             method: Answers = getattr(self, f"{name}_pair" if task.takes_pairs else name)
             described[name] = (method, both if task.takes_pairs else [TEXT])
@@ -223,6 +231,82 @@ class TextModel(tf.Module):
         score = self.network.task(encoded.pooled_output)[:, 0]
         return {"score": score, "truncated": encoding.truncated}
 
+    def tag(self, text: Any) -> dict[str, Any]:
+        """Tell the class of every word of each text.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            words: string [B, W]; "" where a text has fewer.
+            start, end: int32 [B, W]. The byte that each word begins at, and the one that it ends
+                before.
+            labels: string [B, W]; "" for words that were cut off.
+            probabilities: float32 [B, W], of those labels.
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        assert self._run.task is not None
+        encoding, words = self.texts.encode_words(text)
+        logits = self.network.task(self.network.encode(encoding.features).sequence_output)
+        best = tf.reduce_max(tf.nn.softmax(logits), axis=-1)  # [B, L]
+        classes = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        # The answer for a word is that at its first piece.
+        numbers = tf.range(tf.shape(words.texts)[1])
+        is_first = words.at[:, tf.newaxis] == numbers[:, tf.newaxis]  # [B, W, L]
+        first = tf.argmax(is_first, axis=-1, output_type=tf.int32)
+        is_there = tf.reduce_any(is_first, axis=-1)
+        labels = tf.gather(tf.constant(self._run.task.labels), classes)
+        return {
+            "words": words.texts,
+            "start": words.starts,
+            "end": words.limits,
+            "labels": tf.where(is_there, tf.gather(labels, first, batch_dims=1), ""),
+            "probabilities": tf.where(is_there, tf.gather(best, first, batch_dims=1), 0.0),
+            "truncated": encoding.truncated,
+        }
+
+    def answer(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Find the answer to each question in its passage.
+
+        Args:
+            text: string [B]. Questions.
+            text_pair: string [B]. Passages.
+
+        Returns:
+            answer: string [B]. Words of the passage; "" if it has no answer.
+            start, end: int32 [B]. The byte of the passage that the answer begins at, and the one
+                that it ends before; 0 and 0 without one.
+            score: float32 [B]. Of the best answer, less that of none; above 0 if there is one.
+            truncated: bool [B]. The passage was longer than the model takes; its end was not read.
+        """
+        encoding, words = self.texts.encode_question(text, text_pair)
+        logits = self.network.task(self.network.encode(encoding.features).sequence_output)
+        totals = logits[:, :, tf.newaxis, 0] + logits[:, tf.newaxis, :, 1]  # [B, L, L]
+        of_word = words.at != NO_WORD
+        lengths = words.at[:, tf.newaxis, :] - words.at[:, :, tf.newaxis]
+        fits = of_word[:, :, tf.newaxis] & of_word[:, tf.newaxis, :]
+        fits &= (lengths >= 0) & (lengths < MAX_ANSWER_WORDS)
+        fits = tf.linalg.band_part(tf.cast(fits, tf.float32), 0, -1) > 0  # no end before its start
+        positions = tf.shape(totals)[1]
+        flat = tf.reshape(tf.where(fits, totals, NO_ANSWER), [-1, positions * positions])
+        best = tf.argmax(flat, axis=1, output_type=tf.int32)
+        score = tf.reduce_max(flat, axis=1) - totals[:, 0, 0]
+        first = tf.gather(words.at, best // positions, batch_dims=1)
+        last = tf.gather(words.at, best % positions, batch_dims=1)
+        is_there = (score > 0) & (first != NO_WORD)
+        # A passage without words has no columns; one more is always there.
+        starts = tf.pad(words.starts, [[0, 0], [0, 1]])
+        limits = tf.pad(words.limits, [[0, 0], [0, 1]])
+        start = tf.where(is_there, tf.gather(starts, tf.maximum(first, 0), batch_dims=1), 0)
+        end = tf.where(is_there, tf.gather(limits, tf.maximum(last, 0), batch_dims=1), 0)
+        return {
+            "answer": tf.strings.substr(text_pair, start, end - start),
+            "start": start,
+            "end": end,
+            "score": score,
+            "truncated": encoding.truncated,
+        }
+
     # ---- what the encoder makes of texts
 
     def embed(self, text: Any) -> dict[str, Any]:
@@ -354,7 +438,10 @@ class TextModel(tf.Module):
         return outputs
 
 
-_DEFAULTS = ("fill_mask", "classify", "score")
+NO_ANSWER = -1e9
+"""Stands for the score of what cannot be an answer."""
+
+_DEFAULTS = ("fill_mask", "classify", "score", "tag", "answer")
 """The signature that answers where a caller names none: the first of them that there is."""
 
 

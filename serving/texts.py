@@ -1,6 +1,6 @@
 """Raw strings to a BERT's inputs, inside the served graph: what preprocessing does, for a server.
 
-Shapes: B texts, L positions (the longest text of the batch).
+Shapes: B texts, L positions (the longest text of the batch), W words (the most in a text).
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,16 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_text as tf_text
 
+from model.tuning.encoding import MAX_QUESTION_PIECES
 from pipeline.schema import MASK
-from pipeline.tokenizer import Vocabulary, build_tokenizer
+from pipeline.tokenizer import Vocabulary, build_tokenizer, split_words
 
 FEWEST_POSITIONS = 3
 """An empty batch has so many columns, not none: [CLS], a piece, [SEP]."""
+
+
+NO_WORD = -1
+"""Stands where a position is of no word."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,23 @@ class Encoding:
 
     features: Mapping[str, Any]
     truncated: Any
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a batch's texts.
+
+    Attributes:
+        texts: string [B, W]; "" where a text has fewer words.
+        starts: int32 [B, W]. The byte that each begins at.
+        limits: int32 [B, W]. The byte that each ends before.
+        at: int32 [B, L]. Number of the word at each position; -1 where there is none.
+    """
+
+    texts: Any
+    starts: Any
+    limits: Any
+    at: Any
 
 
 class TextEncoder(tf.Module):
@@ -73,9 +95,7 @@ class TextEncoder(tf.Module):
             optional: whether an empty second text means that there is none.
         """
         text, text_pair = _flat(text), _flat(text_pair)
-        tf.debugging.assert_equal(
-            tf.size(text), tf.size(text_pair), "text and text_pair differ in length"
-        )
+        _check_same_length(text, text_pair)
         has_pair = text_pair != "" if optional else _all(True, text)
         return Encoding(*self.joined(text, text_pair, has_pair))
 
@@ -97,30 +117,108 @@ class TextEncoder(tf.Module):
             has_pair: bool [B].
         """
         first, second = self.pieces_of(text), self.pieces_of(text_pair)
-        ends = 2 + tf.cast(has_pair, tf.int64)  # [CLS] and each [SEP]
-        room = self._max_seq_length - ends
-        lengths = (first.row_lengths(), second.row_lengths())
         trimmer = tf_text.RoundRobinTrimmer(self._max_seq_length - 3)
         kept_a, kept_b = (part.row_lengths() for part in trimmer.trim([first, second]))
-        kept_a = tf.where(has_pair, kept_a, tf.minimum(lengths[0], room))
+        alone = tf.minimum(first.row_lengths(), self._max_seq_length - 2)
+        kept = (tf.where(has_pair, kept_a, alone), kept_b)
+        lengths = first.row_lengths() + second.row_lengths()
+        return self._combined(first, second, kept, has_pair), lengths > tf.add_n(kept)
+
+    def _combined(
+        self, first: Any, second: Any, kept: tuple[Any, Any], has_pair: Any
+    ) -> dict[str, Any]:
+        """Return the features of the first pieces of one or two segments.
+
+        Args:
+            first: ragged int32 [B, (pieces)].
+            second: ragged int32 [B, (pieces)].
+            kept: int64 [B] each. How many pieces of each segment.
+            has_pair: bool [B]. Whether a [SEP] follows the second segment.
+        """
         vocabulary = self._vocabulary
-        cls_id = tf.fill([tf.size(kept_a), 1], vocabulary.cls_id)
-        sep_id = tf.fill([tf.size(kept_a), 1], vocabulary.sep_id)
+        cls_id = tf.fill([tf.size(has_pair), 1], vocabulary.cls_id)
+        sep_id = tf.fill([tf.size(has_pair), 1], vocabulary.sep_id)
         last = _ragged(
             tf.fill([tf.math.count_nonzero(has_pair)], vocabulary.sep_id),
             tf.cast(has_pair, tf.int64),
         )
-        parts = [cls_id, _first(first, kept_a), sep_id, _first(second, kept_b), last]
+        parts = [cls_id, _first(first, kept[0]), sep_id, _first(second, kept[1]), last]
         input_ids = _padded(tf.concat(parts, axis=1), vocabulary.pad_id)
         columns = tf.range(tf.shape(input_ids)[1])[tf.newaxis]
-        end_of_first = tf.cast(kept_a + 2, tf.int32)[:, tf.newaxis]
-        end = tf.cast(kept_a + kept_b + ends, tf.int32)[:, tf.newaxis]
-        features = {
+        end_of_first = tf.cast(kept[0] + 2, tf.int32)[:, tf.newaxis]
+        end = end_of_first + tf.cast(kept[1] + last.row_lengths(), tf.int32)[:, tf.newaxis]
+        return {
             "input_ids": input_ids,
             "input_mask": tf.cast(columns < end, tf.int32),
             "segment_ids": tf.cast((columns >= end_of_first) & (columns < end), tf.int32),
         }
-        return features, tf.add_n(lengths) > room
+
+    def encode_words(self, text: Any) -> tuple[Encoding, Words]:
+        """Encode each text word by word, as a model that tags words was trained.
+
+        Args:
+            text: string [B].
+        """
+        text = _flat(text)
+        pieces, words = self._words(text)
+        kept = tf.minimum(pieces.row_lengths(), self._max_seq_length - 2)
+        nothing = _ragged(tf.zeros([0], tf.int32), tf.zeros_like(kept))
+        none = (kept, tf.zeros_like(kept))
+        features = self._combined(pieces, nothing, none, _all(False, text))
+        return self._with_words(features, words, kept, tf.ones_like(kept), pieces)
+
+    def encode_question(self, text: Any, text_pair: Any) -> tuple[Encoding, Words]:
+        """Encode questions with the beginnings of their passages, as such a model was trained.
+
+        Args:
+            text: string [B]. Questions.
+            text_pair: string [B]. Passages; the words are theirs.
+        """
+        text, text_pair = _flat(text), _flat(text_pair)
+        _check_same_length(text, text_pair)
+        question = self._tokenizer.tokenize(text)
+        pieces, words = self._words(text_pair)
+        free = self._max_seq_length - 3
+        asked = tf.minimum(question.row_lengths(), min(MAX_QUESTION_PIECES, free))
+        kept = tf.minimum(pieces.row_lengths(), free - asked)
+        features = self._combined(question, pieces, (asked, kept), _all(True, text))
+        return self._with_words(features, words, kept, asked + 2, pieces)
+
+    def _words(self, text: Any) -> tuple[Any, tuple[Any, ...]]:
+        """Return the pieces of each text, ragged int32 [B, (pieces)], and of its words.
+
+        Returns:
+            The pieces; and the words, their first and end bytes, ragged [B, (words)], and the
+            number of the word that each piece is of, ragged int32 [B, (pieces)].
+        """
+        words, starts, limits = split_words(text)
+        pieces = self._tokenizer.tokenize_words(words.flat_values, self._vocabulary)
+        joined = words.with_flat_values(pieces).merge_dims(1, 2)
+        numbers = tf.ragged.range(words.row_lengths(), dtype=tf.int64).flat_values
+        of_pieces = tf.repeat(tf.cast(numbers, tf.int32), pieces.row_lengths())
+        return joined, (words, starts, limits, joined.with_flat_values(of_pieces))
+
+    def _with_words(
+        self, features: dict[str, Any], words: tuple[Any, ...], kept: Any, offset: Any, pieces: Any
+    ) -> tuple[Encoding, Words]:
+        """Put together what `encode_words` and `encode_question` return.
+
+        Args:
+            features: of the encoding.
+            words: of `_words`.
+            kept: int64 [B]. How many of the pieces are in the encoding.
+            offset: int64 [B]. Position of the first one.
+            pieces: ragged int32 [B, (pieces)].
+        """
+        texts, starts, limits, of_pieces = words
+        before = _ragged(tf.fill([tf.reduce_sum(offset)], NO_WORD), offset)
+        at = tf.concat([before, _first(of_pieces, kept)], axis=1).to_tensor(NO_WORD)
+        missing = tf.shape(features["input_ids"])[1] - tf.shape(at)[1]
+        at = tf.pad(at, [[0, 0], [0, missing]], constant_values=NO_WORD)
+        dense = (part.to_tensor() for part in (texts, starts, limits))
+        texts, starts, limits = dense
+        found = Words(texts, tf.cast(starts, tf.int32), tf.cast(limits, tf.int32), at)
+        return Encoding(features, pieces.row_lengths() > kept), found
 
     def _tokenize(self, text: Any) -> Any:
         """Return the pieces of each text: ragged int32 [B, (pieces)]; `[MASK]` is one piece."""
@@ -140,6 +238,11 @@ class TextEncoder(tf.Module):
 def graph_function(method: Any, input_signature: list[tf.TensorSpec] | None = None) -> Any:
     """Return a method as a function of the graph; it is plain TensorFlow, with no Python in it."""
     return tf.function(method, input_signature=input_signature, autograph=False)
+
+
+def _check_same_length(text: Any, text_pair: Any) -> None:
+    message = "text and text_pair differ in length"
+    tf.debugging.assert_equal(tf.size(text), tf.size(text_pair), message)
 
 
 def _all(value: bool, text: Any) -> Any:
