@@ -25,12 +25,17 @@ FILE_BYTES = 50_000
 """A document of prose: a chapter."""
 
 
+def data_folder() -> Path:
+    """Return the shared data's folder: `$CLOZELINE_DATA`, or beside the checkout."""
+    return Path(os.environ.get("CLOZELINE_DATA", DEFAULT_DATA))
+
+
 def read_paragraphs() -> list[str]:
     """Return the paragraphs of the books in `$CLOZELINE_DATA/books`, one line each, in order.
 
     Where there are no books, of the docstrings of the installed packages.
     """
-    books = Path(os.environ.get("CLOZELINE_DATA", DEFAULT_DATA)) / "books"
+    books = data_folder() / "books"
     if books.is_dir():
         return _paragraphs(books)
     with tempfile.TemporaryDirectory() as folder:

@@ -91,6 +91,9 @@ class Pretrain(TrainingFlags):
     model: str = "mini"
     """Size by name (tiny, mini, small, medium, base, large), or a JSON file with the fields of
     Hugging Face's BertConfig."""
+    init: Path | None = None
+    """Run, or checkpoint that `import` reads, whose weights to start from, and whose sizes to take
+    instead of --model's. The dataset must have its vocabulary."""
     epochs: float | None = None
     """Passes over the train split, instead of --steps. Default: 10."""
     phase2_dataset: Path | None = None

@@ -22,6 +22,7 @@ from model.precision import fastest
 from model.progress import print_result
 from model.run import DatasetFacts, RunConfig, open_run, trained_config
 from model.session import Evaluations, Phase, Session, restore_run
+from model.source import Source, open_source
 from model.strategy import Workers, make_strategy
 from model.tasks import heads
 from pipeline.console import notes, results
@@ -48,7 +49,8 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     parts = options.accumulation_steps
     replicas = strategy.num_replicas_in_sync
     check_batch_size("--batch-size", options.batch_size, replicas, parts)
-    config = run_config(options, manifest, second, replicas, fastest(strategy))
+    source = open_source(options.init) if options.init else None
+    config = run_config(options, manifest, second, source, replicas, fastest(strategy))
     training = config.training
     assert training is not None  # only an imported run has none
     check_batch_size("--phase2-batch-size", training.phase2_batch_size, replicas, parts)
@@ -75,6 +77,9 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
         recompute=options.recompute,
         times_data=not options.deterministic,
     )
+    if source:
+        new = ", ".join(source.fill(trainer.weights, None)) or "none"
+        notes.print(f"starts from {options.init}; new weights: {new}", soft_wrap=True)
     evaluations = Evaluations(options.eval_every_steps)
     with workers.lost_ones_named():
         checkpoints = restore_run(options.run_dir, training, trainer, workers)
@@ -193,6 +198,7 @@ def run_config(
     options: Pretrain,
     manifest: Manifest,
     second: Manifest | None,
+    source: Source | None,
     replicas: int,
     precision: Precision,
 ) -> RunConfig:
@@ -202,6 +208,7 @@ def run_config(
         options: the flags.
         manifest: the dataset's.
         second: that of the second phase's dataset.
+        source: what the weights come from, if not from the seed.
         replicas: number of devices.
         precision: of a new run, if the flags leave it open.
 
@@ -233,8 +240,12 @@ def run_config(
         precision=precision,
     )
     facts, trained = DatasetFacts.of(manifest), heads(manifest.pairing)
+    longest = second or manifest
+    if source:
+        model = source_config(source, options, longest)
+    else:
+        model = model_config(options.model, longest)
     if second is None:
-        model = model_config(options.model, manifest)
         return RunConfig(model, training, facts, heads=trained)
     second_facts = DatasetFacts.of(second)
     for name in ("vocab_sha256", "lower_case", "pairing"):
@@ -257,7 +268,6 @@ def run_config(
         phase2_steps=phase2_steps,
         phase2_batch_size=options.phase2_batch_size or max(multiple, share // multiple * multiple),
     )
-    model = model_config(options.model, second)
     return RunConfig(model, training, facts, second_facts, trained)
 
 
@@ -276,18 +286,38 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
             raise InputError(f"--model {model}: cannot be used: {error}") from error
     else:
         raise InputError(f"--model {model}: expected {', '.join(SIZES)}, or a .json file")
+    _check_fits(f"--model {model}", config, manifest)
+    return config
+
+
+def source_config(source: Source, options: Pretrain, manifest: Manifest) -> BertConfig:
+    """Return the config of what a run starts from, for a dataset.
+
+    Raises:
+        InputError: it does not fit the dataset.
+    """
+    if not source.has_vocabulary(dataset_vocabulary(options.dataset, manifest)):
+        raise InputError(
+            f"--init {options.init}: its vocabulary is not that of {options.dataset}; "
+            "make the dataset with its vocab.txt"
+        )
+    _check_fits(f"--init {options.init}", source.config, manifest)
+    return source.config
+
+
+def _check_fits(given: str, config: BertConfig, manifest: Manifest) -> None:
+    """Raise `InputError` unless a model takes a dataset's pieces and positions."""
     if config.vocab_size != manifest.vocab_size:
         raise InputError(
-            f"--model {model}: vocab_size {config.vocab_size}, but the dataset's vocabulary has "
+            f"{given}: vocab_size {config.vocab_size}, but the dataset's vocabulary has "
             f"{manifest.vocab_size} pieces; give it that size"
         )
     if config.max_position_embeddings < manifest.max_seq_length:
         raise InputError(
-            f"--model {model}: max_position_embeddings {config.max_position_embeddings}, but the "
+            f"{given}: max_position_embeddings {config.max_position_embeddings}, but the "
             f"dataset's sequences have {manifest.max_seq_length}; make the dataset with a shorter "
             "--max-seq-length, or give a .json file with more positions"
         )
-    return config
 
 
 def check_batch_size(flag: str, batch_size: int, replicas: int, parts: int = 1) -> None:

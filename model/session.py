@@ -180,11 +180,11 @@ class Session:
             return {"split": "eval", **measured}
         if not last:
             raise InputError(
-                f"{self.options.run_dir} is finished, and {self.data} has no eval split "
-                "to measure it on; give more --steps to train it further"
+                f"{self.options.run_dir} is finished, and nothing of {self.data} is held out to "
+                "measure it on; give more --steps to train it further"
             )
         notes.print(
-            f"{self.data} has no eval split: the losses are of the last steps", soft_wrap=True
+            f"{self.data}: nothing is held out, so the losses are of the last steps", soft_wrap=True
         )
         return {"split": "train", **last}
 
@@ -389,12 +389,17 @@ class Session:
         )
 
     def _evaluate(self, step: int) -> dict[str, float] | None:
-        """Measure what is held out, and log it; None where nothing is."""
+        """Measure what is held out, once a step, and log it; None where nothing is."""
+        if self._evaluated and self._evaluated[0] == step:
+            return self._evaluated[1]
         values = self.data.measure(self.trainer)
         if values:
             self._log(step, "eval", values)
             self._save_best(step, values[self.evaluations.measure])
+        self._evaluated = step, values
         return values
+
+    _evaluated: tuple[int, dict[str, float] | None] | None = None
 
 
 class Window:

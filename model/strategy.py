@@ -113,6 +113,7 @@ class Workers:
     Attributes:
         count: how many there are.
         index: number of this one; a task of type chief comes first.
+        strategy: theirs.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -123,7 +124,7 @@ class Workers:
             self.count = max(1, sum(map(len, tasks.values())))
             after_chief = "chief" in tasks and resolver.task_type != "chief"
             self.index = (resolver.task_id or 0) + after_chief
-        self._strategy = strategy
+        self.strategy = strategy
 
     @property
     def is_chief(self) -> bool:
@@ -144,7 +145,7 @@ class Workers:
         """
         if self.count == 1:
             return list(values)
-        local_replicas = self._strategy.num_replicas_in_sync // self.count
+        local_replicas = self.strategy.num_replicas_in_sync // self.count
         shares = tf.constant(values, tf.float64) / local_replicas
         return self._all_reduced(shares).numpy().tolist()
 
@@ -181,4 +182,4 @@ class Workers:
             # What is computed here has the replica's device, which the reduction looks at.
             return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(values))
 
-        return self._strategy.experimental_local_results(self._strategy.run(replica_sum))[0]
+        return self.strategy.experimental_local_results(self.strategy.run(replica_sum))[0]

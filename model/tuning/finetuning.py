@@ -22,6 +22,7 @@ from model.precision import fastest
 from model.pretraining import WARMUP_RATE, check_batch_size
 from model.run import RunConfig, TextFacts, open_run, trained_config
 from model.session import Evaluations, Phase, Session, restore_run
+from model.source import Source, open_source
 from model.strategy import Workers, make_strategy
 from model.tasks import Task
 from model.tuning.batches import Batches
@@ -31,7 +32,6 @@ from model.tuning.examples import Columns, Examples, Texts, Words, read_examples
 from model.tuning.measures import LOWER_IS_BETTER, MEASURES
 from model.tuning.objective import Tuning
 from model.tuning.report import measure_text
-from model.tuning.source import Source, open_source
 from pipeline.console import notes, results, table
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
@@ -56,9 +56,12 @@ def finetune(options: Finetune) -> dict[str, Any]:
     if not workers.is_chief:
         notes.print(f"{workers}: the first one shows the progress and writes the run")
         notes.quiet = results.quiet = True
+    source = open_source(options.init)
+    prepared = prepare(options, source, strategy)
     with workers.lost_ones_named():
         found = [
-            tune(options, seed, run, strategy, workers) for seed, run in seeds_and_runs(options)
+            tune(dataclasses.replace(options, run_dir=run), seed, source, prepared, workers)
+            for seed, run in seeds_and_runs(options)
         ]
     print_results(found)
     if len(found) == 1:
@@ -73,8 +76,29 @@ def seeds_and_runs(options: Finetune) -> list[tuple[int, Path]]:
     return [(seed, options.run_dir / f"seed-{seed}") for seed in options.seed]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The examples, ready to train on.
+
+    Attributes:
+        path: the training file.
+        task: what is learned from it.
+        train: batches of the training file.
+        train_sha256: of that file.
+        dev: the examples held out, and their batches; None without a file of them.
+        max_seq_length: most positions of an example.
+    """
+
+    path: Path
+    task: Task
+    train: Batches
+    train_sha256: str
+    dev: tuple[Examples, Batches] | None
+    max_seq_length: int
+
+
 def tune(
-    options: Finetune, seed: int, run: Path, strategy: tf.distribute.Strategy, workers: Workers
+    options: Finetune, seed: int, source: Source, prepared: Prepared, workers: Workers
 ) -> dict[str, Any]:
     """Train a run to its end and return what came of it.
 
@@ -82,9 +106,7 @@ def tune(
         InputError: as `finetune`.
     """
     started = time.monotonic()
-    options = dataclasses.replace(options, run_dir=run)
-    source = open_source(options.init)
-    prepared = prepare(options, source, strategy)
+    run, strategy = options.run_dir, workers.strategy
     config = run_config(options, seed, source, prepared, fastest(strategy))
     training, tuning = config.training, config.tuning
     assert training is not None
@@ -140,25 +162,6 @@ def tune(
     }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The examples, ready to train on.
-
-    Attributes:
-        task: what is learned from them.
-        train: batches of the training file.
-        train_sha256: of that file.
-        dev: the examples held out, and their batches; None without a file of them.
-        max_seq_length: most positions of an example.
-    """
-
-    task: Task
-    train: Batches
-    train_sha256: str
-    dev: tuple[Examples, Batches] | None
-    max_seq_length: int
-
-
 def prepare(options: Finetune, source: Source, strategy: tf.distribute.Strategy) -> Prepared:
     """Read and encode the examples, and say what was found in them.
 
@@ -195,7 +198,8 @@ def prepare(options: Finetune, source: Source, strategy: tf.distribute.Strategy)
         encoded_dev = encoder.encode(held_out, task)
         say(options.dev, held_out, encoded_dev, task)
         dev = held_out, batches(encoded_dev)
-    return Prepared(task, train, sha256(options.train.read_bytes()), dev, length)
+    digest = sha256(options.train.read_bytes())
+    return Prepared(options.train, task, train, digest, dev, length)
 
 
 def task_of(options: Finetune, examples: Examples) -> Task:
@@ -387,8 +391,8 @@ class LabelledData:
     seed: int
 
     def __str__(self) -> str:
-        """Return what there is."""
-        return "the run"
+        """Return the training file."""
+        return str(self.prepared.path)
 
     @property
     def batch_size(self) -> int:

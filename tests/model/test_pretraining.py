@@ -167,8 +167,10 @@ def test_without_an_eval_split(
     no_eval = options(dataset=tmp_path / "no-eval")
     result = no_eval.run()
     assert result["split"] == "train"
-    assert "has no eval split: the losses are of the last steps" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"is finished, and .* has no eval split .*; give more"):
+    assert "nothing is held out, so the losses are of the last steps" in capsys.readouterr().err
+    with pytest.raises(
+        InputError, match=r"is finished, and nothing of .* is held out .*; give more"
+    ):
         no_eval.run()
 
 
@@ -467,3 +469,17 @@ def test_help_needs_no_tensorflow() -> None:
     code = "import model.commands, sys; sys.exit('tensorflow' in sys.modules)"
     root = str(Path(clozeline.__file__).parent)
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_a_run_starts_from_the_weights_of_another(
+    options: Options, tmp_path: Path, make_dataset: Callable[..., Any]
+) -> None:
+    first, second = tmp_path / "run", tmp_path / "second"
+    options(steps=3).run()
+    options(init=first, model="large", run_dir=second, steps=1, learning_rate=1e-12).run()
+    after = weights_of(second)
+    for name, values in weights_of(first).items():
+        np.testing.assert_allclose(values, after[name], atol=1e-6, err_msg=name)
+    make_dataset(tmp_path / "other", word="other")
+    with pytest.raises(InputError, match=r"--init .*run: its vocabulary is not that of .*other"):
+        options(init=first, run_dir=second, dataset=tmp_path / "other", steps=1).run()

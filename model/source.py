@@ -1,4 +1,4 @@
-"""Where a tuned model's weights start: a run of ours, or a checkpoint of others."""
+"""What a training may start from: a run of ours, or a checkpoint of others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from model.run import CONFIG, FORMAT, load_run
 from model.tasks import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
+from pipeline.tokenizer import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,18 @@ class Source:
     task: Task | None
     weights: Mapping[str, Any]
 
-    def fill(self, weights: Mapping[str, Any], task: Task) -> list[str]:
-        """Set a tuned model's weights to these, and return the names of those that are not here.
+    def has_vocabulary(self, other: Vocabulary) -> bool:
+        """Return whether its pieces are those of a vocabulary."""
+        return Vocabulary.parse(self.vocabulary, Path(VOCABULARY)).pieces == other.pieces
+
+    def fill(self, weights: Mapping[str, Any], task: Task | None) -> list[str]:
+        """Set a model's weights to these, and return the names of those that are not here.
 
         The head of another task is left out.
 
         Args:
             weights: the model's variables, by name.
-            task: what it is to be tuned for.
+            task: what it is to be tuned for; None to pretrain it.
         """
         missing = []
         for path, variable in weights.items():
