@@ -156,55 +156,65 @@ def find_weights(
             one has another shape than the config says.
     """
     weights: dict[str, np.ndarray] = {}
-    missing: list[str] = []
-    used: set[str] = set()
-
-    def take(source: Source, wanted: list[Weight]) -> None:
-        for weight in wanted:
-            weights[weight.path] = _read(source, weight, form)
-            used.add(weight.stored[form].name)
-
-    wanted = encoder_weights(config)
-    pooler = [weight for weight in wanted if weight.path.startswith(f"{POOLER}/")]
-    is_pooled = _has_all(encoder, pooler, form)
-    needed = wanted if is_pooled else [weight for weight in wanted if weight not in pooler]
-    _require(encoder, needed, form, "the encoder")
-    take(encoder, needed)
-    if not is_pooled:
-        missing += [weight.path for weight in pooler]
-    found_heads: list[Head] = []
-    if task:
-        wanted = task_weights(config, task)
-        if not task.is_per_position:
-            _require(encoder, pooler, form, f"a {task.kind} model")
-        _require(heads, wanted, form, f"a {task.kind} model")
-        take(heads, wanted)
-    for head in () if task else HEADS:
-        wanted = head_weights(config, head)
-        if _has_all(heads, wanted, form):
-            take(heads, wanted)
-            found_heads.append(head)
-        else:
-            missing += [weight.path for weight in wanted]
-    unused = sorted({*encoder.shapes, *heads.shapes} - used)
-    return Found(weights, tuple(found_heads), tuple(missing), tuple(unused))
-
-
-def _has_all(source: Source, wanted: Iterable[Weight], form: Format) -> bool:
-    return all(
-        form in weight.stored and weight.stored[form].name in source.shapes for weight in wanted
+    whole, missing = [], []
+    unused = {(source.path, name) for source in (encoder, heads) for name in source.shapes}
+    for part in _parts(encoder, heads, config, task):
+        absent = part.absent(form)
+        if absent and part.is_needed:
+            raise InputError(
+                f"{part.source.path}: no {absent[0]} in it ({len(absent)} of {len(part.weights)} "
+                f"weights of the {part.name} are missing); give a whole BERT checkpoint"
+            )
+        if absent:
+            missing += [weight.path for weight in part.weights]
+            continue
+        whole.append(part.name)
+        for weight in part.weights:
+            weights[weight.path] = _read(part.source, weight, form)
+            unused.discard((part.source.path, weight.stored[form].name))
+    return Found(
+        weights=weights,
+        heads=tuple(head for head in HEADS if head in whole),
+        missing=tuple(missing),
+        unused=tuple(sorted(name for _, name in unused)),
     )
 
 
-def _require(source: Source, wanted: Iterable[Weight], form: Format, what: str) -> None:
-    """Raise `InputError` where a weight is not there."""
-    names = [weight.stored[form].name for weight in wanted]
-    absent = [name for name in names if name not in source.shapes]
-    if absent:
-        raise InputError(
-            f"{source.path}: no {absent[0]} in it ({len(absent)} of {len(names)} weights of {what} "
-            "are missing); give a whole BERT checkpoint"
-        )
+@dataclass(frozen=True)
+class _Part:
+    """Weights that are there together, or not used.
+
+    Attributes:
+        name: for messages; a head's own.
+        source: where they are.
+        weights: which.
+        is_needed: whether the model is none without them.
+    """
+
+    name: str
+    source: Source
+    weights: list[Weight]
+    is_needed: bool
+
+    def absent(self, form: Format) -> list[str]:
+        """Return the names of those that are not there; our paths where a format has no name."""
+        names = [
+            weight.stored[form].name if form in weight.stored else weight.path
+            for weight in self.weights
+        ]
+        return [name for name in names if name not in self.source.shapes]
+
+
+def _parts(encoder: Source, heads: Source, config: BertConfig, task: Task | None) -> list[_Part]:
+    """Return what our model is made of."""
+    weights = encoder_weights(config)
+    pooler = [weight for weight in weights if weight.path.startswith(f"{POOLER}/")]
+    body = [weight for weight in weights if weight not in pooler]
+    is_pooled = task is not None and not task.is_per_position
+    parts = [_Part("encoder", encoder, body, True), _Part("pooler", encoder, pooler, is_pooled)]
+    if task:
+        return [*parts, _Part(f"{task.kind} head", heads, task_weights(config, task), True)]
+    return parts + [_Part(head, heads, head_weights(config, head), False) for head in HEADS]
 
 
 def _read(source: Source, weight: Weight, form: Format) -> np.ndarray:

@@ -369,6 +369,18 @@ def test_a_preset_with_a_classifier(presets: dict[str, tuple[Path, keras.Model]]
         close(found[name], wanted[name], name)
 
 
+def test_a_preset_with_a_head_that_we_do_not_have(
+    presets: dict[str, tuple[Path, keras.Model]], tmp_path: Path
+) -> None:
+    path = tmp_path / "preset"
+    shutil.copytree(presets["single"][0], path)
+    changed(path / "task.json", class_name="BertTextEmbedder")
+    imported = read_checkpoint(path)
+    assert (imported.task, imported.heads) == (None, ())
+    assert imported.unused == ("layers/dense/vars/0", "layers/dense/vars/1")
+    assert len(imported.missing) == 7
+
+
 def test_a_preset_with_a_masked_lm(presets: dict[str, tuple[Path, keras.Model]]) -> None:
     path, theirs = presets["masked_lm"]
     imported = read_checkpoint(path)
@@ -465,9 +477,9 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
         (settings("config.json", intermediate_size=24),
          "intermediate.dense.weight has the shape 20×12, where the config asks for 24×12; config"),
         (settings("config.json", num_hidden_layers=3),
-         "no encoder.layer.2.attention.self.query.weight in it .16 of 55 weights of the encoder"),
+         "no encoder.layer.2.attention.self.query.weight in it .16 of 53 weights of the encoder"),
         (tensor("classifier.weight", None), "no classifier.weight in it, which BertForSequ"),
-        (tensor("bert.pooler.dense.bias", None), "no pooler.dense.bias in it .1 of 2 weights of a"),
+        (tensor("bert.pooler.dense.bias", None), "no pooler.dense.bias in it .1 of 2 weights of th"),
         (tensor(WORD_EMBEDDINGS, np.zeros((28, 12), np.int8)),
          "bert.embeddings.word_embeddings.weight is I8, no float"),
         (tensor("bert.pooler.dense.bias", np.full(12, np.nan, np.float32)),
