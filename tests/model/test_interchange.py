@@ -479,7 +479,7 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
         (settings("config.json", num_hidden_layers=3),
          "no encoder.layer.2.attention.self.query.weight in it .16 of 53 weights of the encoder"),
         (tensor("classifier.weight", None), "no classifier.weight in it, which BertForSequ"),
-        (tensor("bert.pooler.dense.bias", None), "no pooler.dense.bias in it .1 of 2 weights of th"),
+        (tensor("bert.pooler.dense.bias", None), "no pooler.dense.bias in it .1 of 2 weights of"),
         (tensor(WORD_EMBEDDINGS, np.zeros((28, 12), np.int8)),
          "bert.embeddings.word_embeddings.weight is I8, no float"),
         (tensor("bert.pooler.dense.bias", np.full(12, np.nan, np.float32)),
