@@ -133,7 +133,7 @@ class Pretrain(TrainingFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class Import(Command):
-    """Make a run of a published BERT: to tune it further, to look into it, to serve it.
+    """Make a run of a published BERT: to train or tune it further, look into it, or serve it.
 
     Reads Hugging Face's directories (safetensors), google-research/bert's TensorFlow 1 checkpoints
     and KerasHub's presets, told apart by looking. Pickles are never read.
