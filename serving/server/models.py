@@ -200,15 +200,12 @@ class Repository:
                 raise ServingError(StatusCode.PERMISSION_DENIED, message)
         with self._changing:
             models_before = self._models
-            configs_before = {name: model.config for name, model in models_before.items()}
             try:
                 self._configure(configs)
                 for config in configs:
                     _load_chosen_or_raise(self._models[config.name])
             except ServingError:
-                self._models = models_before
-                for name, config in configs_before.items():
-                    models_before[name].config = config
+                self._models = models_before  # the next poll gives them their configurations back
                 raise
             for config in configs:
                 self._models[config.name].unload_others()

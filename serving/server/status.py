@@ -56,7 +56,9 @@ def from_tensorflow(error: Exception) -> ServingError:
 
 
 def _undecorated(message: str) -> str:
-    """Return the statement of an error without the (empty) Python stack and the eager op's name."""
+    """Return the statement of an error without the Python stack and the eager op's name."""
     statement = message.rpartition("<stack traces unavailable>\n")[2]
+    # Graphs of TensorFlow 1 come with the stack, and so the paths, of the server that loaded them.
+    statement = re.sub(r'\AGraph execution error:.*\n  File "[^\n]*\s+', "", statement, flags=re.S)
     statement = re.sub(r"\A\{\{function_node __wrapped__\S*\}\} ", "", statement)
     return re.sub(r" \[Op:[^\]]*\]\Z", "", statement)

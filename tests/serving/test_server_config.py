@@ -280,6 +280,10 @@ def test_reload(lab, tmp_path):
             "PERMISSION_DENIED: /etc: not beside the models that the server began with",
         ),
         (
+            ['name: "mm" base_path: "%s/link"'],
+            "PERMISSION_DENIED: %s/link: not beside the models that the server began with",
+        ),
+        (
             ['name: "mm" base_path: "%s/mm/../../.."'],
             "PERMISSION_DENIED: %s/mm/../../..: not beside the models that the server began with",
         ),
@@ -290,6 +294,7 @@ def test_reload_of_what_cannot_be_leaves_everything_as_it_was(lab, tmp_path, mod
     repository.load_all()
     (tmp_path / "bad" / "1").mkdir(parents=True)
     (tmp_path / "bad" / "1" / "broken").touch()
+    (tmp_path / "link").symlink_to("/etc")
     with pytest.raises(AbortedError) as caught:
         reload(repository, *(model.replace("%s", str(tmp_path)) for model in models))
     assert str(caught.value) == message.replace("%s", str(tmp_path))

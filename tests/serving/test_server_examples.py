@@ -178,11 +178,12 @@ def test_error(ask, verb, body, message):
 
 def test_an_integer_is_no_float(ask):
     answer = ask("classify", '{"examples":[{"x":1}]}')
-    expected = (
-        "Key: x, Index: 0.  Data types don't match. Data type: int64 but expected type: float"
-    )
     assert answer.status_code == 400
-    assert expected in answer.json()["error"]
+    # The error that TensorFlow raises has the Python stack in it, and so paths of this machine.
+    assert answer.json()["error"].startswith(
+        "Name: <unknown>, Key: x, Index: 0.  Data types don't match. Data type: int64 but expected "
+        "type: float\n\t [[{{node "
+    )
 
 
 @pytest.fixture(scope="module")

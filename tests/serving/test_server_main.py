@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from pipeline.errors import InputError
 from serving.addresses import checked_address, joined
+from serving.commands import Serve
 from serving.server.limits import Limits
 from serving.server.main import ModelServer, _bound_socket, serve
 from serving.server.runner import Runner
@@ -237,3 +239,12 @@ def test_addresses():
 def test_malformed_addresses(bad):
     with pytest.raises(InputError, match=r"--server '.*': expected HOST:PORT, such as"):
         checked_address("--server", bad)
+
+
+def test_listening_everywhere_needs_a_flag():
+    options = Serve(models=Path("models"))
+    assert options.host == HOST
+    with pytest.raises(InputError, match=r"--host: expected an address; 0\.0\.0\.0 means all"):
+        Serve(models=Path("models"), host="")  # which sockets take for all addresses
+    with pytest.raises(InputError, match="--no-batching and --batching-config contradict"):
+        Serve(models=Path("models"), batching=False, batching_config=Path("b"))
