@@ -47,6 +47,7 @@ bench: install  ## our figures and the peers', measured in one run: some 25 minu
 	$(BIN)/python -m benchmarks.sentences
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.serving_load
 
 lint: install
 	$(BIN)/ruff check .

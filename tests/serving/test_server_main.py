@@ -19,6 +19,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from pipeline.errors import InputError
 from serving.addresses import checked_address, joined
 from serving.commands import Serve
+from serving.server.batching import BatchingOptions
 from serving.server.limits import Limits
 from serving.server.main import ModelServer, _bound_socket, serve
 from serving.server.runner import Runner
@@ -248,3 +249,27 @@ def test_listening_everywhere_needs_a_flag():
         Serve(models=Path("models"), host="")  # which sockets take for all addresses
     with pytest.raises(InputError, match="--no-batching and --batching-config contradict"):
         Serve(models=Path("models"), batching=False, batching_config=Path("b"))
+
+
+def test_single_rows_of_several_clients_become_one_run(models):
+    batching = BatchingOptions(
+        max_batch_size=8, batch_timeout_micros=DEADLINE_SECS * 10**6, allowed_batch_sizes=(4, 8)
+    )
+    server = ModelServer(models, HOST, 0, 0, batching=batching)
+    server.start()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        rest = [pool.submit(ask, server.rest_port, 0.5 + number) for number in range(4)]
+        over_grpc = [pool.submit(ask_grpc, server.grpc_port, 4.5 + number) for number in range(4)]
+        answers = [future.result().json()["predictions"] for future in rest]
+        answers += [future.result() for future in over_grpc]
+    url = f"http://{HOST}:{server.rest_port}"
+    body = {"instances": [1.0] * 9}
+    over = requests.post(f"{url}/v1/models/plus:predict", json=body, timeout=DEADLINE_SECS)
+    metrics = requests.get(f"{url}/monitoring/prometheus/metrics", timeout=DEADLINE_SECS).text
+    server.stop()
+    assert answers == [[10.5 + number] for number in range(8)]
+    message = "Task size 9 is larger than maximum input batch size 8"
+    assert (over.status_code, over.json()) == (400, {"error": message})
+    assert ":tensorflow:serving:batching_session:processed_batch_size_count 1.0\n" in metrics
+    assert ":tensorflow:serving:batching_session:processed_batch_size_sum 8.0\n" in metrics
+    assert ":tensorflow:serving:batching_session:padding_size_sum 0.0\n" in metrics
