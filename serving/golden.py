@@ -247,7 +247,7 @@ def largest_difference(
 
     Returns:
         The largest difference as a share of the largest number, or of 1 where that is larger;
-        infinity where something that is no measure is wrong: a token, a flag, a position.
+        infinity where something that is no measure is wrong, a token or a flag, and for NaN.
     """
     worst = 0.0
     for number, row in enumerate(golden.rows):
@@ -283,10 +283,10 @@ def _fillings(
     """
     count, best_count = len(probabilities), answer["tokens"].shape[1]
     tokens, answered = answer["tokens"][:count], answer["probabilities"][:count]
-    chosen = [[ids[token.decode()] for token in best] for best in tokens]
-    of_chosen = np.take_along_axis(
-        probabilities, np.array(chosen, int).reshape(count, best_count), axis=1
-    )
+    chosen = np.array([[ids.get(token.decode(), -1) for token in best] for best in tokens], int)
+    chosen = chosen.reshape(count, best_count)
+    of_chosen = np.take_along_axis(probabilities, chosen, axis=1)
+    of_chosen = np.where(chosen < 0, np.inf, of_chosen)  # no piece at all
     best = np.sort(probabilities, axis=1)[:, ::-1][:, :best_count]
     return {"tokens": tokens, "probabilities": _farther(best, of_chosen, answered)}
 
@@ -356,6 +356,8 @@ def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: 
     else:
         values = values[real]
     if values.dtype.kind == "f":
+        if not np.isfinite(values).all() or not np.isfinite(right).all():
+            return np.inf
         difference = np.abs(values - right).max(initial=0.0)
         return float(difference / max(1.0, np.abs(right).max(initial=0.0)))
     return 0.0 if (values == right).all() else np.inf

@@ -61,10 +61,14 @@ def test_every_wrong_output_is_seen(trained_run: Run, asked: Any) -> None:
                 wrong[place] = not values[place]
             else:
                 wrong[place] += 1
-            difference = largest_difference(
-                golden, {**answer, name: wrong}, trained_run.vocabulary.ids
+            ids = trained_run.vocabulary.ids
+            assert largest_difference(golden, {**answer, name: wrong}, ids) > 1e-3, (
+                signature,
+                name,
             )
-            assert difference > 1e-3, (signature, name)
+            if values.dtype.kind == "f":
+                wrong[place] = np.nan
+                assert largest_difference(golden, {**answer, name: wrong}, ids) == np.inf
 
 
 def test_padding_that_is_none_is_seen(trained_run: Run, asked: Any) -> None:
@@ -94,6 +98,7 @@ def test_fillings_as_likely_as_each_other_may_change_places() -> None:
     assert largest_difference(golden, answer(b"boat", b"owl"), ids) < 1e-6
     assert largest_difference(golden, answer(b"boat", b"fox"), ids) < 1e-6
     assert largest_difference(golden, answer(b"owl", b"boat"), ids) > 0.05
+    assert largest_difference(golden, answer(b"boat", b""), ids) == np.inf
 
 
 def test_a_wrong_warm_up_request_is_not_published(
