@@ -43,10 +43,11 @@ build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
 	cd build/flink && sha256sum --quiet --check ../../$(FLINK)/jars.sha256
 	touch $@
 
-bench: install  ## our figures and the peers', measured in one run: some 25 minutes
+bench: install  ## our figures and the peers', measured in one run: some 40 minutes
 	$(BIN)/python -m benchmarks.sentences
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.serving_load
 
 lint: install

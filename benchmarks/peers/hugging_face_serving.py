@@ -1,0 +1,80 @@
+"""Hugging Face's BertModel answering batches, in PyTorch and in ONNX Runtime.
+
+    python hugging_face_serving.py settings.json
+
+Prints a JSON object: milliseconds, on the clock and of CPU time, of each batch, by its shape. It
+stands alone, for an environment that has `torch`, `transformers` and `onnxruntime`.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from transformers import BertConfig, BertModel
+
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+UNTIMED = 3  # they compile
+
+
+def main(settings: dict) -> None:
+    """Answer, and print how long it took."""
+    torch.manual_seed(1)
+    torch.set_num_threads(settings["threads"])
+    model = BertModel(BertConfig(**settings["model"])).eval()
+    answer = (_onnx if settings["mode"].startswith("onnx") else _torch)(model, settings)
+    found = {}
+    for batch, length in settings["shapes"]:
+        ids = np.random.default_rng(2).integers(5, settings["model"]["vocab_size"], [batch, length])
+        inputs = (ids, np.ones_like(ids), np.zeros_like(ids))
+        for _ in range(UNTIMED):
+            answer(inputs)
+        taken = []
+        for _ in range(settings["repeats"]):
+            wall, cpu = time.perf_counter(), time.process_time()
+            answer(inputs)
+            taken.append([1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)])
+        found[f"{batch} x {length}"] = taken
+    print(json.dumps(found))
+
+
+def _torch(model: BertModel, settings: dict) -> Callable[[tuple], None]:
+    """Return PyTorch's way: weights in bfloat16, compiled where asked."""
+    model = model.to(torch.bfloat16)
+    forward = torch.compile(model) if "compiled" in settings["mode"] else model
+
+    def answer(inputs: tuple) -> None:
+        with torch.inference_mode():
+            forward(**dict(zip(NAMES, map(torch.from_numpy, inputs), strict=True)))
+
+    return answer
+
+
+def _onnx(model: BertModel, settings: dict) -> Callable[[tuple], None]:
+    """Return ONNX Runtime's way, with all of its graph optimizations."""
+    folder = Path(tempfile.mkdtemp())
+    file = folder / "model.onnx"
+    ids = torch.ones([2, 16], dtype=torch.int64)
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    torch.onnx.export(
+        model, (), str(file), kwargs=dict.fromkeys(NAMES, ids), input_names=list(NAMES),
+        dynamic_shapes=dict.fromkeys(NAMES, shape), dynamo=True, verbose=False,
+    )  # fmt: skip
+    if "int8" in settings["mode"]:
+        quantize_dynamic(file, folder / "int8.onnx", weight_type=QuantType.QInt8)
+        file = folder / "int8.onnx"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings["threads"]
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, dict(zip(NAMES, inputs, strict=True)))
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,158 @@
+"""How fast an exported model answers in process, beside Hugging Face's in PyTorch and ONNX Runtime.
+
+    make bench                               # with all the others
+    python -m benchmarks.serving --one-core  # CPU time on one core: for a machine that is shared
+
+BERT-base with random weights and 30,522 pieces, of 128 positions and of 16. Ours take raw strings,
+the peers ids; all give the last layer and the pooled vector.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, astuple
+from statistics import median
+
+import tyro
+
+from benchmarks.commands import BUILD, PEERS, environment
+from benchmarks.preprocessing import Row
+from model.config import SIZES
+from pipeline.console import results, table
+
+FOLDER = BUILD / "serving"
+SHAPES = ((8, 128), (1, 128), (8, 16))
+
+MODES = {
+    "PyTorch, bf16": "torch",
+    "PyTorch, compiled, bf16": "torch compiled",
+    "ONNX Runtime, float32": "onnx",
+    "ONNX Runtime, dynamic int8": "onnx int8",
+}
+
+INT8 = "ONNX Runtime, dynamic int8"
+"""An aim, no measure: it answers with other numbers."""
+
+OURS = """\
+import json, sys, time
+import tensorflow as tf, tensorflow_text
+from benchmarks.models import words
+path, shapes, repeats = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+embed = tf.saved_model.load(path).signatures["embed"]
+known, found = words(4096), {}
+for batch, length in shapes:
+    texts = [" ".join(known[row : row + length - 2]) for row in range(batch)]
+    taken = []
+    for _ in range(repeats + 3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        embed(tf.constant(texts))["pooled"].numpy()
+        taken.append([1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)])
+    found[f"{batch} x {length}"] = taken[3:]
+print(json.dumps(found))
+"""
+
+Times = dict[str, float]
+"""Milliseconds of a batch by its shape, the median."""
+
+
+class Bench:
+    """Runs ours and the peers, each in a process of its own.
+
+    Attributes:
+        repeats: timed batches of each shape.
+        one_core: whether to run on one core, and take the time that the process had it.
+    """
+
+    def __init__(self, *, repeats: int, one_core: bool) -> None:
+        self.repeats = repeats
+        self.one_core = one_core
+
+    def ours(self, precision: str) -> Times:
+        """Time our exported model."""
+        folder = FOLDER / precision
+        if not (folder / "models" / "base" / "1").is_dir():
+            code = (
+                "import sys; from pathlib import Path\n"
+                "from benchmarks.models import export_random\n"
+                "export_random(Path(sys.argv[1]), 'base', sys.argv[2])"
+            )
+            subprocess.run([sys.executable, "-c", code, str(folder), precision], check=True)
+        model = folder / "models" / "base" / "1"
+        return self._run([sys.executable, "-c", OURS, model, json.dumps(SHAPES), self.repeats])
+
+    def peer(self, mode: str) -> Times:
+        """Time a peer."""
+        settings = {
+            "mode": mode, "shapes": SHAPES, "repeats": self.repeats,
+            "threads": 1 if self.one_core else os.cpu_count(),
+            "model": SIZES["base"].config(30_522).to_dict(),
+        }  # fmt: skip
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        file = FOLDER / "settings.json"
+        file.write_text(json.dumps(settings), encoding="utf-8")
+        python = environment("hugging_face_serving")
+        return self._run([python, PEERS / "hugging_face_serving.py", file])
+
+    def _run(self, command: list) -> Times:
+        core = str(min(os.sched_getaffinity(0)))
+        pinned = ["taskset", "--cpu-list", core] if self.one_core else []
+        done = subprocess.run([*pinned, *map(str, command)], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{command[1]} failed:\n{done.stderr[-2000:]}")
+        column = 1 if self.one_core else 0
+        found = json.loads(done.stdout.splitlines()[-1])
+        return {shape: median(each[column] for each in taken) for shape, taken in found.items()}
+
+
+def main(*, quick: bool = False, one_core: bool = False, only: tuple[str, ...] = ()) -> None:
+    """Measure, show, and leave the figures in build/bench/serving.json.
+
+    Args:
+        quick: a few batches each, to see that it runs.
+        one_core: on one core, in CPU time: other processes disturb that least.
+        only: some of the peers' names.
+    """
+    bench = Bench(repeats=3 if quick else 15, one_core=one_core)
+    # Before and after the peers: the machine's speed changes.
+    first = bench.ours("bfloat16")
+    in_float32 = bench.ours("float32")
+    peers = {name: bench.peer(mode) for name, mode in MODES.items() if not only or name in only}
+    last = bench.ours("bfloat16")
+    ours = {shape: min(first[shape], last[shape]) for shape in first}
+    rows = [row for shape in ours for row in _rows(shape, ours, in_float32, peers)]
+    rows.append(_short_texts(ours))
+    unit = "ms of CPU time, one core" if one_core else "ms"
+    cells = [[*astuple(row)[:-1], "yes" if row.reached else "[red]no[/red]"] for row in rows]
+    columns = (f"BERT-base in process, {unit}", "measured", "against", "ratio", "wanted", "reached")
+    results.print(table("", columns, cells))
+    file = BUILD / "serving.json"
+    file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    results.print(f"figures: {file}")
+
+
+def _rows(shape: str, ours: Times, in_float32: Times, peers: dict[str, Times]) -> list[Row]:
+    """Return a row for our float32 model and one for each peer."""
+    rows = [
+        Row(f"{shape}: bfloat16 beside ours in float32", f"{ours[shape]:,.0f}",
+            f"{in_float32[shape]:,.0f}", f"{in_float32[shape] / ours[shape]:.2f} ×", "", True)
+    ]  # fmt: skip
+    for name, times in peers.items():
+        ratio = times[shape] / ours[shape]
+        counts = shape.endswith("x 128") and name != INT8
+        rows.append(
+            Row(f"{shape}: bfloat16 beside {name}", f"{ours[shape]:,.0f}", f"{times[shape]:,.0f}",
+                f"{ratio:.2f} ×", "≥ 1 ×" if counts else "", ratio >= 1 or not counts)
+        )  # fmt: skip
+    return rows
+
+
+def _short_texts(ours: Times) -> Row:
+    """Return whether 16 positions cost an eighth of 128, or little more."""
+    ratio = ours["8 x 16"] / ours["8 x 128"]
+    return Row("8 x 16 beside 8 x 128", f"{ours['8 x 16']:,.0f}", f"{ours['8 x 128']:,.0f}",
+               f"{ratio:.2f} ×", "≤ 0.25 ×", ratio <= 0.25)  # fmt: skip
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
