@@ -6,7 +6,7 @@ CORPUS ?=
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-flink test-browser bench lint types format lock clean
+.PHONY: help install demo test test-all test-flink test-browser bench pictures lint types format lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ bench: install  ## our figures and the peers', measured in one run: some 40 minu
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.serving_load
+
+pictures: install  ## the README's pictures anew: RUN=a run tuned for classes, MODELS=exported models
+	$(BIN)/python -m docs.make_pictures --run '$(RUN)' --models '$(MODELS)'
 
 lint: install
 	$(BIN)/ruff check .

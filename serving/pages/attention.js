@@ -323,7 +323,7 @@ class AttentionFigure {
   showMap() {
     const { labels, size } = this.now;
     const space = Math.min(this.figure.clientWidth, 900);
-    const widest = Math.min(110, space / 4);
+    const widest = Math.min(this.widestLabel(labels), 110, space / 4);
     let cell = Math.floor((space - widest) / size);
     const hasLabels = cell >= 11;
     const margin = hasLabels ? widest : 0;
@@ -344,8 +344,15 @@ class AttentionFigure {
     context.imageSmoothingEnabled = false;
     this.listenOnMap(canvas, margin, cell, draw);
     draw();
-    this.tell("Rows read, columns are read; the darker, the more. Point at a field, or use the " +
+    this.tell("Rows read, columns are read; the more colour, the more. Point at a field, or use the " +
       "arrow keys.");
+  }
+
+  /** Return the room that labels need beside a heat map. */
+  widestLabel(labels) {
+    const context = make("canvas").getContext("2d");
+    context.font = "14px system-ui, sans-serif";
+    return 10 + Math.max(...labels.map((label) => Math.ceil(context.measureText(label).width)));
   }
 
   /** Return a picture of one pixel a pair of words. */

@@ -1,14 +1,13 @@
 """A run trained for two steps, the model exported from it, and a browser to look at pages."""
 
-import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import clozeline
+from docs.browser import Browser
 from model.run import Run, load_run
 
 TINY = {
@@ -43,91 +42,6 @@ def exported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path
     arguments = ["export", "--run", str(trained_run.path), "--output", str(models / "fox")]
     assert clozeline.main(arguments) == 0
     return models / "fox" / "1"
-
-
-class Browser:
-    """Headless Chromium: opens pages, and tells what they said and asked for."""
-
-    SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-
-    def __init__(self, profile: Path) -> None:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = "/usr/bin/chromium"
-        for flag in (
-            "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-            "disable-background-networking", "disable-component-update", "disable-sync",
-            f"user-data-dir={profile}",
-        ):  # fmt: skip
-            options.add_argument(f"--{flag}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
-
-    def open(self, url: str, width: int = 1280, *, dark: bool = False) -> None:
-        """Go to a page, in a window of a width in CSS pixels."""
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.command("Emulation.setEmulatedMedia", features=[scheme])
-        self.command("Emulation.setDeviceMetricsOverride", width=width, height=900,
-                     deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
-        self.driver.get(url)
-
-    def command(self, name: str, **arguments: Any) -> dict[str, Any]:
-        return self.driver.execute_cdp_cmd(name, arguments)
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def texts(self, selector: str) -> list[str]:
-        script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)"
-        return self.run(script, selector)
-
-    def wait(self, condition: Callable[[], Any]) -> Any:
-        """Return what a condition gives as soon as it holds."""
-        from selenium.common.exceptions import StaleElementReferenceException
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        ignored = [StaleElementReferenceException]  # the page replaced it meanwhile
-        wait = WebDriverWait(self.driver, 30, 0.05, ignored_exceptions=ignored)
-        return wait.until(lambda _: condition())
-
-    def press(self, *keys: str) -> None:
-        from selenium.webdriver import ActionChains
-        from selenium.webdriver.common.keys import Keys
-
-        pressed = [getattr(Keys, key.upper(), key) for key in keys]
-        ActionChains(self.driver).send_keys(*pressed).perform()
-
-    def log(self) -> list[str]:
-        """What the console said since the last call."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-    def requested(self) -> list[str]:
-        """The addresses that were asked for since the last call."""
-        messages = [
-            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
-        ]
-        sent = [each for each in messages if each["method"] == "Network.requestWillBeSent"]
-        return [each["params"]["request"]["url"] for each in sent]
-
-    def overflows(self) -> bool:
-        """Whether the page is wider than the window."""
-        root = "document.documentElement"
-        return self.run(f"return {root}.scrollWidth > {root}.clientWidth")
-
-    def screenshot(self, name: str) -> None:
-        """Keep a picture of the page from its top, for people to look at."""
-        size = self.command("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 4000)}
-        picture = self.command(
-            "Page.captureScreenshot", captureBeyondViewport=True, clip=clip | {"scale": 1}
-        )
-        self.SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        (self.SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
 
 
 @pytest.fixture(scope="session")

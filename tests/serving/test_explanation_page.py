@@ -1,15 +1,17 @@
 """The page that `clozeline explain` writes, as a person meets it: in Chromium."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from docs.browser import Browser
 from model.explaining.explanation import Explanation, explain
 from model.run import Run
 from serving.explaining.page import page
 
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 pytestmark = pytest.mark.browser
 
 TEXTS = ("The [MASK] sees the lighthouses.", "A 🦄 </script><b>爱</b> follows the net.")
@@ -29,7 +31,7 @@ def url(explained: Explanation, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 @pytest.fixture
-def opened(browser: Any, url: str) -> Any:
+def opened(browser: Browser, url: str) -> Iterator[Browser]:
     """The page, wide; at the end nothing was complained about or asked for."""
     browser.requested()
     browser.log()
@@ -40,7 +42,7 @@ def opened(browser: Any, url: str) -> Any:
     assert browser.requested() == [url]
 
 
-def choose(browser: Any, label: str, text: str) -> None:
+def choose(browser: Browser, label: str, text: str) -> None:
     browser.find(f"select[aria-label={label}]").send_keys(text)
 
 
@@ -56,7 +58,7 @@ def words_of(explained: Explanation) -> list[str]:
     return ["".join(example.written[at] for at in word) for word in example.words]
 
 
-def test_it_shows_answers_words_and_steps(opened: Any, explained: Explanation) -> None:
+def test_it_shows_answers_words_and_steps(opened: Browser, explained: Explanation) -> None:
     best = [answer for answer, _ in explained.predictions[0].answers]
     cards = opened.driver.find_elements("css selector", "#answers article")
     assert len(cards) == 2
@@ -72,31 +74,34 @@ def test_it_shows_answers_words_and_steps(opened: Any, explained: Explanation) -
     assert "add up to" in cards[0].text
     assert opened.texts("#steps tbody tr:first-child td") == ["[CLS]", "0", "2", "A"]
     opened.find("#steps > button").click()
+    opened.wait(lambda: len(opened.texts("#steps table")) == 1 + len(explained.steps))
     tables = opened.driver.find_elements("css selector", "#steps table")
-    assert len(tables) == 1 + len(explained.steps)
     for step, table in zip(explained.steps, tables[1:], strict=True):
         first = table.find_element("css selector", "tbody td:nth-child(2)").text
         value = np.atleast_2d(step.values)[0, 0]
         assert float(first.replace("−", "-")) == pytest.approx(value, abs=6e-4)
-    opened.screenshot("explanation-steps")
+    opened.screenshot(SCREENSHOTS / "explanation-steps.png")
 
 
-def test_text_is_letters(opened: Any) -> None:
+def test_text_is_letters(opened: Browser) -> None:
     assert opened.driver.find_elements("css selector", "b") == []
     assert opened.run("return document.scripts.length") == 2
 
 
-def test_lines_of_a_word_and_another_layer_and_head(opened: Any, explained: Explanation) -> None:
+def test_lines_of_a_word_and_another_layer_and_head(
+    opened: Browser, explained: Explanation
+) -> None:
     words = words_of(explained)
     assert opened.texts(".lines .reads li") == words
-    opened.screenshot("explanation-wide")
+    opened.screenshot(SCREENSHOTS / "explanation-wide.png")
 
     def status_after_pointing(layer: int, head: int) -> None:
         opened.run("document.querySelector('.lines .reads').focus()")
-        opened.press("arrow_down", "arrow_down")
-        shares = word_shares(explained, layer, head)[1]
+        reader = words.index("lighthouses")  # of three pieces
+        opened.press(*["arrow_down"] * (reader + 1))
+        shares = word_shares(explained, layer, head)[reader]
         best = int(np.argmax(shares))
-        opened.wait(lambda: opened.find(".status").text.startswith(f"{words[1]} reads: "))
+        opened.wait(lambda: opened.find(".status").text.startswith("lighthouses reads: "))
         strongest = opened.find(".status").text.split(": ", 1)[1].split(", ")[0]
         assert strongest.startswith(f"{words[best]} ")
         shown = float(strongest.split()[-2]) / 100
@@ -113,7 +118,7 @@ def test_lines_of_a_word_and_another_layer_and_head(opened: Any, explained: Expl
 
 
 def test_pieces_of_words_and_special_pieces_can_be_shown_and_hidden(
-    opened: Any, explained: Explanation
+    opened: Browser, explained: Explanation
 ) -> None:
     whole, hide = opened.driver.find_elements("css selector", ".attention input[type=checkbox]")
     whole.click()
@@ -123,7 +128,7 @@ def test_pieces_of_words_and_special_pieces_can_be_shown_and_hidden(
     assert opened.texts(".lines .read li") == hidden
 
 
-def test_the_heat_map_by_keys_and_all_heads(opened: Any, explained: Explanation) -> None:
+def test_the_heat_map_by_keys_and_all_heads(opened: Browser, explained: Explanation) -> None:
     opened.find("input[value=lines]").send_keys(" ")
     opened.press("arrow_right")
     opened.wait(
@@ -135,30 +140,30 @@ def test_the_heat_map_by_keys_and_all_heads(opened: Any, explained: Explanation)
     status = opened.find(".status").text
     assert status.startswith(f"{words[1]} reads {words[1]}: ")
     assert float(status.split()[-2]) / 100 == pytest.approx(shares[1, 1], abs=0.012)
-    opened.screenshot("explanation-heat-map")
+    opened.screenshot(SCREENSHOTS / "explanation-heat-map.png")
     opened.find("input[value=heads]").click()
     opened.run("document.querySelector('.figure canvas').focus()")
     opened.press("arrow_up", "arrow_left")
     assert opened.find(".status").text == "layer 1, head 2"
-    opened.screenshot("explanation-all-heads")
+    opened.screenshot(SCREENSHOTS / "explanation-all-heads.png")
     opened.press("enter")
     assert opened.find("input[value=map]").is_selected()
     assert opened.find("select[aria-label=Head]").get_attribute("value") == "1"
 
 
-def test_a_phone_in_the_dark(browser: Any, url: str) -> None:
+def test_a_phone_in_the_dark(browser: Browser, url: str) -> None:
     browser.open(url, 390, dark=True)
     browser.wait(lambda: browser.texts(".lines li"))
     assert not browser.overflows()
     dark = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert max(map(int, dark[4:-1].split(","))) < 60
-    browser.screenshot("explanation-narrow-dark")
+    browser.screenshot(SCREENSHOTS / "explanation-narrow-dark.png")
     browser.find("input[value=map]").click()
     assert not browser.overflows()
 
 
 def test_256_positions_of_a_base_model_are_smooth(
-    browser: Any, explained: Explanation, tmp_path: Path
+    browser: Browser, explained: Explanation, tmp_path: Path
 ) -> None:
     """Counted in work, not in time: lines are a few strokes, and the page is below 5 MB."""
     import dataclasses
@@ -194,5 +199,5 @@ def test_256_positions_of_a_base_model_are_smooth(
     )
     assert 1 <= browser.run(count) <= 13
     browser.find("input[value=heads]").click()
-    browser.screenshot("explanation-base-all-heads")
+    browser.screenshot(SCREENSHOTS / "explanation-base-all-heads.png")
     assert browser.log() == []

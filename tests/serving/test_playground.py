@@ -11,6 +11,7 @@ import pytest
 import requests
 import tensorflow as tf
 
+from docs.browser import Browser
 from model.network import build_model, weights_by_name
 from model.run import Run, RunConfig, load_run, write_run
 from model.tasks import Task
@@ -19,6 +20,7 @@ from serving.server.main import ModelServer
 from serving.server.runner import Runner
 from serving.signatures import TextModel
 
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 HOST = "127.0.0.1"
 LABELS = ("<b>bad</b>", "good")
 
@@ -120,7 +122,7 @@ def server(models: Path) -> Iterator[ModelServer]:
 
 
 @pytest.fixture
-def page(browser: Any, server: ModelServer) -> Any:
+def page(browser: Browser, server: ModelServer) -> Iterator[Browser]:
     """The playground, wide; at the end only the server was asked, and nothing complained."""
     browser.requested()
     browser.log()
@@ -133,26 +135,26 @@ def page(browser: Any, server: ModelServer) -> Any:
     }
 
 
-def choose_task(page: Any, task: str) -> None:
+def choose_task(page: Browser, task: str) -> None:
     page.find(f"input[name=task][value={task}]").click()
 
 
-def choose_model(page: Any, name: str) -> None:
+def choose_model(page: Browser, name: str) -> None:
     page.find("#model").send_keys(name)
 
 
-def type_into(page: Any, name: str, text: str) -> None:
+def type_into(page: Browser, name: str, text: str) -> None:
     area = page.find(f"textarea[name={name}]")
     area.clear()
     area.send_keys(text)
 
 
-def hint(page: Any, words: str) -> str:
+def hint(page: Browser, words: str) -> str:
     page.wait(lambda: words in page.find("#hint").text)
     return page.find("#hint").text
 
 
-def answer_of_curl(page: Any) -> Any:
+def answer_of_curl(page: Browser) -> Any:
     """Send what the line shown would send."""
     program, flag, body, url = shlex.split(page.find("#curl").text)
     assert (program, flag) == ("curl", "-d")
@@ -160,7 +162,7 @@ def answer_of_curl(page: Any) -> Any:
 
 
 @pytest.mark.browser
-def test_fillings_as_one_types(page: Any, server: ModelServer) -> None:
+def test_fillings_as_one_types(page: Browser, server: ModelServer) -> None:
     type_into(page, "text", "It's the [MASK] that sees the [MASK].")
     client = Client(url_of(server))
     wanted = client.predict("fox", {"text": ["It's the [MASK] that sees the [MASK]."]}, "fill_mask")
@@ -171,11 +173,11 @@ def test_fillings_as_one_types(page: Any, server: ModelServer) -> None:
     assert page.texts("#answer h3") == ["[MASK] number 1", "[MASK] number 2"]
     [answer] = answer_of_curl(page)
     assert answer["tokens"] == wanted["tokens"][0].tolist()
-    page.screenshot("playground-fill")
+    page.screenshot(SCREENSHOTS / "playground-fill.png")
 
 
 @pytest.mark.browser
-def test_pairs_and_fillings_in_pairs(page: Any, server: ModelServer) -> None:
+def test_pairs_and_fillings_in_pairs(page: Browser, server: ModelServer) -> None:
     type_into(page, "text_pair", "The boat.")
     page.wait(lambda: "fill_mask_pair" in page.find("#asked").text)
     choose_task(page, "next")
@@ -186,11 +188,11 @@ def test_pairs_and_fillings_in_pairs(page: Any, server: ModelServer) -> None:
     page.wait(lambda: page.texts("#answer .value")[:1] == [f"{wanted:.4f}"])
     assert page.texts("#answer .name") == ["follows", "does not follow"]
     assert answer_of_curl(page)[0]["is_next_probability"] == pytest.approx(float(wanted), abs=1e-6)
-    page.screenshot("playground-next-sentence")
+    page.screenshot(SCREENSHOTS / "playground-next-sentence.png")
 
 
 @pytest.mark.browser
-def test_classes_of_another_model_are_letters(page: Any) -> None:
+def test_classes_of_another_model_are_letters(page: Browser) -> None:
     choose_task(page, "classify")
     assert "fox has no signature classify" in hint(page, "no signature")
     assert not page.find("#answer-card").is_displayed()
@@ -201,13 +203,13 @@ def test_classes_of_another_model_are_letters(page: Any) -> None:
     [answer] = answer_of_curl(page)
     for label, probability in zip(answer["labels"], answer["probabilities"], strict=True):
         assert shown[label] == f"{probability:.4f}"
-    page.screenshot("playground-classify")
+    page.screenshot(SCREENSHOTS / "playground-classify.png")
     choose_task(page, "fill")
     assert "taste has no signature fill_mask" in hint(page, "no signature")
 
 
 @pytest.mark.browser
-def test_texts_are_compared(page: Any) -> None:
+def test_texts_are_compared(page: Browser) -> None:
     choose_task(page, "compare")
     type_into(page, "text", "The fox.\n<script>alert(1)</script>\nThe fox.")
     page.wait(lambda: len(page.texts("#answer tbody tr")) == 3)
@@ -218,13 +220,13 @@ def test_texts_are_compared(page: Any) -> None:
     assert float(rows[0][-2].replace("−", "-")) == pytest.approx(cosine, abs=6e-4)
     assert "<script>alert(1)</script>" in page.find("#answer").text
     assert page.run("return document.scripts.length") == 2
-    page.screenshot("playground-compare")
+    page.screenshot(SCREENSHOTS / "playground-compare.png")
     type_into(page, "text", "one")
     hint(page, "at least two texts")
 
 
 @pytest.mark.browser
-def test_attention_by_layer_and_head(page: Any) -> None:
+def test_attention_by_layer_and_head(page: Browser) -> None:
     choose_task(page, "attention")
     type_into(page, "text", "The lighthouses.")
     type_into(page, "text_pair", "")
@@ -239,14 +241,14 @@ def test_attention_by_layer_and_head(page: Any) -> None:
     by_word = [shares[0], shares[1], shares[2:5].sum(), shares[5], shares[6]]
     best = int(np.argmax(by_word))
     assert page.find(".status").text.startswith(f"the reads: {words[best]} ")
-    page.screenshot("playground-attention")
+    page.screenshot(SCREENSHOTS / "playground-attention.png")
     type_into(page, "text", "The fox.")
     page.wait(lambda: page.texts(".lines .reads li") == ["[CLS]", "the", "fox", ".", "[SEP]"])
     assert page.find("select[aria-label=Head]").get_attribute("value") == "2"
 
 
 @pytest.mark.browser
-def test_any_signature(page: Any) -> None:
+def test_any_signature(page: Browser) -> None:
     choose_task(page, "any")
     page.find("#signature").send_keys("predict_ids")
     page.wait(lambda: page.driver.find_elements("css selector", "textarea[name=segment_ids]"))
@@ -263,7 +265,7 @@ def test_any_signature(page: Any) -> None:
 
 
 @pytest.mark.browser
-def test_what_cannot_be_answered_is_a_sentence(page: Any) -> None:
+def test_what_cannot_be_answered_is_a_sentence(page: Browser) -> None:
     type_into(page, "text", "No gap.")
     assert hint(page, "no [MASK]").endswith("where a word is to be filled in.")
     assert not page.find("#answer-card").is_displayed()
@@ -275,7 +277,7 @@ def test_what_cannot_be_answered_is_a_sentence(page: Any) -> None:
 
 
 @pytest.mark.browser
-def test_the_server_gone_and_back(browser: Any, models: Path) -> None:
+def test_the_server_gone_and_back(browser: Browser, models: Path) -> None:
     server = started(models)
     browser.open(url_of(server) + "/")
     browser.wait(lambda: browser.texts("#answer .name"))
@@ -296,7 +298,7 @@ def test_the_server_gone_and_back(browser: Any, models: Path) -> None:
 
 @pytest.mark.browser
 def test_an_old_answer_does_not_come_after_a_new_one(
-    page: Any, monkeypatch: pytest.MonkeyPatch
+    page: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, go = Runner.run, threading.Event()
 
@@ -316,7 +318,7 @@ def test_an_old_answer_does_not_come_after_a_new_one(
 
 
 @pytest.mark.browser
-def test_a_phone_in_the_dark_by_keyboard(browser: Any, server: ModelServer) -> None:
+def test_a_phone_in_the_dark_by_keyboard(browser: Browser, server: ModelServer) -> None:
     browser.open(url_of(server) + "/", 390, dark=True)
     browser.wait(lambda: browser.texts("#answer .name"))
     browser.find("input[name=task][value=fill]").send_keys("")
@@ -324,4 +326,4 @@ def test_a_phone_in_the_dark_by_keyboard(browser: Any, server: ModelServer) -> N
         browser.press("arrow_right")
     browser.wait(lambda: browser.texts(".lines li"))
     assert not browser.overflows()
-    browser.screenshot("playground-narrow-dark")
+    browser.screenshot(SCREENSHOTS / "playground-narrow-dark.png")
