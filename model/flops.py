@@ -24,10 +24,14 @@ def step_flops(config: BertConfig, examples: int, length: float, predictions: in
         predictions: P, masked positions of an example.
     """
     hidden = config.hidden_size
-    layer = 4 * hidden**2 + 2 * hidden * config.intermediate_size  # a position's products
-    attention = 2 * length * hidden  # scores, and what is gathered with them
-    masked_lm = length * hidden + hidden**2 + hidden * config.vocab_size  # a masked position's
-    products = config.num_hidden_layers * length * (layer + attention)
+    heads = 3 * hidden**2  # a position's queries, keys and values
+    # Scores, what is gathered with them, the dense layer after that, and the feed-forward block.
+    rest = 2 * length * hidden + hidden**2 + 2 * hidden * config.intermediate_size
+    masked_lm = hidden**2 + hidden * config.vocab_size
+    products = config.num_hidden_layers * length * heads
+    products += (config.num_hidden_layers - 1) * length * rest
+    # The last layer goes on at the masked positions and the first one, which it picks by products.
+    products += (predictions + 1) * (rest + 2 * length * hidden)
     products += predictions * masked_lm + hidden**2 + 2 * hidden  # and the pooler and its head
     return 3.0 * 2.0 * examples * products
 

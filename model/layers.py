@@ -37,6 +37,14 @@ def product(x: tf.Tensor, kernel: Any) -> tf.Tensor:
     return tf.tensordot(x, tf.cast(kernel, x.dtype), axes=1)
 
 
+def rows_of(positions: Any, x: tf.Tensor) -> tf.Tensor:
+    """Return one-hot rows [B, P, L] that pick positions int32 [B, P] of x [B, L, H] as a product.
+
+    Fast on every device, forward and back, where a gather's gradient is a scatter.
+    """
+    return ops.one_hot(positions, ops.shape(x)[1], dtype=x.dtype)
+
+
 @tf.custom_gradient
 def dense_lookup(table: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """Return the rows of a table; the gradient is one dense tensor instead of `tf.IndexedSlices`.
@@ -178,6 +186,7 @@ class EncoderLayer(keras.layers.Layer):
         self,
         inputs: Any,
         padding_mask: Any,
+        positions: Any = None,
         training: bool = False,
         return_attention_scores: bool = False,
     ) -> Any:
@@ -186,15 +195,17 @@ class EncoderLayer(keras.layers.Layer):
         Args:
             inputs: float [B, L, H].
             padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+            positions: int32 [B, P]. Those whose outputs are wanted, [B, P, H] then; None = all.
             training: whether numbers are dropped.
             return_attention_scores: whether the weights, none of them dropped, come too.
         """
         inputs = tf.cast(inputs, self.product_dtype)
+        chosen = None if positions is None else rows_of(positions, inputs)
         dropouts = (self._weights_dropout, self._attention_dropout, self._output_dropout)
         # Drawn here, once: a second computation must drop the same.
         drawn = [dropout.draw(training) for dropout in dropouts]
         states, rates = [d["state"] for d in drawn], [d["rate"] for d in drawn]
-        compute = partial(self._compute, rates=rates)
+        compute = partial(self._compute, rates=rates, chosen=chosen)
         if self.recompute and training:
             compute = tf.recompute_grad(compute)
         x, scores = compute(inputs, padding_mask, *states)
@@ -234,6 +245,7 @@ class EncoderLayer(keras.layers.Layer):
         padding_mask: tf.Tensor,
         *states: tf.Tensor,
         rates: list[float],
+        chosen: tf.Tensor | None = None,
         seen: dict[str, tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the layer's output [B, L, H] and the scores of positions [B, N, L, L].
@@ -243,9 +255,13 @@ class EncoderLayer(keras.layers.Layer):
             padding_mask: int32 [B, L].
             states: of the dropouts: of attention weights, of both blocks' outputs.
             rates: of the same.
+            chosen: float [B, P, L]. One-hot rows of the positions that are wanted: P take the
+                place of L in what is returned, but for the last axis of the scores.
             seen: takes what `inside` returns, if it is given.
         """
-        concatenated, scores = self._attend(inputs, padding_mask, states[0], rates[0], seen)
+        concatenated, scores = self._attend(inputs, padding_mask, states[0], rates[0], chosen, seen)
+        if chosen is not None:
+            inputs = tf.matmul(chosen, inputs)
         dense = self._attention.output_dense
         kernel = tf.reshape(dense.kernel, [-1, inputs.shape[-1]])
         x = self._close(
@@ -273,6 +289,7 @@ class EncoderLayer(keras.layers.Layer):
         padding_mask: tf.Tensor,
         state: tf.Tensor,
         rate: float,
+        chosen: tf.Tensor | None,
         seen: dict[str, tf.Tensor] | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what all heads gather, [B, L, H], and the scores of positions [B, N, L, L]."""
@@ -284,6 +301,8 @@ class EncoderLayer(keras.layers.Layer):
         queries, keys, values = functions.split_heads(
             product(inputs, kernel), bias, heads=self.num_heads
         )
+        if chosen is not None:
+            queries = tf.matmul(chosen[:, tf.newaxis], queries)
         scores = tf.matmul(queries, keys, transpose_b=True)
         weights = functions.attention_weights(scores, padding_mask, state, rate=rate)
         gathered = tf.matmul(weights, values)
@@ -344,20 +363,23 @@ class WithAttentionScores(keras.layers.Layer):
 class MaskedLMHead(keras_hub.layers.MaskedLMHead):
     """KerasHub's masked-LM head, with the masked positions gathered by a matrix product.
 
-    KerasHub gathers number by number (B·P·H of them), whose gradient is as large a scatter; a
-    product with one-hot rows is fast on every device, forward and back.
+    KerasHub gathers number by number (B·P·H of them), whose gradient is as large a scatter.
     """
 
     def __init__(self, product_dtype: str | None = None, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.product_dtype = product_dtype or policy_dtype()
 
-    def call(self, inputs: Any, mask_positions: Any) -> Any:
-        """Return logits [B, P, V] of the encoder's output [B, L, H] at positions int32 [B, P]."""
-        inputs = tf.cast(inputs, self.product_dtype)
-        chosen = ops.one_hot(mask_positions, ops.shape(inputs)[1], dtype=inputs.dtype)  # [B, P, L]
+    def call(self, inputs: Any, mask_positions: Any = None) -> Any:
+        """Return logits [B, P, V] of the encoder's output [B, L, H] at positions int32 [B, P].
+
+        Without positions, of an output [B, P, H] at those already.
+        """
+        x = tf.cast(inputs, self.product_dtype)
+        if mask_positions is not None:
+            x = tf.matmul(rows_of(mask_positions, x), x)
         x = functions.activated(
-            product(tf.matmul(chosen, inputs), self._intermediate_dense.kernel),
+            product(x, self._intermediate_dense.kernel),
             tf.convert_to_tensor(self._intermediate_dense.bias),
             activation=self.intermediate_activation,
         )
@@ -366,6 +388,13 @@ class MaskedLMHead(keras_hub.layers.MaskedLMHead):
         x = functions.layer_norm(x, gamma, beta, epsilon=self.layer_norm_epsilon)
         logits = self.token_embedding(x, reverse=True)
         return functions.add_bias(logits, tf.convert_to_tensor(self._bias))
+
+    def compute_output_shape(
+        self, inputs_shape: tuple[Any, ...], mask_positions_shape: Any = None
+    ) -> tuple[Any, ...]:
+        """Return [B, P, V]."""
+        at = inputs_shape[:2] if mask_positions_shape is None else mask_positions_shape
+        return (*at, self.vocabulary_size)
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes the same layer again."""

@@ -10,7 +10,7 @@ Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
@@ -60,13 +60,47 @@ def cross_entropy(
         labels: int32 [...]. Right class, 0 to C - 1.
         weights: float32 [...]. 1 = counts, 0 = does not.
     """
-    return _summed_nats(logits, labels, weights), tf.reduce_sum(weights)
+    return tf.reduce_sum(_nats(logits, labels) * weights), tf.reduce_sum(weights)
+
+
+@tf.custom_gradient
+def _nats(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return the cross-entropy of each row, float32 [...]; the logits are read thrice in all."""
+    # Which one is highest is asked for the accuracy, too, and TensorFlow computes it once.
+    highest, chosen = (_at(logits, classes) for classes in (_best(logits, labels.dtype), labels))
+    log_sums = _log_sums(logits, highest)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return _logit_gradients(logits, log_sums, labels, upstream), None
+
+    return log_sums - chosen, gradient
+
+
+def _best(logits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.argmax(logits, axis=-1, output_type=dtype)
+
+
+def _at(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Return the logit of a class in each row, float32 [...]."""
+    return tf.cast(tf.gather(logits, classes, batch_dims=classes.shape.rank), tf.float32)
 
 
 @fused
-def _summed_nats(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    return tf.reduce_sum(nats * weights)
+def _log_sums(logits: tf.Tensor, highest: tf.Tensor) -> tf.Tensor:
+    """Return the logarithms of the rows' sums of e to the logits, given the highest of each row."""
+    shifted = tf.cast(logits, tf.float32) - highest[..., tf.newaxis]
+    return highest + tf.math.log(tf.reduce_sum(tf.exp(shifted), axis=-1))
+
+
+@fused
+def _logit_gradients(
+    logits: tf.Tensor, log_sums: tf.Tensor, labels: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    """Return the softmax less 1 at the label, times upstream, of the dtype of the logits."""
+    shares = tf.exp(tf.cast(logits, tf.float32) - log_sums[..., tf.newaxis])
+    is_label = tf.range(tf.shape(logits)[-1], dtype=labels.dtype) == labels[..., tf.newaxis]
+    gradients = (shares - tf.cast(is_label, tf.float32)) * upstream[..., tf.newaxis]
+    return tf.cast(gradients, logits.dtype)
 
 
 def accuracy(
@@ -79,7 +113,7 @@ def accuracy(
         labels: int32 [...]. Right class, 0 to C - 1.
         weights: float32 [...]. 1 = counts, 0 = does not.
     """
-    right = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
+    right = tf.equal(_best(logits, labels.dtype), labels)
     return tf.reduce_sum(tf.cast(right, tf.float32) * weights), tf.reduce_sum(weights)
 
 

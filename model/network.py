@@ -133,6 +133,36 @@ def with_intermediates(encoder: keras.Model) -> keras.Model:
     return keras.Model(encoder.input, outputs, name="encoder_with_intermediates")
 
 
+def at_positions(encoder: keras.Model) -> keras.Model:
+    """Return a model of an encoder's own layers, the last of which computes at some positions only.
+
+    Pretraining looks at nothing else, and the last layer's feed-forward block at all positions
+    takes an eighth of a step of mini.
+
+    Inputs, by name: the encoder's, and
+        positions: int32 [B, P].
+
+    Outputs, by name:
+        sequence_output: float [B, P, H]. The encoder's, at those positions.
+        pooled_output: float [B, H].
+    """
+    positions = keras.Input((None,), dtype="int32", name="positions")
+    first = keras.ops.zeros_like(positions[:, :1])  # what is pooled
+    *layers, last = (layer for layer in encoder.layers if isinstance(layer, EncoderLayer))
+    mask = {"padding_mask": encoder.input["input_mask"]}
+    x = last(
+        layers[-1].output if layers else encoder.get_layer("embeddings_dropout").output,
+        **mask,
+        positions=keras.ops.concatenate([first, positions], axis=1),
+    )
+    outputs = {
+        "sequence_output": x[:, 1:, :],
+        "pooled_output": encoder.get_layer("pooled_dense")(x[:, 0, :]),
+    }
+    inputs = {**encoder.input, "positions": positions}
+    return keras.Model(inputs, outputs, name="encoder_at_positions")
+
+
 def from_token_vectors(encoder: keras.Model) -> keras.Model:
     """Return a model of an encoder's own layers that starts from vectors instead of pieces.
 
@@ -168,7 +198,7 @@ class PretrainingModel(keras.Model):
         encoder = build_encoder(config)
         inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
         positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
-        encoded = encoder(inputs)
+        encoded = at_positions(encoder)({**inputs, "positions": positions})
         masked_lm_head = MaskedLMHead(
             token_embedding=encoder.get_layer("token_embedding"),
             intermediate_activation=_ACTIVATIONS[config.hidden_act],
@@ -177,12 +207,17 @@ class PretrainingModel(keras.Model):
             name="masked_lm",
         )
         outputs = {
-            "masked_lm_logits": masked_lm_head(encoded["sequence_output"], positions),
+            "masked_lm_logits": masked_lm_head(encoded["sequence_output"]),
             "next_sentence_logits": _dense(config, 2, "next_sentence")(encoded["pooled_output"]),
         }
         inputs["masked_lm_positions"] = positions
         super().__init__(inputs=inputs, outputs=outputs, name="pretraining")
         self.config = config
+        self.encoder = encoder
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        """Return a layer, or the whole `encoder`, whose layers the graph has one by one."""
+        return self.encoder if name == "encoder" else super().get_layer(name, index)
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes the same model again."""
