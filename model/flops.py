@@ -24,14 +24,14 @@ def step_flops(config: BertConfig, examples: int, length: float, predictions: in
         predictions: P, masked positions of an example.
     """
     hidden = config.hidden_size
-    heads = 3 * hidden**2  # a position's queries, keys and values
-    # Scores, what is gathered with them, the dense layer after that, and the feed-forward block.
-    rest = 2 * length * hidden + hidden**2 + 2 * hidden * config.intermediate_size
+    gathered_from = 2 * hidden**2  # a position's keys and values
+    # Its queries, their scores, what is gathered with them, and three dense layers after that.
+    gathering = 2 * hidden**2 + 2 * length * hidden + 2 * hidden * config.intermediate_size
     masked_lm = hidden**2 + hidden * config.vocab_size
-    products = config.num_hidden_layers * length * heads
-    products += (config.num_hidden_layers - 1) * length * rest
-    # The last layer goes on at the masked positions and the first one, which it picks by products.
-    products += (predictions + 1) * (rest + 2 * length * hidden)
+    products = config.num_hidden_layers * length * gathered_from
+    products += (config.num_hidden_layers - 1) * length * gathering
+    # In the last layer the masked positions gather, and the first one, picked by a product.
+    products += (predictions + 1) * (gathering + length * hidden)
     products += predictions * masked_lm + hidden**2 + 2 * hidden  # and the pooler and its head
     return 3.0 * 2.0 * examples * products
 

@@ -267,21 +267,19 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
 
 @fused
-def split_heads(
-    x: tf.Tensor, bias: tf.Tensor, *, heads: int
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return queries, divided by √D, keys and values, float [B, N, L, D] each.
+def split_heads(x: tf.Tensor, bias: tf.Tensor, *, heads: int, scale: float = 1.0) -> tf.Tensor:
+    """Return x + bias, times scale, by head: float [B, N, L, D].
 
     Args:
-        x: float [B, L, 3 H]. The three products side by side.
-        bias: float32 [3 H].
+        x: float [B, L, H].
+        bias: float32 [H].
         heads: N.
+        scale: what queries are divided by √D with.
     """
     shape = tf.shape(x)
-    size = x.shape[-1] // (3 * heads)
-    parts = tf.reshape(_biased(x, bias), [shape[0], shape[1], 3, heads, size])
-    queries, keys, values = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]), 3)
-    return tf.cast(queries * size**-0.5, x.dtype), tf.cast(keys, x.dtype), tf.cast(values, x.dtype)
+    size = x.shape[-1] // heads
+    by_head = tf.reshape(_biased(x, bias) * scale, [shape[0], shape[1], heads, size])
+    return tf.cast(tf.transpose(by_head, [0, 2, 1, 3]), x.dtype)
 
 
 HIDDEN = -1e9

@@ -115,9 +115,8 @@ class EncoderLayer(keras.layers.Layer):
     """A Transformer layer: self-attention, then a feed-forward block, each added and normalized.
 
     Devlin et al. 2018, https://arxiv.org/abs/1810.04805; Vaswani et al. 2017,
-    https://arxiv.org/abs/1706.03762. Queries, keys and values are one product; what lies between
-    the products is in `model.functions`. The parts are there for their weights, which have the
-    names of KerasHub's TransformerEncoder.
+    https://arxiv.org/abs/1706.03762. What lies between the products is in `model.functions`. The
+    parts are there for their weights, which have the names of KerasHub's TransformerEncoder.
 
     Attributes:
         recompute: whether the gradient starts from the layer's inputs, and nothing in between is
@@ -259,15 +258,14 @@ class EncoderLayer(keras.layers.Layer):
                 place of L in what is returned, but for the last axis of the scores.
             seen: takes what `inside` returns, if it is given.
         """
-        concatenated, scores = self._attend(inputs, padding_mask, states[0], rates[0], chosen, seen)
-        if chosen is not None:
-            inputs = tf.matmul(chosen, inputs)
+        asking = inputs if chosen is None else tf.matmul(chosen, inputs)
+        concatenated, scores = self._attend(asking, inputs, padding_mask, states[0], rates[0], seen)
         dense = self._attention.output_dense
         kernel = tf.reshape(dense.kernel, [-1, inputs.shape[-1]])
         x = self._close(
             product(concatenated, kernel),
             dense.bias,
-            inputs,
+            asking,
             self._attention_norm,
             states[1],
             rates[1],
@@ -285,24 +283,31 @@ class EncoderLayer(keras.layers.Layer):
 
     def _attend(
         self,
+        asking: tf.Tensor,
         inputs: tf.Tensor,
         padding_mask: tf.Tensor,
         state: tf.Tensor,
         rate: float,
-        chosen: tf.Tensor | None,
         seen: dict[str, tf.Tensor] | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return what all heads gather, [B, L, H], and the scores of positions [B, N, L, L]."""
+        """Return what all heads gather, and the scores of positions.
+
+        Args:
+            asking: float [B, P, H]. The positions that gather.
+            inputs: float [B, L, H]. Those that are gathered from.
+            padding_mask: int32 [B, L].
+            state: of the weights' dropout.
+            rate: of the same.
+            seen: takes what `inside` returns, if it is given.
+
+        Returns:
+            float [B, P, H], and float [B, N, P, L].
+        """
         attention = self._attention
-        parts = (attention.query_dense, attention.key_dense, attention.value_dense)
-        hidden_size = inputs.shape[-1]
-        kernel = tf.concat([tf.reshape(part.kernel, [hidden_size, -1]) for part in parts], axis=1)
-        bias = tf.concat([tf.reshape(part.bias, [-1]) for part in parts], axis=0)
-        queries, keys, values = functions.split_heads(
-            product(inputs, kernel), bias, heads=self.num_heads
-        )
-        if chosen is not None:
-            queries = tf.matmul(chosen[:, tf.newaxis], queries)
+        size = attention.query_dense.kernel.shape[-1]
+        queries = self._heads(attention.query_dense, asking, size**-0.5)
+        keys = self._heads(attention.key_dense, inputs)
+        values = self._heads(attention.value_dense, inputs)
         scores = tf.matmul(queries, keys, transpose_b=True)
         weights = functions.attention_weights(scores, padding_mask, state, rate=rate)
         gathered = tf.matmul(weights, values)
@@ -311,6 +316,12 @@ class EncoderLayer(keras.layers.Layer):
             seen.update(queries=queries, keys=keys, values=values, scores=scores)
             seen.update(weights=weights, gathered=gathered, concatenated=concatenated)
         return concatenated, scores
+
+    def _heads(self, dense: Any, x: tf.Tensor, scale: float = 1.0) -> tf.Tensor:
+        """Return what a dense layer to the heads makes of [B, L, H], times scale: [B, N, L, D]."""
+        kernel = tf.reshape(dense.kernel, [x.shape[-1], -1])
+        bias = tf.reshape(dense.bias, [-1])
+        return functions.split_heads(product(x, kernel), bias, heads=self.num_heads, scale=scale)
 
     def _close(
         self,

@@ -27,7 +27,7 @@ CASES: dict[str, tuple[list[tf.Tensor], dict]] = {
     ),
     "activated": ([normal(1, B, L, H), normal(2, H)], {"activation": keras.activations.gelu}),
     "add_bias": ([normal(1, B, L, H), normal(2, H)], {}),
-    "split_heads": ([normal(1, B, L, 3 * H), normal(2, 3 * H)], {"heads": N}),
+    "split_heads": ([normal(1, B, L, H), normal(2, H)], {"heads": N, "scale": 0.5}),
     "attention_weights": (
         [normal(1, B, N, L, L), tf.constant([[1] * 5, [1, 1, 1, 0, 0], [1] * 4 + [0]]), STATE],
         {"rate": 0.25},
