@@ -1,13 +1,16 @@
 """Both clients against the embedded server: one result, whatever the transport."""
 
+import concurrent.futures
 import http.server
 import json
 import socket
 import threading
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from pipeline.errors import InputError
 from serving.client import Client, GrpcClient, ServerError
@@ -236,3 +239,42 @@ def test_not_a_model_server(scripted):
     Scripted.script = [(200, b"<html>")]
     with pytest.raises(ServerError, match="HTTP 200 OK, not JSON; is it a model server"):
         scripted.status("m")
+
+
+class Busy(model_service_pb2_grpc.ModelServiceServicer):
+    """Refuses with the next of `codes`, then tells a status."""
+
+    def __init__(self, *codes):
+        self.codes, self.asked = list(codes), 0
+
+    def GetModelStatus(self, request, context):  # noqa: N802
+        self.asked += 1
+        if self.codes:
+            context.abort(self.codes.pop(0), "no")
+        response = get_model_status_pb2.GetModelStatusResponse()
+        response.model_version_status.add(version=3, state=30)
+        return response
+
+
+@pytest.mark.parametrize(
+    ("codes", "asked"),
+    [
+        ([grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED], 3),
+        ([grpc.StatusCode.UNAVAILABLE] * 4, 4),
+        ([grpc.StatusCode.INTERNAL], 1),
+    ],
+)
+def test_what_is_safe_is_tried_again_over_grpc(codes, asked):
+    busy = Busy(*codes)
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(busy, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    client = GrpcClient(f"127.0.0.1:{port}")
+    if len(codes) < asked:
+        assert client.status("m") == {3: "AVAILABLE"}
+    else:
+        with pytest.raises(ServerError, match=r"^no$"):
+            client.status("m")
+    server.stop(None)
+    assert busy.asked == asked
