@@ -87,7 +87,7 @@ _LEAST = {
 
 # What `serve` does without a file: batches only what waits anyway, so a lone client waits for none.
 # One batch at a time, which all cores share: while it runs the next one fills. With a thread for
-# each core, batches of 32 clients' single texts had 7 rows, not 15, and a text took a fifth more CPU.
+# each core, batches of 32 clients' texts had 7 rows, not 15, and a text took a fifth more CPU.
 SERVE_DEFAULT = BatchingOptions(
     max_execution_batch_size=32, max_enqueued_batches=128, num_batch_threads=1
 )
