@@ -33,6 +33,10 @@ TEXTS = (
 PAIRS = ("It saw a cat.", "She stayed at home, [MASK] said.", "", "The same again. " * 300, "Why?")
 """The second text to each of `TEXTS`."""
 
+SHORT = 3
+"""So many of them, from the first, are short. Attention is asked about these alone: of a large
+model and 512 positions, the scores of one text are 0.4 GB."""
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -79,9 +83,11 @@ class Reference:
         return goldens
 
     def _about_texts(self, signature: str, kind: str, names: list[str]) -> Golden:
-        inputs = {"text": np.array(TEXTS, object), "text_pair": np.array(PAIRS, object)}
+        count = SHORT if kind == "attention" else len(TEXTS)
+        texts, pairs = TEXTS[:count], PAIRS[:count]
+        inputs = {"text": np.array(texts, object), "text_pair": np.array(pairs, object)}
         rows = []
-        for text, pair in zip(TEXTS, PAIRS, strict=True):
+        for text, pair in zip(texts, pairs, strict=True):
             if kind == "tag":
                 rows.append(self._tagged(text))
             elif kind == "answer":
@@ -118,8 +124,9 @@ class Reference:
             "pooled_output": pooled,
             "pooled": pooled,
             "mean": sequence.mean(axis=0),
-            "scores": np.stack([scores[0] for scores in hidden["attention_scores"]]),
         }
+        if texts[0] in TEXTS[:SHORT]:
+            row["scores"] = np.stack([scores[0] for scores in hidden["attention_scores"]])
         return row | (self._tuned(features) if self._run.task else self._pretrained(row, features))
 
     def _encoded(self, *texts: str) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 import clozeline
+from benchmarks.models import export_random
 from model.network import weights_by_name, with_intermediates
-from model.run import Run
+from model.run import Run, load_run
 from pipeline.tokenizer import build_tokenizer
 from serving.warm_up import WARM_UP
 
@@ -288,3 +289,16 @@ def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert clozeline.main(arguments) == 2
     assert "no run" in capsys.readouterr().err
     assert not (tmp_path / "fox").exists()
+
+
+@pytest.mark.slow
+def test_size_on_disk(tmp_path: Path) -> None:
+    """Weights are there once; a vocabulary of 30,522 takes 3 MB, as pieces and as tables."""
+    path = export_random(tmp_path, "mini")
+    sizes = {file: file.stat().st_size for file in path.rglob("*") if file.is_file()}
+    of_weights = sum(size for file, size in sizes.items() if file.parent.name == "variables")
+    weights = weights_by_name(load_run(tmp_path / "run-mini").load_model()).values()
+    parameters = sum(weight.shape.num_elements() for weight in weights)
+    assert parameters > 11e6
+    assert of_weights <= 1.002 * 4 * parameters
+    assert sum(sizes.values()) - of_weights < 3e6
