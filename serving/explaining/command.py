@@ -23,7 +23,7 @@ def explain_texts(options: Explain) -> dict[str, Any]:
     results.print(shown(explanation))
     if options.output:
         write_explanation(explanation, options.output)
-        results.print(f"{options.output}: written")
+        results.print(f"{options.output}: written", markup=False, soft_wrap=True)
     return as_plain(explanation) if options.json else {}
 
 

@@ -24,7 +24,7 @@ def explained(trained_run: Run) -> Explanation:
 def test_the_command_prints_and_writes(
     trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "new" / "page.html"
+    output = tmp_path / "new" / "[b]page.html"
     assert clozeline.main(
         ["explain", "--run", str(trained_run.path), *TEXTS, "--output", str(output),
          "--layer", "2", "--head", "3", "--json"]
@@ -47,7 +47,8 @@ def test_the_command_prints_and_writes(
     assert "🦄" in printed.err
     assert "layer 2, head 3" in printed.err
     assert output.read_bytes().startswith(b"<!doctype html>")
-    assert [path.name for path in output.parent.iterdir()] == ["page.html"]
+    assert [path.name for path in output.parent.iterdir()] == ["[b]page.html"]
+    assert "[b]page.html: written" in printed.err
 
 
 def test_bad_input_is_one_line(
