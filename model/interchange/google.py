@@ -39,7 +39,7 @@ def read_google(path: Path) -> Imported:
     """
     settings = read_json(path / CONFIG) or {}
     ours = {field.name for field in fields(BertConfig)} & settings.keys()
-    activation = settings.get("hidden_act", "gelu")
+    activation = str(settings.get("hidden_act", "gelu"))
     config = make_config(
         path / CONFIG,
         {name: settings[name] for name in ours}

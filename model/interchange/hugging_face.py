@@ -93,7 +93,7 @@ def read_hugging_face(path: Path) -> Imported:
 
 def _task(file: Path, settings: Mapping[str, Any], source: Source) -> tuple[Task | None, list[str]]:
     """Return what a directory's model was tuned for, and a note where ours cannot be."""
-    architecture = next(iter(settings.get("architectures") or ()), None)
+    architecture = _architecture(settings)
     problem = settings.get("problem_type")
     count = next(iter(source.shapes.get("classifier.weight", ())), 0)
     if architecture in PER_POSITION:
@@ -107,6 +107,8 @@ def _task(file: Path, settings: Mapping[str, Any], source: Source) -> tuple[Task
     else:
         kind = "regression" if count == 1 else "single"
     names = settings.get("id2label") or {}
+    if not isinstance(names, dict):
+        raise InputError(f"{file}: id2label must be an object of labels by index, not {names!r}")
     labels = [str(names.get(str(index), f"LABEL_{index}")) for index in range(count)]
     takes_pairs = settings.get(TAKES_PAIRS) is True
     if kind == "single" and takes_pairs:
@@ -116,6 +118,12 @@ def _task(file: Path, settings: Mapping[str, Any], source: Source) -> tuple[Task
         return Task(kind, tuple(labels) * has_classes, takes_pairs or kind == "span"), []
     except ValueError as error:
         raise InputError(f"{file}: id2label: {error}") from error
+
+
+def _architecture(settings: Mapping[str, Any]) -> str | None:
+    """Return the name of the model's class in `transformers`, where there is one."""
+    names = settings.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else None
 
 
 def _open(path: Path, settings: Mapping[str, Any]) -> tuple[Source, dict[str, str]]:
@@ -193,7 +201,7 @@ def _no_weights(path: Path, settings: Mapping[str, Any]) -> str:
     pickle = next((name for name in _PICKLES if (path / name).exists()), None)
     if pickle is None:
         return f"{path}: no {WEIGHTS}; give a directory with one"
-    model = next(iter(settings.get("architectures") or ()), "BertModel")
+    model = _architecture(settings) or "BertModel"
     return (
         f"{path / pickle}: a pickle, which can run any program, so it is never read; where you "
         f'trust it and have transformers, convert it: python -c "import transformers as t; '

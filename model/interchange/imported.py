@@ -155,6 +155,11 @@ def find_weights(
         InputError: a weight of the encoder, its pooler excepted, or of the task is not there, or
             one has another shape than the config says.
     """
+    if config.num_hidden_layers > len(encoder.shapes):  # before so many names are made
+        raise InputError(
+            f"{encoder.path}: {len(encoder.shapes)} weights in it, too few for the "
+            f"{config.num_hidden_layers} layers of the config; they must be of one model"
+        )
     weights: dict[str, np.ndarray] = {}
     whole, missing = [], []
     unused = {(source.path, name) for source in (encoder, heads) for name in source.shapes}

@@ -39,6 +39,8 @@ _SETTINGS = {
 _FIXED = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12}
 """What its `BertBackbone` has no setting for."""
 
+_MOST_CLASSES = 1_000_000
+
 _HEAD_DIFFERS = (
     "KerasHub computes its masked-LM head with the exact GELU and epsilon 1e-5; "
     "here it has the encoder's, so its scores differ a little"
@@ -88,8 +90,10 @@ def _task(path: Path) -> Task | None:
     if name != "BertTextClassifier":
         return None
     count = _config(path, name).get("num_classes")
-    if not isinstance(count, int) or count < 1:
-        raise InputError(f"{path}: num_classes {count}: must be a whole number of at least 1")
+    if not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
+        raise InputError(
+            f"{path}: num_classes {count}: must be a whole number from 1 to {_MOST_CLASSES}"
+        )
     if count == 1:
         return Task("regression", (), takes_pairs=False)
     return Task("single", tuple(f"LABEL_{index}" for index in range(count)), takes_pairs=False)

@@ -125,7 +125,8 @@ def _read_vocabulary(directory: Path, whole: Mapping[str, Any] | None) -> tuple[
         ids = {**whole["model"]["vocab"]}
         ids |= {token["content"]: token["id"] for token in whole.get("added_tokens") or ()}
         pieces = sorted(ids, key=ids.__getitem__)
-    except (KeyError, TypeError) as error:
+        data = as_bytes(pieces)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the vocabulary cannot be read: {error}") from error
     if [ids[piece] for piece in pieces] != [*range(len(pieces))]:
         raise InputError(f"{path}: the ids of its {len(pieces)} pieces do not count up from 0")
@@ -133,7 +134,7 @@ def _read_vocabulary(directory: Path, whole: Mapping[str, Any] | None) -> tuple[
         raise InputError(
             f"{path}: a piece with a line break in it; {VOCABULARY} has a line a piece"
         )
-    return path, as_bytes(pieces)
+    return path, data
 
 
 def tokenizer_files(

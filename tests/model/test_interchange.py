@@ -478,6 +478,8 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
          "intermediate.dense.weight has the shape 20×12, where the config asks for 24×12; config"),
         (settings("config.json", num_hidden_layers=3),
          "no encoder.layer.2.attention.self.query.weight in it .16 of 53 weights of the encoder"),
+        (settings("config.json", num_hidden_layers=10**30), "weights in it, too few for the 10000"),
+        (settings("config.json", id2label=[7]), r"id2label must be an object .*, not \[7\]"),
         (tensor("classifier.weight", None), "no classifier.weight in it, which BertForSequ"),
         (tensor("bert.pooler.dense.bias", None), "no pooler.dense.bias in it .1 of 2 weights of"),
         (tensor(WORD_EMBEDDINGS, np.zeros((28, 12), np.int8)),
@@ -501,6 +503,8 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
          "not a BERT tokenizer: pre_tokenizer is Whitespace, not BertPreTokenizer"),
         (settings("tokenizer.json", added_tokens=[{"content": "<x>", "id": 99}]),
          "the ids of its 27 pieces do not count up from 0"),
+        (settings("tokenizer.json", added_tokens=[{"content": "\ud800", "id": 26}]),
+         "tokenizer.json: the vocabulary cannot be read: .*surrogates not allowed"),
         (settings("tokenizer.json", added_tokens=[{"content": "a\nb", "id": 26}]),
          "tokenizer.json: a piece with a line break in it"),
         (lambda path: (path / "config.json").write_text("{"), "config.json: cannot be read as JSO"),
@@ -566,6 +570,7 @@ def linked(path: Path) -> None:
         ),
         (settings("config.json", config={"num_layers": 1}), "config.json: no dropout in it; save"),
         (settings("task.json", config={"num_classes": 0}), "num_classes 0: must be a whole number"),
+        (settings("task.json", config={"num_classes": 10**9}), "num_classes 1000000000: must be"),
         (without("tokenizer.json"), r"no vocabulary \(tokenizer.json and assets/tokenizer/vocabul"),
         (without("assets/tokenizer/vocabulary.txt"), "vocabulary.txt: no vocabulary: No such file"),
         (without("model.weights.h5"), "model.weights.h5: cannot be read as HDF5"),
@@ -653,6 +658,15 @@ def test_labels_that_are_not_told_apart(tmp_path: Path) -> None:
     task = read_checkpoint(path).task
     assert task is not None
     assert task.labels == ("a", "LABEL_1", "b")
+
+
+@pytest.mark.parametrize("architectures", [None, 7, [], "BertForSequenceClassification", [[7]]])
+def test_architectures_that_say_nothing(architectures: Any, tmp_path: Path) -> None:
+    path = tmp_path / "unsaid"
+    shutil.copytree(HUGGING_FACE / "single", path)
+    changed(path / "config.json", architectures=architectures)
+    imported = read_checkpoint(path)
+    assert (imported.task, imported.unused) == (None, ("classifier.bias", "classifier.weight"))
 
 
 def test_casing_by_the_pieces(tmp_path: Path) -> None:
