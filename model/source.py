@@ -68,7 +68,7 @@ def open_source(path: Path) -> Source:
 
         run = load_run(path)
         vocabulary = (path / VOCABULARY).read_bytes()
-        weights = weights_by_name(run.load_model())
+        weights = weights_by_name(run.load_model("auto"))
         return Source(run.config, vocabulary, run.dataset.lower_case, run.task, weights)
     from model.interchange import read_checkpoint
 

@@ -25,8 +25,8 @@ class Export(Command):
     precision: ServingPrecision = "float32"
     """What weights are stored and multiplied in: bfloat16 is half as large, and faster on a CPU
     with units for it."""
-    checkpoint: Checkpoint = "last"
-    """Whose weights: the last one's, or the best one's by evaluation."""
+    checkpoint: Checkpoint = "auto"
+    """The best by evaluation, the last; auto: the best where there is one."""
     for_server: ServerVersion = "2.20"
     """Release of TensorFlow Serving that must know every operation of the model."""
 

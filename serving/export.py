@@ -38,7 +38,7 @@ def export_run(
     model_path: Path,
     *,
     precision: ServingPrecision = "float32",
-    checkpoint: Checkpoint = "last",
+    checkpoint: Checkpoint = "auto",
     server: ServerVersion = "2.20",
 ) -> Exported:
     """Save a run as the next version of a model.

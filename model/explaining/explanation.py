@@ -99,7 +99,7 @@ def explain(
     if position is not None and not 0 <= position < len(example):
         raise InputError(f"--position {position}: must be from 0 to {len(example) - 1}")
     asked = len(example) - 2 if position is None else position
-    model = run.load_model()
+    model = run.load_model("auto")
     encoder, features = model.get_layer("encoder"), example.features()
     inside = with_intermediates(encoder)(features, training=False)
     attention = np.concatenate([np.asarray(scores) for scores in inside["attention_scores"]])
