@@ -19,7 +19,7 @@ from model.losses import Objective, Sums, global_loss
 from model.network import recompute_layers, weights_by_name
 from model.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
 from model.precision import dtype_policy
-from model.strategy import is_on_cpu
+from model.strategy import Workers, is_on_cpu
 
 Batch = dict[str, tf.Tensor]
 
@@ -88,6 +88,9 @@ class Trainer:
             self.position = _counter(0)
             # float16 has no small numbers: gradients come scaled up, as far as they stay finite.
             self.loss_scale = LossScale() if training.precision == "float16" else None
+        # Most gradients are products in bfloat16; so, half the bytes go from worker to worker.
+        several = Workers(strategy).count > 1
+        self._sends_bfloat16 = several and training.precision == "bfloat16"
         # What Keras keeps besides weights: the state of each dropout layer's seed generator.
         weights = {id(weight) for weight in self.model.weights}
         self._seed_states = [v for v in self.model.variables if id(v) not in weights]
@@ -136,8 +139,7 @@ class Trainer:
                 batch = next(batches)
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
                 data_secs += self._now() - asked
-            sums = self.strategy.run(self._train_replica, args=(batch,))
-            sums = {name: self._over_replicas(sums[name]) for name in names}
+            sums = self._first(self.strategy.run(self._train_replica, args=(batch,)))
             if self.loss_scale:
                 sums[NORM] = self.loss_scale.updated(sums[NORM])
             totals = {name: totals[name] + sums[name] for name in totals}
@@ -161,32 +163,35 @@ class Trainer:
         """
         totals = dict.fromkeys(self.objective.sum_names, tf.zeros([], tf.float64))
         for _ in tf.range(count):
-            sums = self.strategy.run(self._measure_replica, args=(next(batches),))
-            totals = {
-                name: totals[name] + tf.cast(self._over_replicas(sums[name]), tf.float64)
-                for name in totals
-            }
+            sums = self._first(self.strategy.run(self._measure_replica, args=(next(batches),)))
+            totals = {name: totals[name] + tf.cast(sums[name], tf.float64) for name in totals}
         return totals
 
-    def _over_replicas(self, values: Any) -> tf.Tensor:
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+    def _first(self, sums: dict[str, Any]) -> Sums:
+        """Return what is the same in every replica."""
+        return {
+            name: self.strategy.experimental_local_results(values)[0]
+            for name, values in sums.items()
+        }
 
     def _train_replica(self, batch: Batch) -> Sums:
-        """Do one update in a replica's context and return the replica's sums."""
+        """Do one update in a replica's context and return the sums over all replicas."""
         replica = tf.distribute.get_replica_context()
         weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, self.objective.weights(batch))
         first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
         scale = self.loss_scale.value() if self.loss_scale else tf.ones([])
         gradients, sums = self._accumulated(batch, weights, first_example, scale)
-        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = self.optimizer.apply(gradients, tf.identity(self.step), scale)
-        # Every replica has the same norm, and the sums are added up.
-        return {
-            **sums,
-            NORM: norm / self.strategy.num_replicas_in_sync,
+        sums |= {
             POSITIONS: tf.cast(tf.size(batch["input_mask"]), tf.float32),
             REAL_POSITIONS: tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
         }
+        if self._sends_bfloat16:
+            gradients = [tf.cast(gradient, tf.bfloat16) for gradient in gradients]
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
+        norm = self.optimizer.apply(gradients, tf.identity(self.step), scale)
+        return {**sums, NORM: norm}
 
     def _accumulated(
         self,
@@ -235,7 +240,10 @@ class Trainer:
     def _measure_replica(self, batch: Batch) -> Sums:
         # A compiled function must be entered in the replica's context, or it takes the variables
         # of another device.
-        return self._measures(batch)
+        sums = self._measures(batch)
+        replica = tf.distribute.get_replica_context()
+        summed: Sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        return summed
 
     def _dropout_seeds(self, first_example: tf.Tensor | int) -> tf.Tensor:
         """Return what `random_dropout` needs of every dropout layer, int64 [G, 2].
