@@ -20,8 +20,8 @@ from model.loop import Trainer, distribute
 from model.losses import Pretraining, means
 from model.precision import fastest
 from model.progress import print_result
-from model.run import DatasetFacts, RunConfig, open_run, trained_config
-from model.session import Evaluations, Phase, Session, restore_run
+from model.run import DatasetFacts, RunConfig, open_run
+from model.session import Evaluations, Phase, Session, restore_run, training_config
 from model.source import Source, open_source
 from model.strategy import Workers, make_strategy
 from model.tasks import heads
@@ -31,7 +31,6 @@ from pipeline.manifest import VOCABULARY, Manifest, read_manifest
 from pipeline.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
-WARMUP_RATE = 0.1  # share of the steps
 PHASE2_RATE = 0.1  # as in the paper, https://arxiv.org/abs/1810.04805, appendix A.2
 
 
@@ -218,27 +217,7 @@ def run_config(
     examples = manifest.examples("train")
     epochs = DEFAULT_EPOCHS if options.epochs is None else options.epochs
     steps = options.steps or math.ceil(epochs * examples / options.batch_size)
-    there = trained_config(options.run_dir)
-    before = there.training if there else None
-    warmup_steps = options.warmup_steps
-    if warmup_steps is None:
-        # A run that is given more steps keeps the warm-up it had.
-        warmup_steps = before.warmup_steps if before else round(WARMUP_RATE * steps)
-    if options.precision != "auto":
-        precision = options.precision
-    elif before:
-        precision = before.precision
-    training = TrainingConfig(
-        steps=steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        warmup_steps=warmup_steps,
-        weight_decay=options.weight_decay,
-        seed=options.seed,
-        optimizer=options.optimizer,
-        schedule=options.schedule,
-        precision=precision,
-    )
+    training = training_config(options, steps, options.seed, precision)
     facts, trained = DatasetFacts.of(manifest), heads(manifest.pairing)
     longest = second or manifest
     if source:

@@ -19,17 +19,18 @@ import tensorflow as tf
 
 from model.checkpoints import Checkpoints
 from model.commands import TrainingFlags
-from model.config import BertConfig, TrainingConfig
+from model.config import BertConfig, Precision, TrainingConfig
 from model.curves import draw_curves
 from model.flops import matrix_peak
 from model.loop import DATA_SECS, NORM, POSITIONS, REAL_POSITIONS, Trainer, distribute
 from model.losses import means
 from model.progress import Log, Progress
-from model.run import CHECKPOINTS, CURVES
+from model.run import CHECKPOINTS, CURVES, trained_config
 from model.strategy import Workers, device_count
 from pipeline.console import notes
 from pipeline.errors import InputError
 
+WARMUP_RATE = 0.1  # share of the steps
 CALL_SECS = 1.0  # how long one call of the compiled loop should take: the bar moves this often
 RECENT_WEIGHT = 0.1  # of a call in the recent loss, which a blow-up is held against
 MAX_ROLL_BACKS = 5  # to one checkpoint
@@ -97,6 +98,40 @@ class Evaluations:
     def is_better(self, value: float, best: float) -> bool:
         """Return whether a value is better than the best before."""
         return value > best if self.higher_is_better else value < best
+
+
+def training_config(
+    options: TrainingFlags, steps: int, seed: int, precision: Precision
+) -> TrainingConfig:
+    """Return what determines a run's updates, from the flags and an earlier start.
+
+    Args:
+        options: the flags.
+        steps: number of updates.
+        seed: of the run.
+        precision: of a new run, if the flags leave it open.
+    """
+    there = trained_config(options.run_dir)
+    before = there.training if there else None
+    warmup_steps = options.warmup_steps
+    if warmup_steps is None:
+        # A run that is given more steps keeps the warm-up it had.
+        warmup_steps = before.warmup_steps if before else round(WARMUP_RATE * steps)
+    if options.precision != "auto":
+        precision = options.precision
+    elif before:
+        precision = before.precision
+    return TrainingConfig(
+        steps=steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        warmup_steps=warmup_steps,
+        weight_decay=options.weight_decay,
+        seed=seed,
+        optimizer=options.optimizer,
+        schedule=options.schedule,
+        precision=precision,
+    )
 
 
 def restore_run(

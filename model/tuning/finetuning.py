@@ -15,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from model.commands import Finetune
-from model.config import BertConfig, TrainingConfig, TuningConfig
+from model.config import BertConfig, TuningConfig
 from model.flops import step_flops
 from model.loop import Predictor, Trainer
 from model.precision import fastest
-from model.pretraining import WARMUP_RATE, check_batch_size
-from model.run import RunConfig, TextFacts, open_run, trained_config
-from model.session import Evaluations, Phase, Session, restore_run
+from model.pretraining import check_batch_size
+from model.run import RunConfig, TextFacts, open_run
+from model.session import Evaluations, Phase, Session, restore_run, training_config
 from model.source import Source, open_source
 from model.strategy import Workers, make_strategy
 from model.tasks import Task
@@ -296,28 +296,8 @@ def run_config(
         raise InputError(
             f"--freeze-layers {options.freeze_layers}: {options.init} has {layers} layers"
         )
-    there = trained_config(options.run_dir)
-    before = there.training if there else None
     steps = options.steps or math.ceil(options.epochs * len(prepared.train) / options.batch_size)
-    warmup_steps = options.warmup_steps
-    if warmup_steps is None:
-        # A run that is given more steps keeps the warm-up it had.
-        warmup_steps = before.warmup_steps if before else round(WARMUP_RATE * steps)
-    if options.precision != "auto":
-        precision = options.precision
-    elif before:
-        precision = before.precision
-    training = TrainingConfig(
-        steps=steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        warmup_steps=warmup_steps,
-        weight_decay=options.weight_decay,
-        seed=seed,
-        optimizer=options.optimizer,
-        schedule=options.schedule,
-        precision=precision,
-    )
+    training = training_config(options, steps, seed, precision)
     tuning = TuningConfig(
         train_sha256=prepared.train_sha256,
         init=str(options.init),
