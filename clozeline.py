@@ -9,11 +9,13 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, JobError
+from serving.choices import FROZEN_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Entry:
     options: str
     summary: str
     imports: tuple[str, ...] = ()  # noisy ones that the command will need anyway
+    environment: Mapping[str, str] = field(default_factory=dict)  # set before those, unless it is
 
 
 TENSORFLOW = ("tensorflow", "tensorflow_text")
@@ -56,7 +59,11 @@ COMMANDS = {
         "serving.commands", "Export", "run → SavedModel for a model server", TENSORFLOW
     ),
     "serve": Entry(
-        "serving.commands", "Serve", "answer REST and gRPC from exported models", TENSORFLOW
+        "serving.commands",
+        "Serve",
+        "answer REST and gRPC from exported models",
+        TENSORFLOW,
+        FROZEN_WEIGHTS,
     ),
     "query": Entry("serving.commands", "Query", "ask a running server"),
     "explain": Entry(
@@ -200,6 +207,8 @@ def _run(name: str, arguments: list[str]) -> int:
     # Read by TensorFlow and Keras when they are first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    for variable, value in COMMANDS[name].environment.items():
+        os.environ.setdefault(variable, value)
     logging.getLogger().setLevel(logging.ERROR)
     # What fails a worker is raised here again, with the same words.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)

@@ -130,7 +130,7 @@ def main(*, quick: bool = False) -> None:
     bench = Bench(quick=quick)
     steps = (speed, prose, scaling, workers, memory)
     rows = [row for step in track(steps, description="measuring") for row in step(bench)]
-    cells = [[*astuple(row)[:-1], "yes" if row.reached else "[red]no[/red]"] for row in rows]
+    cells = [[*astuple(row)[:-1], "yes" if row.reached else "no"] for row in rows]
     columns = ("preprocess", "measured", "against", "ratio", "wanted", "reached")
     results.print(table("", columns, cells))
     found = BUILD / "preprocessing.json"

@@ -7,6 +7,7 @@ clients share the machine's cores.
 import argparse
 import concurrent.futures
 import contextlib
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+
+from serving.choices import FROZEN_WEIGHTS
+
+os.environ.update(FROZEN_WEIGHTS)  # in process as in the server, before TensorFlow reads it
 
 import grpc
 import numpy as np

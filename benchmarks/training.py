@@ -105,7 +105,7 @@ def main(*, quick: bool = False, only: tuple[str, ...] = ()) -> None:
     }  # fmt: skip
     chosen = [parts[name] for name in only or parts]
     rows = [row for part in track(chosen, description="measuring") for row in part(bench)]
-    cells = [[*astuple(row)[:-1], "yes" if row.reached else "[red]no[/red]"] for row in rows]
+    cells = [[*astuple(row)[:-1], "yes" if row.reached else "no"] for row in rows]
     columns = ("pretrain", "measured", "against", "ratio", "wanted", "reached")
     results.print(table("", columns, cells))
     found = BUILD / "training.json"

@@ -11,3 +11,8 @@ number in it, or of 1 where that is larger. bfloat16 has 8 bits of a number: 0.0
 
 ServerVersion = Literal["2.20"]
 """Releases of TensorFlow Serving whose operations are known (`serving/op_lists`)."""
+
+FROZEN_WEIGHTS = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
+"""What a server's environment has before TensorFlow is imported: a served model's weights do not
+change, so its CPU kernels may keep them, beside the weights, in the order that they multiply in. 0
+is for a model of which a signature assigns to its weights."""

@@ -5,6 +5,7 @@ golden set as the Python model does, and every request of its warm-up file: a se
 one of those does not start.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import JobError
 from pipeline.tokenizer import Vocabulary
+from serving.choices import FROZEN_WEIGHTS
 from serving.golden import Golden, largest_difference
 from serving.warm_up import WARM_UP
 
@@ -89,7 +91,8 @@ def _answers(
         asked, answered = Path(folder, "requests.npz"), Path(folder, "answers.npz")
         np.savez(asked, **arrays)  # type: ignore[arg-type]  # its stubs take the names for flags
         command = [sys.executable, str(_PROGRAM), str(saved_model), str(asked), str(answered)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        environment = os.environ | FROZEN_WEIGHTS
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise JobError(

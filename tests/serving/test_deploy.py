@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from serving import configs
+from serving.choices import FROZEN_WEIGHTS
 from serving.launch import REAL_SERVER
 from serving.server.config_files import VersionPolicy, read_batching_parameters, read_models_config
 from serving.server.metrics import PATH
@@ -42,6 +43,12 @@ def test_the_schema_refuses_what_kubernetes_would():
     broken["spec"]["template"]["spec"]["containers"][0]["readyProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="readyProbe"):
         kubernetes_validate.validate(broken, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_both_have_the_environment_that_our_server_has():
+    of_container = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
+    for environment in (SERVER["environment"], of_container):
+        assert environment.items() >= FROZEN_WEIGHTS.items()
 
 
 INTERPOLATED = re.sub(r"\$\{MODELS:\?[^}]*\}", "/srv/models", COMPOSE)
