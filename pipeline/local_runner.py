@@ -15,6 +15,9 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.errors import JobError
 
+INTERRUPT_EVERY_SECS = 10
+"""How long an interrupt may take to end a job before it is sent again."""
+
 
 class LocalRunner(FnApiRunner):
     """The local runner, which starts `pipeline.worker` where Beam would start its own worker."""
@@ -34,12 +37,20 @@ def ending_with_its_workers() -> Iterator[None]:
     Tracebacks that Beam logs are left out meanwhile: what fails a job is in its exception as well.
     """
     deaths: list[str] = []
+    ended = threading.Event()
     before = threading.excepthook
+
+    def interrupt() -> None:
+        # Not once: Beam and gRPC have places that swallow it.
+        while not ended.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            ended.wait(INTERRUPT_EVERY_SECS)
 
     def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
         if failure.thread and failure.thread.name == "run_worker":  # Beam's, one for each process
             deaths.append(str(failure.exc_value))
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            if len(deaths) == 1:  # a second interrupt would meet Beam cleaning up after the first
+                threading.Thread(target=interrupt, daemon=True).start()
         elif failure.exc_type is not grpc.RpcError:  # a connection that ended with its worker
             before(failure)
 
@@ -55,6 +66,7 @@ def ending_with_its_workers() -> Iterator[None]:
             f"the Beam job failed: {deaths[0]}; was it killed for want of memory?"
         ) from None
     finally:
+        ended.set()
         threading.excepthook = before
         logging.getLogger().removeFilter(_is_no_traceback)
 

@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from pipeline import local_runner
 from pipeline.beam_options import beam_options, describe_workers, is_local
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 
 PROCESSES = "--direct_running_mode=multi_processing"
 
@@ -117,3 +119,27 @@ def test_a_worker_that_dies_ends_the_job(
     assert "Traceback" not in errors
     assert not (tmp_path / "ds").exists()
     assert workers(job.pid) == []
+
+
+def test_deaths_end_a_job_that_swallows_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_runner, "INTERRUPT_EVERY_SECS", 0.3)
+
+    def die() -> None:
+        raise RuntimeError("Worker subprocess exited with return code -9")
+
+    def job() -> None:
+        dying = [threading.Thread(target=die, name="run_worker") for _ in range(2)]
+        with local_runner.ending_with_its_workers():
+            try:
+                for thread in dying:
+                    thread.start()
+                time.sleep(30)
+            except KeyboardInterrupt:
+                swallowed_at.append(time.monotonic())
+            time.sleep(30)
+
+    swallowed_at: list[float] = []
+    with pytest.raises(JobError, match="return code -9; was it killed"):
+        job()
+    # One interrupt for both deaths, and then another.
+    assert 0.1 < time.monotonic() - swallowed_at[0] < 10
