@@ -9,13 +9,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, JobError
-from serving.choices import FROZEN_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,6 @@ class Entry:
     options: str
     summary: str
     imports: tuple[str, ...] = ()  # noisy ones that the command will need anyway
-    environment: Mapping[str, str] = field(default_factory=dict)  # set before those, unless it is
 
 
 TENSORFLOW = ("tensorflow", "tensorflow_text")
@@ -59,11 +56,7 @@ COMMANDS = {
         "serving.commands", "Export", "run → SavedModel for a model server", TENSORFLOW
     ),
     "serve": Entry(
-        "serving.commands",
-        "Serve",
-        "answer REST and gRPC from exported models",
-        TENSORFLOW,
-        FROZEN_WEIGHTS,
+        "serving.commands", "Serve", "answer REST and gRPC from exported models", TENSORFLOW
     ),
     "query": Entry("serving.commands", "Query", "ask a running server"),
     "explain": Entry(
@@ -207,8 +200,7 @@ def _run(name: str, arguments: list[str]) -> int:
     # Read by TensorFlow and Keras when they are first imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    for variable, value in COMMANDS[name].environment.items():
-        os.environ.setdefault(variable, value)
+    os.environ.update(options.environment)
     logging.getLogger().setLevel(logging.ERROR)
     # What fails a worker is raised here again, with the same words.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)

@@ -4,8 +4,8 @@
     python -m benchmarks.serving --one-core  # CPU time on one core: for a machine that is shared
 
 BERT-base with random weights and 30,522 pieces, of 128 positions and of 16. Ours take raw strings,
-the peers ids; all give the last layer and the pooled vector. Ours run as `clozeline serve` runs
-them, with weights told to be frozen.
+the peers ids; all give the last layer and the pooled vector. Ours run as with `clozeline serve
+--frozen-weights`.
 """
 
 import json

@@ -1,13 +1,13 @@
 """The embedded server under load: beside the model in process, with batching beside without.
 
 `python -m benchmarks.serving_load` measures BERT-base with random weights, in bfloat16. Server and
-clients share the machine's cores.
+clients share the machine's cores. With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 in the environment, server
+and process have frozen weights.
 """
 
 import argparse
 import concurrent.futures
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
@@ -17,10 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-
-from serving.choices import FROZEN_WEIGHTS
-
-os.environ.update(FROZEN_WEIGHTS)  # in process as in the server, before TensorFlow reads it
 
 import grpc
 import numpy as np

@@ -23,6 +23,11 @@ class Command:
     json: bool = False
     """Print the result as JSON on standard output; everything else goes to standard error."""
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the process's environment is to have before anything heavy is imported."""
+        return {}
+
 
 def check_range(flag: str, value: float, low: float, high: float) -> None:
     """Raise `InputError` unless low <= value <= high."""

@@ -13,6 +13,5 @@ ServerVersion = Literal["2.20"]
 """Releases of TensorFlow Serving whose operations are known (`serving/op_lists`)."""
 
 FROZEN_WEIGHTS = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
-"""What a server's environment has before TensorFlow is imported: a served model's weights do not
-change, so its CPU kernels may keep them, beside the weights, in the order that they multiply in. 0
-is for a model of which a signature assigns to its weights."""
+"""What tells TensorFlow, before it is imported, that weights do not change: its CPU kernels keep
+them, beside the weights, in the order that they multiply in."""

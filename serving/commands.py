@@ -10,7 +10,7 @@ from model.run import Checkpoint
 from pipeline.commands import Command, InputGlobs, check_range
 from pipeline.errors import InputError
 from serving.addresses import checked_address
-from serving.choices import ServerVersion, ServingPrecision
+from serving.choices import FROZEN_WEIGHTS, ServerVersion, ServingPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,14 @@ class Serve(Command):
     """Run requests that wait together, up to 32 rows at a time; a lone request does not wait."""
     batching_config: Path | None = None
     """Batching parameters file of TensorFlow Serving, for other bounds."""
+    frozen_weights: bool = False
+    """Answer faster on a CPU, for memory of the weights' size once more. Not for models of which a
+    signature assigns to its weights."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the process's environment is to have before TensorFlow is imported."""
+        return FROZEN_WEIGHTS if self.frozen_weights else {}
 
     def __post_init__(self) -> None:
         """Check what the types do not say.

@@ -47,31 +47,22 @@ def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
     assert "--json" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("command", "before", "after"),
-    [
-        ("serve", {}, "1"),
-        ("serve", {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "0"}, "0"),
-        ("export", {}, None),
-    ],
-)
-def test_weights_are_told_to_be_frozen_where_they_are(
-    command: str, before: dict[str, str], after: str | None, tmp_path: Path
+@pytest.mark.parametrize(("flags", "told"), [(["--frozen-weights"], "1"), ([], None)])
+def test_weights_are_told_to_be_frozen_where_that_is_asked_for(
+    flags: list[str], told: str | None, tmp_path: Path
 ) -> None:
-    # It ends for want of models, or of a run, and TensorFlow has been imported by then.
+    # It ends for want of models, and TensorFlow has been imported by then.
     script = (
         "import os, sys, clozeline\n"
         "assert clozeline.main(sys.argv[1:]) == 2\n"
         "assert 'tensorflow' in sys.modules\n"
         "print(os.environ.get('TF_ONEDNN_ASSUME_FROZEN_WEIGHTS'))"
     )
-    missing = str(tmp_path / "missing")
-    flags = ["--models", missing] if command == "serve" else ["--run", missing, "--output", missing]
+    command = ["serve", "--embedded", "--models", str(tmp_path / "missing"), *flags]
     done = subprocess.run(
-        [sys.executable, "-c", script, command, *flags],
-        env=os.environ | before, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.split() == [str(after)]
+        [sys.executable, "-c", script, *command], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(told)]
 
 
 def test_no_command_shows_usage(capsys: pytest.CaptureFixture[str]) -> None:

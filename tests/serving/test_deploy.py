@@ -45,7 +45,7 @@ def test_the_schema_refuses_what_kubernetes_would():
         kubernetes_validate.validate(broken, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_both_have_the_environment_that_our_server_has():
+def test_both_tell_that_weights_are_frozen():
     of_container = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
     for environment in (SERVER["environment"], of_container):
         assert environment.items() >= FROZEN_WEIGHTS.items()
