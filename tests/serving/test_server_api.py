@@ -30,54 +30,6 @@ def spec(shape, dtype, name):
     return tf.TensorSpec(shape, dtype, name)
 
 
-class Types(tf.Module):
-    """One signature per kind of input and output."""
-
-    @tf.function(input_signature=[spec([None], tf.float32, "x")])
-    def double(self, x):
-        return {"y": 2.0 * x}
-
-    @tf.function(
-        input_signature=[
-            spec([None, 2], tf.float32, "f"),
-            spec([None], tf.int32, "i"),
-            spec([None], tf.string, "s"),
-        ]
-    )
-    def multi(self, f, i, s):
-        return {
-            "fsum": tf.reduce_sum(f, axis=1),
-            "d": tf.cast(f, tf.float64) / 3.0,
-            "i64": tf.cast(i, tf.int64) * 10_000_000_000,
-            "b": i > 0,
-            "mat": f[:, :, None] * f[:, None, :],
-            "s": s + "!",
-            "raw_bytes": s + "ÿ",
-        }
-
-    @tf.function(input_signature=[spec([None], tf.float32, "x")])
-    def special(self, x):
-        return {"y": tf.math.log(x)}
-
-    @tf.function(input_signature=[spec([], tf.float32, "x")])
-    def scalar(self, x):
-        return {"y": 2.0 * x}
-
-    @tf.function(input_signature=[spec([None], tf.float32, "x"), spec([], tf.int32, "k")])
-    def mixed(self, x, k):
-        return {"y": x * tf.cast(k, tf.float32), "n": tf.size(x)}
-
-    @tf.function(
-        input_signature=[
-            spec([None], tf.float16, "h"),
-            spec([None], tf.uint8, "u"),
-            spec([None], tf.bool, "b"),
-        ]
-    )
-    def small(self, h, u, b):
-        return {"h": h + 1, "u": u, "nb": tf.logical_not(b)}
-
-
 class Text(tf.Module):
     """A string in, which is what a scalar must not reach; bytes out unchanged."""
 
@@ -92,14 +44,10 @@ class Text(tf.Module):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, save_types):
     base = tmp_path_factory.mktemp("models")
-    types, text = Types(), Text()
-    signatures = {
-        "serving_default": types.double,
-        **{name: getattr(types, name) for name in ("multi", "special", "scalar", "mixed", "small")},
-    }
-    tf.saved_model.save(types, str(base / "types" / "1"), signatures=signatures)
+    save_types(base / "types" / "1")
+    text = Text()
     signatures = {"serving_default": text.echo, "fail": text.below_hundred}
     tf.saved_model.save(text, str(base / "m" / "1"), signatures=signatures)
     tf.saved_model.save(text, str(base / "m" / "3"), signatures=signatures)

@@ -3,7 +3,6 @@
 import grpc
 import pytest
 import requests
-import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -15,40 +14,9 @@ from tensorflow_serving.apis import (
 from serving.server.batching import BatchingOptions
 from serving.server.main import ModelServer
 
-v1 = tf.compat.v1
-
-
-def save_classifier(path):
-    """A model of TensorFlow 1: only its exporter writes the signatures' kinds."""
-    with tf.Graph().as_default(), v1.Session() as session:
-        ex = v1.placeholder(tf.string, [None], "ex")
-        features = {"x": tf.io.FixedLenFeature([], tf.float32, 0.0)}
-        x = tf.io.parse_example(ex, features)["x"]
-        scores = tf.stack([x, 1.0 - x], axis=1)
-        classes = tf.tile([["pos", "neg"]], [tf.shape(x)[0], 1])
-        numbers = tf.reshape(2.0 * x + 1.0, [-1, 1])
-        info = v1.saved_model.build_tensor_info
-        make = v1.saved_model.build_signature_def
-        signatures = {
-            "serving_default": make(
-                {"inputs": info(ex)},
-                {"classes": info(classes), "scores": info(scores)},
-                "tensorflow/serving/classify",
-            ),
-            "reg": make(
-                {"inputs": info(ex)}, {"outputs": info(numbers)}, "tensorflow/serving/regress"
-            ),
-            "pred": make(
-                {"examples": info(ex)}, {"y": info(numbers)}, "tensorflow/serving/predict"
-            ),
-        }
-        builder = v1.saved_model.Builder(str(path))
-        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
-        builder.save()
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, save_classifier):
     base = tmp_path_factory.mktemp("models")
     save_classifier(base / "cr" / "1")
     started = ModelServer(base, "127.0.0.1", 0, 0, batching=BatchingOptions(max_batch_size=8))
