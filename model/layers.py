@@ -384,7 +384,7 @@ class MaskedLMHead(keras_hub.layers.MaskedLMHead):
     def call(self, inputs: Any, mask_positions: Any = None) -> Any:
         """Return logits [B, P, V] of the encoder's output [B, L, H] at positions int32 [B, P].
 
-        Without positions, of an output [B, P, H] at those already.
+        Without positions, logits [..., V] of an output [..., H] at those already.
         """
         x = tf.cast(inputs, self.product_dtype)
         if mask_positions is not None:
@@ -404,7 +404,7 @@ class MaskedLMHead(keras_hub.layers.MaskedLMHead):
         self, inputs_shape: tuple[Any, ...], mask_positions_shape: Any = None
     ) -> tuple[Any, ...]:
         """Return [B, P, V]."""
-        at = inputs_shape[:2] if mask_positions_shape is None else mask_positions_shape
+        at = inputs_shape[:-1] if mask_positions_shape is None else mask_positions_shape
         return (*at, self.vocabulary_size)
 
     def get_config(self) -> dict[str, Any]:

@@ -15,13 +15,11 @@ import tensorflow as tf
 
 from model.config import BertConfig, TrainingConfig
 from model.functions import FIRST_EXAMPLE, fused_on_cpu
-from model.losses import Objective, Sums, global_loss
+from model.losses import Batch, Objective, Sums, global_loss, model_outputs
 from model.network import recompute_layers, weights_by_name
 from model.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
 from model.precision import dtype_policy
 from model.strategy import Workers, is_on_cpu
-
-Batch = dict[str, tf.Tensor]
 
 NORM = "gradient_norm"
 """Name of the sum, over steps, of the norm of all gradients before clipping."""
@@ -263,12 +261,14 @@ class Trainer:
         self, batch: Batch, weights: Sums, seeds: tf.Tensor, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], Sums]:
         """Return the gradients of this replica's share of the loss times scale, and its sums."""
+        if self._fuse:
+            batch = self.objective.packed(batch)
         # In this scope Keras's seed generators read what we give and keep nothing.
         states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
         variables = [weight.value for weight in self.model.trainable_variables]
         with fused_on_cpu(self._fuse), keras.StatelessScope(state_mapping=list(states)):
             with tf.GradientTape() as tape:
-                outputs = self.model(_model_inputs(self.model, batch), training=True)
+                outputs = self.objective.outputs(self.model, batch, training=True)
                 sums = self.objective.sums(outputs, batch)
                 loss = global_loss(sums, weights) * scale
             # A head that is not trained has gradients of 0.
@@ -276,8 +276,10 @@ class Trainer:
         return [tf.convert_to_tensor(g) for g in gradients], sums
 
     def _forward_sums(self, batch: Batch) -> Sums:
+        if self._fuse:
+            batch = self.objective.packed(batch)
         with fused_on_cpu(self._fuse):
-            outputs = self.model(_model_inputs(self.model, batch), training=False)
+            outputs = self.objective.outputs(self.model, batch, training=False)
             return self.objective.sums(outputs, batch)
 
 
@@ -314,7 +316,7 @@ class Predictor:
 
     def _forward(self, batch: Batch) -> Batch:
         with fused_on_cpu(self._fuse):
-            return self._model(_model_inputs(self._model, batch), training=False)
+            return model_outputs(self._model, batch, training=False)
 
 
 def _counter(start: int) -> tf.Variable:
@@ -357,10 +359,6 @@ class LossScale:
         self.state["power"].assign(tf.where(finite, power + up, tf.maximum(power - 1, 0)))
         self.state["steps"].assign(tf.where(doubled, tf.zeros_like(steps), steps))
         return tf.where(finite | (power == 0), norm, 0.0)
-
-
-def _model_inputs(model: keras.Model, batch: Batch) -> Batch:
-    return {name: batch[name] for name in model.input}
 
 
 def distribute(

@@ -3,7 +3,7 @@
 Every function returns (sum, weight): summed over batches and replicas first and divided then, the
 mean is exact whatever the batches' sizes.
 
-Shapes: B batch, P masked positions, V vocabulary size, C classes.
+Shapes: B batch, P masked positions, S packed slots of B·P, V vocabulary size, C classes.
 
 Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next_sentence_output).
 """
@@ -17,13 +17,16 @@ import tensorflow as tf
 
 from model.config import BertConfig
 from model.functions import fused
-from model.network import build_pretraining_model
+from model.network import SLOTS, build_pretraining_model
 from model.optimizer import same_for_all
 from model.tasks import Head
 
 Batch = Mapping[str, tf.Tensor]
 
 Sums = dict[str, tf.Tensor]
+
+SLOTS_AT_ONCE = 32
+"""See `Pretraining.packed`."""
 
 
 class Objective(Protocol):
@@ -43,11 +46,22 @@ class Objective(Protocol):
     def weights(self, batch: Batch) -> Sums:
         """Return the weight of a batch by head, float32 [] each."""
 
+    def packed(self, batch: Batch) -> Batch:
+        """Return a batch without what counts nothing, in shapes that differ from batch to batch."""
+
+    def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
+        """Return what the model makes of a batch, packed or not."""
+
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
-        """Return every sum over a batch by name, float32 [] each."""
+        """Return every sum over a batch, packed or not, by name, float32 [] each."""
 
     def learning_rate_factor(self, path: str) -> float:
         """Return times which the learning rate holds for the weight of this name."""
+
+
+def model_outputs(model: keras.Model, batch: Batch, *, training: bool) -> Batch:
+    """Return what a model makes of those features of a batch that it takes."""
+    return model({name: batch[name] for name in model.input}, training=training)
 
 
 def cross_entropy(
@@ -150,12 +164,35 @@ class Pretraining:
         """Return the number of masked pieces and of examples that count, by head."""
         return {head: tf.reduce_sum(_labels_and_weights(head, batch)[1]) for head in self.heads}
 
+    def packed(self, batch: Batch) -> Batch:
+        """Return a batch with the slots that have a masked piece only, S of the B·P.
+
+        An eighth of them has none: a text may be shorter than its record.
+
+        Returns:
+            The batch, with masked_lm_ids int32 [S] and masked_lm_weights float32 [S], and with
+            masked_lm_slots int32 [S], their numbers among B·P. The last few may count nothing: S
+            is a multiple of `SLOTS_AT_ONCE`, so that there are few shapes to compile for.
+        """
+        names = ("masked_lm_ids", "masked_lm_weights")
+        ids, weights = (tf.reshape(batch[name], [-1]) for name in names)
+        masked_first = tf.argsort(weights, direction="DESCENDING", stable=True)
+        count = tf.math.count_nonzero(weights, dtype=tf.int32)
+        size = -(-tf.maximum(count, 1) // SLOTS_AT_ONCE) * SLOTS_AT_ONCE
+        slots = masked_first[:size]  # all, where there are fewer than that
+        found = dict(zip(names, (tf.gather(ids, slots), tf.gather(weights, slots)), strict=True))
+        return {**batch, **found, SLOTS: slots}
+
+    def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
+        """Return the pretraining model's outputs; of a packed batch, masked_lm_logits [S, V]."""
+        return model_outputs(model.at_slots if SLOTS in batch else model, batch, training=training)
+
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
         """Return every sum over a batch, float32 [] each.
 
         Args:
-            outputs: the pretraining model's: masked_lm_logits [B, P, V], next_sentence_logits
-                [B, 2].
+            outputs: the pretraining model's: masked_lm_logits [B, P, V] or [S, V],
+                next_sentence_logits [B, 2].
             batch: the batch's features, and example_weights float32 [B]: 1 = counts, 0 = filler.
         """
         sums = {}

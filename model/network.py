@@ -33,6 +33,9 @@ _ACTIVATIONS: dict[str, Any] = {
 TASK_HEAD = "task"
 """Name of a tuned model's own layer."""
 
+SLOTS = "masked_lm_slots"
+"""An input of the pretraining model's `at_slots`."""
+
 ENCODER_INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 
@@ -192,6 +195,11 @@ class PretrainingModel(keras.Model):
 
     Keras would give the loaded head a token embedding of its own: the graph does not say that a
     layer inside a layer is shared.
+
+    Attributes:
+        encoder: the encoder.
+        at_slots: a model of the same layers that takes masked_lm_slots int32 [S], too, numbers of
+            places among all B·P of masked_lm_positions, and gives masked_lm_logits [S, V] there.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -206,12 +214,20 @@ class PretrainingModel(keras.Model):
             kernel_initializer=_initializer(config),
             name="masked_lm",
         )
+        at_masks = encoded["sequence_output"]
         outputs = {
-            "masked_lm_logits": masked_lm_head(encoded["sequence_output"]),
+            "masked_lm_logits": masked_lm_head(at_masks),
             "next_sentence_logits": _dense(config, 2, "next_sentence")(encoded["pooled_output"]),
         }
         inputs["masked_lm_positions"] = positions
         super().__init__(inputs=inputs, outputs=outputs, name="pretraining")
+        slots = keras.Input((), dtype="int32", name=SLOTS)
+        chosen = keras.ops.take(keras.ops.reshape(at_masks, (-1, config.hidden_size)), slots, 0)
+        self.at_slots = keras.Model(
+            {**inputs, SLOTS: slots},
+            {**outputs, "masked_lm_logits": masked_lm_head(chosen)},
+            name="pretraining_at_slots",
+        )
         self.config = config
         self.encoder = encoder
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from model.config import BertConfig
 from model.functions import HIDDEN
-from model.losses import Batch, Sums, accuracy, cross_entropy
+from model.losses import Batch, Sums, accuracy, cross_entropy, model_outputs
 from model.network import build_task_model
 from model.tasks import Task
 from model.tuning.encoding import NO_LABEL
@@ -74,6 +74,14 @@ class Tuning:
         if self.class_weights:
             weights *= tf.gather(tf.constant(self.class_weights), tf.maximum(labels, 0))
         return weights
+
+    def packed(self, batch: Batch) -> Batch:
+        """Return the batch: all of it counts."""
+        return batch
+
+    def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
+        """Return the task's model's outputs."""
+        return model_outputs(model, batch, training=training)
 
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
         """Return every sum over a batch, float32 [] each.

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from model.losses import (
+    SLOTS_AT_ONCE,
     Pretraining,
     accuracy,
     cross_entropy,
@@ -92,6 +93,30 @@ def test_a_batch_without_masked_pieces_has_no_masked_loss() -> None:
     assert float(global_loss(sums, Pretraining(heads("nsp")).weights(batch))) == pytest.approx(
         float(sums["next_sentence_loss"]) / 2
     )
+
+
+def test_a_packed_batch_has_the_sums_of_the_whole_one() -> None:
+    objective = Pretraining(heads("nsp"))
+    rows = 50
+    outputs, batch = make_batch(rows, seed=6)
+    packed = objective.packed(batch)
+    slots = packed["masked_lm_slots"].numpy()
+    masked = int(batch["masked_lm_weights"].numpy().sum())
+    assert masked < len(slots) < 3 * rows  # some of those left out, some to fill up
+    assert len(slots) % SLOTS_AT_ONCE == 0
+    assert len(slots) - masked < SLOTS_AT_ONCE
+    assert len(set(slots)) == len(slots)
+    at_slots = {**outputs, "masked_lm_logits": outputs["masked_lm_logits"].reshape(-1, 7)[slots]}
+    found = objective.sums(at_slots, packed)
+    for name, value in objective.sums(outputs, batch).items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-6)
+
+
+@pytest.mark.parametrize("masked", [0, 1])
+def test_a_packed_batch_has_some_slots_and_no_more_than_there_are(masked: int) -> None:
+    _, batch = make_batch(3, seed=4)
+    batch["masked_lm_weights"] = batch["masked_lm_weights"] * 0 + masked
+    assert len(Pretraining(heads("nsp")).packed(batch)["masked_lm_slots"]) == 9
 
 
 def test_without_pairs_only_the_masked_pieces_count() -> None:

@@ -96,6 +96,20 @@ def test_outputs_are_those_of_the_formulas(
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)
 
 
+def test_logits_at_some_slots_are_those_of_the_formulas(
+    small_config: BertConfig, batch: dict
+) -> None:
+    model = build_pretraining_model(small_config)
+    expected = reference_forward(randomize(model), batch, small_config)
+    slots = np.array([7, 0, 4])  # in any order, of B·P = 10
+    found = model.at_slots({**batch, "masked_lm_slots": slots}, training=False)
+    logits = expected.pop("masked_lm_logits").reshape(B * P, -1)[slots]
+    np.testing.assert_allclose(found["masked_lm_logits"], logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found["next_sentence_logits"], expected["next_sentence_logits"], rtol=1e-4, atol=1e-5
+    )
+
+
 def test_weight_names_and_shapes(small_config: BertConfig) -> None:
     shapes = {
         path: tuple(w.shape) for path, w in weights_by_name(build_encoder(small_config)).items()

@@ -33,11 +33,13 @@ def free_ports(count: int) -> list[int]:
 def start(dataset: Path, small_model: str, tmp_path: Path) -> Start:
     """Start this many workers on a run, the last with flags of its own."""
 
-    def start(workers: int, run: Path, *last: str, steps: int = STEPS) -> list[subprocess.Popen]:
+    def start(
+        workers: int, run: Path, *last: str, steps: int = STEPS, precision: str = "float32"
+    ) -> list[subprocess.Popen]:
         addresses = [f"localhost:{port}" for port in free_ports(workers)]
         flags = {
             "dataset": dataset, "run": run, "model": small_model, "steps": steps,
-            "batch-size": 12, "learning-rate": 1e-4, "precision": "float32",
+            "batch-size": 12, "learning-rate": 1e-4, "precision": precision,
             "checkpoint-every-steps": 50,
         }  # fmt: skip
         command = [sys.executable, str(ROOT / "clozeline.py"), "pretrain"]
@@ -109,6 +111,24 @@ def test_two_workers_stopped_and_gone_on_with_by_three_give_the_run_of_one(
     assert len(expected) == 101
     assert len({round(loss, 4) for loss in expected.values()}) > 50
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_workers_whose_gradients_travel_as_bfloat16_follow_one(
+    start: Start, tmp_path: Path
+) -> None:
+    measures = {}
+    for count in (1, 2):
+        run = tmp_path / f"{count}"
+        codes, said = ended(start(count, run, steps=40, precision="bfloat16"))
+        assert codes == [0] * count, said
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        measures[count] = [
+            (line["loss"], line["gradient_norm"]) for line in lines if line["split"] == "train"
+        ]
+    assert len(measures[1]) == 40
+    for one, two in zip(measures[1], measures[2], strict=True):
+        assert two == pytest.approx(one, rel=0.01)
 
 
 @pytest.mark.slow
