@@ -172,13 +172,15 @@ class Pretraining:
         Returns:
             The batch, with masked_lm_ids int32 [S] and masked_lm_weights float32 [S], and with
             masked_lm_slots int32 [S], their numbers among B·P. The last few may count nothing: S
-            is a multiple of `SLOTS_AT_ONCE`, so that there are few shapes to compile for.
+            is a multiple of `SLOTS_AT_ONCE`, or of a twentieth of B·P where that is more, so
+            that there are few shapes to compile for.
         """
         names = ("masked_lm_ids", "masked_lm_weights")
         ids, weights = (tf.reshape(batch[name], [-1]) for name in names)
         masked_first = tf.argsort(weights, direction="DESCENDING", stable=True)
         count = tf.math.count_nonzero(weights, dtype=tf.int32)
-        size = -(-tf.maximum(count, 1) // SLOTS_AT_ONCE) * SLOTS_AT_ONCE
+        step = tf.maximum(SLOTS_AT_ONCE, tf.size(weights) // 20)
+        size = -(-tf.maximum(count, 1) // step) * step
         slots = masked_first[:size]  # all, where there are fewer than that
         found = dict(zip(names, (tf.gather(ids, slots), tf.gather(weights, slots)), strict=True))
         return {**batch, **found, SLOTS: slots}

@@ -95,16 +95,16 @@ def test_a_batch_without_masked_pieces_has_no_masked_loss() -> None:
     )
 
 
-def test_a_packed_batch_has_the_sums_of_the_whole_one() -> None:
+@pytest.mark.parametrize(("rows", "step"), [(50, SLOTS_AT_ONCE), (400, 60)])
+def test_a_packed_batch_has_the_sums_of_the_whole_one(rows: int, step: int) -> None:
     objective = Pretraining(heads("nsp"))
-    rows = 50
     outputs, batch = make_batch(rows, seed=6)
     packed = objective.packed(batch)
     slots = packed["masked_lm_slots"].numpy()
     masked = int(batch["masked_lm_weights"].numpy().sum())
     assert masked < len(slots) < 3 * rows  # some of those left out, some to fill up
-    assert len(slots) % SLOTS_AT_ONCE == 0
-    assert len(slots) - masked < SLOTS_AT_ONCE
+    assert len(slots) % step == 0
+    assert len(slots) - masked < step
     assert len(set(slots)) == len(slots)
     at_slots = {**outputs, "masked_lm_logits": outputs["masked_lm_logits"].reshape(-1, 7)[slots]}
     found = objective.sums(at_slots, packed)
