@@ -41,7 +41,7 @@ def ending_with_its_workers() -> Iterator[None]:
     before = threading.excepthook
 
     def interrupt() -> None:
-        # Not once: Beam and gRPC have places that swallow it.
+        # Not once: what runs in the main thread may swallow it.
         while not ended.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             ended.wait(INTERRUPT_EVERY_SECS)
