@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -152,6 +153,33 @@ def test_other_flags_on_one_worker_end_all(start: Start, tmp_path: Path) -> None
     for words in said:
         assert "the workers were started with different flags or datasets" in words
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_worker_keeps_the_memory_of_large_blocks() -> None:
+    # As gRPC does with gradients, step after step.
+    code = (
+        "import ctypes, resource; from model.strategy import make_strategy\n"
+        "make_strategy('multi-worker')\n"
+        "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p\n"
+        "def use(size):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))\n"
+        "    ctypes.memset(block, 1, size); libc.free(block)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print([use(20_000_000) for _ in range(4)])\n"
+    )
+    config = {
+        "cluster": {"worker": [f"localhost:{free_ports(1)[0]}"]},
+        "task": {"type": "worker", "index": 0},
+    }
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CONFIG": json.dumps(config)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True
+    )
+    first, *others = json.loads(done.stdout)
+    assert first > 1000
+    assert max(others) < 100
 
 
 @pytest.mark.parametrize(
