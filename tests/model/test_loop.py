@@ -89,11 +89,29 @@ def test_narrow_products_are_near_float32_on_any_devices(losses: dict, precision
     assert one["scale"] == mirrored["scale"]
 
 
-def make_trainer(config: BertConfig, *, seed: int = 3, xla: bool = False) -> Trainer:
+def make_trainer(
+    config: BertConfig, *, seed: int = 3, xla: bool = False, recompute: bool = False
+) -> Trainer:
     training = TrainingConfig(
         steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=seed
     )
-    return Trainer(config, training, Pretraining(heads("nsp")), make_strategy("one"), xla=xla)
+    settings = {"xla": xla, "recompute": recompute}
+    return Trainer(config, training, Pretraining(heads("nsp")), make_strategy("one"), **settings)
+
+
+def a_batch() -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    """Return a batch of 4 and its weights by head."""
+    batch = {
+        "input_ids": tf.fill([4, 16], 7),
+        "input_mask": tf.ones([4, 16], tf.int32),
+        "segment_ids": tf.zeros([4, 16], tf.int32),
+        "masked_lm_positions": tf.constant([[1, 2, 3]] * 4),
+        "masked_lm_ids": tf.constant([[8, 9, 10]] * 4),
+        "masked_lm_weights": tf.ones([4, 3]),
+        "next_sentence_labels": tf.ones([4, 1], tf.int32),
+        "example_weights": tf.ones([4]),
+    }
+    return batch, {"masked_lm": tf.constant(12.0), "next_sentence": tf.constant(4.0)}
 
 
 def test_dropout_seeds_differ_by_layer_step_and_seed(small_config: BertConfig) -> None:
@@ -112,17 +130,7 @@ def test_dropout_seeds_differ_by_layer_step_and_seed(small_config: BertConfig) -
 @pytest.mark.parametrize("xla", [True, False])
 def test_dropout_follows_the_seeds_given(small_config: BertConfig, xla: bool) -> None:
     trainer = make_trainer(small_config, xla=xla)
-    batch = {
-        "input_ids": tf.fill([4, 16], 7),
-        "input_mask": tf.ones([4, 16], tf.int32),
-        "segment_ids": tf.zeros([4, 16], tf.int32),
-        "masked_lm_positions": tf.constant([[1, 2, 3]] * 4),
-        "masked_lm_ids": tf.constant([[8, 9, 10]] * 4),
-        "masked_lm_weights": tf.ones([4, 3]),
-        "next_sentence_labels": tf.ones([4, 1], tf.int32),
-        "example_weights": tf.ones([4]),
-    }
-    weights = {"masked_lm": tf.constant(12.0), "next_sentence": tf.constant(4.0)}
+    batch, weights = a_batch()
 
     def loss(seeds: tf.Tensor) -> float:
         return float(trainer._gradients(batch, weights, seeds, tf.ones([]))[1]["masked_lm_loss"])
@@ -132,6 +140,21 @@ def test_dropout_follows_the_seeds_given(small_config: BertConfig, xla: bool) ->
     for layer in range(7):
         other = tf.tensor_scatter_nd_add(first, [[layer, 0]], [1])
         assert loss(other) != loss(first)
+
+
+def test_xla_does_not_undo_recomputation(small_config: BertConfig) -> None:
+    # In one program, as for a GPU or TPU, it would take the two computations of a layer for one.
+    def products(*, recompute: bool) -> int:
+        trainer = make_trainer(small_config, recompute=recompute)
+        step = tf.function(trainer._gradients_and_sums, jit_compile=True, autograph=False)
+        inputs = (*a_batch(), trainer._dropout_seeds(0), tf.ones([]))
+        program: str = step.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
+        return program.count(" dot(")
+
+    layers = small_config.num_hidden_layers
+    # Queries, keys, values, scores, what is gathered, the block's end, intermediate; the last
+    # product of a layer is needed for no gradient.
+    assert products(recompute=True) - products(recompute=False) >= 7 * layers
 
 
 def test_the_loss_scale_halves_and_doubles() -> None:
