@@ -193,7 +193,7 @@ def input_alone(bench: Bench) -> list[Row]:
 
 def workers(bench: Bench) -> list[Row]:
     """Tokens a second of two worker processes on a core each, beside one process on one core."""
-    steps = 6 if bench.quick else 100
+    steps = 6 if bench.quick else 200
     dataset, cores = bench.dataset(LENGTH), sorted(os.sched_getaffinity(0))
 
     def train(count: int) -> float:

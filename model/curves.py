@@ -22,14 +22,22 @@ PANELS = (
 )
 COLUMNS = 2
 
+STYLES: dict[str, dict[str, Any]] = {"train": {"linewidth": 1}, "eval": {"marker": "o"}}
 
-def draw_curves(path: Path, lines: list[dict[str, Any]], title: str) -> None:
+
+def draw_curves(
+    path: Path,
+    lines: list[dict[str, Any]],
+    title: str,
+    styles: dict[str, dict[str, Any]] = STYLES,
+) -> None:
     """Draw every measure against the steps, as a PNG.
 
     Args:
         path: the file.
         lines: of `metrics.jsonl`.
         title: what stands above it.
+        styles: Matplotlib's settings of the line of each split.
     """
     # No pyplot: it would ask for a screen.
     from matplotlib.figure import Figure
@@ -40,7 +48,7 @@ def draw_curves(path: Path, lines: list[dict[str, Any]], title: str) -> None:
     figure.suptitle(title)
     axes = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).flat
     for panel, (name, words) in zip(axes, panels, strict=False):
-        for split, style in (("train", {"linewidth": 1}), ("eval", {"marker": "o"})):
+        for split, style in styles.items():
             points = [(line["step"], line[name]) for line in lines
                       if line["split"] == split and name in line]  # fmt: skip
             if points:

@@ -251,10 +251,44 @@ def add_and_norm(
     return tf.cast(_normalized(added, gamma, beta, epsilon), x.dtype)
 
 
-@fused
 def activated(x: tf.Tensor, bias: tf.Tensor, *, activation: Callable[..., Any]) -> tf.Tensor:
-    """Return activation(x + bias) of float [..., H] and float32 [H]."""
-    return tf.cast(activation(_biased(x, bias)), x.dtype)
+    """Return activation(x + bias) of float [..., H] and float32 [H].
+
+    The one function here that keeps something for its gradient: its slope, in place of x. Both
+    take the same powers and error functions, which are most of the work.
+    """
+    if not _fuse.get():
+        return tf.cast(activation(_biased(x, bias)), x.dtype)
+
+    @tf.custom_gradient
+    def run(x: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        outputs, slopes = _activated_and_slopes(x, bias, activation=activation)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            of_x = _times(upstream, slopes)
+            return of_x, _of_bias(of_x)
+
+        return outputs, gradient
+
+    activations: tf.Tensor = run(x, bias)
+    return activations
+
+
+@fused
+def _activated_and_slopes(
+    x: tf.Tensor, bias: tf.Tensor, *, activation: Callable[..., Any]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return activation(x + bias), and its derivative there."""
+    at = _biased(x, bias)
+    with tf.GradientTape() as tape:
+        tape.watch(at)
+        outputs = activation(at)
+    return tf.cast(outputs, x.dtype), tf.cast(tape.gradient(outputs, at), x.dtype)
+
+
+@fused
+def _times(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return tf.cast(_float32(x) * _float32(y), x.dtype)
 
 
 @fused

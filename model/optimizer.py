@@ -176,7 +176,8 @@ class AdamW:
         velocity: tf.Variable,
         numbers: dict[str, tf.Tensor],
     ) -> None:
-        variable.assign_sub(numbers["learning_rate"] * self.settings.weight_decay * variable)
+        # One pass, whose result becomes the variable; `assign_sub` would read and write it again.
+        variable.assign(variable * (1.0 - numbers["learning_rate"] * self.settings.weight_decay))
         self._update(variable, gradient, momentum, velocity, numbers)
 
     def _update(
