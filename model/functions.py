@@ -3,8 +3,9 @@
 On a CPU the products are fastest as TensorFlow's own operations, which use oneDNN and with it the
 units for bfloat16; everything between them is fastest when XLA makes one kernel of it. In the scope
 of `fused_on_cpu` each function here is such a kernel, and so is its gradient, which starts from the
-function's inputs: nothing in between is written to memory. Outside of that scope they are plain
-TensorFlow, for a server, or to be compiled with all the rest for a GPU or TPU.
+function's inputs: nothing in between is written to memory, but for an activation's slope. Outside
+of that scope they are plain TensorFlow, for a server, or to be compiled with all the rest for a GPU
+or TPU.
 
 All compute in float32 and return the dtype of their first argument.
 
