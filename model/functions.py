@@ -12,6 +12,7 @@ All compute in float32 and return the dtype of their first argument.
 Shapes: B batch, L positions, H hidden size, N heads, D = H / N.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,22 @@ from typing import Any
 import tensorflow as tf
 
 _fuse = ContextVar("fuse", default=False)
+
+XLA_FLAGS = "XLA_FLAGS"
+NO_YNN = "--xla_cpu_experimental_ynn_fusion_type="
+"""A kernel that runs twice at once, as two batches of an evaluation do, may kill the process where
+XLA hands a part of it to YNNPACK: it adds a constant to a list without a lock (TensorFlow 2.21; the
+maximum in `attention_weights` is such a part). Without, that kernel takes a tenth longer."""
+
+
+def _avoid_ynn() -> None:
+    """Tell XLA before its first kernel; what the variable has already comes after, and wins."""
+    flags = os.environ.get(XLA_FLAGS, "")
+    if not flags or flags.startswith("-"):  # otherwise it names a file
+        os.environ[XLA_FLAGS] = f"{NO_YNN} {flags}".strip()
+
+
+_avoid_ynn()
 
 
 @contextmanager

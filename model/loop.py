@@ -161,6 +161,9 @@ class Trainer:
         """
         totals = dict.fromkeys(self.objective.sum_names, tf.zeros([], tf.float64))
         for _ in tf.range(count):
+            # Nothing waits for the batch before: the second fills the first one's gaps, and more
+            # than two (TensorFlow's default is ten) only take memory.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=2)
             sums = self._first(self.strategy.run(self._measure_replica, args=(next(batches),)))
             totals = {name: totals[name] + tf.cast(sums[name], tf.float64) for name in totals}
         return totals

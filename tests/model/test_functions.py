@@ -1,5 +1,6 @@
 """What lies between the products: fused or not, the same; dropout, a function of its place."""
 
+import os
 from collections.abc import Callable
 
 import keras
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model import functions
-from model.functions import FIRST_EXAMPLE, dropout, fused_on_cpu
+from model.functions import FIRST_EXAMPLE, NO_YNN, attention_weights, dropout, fused_on_cpu
 from model.layers import gelu_tanh
 
 B, L, H, N = 3, 5, 12, 4
@@ -61,6 +62,31 @@ def test_fused_is_the_same_forward_and_back(name: str) -> None:
     for x, expected in zip(found, plain, strict=True):
         assert np.abs(expected).max() > 0.01
         np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_part_of_a_kernel_goes_to_ynnpack() -> None:
+    """As the maximum of 48 scores would: see `functions.NO_YNN`."""
+    kernel = tf.function(attention_weights, jit_compile=True, autograph=False)
+    inputs = normal(1, 8, 2, 48, 48), tf.ones([8, 48], tf.int32), STATE
+    program: str = kernel.experimental_get_compiler_ir(*inputs, rate=0.1)(stage="optimized_hlo")
+    assert "maximum(" in program
+    assert "__ynn_fusion" not in program
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", NO_YNN),
+        ("--xla_dump_to=there", f"{NO_YNN} --xla_dump_to=there"),
+        ("flags.txt", "flags.txt"),
+    ],
+)
+def test_xla_flags_of_ones_own_come_after_and_win(
+    given: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", given)
+    functions._avoid_ynn()
+    assert os.environ["XLA_FLAGS"] == expected
 
 
 @pytest.mark.parametrize("name", CASES)
