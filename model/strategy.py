@@ -22,8 +22,10 @@ https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_e
 TPU_NAME = "TPU_NAME"
 
 # Parameters of mallopt(3), in bytes: M_MMAP_THRESHOLD, from where a block is mapped on its own, the
-# largest that is taken; M_TRIM_THRESHOLD, how much may be free at the end of the heap.
-_GLIBC_SIZES = {-3: 32 << 20, -1: 1 << 30}
+# largest that is taken; M_TRIM_THRESHOLD, how much may be free at the end of a heap. A thread has
+# heaps of 64 MB, and the last one goes when nothing in it is used, unless what is left is less than
+# M_TOP_PAD: two of them.
+_GLIBC_SIZES = {-3: 32 << 20, -1: 1 << 30, -2: 128 << 20}
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:

@@ -157,17 +157,22 @@ def test_other_flags_on_one_worker_end_all(start: Start, tmp_path: Path) -> None
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_a_worker_keeps_the_memory_of_large_blocks() -> None:
-    # As gRPC does with gradients, step after step.
+    # As gRPC does with gradients, step after step, in threads of its own. Three blocks are more
+    # than one of the heaps that such threads have.
     code = (
-        "import ctypes, resource; from model.strategy import make_strategy\n"
+        "import ctypes, resource, threading; from model.strategy import make_strategy\n"
         "make_strategy('multi-worker')\n"
         "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p\n"
         "def use(size):\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))\n"
-        "    ctypes.memset(block, 1, size); libc.free(block)\n"
+        "    blocks = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size))) for _ in range(3)]\n"
+        "    for block in blocks: ctypes.memset(block, 1, size)\n"
+        "    for block in blocks: libc.free(block)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "print([use(20_000_000) for _ in range(4)])\n"
+        "def use_often(): faults.append([use(25_000_000) for _ in range(4)])\n"
+        "faults = []; use_often()\n"
+        "thread = threading.Thread(target=use_often); thread.start(); thread.join()\n"
+        "print(faults)\n"
     )
     config = {
         "cluster": {"worker": [f"localhost:{free_ports(1)[0]}"]},
@@ -177,9 +182,9 @@ def test_a_worker_keeps_the_memory_of_large_blocks() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True
     )
-    first, *others = json.loads(done.stdout)
-    assert first > 1000
-    assert max(others) < 100
+    for first, *others in json.loads(done.stdout):
+        assert first > 1000
+        assert max(others) < 100
 
 
 @pytest.mark.parametrize(
