@@ -159,6 +159,7 @@ def test_dataset_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) 
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_mirrored_strategy_by_the_real_command(folder: Path, tmp_path: Path) -> None:
     trained = result(
         "pretrain", "--dataset", folder / "dataset", "--run", tmp_path / "run", "--model", "tiny",

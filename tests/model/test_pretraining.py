@@ -288,7 +288,10 @@ def test_two_phases_in_one_run(two_phases: Options, tmp_path: Path) -> None:
     assert (loaded.training.phase2_steps, loaded.training.phase2_batch_size) == (3, 5)
 
 
-@pytest.mark.parametrize("stopped_at", [3, 5, 7])
+@pytest.mark.parametrize(
+    "stopped_at",
+    [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)],
+)
 def test_two_phases_stopped_in_either_and_gone_on_with(
     two_phases: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:

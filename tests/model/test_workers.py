@@ -178,7 +178,12 @@ def test_a_worker_keeps_the_memory_of_large_blocks() -> None:
         "cluster": {"worker": [f"localhost:{free_ports(1)[0]}"]},
         "task": {"type": "worker", "index": 0},
     }
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CONFIG": json.dumps(config)}
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CONFIG": json.dumps(config),
+        "MALLOC_ARENA_MAX": "1000",  # so that the thread shares its heaps with none of TensorFlow's
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True
     )

@@ -160,7 +160,7 @@ def test_a_classifier_learns_and_is_evaluated(
     [
         ("regression", "numbers", "pearson", 0.7),
         ("tagging", "tags", "entity_f1", 0.9),
-        ("span", "answers", "span_f1", 0.7),
+        pytest.param("span", "answers", "span_f1", 0.7, marks=pytest.mark.slow),
     ],
 )
 def test_other_tasks_learn(
