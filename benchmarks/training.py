@@ -230,7 +230,7 @@ def sizes(bench: Bench) -> list[Row]:
     rows = []
     first: tuple[float, float] | None = None
     for length, batch_size in ((128, 8), (128, 32), (128, 64), (256, 16), (512, 8)):
-        found = bench.ours("mini", batch_size, 6 if bench.quick else 25, length)
+        found = bench.ours("mini", batch_size, 6 if bench.quick else 60, length)
         seconds = batch_size * length / found["tokens_per_sec"]
         flops = step_flops(SIZES["mini"].config(30522), batch_size, length, 20)
         first = first or (seconds, flops)
