@@ -22,9 +22,9 @@ https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_e
 TPU_NAME = "TPU_NAME"
 
 # Parameters of mallopt(3), in bytes: M_MMAP_THRESHOLD, from where a block is mapped on its own, the
-# largest that is taken; M_TRIM_THRESHOLD, how much may be free at the end of a heap. A thread has
-# heaps of 64 MB, and the last one goes when nothing in it is used, unless what is left is less than
-# M_TOP_PAD: two of them.
+# largest that is taken; M_TRIM_THRESHOLD, how much may be free at the end of a heap; M_TOP_PAD. A
+# thread other than the first has heaps of 64 MB, of which the last is given back when nothing in it
+# is used, unless it and what is free before it are smaller than M_TOP_PAD: so, two heaps.
 _GLIBC_SIZES = {-3: 32 << 20, -1: 1 << 30, -2: 128 << 20}
 
 
