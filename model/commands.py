@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from model.config import ClassWeights
+from model.config import DOC_STRIDE, ClassWeights
 from model.run import Checkpoint
 from model.tasks import TaskKind
 from pipeline.commands import Command
@@ -221,7 +221,7 @@ class Finetune(TrainingFlags):
     """Most pieces of an example; what is longer loses its end, or becomes several (tagging, span).
     Batches are only as long as their longest example. Default: all that the encoder takes; 384 for
     span."""
-    doc_stride: int = 128
+    doc_stride: int = DOC_STRIDE
     """Pieces between the starts of two parts of a long passage."""
     layer_decay: float = 1.0
     """Times which a layer's learning rate is that of the layer above it, above 0 to 1."""

@@ -201,6 +201,9 @@ class TrainingConfig:
 
 ClassWeights = Literal["none", "balanced"]
 
+DOC_STRIDE = 128
+"""Default stride between the windows of a long passage, in pieces; google-research/bert's."""
+
 
 @dataclass(frozen=True)
 class TuningConfig:
@@ -214,7 +217,8 @@ class TuningConfig:
         frozen_layers: number of Transformer layers, from below, that stay as they are, and the
             embeddings with them; 0 = none of both.
         class_weights: balanced: an example counts by how rare its class is.
-        doc_stride: positions between the starts of two parts of a long passage; 0 = no span task.
+        doc_stride: pieces between the starts of two windows of a long passage; at least 1 for a
+            span task, 0 for the others.
     """
 
     train_sha256: str

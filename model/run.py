@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from model.config import BertConfig, TrainingConfig, TuningConfig
+from model.config import DOC_STRIDE, BertConfig, TrainingConfig, TuningConfig
 from model.tasks import Head, Task
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
@@ -101,6 +101,18 @@ class RunConfig:
     task: Task | None = None
     tuning: TuningConfig | None = None
 
+    def __post_init__(self) -> None:
+        """Check what one part alone cannot tell.
+
+        Raises:
+            ValueError: a span task's `doc_stride` is below 1.
+        """
+        if self.tuning and self.task and self.task.kind == "span" and self.tuning.doc_stride < 1:
+            raise ValueError(
+                f"tuning doc_stride must be at least 1 for a span task, "
+                f"received {self.tuning.doc_stride}"
+            )
+
     def to_json(self) -> str:
         """Return the text of `config.json`."""
         parts = {
@@ -143,23 +155,46 @@ class Run:
 
     Attributes:
         path: the directory.
-        config: the model's numbers.
-        training: the training's settings; none of a model that was imported.
-        dataset: the facts of the last dataset, which has the longest records, or of the texts.
+        saved: the contents of its `config.json`.
         vocabulary: the pieces by id.
-        heads: the pretraining heads that are trained.
-        task: what the model was tuned for.
-        tuning: how.
     """
 
     path: Path
-    config: BertConfig
-    training: TrainingConfig | None
-    dataset: TextFacts
+    saved: RunConfig
     vocabulary: Vocabulary
-    heads: tuple[Head, ...] = ()
-    task: Task | None = None
-    tuning: TuningConfig | None = None
+
+    @property
+    def config(self) -> BertConfig:
+        """The model's numbers."""
+        return self.saved.model
+
+    @property
+    def training(self) -> TrainingConfig | None:
+        """The training's settings; None for an imported model."""
+        return self.saved.training
+
+    @property
+    def dataset(self) -> TextFacts:
+        """The facts of the last dataset, which has the longest records, or of the texts."""
+        return self.saved.phase2_dataset or self.saved.dataset
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The pretraining heads that are trained."""
+        return self.saved.heads
+
+    @property
+    def task(self) -> Task | None:
+        """The task that the model was tuned for."""
+        return self.saved.task
+
+    @property
+    def doc_stride(self) -> int:
+        """Pieces between the starts of two windows of a long passage, at least 1.
+
+        The default for a model that was not tuned here: an imported one does not record its own.
+        """
+        return (self.saved.tuning and self.saved.tuning.doc_stride) or DOC_STRIDE
 
     def load_model(self, checkpoint: Checkpoint = "last") -> "keras.Model":
         """Return the pretraining model, or the tuned one, with a checkpoint's weights.
@@ -201,8 +236,7 @@ def load_run(path: Path) -> Run:
             f"({_short(vocabulary.sha256)}, not {_short(config.dataset.vocab_sha256)}); "
             "copy the dataset's there again"
         )
-    dataset = config.phase2_dataset or config.dataset
-    return Run(path, config.model, config.training, dataset, vocabulary, config.heads, config.task)
+    return Run(path, config, vocabulary)
 
 
 def read_config(path: Path) -> RunConfig | None:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from model.network import ENCODER_INPUTS, with_intermediates
 from model.run import Run
 from model.tuning.answers import MAX_ANSWER_WORDS
-from model.tuning.encoding import MAX_QUESTION_PIECES
+from model.tuning.encoding import question_room
 from pipeline.schema import IS_NEXT, MASK
 from pipeline.tokenizer import build_tokenizer, split_words
 from serving.signatures import DEFAULT, NO_POSITION, OPTIONAL_PAIRS
@@ -181,9 +181,9 @@ class Reference:
         """Return what `answer` is judged by; `by_words` has the score of every run of words."""
         words, starts, limits = (part[0].numpy() for part in split_words(tf.constant([passage])))
         pieces = self._word_pieces(words)
-        free = self._run.dataset.max_seq_length - 3
-        asked = self._tokenizer.tokenize([question]).to_list()[0][: min(MAX_QUESTION_PIECES, free)]
-        room = free - len(asked)
+        most = self._run.dataset.max_seq_length
+        asked = self._tokenizer.tokenize([question]).to_list()[0][: question_room(most)]
+        room = most - 3 - len(asked)
         ids = [piece for word in pieces for piece in word]
         logits = self._logits([asked, ids[:room]])
         of_piece = np.repeat(np.arange(len(pieces)), [len(word) for word in pieces])[:room]

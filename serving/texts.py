@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from model.tuning.encoding import MAX_QUESTION_PIECES
+from model.tuning.encoding import question_room
 from pipeline.schema import MASK
 from pipeline.tokenizer import Vocabulary, build_tokenizer, split_words
 
@@ -179,7 +179,7 @@ class TextEncoder(tf.Module):
         question = self._tokenizer.tokenize(text)
         pieces, words = self._words(text_pair)
         free = self._max_seq_length - 3
-        asked = tf.minimum(question.row_lengths(), min(MAX_QUESTION_PIECES, free))
+        asked = tf.minimum(question.row_lengths(), question_room(self._max_seq_length))
         kept = tf.minimum(pieces.row_lengths(), free - asked)
         features = self._combined(question, pieces, (asked, kept), _all(True, text))
         return self._with_words(features, words, kept, asked + 2, pieces)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from model.config import DOC_STRIDE
 from model.tasks import Task
 from model.tuning.examples import Examples, Questions, Texts, Words
 from pipeline.errors import InputError
@@ -20,6 +21,32 @@ NO_LABEL = -1
 
 MAX_QUESTION_PIECES = 64
 """Pieces of a question that are read, as in google-research/bert (run_squad.py)."""
+
+SHORTEST_WINDOW = 5
+"""Positions of [CLS] A [SEP] B [SEP] with a piece of each text."""
+
+
+def question_room(max_seq_length: int) -> int:
+    """Return how many pieces of a question are read; a piece of its passage always has room."""
+    return min(MAX_QUESTION_PIECES, max(max_seq_length - SHORTEST_WINDOW + 1, 0))
+
+
+def windows(length: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """Return the first and end piece of each window of a passage; together they cover it.
+
+    Args:
+        length: pieces of the passage.
+        room: most pieces of a window.
+        stride: pieces between the starts of two windows; a window's room where that is less.
+
+    Raises:
+        ValueError: `room` or `stride` is below 1, so no window would follow the first one.
+    """
+    if room < 1 or stride < 1:
+        raise ValueError(f"room and stride must be at least 1, received {room} and {stride}")
+    step = min(stride, room)
+    starts = range(0, max(length - room, 0) + step, step)
+    return [(start, min(start + room, length)) for start in starts]
 
 
 @dataclass
@@ -55,13 +82,31 @@ class Encoder:
 
     Attributes:
         vocabulary: the pieces.
-        max_seq_length: most positions of an example.
-        doc_stride: positions between the starts of two parts of a long passage.
+        max_seq_length: most positions of an example, at least `SHORTEST_WINDOW`.
+        doc_stride: pieces between the starts of two windows of a long passage, at least 1.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, *, lower_case: bool, max_seq_length: int, doc_stride: int = 0
+        self,
+        vocabulary: Vocabulary,
+        *,
+        lower_case: bool,
+        max_seq_length: int,
+        doc_stride: int = DOC_STRIDE,
     ) -> None:
+        """Build the tokenizer.
+
+        Raises:
+            InputError: `max_seq_length` is too small.
+            ValueError: `doc_stride` is below 1.
+        """
+        if max_seq_length < SHORTEST_WINDOW:
+            raise InputError(
+                f"the model reads {max_seq_length} positions; at least {SHORTEST_WINDOW} "
+                "are needed for two texts"
+            )
+        if doc_stride < 1:
+            raise ValueError(f"doc_stride must be at least 1, received {doc_stride}")
         self.vocabulary = vocabulary
         self.max_seq_length = max_seq_length
         self.doc_stride = doc_stride
@@ -159,13 +204,14 @@ class Encoder:
         in_parts = truncated = 0
         for index, each in enumerate(asked):
             pieces, words, starts, limits = split[each.passage]
-            question = questions[index][:MAX_QUESTION_PIECES]
+            question = questions[index][: question_room(self.max_seq_length)]
             truncated += len(questions[index]) > len(question)
             room = self.max_seq_length - len(question) - 3
             answer = _answer_pieces(each.passage, each.answers, words, starts, limits)
-            first = 0
-            while True:
-                part = slice(first, first + room)
+            parts = windows(len(pieces), room, self.doc_stride)
+            in_parts += len(parts) > 1
+            for first, end in parts:
+                part = slice(first, end)
                 made.input_ids.append(self._closed(question, pieces[part]))
                 offset = len(question) + 2
                 made.words.append(
@@ -176,10 +222,6 @@ class Encoder:
                 made.labels.append(_answer_positions(answer, first, len(words[part]), offset))
                 first_lengths.append(offset)
                 sources.append(index)
-                if first + room >= len(pieces):
-                    break
-                first += min(self.doc_stride, room)
-            in_parts += first > 0
         made.labels = np.array(made.labels, np.int32).reshape(-1, 2)
         made.first_lengths = np.array(first_lengths, np.int32)
         made.sources = np.array(sources, np.int32)

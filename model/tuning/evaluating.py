@@ -75,12 +75,11 @@ def answers_of(run: Run, options: Evaluate) -> Evaluation:
             f"--data {options.data}: the run takes {1 + task.takes_pairs} texts an example; "
             "name them with --text-column and --text-pair-column"
         )
-    config = run.tuning
     encoder = Encoder(
         run.vocabulary,
         lower_case=run.dataset.lower_case,
         max_seq_length=run.dataset.max_seq_length,
-        doc_stride=config.doc_stride if config else 0,
+        doc_stride=run.doc_stride,
     )
     encoded = encoder.encode(examples, task)
     batches = Batches(

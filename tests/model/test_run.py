@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,57 @@ def test_load_run(run: Path, config: RunConfig, dataset: Path) -> None:
     assert (loaded.heads, loaded.task) == (("masked_lm", "next_sentence"), None)
     assert loaded.vocabulary.pieces[5] == "word0"
     assert (run / "vocab.txt").read_bytes() == (dataset / "vocab.txt").read_bytes()
+
+
+def leaves(part: Any, path: str = "") -> dict[str, Any]:
+    """Return each field of nested dataclasses, by its path."""
+    found = {}
+    for field in dataclasses.fields(part):
+        value, name = getattr(part, field.name), f"{path}{field.name}"
+        nested = dataclasses.is_dataclass(value)
+        found |= leaves(value, f"{name}.") if nested else {name: (value, field.default)}
+    return found
+
+
+def test_every_field_survives_saving_and_loading(
+    tmp_path: Path, small_config: BertConfig, dataset: Path
+) -> None:
+    sha = sha256(vocabulary(dataset))
+    config = RunConfig(
+        dataclasses.replace(
+            small_config, hidden_act="relu", type_vocab_size=3, layer_norm_eps=1e-6,
+            hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, initializer_range=0.4,
+            max_position_embeddings=48,
+        ),
+        TrainingConfig(
+            steps=9, batch_size=8, learning_rate=0.5, warmup_steps=3, weight_decay=0.25, seed=6,
+            optimizer="lamb", schedule="cosine", precision="bfloat16", phase2_steps=2,
+            phase2_batch_size=4,
+        ),
+        DatasetFacts(sha, lower_case=True, max_seq_length=16, max_predictions=3, pairing="sop"),
+        DatasetFacts(sha, lower_case=False, max_seq_length=32, max_predictions=5, pairing="none"),
+        heads=("masked_lm",),
+        task=Task("span", (), takes_pairs=True),
+        tuning=TuningConfig("cafe", "a run", 0.9, 1, "balanced", 77),
+    )  # fmt: skip
+    for name, (value, default) in leaves(config).items():
+        assert value != default, f"{name} has its default here: a lost value would not be seen"
+    write_run(tmp_path / "run", config, vocabulary(dataset), {"weight": np.zeros(1)})
+    loaded = load_run(tmp_path / "run")
+    assert leaves(loaded.saved) == leaves(config)
+    assert loaded.saved == config
+    assert (loaded.config, loaded.training) == (config.model, config.training)
+    assert (loaded.dataset, loaded.heads) == (config.phase2_dataset, config.heads)
+    assert (loaded.task, loaded.doc_stride) == (config.task, 77)
+
+
+def test_a_span_task_has_a_stride(tmp_path: Path, small_config: BertConfig, dataset: Path) -> None:
+    facts = TextFacts(sha256(vocabulary(dataset)), lower_case=True, max_seq_length=9)
+    imported = RunConfig(small_config, None, facts, task=Task("span", (), takes_pairs=True))
+    write_run(tmp_path / "run", imported, vocabulary(dataset), {"weight": np.zeros(1)})
+    assert load_run(tmp_path / "run").doc_stride == 128
+    with pytest.raises(ValueError, match="doc_stride must be at least 1 for a span task, received"):
+        dataclasses.replace(imported, tuning=TuningConfig("cafe", "a run"))
 
 
 def test_no_temporary_file_is_left(run: Path) -> None:
@@ -154,7 +206,7 @@ def test_tuned_run(
     tmp_path: Path, small_config: BertConfig, dataset: Path, task: Task, shape: tuple[int, ...]
 ) -> None:
     facts = TextFacts(sha256(vocabulary(dataset)), lower_case=True, max_seq_length=9)
-    tuning = TuningConfig("cafe", "a run", layer_decay=0.9, frozen_layers=1)
+    tuning = TuningConfig("cafe", "a run", layer_decay=0.9, frozen_layers=1, doc_stride=5)
     config = RunConfig(small_config, TRAINING, facts, task=task, tuning=tuning)
     model = build_model(small_config, task)
     write_run(tmp_path / "run", config, vocabulary(dataset), weights_by_name(model))

@@ -1,12 +1,16 @@
 """Examples as pieces in positions: labels at the right ones, nothing lost."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from model.config import DOC_STRIDE
 from model.tasks import Task
-from model.tuning.encoding import NO_LABEL, Encoder
+from model.tuning.encoding import NO_LABEL, SHORTEST_WINDOW, Encoder, question_room, windows
 from model.tuning.examples import Question, Questions, Texts, Words
 from pipeline.errors import InputError
 from pipeline.tokenizer import Vocabulary
@@ -18,7 +22,7 @@ PATH = Path("file.tsv")
 SINGLE = Task("single", ("no", "yes"), takes_pairs=False)
 
 
-def encoder(length: int, doc_stride: int = 0) -> Encoder:
+def encoder(length: int, doc_stride: int = DOC_STRIDE) -> Encoder:
     vocabulary = Vocabulary.parse("\n".join(PIECES).encode(), PATH)
     return Encoder(vocabulary, lower_case=True, max_seq_length=length, doc_stride=doc_stride)
 
@@ -94,6 +98,17 @@ def test_an_unknown_tag() -> None:
 SPAN = Task("span", (), takes_pairs=True)
 
 
+class Encoders(dict):
+    """Makes an encoder once for each window and stride."""
+
+    def __missing__(self, key: tuple[int, int]) -> Encoder:
+        """Return a new encoder."""
+        return self.setdefault(key, encoder(*key))
+
+
+ENCODERS = Encoders()
+
+
 def question(passage: str, *answers: tuple[str, int]) -> Questions:
     return Questions(PATH, [Question("id", "b b", passage, answers)])
 
@@ -118,6 +133,49 @@ def test_a_long_passage_becomes_parts_that_overlap() -> None:
     assert found.counts["in parts"] == 1
     cut = encoder(9, doc_stride=4).encode(question("a b c d a b", ("d a", 6)), SPAN)
     assert cut.labels.tolist() == [[0, 0], [0, 0]]  # whole in none of them
+
+
+@given(length=st.integers(0, 500), room=st.integers(1, 300), stride=st.integers(1, 600))
+def test_windows_cover_a_passage_and_end(length: int, room: int, stride: int) -> None:
+    found = windows(length, room, stride)
+    assert found[0][0] == 0
+    assert found[-1][1] == length
+    assert all(end - first <= room for first, end in found)
+    for (first, end), (following, _) in pairwise(found):
+        assert first < following <= end < length  # advances, leaves no gap, and is not the last
+
+
+@pytest.mark.parametrize(("room", "stride"), [(0, 1), (1, 0), (-3, 128), (128, -1)])
+def test_windows_that_would_not_advance(room: int, stride: int) -> None:
+    with pytest.raises(ValueError, match="room and stride must be at least 1, received"):
+        windows(9, room, stride)
+
+
+@settings(deadline=None)  # it builds a tokenizer for each window
+@given(
+    question_pieces=st.integers(0, 80),
+    passage_pieces=st.integers(0, 200),
+    max_seq_length=st.integers(SHORTEST_WINDOW, 100),
+    stride=st.integers(1, 150),
+)
+def test_every_question_with_every_passage_is_encoded(
+    question_pieces: int, passage_pieces: int, max_seq_length: int, stride: int
+) -> None:
+    asked = Question("id", "b " * question_pieces, "c " * passage_pieces, ())
+    found = ENCODERS[max_seq_length, stride].encode(Questions(PATH, [asked]), SPAN)
+    read = min(question_pieces, question_room(max_seq_length))
+    assert all(len(ids) <= max_seq_length for ids in found.input_ids)
+    assert found.first_lengths.tolist() == [read + 2] * len(found)
+    assert {int(word) for words in found.words for word in words} == {
+        NO_LABEL, *range(passage_pieces),
+    }  # fmt: skip
+
+
+def test_windows_and_strides_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="reads 4 positions; at least 5 are needed"):
+        encoder(4)
+    with pytest.raises(ValueError, match="doc_stride must be at least 1, received 0"):
+        encoder(9, doc_stride=0)
 
 
 def test_no_answer_and_no_passage() -> None:

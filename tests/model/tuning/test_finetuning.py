@@ -20,6 +20,7 @@ from model.commands import Evaluate, Finetune
 from model.config import BertConfig
 from model.network import build_model, weights_by_name
 from model.run import RunConfig, TextFacts, load_run, write_run
+from model.tasks import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 
@@ -301,6 +302,68 @@ def test_flags_that_cannot_be(
 ) -> None:
     with pytest.raises(InputError, match=message):
         options(**more)
+
+
+LONG = " ".join(WORDS * 6)
+"""Three times what the encoder reads."""
+
+
+def long_examples(folder: Path) -> dict[str, tuple[Task, Path]]:
+    """Return a task of each kind, with a file whose examples are longer than the encoder reads."""
+    asked = [
+        {
+            "id": f"{index}",
+            "question": question,
+            "answers": [{"text": "so fine", "answer_start": 0}],
+        }
+        for index, question in enumerate(["who", LONG, "", LONG])
+    ]
+    passages = [
+        {"context": f"so fine {LONG}", "qas": asked[:2]},
+        {"context": "so fine", "qas": asked[2:]},
+    ]
+    tags = folder / "long.conll"
+    tags.write_text("\n".join([*(f"{word} O" for word in LONG.split()), "", "fine B", ""]))
+    answers = folder / "long.json"
+    answers.write_text(json.dumps({"data": [{"paragraphs": passages}]}))
+    one = table(folder / "one.tsv", [(LONG, "b"), ("so", "a")], "text", "label")
+    two = table(
+        folder / "two.tsv", [(LONG, LONG, "1.5"), ("so", LONG, "2")], "text", "text_pair", "label"
+    )
+    return {
+        "single": (Task("single", ("a", "b"), takes_pairs=False), one),
+        "regression": (Task("regression", (), takes_pairs=True), two),
+        "tagging": (Task("tagging", ("B", "O"), takes_pairs=False), tags),
+        "span": (Task("span", (), takes_pairs=True), answers),
+    }
+
+
+@pytest.mark.parametrize("kind", ["single", "regression", "tagging", "span"])
+def test_examples_longer_than_the_model_reads_are_evaluated(
+    encoder: Path, tmp_path: Path, kind: str
+) -> None:
+    """The run was imported: its config says nothing of a stride."""
+    task, file = long_examples(tmp_path)[kind]
+    of_encoder = load_run(encoder)
+    config = RunConfig(of_encoder.config, None, of_encoder.dataset, task=task)
+    weights = weights_by_name(build_model(of_encoder.config, task))
+    write_run(tmp_path / "run", config, (encoder / "vocab.txt").read_bytes(), weights)
+    evaluate = Evaluate(
+        run_dir=tmp_path / "run", data=file, xla=False, predictions=tmp_path / "answers.jsonl"
+    )
+    assert np.isfinite(evaluate.run()["loss"])
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == (4 if kind == "span" else 2)
+    if kind == "tagging":
+        assert [len(answer["answer"]) for answer in answers] == [len(LONG.split()), 1]
+
+
+def test_evaluation_has_the_stride_of_training(
+    options: Callable[..., Finetune], tmp_path: Path
+) -> None:
+    file = long_examples(tmp_path)["span"][1]
+    options(task="span", train=file, dev=None, steps=1, doc_stride=3).run()
+    assert load_run(tmp_path / "run").doc_stride == 3
 
 
 def test_labels_never_seen(
