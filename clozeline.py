@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import importlib
 import io
-import json
 import logging
 import os
 import re
@@ -207,8 +206,11 @@ def _run(name: str, arguments: list[str]) -> int:
     import_quietly(*COMMANDS[name].imports)
     result = options.run(unknown) if unknown else options.run()
     if options.json:
-        json.dump(result, sys.stdout, ensure_ascii=False)
-        print()
+        from pipeline.strict_json import to_json
+
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON's, whatever the locale's is
+        print(to_json(result))
     return 0 if result.get("ok", True) else 1
 
 

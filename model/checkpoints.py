@@ -16,6 +16,7 @@ import tensorflow as tf
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
 from pipeline.files import write_atomically
+from pipeline.strict_json import to_json
 
 _PREFIX = "step-"
 _PARTIAL = "partial-"
@@ -64,7 +65,7 @@ class Checkpoints:
         """
         self.wait()
         if self.writes:
-            text = json.dumps({"step": step, "loss": loss}) + "\n"
+            text = to_json({"step": step, "loss": loss}) + "\n"
             write_atomically(self.directory / _BEST, text.encode())
             self._remove_old()
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.strict_json import to_json
+
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """Values of `hidden_act`, Hugging Face's names: `gelu` is the exact GELU of the paper's erf form
 (https://arxiv.org/abs/1606.08415), `gelu_new` and `gelu_pytorch_tanh` its tanh approximation, which
@@ -90,7 +92,7 @@ class BertConfig:
 
     def to_json(self) -> str:
         """Return the fields as the text of a JSON object."""
-        return json.dumps(self.to_dict(), indent=1) + "\n"
+        return to_json(self.to_dict(), indent=1) + "\n"
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "BertConfig":

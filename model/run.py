@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.schema import Pairing
+from pipeline.strict_json import to_json
 from pipeline.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class RunConfig:
             for name, part in vars(self).items()
             if part
         }
-        return json.dumps({"format": FORMAT, **parts}, indent=1) + "\n"
+        return to_json({"format": FORMAT, **parts}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
@@ -380,7 +381,7 @@ class Metrics:
     def add(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Append one line."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            file.write(to_json({"step": step, "split": split, **values}) + "\n")
 
 
 def _step_of(line: str) -> float:

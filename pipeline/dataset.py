@@ -18,6 +18,7 @@ from pipeline.job import run_job
 from pipeline.manifest import MANIFEST, VOCABULARY, Manifest, Shard
 from pipeline.readers import UNREADABLE, check_columns
 from pipeline.shard import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings
+from pipeline.strict_json import to_json
 from pipeline.tally import Stage, reading, watch
 from pipeline.tokenizer import Vocabulary
 
@@ -234,5 +235,5 @@ def as_result(manifest: Manifest, output: str) -> dict[str, Any]:
         "splits": {split: manifest.examples(split) for split in manifest.splits},
         "statistics": manifest.statistics,
         "dropped_documents": manifest.dropped_documents,
-        "settings": json.loads(json.dumps(manifest.settings)),
+        "settings": json.loads(to_json(manifest.settings)),
     }

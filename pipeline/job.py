@@ -45,6 +45,7 @@ from pipeline.shard import (
 )
 from pipeline.shuffle import GroupByShard, Place, gathered
 from pipeline.storage import OnSharedStorage
+from pipeline.strict_json import to_json
 from pipeline.tally import Tally
 from pipeline.tokenizer import Vocabulary, build_tokenizer
 
@@ -196,7 +197,7 @@ def write_report(
     """Leave what the workers found where the submitting process reads it."""
     report = {"shards": sorted(shards, key=lambda shard: shard["name"]), "dropped": dropped}
     with FileSystems.create(path) as file:
-        file.write(json.dumps(report).encode())
+        file.write(to_json(report).encode())
 
 
 def run_job(

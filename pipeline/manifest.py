@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
+from pipeline.strict_json import to_json
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocab.txt"
@@ -88,7 +89,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+        return to_json({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":

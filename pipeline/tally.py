@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 
 from pipeline.console import progress
+from pipeline.strict_json import to_json
 
 POLL_SECS = 0.25
 
@@ -45,7 +46,7 @@ class Tally:
         """Add to the counts; does nothing where nobody watches."""
         if self._path:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(counts) + "\n")
+                file.write(to_json(counts) + "\n")
 
 
 def read_tallies(folder: Path) -> Counter[str]:

@@ -22,6 +22,7 @@ from pipeline.readers import (
     text_sentences,
 )
 from pipeline.storage import OnSharedStorage, folder_beside
+from pipeline.strict_json import to_json
 from pipeline.tally import Tally, reading, watch
 from pipeline.tokenizer import normalize
 
@@ -88,7 +89,7 @@ class CountWords(beam.DoFn):
 def write_counts(counts: Iterable[tuple[str, int]], path: str) -> None:
     """Write the counts as one JSON object."""
     with FileSystems.create(path) as file:
-        file.write(json.dumps(dict(counts), ensure_ascii=False).encode("utf-8"))
+        file.write(to_json(dict(counts)).encode("utf-8"))
 
 
 def count_words(

@@ -168,12 +168,13 @@ def make_records(
 def train(options: Demo, line: Line) -> dict[str, Any]:
     """Pretrain on the dataset; return what `pretrain` says."""
     from pipeline.files import write_atomically
+    from pipeline.strict_json import to_json
     from pipeline.tokenizer import Vocabulary
 
     run, model = line.folder / "run", line.folder / "model.json"
     vocab_size = len(Vocabulary.read(line.folder / "vocab.txt"))
     config = {"vocab_size": vocab_size, **ARCHITECTURE}
-    write_atomically(model, json.dumps(config, indent=1).encode())
+    write_atomically(model, to_json(config, indent=1).encode())
     trained, seconds = line.command(
         "pretrain", "--dataset", line.folder / "dataset", "--run", run, "--model", model,
         "--steps", options.steps, "--batch-size", BATCH_SIZE, "--learning-rate", LEARNING_RATE,

@@ -1,6 +1,5 @@
 """A run to a directory that `transformers` loads: config, safetensors and tokenizer files."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from pipeline.console import results, table
 from pipeline.errors import InputError
 from pipeline.files import share
 from pipeline.manifest import VOCABULARY
+from pipeline.strict_json import to_json
 
 _PRETRAINING: dict[tuple[Head, ...], str] = {
     ("masked_lm", "next_sentence"): "BertForPreTraining",
@@ -145,7 +145,7 @@ def _write(
             made = Path(temporary) / "export"
             made.mkdir()
             for name, contents in files.items():
-                text = json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+                text = to_json(contents, indent=2) + "\n"
                 (made / name).write_text(text, encoding="utf-8")
             (made / VOCABULARY).write_bytes(vocabulary)
             # Their library refuses a file that does not say so.

@@ -67,11 +67,12 @@ class Answer:
 
     Attributes:
         text: what stands in the passage; "" if it has no answer.
-        score: of the best start and end, less that of no answer; above 0 unless there is none.
+        score: score of the best start and end, minus the score of no answer; above 0 unless the
+            text is "". None: the passage has no words.
     """
 
     text: str
-    score: float
+    score: float | None
 
 
 def passage_answers(
@@ -95,8 +96,8 @@ def passage_answers(
     spans: dict[str, Any] = {}
     for index, question in enumerate(questions):
         if index not in best or best[index][0] <= nothing[index]:
-            margin = best[index][0] - nothing[index] if index in best else -np.inf
-            answers.append(Answer("", float(margin)))
+            margin = best[index][0] - nothing[index] if index in best else None
+            answers.append(Answer("", margin))
             continue
         total, first, last = best[index]
         if question.passage not in spans:

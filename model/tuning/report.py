@@ -1,7 +1,6 @@
 """An evaluation as a person reads it: tables in the terminal, and a picture."""
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from model.tasks import Task
 from model.tuning.evaluation import Evaluation
 from pipeline.console import results, table
 from pipeline.files import write_atomically
+from pipeline.strict_json import to_json
 
 MOST_CLASSES = 12
 """Classes up to which the terminal shows who was taken for whom."""
@@ -60,7 +60,7 @@ def print_worst(evaluation: Evaluation, count: int) -> None:
     for row in shown:
         given = {k: v for k, v in row.items() if k not in ("expected", "answer", "error")}
         place, *texts = given.values()
-        words = " | ".join(_short(text) for text in texts if not isinstance(text, float))
+        words = " | ".join(_short(text) for text in texts if isinstance(text, str | list))
         rows.append((place, words, _short(row["expected"]), _short(row["answer"])))
     columns = (next(iter(shown[0])), "text", "expected", "answered")
     results.print(table("Most wrong", columns, rows, frozenset({0, 1, 2, 3})))
@@ -75,7 +75,7 @@ def _short(value: Any) -> str:
 
 def write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
     """Write answers as JSON Lines."""
-    lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
+    lines = [to_json(answer) + "\n" for answer in answers]
     write_atomically(path, "".join(lines).encode())
 
 

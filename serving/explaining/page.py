@@ -6,7 +6,6 @@ else: the style and the script of these hashes, and no address to load from or s
 
 import base64
 import hashlib
-import json
 import zlib
 from importlib import resources
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from model.explaining.explanation import Explanation
 from model.explaining.steps import Step
+from pipeline.strict_json import to_json
 from serving.explaining.plain import prediction_as_plain
 
 PAGES = resources.files("serving") / "pages"
@@ -56,7 +56,7 @@ def _hash(text: str) -> str:
 
 def _script_safe(data: dict[str, Any]) -> str:
     """Return JSON in which no text can end the element that holds it."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = to_json(data, compact=True)
     return text.replace("<", "\\u003c")
 
 

@@ -115,3 +115,10 @@ def test_answers_out_of_parts(
     found = passage_answers([question], encoded, [first, second])[0]
     assert found.text == answer
     assert found.score == pytest.approx(score, abs=1e-5)
+
+
+def test_a_passage_without_words_has_no_answer() -> None:
+    question = Question("id", "who", " \n", ())
+    encoded = Encoded([], np.zeros(0), None, np.array([0]), words=[np.full(4, NO_LABEL)])
+    found = passage_answers([question], encoded, [np.ones((4, 2), np.float32)])[0]
+    assert (found.text, found.score) == ("", None)

@@ -1,0 +1,43 @@
+"""The one writer of JSON files and results: strict JSON (RFC 8259) in UTF-8, for any reader."""
+
+import json
+import math
+from typing import Any
+
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+
+
+def to_json(value: Any, *, indent: int | None = None, compact: bool = False) -> str:
+    """Return a value as strict JSON text, without a line end after it.
+
+    JSON has no NaN and no infinity (RFC 8259, section 6): such numbers become null. Lone
+    surrogates, which UTF-8 cannot encode, and Unicode's other line ends, at which some readers
+    split JSON Lines, are escaped.
+
+    Args:
+        value: dicts, lists, tuples, strings, numbers, booleans and None, nested.
+        indent: spaces per level; None = everything on one line.
+        compact: no space after commas and colons.
+
+    Raises:
+        TypeError: the value contains an object of another type.
+    """
+    text = json.dumps(
+        _finite(value),
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=indent,
+        separators=(",", ":") if compact else None,
+    )
+    return text.encode("utf-8", "backslashreplace").decode().translate(_LINE_ENDS)
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with None for each number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
