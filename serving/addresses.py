@@ -1,5 +1,6 @@
 """HOST:PORT as people type it."""
 
+import ipaddress
 import re
 
 from pipeline.errors import InputError
@@ -15,7 +16,7 @@ def checked_address(flag: str, text: str) -> str:
         InputError: it is not.
     """
     found = _ADDRESS.fullmatch(text)
-    if not found or not 1 <= int(found["port"]) <= MAX_PORT:
+    if not found or not 1 <= int(found["port"]) <= MAX_PORT or not is_host(found["host"]):
         raise InputError(f"{flag} {text!r}: expected HOST:PORT, such as 127.0.0.1:8501")
     return text
 
@@ -23,3 +24,15 @@ def checked_address(flag: str, text: str) -> str:
 def joined(host: str, port: int) -> str:
     """Return HOST:PORT, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_host(text: str) -> bool:
+    """Return whether a text can be a host's name or address; IPv6 in brackets or without."""
+    try:
+        if ":" in text:
+            ipaddress.IPv6Address(text.strip("[]"))
+        else:
+            text.encode("idna")
+    except ValueError:  # such as UnicodeError: a part of the name is empty or too long
+        return False
+    return bool(text)

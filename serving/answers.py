@@ -58,7 +58,8 @@ def ask(
         `signature`, and each output of it for this one text, as plain lists and numbers.
 
     Raises:
-        InputError: nothing answers there, or the server refuses.
+        InputError: the texts or the signature do not fit, or the server refuses the request.
+        ServerError: the server cannot be reached, failed, or sent no usable answer.
     """
     if over_grpc:
         import_quietly("tensorflow")  # whose messages gRPC's tensors are

@@ -6,6 +6,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -13,9 +14,11 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 from urllib3.util import Retry
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
+from serving.addresses import is_host
 
 if TYPE_CHECKING:
     import grpc
@@ -35,11 +38,25 @@ _DTYPES = {
     "DT_BOOL": np.bool_,
     "DT_STRING": np.object_,
 }
+_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
+"""NumPy's kinds of the JSON numbers that may stand for a kind of dtype."""
+
+# What says that the request is wrong; other errors are the server's, or of this moment.
+_REFUSED_STATUS = set(range(400, 500)) - {408, 409, 429, 499}
+_REFUSED_CODES = {
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "FAILED_PRECONDITION",
+    "OUT_OF_RANGE",
+}
 _DEFAULT_SIGNATURE = "serving_default"
 _INIT_OP = "__saved_model_init_op"  # stands among the signatures, and is none
 _BYTES_SUFFIX = "_bytes"  # string outputs with such a name are bytes, not text
 _TRIES = 4
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_MAX_MESSAGE_CHARS = 2000
 _POLL_SECS = 0.2
 _GRPC_RETRIES = {
     "methodConfig": [
@@ -57,12 +74,12 @@ _GRPC_RETRIES = {
 }
 
 
-class ServerError(InputError):
-    """The server refused the request or failed; the message is the server's, in one line."""
+class ServerError(JobError):
+    """The server cannot be reached, failed, or sent no usable answer. One line; exit code 1."""
 
 
-class _NothingAnswersError(InputError):
-    """No server at the address."""
+class RequestError(ServerError, InputError):
+    """The server refused the request as wrong. One line, the server's; exit code 2."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +110,8 @@ class _BaseClient(ABC):
         """Return what the signatures of a model take and give, by name.
 
         Raises:
-            ServerError: the server refused the request or failed.
-            InputError: nothing answers, or not in time.
+            RequestError: the server refused the request as wrong.
+            ServerError: the server cannot be reached, failed, or sent no usable answer.
         """
         key = (model, version)
         if key not in self._signatures:
@@ -121,14 +138,14 @@ class _BaseClient(ABC):
             or of bytes where the output's name ends in `_bytes`.
 
         Raises:
-            ServerError: the server refused the request or failed.
-            InputError: nothing answers, or not in time.
+            RequestError: the server refused the request as wrong.
+            ServerError: the server cannot be reached, failed, or sent no usable answer.
         """
         name = signature or _DEFAULT_SIGNATURE
         known = self.signatures(model, version)
         if name not in known:
             only = ", ".join(sorted(known))
-            raise ServerError(f"model {model} has no signature {name!r}, only {only}")
+            raise RequestError(f"model {model} has no signature {name!r}, only {only}")
         return self._predict(model, version, name, inputs, known[name])
 
     def predict_batches(
@@ -141,7 +158,8 @@ class _BaseClient(ABC):
     ) -> Iterator[dict[str, np.ndarray]]:
         """Run one signature on any number of rows, so many at a time.
 
-        Args and Raises are those of `predict`; the inputs must have equally many rows.
+        Args and Raises are those of `predict`; also InputError, for inputs with different numbers
+        of rows.
 
         Yields:
             The outputs of each batch, in order. Those of different batches may differ in their
@@ -180,7 +198,7 @@ class _BaseClient(ABC):
         """Return the newest version that is available, as soon as there is one.
 
         Raises:
-            InputError: there was none within `timeout_secs`.
+            ServerError: there was none within `timeout_secs`.
         """
         deadline = time.monotonic() + timeout_secs
         while True:
@@ -190,19 +208,31 @@ class _BaseClient(ABC):
                 if ready:
                     return max(ready)
                 last = f"its versions are {states}"
-            except InputError as error:
+            except ServerError as error:
                 last = str(error)
             if time.monotonic() >= deadline:
-                raise InputError(f"model {model} is not ready after {timeout_secs:g} s: {last}")
+                raise ServerError(f"model {model} is not ready after {timeout_secs:g} s: {last}")
             time.sleep(_POLL_SECS)
 
-    def _nothing_answers(self) -> InputError:
-        return _NothingAnswersError(
+    def _nothing_answers(self) -> ServerError:
+        return ServerError(
             f"nothing answers at {self._address}; start one with clozeline serve --models DIR"
         )
 
-    def _too_slow(self) -> InputError:
-        return InputError(f"{self._address} did not answer within {self._timeout_secs:g} s")
+    def _too_slow(self) -> ServerError:
+        return ServerError(f"{self._address} did not answer within {self._timeout_secs:g} s")
+
+    def _not_a_model_server(self, what: object) -> ServerError:
+        return ServerError(f"{self._address}: {_one_line(str(what))}; is it a model server?")
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Turn the errors of reading an answer that is not of the API's form into a ServerError."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise self._not_a_model_server(f"malformed {what} in its answer ({cause})") from error
 
 
 class Client(_BaseClient):
@@ -210,10 +240,13 @@ class Client(_BaseClient):
 
     Refused connections, and answers that the server is busy (429, 503), are tried again a few times
     with growing pauses.
+
+    Raises:
+        InputError: `rest` is not an HTTP URL.
     """
 
     def __init__(self, rest: str = "http://127.0.0.1:8501", timeout_secs: float = 60.0) -> None:
-        super().__init__(urlsplit(rest).netloc or rest, timeout_secs)
+        super().__init__(_checked_netloc(rest), timeout_secs)
         self._base = rest.rstrip("/") + "/v1/models/"
         # Its warning at every further try would stand before our one line.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -225,22 +258,27 @@ class Client(_BaseClient):
             status_forcelist=(429, 503),
             allowed_methods=("GET", "POST"),
             raise_on_status=False,
+            respect_retry_after_header=False,  # a server could keep us waiting for days
         )
         self._session.mount(rest, HTTPAdapter(max_retries=retry))
 
     def status(self, model: str) -> dict[int, str]:
         """Return the state of each version of a model, such as {2: "AVAILABLE", 1: "END"}."""
         answer = self._ask("GET", quote(model, safe=""))
-        return {int(one["version"]): one["state"] for one in answer["model_version_status"]}
+        with self._reading("status"):
+            return {
+                int(one["version"]): _string(one["state"]) for one in answer["model_version_status"]
+            }
 
     def _fetch_signatures(self, model: str, version: Version) -> dict[str, Signature]:
         answer = self._ask("GET", _path(model, version) + "/metadata")
-        found = answer["metadata"]["signature_def"]["signature_def"]
-        return {
-            name: Signature(_dtypes(definition["inputs"]), _dtypes(definition["outputs"]))
-            for name, definition in found.items()
-            if name != _INIT_OP
-        }
+        with self._reading("metadata"):
+            definitions = answer["metadata"]["signature_def"]["signature_def"]
+            return {
+                name: Signature(_dtypes(definition["inputs"]), _dtypes(definition["outputs"]))
+                for name, definition in definitions.items()
+                if name != _INIT_OP
+            }
 
     def _predict(
         self,
@@ -251,13 +289,15 @@ class Client(_BaseClient):
         signature: Signature,
     ) -> dict[str, np.ndarray]:
         request = {"signature_name": name, "inputs": inputs}
-        outputs = self._ask("POST", _path(model, version) + ":predict", request)["outputs"]
-        if len(signature.outputs) == 1:  # comes bare
-            outputs = {next(iter(signature.outputs)): outputs}
-        return {
-            output: _array_from_json(output, dtype, outputs[output])
-            for output, dtype in sorted(signature.outputs.items())
-        }
+        answer = self._ask("POST", _path(model, version) + ":predict", request)
+        with self._reading("outputs"):
+            outputs = answer["outputs"]
+            if len(signature.outputs) == 1:  # comes bare
+                outputs = {next(iter(signature.outputs)): outputs}
+            return {
+                output: _array_from_json(output, dtype, outputs[output])
+                for output, dtype in sorted(signature.outputs.items())
+            }
 
     def _ask(self, method: str, path: str, content: Any = None) -> Any:
         body = None if content is None else json.dumps(content, default=_jsonable).encode()
@@ -267,17 +307,30 @@ class Client(_BaseClient):
             )
         except requests.Timeout as error:
             raise self._too_slow() from error
-        except requests.ConnectionError as error:
-            raise self._nothing_answers() from error
-        text = answer.content.decode("utf-8", "surrogateescape")
+        # A redirection to an invalid URL is one of the two others.
+        except (requests.RequestException, HTTPError, ValueError) as error:
+            raise self._unanswered(error) from error
+        status = f"HTTP {answer.status_code} {answer.reason}"
         try:
-            read = json.loads(text)
-        except ValueError as error:
-            reason = f"HTTP {answer.status_code} {answer.reason}, not JSON"
-            raise ServerError(f"{self._address}: {reason}; is it a model server?") from error
-        if not answer.ok:
-            raise ServerError(_one_line(read["error"]))
-        return read
+            read = json.loads(answer.content.decode("utf-8", "surrogateescape"))
+        except (ValueError, RecursionError) as error:
+            raise self._not_a_model_server(f"{status}, not JSON") from error
+        if answer.ok:
+            return read
+        message = read.get("error") if isinstance(read, dict) else None
+        if not isinstance(message, str):
+            raise self._not_a_model_server(f"{status}, without an error message")
+        refused = answer.status_code in _REFUSED_STATUS
+        raise (RequestError if refused else ServerError)(_one_line(message) or status)
+
+    def _unanswered(self, error: Exception) -> ServerError:
+        """Return the error for a request without a valid HTTP answer."""
+        cause = error.args[0] if error.args else None
+        if isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError):
+            return self._nothing_answers()
+        while error.args and isinstance(error.args[-1], Exception):
+            error = error.args[-1]  # the one that says what happened
+        return self._not_a_model_server(f"no valid HTTP answer ({error})")
 
 
 class GrpcClient(_BaseClient):
@@ -311,7 +364,8 @@ class GrpcClient(_BaseClient):
         request.model_spec.name = model
         answer = self._ask(self._models.GetModelStatus, request)
         states = get_model_status_pb2.ModelVersionStatus.State
-        return {one.version: states.Name(one.state) for one in answer.model_version_status}
+        with self._reading("status"):
+            return {one.version: states.Name(one.state) for one in answer.model_version_status}
 
     def _fetch_signatures(self, model: str, version: Version) -> dict[str, Signature]:
         from tensorflow_serving.apis import get_model_metadata_pb2
@@ -321,12 +375,13 @@ class GrpcClient(_BaseClient):
         request.metadata_field.append("signature_def")
         answer = self._ask(self._prediction.GetModelMetadata, request)
         known = get_model_metadata_pb2.SignatureDefMap()
-        answer.metadata["signature_def"].Unpack(known)
-        return {
-            name: Signature(_dtype_names(definition.inputs), _dtype_names(definition.outputs))
-            for name, definition in known.signature_def.items()
-            if name != _INIT_OP
-        }
+        with self._reading("metadata"):
+            _unpack(answer.metadata["signature_def"], known)
+            return {
+                name: Signature(_dtype_names(definition.inputs), _dtype_names(definition.outputs))
+                for name, definition in known.signature_def.items()
+                if name != _INIT_OP
+            }
 
     def _predict(
         self,
@@ -336,7 +391,6 @@ class GrpcClient(_BaseClient):
         inputs: Mapping[str, Any],
         signature: Signature,
     ) -> dict[str, np.ndarray]:
-        import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
         request = predict_pb2.PredictRequest()
@@ -346,10 +400,11 @@ class GrpcClient(_BaseClient):
             proto = _tensor_proto(given, values, signature.inputs.get(given))
             request.inputs[given].CopyFrom(proto)
         answer = self._ask(self._prediction.Predict, request)
-        return {
-            output: _text_or_bytes(output, tf.make_ndarray(answer.outputs[output]))
-            for output in sorted(answer.outputs)
-        }
+        with self._reading("outputs"):
+            return {
+                output: _array_from_proto(output, dtype, answer.outputs)
+                for output, dtype in sorted(signature.outputs.items())
+            }
 
     def _ask(self, method: Any, request: Any) -> Any:
         import grpc
@@ -359,18 +414,38 @@ class GrpcClient(_BaseClient):
         except grpc.RpcError as error:
             raise self._explained(error) from error
 
-    def _explained(self, error: "grpc.RpcError") -> InputError:
+    def _explained(self, error: "grpc.RpcError") -> ServerError:
         import grpc
 
-        if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        code, details = error.code(), _one_line(error.details() or "")
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return self._too_slow()
-        if error.code() == grpc.StatusCode.UNAVAILABLE and "connect" in error.details():
+        if code == grpc.StatusCode.UNAVAILABLE and "connect" in details:
             return self._nothing_answers()
-        return ServerError(_one_line(error.details()))
+        refused = code.name in _REFUSED_CODES
+        return (RequestError if refused else ServerError)(details or code.name)
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    """Return a message of somebody else's as one line that is safe to print."""
+    words = " ".join(message[:_MAX_MESSAGE_CHARS].split())
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
+
+
+def _checked_netloc(rest: str) -> str:
+    """Return HOST:PORT of a URL.
+
+    Raises:
+        InputError: it is not one of HTTP.
+    """
+    try:
+        requests.Request("GET", rest).prepare()
+        parts = urlsplit(rest)
+        if parts.scheme in ("http", "https") and is_host(parts.hostname or "") and parts.port != 0:
+            return parts.netloc
+    except ValueError:  # most of the errors of requests about URLs are such
+        pass
+    raise InputError(f"server {rest!r}: expected a URL such as http://127.0.0.1:8501")
 
 
 def _path(model: str, version: Version) -> str:
@@ -381,13 +456,39 @@ def _path(model: str, version: Version) -> str:
 
 
 def _dtypes(side: dict[str, Any]) -> dict[str, str]:
-    return {name: info["dtype"] for name, info in side.items()}
+    return {name: _string(info["dtype"]) for name, info in side.items()}
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, received {value!r:.40}")
+    return value
 
 
 def _dtype_names(side: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _dtype_name(info.dtype) for name, info in side.items()}
+
+
+def _dtype_name(number: int) -> str:
     from tensorflow.core.framework import types_pb2
 
-    return {name: types_pb2.DataType.Name(info.dtype) for name, info in side.items()}
+    return types_pb2.DataType.Name(number)
+
+
+def _unpack(packed: Any, message: Any) -> None:
+    """Read an `Any` of protocol buffers into a message.
+
+    Raises:
+        ValueError: it holds none of that type.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        found = packed.Unpack(message)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    if not found:
+        raise ValueError(f"no {message.DESCRIPTOR.name}")
 
 
 def _jsonable(value: Any) -> Any:
@@ -400,10 +501,43 @@ def _jsonable(value: Any) -> Any:
 
 
 def _array_from_json(name: str, dtype: str, values: Any) -> np.ndarray:
-    array = np.array(values, dtype=_DTYPES.get(dtype))
-    if dtype == "DT_STRING" and name.endswith(_BYTES_SUFFIX):
-        return _each(lambda value: base64.b64decode(value["b64"]), array)
-    return array
+    """Return an output as an array of the signature's dtype.
+
+    Raises:
+        LookupError, TypeError, ValueError, ArithmeticError: the values are not of that dtype.
+    """
+    if dtype == "DT_STRING":
+        array = np.array(values, dtype=np.object_)
+        if name.endswith(_BYTES_SUFFIX):
+            return _each(lambda value: base64.b64decode(value["b64"], validate=True), array)
+        return _each(_string, array)
+    array = np.array(values)
+    if dtype not in _DTYPES or not array.size:
+        return array.astype(_DTYPES.get(dtype, array.dtype))
+    wanted: Any = np.dtype(_DTYPES[dtype])
+    if array.dtype.kind not in _KINDS[wanted.kind]:
+        raise TypeError(f"output {name} is {array.dtype}, its signature says {dtype}")
+    if wanted.kind in "iu" and not np.can_cast(array.dtype, wanted):
+        limits = np.iinfo(wanted)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise OverflowError(f"output {name} has a number that is not {dtype}")
+    return array.astype(wanted)
+
+
+def _array_from_proto(name: str, dtype: str, outputs: Mapping[str, Any]) -> np.ndarray:
+    """Return an output as an array of the signature's dtype.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is missing, or no such tensor.
+    """
+    import tensorflow as tf
+
+    if name not in outputs:  # a map of protocol buffers would make an empty one
+        raise KeyError(name)
+    received = _dtype_name(outputs[name].dtype)
+    if received != dtype:
+        raise TypeError(f"output {name} is {received}, its signature says {dtype}")
+    return _text_or_bytes(name, tf.make_ndarray(outputs[name]))
 
 
 def _text_or_bytes(name: str, array: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from pipeline.console import notes, results, table
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 from serving.client import Client
 from serving.commands import Demo
 
@@ -60,7 +60,8 @@ class Line:
         """Run one of our commands as a person would; return its JSON result and the seconds.
 
         Raises:
-            InputError: the command failed; it has said why.
+            InputError: the command refused its input; it has said why.
+            JobError: it failed; it has said why.
         """
         words = [str(argument) for argument in arguments]
         notes.print(f"\n[bold]$ clozeline {' '.join(map(_quoted, words))}[/bold]")
@@ -69,9 +70,8 @@ class Line:
             [sys.executable, "-m", "clozeline", *words, "--json"], stdout=subprocess.PIPE, text=True
         )
         if done.returncode:
-            raise InputError(
-                f"clozeline {words[0]} ended with exit code {done.returncode}, see above"
-            )
+            kind = InputError if done.returncode == 2 else JobError
+            raise kind(f"clozeline {words[0]} ended with exit code {done.returncode}, see above")
         return json.loads(done.stdout), time.monotonic() - begin
 
     def add(self, stage: str, made: str, rate: str, seconds: float, where: Path | str) -> None:
@@ -87,7 +87,8 @@ def run_demo(options: Demo) -> dict[str, Any]:
     """Run every stage, ask the server, show what came of it.
 
     Raises:
-        InputError: the folder is not the demo's, or a stage failed.
+        InputError: the folder is not the demo's, or a stage refused its input.
+        JobError: a stage failed.
     """
     begin = time.monotonic()
     line = Line(prepare_folder(options.output))

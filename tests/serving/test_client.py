@@ -1,6 +1,8 @@
 """Both clients against the embedded server: one result, whatever the transport."""
 
 import concurrent.futures
+import contextlib
+import functools
 import http.server
 import json
 import socket
@@ -10,10 +12,18 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+from google.protobuf.any_pb2 import Any
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
+import clozeline
 from pipeline.errors import InputError
-from serving.client import Client, GrpcClient, ServerError
+from serving.client import Client, GrpcClient, RequestError, ServerError
 from serving.server.main import ModelServer
 
 
@@ -142,7 +152,7 @@ def test_arrays_are_inputs_too(client):
 def test_status_and_waiting(client):
     assert client.status("a b") == {6: "AVAILABLE"}
     assert client.wait_until_ready("a b", timeout_secs=30) == 6
-    with pytest.raises(InputError, match=r"model nope is not ready after 0 s: Could not find any"):
+    with pytest.raises(ServerError, match=r"model nope is not ready after 0 s: Could not find any"):
         client.wait_until_ready("nope", timeout_secs=0)
 
 
@@ -155,8 +165,8 @@ def test_status_and_waiting(client):
         ({"inputs": {"txt": ["a"]}}, "text"),
     ],
 )
-def test_server_error(client, arguments, message):
-    with pytest.raises(ServerError, match=message) as caught:
+def test_refused_requests(client, arguments, message):
+    with pytest.raises(RequestError, match=message) as caught:
         client.predict(**{"model": "a b", "inputs": {"text": ["a"]}, **arguments})
     assert "\n" not in str(caught.value)
 
@@ -178,10 +188,10 @@ def test_nothing_answers(kind):
     where = f"127.0.0.1:{free_port()}"
     client = Client(f"http://{where}") if kind == "rest" else GrpcClient(where)
     expected = f"nothing answers at {where}; start one with clozeline serve --models DIR"
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ServerError) as caught:
         client.predict("m", {"text": ["a"]})
     assert str(caught.value) == expected
-    with pytest.raises(InputError, match="model m is not ready after 0 s: nothing answers at"):
+    with pytest.raises(ServerError, match="model m is not ready after 0 s: nothing answers at"):
         client.wait_until_ready("m", timeout_secs=0)
 
 
@@ -194,7 +204,7 @@ def test_no_answer_in_time(kind):
             if kind == "rest"
             else GrpcClient(where, timeout_secs=0.2)
         )
-        with pytest.raises(InputError, match=f"{where} did not answer within 0.2 s"):
+        with pytest.raises(ServerError, match=f"{where} did not answer within 0.2 s"):
             client.status("m")
 
 
@@ -204,9 +214,16 @@ class Scripted(http.server.BaseHTTPRequestHandler):
     script: list
 
     def do_GET(self):
-        status, body = self.script.pop(0)
+        self.answer(*self.script.pop(0))
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def answer(self, status, body, **headers):
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in ({"Content-Length": len(body)} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
         self.wfile.write(body)
 
@@ -235,10 +252,168 @@ def test_busy_is_tried_again(scripted):
     assert Scripted.script == []
 
 
-def test_not_a_model_server(scripted):
-    Scripted.script = [(200, b"<html>")]
-    with pytest.raises(ServerError, match="HTTP 200 OK, not JSON; is it a model server"):
+def test_a_server_cannot_tell_how_long_to_wait(scripted, monkeypatch):
+    slept = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", slept.append)
+    monkeypatch.setattr(
+        Scripted, "answer", functools.partialmethod(Scripted.answer, Retry_After=60 * 60 * 24)
+    )
+    Scripted.script = [(503, b"{}"), (503, b"{}"), (200, json.dumps(READY).encode())]
+    assert scripted.status("m") == {2: "AVAILABLE"}
+    assert 0 < sum(slept) < 10
+
+
+def described(**dtypes):
+    """Return metadata of a signature with one input and these outputs."""
+    definition = {
+        "inputs": {"text": {"dtype": "DT_STRING"}},
+        "outputs": {name: {"dtype": dtype} for name, dtype in dtypes.items()},
+    }
+    signatures = {"serving_default": definition}
+    return {"metadata": {"signature_def": {"signature_def": signatures}}}
+
+
+NOT_STATUS = [
+    *(None, [], 3, "text", {}, {"model_version_status": None}),
+    {"model_version_status": [{"version": "2"}]},
+    {"model_version_status": [{"version": "two", "state": "END"}]},
+    {"model_version_status": [{"version": "2", "state": 5}]},
+]
+NOT_METADATA = [
+    *(None, [], {}, {"metadata": None}, {"metadata": {"signature_def": []}}),
+    {"metadata": {"signature_def": {"signature_def": [1]}}},
+    *(described(y=None), described(y=7)),
+]
+ONE, TWO = described(y="DT_FLOAT"), described(y="DT_FLOAT", s="DT_STRING")
+NOT_OUTPUTS = [
+    *((ONE, answer) for answer in (None, [], 3, {}, {"outputs": [[1.0], [1.0, 2.0]]})),
+    *((ONE, {"outputs": value}) for value in (["1.5"], [None], {"y": [1.0]}, [True], "text")),
+    *((TWO, {"outputs": value}) for value in ([1.0], {"y": [1.0]}, None)),
+    *((TWO, {"outputs": {"y": [1.0], "s": value}}) for value in ([5], [["a"], ["b", "c"]])),
+    *((described(n="DT_INT8"), {"outputs": value}) for value in ([128], [1.5], [2**70])),
+    *((described(b="DT_BOOL"), {"outputs": value}) for value in ([1], ["true"])),
+    *((described(r_bytes="DT_STRING"), {"outputs": value}) for value in (["a"], [{"b64": "?"}])),
+]
+JSON_OF_OTHER_FORMS = [
+    *([["status", answer]] for answer in NOT_STATUS),
+    *([["signatures", answer]] for answer in NOT_METADATA),
+    *([["predict", metadata], [answer]] for metadata, answer in NOT_OUTPUTS),
+]
+
+
+@pytest.mark.parametrize("said", JSON_OF_OTHER_FORMS, ids=lambda said: json.dumps(said)[:80])
+def test_json_that_is_no_answer(scripted, said):
+    Scripted.script = [(200, json.dumps(one[-1]).encode()) for one in said]
+    arguments = [{"text": ["a"]}] if said[0][0] == "predict" else []
+    with pytest.raises(ServerError, match=r"malformed (status|metadata|outputs) in its") as caught:
+        getattr(scripted, said[0][0])("m", *arguments)
+    assert_of_the_server(caught.value)
+    assert Scripted.script == []
+
+
+def assert_of_the_server(error):
+    """One line, and exit code 1."""
+    assert not isinstance(error, InputError)
+    assert str(error).isprintable()
+
+
+BAD_BODIES = [b"", b"<html>", b'{"model_version_status": [', b"\xff\xfe", b"[" * 100_000]
+
+
+@pytest.mark.parametrize("body", BAD_BODIES, ids=lambda body: repr(body)[:20])
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+def test_not_json(scripted, status, body):
+    Scripted.script = [(status, body)]
+    with pytest.raises(ServerError, match=f"HTTP {status} .*, not JSON; is it a model") as caught:
         scripted.status("m")
+    assert_of_the_server(caught.value)
+
+
+@pytest.mark.parametrize("body", [{}, [], None, {"message": "no"}, {"error": {"message": "no"}}])
+def test_an_error_without_a_message(scripted, body):
+    Scripted.script = [(404, json.dumps(body).encode())]
+    with pytest.raises(ServerError, match="HTTP 404 Not Found, without an error mess") as caught:
+        scripted.status("m")
+    assert_of_the_server(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, RequestError), (404, RequestError), (413, RequestError), (403, RequestError),
+     (408, ServerError), (500, ServerError), (501, ServerError), (504, ServerError)],
+)  # fmt: skip
+def test_whose_fault_an_error_is(scripted, status, kind):
+    Scripted.script = [(status, b'{"error": "one\\ntwo \\u001b[2Jthree"}')]
+    with pytest.raises(ServerError) as caught:
+        scripted.status("m")
+    assert type(caught.value) is kind
+    assert str(caught.value) == "one two �[2Jthree"
+
+
+BROKEN_HTTP = {
+    "nothing": b"",
+    "no status line": b"\x00\x01garbage\r\n\r\n",
+    "a body cut short": b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"a"',
+    "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    "no chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+    "a circle": b"HTTP/1.1 302 Found\r\nLocation: /v1/models/m\r\nContent-Length: 0\r\n\r\n",
+    "no URL": b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+    "a long header": b"HTTP/1.1 200 OK\r\na: " + b"b" * 70_000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", BROKEN_HTTP.values(), ids=BROKEN_HTTP)
+def test_no_http(data):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_all():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1 << 16)
+                        connection.sendall(data)
+
+        threading.Thread(target=answer_all, daemon=True).start()
+        client = Client(f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(ServerError, match=r"no valid HTTP answer \(.+\); is it a") as caught:
+            client.status("m")
+        server.shutdown(socket.SHUT_RDWR)
+    assert_of_the_server(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8501", "ftp://127.0.0.1", "http://", "http://a..b:80", "http://[:::]:80",
+            f"http://{'x' * 70}:80", "http://a:99999", "http://a:0", "http://a b", ""],
+)  # fmt: skip
+def test_urls_of_no_server(url):
+    with pytest.raises(InputError, match="expected a URL such as http://127"):
+        Client(url)
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "message"),
+    [
+        ([(500, b'{"error": "out of memory"}')], 1, "out of memory"),
+        ([(200, b"<html>")], 1, "not JSON"),
+        ([(404, b'{"error": "Servable not found for request: Latest(m)"}')], 2, "--model m: not"),
+        ([(400, b'{"error": "Unrecognized servable version label: x"}')], 2, "label: x"),
+        ([(200, json.dumps(ONE).encode()), (200, b"{}")], 1, "malformed outputs"),
+    ],
+)
+def test_exit_codes_of_query(scripted, capsys, script, code, message):
+    Scripted.script = script
+    where = ["--server", scripted._address, "--model", "m", "--signature", "serving_default"]
+    assert clozeline.main(["query", *where, "text"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize("flags", [[], ["--grpc"]])
+def test_exit_code_of_query_where_nothing_answers(capsys, flags):
+    where = ["--server", f"127.0.0.1:{free_port()}", "--model", "m"]
+    assert clozeline.main(["query", *where, *flags, "text"]) == 1
+    assert "nothing answers at" in capsys.readouterr().err
 
 
 class Busy(model_service_pb2_grpc.ModelServiceServicer):
@@ -278,3 +453,73 @@ def test_what_is_safe_is_tried_again_over_grpc(codes, asked):
             client.status("m")
     server.stop(None)
     assert busy.asked == asked
+
+
+class Malformed(
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """Answers with what the test says, whatever is asked."""
+
+    def __init__(self, metadata=None, outputs=None, state=30):
+        self.metadata, self.outputs, self.state = metadata, outputs, state
+
+    def GetModelStatus(self, request, context):  # noqa: N802
+        response = get_model_status_pb2.GetModelStatusResponse()
+        response.model_version_status.add(version=3, state=self.state)
+        return response
+
+    def GetModelMetadata(self, request, context):  # noqa: N802
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        if self.metadata is not None:
+            response.metadata["signature_def"].CopyFrom(self.metadata)
+        return response
+
+    def Predict(self, request, context):  # noqa: N802
+        response = predict_pb2.PredictResponse()
+        for name, tensor in (self.outputs or {}).items():
+            response.outputs[name].CopyFrom(tensor)
+        return response
+
+
+def packed_signature(dtype):
+    """Return metadata of a signature with an output `y`."""
+    known, metadata = get_model_metadata_pb2.SignatureDefMap(), Any()
+    known.signature_def["serving_default"].outputs["y"].dtype = dtype
+    metadata.Pack(known)
+    return metadata
+
+
+FLOATS = tf.make_tensor_proto([1.0, 2.0])
+CUT_SHORT = tf.make_tensor_proto(np.ones([4], np.float32))
+CUT_SHORT.tensor_content = CUT_SHORT.tensor_content[:-1]
+CUT_METADATA = packed_signature(1)
+CUT_METADATA.value = CUT_METADATA.value[:-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "answers"),
+    [
+        ("status", {"state": 77}),
+        ("signatures", {}),
+        ("signatures", {"metadata": Any()}),
+        ("signatures", {"metadata": CUT_METADATA}),
+        ("signatures", {"metadata": packed_signature(999)}),
+        ("predict", {"metadata": packed_signature(1)}),
+        ("predict", {"metadata": packed_signature(1), "outputs": {"z": FLOATS}}),
+        ("predict", {"metadata": packed_signature(7), "outputs": {"y": FLOATS}}),
+        ("predict", {"metadata": packed_signature(1), "outputs": {"y": CUT_SHORT}}),
+    ],
+)
+def test_messages_that_are_no_answer(method, answers):
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    malformed = Malformed(**answers)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(malformed, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(malformed, server)
+    client = GrpcClient(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    server.start()
+    arguments = [{"text": ["a"]}] if method == "predict" else []
+    with pytest.raises(ServerError, match=r"malformed (status|metadata|outputs) in its") as caught:
+        getattr(client, method)("m", *arguments)
+    server.stop(None)
+    assert_of_the_server(caught.value)
