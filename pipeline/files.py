@@ -1,6 +1,7 @@
 """Files on any filesystem that Beam knows: find them, read them, publish them whole."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,34 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """Return the bytes of a local file that may come from a stranger.
+
+    Devices, FIFOs and sockets are refused: reading them may never end.
+
+    Args:
+        path: the file, or a link to it.
+        most_bytes: the largest size that a file of its kind has.
+
+    Raises:
+        InputError: it is not a regular file, or is larger.
+        OSError: it cannot be opened or read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # before it is opened: that alone waits at a FIFO
+        raise InputError(f"{path}: not a regular file; give a file on a disk")
+    data = b""
+    if status.st_size <= most_bytes:
+        with path.open("rb") as file:
+            data = file.read(most_bytes + 1)  # files in /proc have more than the size they state
+    if max(status.st_size, len(data)) > most_bytes:
+        raise InputError(
+            f"{path}: larger than {most_bytes:,} bytes, the limit for this kind of file; "
+            "is it the right one?"
+        )
+    return data
 
 
 def share(file: Path) -> None:

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.files import read_bounded
 from pipeline.manifest import VOCABULARY, Manifest, sha256
 from pipeline.schema import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
+
+MAX_VOCABULARY_BYTES = 32 * 2**20
+"""The largest vocabulary file; the 250,000 pieces of the largest published ones take 5 MB."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Vocabulary:
             InputError: it cannot be read, lacks a special token, or has a piece twice.
         """
         try:
-            data = path.read_bytes()
+            data = read_bounded(path, MAX_VOCABULARY_BYTES)
         except FileNotFoundError:
             raise InputError(f"{path}: no such vocabulary; make one with clozeline vocab") from None
         except OSError as error:
@@ -48,9 +52,10 @@ class Vocabulary:
         first_line: dict[str, int] = {}
         for line, piece in enumerate(pieces, start=1):
             if first_line.setdefault(piece, line) != line:
+                # The line itself is not quoted: the file may be another than the user thinks.
                 raise InputError(
-                    f"{path}: line {line} repeats line {first_line[piece]} ({piece!r}); "
-                    "every piece must stand once"
+                    f"{path}: line {line} repeats line {first_line[piece]}; "
+                    "a vocabulary has each piece once"
                 )
         missing = [token for token in SPECIAL_TOKENS if token not in first_line]
         if missing:
@@ -171,13 +176,26 @@ class Tokenizer:
         return tf.concat([pieces, unknown], axis=1)
 
 
+def _matchable(pieces: Sequence[str]) -> list[str]:
+    """Return the pieces, those with white space replaced by others that no text contains.
+
+    A word has no white space in it, so such a piece stands for no text. TF Text's op, however,
+    finds it in the text between two words, and returns one piece too many.
+    """
+    # `normalize` drops U+FFFD.
+    return [
+        f"\ufffd{index}" if any(map(str.isspace, piece)) else piece
+        for index, piece in enumerate(pieces)
+    ]
+
+
 def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Tokenizer:
     """Return the tokenizer of a vocabulary."""
     import tensorflow as tf
     import tensorflow_text as tf_text
 
     wordpiece = tf_text.FastBertTokenizer(
-        list(pieces),
+        _matchable(pieces),
         token_out_type=tf.int32,
         unknown_token=UNK,
         max_bytes_per_word=MAX_WORD_BYTES,

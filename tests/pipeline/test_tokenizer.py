@@ -1,6 +1,9 @@
+import os
+import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import BertWordPieceTokenizer
 
 from pipeline.errors import InputError
 from pipeline.tokenizer import Vocabulary, build_tokenizer
@@ -44,8 +47,20 @@ def test_missing_mask_is_named(tmp_path: Path) -> None:
 
 
 def test_repeated_piece_is_named_with_both_lines(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"line 13 repeats line 6 \('un'\)"):
+    with pytest.raises(InputError, match=r"line 13 repeats line 6; a") as caught:
         Vocabulary.read(write(tmp_path / "v.txt", [*PIECES, "un"]))
+    assert "un" not in str(caught.value).split()  # the file may be a private one
+
+
+def test_what_is_no_vocabulary_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(InputError, match=f"{path}: not a regular file; give a file on a disk"):
+            Vocabulary.read(path)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match="large: larger than 33,554,432 bytes, the limit"):
+        Vocabulary.read(tmp_path / "large")
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -71,3 +86,25 @@ def test_not_utf8(tmp_path: Path) -> None:
 def test_pieces(lower_case: bool, text: str, ids: list[int]) -> None:
     tokenizer = build_tokenizer(PIECES, lower_case=lower_case)
     assert tokenizer.tokenize([text]).to_list() == [ids]
+
+
+def test_pieces_with_white_space_stand_for_no_text() -> None:
+    """Words have none in them; published vocabularies have such pieces all the same."""
+    spaces = [character for character in map(chr, range(sys.maxunicode)) if character.isspace()]
+    words = [
+        *PIECES,
+        "a",
+        "##a",
+        *spaces,
+        *(f"##{c}" for c in spaces if c != "\n"),
+        "a a",
+        "a\u2028a",
+    ]
+    texts = [f"a{space}a {space} a{space} {space}a aa" for space in spaces]
+    vocabulary = {piece: index for index, piece in enumerate(words)}
+    assert len(spaces) == 29
+    for lower_case in (False, True):
+        theirs = BertWordPieceTokenizer(vocabulary, lowercase=lower_case)
+        ours = build_tokenizer(words, lower_case=lower_case).tokenize(texts).to_list()
+        for text, ids in zip(texts, ours, strict=True):
+            assert ids == theirs.encode(text, add_special_tokens=False).ids, repr(text)
