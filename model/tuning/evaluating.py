@@ -45,7 +45,11 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
                 "to measure; give --predictions FILE for the answers"
             )
         return result
-    print_measures(f"{options.data}: {len(evaluation.answers):,} examples", evaluation.measures)
+    title = f"{options.data}: {len(evaluation.answers):,} examples"
+    if evaluation.tag_scheme:
+        result["tag_scheme"] = evaluation.tag_scheme
+        title += f", tag scheme {evaluation.tag_scheme}"
+    print_measures(title, evaluation.measures)
     print_confusion(evaluation, run.task)
     print_worst(evaluation, options.worst)
     title = f"{run.path.name}: {options.data.name}"

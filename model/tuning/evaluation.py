@@ -14,6 +14,8 @@ from model.tuning.batches import Batches
 from model.tuning.encoding import NO_LABEL, Encoded
 from model.tuning.examples import Examples, Questions, Texts, Words
 from model.tuning.measures import answer_measures, class_measures, number_measures, tag_measures
+from model.tuning.tag_schemes import Scheme, tag_scheme
+from pipeline.errors import InputError
 
 
 @dataclass
@@ -25,12 +27,14 @@ class Evaluation:
         answers: one row an example: what was given, expected and answered, by name.
         errors: how wrong each answer is, the higher the worse; empty where labels are unknown.
         confusion: int [C, C]. How often a class (row) was taken for another; None without classes.
+        tag_scheme: how tags mark entities; None without tags.
     """
 
     measures: dict[str, float]
     answers: list[dict[str, Any]]
     errors: list[float] = field(default_factory=list)
     confusion: np.ndarray | None = None
+    tag_scheme: Scheme | None = None
 
 
 def predict(predictor: Predictor, batches: Batches) -> list[np.ndarray]:
@@ -143,7 +147,21 @@ def _of_tags(
         for side in (examples.tags, tags)
     )
     confusion = _confusion(expected, found, len(task.labels))
-    return Evaluation(tag_measures(examples.tags, tags), answers, errors.tolist(), confusion)
+    scheme = scheme_of(examples, task)
+    measures = tag_measures(examples.tags, tags, scheme)
+    return Evaluation(measures, answers, errors.tolist(), confusion, scheme)
+
+
+def scheme_of(examples: Words, task: Task) -> Scheme:
+    """Return how the tags of a file mark entities.
+
+    Raises:
+        InputError: in no known way.
+    """
+    try:
+        return tag_scheme(examples.tags, task.labels)
+    except ValueError as error:
+        raise InputError(f"{examples.path}: {error}") from error
 
 
 def _of_answers(examples: Questions, encoded: Encoded, logits: Sequence[np.ndarray]) -> Evaluation:

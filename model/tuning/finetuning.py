@@ -27,7 +27,7 @@ from model.strategy import Workers, make_strategy
 from model.tasks import Task
 from model.tuning.batches import Batches
 from model.tuning.encoding import MAX_QUESTION_PIECES, Encoded, Encoder
-from model.tuning.evaluation import evaluate, predict
+from model.tuning.evaluation import evaluate, predict, scheme_of
 from model.tuning.examples import Columns, Examples, Texts, Words, read_examples
 from model.tuning.measures import LOWER_IS_BETTER, MEASURES
 from model.tuning.objective import Tuning
@@ -273,6 +273,8 @@ def say(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
     if isinstance(examples, Texts):
         parts[0] += f" of {', '.join(examples.columns)}"
     parts += [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
+    if isinstance(examples, Words):
+        parts.append(f"tag scheme {scheme_of(examples, task)}")
     if isinstance(examples, Texts) and task.has_classes:
         counts = Counter(examples.labels)
         if len(counts) <= 10:

@@ -1,7 +1,7 @@
 """How good answers are, by the measures that each task is known by.
 
-scikit-learn and SciPy compute them; entities and answers out of passages are counted as the
-CoNLL-2000 and SQuAD scripts do.
+scikit-learn and SciPy compute them; answers out of passages are counted as the SQuAD script does,
+entities as seqeval does for their tag scheme.
 """
 
 import re
@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn import metrics
 
 from model.tasks import Task, TaskKind
+from model.tuning.tag_schemes import Scheme, entities, tag_scheme
 
 MEASURES: dict[TaskKind, tuple[str, ...]] = {
     "single": ("accuracy", "macro_f1", "f1", "matthews"),
@@ -60,40 +61,31 @@ def number_measures(expected: np.ndarray, found: np.ndarray) -> dict[str, float]
     }
 
 
-def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """Return the entities of a sentence's tags, each its type, first word and end.
-
-    Tags are `B-TYPE` and `I-TYPE` (IOB1 and IOB2), also `S-` and `E-` (IOBES); whatever has no such
-    beginning but is not `O` is an entity of its own type, joined to its equal neighbour. As in
-    the script of CoNLL-2000, an entity also begins where its type changes.
-    """
-    found, first, current = set(), 0, ""
-    for index, tag in enumerate([*tags, "O"]):
-        prefix, dash, kind = tag.partition("-")
-        if not dash or prefix not in ("B", "I", "E", "S"):
-            prefix, kind = ("O", "") if tag == "O" else ("I", tag)
-        begins = kind != current or prefix in ("B", "S")
-        if current and begins:
-            found.add((current, first, index))
-        if begins:
-            first = index
-        current = kind
-        if kind and prefix in ("E", "S"):
-            found.add((kind, first, index + 1))
-            current = ""
-    return found
-
-
 def tag_measures(
-    expected: Sequence[Sequence[str]], found: Sequence[Sequence[str]]
+    expected: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    scheme: Scheme | None = None,
 ) -> dict[str, float]:
-    """Return the measures of tags, by sentence: of whole entities, and of words."""
-    wanted = {(i, *entity) for i, tags in enumerate(expected) for entity in entities(tags)}
-    given = {(i, *entity) for i, tags in enumerate(found) for entity in entities(tags)}
-    right = len(wanted & given)
-    precision, recall = right / max(len(given), 1), right / max(len(wanted), 1)
+    """Return the metrics of tags: of whole entities, and the accuracy of words.
+
+    Args:
+        expected: the right tags of every sentence.
+        predicted: the model's tags.
+        scheme: how the tags mark entities; None = detected.
+
+    Raises:
+        ValueError: the scheme is not known.
+    """
+    if scheme is None:
+        scheme = tag_scheme(expected, {tag for tags in predicted for tag in tags})
+    gold, system = (
+        {(i, *entity) for i, tags in enumerate(side) for entity in entities(tags, scheme)}
+        for side in (expected, predicted)
+    )
+    right = len(gold & system)
+    precision, recall = right / max(len(system), 1), right / max(len(gold), 1)
     words = [
-        a == b for x, y in zip(expected, found, strict=True) for a, b in zip(x, y, strict=True)
+        a == b for x, y in zip(expected, predicted, strict=True) for a, b in zip(x, y, strict=True)
     ]
     return {
         "entity_f1": 2 * precision * recall / max(precision + recall, 1e-9),

@@ -1,6 +1,8 @@
 """Measures and answers against numbers of independent scripts, and worked out by hand."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,14 @@ from model.tuning.examples import Question, Words
 from model.tuning.measures import (
     answer_measures,
     class_measures,
-    entities,
     normalized_answer,
     number_measures,
     tag_measures,
 )
+from model.tuning.tag_schemes import tag_scheme
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "seqeval.json"
+SEQEVAL = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]
 
 
 def test_classes_by_hand() -> None:
@@ -38,20 +43,12 @@ def test_numbers_by_hand() -> None:
     assert number_measures(np.array([1.0, 2]), np.array([3.0, 3]))["pearson"] == 0
 
 
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ("B-a I-a O B-a", {("a", 0, 2), ("a", 3, 4)}),
-        ("B-a B-a", {("a", 0, 1), ("a", 1, 2)}),
-        ("I-a I-a I-b", {("a", 0, 2), ("b", 2, 3)}),
-        ("O I-a", {("a", 1, 2)}),
-        ("S-a B-a E-a E-b", {("a", 0, 1), ("a", 1, 3), ("b", 3, 4)}),
-        ("NOUN NOUN VERB O", {("NOUN", 0, 2), ("VERB", 2, 3)}),
-        ("O O", set()),
-    ],
-)
-def test_entities(tags: str, expected: set) -> None:
-    assert entities(tags.split()) == expected
+@pytest.mark.parametrize("case", SEQEVAL, ids=lambda case: case["scheme"])
+def test_entities_as_seqeval_counts_them(case: dict[str, Any]) -> None:
+    assert tag_scheme(case["expected"]) == case["scheme"]
+    measured = tag_measures(case["expected"], case["found"])
+    for name in ("entity_precision", "entity_recall", "entity_f1"):
+        assert measured[name] == pytest.approx(case[name], abs=1e-9), name
 
 
 def test_tags_as_conlleval_counts_them() -> None:
