@@ -19,14 +19,14 @@ WAIT_SECS = 30
 class Browser:
     """Headless Chromium: opens pages, and tells what they said and asked for."""
 
-    def __init__(self, profile: Path) -> None:
-        """Start it with a new profile in an empty folder."""
+    def __init__(self, profile: Path, *flags: str) -> None:
+        """Start it with a new profile in an empty folder, and with further flags of Chromium."""
         options = webdriver.ChromeOptions()
         options.binary_location = "/usr/bin/chromium"
         for flag in (
             "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
             "disable-background-networking", "disable-component-update", "disable-sync",
-            f"user-data-dir={profile}",
+            f"user-data-dir={profile}", *flags,
         ):  # fmt: skip
             options.add_argument(f"--{flag}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

@@ -85,6 +85,9 @@ class Serve(Command):
     frozen_weights: bool = False
     """Answer faster on a CPU, for memory of the weights' size once more. Not for models of which a
     signature assigns to its weights."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names that REST clients may use for the embedded server, besides loopback names and
+    --host. Default: on a loopback address no others, else all."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -116,6 +119,7 @@ class Serve(Command):
             embedded=self.embedded,
             batching=self.batching,
             batching_config=self.batching_config,
+            allowed_hosts=self.allowed_hosts,
         )
         return {}
 

@@ -23,6 +23,7 @@ def serve_models(
     embedded: bool,
     batching: bool,
     batching_config: Path | None,
+    allowed_hosts: tuple[str, ...] = (),
 ) -> None:
     """Serve models until interrupted.
 
@@ -35,6 +36,7 @@ def serve_models(
         batching: run requests of several clients together.
         batching_config: a batching parameters file that says how; None: each server's own way,
             which is not at all in the real one.
+        allowed_hosts: names that REST clients of the embedded server may use for it.
 
     Raises:
         InputError: no model there, a file that cannot be used, or a port is taken.
@@ -49,7 +51,7 @@ def serve_models(
     options = SERVE_DEFAULT if batching else None
     if batching_config:
         options = read_batching_parameters(batching_config)
-    serve(models, host, rest_port, grpc_port, options)
+    serve(models, host, rest_port, grpc_port, options, allowed_hosts)
 
 
 def exec_real_server(

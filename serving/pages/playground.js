@@ -235,7 +235,9 @@ async function ask() {
   const url = `${modelUrl()}:predict`;
   const asked = (state.asked = new AbortController());
   try {
-    const { predictions } = await getJson(url, { method: "POST", body, signal: asked.signal });
+    const { predictions } = await getJson(url, {
+      method: "POST", body, signal: asked.signal, headers: { "Content-Type": "application/json" },
+    });
     if (state.asked !== asked) return;
     showAnswer(predictions, values, signature);
     byId("curl").textContent = `curl -d ${quoted(body)} ${quoted(location.origin + url)}`;

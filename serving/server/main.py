@@ -19,6 +19,7 @@ from serving.server.limits import Limits
 from serving.server.loading import saved_model_loader
 from serving.server.metrics import Metrics
 from serving.server.models import Repository
+from serving.server.origins import known_hosts
 from serving.server.rest import rest_app
 from serving.server.runner import Runner
 
@@ -41,6 +42,7 @@ class ModelServer:
         grpc_port: int,
         limits: Limits | None = None,
         batching: BatchingOptions | None = None,
+        allowed_hosts: tuple[str, ...] = (),
     ) -> None:
         self._limits = limits = limits or Limits()
         metrics = Metrics()
@@ -60,7 +62,9 @@ class ModelServer:
             self._socket.close()
             raise
         self._threads = futures.ThreadPoolExecutor(limits.max_accepted_requests, "rest")
-        self._rest = uvicorn.Server(_uvicorn_config(rest_app(backend, self._threads), limits))
+        hosts = known_hosts(self._socket.getsockname()[0], host, allowed_hosts)
+        app = rest_app(backend, self._threads, hosts)
+        self._rest = uvicorn.Server(_uvicorn_config(app, limits))
         # Not in the main thread, so that uvicorn leaves the signals to us.
         self._rest_thread = threading.Thread(
             target=self._rest.run, args=([self._socket],), name="rest", daemon=True
@@ -101,6 +105,7 @@ def serve(
     rest_port: int,
     grpc_port: int,
     batching: BatchingOptions | None = SERVE_DEFAULT,
+    allowed_hosts: tuple[str, ...] = (),
 ) -> None:
     """Serve models until SIGINT or SIGTERM.
 
@@ -111,6 +116,8 @@ def serve(
         rest_port: for REST; 0 takes a free one.
         grpc_port: for gRPC; 0 takes a free one.
         batching: how requests of several clients are run together; None: not at all.
+        allowed_hosts: names that REST clients may use for this server besides loopback names and
+            `host`. Empty: all names if `host` is not a loopback address.
 
     Raises:
         InputError: no models, a model that cannot be loaded, or a port in use.
@@ -120,7 +127,7 @@ def serve(
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
-    server = ModelServer(models, host, rest_port, grpc_port, batching=batching)
+    server = ModelServer(models, host, rest_port, grpc_port, None, batching, allowed_hosts)
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
     }

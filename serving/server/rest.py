@@ -4,7 +4,8 @@
     GET  /v1/models/NAME[/versions/N|/labels/L][/metadata]
     GET  /monitoring/prometheus/metrics
 
-and at / the page of `serving.server.playground`, which the real server does not have.
+and what the real server does not have: at / the page of `serving.server.playground`, and the
+addresses of `serving.server.health`.
 
 Paths match without regard to case, and a query string counts as part of the path: both as in
 TensorFlow Serving.
@@ -24,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.server.backend import Backend
 from serving.server.describe import metadata_json, status_json
@@ -35,9 +36,11 @@ from serving.server.examples import (
     regress,
     regression_json,
 )
+from serving.server.health import health_routes
 from serving.server.json_answer import error_answer, predict_answer
 from serving.server.json_request import parse_document, read_inputs, signature_name
 from serving.server.metrics import PATH as METRICS_PATH
+from serving.server.origins import NOSNIFF, KnownHosts, OriginCheck
 from serving.server.playground import playground_routes
 from serving.server.signature import DEFAULT_SIGNATURE
 from serving.server.status import HTTP_STATUS, ServingError, invalid
@@ -66,10 +69,25 @@ class _BodyTooLargeError(ServingError):
         super().__init__(StatusCode.RESOURCE_EXHAUSTED, message)
 
 
-def rest_app(backend: Backend, threads: futures.Executor) -> Starlette:
-    """Return the application. Predictions run in `threads`; the event loop only moves bytes."""
+class _MediaTypeError(ServingError):
+    """A request body that does not claim to be JSON: answered 415."""
+
+    def __init__(self, media_type: str) -> None:
+        message = f"Content-Type {media_type[:100]!r}: expected application/json"
+        super().__init__(StatusCode.INVALID_ARGUMENT, message)
+
+
+def rest_app(backend: Backend, threads: futures.Executor, hosts: KnownHosts) -> ASGIApp:
+    """Return the application. Predictions run in `threads`; the event loop only moves bytes.
+
+    Args:
+        backend: the models and what runs them.
+        threads: runs the predictions.
+        hosts: the names under which clients may reach the server.
+    """
+    extras = [*playground_routes(backend.repository), *health_routes(backend.repository)]
     api = Route("/{path:path}", _RestApi(backend, threads))
-    return Starlette(routes=[*playground_routes(backend.repository), api])
+    return OriginCheck(Starlette(routes=[*extras, api]), hosts)
 
 
 class _RestApi:
@@ -92,13 +110,13 @@ class _RestApi:
         try:
             response = await self._answer(request)
         except ServingError as error:
-            status = 413 if isinstance(error, _BodyTooLargeError) else HTTP_STATUS[error.code]
-            response = _json(status, error_answer(error.message))
+            response = _json(_status(error), error_answer(error.message))
         except _VersionTooLargeError:
             response = _json(400, b"")
         except Exception as error:
             _log.exception("%s %s failed", request.method, request.url.path)
             response = _json(500, error_answer(type(error).__name__))
+        response.headers.update(NOSNIFF)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -128,6 +146,7 @@ class _RestApi:
 
     async def _run(self, request: Request, run: re.Match[str]) -> Response:
         """Predict, classify or regress."""
+        _check_media_type(request.headers.get("content-type", ""))
         asked = unquote(run["name"]), _version(run), run["label"] or ""
         with self._backend.counted(asked[0], run["verb"].capitalize(), "REST"):
             if self._accepted >= self._limits.max_accepted_requests:
@@ -222,6 +241,23 @@ def _version(match: re.Match[str]) -> int | None:
     if len(match["version"]) > 19 or int(match["version"]) > _MAX_VERSION:
         raise _VersionTooLargeError
     return int(match["version"])
+
+
+def _check_media_type(content_type: str) -> None:
+    """Refuse what a form of another site's page can send: text/plain and multipart/form-data.
+
+    `curl -d` and Python's urllib call JSON a form; a form of a page cannot be JSON in that type.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    known = ("", "application/json", "application/x-www-form-urlencoded")
+    if media_type not in known and not media_type.endswith("+json"):
+        raise _MediaTypeError(media_type)
+
+
+def _status(error: ServingError) -> int:
+    if isinstance(error, _BodyTooLargeError):
+        return 413
+    return 415 if isinstance(error, _MediaTypeError) else HTTP_STATUS[error.code]
 
 
 def _json(status: int, body: bytes) -> Response:

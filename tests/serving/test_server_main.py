@@ -154,7 +154,8 @@ def test_a_body_that_never_ends_does_not_hold_a_place(models):
     server.start()
     with socket.create_connection((HOST, server.rest_port), timeout=DEADLINE_SECS) as stalled:
         stalled.sendall(
-            b"POST /v1/models/plus:predict HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\n{"
+            b"POST /v1/models/plus:predict HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: 99\r\n\r\n{"
         )
         assert stalled.recv(100).startswith(b"HTTP/1.1 504 ")
     answer = until(lambda: (found := ask(server.rest_port, 4.0)).ok and found)
