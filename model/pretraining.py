@@ -20,7 +20,7 @@ from model.loop import Trainer, distribute
 from model.losses import Pretraining, means
 from model.precision import fastest
 from model.progress import print_result
-from model.run import DatasetFacts, RunConfig, open_run
+from model.run import DatasetFacts, RunConfig, only_writer_of_runs, open_run
 from model.session import Evaluations, Phase, Session, restore_run, training_config
 from model.source import Source, open_source
 from model.strategy import Workers, make_strategy
@@ -60,6 +60,37 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     )
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
+    with only_writer_of_runs([options.run_dir], workers):
+        session, measured = train(options, config, source, workers, manifest, second)
+    result = {
+        "run": str(options.run_dir),
+        "model": options.model,
+        "steps": session.trainer.steps_done,
+        **measured,
+        "tokens_per_sec": session.tokens_per_sec,
+        "mfu": session.mfu,
+        "seconds": time.monotonic() - started,
+    }
+    print_result(result)
+    return result
+
+
+def train(
+    options: Pretrain,
+    config: RunConfig,
+    source: Source | None,
+    workers: Workers,
+    manifest: Manifest,
+    second: Manifest | None,
+) -> tuple[Session, dict[str, Any]]:
+    """Train a run whose lock is held; return its last session and the final measures.
+
+    Raises:
+        InputError: as `pretrain`.
+        KeyboardInterrupt: as `pretrain`.
+    """
+    training = config.training
+    assert training is not None  # only an imported run has none
     if workers.is_chief:
         vocabulary = (options.dataset / VOCABULARY).read_bytes()
         open_run(options.run_dir, config, vocabulary, options.dataset)
@@ -70,9 +101,9 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
         config.model,
         training,
         Pretraining(config.heads),
-        strategy,
+        workers.strategy,
         xla=options.xla,
-        accumulation_steps=parts,
+        accumulation_steps=options.accumulation_steps,
         recompute=options.recompute,
         times_data=not options.deterministic,
     )
@@ -91,17 +122,7 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
             session = Session(options, phase, training, trainer, workers, checkpoints, evaluations)
             with phase.data.faults_named():
                 measured = session.train()
-    result = {
-        "run": str(options.run_dir),
-        "model": options.model,
-        "steps": trainer.steps_done,
-        **measured,
-        "tokens_per_sec": session.tokens_per_sec,
-        "mfu": session.mfu,
-        "seconds": time.monotonic() - started,
-    }
-    print_result(result)
-    return result
+    return session, measured
 
 
 @dataclass(frozen=True)

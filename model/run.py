@@ -8,19 +8,21 @@
 - `curves.png`: the same as a picture
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from model.config import DOC_STRIDE, BertConfig, TrainingConfig, TuningConfig
 from model.tasks import Head, Task
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 from pipeline.files import write_atomically
+from pipeline.locks import only_writer_of_all
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.schema import Pairing
 from pipeline.strict_json import to_json
@@ -28,6 +30,8 @@ from pipeline.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
     import keras
+
+    from model.strategy import Workers
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -271,6 +275,8 @@ def trained_config(path: Path) -> RunConfig | None:
 def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[str, Any]) -> None:
     """Make a run of weights that come from elsewhere: its checkpoint is of step 0.
 
+    It needs no lock: the rename succeeds only where there is no run.
+
     Args:
         path: the directory; it appears when it is whole.
         config: what the run says of itself.
@@ -294,6 +300,26 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[st
         checkpoints.save(0, {"model": weights})
         checkpoints.wait()
         made.rename(path)
+
+
+@contextlib.contextmanager
+def only_writer_of_runs(paths: Sequence[Path], workers: "Workers") -> Iterator[None]:
+    """Let the chief worker hold the locks of runs; if it cannot, every worker ends.
+
+    Raises:
+        InputError: another process writes one of the runs.
+        JobError: the chief could not have the locks; or their files cannot be written.
+    """
+    held = only_writer_of_all({path: f"--run {path}" for path in paths if workers.is_chief})
+    failure: Exception | None = None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held)
+        except (InputError, JobError) as error:
+            failure = error
+        if workers.any(failure is not None):
+            raise failure or JobError("the first worker cannot write --run; its message says why")
+        yield
 
 
 def open_run(path: Path, config: RunConfig, vocabulary: bytes, data: Path) -> None:

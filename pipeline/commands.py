@@ -209,18 +209,23 @@ class Preprocess(Corpus):
 
         from pipeline.console import notes, results
         from pipeline.dataset import as_result, make_datasets
+        from pipeline.locks import only_writer_of_all
         from pipeline.report import dataset_table
         from pipeline.shard import EVAL
 
         begin = time.monotonic()
-        manifests = make_datasets(
-            self.input,
-            self.vocab,
-            self.outputs(),
-            overwrite=self.overwrite,
-            max_unreadable_rate=self.max_unreadable_rate,
-            beam_flags=beam_flags or [],
-        )
+        outputs = self.outputs()
+        # Beam's other filesystems have no locks.
+        local = {Path(output): f"--output {output}" for output in outputs if "://" not in output}
+        with only_writer_of_all(local):
+            manifests = make_datasets(
+                self.input,
+                self.vocab,
+                outputs,
+                overwrite=self.overwrite,
+                max_unreadable_rate=self.max_unreadable_rate,
+                beam_flags=beam_flags or [],
+            )
         seconds = time.monotonic() - begin
         for output, manifest in manifests.items():
             results.print(dataset_table(output, manifest, seconds))

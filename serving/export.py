@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from model.run import Checkpoint, Run
 from pipeline.errors import InputError
+from pipeline.locks import only_writer
 from serving import gate
 from serving.choices import TOLERANCES, ServerVersion, ServingPrecision
 from serving.configs import versions_of, write_configs
@@ -16,6 +17,9 @@ from serving.golden import Reference
 from serving.signatures import TextModel
 from serving.stock_ops import check_ops
 from serving.warm_up import WARM_UP, write_warm_up
+
+PUBLISHING_SECS = 60.0
+"""How long to wait while another export renames its version and writes the configurations."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,12 @@ def export_run(
         goldens = Reference(run, model).golden(signatures)
         labels = run.task.labels if run.task else ()
         difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision], labels)
-        version = max(versions_of(model_path), default=0) + 1
-        path = temporary.rename(model_path / str(version))
+        # Another export may be about to take the same number.
+        with only_writer(model_path, f"--output {model_path}", wait_secs=PUBLISHING_SECS):
+            version = max(versions_of(model_path), default=0) + 1
+            path = temporary.rename(model_path / str(version))
+            write_configs(model_path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    write_configs(model_path)
     return Exported(path, tuple(signatures), difference)

@@ -1,6 +1,10 @@
 """What tests of several rooms share: quiet TensorFlow and a small corpus."""
 
+import contextlib
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -8,6 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import pytest
+
+import clozeline
 
 TOPICS = {
     "sea": ["boat", "wave", "harbour", "sailor", "anchor", "tide", "fish", "net", "gull", "storm"],
@@ -48,3 +54,33 @@ def vocab_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
     path.write_text("\n".join(pieces) + "\n", encoding="utf-8")
     return path
+
+
+HOLD_A_LOCK = """
+import sys
+from pathlib import Path
+from pipeline.locks import only_writer
+with only_writer(Path(sys.argv[1]), "--run it"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer_of() -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """Start a process that holds a directory's lock until its standard input is closed."""
+    with contextlib.ExitStack() as stack:
+
+        def start(directory: Path) -> subprocess.Popen:
+            process = subprocess.Popen(
+                [sys.executable, "-c", HOLD_A_LOCK, str(directory)],
+                cwd=Path(clozeline.__file__).parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout.readline() == b"held\n"
+            return process
+
+        yield start

@@ -20,7 +20,7 @@ from model.flops import step_flops
 from model.loop import Predictor, Trainer
 from model.precision import fastest
 from model.pretraining import check_batch_size
-from model.run import RunConfig, TextFacts, open_run
+from model.run import RunConfig, TextFacts, only_writer_of_runs, open_run
 from model.session import Evaluations, Phase, Session, restore_run, training_config
 from model.source import Source, open_source
 from model.strategy import Workers, make_strategy
@@ -56,12 +56,13 @@ def finetune(options: Finetune) -> dict[str, Any]:
     if not workers.is_chief:
         notes.print(f"{workers}: the first one shows the progress and writes the run")
         notes.quiet = results.quiet = True
-    source = open_source(options.init)
-    prepared = prepare(options, source, strategy)
-    with workers.lost_ones_named():
+    runs = seeds_and_runs(options)
+    with workers.lost_ones_named(), only_writer_of_runs([run for _, run in runs], workers):
+        source = open_source(options.init)
+        prepared = prepare(options, source, strategy)
         found = [
             tune(dataclasses.replace(options, run_dir=run), seed, source, prepared, workers)
-            for seed, run in seeds_and_runs(options)
+            for seed, run in runs
         ]
     print_results(found)
     if len(found) == 1:

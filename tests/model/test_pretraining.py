@@ -160,6 +160,31 @@ def test_a_finished_run_says_so_and_measures_again(
     assert load_run(Path(first["run"])).training.warmup_steps == 1
 
 
+def test_a_run_has_one_writer(
+    dataset: Path,
+    small_model: str,
+    tmp_path: Path,
+    writer_of: Callable[[Path], subprocess.Popen],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["pretrain", "--dataset", str(dataset), "--run", str(run), "--model", small_model]
+    arguments += ["--steps", "3", "--batch-size", "8", "--no-xla"]
+    other = writer_of(run)
+    assert clozeline.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"clozeline: --run {run}: is being written by process {other.pid}, sinc")
+    assert [path.name for path in run.iterdir()] == [".lock"]
+    other.kill()
+    other.wait()
+    assert clozeline.main(arguments) == 0
+    assert f"process {other.pid}, since 20" in capsys.readouterr().err
+    assert not (run / ".lock").exists()
+    writer_of(run)  # who reads does not ask
+    Checkpoints(run / "checkpoints", writes=False).restore({})
+    assert load_run(run).load_model() is not None
+
+
 def test_without_an_eval_split(
     options: Options, make_dataset: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -478,3 +479,20 @@ def test_inspect_names_what_is_damaged(
         (copy / MANIFEST).write_text("{}")
         words = ["manifest.json", "cannot be read"]
     expect_error(capsys, inspect(copy), *words)
+
+
+def test_a_dataset_has_one_writer(
+    prose_corpus: Path,
+    vocab_path: Path,
+    tmp_path: Path,
+    writer_of: Callable[[Path], subprocess.Popen],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    output = tmp_path / "new" / "ds"
+    other = writer_of(output)
+    (output / "_temporary").mkdir()  # the other one's
+    assert preprocess(prose_corpus / "*.txt", vocab_path, output, "--overwrite") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    expected = f"clozeline: --output {output}: is being written by process {other.pid}, since 20"
+    assert line.startswith(expected)
+    assert sorted(path.name for path in output.iterdir()) == [".lock", "_temporary"]

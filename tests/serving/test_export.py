@@ -16,7 +16,9 @@ import clozeline
 from benchmarks.models import export_random
 from model.network import weights_by_name, with_intermediates
 from model.run import Run, load_run
+from pipeline.errors import InputError
 from pipeline.tokenizer import build_tokenizer
+from serving import export
 from serving.warm_up import WARM_UP
 
 TEXTS = ["The [MASK] sees the [MASK] .", "boat", "The owl fears [MASK]", ""]
@@ -302,3 +304,31 @@ def test_size_on_disk(tmp_path: Path) -> None:
     assert parameters > 11e6
     assert of_weights <= 1.002 * 4 * parameters
     assert sum(sizes.values()) - of_weights < 3e6
+
+
+def test_exports_of_one_model_take_turns(
+    trained_run: Run,
+    tmp_path: Path,
+    writer_of: Callable[[Path], subprocess.Popen],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = writer_of(tmp_path / "fox")
+    monkeypatch.setattr(export, "PUBLISHING_SECS", 0)
+    with pytest.raises(InputError, match=rf"--output .*fox: is being written by .* {other.pid}, s"):
+        export.export_run(trained_run, tmp_path / "fox")
+    assert [path.name for path in (tmp_path / "fox").iterdir()] == [".lock"]
+    monkeypatch.setattr(export, "PUBLISHING_SECS", 60)
+    other.stdin.close()  # it ends by and by
+    assert export.export_run(trained_run, tmp_path / "fox").path.name == "1"
+
+
+@pytest.mark.slow
+def test_two_exports_at_once_make_two_versions(trained_run: Run, tmp_path: Path) -> None:
+    arguments = ["export", "--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
+    command = [sys.executable, clozeline.__file__, *arguments]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert sorted(path.name for path in (tmp_path / "fox").iterdir()) == [
+        "1", "2", "batching.config", "models.config", "monitoring.config"
+    ]  # fmt: skip

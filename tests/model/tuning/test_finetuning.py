@@ -219,6 +219,17 @@ def test_several_seeds(options: Callable[..., Finetune], tmp_path: Path) -> None
     assert result["sd"]["loss"] == pytest.approx(abs(losses[0] - losses[1]) / 2**0.5)
 
 
+def test_a_run_of_one_seed_is_being_written(
+    options: Callable[..., Finetune],
+    tmp_path: Path,
+    writer_of: Callable[[Path], subprocess.Popen],
+) -> None:
+    other = writer_of(tmp_path / "run" / "seed-2")
+    with pytest.raises(InputError, match=rf"seed-2: is being written by process {other.pid}"):
+        options(seed=(1, 2)).run()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["seed-2"]
+
+
 def test_early_stopping(options: Callable[..., Finetune], tmp_path: Path) -> None:
     flags = options(steps=80, eval_every_steps=4, early_stopping=2, metric="accuracy")
     result = flags.run()
