@@ -3,7 +3,7 @@
 SavedModels of TensorFlow 1 have them; what `tf.saved_model.save` writes is for Predict.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -206,7 +206,7 @@ def _run(
         raise invalid(
             f"Expected {_KINDS[method]} signature method_name to be {method}. Was: {found}"
         )
-    serialized = list(_serialized(examples))
+    serialized = list(_bounded(_serialized(examples), runner.max_input_bytes))
     if not serialized:
         raise invalid("Input is empty.")
     signature = servable.signatures[name]
@@ -216,6 +216,16 @@ def _run(
     texts = np.empty(len(serialized), dtype=np.object_)
     texts[:] = serialized
     return runner.run(signature, {"inputs": texts}), len(serialized)
+
+
+def _bounded(examples: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    """Yield examples while they are within the limit: each repeats the context."""
+    total_bytes = 0
+    for example in examples:
+        total_bytes += len(example)
+        if total_bytes > max_bytes:
+            raise invalid(f"The examples with their context take more than {max_bytes} bytes")
+        yield example
 
 
 def _serialized(examples: input_pb2.Input) -> Iterable[bytes]:

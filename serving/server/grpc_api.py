@@ -30,7 +30,7 @@ from serving.server.loading import Servable
 from serving.server.models import Repository
 from serving.server.signature import DEFAULT_SIGNATURE, Signature
 from serving.server.status import ServingError, invalid
-from serving.server.tensors import proto_from_array, tensors_from_protos
+from serving.server.tensors import arrays_from_protos, write_array
 
 _log = logging.getLogger(__name__)
 _MESSAGE_CHARS = 1024
@@ -79,9 +79,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
             signature = servable.signatures[name]
             wanted = _wanted_outputs(signature, list(request.output_filter))
-            max_elements = self._backend.limits.max_message_bytes
-            inputs = tensors_from_protos(request.inputs, max_elements)
-            outputs = self._backend.runner.run(signature, inputs)
+            runner = self._backend.runner
+            inputs = arrays_from_protos(signature, request.inputs, runner.max_input_bytes)
+            outputs = runner.run(signature, inputs)
             return _predict_response(servable, signature, {key: outputs[key] for key in wanted})
 
     @_answering
@@ -203,8 +203,7 @@ def _predict_response(
     response = predict_pb2.PredictResponse()
     response.model_spec.CopyFrom(answering_spec(servable, signature.name))
     for name, array in outputs.items():
-        proto = proto_from_array(array, signature.outputs[name].dtype)
-        response.outputs[name].CopyFrom(proto)
+        write_array(response.outputs[name], array, signature.outputs[name].dtype)
     return response
 
 

@@ -34,7 +34,7 @@ class Servable:
 Loader = Callable[[str, int, Path], Servable]
 
 
-def saved_model_loader(runner: Runner, max_elements: int, metrics: Metrics | None = None) -> Loader:
+def saved_model_loader(runner: Runner, metrics: Metrics | None = None) -> Loader:
     """Return the function that loads one version and runs its warm-up requests.
 
     The function raises ServingError when the version cannot be served.
@@ -44,7 +44,7 @@ def saved_model_loader(runner: Runner, max_elements: int, metrics: Metrics | Non
     def load(name: str, version: int, path: Path) -> Servable:
         try:
             servable = _load(name, version, path)
-            warm_up(path, servable.signatures, runner, max_elements)
+            warm_up(path, servable.signatures, runner)
         except Exception as error:  # whatever a broken directory provokes in TensorFlow
             metrics.load(str(path), succeeded=False)
             if isinstance(error, ServingError):

@@ -46,8 +46,8 @@ class ModelServer:
     ) -> None:
         self._limits = limits = limits or Limits()
         metrics = Metrics()
-        self._runner = runner = Runner(limits.max_concurrent_runs, batching, metrics)
-        load = saved_model_loader(runner, limits.max_message_bytes, metrics)
+        self._runner = runner = Runner(limits, batching, metrics)
+        load = saved_model_loader(runner, metrics)
         self.host = host
         self.repository = Repository(models, load)
         backend = Backend(self.repository, runner, metrics, limits)

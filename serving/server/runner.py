@@ -1,12 +1,12 @@
 """Running a signature on named tensors: the core that REST, gRPC and warm-up share."""
 
 import threading
-from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from serving.server.batching import Batcher, BatchingOptions
+from serving.server.limits import Limits
 from serving.server.metrics import Metrics
 from serving.server.signature import Arrays, Signature, check_inputs
 from serving.server.status import from_tensorflow
@@ -17,11 +17,12 @@ class Runner:
 
     def __init__(
         self,
-        max_concurrent_runs: int,
+        limits: Limits,
         batching: BatchingOptions | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self._places = threading.BoundedSemaphore(max_concurrent_runs)
+        self.max_input_bytes = limits.max_message_bytes
+        self._places = threading.BoundedSemaphore(limits.max_concurrent_runs)
         self._batcher = Batcher(self._run_now, batching, metrics or Metrics()) if batching else None
 
     def close(self) -> None:
@@ -29,7 +30,7 @@ class Runner:
         if self._batcher:
             self._batcher.close()
 
-    def run(self, signature: Signature, inputs: Mapping[str, tf.Tensor | np.ndarray]) -> Arrays:
+    def run(self, signature: Signature, inputs: Arrays) -> Arrays:
         """Return the outputs by name; strings are object arrays of bytes.
 
         Raises:
@@ -37,12 +38,11 @@ class Runner:
                 batches is full.
         """
         check_inputs(signature, inputs)
-        arrays = {name: _as_array(value) for name, value in inputs.items()}
         if self._batcher and signature.can_batch:
-            rows = {len(array) for array in arrays.values()}
+            rows = {len(array) for array in inputs.values()}
             if len(rows) == 1 and rows != {0}:
-                return self._batcher.run(signature, arrays)
-        return self._run_now(signature, arrays)
+                return self._batcher.run(signature, inputs)
+        return self._run_now(signature, inputs)
 
     def _run_now(self, signature: Signature, arrays: Arrays) -> Arrays:
         try:
@@ -52,10 +52,6 @@ class Runner:
                     for name, value in arrays.items()
                 }
                 outputs = signature.function(**tensors)
-                return {name: _as_array(outputs[name]) for name in signature.outputs}
+                return {name: np.asarray(outputs[name].numpy()) for name in signature.outputs}
         except (tf.errors.OpError, TypeError, ValueError) as error:
             raise from_tensorflow(error) from error
-
-
-def _as_array(value: tf.Tensor | np.ndarray) -> np.ndarray:
-    return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())

@@ -1,7 +1,7 @@
 """What a signature takes and gives, and whether inputs fit it."""
 
-import math
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,13 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from serving.server.status import invalid
+from serving.server.status import invalid, shortened
 
 DEFAULT_SIGNATURE = "serving_default"
+MAX_RANK = 64  # of NumPy's arrays; TensorFlow itself has 254
 Arrays = dict[str, np.ndarray]  # by name; strings are objects of bytes
+Shape = tuple[int, ...]
+_NAMES_SHOWN = 64
 
 
 @dataclass(frozen=True)
@@ -68,36 +71,61 @@ def _sizes(shape: tensor_shape_pb2.TensorShapeProto) -> tuple[int | None, ...]:
     return tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
 
 
-def check_inputs(signature: Signature, inputs: Mapping[str, tf.Tensor | np.ndarray]) -> None:
-    """Compare names, kinds and ranks with the signature.
-
-    Only a rank that is too low is refused here: it crashes kernels. Higher ranks and inner sizes
-    are left to the graph, as in TensorFlow Serving.
+def check_inputs(signature: Signature, inputs: Arrays) -> None:
+    """Compare names, dtypes and ranks of arrays with the signature.
 
     Raises:
         ServingError: INVALID_ARGUMENT, naming what does not fit.
     """
-    if len(inputs) != len(signature.inputs):
-        raise invalid(_sizes_differ(inputs.keys(), signature.inputs.keys()))
-    for position, (name, info) in enumerate(signature.inputs.items()):
-        if name not in inputs:
+    check_names(signature, inputs)
+    for name in signature.inputs:
+        check_dtype(signature, name, type_name(tf.dtypes.as_dtype(inputs[name].dtype)))
+        check_rank(signature, name, inputs[name].shape)
+
+
+def check_names(signature: Signature, names: Collection[str]) -> None:
+    """Compare the names of a request's inputs with the signature's.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, naming what does not fit.
+    """
+    if len(names) != len(signature.inputs):
+        raise invalid(_sizes_differ(names, signature.inputs))
+    for name, info in signature.inputs.items():
+        if name not in names:
             raise invalid(
                 f"Signature input alias: {name}(feed name: {info.graph_name}) not found in request "
                 "and no default value provided. Inputs expected to be in the request "
-                f"{_braced(inputs)}, or default input alias set: "
+                f"{_braced(names)}, or default input alias set: "
             )
-        dtype = tf.dtypes.as_dtype(inputs[name].dtype)
-        if dtype != info.dtype and inputs[name].dtype != np.object_:
-            raise invalid(
-                f"Expects arg[{position}] to be {type_name(info.dtype)} "
-                f"but {type_name(dtype)} is provided"
-            )
-        shape = list(inputs[name].shape)
-        if info.shape is not None and len(shape) < len(info.shape):
-            raise invalid(
-                f"Input {name}: expected {len(info.shape)} dimensions as in signature "
-                f"{signature.name}, received shape {shape}"
-            )
+
+
+def check_dtype(signature: Signature, name: str, received: str) -> None:
+    """Compare one input's dtype, named as by `type_name`, with the signature's.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, they differ.
+    """
+    expected = type_name(signature.inputs[name].dtype)
+    if received != expected:
+        position = list(signature.inputs).index(name)
+        raise invalid(f"Expects arg[{position}] to be {expected} but {received} is provided")
+
+
+def check_rank(signature: Signature, name: str, shape: Shape) -> None:
+    """Refuse a rank that is lower than the signature's, which crashes kernels.
+
+    Higher ranks and inner sizes are left to the graph, as in TensorFlow Serving.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, the rank is too low.
+    """
+    expected = signature.inputs[name].shape
+    if expected is not None and len(shape) < len(expected):
+        raise invalid(
+            f"Input {name}: expected {len(expected)} dimensions as in signature "
+            f"{signature.name}, received shape {list(shape)}"
+        )
 
 
 def type_name(dtype: tf.DType) -> str:
@@ -105,24 +133,17 @@ def type_name(dtype: tf.DType) -> str:
     return {"float16": "half", "float32": "float", "float64": "double"}.get(dtype.name, dtype.name)
 
 
-def check_size(shape: tuple[int, ...], max_elements: int) -> None:
-    """Refuse a declared shape before anything of its size is allocated.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, the shape has a negative size or too many elements.
-    """
-    if any(size < 0 for size in shape) or math.prod(shape) > max_elements:
-        raise invalid(f"Tensor of shape {list(shape)}: expected 0 to {max_elements} elements")
-
-
-def _sizes_differ(received: Any, expected: Any) -> str:
+def _sizes_differ(received: Collection[str], expected: Collection[str]) -> str:
+    extra = (name for name in received if name not in expected)
+    missing = (name for name in expected if name not in received)
     return (
         f"input size does not match signature: {len(received)}!={len(expected)} "
         f"len({_braced(received)}) != len({_braced(expected)}). "
-        f"Sent extra: {_braced(received - expected)}. "
-        f"Missing but required: {_braced(expected - received)}."
+        f"Sent extra: {_braced(extra)}. Missing but required: {_braced(missing)}."
     )
 
 
-def _braced(names: Any) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
+def _braced(names: Iterable[str]) -> str:
+    """Return the first names in braces; a client may send millions."""
+    first = sorted(itertools.islice(names, _NAMES_SHOWN))
+    return "{" + shortened(",".join(first)) + "}"

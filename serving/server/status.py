@@ -25,6 +25,7 @@ HTTP_STATUS = {
     StatusCode.UNAUTHENTICATED: 401,
 }
 
+_QUOTED_BYTES = 256
 _BY_NUMBER = {code.value[0]: code for code in StatusCode}
 
 
@@ -43,6 +44,14 @@ class ServingError(Exception):
 def invalid(message: str) -> ServingError:
     """Return the error for a request that does not fit the model."""
     return ServingError(StatusCode.INVALID_ARGUMENT, message)
+
+
+def shortened(text: str) -> str:
+    """Return text that a client sent as a message quotes it: its first 256 bytes."""
+    encoded = text[: _QUOTED_BYTES + 1].encode("utf-8", "surrogateescape")
+    if len(encoded) <= _QUOTED_BYTES:
+        return text
+    return encoded[:_QUOTED_BYTES].decode("utf-8", "ignore") + "..."
 
 
 def from_tensorflow(error: Exception) -> ServingError:

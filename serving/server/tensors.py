@@ -1,76 +1,243 @@
-"""Tensors to and from the protocol buffers that gRPC and warm-up records carry."""
+"""Tensors to and from the protocol buffers that gRPC and warm-up records carry.
 
-from collections.abc import Callable, Mapping
+TensorFlow's own parser is not used on requests: it follows the dtype that the client names, and for
+DT_VARIANT and DT_RESOURCE it decodes whatever the client put there, which can end the process.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from grpc import StatusCode
 from tensorflow.core.framework import tensor_pb2
 
-from serving.server.signature import check_size
-from serving.server.status import invalid
+from serving.server.signature import (
+    MAX_RANK,
+    Arrays,
+    Shape,
+    Signature,
+    check_dtype,
+    check_names,
+    check_rank,
+    type_name,
+)
+from serving.server.status import ServingError, invalid
+
+# TensorFlow's string object, whose text lies elsewhere if it is longer than 22 bytes.
+_STRING_BYTES = 24
+_CHUNK_VALUES = 65_536  # copied into a message at a time, so that few Python numbers exist at once
 
 
-def tensors_from_protos(
-    protos: Mapping[str, tensor_pb2.TensorProto], max_elements: int
-) -> dict[str, tf.Tensor]:
-    """Return the tensors by name.
+@dataclass(frozen=True)
+class _Field:
+    """The field of a TensorProto that holds values of a dtype.
 
-    A list of values shorter than the shape is filled up with its last value, and a longer one is
-    cut: what TensorFlow's own parser does.
+    Attributes:
+        name: of the field.
+        wire: NumPy dtype of the field's values.
+        bits: unsigned dtype that a value's bit pattern has in the field, if it is sent as that.
+    """
+
+    name: str
+    wire: Any
+    bits: Any = None
+
+
+_FIELDS = {
+    "float32": _Field("float_val", np.float32),
+    "float64": _Field("double_val", np.float64),
+    "float16": _Field("half_val", np.int32, np.uint16),
+    "bfloat16": _Field("half_val", np.int32, np.uint16),
+    "complex64": _Field("scomplex_val", np.float32),  # real and imaginary parts in turn
+    "complex128": _Field("dcomplex_val", np.float64),
+    "int8": _Field("int_val", np.int32),
+    "int16": _Field("int_val", np.int32),
+    "int32": _Field("int_val", np.int32),
+    "uint8": _Field("int_val", np.int32),
+    "uint16": _Field("int_val", np.int32),
+    "int64": _Field("int64_val", np.int64),
+    "uint32": _Field("uint32_val", np.uint32),
+    "uint64": _Field("uint64_val", np.uint64),
+    "bool": _Field("bool_val", np.bool_),
+    "string": _Field("string_val", np.object_),
+}
+
+
+def arrays_from_protos(
+    signature: Signature, protos: Mapping[str, tensor_pb2.TensorProto], max_bytes: int
+) -> Arrays:
+    """Return a request's tensors as arrays by name; strings are objects of bytes.
+
+    Names, dtypes and ranks are compared with the signature, and sizes with the limit, before any
+    value is read. A list of values shorter than the shape is extended with its last value, and a
+    longer one is cut: what TensorFlow's own parser does.
+
+    Args:
+        signature: what the tensors are for.
+        protos: tensors by name, as a client sent them.
+        max_bytes: limit for all tensors together, in memory and after that extension.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a tensor is malformed or declares too many elements.
+        ServingError: INVALID_ARGUMENT, the tensors do not fit the signature, are malformed or are
+            too large; UNIMPLEMENTED, the signature has a dtype that messages cannot carry.
     """
-    return {name: _tensor(name, proto, max_elements) for name, proto in protos.items()}
+    check_names(signature, protos)
+    shapes: dict[str, Shape] = {}
+    total_bytes = 0
+    for name, info in signature.inputs.items():
+        proto = protos[name]
+        check_dtype(signature, name, _dtype_name(proto.dtype))
+        shapes[name] = _shape(name, proto, max_bytes)
+        check_rank(signature, name, shapes[name])
+        total_bytes += _size_bytes(proto, info.dtype, shapes[name])
+        if total_bytes > max_bytes:
+            raise invalid(f"Input {name}: all inputs together take more than {max_bytes} bytes")
+    return {
+        name: _array(name, protos[name], info.dtype, shapes[name])
+        for name, info in signature.inputs.items()
+    }
 
 
-def _tensor(name: str, proto: tensor_pb2.TensorProto, max_elements: int) -> tf.Tensor:
-    check_size(tuple(dim.size for dim in proto.tensor_shape.dim), max_elements)
+def _dtype_name(number: int) -> str:
+    """Return the name of a DataType; a client may send a number that has none."""
     try:
-        return tf.io.parse_tensor(proto.SerializeToString(), tf.dtypes.as_dtype(proto.dtype))
-    except (tf.errors.OpError, TypeError, ValueError) as error:
-        raise invalid(f"tensor parsing error: {name}") from error
+        return type_name(tf.dtypes.as_dtype(number))
+    except TypeError:
+        return f"DataType {number}"
 
 
-def proto_from_array(array: np.ndarray, dtype: tf.DType) -> tensor_pb2.TensorProto:
-    """Return an array as TensorFlow Serving sends it: in the typed field, not as raw bytes."""
-    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+def _shape(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> Shape:
+    """Return the shape; without its zeros it has `max_bytes` elements at most, as NumPy needs."""
+    dims = proto.tensor_shape.dim  # unknown_rank is not looked at, as in TensorFlow
+    if len(dims) > MAX_RANK:
+        raise invalid(f"Input {name}: expected at most {MAX_RANK} dimensions, got {len(dims)}")
+    shape = tuple(dim.size for dim in dims)
+    if any(size < 0 for size in shape):
+        raise invalid(f"Input {name}: expected no negative size, got shape {list(shape)}")
+    elements = math.prod(size for size in shape if size)
+    if elements > max_bytes:
+        raise invalid(f"Input {name}: shape {list(shape)} takes more than {max_bytes} bytes")
+    return shape
+
+
+def _field(dtype: tf.DType) -> _Field:
+    if dtype.name not in _FIELDS:
+        message = f"Tensors of type {dtype.name} cannot be sent in a message"
+        raise ServingError(StatusCode.UNIMPLEMENTED, message)
+    return _FIELDS[dtype.name]
+
+
+def _size_bytes(proto: tensor_pb2.TensorProto, dtype: tf.DType, shape: Shape) -> int:
+    """Return what the tensor takes in TensorFlow's memory, repeated values included."""
+    _field(dtype)
+    count = math.prod(shape)
+    if dtype != tf.string:
+        return count * int(dtype.size)
+    values = proto.string_val
+    text_bytes = len(proto.tensor_content) + sum(map(len, itertools.islice(values, count)))
+    repeated = count - len(values)
+    if repeated > 0 and values:
+        text_bytes += repeated * len(values[-1])
+    return count * _STRING_BYTES + text_bytes
+
+
+def _array(name: str, proto: tensor_pb2.TensorProto, dtype: tf.DType, shape: Shape) -> np.ndarray:
+    count = math.prod(shape)
+    if proto.tensor_content and count:
+        read = _strings_in if dtype == tf.string else _numbers_in
+        values = read(proto.tensor_content, count, dtype)
+        if values is None:
+            raise invalid(f"tensor parsing error: {name}")
+        return values.reshape(shape)
+    return _extended(_values(proto, count, dtype), count, dtype).reshape(shape)
+
+
+def _values(proto: tensor_pb2.TensorProto, count: int, dtype: tf.DType) -> np.ndarray:
+    """Return the first `count` values of the dtype's field, or fewer if it has fewer."""
+    field = _field(dtype)
+    values = getattr(proto, field.name)
+    if dtype == tf.string:
+        return _objects(values[:count])
+    parts = 2 if dtype.is_complex else 1
+    read = np.fromiter(values, field.wire, min(len(values) // parts, count) * parts)
+    if dtype.is_complex:
+        return read.view(dtype.as_numpy_dtype)
+    if field.bits:
+        return read.astype(field.bits).view(dtype.as_numpy_dtype)
+    return read.astype(dtype.as_numpy_dtype)
+
+
+def _extended(values: np.ndarray, count: int, dtype: tf.DType) -> np.ndarray:
+    """Repeat the last value, or else zero or "", until there are `count` values."""
+    if len(values) == count:
+        return values
+    nothing: Any = b"" if dtype == tf.string else 0
+    extended = np.full(count, values[-1] if len(values) else nothing, values.dtype)
+    extended[: len(values)] = values
+    return extended
+
+
+def _objects(values: list[bytes]) -> np.ndarray:
+    array = np.empty(len(values), dtype=np.object_)
+    array[:] = values
+    return array
+
+
+def _numbers_in(content: bytes, count: int, dtype: tf.DType) -> np.ndarray | None:
+    """Return the values that raw bytes hold; None if they are not `count` values."""
+    if len(content) != count * dtype.size:
+        return None
+    if dtype == tf.bool and max(content) > 1:
+        return None
+    return np.frombuffer(content, dtype.as_numpy_dtype)
+
+
+def _strings_in(content: bytes, count: int, _dtype: tf.DType) -> np.ndarray | None:
+    """Return the strings in raw bytes: all lengths as varints, then the texts; None if wrong."""
+    lengths: list[int] = []
+    position = 0
+    while len(lengths) < count:
+        length, shift = 0, 0
+        while True:
+            if position == len(content) or shift > 28:  # TensorFlow reads lengths as uint32
+                return None
+            byte = content[position]
+            position += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        lengths.append(length)
+    if position + sum(lengths) != len(content):
+        return None
+    ends = list(itertools.accumulate(lengths, initial=position))
+    return _objects([content[start:end] for start, end in itertools.pairwise(ends)])
+
+
+def write_array(proto: tensor_pb2.TensorProto, array: np.ndarray, dtype: tf.DType) -> None:
+    """Fill an empty message with an array as TensorFlow Serving sends it: in the typed field.
+
+    Args:
+        proto: the message.
+        array: values; strings are objects of bytes.
+        dtype: of the array, as the signature names it.
+
+    Raises:
+        ServingError: UNIMPLEMENTED, messages cannot carry the dtype.
+    """
+    field = _field(dtype)
+    proto.dtype = dtype.as_datatype_enum
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
-    field, values = _FIELDS[dtype.name]
-    getattr(proto, field).extend(values(array.ravel()))
-    return proto
-
-
-def _plain(flat: np.ndarray) -> list[Any]:
-    return flat.tolist()
-
-
-def _bits(flat: np.ndarray) -> list[int]:
-    return flat.view(np.uint16).tolist()
-
-
-def _parts(flat: np.ndarray) -> list[float]:
-    """Return real and imaginary parts in turn."""
-    return flat.view(flat.real.dtype).tolist()
-
-
-_FIELDS: dict[str, tuple[str, Callable[[np.ndarray], list[Any]]]] = {
-    "float32": ("float_val", _plain),
-    "float64": ("double_val", _plain),
-    "float16": ("half_val", _bits),
-    "bfloat16": ("half_val", _bits),
-    "complex64": ("scomplex_val", _parts),
-    "complex128": ("dcomplex_val", _parts),
-    "int8": ("int_val", _plain),
-    "int16": ("int_val", _plain),
-    "int32": ("int_val", _plain),
-    "uint8": ("int_val", _plain),
-    "uint16": ("int_val", _plain),
-    "int64": ("int64_val", _plain),
-    "uint32": ("uint32_val", _plain),
-    "uint64": ("uint64_val", _plain),
-    "bool": ("bool_val", _plain),
-    "string": ("string_val", _plain),
-}
+    flat = array.ravel()
+    if field.bits:
+        flat = flat.view(field.bits)
+    elif dtype.is_complex:
+        flat = flat.view(field.wire)
+    values = getattr(proto, field.name)
+    for start in range(0, len(flat), _CHUNK_VALUES):
+        values.extend(flat[start : start + _CHUNK_VALUES].tolist())

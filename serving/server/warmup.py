@@ -9,15 +9,13 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving.server.runner import Runner
 from serving.server.signature import DEFAULT_SIGNATURE, Signature
 from serving.server.status import invalid
-from serving.server.tensors import tensors_from_protos
+from serving.server.tensors import arrays_from_protos
 
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 _MAX_RECORDS = 1000
 
 
-def warm_up(
-    version_dir: Path, signatures: dict[str, Signature], runner: Runner, max_elements: int
-) -> None:
+def warm_up(version_dir: Path, signatures: dict[str, Signature], runner: Runner) -> None:
     """Run the Predict requests in the version's warm-up file, if it has one.
 
     Raises:
@@ -36,4 +34,6 @@ def warm_up(
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         if name not in signatures:
             raise invalid(f'{WARMUP_FILE}: signature "{name}" not found in the model')
-        runner.run(signatures[name], tensors_from_protos(request.inputs, max_elements))
+        signature = signatures[name]
+        inputs = arrays_from_protos(signature, request.inputs, runner.max_input_bytes)
+        runner.run(signature, inputs)

@@ -11,6 +11,7 @@ from grpc import StatusCode
 
 from pipeline.errors import InputError
 from serving.server.batching import Batcher, BatchingOptions
+from serving.server.limits import Limits
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
 from serving.server.signature import Signature, TensorInfo
@@ -225,7 +226,7 @@ class Saved(tf.Module):
 def runner_of(signature_outputs, **options):
     info = TensorInfo(tf.string, (None,), "x:0")
     signature = Signature("s", {"x": info}, signature_outputs, Saved().run)
-    return Runner(2, BatchingOptions(**options)), signature
+    return Runner(Limits(max_concurrent_runs=2), BatchingOptions(**options)), signature
 
 
 @pytest.mark.parametrize("outputs", [{"y": (None,)}, {"y": ()}, {"y": None}])

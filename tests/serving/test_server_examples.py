@@ -221,3 +221,16 @@ def test_grpc_multi_inference_of_what_does_not_go_together(stub, change, message
     text_format.Parse(TASKS.replace(*change, 1) + EXAMPLE, request)
     with pytest.raises(grpc.RpcError, match=message):
         stub.MultiInference(request)
+
+
+def test_a_context_that_every_example_repeats_is_bounded(stub):
+    request = classification_pb2.ClassificationRequest()
+    text_format.Parse('model_spec { name: "cr" }', request)
+    examples = request.input.example_list_with_context
+    examples.context.features.feature["t"].bytes_list.value.append(b"a" * 1_000_000)
+    for _ in range(68):
+        examples.examples.add()
+    message = "The examples with their context take more than 67108864 bytes"
+    with pytest.raises(grpc.RpcError, match=message) as caught:
+        stub.Classify(request)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -55,7 +55,7 @@ def publish(exports, factor, destination):
 
 
 def loader():
-    return saved_model_loader(Runner(2), 1000)
+    return saved_model_loader(Runner(Limits()))
 
 
 def states(repository, name="m"):

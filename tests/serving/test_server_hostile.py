@@ -1,0 +1,150 @@
+"""Requests made to end the server, to fill its memory or to keep it busy: it goes on answering."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving.client import Client
+
+MEBIBYTE = 1024 * 1024
+DEADLINE_SECS = 60
+
+
+class Server:
+    """A server process, a gRPC stub for it, and its memory."""
+
+    def __init__(self, models: Path) -> None:
+        with contextlib.ExitStack() as stack:
+            sockets = [
+                stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)
+            ]
+            self.rest_port, self.grpc_port = (each.getsockname()[1] for each in sockets)
+        command = [sys.executable, "-m", "clozeline", "serve", "--embedded", "--models", models]
+        ports = ["--rest-port", str(self.rest_port), "--grpc-port", str(self.grpc_port)]
+        self.process = subprocess.Popen([*command, *ports])
+        Client(f"http://127.0.0.1:{self.rest_port}").wait_until_ready("types", 120)
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
+        self.stub = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+
+    def memory_bytes(self, field: str) -> int:
+        """Return VmRSS (now) or VmHWM (the peak since `forget_peak`)."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError(field)
+
+    def forget_peak(self) -> int:
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        return self.memory_bytes("VmRSS")
+
+    def check_good(self) -> None:
+        request = request_for("", x=tf.make_tensor_proto(np.float32([1.5, 2.0])))
+        answer = self.stub.Predict(request, timeout=DEADLINE_SECS)
+        assert list(answer.outputs["y"].float_val) == [3.0, 4.0]
+        assert self.process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, save_types):
+    base = tmp_path_factory.mktemp("models")
+    save_types(base / "types" / "1")
+    started = Server(base)
+    yield started
+    started.channel.close()
+    started.process.terminate()
+    assert started.process.wait(DEADLINE_SECS) == 0
+
+
+def request_for(signature: str, **inputs: tensor_pb2.TensorProto) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "types"
+    request.model_spec.signature_name = signature
+    for name, proto in inputs.items():
+        request.inputs[name].CopyFrom(proto)
+    return request
+
+
+def tensor(dtype: int, shape: list[int], **values) -> tensor_pb2.TensorProto:
+    proto = tensor_pb2.TensorProto(dtype=dtype, **values)
+    for size in shape:
+        proto.tensor_shape.dim.add(size=size)
+    return proto
+
+
+def variant_list(dtype: int) -> tensor_pb2.TensorProto:
+    """A list of tensors whose metadata gives it 2^63 - 1 invalid elements."""
+    proto = tensor(dtype, [])
+    metadata = b"\xff" * 8 + b"\x7f"
+    proto.variant_val.add(type_name="tensorflow::TensorList", metadata=metadata)
+    return proto
+
+
+def multi(**changes: tensor_pb2.TensorProto) -> predict_pb2.PredictRequest:
+    inputs = {
+        "f": tf.make_tensor_proto(np.ones([1, 2], np.float32)),
+        "i": tf.make_tensor_proto(np.ones([1], np.int32)),
+        "s": tf.make_tensor_proto([b"a"]),
+    }
+    return request_for("multi", **(inputs | changes))
+
+
+def resource() -> tensor_pb2.TensorProto:
+    proto = tensor(types_pb2.DT_RESOURCE, [1])
+    proto.resource_handle_val.add(device="/cpu:0", container="c", name="n", hash_code=1)
+    return proto
+
+
+STRING, INT64 = types_pb2.DT_STRING, types_pb2.DT_INT64
+FLOAT = types_pb2.DT_FLOAT
+MANY = {f"x{number}": tensor(INT64, [2**26], int64_val=[1]) for number in range(100)}
+ATTACKS = {
+    "variant": multi(s=variant_list(types_pb2.DT_VARIANT)),
+    "variant named string": multi(s=variant_list(STRING)),
+    "variant where a float belongs": multi(f=variant_list(types_pb2.DT_VARIANT)),
+    "variant under an unknown name": multi(x=variant_list(types_pb2.DT_VARIANT)),
+    "resource": multi(s=resource()),
+    "reference": multi(f=tensor(types_pb2.DT_FLOAT_REF, [1, 2], float_val=[1])),
+    "no dtype": multi(f=tensor(types_pb2.DT_INVALID, [1, 2])),
+    "unknown dtype": multi(f=tensor(12345, [1, 2])),
+    "quantized": multi(i=tensor(types_pb2.DT_QINT32, [1], int_val=[1])),
+    "a hundred unknown inputs": request_for("", **MANY),
+    "one value repeated": request_for("", x=tensor(FLOAT, [2**26], float_val=[1])),
+    "a long string repeated": multi(s=tensor(STRING, [20_000], string_val=[b"a" * MEBIBYTE])),
+    "a string repeated less": multi(s=tensor(STRING, [1000], string_val=[b"a" * MEBIBYTE])),
+    "an empty string repeated": multi(s=tensor(STRING, [2**26 - 1])),
+    "sums of inputs": multi(
+        f=tensor(FLOAT, [2**22, 2]), i=tensor(types_pb2.DT_INT32, [2**23]), s=tensor(STRING, [2])
+    ),
+    "40,000 dimensions": request_for("", x=tensor(FLOAT, [2**62] * 40_000, float_val=[1])),
+    "255 dimensions": request_for("", x=tensor(FLOAT, [1] * 255, float_val=[1])),
+    "65 dimensions": request_for("", x=tensor(FLOAT, [1] * 65, float_val=[1])),
+    "more than numbers can count": request_for("", x=tensor(FLOAT, [2**62, 2**62])),
+    "zero times too many": request_for("", x=tensor(FLOAT, [2**62, 0])),
+    "zero first": request_for("", x=tensor(FLOAT, [0, 2**62, 2**62])),
+    "negative": request_for("", x=tensor(FLOAT, [-1])),
+    "strings for integers": multi(i=tensor(STRING, [1], string_val=[b"a"])),
+    "lengths that lie": multi(s=tensor(STRING, [2], tensor_content=b"\xff\xff\xff\xff\x7fab")),
+    "lengths without end": multi(s=tensor(STRING, [2], tensor_content=b"\xff" * 1000)),
+    "too few bytes": request_for("", x=tensor(FLOAT, [2], tensor_content=b"\0\0\0")),
+    "unknown rank": request_for("", x=tensor_pb2.TensorProto(dtype=FLOAT, float_val=[1])),
+}
+ATTACKS["unknown rank"].inputs["x"].tensor_shape.unknown_rank = True
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_tensor_that_is_refused_unread(server, name):
+    before = server.forget_peak()
+    with pytest.raises(grpc.RpcError) as caught:
+        server.stub.Predict(ATTACKS[name], timeout=DEADLINE_SECS)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert server.memory_bytes("VmHWM") < before + 100 * MEBIBYTE
+    server.check_good()
