@@ -1,27 +1,67 @@
-"""Checkpoints of a run: written whole or not at all, beside the training, and read back likewise.
+"""Checkpoints of a run: written whole or not at all, next to the training, and verified when read.
 
-Each is a directory `step-NNNNNNNN` that holds a `tf.train.Checkpoint`, in which every weight stands
-under the name that Keras gives it. `best.json` names the one with the lowest evaluation loss.
+Each is a directory `step-NNNNNNNN` with a `tf.train.Checkpoint`, in which every weight has the name
+that Keras gives it, and `checksums.json`, the size and CRC-32C of each of its files. `best.json`
+names the one with the best evaluation, the metric and its value.
 """
 
 import json
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from model.run import checkpoint_name, checkpoint_steps
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
-from pipeline.files import write_atomically
+from pipeline.files import crc32c, make_folder, publish, write_atomically
 from pipeline.strict_json import to_json
 
-_PREFIX = "step-"
 _PARTIAL = "partial-"
+_DAMAGED = "damaged-"
 _NAME = "checkpoint"
 _BEST = "best.json"
+_CHECKSUMS = "checksums.json"
+
+_PASSING = (
+    tf.errors.AbortedError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+)
+"""TensorFlow's errors that say nothing about the bytes of a checkpoint."""
+
+_READS = 10
+"""Attempts at checkpoints that a training removes while they are being read."""
+
+
+class DamagedError(Exception):
+    """The bytes of a checkpoint are not those that were written; the message says which."""
+
+
+class GoneError(Exception):
+    """A checkpoint was removed while it was being read."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The contents of `best.json`.
+
+    Attributes:
+        step: updates done at that checkpoint.
+        metric: name of the evaluation metric that selected it; None in files that do not say.
+        value: of the metric; NaN if it was not a finite number.
+    """
+
+    step: int
+    metric: str | None
+    value: float
 
 
 class Checkpoints:
@@ -42,37 +82,64 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """Return the steps that there are checkpoints of, ascending."""
-        found = self.directory.glob(f"{_PREFIX}*")
-        return sorted(int(path.name.removeprefix(_PREFIX)) for path in found)
+        """Return the steps that there are checkpoints of, ascending; `checkpoint_steps`."""
+        return checkpoint_steps(self.directory)
 
     @property
-    def best(self) -> tuple[int, float] | None:
-        """The step with the lowest evaluation loss that is kept, and that loss; None without."""
-        try:
-            found = json.loads((self.directory / _BEST).read_text(encoding="utf-8"))
-            step, loss = int(found["step"]), float(found["loss"])
-        except (OSError, ValueError, LookupError, TypeError):
-            return None
-        return (step, loss) if self._path(step).exists() else None
+    def marked(self) -> Best | None:
+        """What `best.json` says; None without one.
 
-    def mark_best(self, step: int, loss: float) -> None:
+        Raises:
+            InputError: it is damaged.
+            JobError: it cannot be read.
+        """
+        file = self.directory / _BEST
+        try:
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            if "metric" not in fields:  # an earlier release called the value of any metric a loss
+                fields = {"step": fields["step"], "metric": None, "value": fields["loss"]}
+            value = fields["value"]
+            return Best(
+                int(fields["step"]), fields["metric"], math.nan if value is None else float(value)
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise JobError(f"{file}: cannot be read: {error.strerror}") from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                f"{file}: damaged: {error!r}; remove it: the next evaluation selects the best "
+                "checkpoint again, and --checkpoint last reads the last one"
+            ) from error
+
+    @property
+    def best(self) -> Best | None:
+        """What `best.json` says of a checkpoint that is there; None without one.
+
+        Raises:
+            InputError: as `marked`; `JobError` too.
+        """
+        best = self.marked
+        return best if best and self._path(best.step).exists() else None
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
         """Keep the checkpoint of a step as the best one, once it is written.
 
         Args:
             step: it has been, or is being saved.
-            loss: of the evaluation.
+            metric: name of the evaluation metric.
+            value: of the metric.
         """
         self.wait()
         if self.writes:
-            text = to_json({"step": step, "loss": loss}) + "\n"
+            text = to_json({"step": step, "metric": metric, "value": value}) + "\n"
             write_atomically(self.directory / _BEST, text.encode())
             self._remove_old()
 
     def forget_best(self, step: int) -> None:
         """Let a best checkpoint of up to this step go: others are measured on other data."""
         best = self.best
-        if self.writes and best and best[0] <= step:
+        if self.writes and best and best.step <= step:
             (self.directory / _BEST).unlink()
 
     def hold(self, state: dict[str, Any]) -> None:
@@ -127,10 +194,10 @@ class Checkpoints:
         final = self._path(step)
         try:
             _remove([partial])
-            partial.mkdir(parents=True)
+            make_folder(partial)
             tf.train.Checkpoint(**self._copy).write(str(partial / _NAME))
-            _remove([final])  # there only when it could not be read
-            partial.rename(final)
+            write_checksums(partial)
+            publish(partial, final)
         except (OSError, tf.errors.OpError) as error:
             _remove([partial])
             why = str(error).splitlines()[0]
@@ -141,71 +208,177 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         best = self.best
-        old = self.steps()[: -self.keep]
-        _remove(self._path(step) for step in old if not best or step != best[0])
+        for step in self.steps()[: -self.keep]:
+            if not best or step != best.step:
+                # Who reads it sees all of its files or none.
+                _remove([self._path(step).replace(self.directory / f"{_PARTIAL}{step}")])
 
     def restore(self, state: dict[str, Any]) -> int | None:
-        """Read the last checkpoint that can be read into the state, and return its step.
+        """Read the last undamaged checkpoint into the state, and return its step.
 
-        A checkpoint that cannot be read is named in a note, and removed if an older one can be.
-        Leftovers of a save that was killed are removed.
+        A damaged one is named in a note, and renamed if an older one can be read. Leftovers of a
+        save that was killed are removed.
 
         Returns:
             The step; None where there is no checkpoint.
 
         Raises:
-            InputError: there are checkpoints, but none can be read.
+            InputError: all of them are damaged, or the last one is of another model.
+            JobError: one cannot be read now, whatever its bytes are: a permission, a lost disk.
         """
         if self.writes:
             _remove(self.directory.glob(f"{_PARTIAL}*"))
-        unreadable: list[Path] = []
+        for _ in range(_READS):
+            try:
+                return self._restore_last(state)
+            except GoneError:  # by a training, which has newer ones
+                continue
+        raise JobError(f"{self.directory}: the checkpoints disappear while they are being read")
+
+    def _restore_last(self, state: dict[str, Any]) -> int | None:
+        damaged: list[int] = []
         for step in reversed(self.steps()):
-            if self._read(step, state):
+            try:
+                self._read(step, state)
+            except DamagedError as error:
+                notes.print(
+                    f"{self._path(step)}: damaged ({error}); going back to the one before",
+                    soft_wrap=True,
+                )
+                damaged.append(step)
+            else:
                 if self.writes:
-                    _remove(unreadable)
+                    for each in damaged:
+                        self._set_aside(each)
                 return step
-            notes.print(
-                f"{self._path(step)}: cannot be read; going back to the one before", soft_wrap=True
-            )
-            unreadable.append(self._path(step))
-        if unreadable:
+        if damaged:
             raise InputError(
-                f"{self.directory}: none of the {len(unreadable)} checkpoints can be read; "
-                "remove the directory to start the run again"
+                f"{self.directory}: all of the {len(damaged)} checkpoints are damaged; put one "
+                "back from a backup, or start again with another --run"
             )
         return None
 
     def restore_best(self, state: dict[str, Any]) -> int:
-        """Read the checkpoint with the lowest evaluation loss into the state, and return its step.
+        """Read the best checkpoint by evaluation into the state, and return its step.
 
         Raises:
-            InputError: there is none, or it cannot be read.
+            InputError: there is none, or it is damaged or missing, or of another model.
+            JobError: it cannot be read now.
         """
-        best = self.best
-        if best is None or not self._read(best[0], state):
-            raise InputError(
-                f"{self.directory}: no best checkpoint; train with --eval-every-steps to have one"
-            )
-        return best[0]
+        step = 0
+        for _ in range(_READS):
+            best = self.marked
+            if best is None:
+                raise InputError(
+                    f"{self.directory}: no best checkpoint; train with --eval-every-steps to "
+                    "have one"
+                )
+            step = best.step
+            try:
+                self._read(step, state)
+            except DamagedError as error:
+                raise InputError(
+                    f"{self._path(step)}: the best checkpoint is damaged ({error}); put it back "
+                    "from a backup, or give --checkpoint last"
+                ) from error
+            except GoneError:  # a training may have a better one by now
+                continue
+            return step
+        raise InputError(
+            f"{self._path(step)}: the best checkpoint is missing; put it back from a backup, or "
+            "give --checkpoint last"
+        )
 
     def _path(self, step: int) -> Path:
-        return self.directory / f"{_PREFIX}{step:08d}"
+        return self.directory / checkpoint_name(step)
 
-    def _read(self, step: int, state: dict[str, Any]) -> bool:
-        checkpoint = tf.train.Checkpoint(**state)
+    def _set_aside(self, step: int) -> None:
+        """Rename a damaged checkpoint, so that a person can look at it."""
+        path, number = self.directory / f"{_DAMAGED}{step:08d}", 1
+        while path.exists():
+            number += 1
+            path = self.directory / f"{_DAMAGED}{step:08d}-{number}"
+        publish(self._path(step), path)
+        notes.print(f"{self._path(step)}: kept as {path.name}", soft_wrap=True)
+
+    def _read(self, step: int, state: dict[str, Any]) -> None:
+        """Read a checkpoint into the state.
+
+        Raises:
+            DamagedError: its bytes are not those that were written.
+            GoneError: it is not there any more.
+            InputError: it is whole, but of another model.
+            JobError: it cannot be read now.
+        """
+        path = self._path(step)
         try:
-            status = checkpoint.read(str(self._path(step) / _NAME))
+            is_verified = verify(path)
+            checkpoint = tf.train.Checkpoint(**state)
+            status = checkpoint.read(str(path / _NAME))
             status.assert_existing_objects_matched().expect_partial()
+        except (OSError, *_PASSING) as error:
+            if not path.exists():
+                raise GoneError from error
+            why = " ".join(str(error).split())
+            raise JobError(
+                f"{path}: cannot be read: {why}; nothing was changed, try again when it can be"
+            ) from error
         # TensorFlow has no one error for this: a short file, for one, is an IndexError.
-        except (tf.errors.OpError, ValueError, LookupError, RuntimeError, AssertionError):
-            return False
-        return True
+        except (tf.errors.OpError, ValueError, LookupError, RuntimeError, AssertionError) as error:
+            if not path.exists():
+                raise GoneError from error
+            why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            if is_verified:
+                raise InputError(f"{path}: does not fit the run's config.json: {why}") from error
+            raise DamagedError(why) from error
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Write the size in bytes and the CRC-32C of each file of a checkpoint next to them."""
+    files = {
+        file.name: {"bytes": file.stat().st_size, "crc32c": crc32c(file)}
+        for file in sorted(filter(Path.is_file, checkpoint.iterdir()))
+    }
+    text = to_json({"files": files}, indent=1) + "\n"
+    (checkpoint / _CHECKSUMS).write_text(text, encoding="utf-8")
+
+
+def verify(checkpoint: Path) -> bool:
+    """Compare a checkpoint's files with its checksums.
+
+    Returns:
+        Whether it has any: those of earlier releases have none.
+
+    Raises:
+        DamagedError: a file is missing, or has other bytes.
+        OSError: a file cannot be read.
+    """
+    file = checkpoint / _CHECKSUMS
+    names = {path.name for path in checkpoint.iterdir()}
+    if file.name not in names:
+        for path in filter(Path.is_file, checkpoint.iterdir()):
+            crc32c(path)  # what cannot be read is not taken for damaged
+        return False
+    try:
+        listed = {
+            name: (facts["bytes"], facts["crc32c"])
+            for name, facts in json.loads(file.read_bytes())["files"].items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{_CHECKSUMS} cannot be parsed") from error
+    for name, facts in listed.items():
+        if name not in names:
+            raise DamagedError(f"{name} is missing")
+        path = checkpoint / name
+        if (path.stat().st_size, crc32c(path)) != facts:
+            raise DamagedError(f"{name} does not have the checksum of {_CHECKSUMS}")
+    return True
 
 
 def _variable_like(variable: tf.Variable) -> tf.Variable:
     return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
 
 
-def _remove(paths: Iterator[Path] | list[Path]) -> None:
+def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         shutil.rmtree(path, ignore_errors=True)

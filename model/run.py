@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from model.config import DOC_STRIDE, BertConfig, TrainingConfig, TuningConfig
 from model.tasks import Head, Task
 from pipeline.errors import InputError, JobError
-from pipeline.files import write_atomically
+from pipeline.files import sync, write_atomically
 from pipeline.locks import only_writer_of_all
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.schema import Pairing
@@ -216,7 +217,7 @@ class Run:
         model = build_model(self.config, self.task)
         checkpoints = Checkpoints(self.path / CHECKPOINTS, writes=False)
         state = {"model": weights_by_name(model)}
-        if checkpoint == "best" or (checkpoint == "auto" and checkpoints.best):
+        if checkpoint == "best" or (checkpoint == "auto" and checkpoints.marked):
             checkpoints.restore_best(state)
         elif checkpoints.restore(state) is None:
             raise InputError(
@@ -255,7 +256,9 @@ def read_config(path: Path) -> RunConfig | None:
         return RunConfig.from_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise JobError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{file}: cannot be read: {error}; remove {path} to start again"
         ) from error
@@ -269,7 +272,30 @@ def trained_config(path: Path) -> RunConfig | None:
     Raises:
         InputError: there is a config that cannot be read.
     """
-    return read_config(path) if any((path / CHECKPOINTS).glob("step-*")) else None
+    return read_config(path) if checkpoint_steps(path / CHECKPOINTS) else None
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of a step's checkpoint, which is a directory."""
+    return f"step-{step:08d}"
+
+
+def checkpoint_steps(directory: Path) -> list[int]:
+    """Return the steps that a directory has checkpoints of, ascending.
+
+    Other names in it are not ours: a copy `step-00000020.bak`, say.
+
+    Raises:
+        JobError: the directory cannot be listed, which does not mean that it is empty.
+    """
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JobError(f"{directory}: cannot be listed: {error.strerror}") from error
+    matches = [re.fullmatch(r"step-(\d{8,})", name, re.ASCII) for name in names]
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[str, Any]) -> None:
@@ -403,6 +429,12 @@ class Metrics:
             return []
         lines = self.path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+
+    def sync(self) -> None:
+        """Wait until the lines are on the disk."""
+        if self.path.exists():
+            sync(self.path)
+            sync(self.path.parent)
 
     def add(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Append one line."""

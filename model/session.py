@@ -228,7 +228,13 @@ class Session:
         losses = [line["loss"] for line in lines if line["split"] == "train"]
         self._recent_loss = self.workers.of_chief(losses[-1] if losses else 0.0)
         best = self.checkpoints.best
-        since = [x for x in lines if best and x["split"] == "eval" and x["step"] > best[0]]
+        if best and best.metric not in (None, self.evaluations.measure):
+            raise InputError(
+                f"{self.options.run_dir}: its best checkpoint was selected by {best.metric}, not "
+                f"{self.evaluations.measure}; give --metric {best.metric}, or start a new run with "
+                "another --run"
+            )
+        since = [x for x in lines if best and x["split"] == "eval" and x["step"] > best.step]
         self._evaluations_since_best = round(self.workers.of_chief(len(since)))
 
     def _gives_up(self) -> bool:
@@ -392,10 +398,12 @@ class Session:
     def _save_best(self, step: int, value: float) -> None:
         """Keep this step's checkpoint if no evaluation before was as good."""
         best = self.checkpoints.best
-        is_best = best is None or self.evaluations.is_better(value, best[1])
+        is_best = (
+            best is None or math.isnan(best.value) or self.evaluations.is_better(value, best.value)
+        )
         if self.workers.of_chief(float(is_best)):
             self._save(step)
-            self.checkpoints.mark_best(step, value)
+            self.checkpoints.mark_best(step, self.evaluations.measure, value)
             self._evaluations_since_best = 0
         else:
             self._evaluations_since_best += 1
@@ -412,6 +420,8 @@ class Session:
 
     def _save(self, step: int) -> None:
         if step != self._saved_step:
+            if self.log:
+                self.log.metrics.sync()  # a checkpoint's own lines are there when it is
             self.checkpoints.save(step, self.trainer.state)
             self._saved_step = step
             self._roll_backs = 0

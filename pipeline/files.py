@@ -1,5 +1,6 @@
 """Files on any filesystem that Beam knows: find them, read them, publish them whole."""
 
+import errno
 import os
 import stat
 import tempfile
@@ -8,19 +9,84 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+"""What a filesystem answers that has no `fsync` for files, or for directories."""
+
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a local file under a temporary name, then rename it: readers see all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a local file under a temporary name, then publish it: readers see all of it or none."""
+    make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         share(Path(temporary))  # mkstemp is private to the user
-        Path(temporary).replace(path)
+        publish(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def publish(temporary: Path, final: Path) -> Path:
+    """Rename a local file or directory such that a power cut leaves all of it or nothing.
+
+    What is in it reaches the disk before the name does: files, then their directories, then the
+    rename, then the directory of the new name.
+
+    Args:
+        temporary: a name in a directory of the same filesystem.
+        final: a file, which is replaced, or a directory that does not exist or is empty.
+
+    Returns:
+        The new name.
+
+    Raises:
+        OSError: something cannot be written, or `final` is a directory that is not empty.
+    """
+    for folder, _, files in os.walk(temporary, topdown=False):
+        for name in files:
+            sync(Path(folder, name))
+        sync(Path(folder))
+    if temporary.is_file():
+        sync(temporary)
+    temporary.replace(final)
+    sync(final.parent)
+    return final
+
+
+def sync(path: Path) -> None:
+    """Wait until a local file's bytes, or a directory's list of names, are on the disk.
+
+    Raises:
+        OSError: they cannot be written, or there is no such path.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Create a local directory with its parents; their names are on the disk on return."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync(folder.parent)
+
+
+def crc32c(path: Path) -> str:
+    """Return the CRC-32C of a local file's bytes as eight hexadecimal digits."""
+    import google_crc32c
+
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            checksum.update(chunk)
+    return checksum.hexdigest().decode()
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:

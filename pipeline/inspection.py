@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pipeline.console import progress, results, table
 from pipeline.errors import InputError
+from pipeline.files import crc32c
 from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.records import parse_examples
 from pipeline.report import dataset_table
@@ -90,14 +91,8 @@ def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dic
     Raises:
         InputError: another checksum, another number of records, or a record that does not parse.
     """
-    import google_crc32c
-
     path = dataset / shard.name
-    checksum = google_crc32c.Checksum()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            checksum.update(chunk)
-    if checksum.hexdigest().decode() != shard.crc32c:
+    if crc32c(path) != shard.crc32c:
         raise InputError(f"{path}: corrupt (its CRC-32C is not the manifest's); make it again")
     examples = 0
     for batch in read_records(path, manifest):

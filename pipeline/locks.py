@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
+from pipeline.strict_json import to_json
 
 LOCK = ".lock"
 """File inside a directory that is being written. It is gone when the writer has ended well."""
@@ -124,7 +125,7 @@ def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
             soft_wrap=True,
         )
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    file.write_text(json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), now))) + "\n")
+    file.write_text(to_json(asdict(Holder(os.getpid(), socket.gethostname(), now))) + "\n")
     return lock
 
 

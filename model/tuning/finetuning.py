@@ -156,7 +156,7 @@ def tune(
         "seed": seed,
         "steps": trainer.steps_done,
         **measured,
-        **({"best_step": best[0], f"best_{evaluations.measure}": best[1]} if best else {}),
+        **({"best_step": best.step, f"best_{evaluations.measure}": best.value} if best else {}),
         "examples_per_sec": session.examples_per_sec,
         "tokens_per_sec": session.tokens_per_sec,
         "seconds": time.monotonic() - started,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import clozeline
-from model.checkpoints import Checkpoints
+from model.checkpoints import Best, Checkpoints
 from model.commands import Pretrain
 from model.config import BertConfig
 from model.loop import Trainer
@@ -278,7 +278,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_evaluation_loss(options: Opti
     losses = {line["step"]: line["loss"] for line in lines_of(run, "eval")}
     assert len(losses) == 4
     best = min(losses, key=losses.__getitem__)
-    assert Checkpoints(run / "checkpoints").best == (best, losses[best])
+    assert Checkpoints(run / "checkpoints").best == Best(best, "loss", losses[best])
     assert (run / "checkpoints" / f"step-{best:08}").exists()
 
 

@@ -46,7 +46,7 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     line = {"step": 3, "split": "train", "task_loss": None, "gradient_norm": None}
     assert strict(metrics.path.read_bytes()) == line
     assert metrics.lines() == [line]
-    Checkpoints(tmp_path / "checkpoints").mark_best(3, NAN)
+    Checkpoints(tmp_path / "checkpoints").mark_best(3, "pearson", NAN)
     strict((tmp_path / "checkpoints" / "best.json").read_bytes())
 
 

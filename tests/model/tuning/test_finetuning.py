@@ -230,6 +230,23 @@ def test_a_run_of_one_seed_is_being_written(
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["seed-2"]
 
 
+def test_the_best_checkpoint_has_one_metric(
+    options: Callable[..., Finetune], tmp_path: Path
+) -> None:
+    options(steps=2, epochs=1, eval_every_steps=1, metric="macro_f1").run()
+    best = tmp_path / "run" / "checkpoints" / "best.json"
+    before = best.read_bytes()
+    fields = json.loads(before)
+    assert fields.keys() == {"step", "metric", "value"}
+    assert fields["metric"] == "macro_f1"
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    scores = {line["step"]: line["macro_f1"] for line in lines if line["split"] == "eval"}
+    assert fields["value"] == scores[fields["step"]] == max(scores.values())
+    with pytest.raises(InputError, match="selected by macro_f1, not accuracy; give --metric"):
+        options(steps=4, epochs=1, eval_every_steps=1).run()
+    assert best.read_bytes() == before
+
+
 def test_early_stopping(options: Callable[..., Finetune], tmp_path: Path) -> None:
     flags = options(steps=80, eval_every_steps=4, early_stopping=2, metric="accuracy")
     result = flags.run()
