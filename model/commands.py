@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -12,6 +12,9 @@ from model.run import Checkpoint
 from model.tasks import TaskKind
 from pipeline.commands import Command
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from model.tuning.tables import Columns
 
 StrategyName = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
 
@@ -208,11 +211,18 @@ class Finetune(TrainingFlags):
     init: Path
     """What to start from: a run, or a checkpoint of Hugging Face, Google or KerasHub."""
     text_column: str | None = None
-    """Column of the text, or the first of two. Default: the first columns but the label's."""
+    """Column of the text, or of the first of two. Default: detected by its name (text, sentence,
+    sentence1, premise, question, …), or else the only columns of texts."""
     text_pair_column: str | None = None
     """Column of the second text."""
-    label_column: str = "label"
-    """Column of the class, or of the number."""
+    label_column: str | None = None
+    """Column of the class, or of the number. Default: label, or another usual name (gold_label,
+    is_duplicate, score, …)."""
+    word_column: int | None = None
+    """Number of the column of the words in a tagging file, from 1. Default: detected."""
+    tag_column: int | None = None
+    """Number of the column of the tags, from 1. Default: the last; in files with word numbers the
+    first one of tags such as B-PER, or CoNLL-U's UPOS."""
     epochs: float = 3.0
     """Passes over the training file, unless --steps is given."""
     learning_rate: float = 5e-5
@@ -251,6 +261,8 @@ class Finetune(TrainingFlags):
         super().__post_init__()
         for name in ("eval_every_steps", "early_stopping", "doc_stride"):
             _check_above(name, getattr(self, name), 1)
+        _check_above("word_column", self.word_column, 1)
+        _check_above("tag_column", self.tag_column, 1)
         _check_above("freeze_layers", self.freeze_layers, 0)
         if not self.seed or min(self.seed) < 0 or len(set(self.seed)) < len(self.seed):
             raise InputError(f"--seed {' '.join(map(str, self.seed))}: must differ, from 0 on")
@@ -262,6 +274,11 @@ class Finetune(TrainingFlags):
             raise InputError("--early-stopping: needs --dev, which is measured")
         if self.class_weights != "none" and self.task in ("regression", "span"):
             raise InputError(f"--class-weights: a {self.task} task has no classes")
+
+    @property
+    def columns(self) -> "Columns":
+        """Which columns of the examples are what."""
+        return _columns(self)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its measures and its speed."""
@@ -280,11 +297,18 @@ class Evaluate(Command):
     data: Path
     """Examples in the format of the training file; without labels only --predictions is made."""
     text_column: str | None = None
-    """Column of the text, or the first of two. Default: the first columns but the label's."""
+    """Column of the text, or of the first of two. Default: detected, as in finetune."""
     text_pair_column: str | None = None
     """Column of the second text."""
-    label_column: str = "label"
-    """Column of the class, or of the number."""
+    label_column: str | None = None
+    """Column of the class, or of the number. Default: detected, as in finetune."""
+    label_map: tuple[str, ...] = ()
+    """Labels of the file that the run has under another name, each as FILE=RUN, such as
+    0=entailment. Default: the same names; LABEL_0 is also 0."""
+    word_column: int | None = None
+    """Number of the column of the words in a tagging file, from 1. Default: detected."""
+    tag_column: int | None = None
+    """Number of the column of the tags, from 1. Default: detected, as in finetune."""
     checkpoint: Checkpoint = "auto"
     """The best by evaluation, the last; auto: the best where there is one."""
     batch_size: int = 32
@@ -305,13 +329,32 @@ class Evaluate(Command):
             InputError: a flag is out of range.
         """
         _check_above("batch_size", self.batch_size, 1)
+        _check_above("word_column", self.word_column, 1)
+        _check_above("tag_column", self.tag_column, 1)
         _check_above("worst", self.worst, 0)
+
+    @property
+    def columns(self) -> "Columns":
+        """Which columns of the examples are what."""
+        return _columns(self)
 
     def run(self) -> dict[str, Any]:
         """Evaluate, and return the measures, the confusion and the worst answers."""
         from model.tuning.evaluating import evaluate_run
 
         return evaluate_run(self)
+
+
+def _columns(options: Finetune | Evaluate) -> "Columns":
+    from model.tuning.tables import Columns
+
+    return Columns(
+        options.text_column,
+        options.text_pair_column,
+        options.label_column,
+        options.word_column,
+        options.tag_column,
+    )
 
 
 def _check_above(name: str, value: float | None, low: int) -> None:

@@ -1,15 +1,18 @@
 """The work of `evaluate`: a tuned run's answers to a file of examples, measured and shown."""
 
+from dataclasses import replace
 from typing import Any
 
 from model.commands import Evaluate
 from model.loop import Predictor
 from model.run import Run, load_run
 from model.strategy import make_strategy
+from model.tasks import Task
 from model.tuning.batches import Batches
 from model.tuning.encoding import Encoder
 from model.tuning.evaluation import Evaluation, evaluate, predict
-from model.tuning.examples import Columns, Texts, read_examples
+from model.tuning.examples import Examples, are_labelled, no_labels, read_examples, select
+from model.tuning.labels import UNKNOWN, parse_label_map, with_labels_of, without_unknown
 from model.tuning.report import (
     draw_evaluation,
     print_confusion,
@@ -31,70 +34,99 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
     run = load_run(options.run_dir)
     if run.task is None:
         raise InputError(f"--run {run.path}: not tuned for a task; clozeline finetune does that")
-    evaluation = answers_of(run, options)
+    examples = read_for(run.task, options)
+    labelled = are_labelled(examples)
+    if not any(labelled) and not options.predictions:
+        raise InputError(
+            f"--data {options.data}: {no_labels(examples)}, so there is nothing to measure; give "
+            "--predictions FILE for the answers"
+        )
+    evaluation, answers = answers_of(run, examples, options)
     result: dict[str, Any] = {"run": str(run.path), "data": str(options.data)}
-    result["examples"] = len(evaluation.answers)
+    result["examples"] = len(answers)
     if options.predictions:
-        write_answers(options.predictions, evaluation.answers)
+        write_answers(options.predictions, answers)
         result["predictions"] = str(options.predictions)
         results.print(f"answers: {options.predictions}", soft_wrap=True)
-    if not evaluation.measures:
-        if not options.predictions:
-            raise InputError(
-                f"--data {options.data}: no column {options.label_column!r}, so there is nothing "
-                "to measure; give --predictions FILE for the answers"
-            )
-        return result
+    if not all(labelled):
+        result["unlabelled"] = labelled.count(False)
+        notes.print(
+            f"{options.data}: examples without a label, not measured: {result['unlabelled']:,} of "
+            f"{len(answers):,}",
+            soft_wrap=True,
+        )
+    return result | (shown(run, evaluation, options) if any(labelled) else {})
+
+
+def shown(run: Run, evaluation: Evaluation, options: Evaluate) -> dict[str, Any]:
+    """Show an evaluation of labelled examples, and return what of it the result has."""
+    task = run.task
+    assert task is not None
+    result: dict[str, Any] = {}
     title = f"{options.data}: {len(evaluation.answers):,} examples"
     if evaluation.tag_scheme:
         result["tag_scheme"] = evaluation.tag_scheme
         title += f", tag scheme {evaluation.tag_scheme}"
     print_measures(title, evaluation.measures)
-    print_confusion(evaluation, run.task)
+    print_confusion(evaluation, task)
     print_worst(evaluation, options.worst)
     title = f"{run.path.name}: {options.data.name}"
-    if options.picture and draw_evaluation(options.picture, evaluation, run.task, title):
+    if options.picture and draw_evaluation(options.picture, evaluation, task, title):
         result["picture"] = str(options.picture)
         results.print(f"picture: {options.picture}", soft_wrap=True)
     elif options.picture:
-        notes.print(f"--picture: a {run.task.kind} task has none")
+        notes.print(f"--picture: a {task.kind} task has none")
     confusion = evaluation.confusion
     if confusion is not None:
-        result |= {"labels": list(run.task.labels), "confusion": confusion.tolist()}
+        result |= {"labels": list(task.labels), "confusion": confusion.tolist()}
     return result | evaluation.measures | {"worst": worst(evaluation, options.worst)}
 
 
-def answers_of(run: Run, options: Evaluate) -> Evaluation:
-    """Return a tuned run's answers to a file.
+def read_for(task: Task, options: Evaluate) -> Examples:
+    """Return the file's examples, with the labels of the run's task.
 
     Raises:
-        InputError: the file cannot be used, or takes another number of texts.
+        InputError: the file cannot be used, or its labels are not the task's.
     """
+    names = parse_label_map(options.label_map, task)
+    examples = read_examples(
+        options.data, task.kind, options.columns, "--data", takes_pairs=task.takes_pairs
+    )
+    examples = examples if UNKNOWN in names else without_unknown(examples, task)
+    examples, read_as = with_labels_of(examples, task, names)
+    if read_as:
+        words = ", ".join(f"{label} as {name}" for label, name in read_as.items())
+        notes.print(f"{options.data}: labels read: {words}", soft_wrap=True)
+    return examples
+
+
+def answers_of(
+    run: Run, examples: Examples, options: Evaluate
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """Return the evaluation of the labelled examples, and the answers to all, in their order."""
     task = run.task
     assert task is not None
-    columns = Columns(options.text_column, options.text_pair_column, options.label_column)
-    examples = read_examples(options.data, task.kind, columns, "--data")
-    if isinstance(examples, Texts) and len(examples.texts[0]) != 1 + task.takes_pairs:
-        raise InputError(
-            f"--data {options.data}: the run takes {1 + task.takes_pairs} texts an example; "
-            "name them with --text-column and --text-pair-column"
-        )
     encoder = Encoder(
         run.vocabulary,
         lower_case=run.dataset.lower_case,
         max_seq_length=run.dataset.max_seq_length,
         doc_stride=run.doc_stride,
     )
-    encoded = encoder.encode(examples, task)
-    batches = Batches(
-        encoded,
-        task,
-        min(options.batch_size, len(encoded)),
-        run.vocabulary.pad_id,
-        run.dataset.max_seq_length,
-    )
-    counts = " · ".join(f"{n:,} {what}" for what, n in encoded.counts.items() if n)
-    if counts:
-        notes.print(f"{options.data}: {counts}", soft_wrap=True)
     predictor = Predictor(run.load_model(options.checkpoint), make_strategy("one"), xla=options.xla)
-    return evaluate(examples, encoded, predict(predictor, batches), task)
+    labelled = are_labelled(examples)
+    evaluations: dict[bool, Evaluation] = {}
+    for is_labelled in {*labelled}:
+        part = select(examples, [label == is_labelled for label in labelled])
+        encoded = encoder.encode(part, task)
+        if not is_labelled:
+            encoded = replace(encoded, labels=None)
+        counts = " · ".join(f"{n:,} {what}" for what, n in encoded.counts.items() if n)
+        if counts:
+            notes.print(f"{options.data}: {counts}", soft_wrap=True)
+        size = min(options.batch_size, len(encoded))
+        length = run.dataset.max_seq_length
+        batches = Batches(encoded, task, size, run.vocabulary.pad_id, length)
+        evaluations[is_labelled] = evaluate(part, encoded, predict(predictor, batches), task)
+    answers = {which: iter(evaluation.answers) for which, evaluation in evaluations.items()}
+    in_order = [next(answers[which]) for which in labelled]
+    return evaluations.get(True, Evaluation({}, [])), in_order

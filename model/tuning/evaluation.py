@@ -1,7 +1,7 @@
 """All answers to a file of examples, their measures, and what went wrong most."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,8 +76,19 @@ def evaluate(
     else:
         evaluation = _of_classes(examples, encoded, logits, task)
     if encoded.labels is not None:
-        evaluation.measures = {"loss": mean_loss(encoded, logits, task)} | evaluation.measures
+        loss = mean_loss(*_with_known_place(examples, encoded, logits), task)
+        evaluation.measures = {"loss": loss} | evaluation.measures
     return evaluation
+
+
+def _with_known_place(
+    examples: Examples, encoded: Encoded, logits: Sequence[np.ndarray]
+) -> tuple[Encoded, Sequence[np.ndarray]]:
+    """Return what has a loss: everything but questions whose answer is not where the file says."""
+    if not isinstance(examples, Questions) or all(q.is_learnable for q in examples.questions):
+        return encoded, logits
+    kept = [i for i, s in enumerate(encoded.sources) if examples.questions[s].is_learnable]
+    return replace(encoded, labels=encoded.labels[kept]), [logits[i] for i in kept]
 
 
 def _given(examples: Texts, index: int) -> dict[str, Any]:
@@ -166,17 +177,19 @@ def scheme_of(examples: Words, task: Task) -> Scheme:
 
 def _of_answers(examples: Questions, encoded: Encoded, logits: Sequence[np.ndarray]) -> Evaluation:
     found = passage_answers(examples.questions, encoded, logits)
-    expected = [[text for text, _ in question.answers] for question in examples.questions]
     answers = [
         {
             "id": question.id,
             "question": question.question,
-            "expected": texts,
+            **({} if question.expected is None else {"expected": list(question.expected)}),
             "answer": answer.text,
             "score": answer.score,
         }
-        for question, texts, answer in zip(examples.questions, expected, found, strict=True)
+        for question, answer in zip(examples.questions, found, strict=True)
     ]
+    if encoded.labels is None:
+        return Evaluation({}, answers)
+    expected = [question.expected or () for question in examples.questions]
     texts = [answer.text for answer in found]
     errors = [
         1.0 - answer_measures([a], [e])["span_f1"] for a, e in zip(texts, expected, strict=True)

@@ -3,30 +3,24 @@
 Whatever is wrong with a file is one line that names the file and the row.
 """
 
-import csv
+import itertools
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from model.tasks import TaskKind
+from model.tuning.conll import read_conll
+from model.tuning.tables import (
+    Columns,
+    label_column,
+    labels_of,
+    read_table,
+    text_columns,
+    text_of,
+)
 from pipeline.errors import InputError
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a table are what; None: found by looking.
-
-    Attributes:
-        text: the text, or the first of two.
-        text_pair: the second of two.
-        label: the class, or the number.
-    """
-
-    text: str | None = None
-    text_pair: str | None = None
-    label: str = "label"
 
 
 @dataclass
@@ -36,9 +30,11 @@ class Texts:
     Attributes:
         path: the file.
         texts: one or two texts an example.
-        labels: a class or a number as it is written; none where the file has no such column.
+        labels: a class or a number as text, "" = the example has none; an empty list if none has.
         rows: the line of each in the file.
-        columns: what was read: text, text_pair where there are two, label where there is one.
+        columns: names of those that were read: text, text_pair if there are two, label if there
+            is one.
+        available: names of all columns of the file.
     """
 
     path: Path
@@ -46,6 +42,7 @@ class Texts:
     labels: list[str]
     rows: list[int]
     columns: list[str]
+    available: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -82,13 +79,20 @@ class Question:
         question: the question.
         passage: the text that the answer is part of.
         answers: the right ones, each as (text, its first character in the passage); none if the
-            passage does not answer it.
+            passage does not answer it, or if no answer is where the file says.
+        expected: the texts of all right answers, wherever they are; None = unknown.
     """
 
     id: str
     question: str
     passage: str
     answers: tuple[tuple[str, int], ...]
+    expected: tuple[str, ...] | None = ()
+
+    @property
+    def is_learnable(self) -> bool:
+        """Whether it is known where the answer is, or that there is none."""
+        return self.expected is not None and bool(self.answers or not self.expected)
 
 
 @dataclass
@@ -98,7 +102,7 @@ class Questions:
     Attributes:
         path: the file.
         questions: all of them.
-        misplaced: ids of those with an answer that does not stand where the file says.
+        misplaced: ids of those with an answer that is not where the file says.
     """
 
     path: Path
@@ -113,158 +117,100 @@ class Questions:
 Examples = Texts | Words | Questions
 
 
-def read_examples(path: Path, kind: TaskKind, columns: Columns, flag: str) -> Examples:
+def are_labelled(examples: Examples) -> list[bool]:
+    """Return for each example whether its label, tags or answers are known."""
+    if isinstance(examples, Texts):
+        return [bool(label) for label in examples.labels] or [False] * len(examples)
+    if isinstance(examples, Questions):
+        return [question.expected is not None for question in examples.questions]
+    return [True] * len(examples)
+
+
+def no_labels(examples: Examples) -> str:
+    """Return that the file has no labels, in words that help to name its column of them."""
+    columns = ", ".join(map(repr, examples.available)) if isinstance(examples, Texts) else ""
+    hint = f" (its columns are {columns}; name the labels' with --label-column)" * bool(columns)
+    return f"no example has a label{hint}"
+
+
+def select(examples: Examples, are_chosen: Sequence[bool]) -> Examples:
+    """Return some of the examples: those for which the sequence has True."""
+
+    def chosen(values: list[Any]) -> list[Any]:
+        return list(itertools.compress(values, are_chosen))
+
+    if isinstance(examples, Questions):
+        return replace(examples, questions=chosen(examples.questions))
+    rows = chosen(examples.rows)
+    if isinstance(examples, Words):
+        return replace(
+            examples, words=chosen(examples.words), tags=chosen(examples.tags), rows=rows
+        )
+    labels = chosen(examples.labels)
+    labels = labels if any(labels) else []
+    return replace(examples, texts=chosen(examples.texts), labels=labels, rows=rows)
+
+
+def read_examples(
+    path: Path, kind: TaskKind, columns: Columns, flag: str, *, takes_pairs: bool | None = None
+) -> Examples:
     """Read a file of labelled examples.
 
     Args:
         path: the file.
         kind: of the task.
-        columns: of a table; a single task takes one text, a pair or span two, a regression what
-            there is.
+        columns: which columns are what.
         flag: that named the file, for messages.
+        takes_pairs: whether a regression takes two texts; None = detected.
 
     Raises:
-        InputError: it cannot be read, or has no example.
+        InputError: it cannot be read, has no example, or leaves open which columns are what.
     """
     try:
         if kind == "tagging":
-            found: Examples = _read_conll(path)
+            examples: Examples = _read_words(path, columns)
         elif kind == "span":
-            found = _read_squad(path)
+            examples = _read_squad(path)
         else:
-            found = _read_texts(path, kind, columns)
+            count = {"single": 1, "pair": 2}.get(
+                kind, None if takes_pairs is None else 1 + takes_pairs
+            )
+            examples = _read_texts(path, kind, columns, count)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{flag} {path}: cannot be read: {error}") from error
-    if not len(found):
+    if not len(examples):
         raise InputError(f"{flag} {path}: no examples in it")
-    return found
+    return examples
 
 
-# ---- tables
+# ---- texts
 
 
-def _read_texts(path: Path, kind: TaskKind, columns: Columns) -> Texts:
-    rows = list(_table(path))
-    if not rows:
+def _read_texts(path: Path, kind: TaskKind, columns: Columns, count: int | None) -> Texts:
+    table = read_table(path)
+    if not table.rows:
         return Texts(path, [], [], [], [])
-    names = _text_columns(path, kind, columns, list(rows[0][1]))
-    has_labels = columns.label in rows[0][1]
-    wanted = [*names, *([columns.label] if has_labels else [])]
-    values = [_values(path, line, row, wanted) for line, row in rows]
-    texts = [tuple(value[: len(names)]) for value in values]
-    labels = [value[-1].strip() for value in values] if has_labels else []
-    return Texts(path, texts, labels, [line for line, _ in rows], wanted)
-
-
-def _text_columns(path: Path, kind: TaskKind, columns: Columns, there: list[str]) -> list[str]:
-    """Return the names of the columns with the one or two texts.
-
-    Those that are not named are the first ones that are not the label.
-    """
-    if columns.text_pair and not columns.text:
-        raise InputError("--text-pair-column: name the first text too, with --text-column")
-    named = [name for name in (columns.text, columns.text_pair) if name]
-    missing = [name for name in named if name not in there]
-    if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(repr, there))}")
-    others = [name for name in there if name != columns.label]
-    count = {"single": 1, "pair": 2}.get(kind, len(named) or min(len(others), 2))
-    if not named:
-        named = others[:count]
-    if len(named) != count or not named:
-        raise InputError(
-            f"{path}: a {kind} task needs {count or 1} text column{'s' * (count > 1)}, found "
-            f"{', '.join(map(repr, named)) or 'none'}; name them with --text-column and "
-            "--text-pair-column"
-        )
-    return named
-
-
-def _values(path: Path, line: int, row: dict[str, Any], wanted: Sequence[str]) -> list[str]:
-    """Return a row's values; a number stands for its text."""
-    for name in wanted:
-        if not isinstance(row.get(name), str | int | float):
-            raise InputError(f"{path}: line {line}: no {name!r} in this row; complete or remove it")
-    return [str(row[name]) for name in wanted]
-
-
-def _table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each row of a table with its line; the kind of file is told by the name's ending."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        ending = path.suffix.lower()
-        if ending == ".tsv":
-            # As GLUE's: a tab is never part of a text, and a quotation mark is text.
-            yield from _rows(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        elif ending == ".csv":
-            yield from _rows(path, csv.reader(file, strict=True))
-        elif ending in (".jsonl", ".json"):
-            yield from _json_lines(path, file)
-        else:
-            raise InputError(f"{path}: expected a .tsv, .csv or .jsonl file")
-
-
-def _rows(path: Path, reader: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        header: list[str] = next(reader, [])
-        if len(set(header)) < len(header):
-            raise InputError(f"{path}: line 1: two columns have the same name")
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise InputError(
-                    f"{path}: line {reader.line_num}: {len(row)} columns, but the header has "
-                    f"{len(header)}"
-                )
-            yield reader.line_num, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num}: {error}") from error
-
-
-def _json_lines(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}: line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: line {number}: expected a JSON object")
-        yield number, row
+    label = label_column(table, columns.label)
+    names = text_columns(table, kind, columns, label, count)
+    texts = [tuple(text_of(table, row, name) for name in names) for row in range(len(table.rows))]
+    labels = labels_of(table, label) if label is not None else []
+    if label is not None and label.lower() == "gold_label":
+        labels = ["" if text == "-" else text for text in labels]  # annotators did not agree
+    used = [*names, label] if label is not None and labels else names
+    return Texts(path, texts, labels, table.lines, used, table.columns)
 
 
 # ---- words and tags
 
 
-def _read_conll(path: Path) -> Words:
-    """Read words and tags in columns: the first is the word, the last its tag.
-
-    Blank lines end a sentence; lines of `-DOCSTART-` are left out, as CoNLL's scripts do.
-    """
-    found = Words(path)
-    sentence: list[tuple[str, str]] = []
-    columns: int | None = None
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate([*file, ""], start=1):
-            parts = line.rstrip("\n").split("\t") if "\t" in line else line.split()
-            if not line.strip() or parts[0] == "-DOCSTART-":
-                if sentence:
-                    words, tags = zip(*sentence, strict=True)
-                    found.words.append(list(words))
-                    found.tags.append(list(tags))
-                    sentence = []
-                continue
-            columns = columns or len(parts)
-            if len(parts) != columns or columns < 2 or not all(part.strip() for part in parts):
-                raise InputError(
-                    f"{path}: line {number}: {len(parts)} columns where "
-                    f"{max(columns, 2)} are expected: a word, …, its tag"
-                )
-            if not sentence:
-                found.rows.append(number)
-            sentence.append((parts[0].strip(), parts[-1].strip()))
-    return found
+def _read_words(path: Path, columns: Columns) -> Words:
+    sentences = read_conll(path, columns.word, columns.tag)
+    return Words(
+        path,
+        [sentence.words for sentence in sentences],
+        [sentence.tags for sentence in sentences],
+        [sentence.line for sentence in sentences],
+    )
 
 
 # ---- questions
@@ -287,12 +233,13 @@ def _read_squad(path: Path) -> Questions:
 
 
 def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None:
-    given = [] if asked.get("is_impossible") else asked.get("answers", [])
-    answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given]
-    right = [(text, first) for text, first in answers if text and passage[first:].startswith(text)]
-    if len(right) < len(answers):
+    is_impossible = asked.get("is_impossible", False)
+    given = [] if is_impossible else asked.get("answers")
+    answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given or []]
+    placed = [(text, first) for text, first in answers if text and passage[first:].startswith(text)]
+    if len(placed) < len(answers):
         found.misplaced.append(str(asked["id"]))
-        if not right:
-            return
-    made = Question(str(asked["id"]), str(asked["question"]), passage, tuple(right))
-    found.questions.append(made)
+    expected = None if given is None else tuple(text for text, _ in answers)
+    found.questions.append(
+        Question(str(asked["id"]), str(asked["question"]), passage, tuple(placed), expected)
+    )

@@ -28,7 +28,17 @@ from model.tasks import Task
 from model.tuning.batches import Batches
 from model.tuning.encoding import MAX_QUESTION_PIECES, Encoded, Encoder
 from model.tuning.evaluation import evaluate, predict, scheme_of
-from model.tuning.examples import Columns, Examples, Texts, Words, read_examples
+from model.tuning.examples import (
+    Examples,
+    Questions,
+    Texts,
+    Words,
+    are_labelled,
+    no_labels,
+    read_examples,
+    select,
+)
+from model.tuning.labels import UNKNOWN, without_unknown
 from model.tuning.measures import LOWER_IS_BETTER, MEASURES
 from model.tuning.objective import Tuning
 from model.tuning.report import measure_text
@@ -171,8 +181,7 @@ def prepare(options: Finetune, source: Source, strategy: tf.distribute.Strategy)
     """
     replicas = strategy.num_replicas_in_sync
     check_batch_size("--batch-size", options.batch_size, replicas, options.accumulation_steps)
-    columns = Columns(options.text_column, options.text_pair_column, options.label_column)
-    examples = read_examples(options.train, options.task, columns, "--train")
+    examples = read_examples(options.train, options.task, options.columns, "--train")
     task = task_of(options, examples)
     vocabulary = Vocabulary.parse(source.vocabulary, options.init)
     most = source.config.max_position_embeddings
@@ -188,14 +197,16 @@ def prepare(options: Finetune, source: Source, strategy: tf.distribute.Strategy)
     def batches(encoded: Encoded) -> Batches:
         return Batches(encoded, task, options.batch_size, vocabulary.pad_id, length, on_tpu)
 
+    examples = learnable(options.train, examples)
     encoded = encoder.encode(examples, task)
     say(options.train, examples, encoded, task)
     train = batches(without_empty(examples, encoded))
     dev = None
     if options.dev:
-        held_out = read_examples(options.dev, options.task, columns, "--dev")
-        if isinstance(held_out, Texts) and not held_out.labels:
-            raise InputError(f"--dev {options.dev}: no column {options.label_column!r}")
+        held_out = read_examples(
+            options.dev, options.task, options.columns, "--dev", takes_pairs=task.takes_pairs
+        )
+        held_out = labelled(options.dev, without_unknown(held_out, task), "--dev")
         encoded_dev = encoder.encode(held_out, task)
         say(options.dev, held_out, encoded_dev, task)
         dev = held_out, batches(encoded_dev)
@@ -214,15 +225,12 @@ def task_of(options: Finetune, examples: Examples) -> Task:
         return _classes(options, labels, takes_pairs=False)
     if not isinstance(examples, Texts):
         return Task("span", (), takes_pairs=True)
-    if not examples.labels:
-        raise InputError(
-            f"--train {options.train}: no column {options.label_column!r}; "
-            "name the labels' with --label-column"
-        )
+    if not any(examples.labels):
+        raise InputError(f"--train {options.train}: {no_labels(examples)}")
     takes_pairs = len(examples.texts[0]) == 2
     if options.task == "regression":
         return Task("regression", (), takes_pairs)
-    return _classes(options, set(examples.labels), takes_pairs=takes_pairs)
+    return _classes(options, set(examples.labels) - {""}, takes_pairs=takes_pairs)
 
 
 def _classes(options: Finetune, labels: set[str], *, takes_pairs: bool) -> Task:
@@ -232,6 +240,37 @@ def _classes(options: Finetune, labels: set[str], *, takes_pairs: bool) -> Task:
             "give examples of at least two classes"
         )
     return Task(options.task, tuple(sorted(labels)), takes_pairs)
+
+
+def labelled(path: Path, examples: Examples, flag: str) -> Examples:
+    """Return the examples that have a label, and say how many have none.
+
+    Raises:
+        InputError: none has one.
+    """
+    are_known = are_labelled(examples)
+    if not any(are_known):
+        raise InputError(f"{flag} {path}: {no_labels(examples)}")
+    if all(are_known):
+        return examples
+    count = are_known.count(False)
+    notes.print(f"{path}: examples without a label, left out: {count:,}", soft_wrap=True)
+    return select(examples, are_known)
+
+
+def learnable(path: Path, examples: Examples) -> Examples:
+    """Return the examples that there is something to learn from.
+
+    Raises:
+        InputError: there are none.
+    """
+    examples = labelled(path, examples, "--train")
+    if not isinstance(examples, Questions):
+        return examples
+    are_learnable = [question.is_learnable for question in examples.questions]
+    if not any(are_learnable):
+        raise InputError(f"--train {path}: no answer is where the file says (answer_start)")
+    return select(examples, are_learnable)
 
 
 def max_length(options: Finetune, most: int) -> int:
@@ -283,6 +322,8 @@ def say(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
         once = [label for label in task.labels if counts[label] == 1]
         if once:
             parts.append(f"one example only: {', '.join(once[:5])}")
+        if {UNKNOWN, "0"} <= {*task.labels}:
+            parts.append(f"{UNKNOWN} is learned as a class; remove it if it means no label")
     notes.print(f"{path}: {' · '.join(parts)}", soft_wrap=True)
 
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from model.tuning.examples import Columns, Questions, Texts, Words, read_examples
+from model.tuning.examples import (
+    Questions,
+    Texts,
+    Words,
+    are_labelled,
+    read_examples,
+    select,
+)
+from model.tuning.tables import Columns
 from pipeline.errors import InputError
 
 
@@ -62,7 +70,7 @@ def test_without_labels(tmp_path: Path) -> None:
         ("a.csv", 'x,label\n"a,1\n', "single", Columns(), "line 2: unexpected end of data"),
         ("a.jsonl", '{"x": "a"}\n{"x": }\n', "single", Columns(), "line 2: not JSON"),
         ("a.jsonl", '["a"]\n', "single", Columns(), "line 1: expected a JSON object"),
-        ("a.jsonl", '{"x": "a"}\n{"y": "b"}\n', "single", Columns(), "line 2: no 'x' in this row"),
+        ("a.jsonl", '{"x": "a"}\n{"y": "b"}\n', "single", Columns("x"), "line 2: no 'x' in"),
         ("a.txt", "x", "single", Columns(), "expected a .tsv, .csv or .jsonl file"),
     ],
 )  # fmt: skip
@@ -106,7 +114,8 @@ def test_conll_with_tabs_and_without_a_last_line_end(tmp_path: Path) -> None:
         ("a O\nb\n", "line 2: 1 columns where 2 are expected"),
         ("a NN O\n\nb O\n", "line 3: 2 columns where 3 are expected"),
         ("a\nb\n", "line 1: 1 columns where 2 are expected"),
-        ("a\t \n", "line 1: 2 columns"),
+        ("a\t \n", "line 1: the tag, in column 2, is empty"),
+        ("a O\n\tO\n", "line 2: the word, in column 1, is empty"),
     ],
 )
 def test_unbalanced_conll(tmp_path: Path, text: str, message: str) -> None:
@@ -129,15 +138,26 @@ def test_squad(tmp_path: Path) -> None:
         ask("none", is_impossible=True),
         ask("wrong", ("cat", 3)),
         ask("partly", ("dog", 2), ("sat", 6)),
+        {"id": "unknown", "question": "unknown?"},
     )
     found = read_examples(write(tmp_path / "a.json", text), "span", Columns(), "--train")
     assert isinstance(found, Questions)
     assert [(q.id, q.question, q.answers) for q in found.questions] == [
         ("who", "who?", (("cat", 2), ("A cat", 0))),
         ("none", "none?", ()),
+        ("wrong", "wrong?", ()),
         ("partly", "partly?", (("sat", 6),)),
+        ("unknown", "unknown?", ()),
     ]
+    assert [q.expected for q in found.questions] == [
+        ("cat", "A cat"), (), ("cat",), ("dog", "sat"), None,
+    ]  # fmt: skip
+    assert [q.is_learnable for q in found.questions] == [True, True, False, True, False]
     assert found.misplaced == ["wrong", "partly"]
+    assert are_labelled(found) == [True, True, True, True, False]
+    kept = select(found, [False, True, False, False, True])
+    assert isinstance(kept, Questions)
+    assert [q.id for q in kept.questions] == ["none", "unknown"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"data": [{"paragraphs": [{}]}]}', '{"data": 5}'])

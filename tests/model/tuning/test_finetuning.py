@@ -305,7 +305,7 @@ def test_empty_texts_are_counted_and_not_learned_from(
         ({"max_seq_length": 25}, "--max-seq-length 25: must be from 8 to the 24 positions"),
         ({"freeze_layers": 3}, "--freeze-layers 3: .* has 2 layers"),
         ({"batch_size": 9, "accumulation_steps": 2}, "--batch-size 9: must be a multiple"),
-        ({"label_column": "class"}, "no column 'class'; name the labels' with --label-column"),
+        ({"label_column": "class"}, "no column 'class'; it has 'text', 'label'; name the labels'"),
     ],
 )
 def test_flags_that_do_not_fit(
@@ -405,6 +405,123 @@ def test_labels_never_seen(
         options(train=one).run()
     with pytest.raises(InputError, match="not tuned for a task"):
         Evaluate(run_dir=options().init, data=files["dev"]).run()
+
+
+def evaluated(run: Path, data: Path, **more: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the result of `evaluate` and its predictions."""
+    predictions = data.with_suffix(".answers")
+    found = Evaluate(run_dir=run, data=data, predictions=predictions, xla=False, **more).run()
+    lines = predictions.read_text(encoding="utf-8").splitlines()
+    return found, [json.loads(line) for line in lines]
+
+
+def test_evaluation_without_labels(
+    options: Callable[..., Finetune], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = [(text, str(int(label == "good"))) for text, label in reviews(24, 1)]
+    options(train=table(tmp_path / "t.tsv", numbers, "text", "label"), dev=None, steps=3).run()
+    run = tmp_path / "run"
+
+    unknown = table(tmp_path / "test.tsv", [(text, "-1") for text, _ in numbers], "text", "label")
+    found, answers = evaluated(run, unknown)
+    assert (found["examples"], found["unlabelled"], len(answers)) == (24, 24, 24)
+    assert "accuracy" not in found
+    assert not any("expected" in answer for answer in answers)
+    with pytest.raises(InputError, match=r"no example has a label .*; give --predictions FILE"):
+        Evaluate(run_dir=run, data=unknown).run()
+    none = table(tmp_path / "none.tsv", [(text,) for text, _ in numbers], "text")
+    assert [answer["answer"] for answer in evaluated(run, none)[1]] == [
+        answer["answer"] for answer in answers
+    ]
+
+    mixed = [(text, "-1" if index % 3 else label) for index, (text, label) in enumerate(numbers)]
+    found, answers = evaluated(run, table(tmp_path / "mixed.tsv", mixed, "text", "label"))
+    assert [answer["text"] for answer in answers] == [text for text, _ in numbers]
+    right = [answer["answer"] == answer["expected"] for answer in answers[::3]]
+    assert found["accuracy"] == pytest.approx(np.mean(right))
+    assert (found["examples"], found["unlabelled"]) == (24, 16)
+    assert "examples without a label, not measured: 16 of 24" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"--dev .*test.tsv: no example has a label"):
+        options(train=tmp_path / "t.tsv", dev=unknown).run()
+
+
+def test_evaluation_under_other_names_of_the_labels(
+    options: Callable[..., Finetune], files: dict[str, Path], tmp_path: Path
+) -> None:
+    options(steps=3, dev=None).run()
+    expected, _ = evaluated(tmp_path / "run", files["dev"])
+    numbers = [(text, str(int(label == "good"))) for text, label in reviews(30, 2)]
+    dev = table(tmp_path / "dev.tsv", numbers, "text", "label")
+    found, answers = evaluated(tmp_path / "run", dev, label_map=("0=bad", "1=good"))
+    assert found["confusion"] == expected["confusion"]
+    assert answers[1]["expected"] == "good"
+    with pytest.raises(InputError, match=r"line 2: the label '0' .*map it with --label-map 0=NAME"):
+        evaluated(tmp_path / "run", dev)
+
+
+def squad(path: Path, *asked: tuple[str, dict[str, Any]]) -> Path:
+    paragraphs = [
+        {"context": passage, "qas": [{"id": str(index), "question": "who", **more}]}
+        for index, (passage, more) in enumerate(asked)
+    ]
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return path
+
+
+def test_every_question_has_a_prediction(
+    options: Callable[..., Finetune],
+    files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options(task="span", train=files["answers"], dev=None, steps=2, max_seq_length=None).run()
+    run = tmp_path / "run"
+    unknown = squad(tmp_path / "unknown.json", ("rome was", {}), ("paris", {}))
+    found, answers = evaluated(run, unknown)
+    assert {"span_f1", "exact_match", "loss"} & found.keys() == set()
+    assert [answer["id"] for answer in answers] == ["0", "1"]
+    assert not any("expected" in answer for answer in answers)
+    with pytest.raises(InputError, match="no example has a label, so there is nothing to measure"):
+        Evaluate(run_dir=run, data=unknown).run()
+
+    answer = {"text": "rome", "answer_start": 0}
+    mixed = squad(
+        tmp_path / "mixed.json",
+        ("rome was", {"answers": [answer]}),
+        ("the film", {}),
+        ("so rome was", {"answers": [answer]}),  # not where the file says
+        (" \n", {"answers": [], "is_impossible": True}),
+    )
+    found, answers = evaluated(run, mixed)
+    assert [answer["id"] for answer in answers] == ["0", "1", "2", "3"]
+    assert [answer.get("expected") for answer in answers] == [["rome"], None, ["rome"], []]
+    assert (answers[3]["answer"], answers[3]["score"]) == ("", None)
+    right = [a["answer"] == (a["expected"] or [""])[0] for a in answers if "expected" in a]
+    assert found["exact_match"] == pytest.approx(np.mean(right))
+    assert np.isfinite(found["loss"])
+    assert found["unlabelled"] == 1
+    capsys.readouterr()
+    options(task="span", train=mixed, dev=mixed, steps=1, run_dir=tmp_path / "more",
+            max_seq_length=None).run()  # fmt: skip
+    said = capsys.readouterr().err
+    assert "examples without a label, left out: 1" in said
+    assert "1 answer not in its passage" in said
+    misplaced = squad(tmp_path / "misplaced.json", ("so rome", {"answers": [answer]}))
+    with pytest.raises(InputError, match="no answer is where the file says"):
+        options(task="span", train=misplaced, dev=None, max_seq_length=None).run()
+
+
+def test_tag_schemes_are_reported(
+    options: Callable[..., Finetune], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.conll"
+    file.write_text("so U-X\nfine O\n\nrome B-X\nparis L-X\n\n")
+    options(task="tagging", train=file, dev=file, steps=2).run()
+    assert "tag scheme BILOU" in capsys.readouterr().err
+    assert evaluated(tmp_path / "run", file)[0]["tag_scheme"] == "BILOU"
+    file.write_text("so U-X\nfine S-X\n")
+    with pytest.raises(InputError, match=r"a.conll: the tags S-X, U-X follow no known scheme"):
+        options(task="tagging", train=file, dev=None).run()
 
 
 @pytest.mark.slow

@@ -1,0 +1,235 @@
+"""Words with a tag each, one word a line, in the columns of the CoNLL shared tasks and their heirs.
+
+A blank line ends a sentence. Comments, lines of `-DOCSTART-`, and CoNLL-U's multi-word ranges
+(`1-2`) and empty nodes (`1.1`) are skipped.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+_SPACES = " \t\r\n\f\v"  # those of ASCII: a no-break space may be a word
+_GAP = re.compile(f"[{_SPACES}]+")
+_ID = re.compile(r"\d+")
+_NO_WORD_ID = re.compile(r"\d+[-.]\d+")
+_NUMBER = re.compile(r"[-+]?\d+(?:[-.,]\d+)?")
+_SCHEME_TAG = re.compile(r"O|[BIESLUMW][-_].+")
+_BRACKETS = re.compile(r"(?:\(([^()*]+))?(\*?)(\)?)")
+
+CONLL_U = 10
+"""Columns of CoNLL-U, https://universaldependencies.org/format.html: FORM is 2, UPOS 4."""
+UPOS = 4
+
+CONLL_2012 = (4, 11)
+"""Columns of the words and of the named entities in CoNLL-2012's files."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence.
+
+    Attributes:
+        line: the line of its first word in the file.
+        words: its words.
+        tags: the tag of each.
+    """
+
+    line: int
+    words: list[str]
+    tags: list[str]
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    cells: list[str]
+    has_tabs: bool
+
+    @property
+    def may_be_comment(self) -> bool:
+        return self.cells[0].startswith("#")
+
+
+def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> list[Sentence]:
+    """Read the sentences of a file.
+
+    Args:
+        path: the file.
+        word: number of the column of the words, from 1; None = detected.
+        tag: number of the column of the tags.
+
+    Raises:
+        InputError: a line lacks a column, a word or a tag is empty, or it is not plain which
+            columns have the words and the tags.
+        OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        lines = [_split(number, line) for number, line in enumerate(file, start=1)]
+    is_2012 = any(line.cells[:2] == ["#begin", "document"] for line in lines)
+    blocks = [
+        list(block)
+        for is_data, block in itertools.groupby(lines, key=lambda line: _is_data(line))
+        if is_data
+    ]
+    certain = [[line for line in block if not line.may_be_comment] for block in blocks]
+    rows = [line for block in certain for line in block]
+    if not rows:
+        return []
+    if is_2012:
+        word, tag, has_ids = word or CONLL_2012[0], tag or CONLL_2012[1], False
+        count = None
+    else:
+        count = len(rows[0].cells)
+        has_ids = _have_ids(certain)
+        word = word or _word_column(path, rows, has_ids=has_ids)
+        tag = tag or _tag_column(path, rows, word, has_ids=has_ids)
+    made = []
+    tags = {line.cells[tag - 1] for line in rows if len(line.cells) >= tag}
+    for block in blocks:
+        words: list[_Line] = []
+        for line in block:
+            is_skipped = line.may_be_comment or _NO_WORD_ID.fullmatch(line.cells[0])
+            if has_ids and is_skipped:
+                continue
+            if line.may_be_comment and _is_comment(line, rows[0], tag, tags, is_first=not words):
+                continue
+            words.append(line)
+        if words:
+            made.append(_sentence(path, words, word, tag, count))
+    return _without_brackets(made)
+
+
+def _split(number: int, line: str) -> _Line:
+    stripped = line.strip(_SPACES)
+    cells = line.rstrip("\r\n").split("\t") if "\t" in line else _GAP.split(stripped)
+    return _Line(number, [cell.strip(_SPACES) for cell in cells], "\t" in line)
+
+
+def _is_data(line: _Line) -> bool:
+    return any(cell.strip() for cell in line.cells) and line.cells[0] != "-DOCSTART-"
+
+
+def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first: bool) -> bool:
+    """Return whether a line that begins with # is a comment, and not a word such as `#ebola`.
+
+    Args:
+        line: the line.
+        like: a line of a word.
+        tag: number of the tags' column.
+        tags: tags of the lines that are no comments for certain.
+        is_first: whether no word of its sentence is before it.
+    """
+    if len(line.cells) != len(like.cells) or line.has_tabs != like.has_tabs:
+        return True
+    return is_first and line.cells[tag - 1] not in tags
+
+
+# ---- which column is what
+
+
+def _have_ids(blocks: Sequence[Sequence[_Line]]) -> bool:
+    """Return whether the first column counts the words of each sentence, from 0 or 1."""
+    for block in blocks:
+        firsts = [line.cells[0] for line in block if not _NO_WORD_ID.fullmatch(line.cells[0])]
+        if (block and len(block[0].cells) < 3) or not all(map(_ID.fullmatch, firsts)):
+            return False
+        numbers = [int(first) for first in firsts]
+        if numbers and numbers not in ([*range(len(numbers))], [*range(1, len(numbers) + 1)]):
+            return False
+    return True
+
+
+def _word_column(path: Path, rows: Sequence[_Line], *, has_ids: bool) -> int:
+    if has_ids:
+        return 2
+    if len(rows[0].cells) > 2 and all(_NUMBER.fullmatch(line.cells[0]) for line in rows):
+        raise InputError(
+            f"{path}: the first column has only numbers; name the column of the words with "
+            "--word-column, counted from 1"
+        )
+    return 1
+
+
+def _tag_column(path: Path, rows: Sequence[_Line], word: int, *, has_ids: bool) -> int:
+    """Return the column of the tags: the last one, but in a file with word numbers.
+
+    There it is CoNLL-U's UPOS, or the first column of tags such as B-PER (the outer entities of
+    GermEval).
+    """
+    last = len(rows[0].cells)
+    columns = zip(*(line.cells for line in rows if len(line.cells) == last), strict=True)
+    like_tags = [
+        number
+        for number, cells in enumerate(columns, start=1)
+        if number != word and all(map(_SCHEME_TAG.fullmatch, cells))
+    ]
+    if has_ids and last == CONLL_U:
+        return UPOS
+    if has_ids and like_tags:
+        return like_tags[0]
+    if (has_ids and last > 3) or (like_tags and last not in like_tags):
+        raise InputError(
+            f"{path}: line {rows[0].number}: which of the {last} columns has the tags? name it "
+            "with --tag-column, counted from 1"
+        )
+    return last
+
+
+# ---- sentences
+
+
+def _sentence(
+    path: Path, lines: Sequence[_Line], word: int, tag: int, count: int | None
+) -> Sentence:
+    """Return a sentence of lines.
+
+    Args:
+        path: the file.
+        lines: one a word.
+        word: number of the words' column.
+        tag: number of the tags' column.
+        count: number of columns; None = at least as many as needed.
+    """
+    for line in lines:
+        cells, where = line.cells, f"{path}: line {line.number}"
+        if len(cells) < max(word, tag) or len(cells) < 2 or (count and len(cells) != count):
+            raise InputError(
+                f"{where}: {len(cells)} columns where {max(count or 0, word, tag, 2)} are "
+                "expected: a word, …, its tag"
+            )
+        for name, column, text in (
+            ("word", word, cells[word - 1]),  # may be a no-break space, which is unknown
+            ("tag", tag, cells[tag - 1].strip()),
+        ):
+            if not text:
+                raise InputError(f"{where}: the {name}, in column {column}, is empty")
+    return Sentence(
+        lines[0].number,
+        [line.cells[word - 1] for line in lines],
+        [line.cells[tag - 1].strip() for line in lines],
+    )
+
+
+def _without_brackets(sentences: list[Sentence]) -> list[Sentence]:
+    """Return the sentences with IOB2 tags in place of CoNLL-2012's brackets: `(ORG*`, `*`, `*)`."""
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    if "*" not in tags or not all(map(_BRACKETS.fullmatch, tags)):
+        return sentences
+    return [Sentence(each.line, each.words, _iob2(each.tags)) for each in sentences]
+
+
+def _iob2(brackets: Sequence[str]) -> list[str]:
+    tags, kind = [], ""
+    for bracket in brackets:
+        match = _BRACKETS.fullmatch(bracket)
+        assert match is not None
+        if match[1]:
+            kind = match[1]
+        tags.append(f"{'B' if match[1] else 'I'}-{kind}" if kind else "O")
+        if match[3]:
+            kind = ""
+    return tags
