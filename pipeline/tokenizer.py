@@ -44,11 +44,7 @@ class Vocabulary:
         Raises:
             InputError: it is no UTF-8, lacks a special token, or has a piece twice.
         """
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: cannot be read as a UTF-8 vocabulary: {error}") from error
-        pieces = tuple(line.rstrip("\r") for line in text.removesuffix("\n").split("\n"))
+        pieces = split_pieces(data, path)
         first_line: dict[str, int] = {}
         for line, piece in enumerate(pieces, start=1):
             if first_line.setdefault(piece, line) != line:
@@ -98,6 +94,22 @@ class Vocabulary:
     def __len__(self) -> int:
         """Return the number of pieces."""
         return len(self.pieces)
+
+
+def split_pieces(data: bytes, path: Path) -> tuple[str, ...]:
+    """Return the lines in a vocabulary file's bytes; the path is for messages.
+
+    Only a line feed ends a line, with or without a carriage return before it: other white space,
+    as U+2028, may be a piece.
+
+    Raises:
+        InputError: it is no UTF-8.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read as a UTF-8 vocabulary: {error}") from error
+    return tuple(line.rstrip("\r") for line in text.removesuffix("\n").split("\n"))
 
 
 def dataset_vocabulary(dataset: Path, manifest: Manifest) -> Vocabulary:
