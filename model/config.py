@@ -3,11 +3,15 @@
 import dataclasses
 import difflib
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.strict_json import to_json
+
+MAX_SETTINGS_BYTES = 16 * 2**20
+"""The largest `config.json` that is read; labels of 100,000 classes take 8 MB."""
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """Values of `hidden_act`, Hugging Face's names: `gelu` is the exact GELU of the paper's erf form
@@ -23,6 +27,8 @@ _POSITIVE = (
     "max_position_embeddings",
     "type_vocab_size",
 )
+_MOST = 1e38
+"""float32 has no larger powers of ten."""
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -67,15 +73,19 @@ class BertConfig:
         for name in _POSITIVE:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, received {value!r}")
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1, received {reprlib.repr(value)}"
+                )
         for name in _RATES:
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, received {value!r}")
+                raise ValueError(
+                    f"{name} must be at least 0 and below 1, received {reprlib.repr(value)}"
+                )
         for name in ("initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
-            if not _is_number(value) or value <= 0:
-                raise ValueError(f"{name} must be above 0, received {value!r}")
+            if not _is_number(value) or not 0 < value < _MOST:  # so that NaN is none, too
+                raise ValueError(f"{name} must be above 0, received {reprlib.repr(value)}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads must divide hidden_size, received {self.num_attention_heads} "
@@ -83,7 +93,8 @@ class BertConfig:
             )
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(
-                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, received {self.hidden_act!r}"
+                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, "
+                f"received {reprlib.repr(self.hidden_act)}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +117,7 @@ class BertConfig:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
-                raise ValueError(f"unknown key {key!r} in a model's config{hint}")
+                raise ValueError(f"unknown key {reprlib.repr(key)} in a model's config{hint}")
         if "vocab_size" not in settings:
             raise ValueError("vocab_size is missing from a model's config")
         return cls(**settings)
@@ -120,7 +131,9 @@ class BertConfig:
         """
         settings = json.loads(text)
         if not isinstance(settings, dict):
-            raise ValueError(f"a model's config must be a JSON object, received {settings!r}")
+            raise ValueError(
+                f"a model's config must be a JSON object, received {reprlib.repr(settings)}"
+            )
         return cls.from_dict(settings)
 
 

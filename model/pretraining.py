@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from model.commands import Pretrain
-from model.config import SIZES, BertConfig, Precision, TrainingConfig
+from model.config import MAX_SETTINGS_BYTES, SIZES, BertConfig, Precision, TrainingConfig
 from model.flops import step_flops
 from model.input import corrupt_files_named, eval_batches, train_batches
 from model.loop import Trainer, distribute
@@ -27,6 +27,7 @@ from model.strategy import Workers, make_strategy
 from model.tasks import heads
 from pipeline.console import notes, results
 from pipeline.errors import InputError
+from pipeline.files import read_bounded
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest
 from pipeline.tokenizer import dataset_vocabulary
 
@@ -281,8 +282,8 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
         config = SIZES[model].config(manifest.vocab_size)
     elif model.endswith(".json"):
         try:
-            config = BertConfig.from_json(Path(model).read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError) as error:
+            config = BertConfig.from_json(read_bounded(Path(model), MAX_SETTINGS_BYTES).decode())
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"--model {model}: cannot be used: {error}") from error
     else:
         raise InputError(f"--model {model}: expected {', '.join(SIZES)}, or a .json file")

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config import BertConfig
+from model.config import MAX_SETTINGS_BYTES, BertConfig
 from model.network import TASK_HEAD
 from model.run import CONFIG, FORMAT, load_run
 from model.tasks import Task
 from pipeline.errors import InputError
+from pipeline.files import read_bounded
 from pipeline.manifest import VOCABULARY
 from pipeline.tokenizer import Vocabulary
 
@@ -78,4 +79,5 @@ def open_source(path: Path) -> Source:
 
 def _is_run(path: Path) -> bool:
     config = path / CONFIG
-    return config.is_file() and FORMAT in config.read_text(encoding="utf-8", errors="replace")
+    # A FIFO is no file; what is too large is refused here.
+    return config.is_file() and FORMAT.encode() in read_bounded(config, MAX_SETTINGS_BYTES)

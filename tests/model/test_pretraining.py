@@ -431,6 +431,9 @@ def test_no_train_example(make_dataset: Callable, tmp_path: Path) -> None:
         ("none.json", "--model none.json: cannot be used: .*No such file"),
         ("typo.json", "typo.json: cannot be used: unknown key 'hiden_size'"),
         ("vocab.json", "vocab_size 51, but the dataset's vocabulary has 50 pieces"),
+        ("deep.json", "deep.json: cannot be used: maximum recursion depth"),
+        ("fifo.json", "fifo.json: not a regular file"),
+        ("nan.json", "nan.json: cannot be used: layer_norm_eps must be above 0, received nan"),
         ("short.json", "max_position_embeddings 8, but the dataset's sequences have 16; make"),
     ],
 )
@@ -438,6 +441,9 @@ def test_models_that_cannot_be_used(
     dataset: Path, tmp_path: Path, small_config: BertConfig, model: str, message: str
 ) -> None:
     (tmp_path / "typo.json").write_text('{"hiden_size": 8}')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "nan.json").write_text('{"vocab_size": 50, "layer_norm_eps": NaN}')
+    os.mkfifo(tmp_path / "fifo.json")
     other = dataclasses.replace(small_config, vocab_size=51)
     (tmp_path / "vocab.json").write_text(other.to_json())
     short = dataclasses.replace(small_config, max_position_embeddings=8)
