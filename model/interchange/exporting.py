@@ -9,7 +9,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from model.config import BertConfig
-from model.interchange.hugging_face import CLASSIFIER, CONFIG, PER_POSITION, TAKES_PAIRS, WEIGHTS
+from model.interchange.hugging_face import (
+    CLASSIFIER,
+    CONFIG,
+    PER_POSITION,
+    PRETRAINING,
+    TAKES_PAIRS,
+    WEIGHTS,
+)
 from model.interchange.imported import by_layer
 from model.interchange.names import (
     ENCODER_PREFIX,
@@ -28,12 +35,6 @@ from pipeline.files import share
 from pipeline.manifest import VOCABULARY
 from pipeline.strict_json import to_json
 
-_PRETRAINING: dict[tuple[Head, ...], str] = {
-    ("masked_lm", "next_sentence"): "BertForPreTraining",
-    ("masked_lm",): "BertForMaskedLM",
-    ("next_sentence",): "BertForNextSentencePrediction",
-    (): "BertModel",
-}
 _TUNED = {kind: model for model, kind in PER_POSITION.items()}
 
 _WITHOUT_POOLER = ("BertForMaskedLM", *PER_POSITION)
@@ -60,7 +61,7 @@ def export_hugging_face(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {output}: is there already; give another, or remove it")
     heads, task = ((), None) if encoder_only else (run.heads, run.task)
-    model = _TUNED.get(task.kind, CLASSIFIER) if task else _PRETRAINING[heads]
+    model = _TUNED.get(task.kind, CLASSIFIER) if task else PRETRAINING[heads]
     ours = {
         path: value.numpy() for path, value in weights_by_name(run.load_model(checkpoint)).items()
     }

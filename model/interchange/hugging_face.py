@@ -1,6 +1,7 @@
 """Reads Hugging Face's directories: `config.json`, safetensors, `vocab.txt` or `tokenizer.json`."""
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,17 +11,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from model.config import BertConfig
+from model.interchange.files import Settings, read_json, regular_file, shown
 from model.interchange.imported import (
     Imported,
     Source,
     find_weights,
     make_config,
     make_texts,
-    read_json,
 )
 from model.interchange.names import ENCODER_PREFIX
-from model.interchange.tokenizer_files import read_tokenizer
-from model.tasks import Task, TaskKind
+from model.interchange.tokenizer_reading import read_tokenizer
+from model.tasks import Head, Task, TaskKind
 from pipeline.errors import InputError
 
 CONFIG = "config.json"
@@ -43,9 +44,22 @@ PER_POSITION: dict[str, TaskKind] = {
     "BertForQuestionAnswering": "span",
 }
 CLASSIFIER = "BertForSequenceClassification"
+PRETRAINING: dict[tuple[Head, ...], str] = {
+    ("masked_lm", "next_sentence"): "BertForPreTraining",
+    ("masked_lm",): "BertForMaskedLM",
+    ("next_sentence",): "BertForNextSentencePrediction",
+    (): "BertModel",
+}
+"""The class of a model with these pretraining heads."""
 
 TAKES_PAIRS = "takes_pairs"
 """What we note of a classifier in `config.json`; others do not say it."""
+
+_HEADS = {"BertForQuestionAnswering": "qa_outputs.weight"}
+"""The weight of a head's rows, where it is not the classifier's."""
+
+_PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+"""What `problem_type` may be in `transformers`."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -67,19 +81,20 @@ def read_hugging_face(path: Path) -> Imported:
     Raises:
         InputError: it is no BERT of a kind that we have, or something in it cannot be read.
     """
-    file = path / CONFIG
-    settings = read_json(file) or {}
+    settings = read_json(path, CONFIG) or Settings(path / CONFIG, {})
     for name, wanted in _WANTED.items():
-        value = settings.get(name)
+        value = settings.values.get(name)
         if value is not None and value not in wanted:
-            raise InputError(f"{file}: {name} {value}: not a BERT encoder of the kind we have")
-    ours = [field.name for field in fields(BertConfig)]
-    config = make_config(file, {name: settings[name] for name in ours if name in settings})
+            raise InputError(
+                f"{settings.path}: {name} {shown(value)}: not a BERT encoder of the kind we have"
+            )
+    ours = [field.name for field in fields(BertConfig) if field.name in settings.values]
+    config = make_config(settings.path, {name: settings.values[name] for name in ours})
     source, names = _open(path, settings)
-    task, notes = _task(file, settings, source)
+    task, notes = _task(settings, source)
     found = find_weights(source, source, "hugging_face", config, task)
     found = replace(found, unused=tuple(names[name] for name in found.unused))
-    files = read_tokenizer(path)
+    files = read_tokenizer(path, settings)
     longest = config.max_position_embeddings
     texts = make_texts(
         files.path,
@@ -88,45 +103,80 @@ def read_hugging_face(path: Path) -> Imported:
         min(longest, files.max_length or longest),
         config.vocab_size,
     )
-    return Imported.of(path, "hugging_face", config, texts, task, found, notes)
+    return Imported.of(path, "hugging_face", config, texts, task, found, (*files.notes, *notes))
 
 
-def _task(file: Path, settings: Mapping[str, Any], source: Source) -> tuple[Task | None, list[str]]:
+def _task(settings: Settings, source: Source) -> tuple[Task | None, list[str]]:
     """Return what a directory's model was tuned for, and a note where ours cannot be."""
     architecture = _architecture(settings)
-    problem = settings.get("problem_type")
-    count = next(iter(source.shapes.get("classifier.weight", ())), 0)
+    problem = settings.get("problem_type", str)
+    if problem not in (None, *_PROBLEMS):
+        raise settings.error("problem_type", f"{shown(problem)}: must be one of {_PROBLEMS}")
+    if architecture not in (*PER_POSITION, CLASSIFIER):
+        return None, []
+    head = _HEADS.get(architecture, "classifier.weight")
+    count = next(iter(source.shapes.get(head, ())), 0)
+    if count == 0:
+        raise InputError(f"{source.path}: no {head} in it, which {architecture} has")
     if architecture in PER_POSITION:
         kind = PER_POSITION[architecture]
-    elif architecture != CLASSIFIER:
-        return None, []
-    elif count == 0:
-        raise InputError(f"{source.path}: no classifier.weight in it, which {architecture} has")
     elif problem == "multi_label_classification" or (problem == "regression" and count != 1):
         return None, [f"{problem} with {count} outputs is no task of ours; the encoder is read"]
     else:
         kind = "regression" if count == 1 else "single"
-    names = settings.get("id2label") or {}
-    if not isinstance(names, dict):
-        raise InputError(f"{file}: id2label must be an object of labels by index, not {names!r}")
-    labels = [str(names.get(str(index), f"LABEL_{index}")) for index in range(count)]
-    takes_pairs = settings.get(TAKES_PAIRS) is True
+    labels = _labels(settings, count)
+    takes_pairs = settings.get(TAKES_PAIRS, bool) is True
     if kind == "single" and takes_pairs:
         kind = "pair"
     has_classes = kind not in ("regression", "span")
-    try:
-        return Task(kind, tuple(labels) * has_classes, takes_pairs or kind == "span"), []
-    except ValueError as error:
-        raise InputError(f"{file}: id2label: {error}") from error
+    return Task(kind, labels * has_classes, takes_pairs or kind == "span"), []
 
 
-def _architecture(settings: Mapping[str, Any]) -> str | None:
-    """Return the name of the model's class in `transformers`, where there is one."""
-    names = settings.get("architectures")
-    return str(names[0]) if isinstance(names, list) and names else None
+def _labels(settings: Settings, count: int) -> tuple[str, ...]:
+    """Return the names of a head's rows, in their order.
+
+    As in `transformers`, a row without a name is called `LABEL_` and its index.
+
+    Raises:
+        InputError: there are names without a row, or two rows have the same one.
+    """
+    names = settings.get("id2label", dict) or {}
+    rows = {str(index): None for index in range(count)}
+    for index, name in names.items():
+        if index not in rows:
+            raise settings.error(
+                "id2label",
+                f"names a row {shown(index)} ({shown(name)}), but the head has {count} rows, "
+                f"counted from 0; config and weights must be of one model",
+            )
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise settings.error("id2label", f"names row {index} {shown(name)}, which is no string")
+    labels = tuple(str(names.get(row, f"LABEL_{row}")) for row in rows)
+    row_of: dict[str, str] = {}
+    for row, label in zip(rows, labels, strict=True):
+        if row_of.setdefault(label, row) != row:
+            raise settings.error(
+                "id2label",
+                f"names both row {row_of[label]} and row {row} {shown(label)}; "
+                "give each row a name of its own",
+            )
+    return labels
 
 
-def _open(path: Path, settings: Mapping[str, Any]) -> tuple[Source, dict[str, str]]:
+def _architecture(settings: Settings) -> str | None:
+    """Return the name of the model's class in `transformers`, where the file has one."""
+    names = settings.get("architectures", list) or []
+    if not all(isinstance(name, str) for name in names):
+        raise settings.error("architectures", f"must be a list of strings, not {shown(names)}")
+    return next(iter(names), None)
+
+
+def has_safetensors(path: Path) -> bool:
+    """Return whether a directory has weights that are read."""
+    return (path / WEIGHTS).exists() or (path / INDEX).exists()
+
+
+def _open(path: Path, settings: Settings) -> tuple[Source, dict[str, str]]:
     """Return a directory's weights under the table's names, and the files' names by those.
 
     Raises:
@@ -142,7 +192,7 @@ def _open(path: Path, settings: Mapping[str, Any]) -> tuple[Source, dict[str, st
                 if ours in _BUFFERS:
                     continue
                 if described.get_dtype() not in _FLOATS:
-                    raise InputError(f"{file}: {name} is {described.get_dtype()}, no float")
+                    raise InputError(f"{file}: {shown(name)} is {described.get_dtype()}, no float")
                 shapes[ours], stored[ours] = tuple(described.get_shape()), (opened, name)
 
     def read(name: str) -> np.ndarray:
@@ -175,35 +225,46 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
-def _files(path: Path, settings: Mapping[str, Any]) -> list[Path]:
+def _files(path: Path, settings: Settings) -> list[Path]:
     """Return the safetensors files of a directory.
 
     Raises:
-        InputError: there are none, or one that the index names is not beside it.
+        InputError: there are none, or one that the index names is missing or elsewhere.
     """
-    if (path / WEIGHTS).exists():
-        return [path / WEIGHTS]
-    index = read_json(path / INDEX)
+    whole = regular_file(path, WEIGHTS)
+    if whole is not None:
+        return [whole]
+    index = read_json(path, INDEX)
     if index is None:
         raise InputError(_no_weights(path, settings))
-    try:
-        names = sorted({str(name) for name in index["weight_map"].values()})
-    except (KeyError, AttributeError) as error:
-        raise InputError(f"{path / INDEX}: no weight_map in it; download it again") from error
+    names = (index.get("weight_map", dict) or {}).values()
+    if not names:
+        raise InputError(f"{index.path}: no weight_map in it; download it again")
     for name in names:
-        if Path(name).name != name or not (path / name).is_file():
-            raise InputError(f"{path / INDEX}: names {name}, which is not beside it")
-    return [path / name for name in names]
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InputError(f"{index.path}: names {shown(name)}, which is not beside it")
+    files = {name: regular_file(path, name) for name in sorted(set(names))}
+    for name, file in files.items():
+        if file is None:
+            raise InputError(f"{index.path}: names {shown(name)}, which is not beside it")
+    return [file for file in files.values() if file]
 
 
-def _no_weights(path: Path, settings: Mapping[str, Any]) -> str:
+def _no_weights(path: Path, settings: Settings) -> str:
     """Return the message for a directory without safetensors."""
     pickle = next((name for name in _PICKLES if (path / name).exists()), None)
     if pickle is None:
         return f"{path}: no {WEIGHTS}; give a directory with one"
-    model = _architecture(settings) or "BertModel"
+    # The user may run this, so nothing that a checkpoint's author wrote may be in it.
+    known = {*PER_POSITION, CLASSIFIER, *PRETRAINING.values()}
+    name = _architecture(settings)
+    model = name if name in known else "BertModel"
+    program = (
+        f"import sys, transformers as t; "
+        f"t.{model}.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
+    )
     return (
         f"{path / pickle}: a pickle, which can run any program, so it is never read; where you "
-        f'trust it and have transformers, convert it: python -c "import transformers as t; '
-        f"t.{model}.from_pretrained('{path}').save_pretrained('NEW')\", and copy the vocabulary"
+        f"trust it and have transformers, convert it: "
+        f"{shlex.join(['python', '-c', program, str(path), 'NEW'])}, and copy the vocabulary"
     )

@@ -1,6 +1,7 @@
 """What a reader of any format returns, and what the readers share."""
 
-import json
+import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from model.config import BertConfig
+from model.interchange.files import shown
 from model.interchange.names import (
     HEADS,
     POOLER,
@@ -22,6 +24,15 @@ from model.interchange.names import (
 from model.tasks import Head, Task
 from pipeline.errors import InputError
 from pipeline.tokenizer import Vocabulary
+
+MIN_SEQ_LENGTH = 5
+"""The shortest sequence: [CLS], two texts of a piece, and a [SEP] after each."""
+
+ADDED_TOKEN = (
+    "which its tokenizer finds in texts before it cuts them; ours would cut it into pieces, "
+    "and give the model other ids"
+)
+"""What is wrong with a token that is none of BERT's five special ones."""
 
 FORMAT_NAMES: dict[Format, str] = {
     "hugging_face": "Hugging Face directory",
@@ -168,7 +179,8 @@ def find_weights(
         if absent and part.is_needed:
             raise InputError(
                 f"{part.source.path}: no {absent[0]} in it ({len(absent)} of {len(part.weights)} "
-                f"weights of the {part.name} are missing); give a whole BERT checkpoint"
+                f"weights of the {part.name} are missing{_example(part.source, absent[0])}); "
+                "give a whole BERT checkpoint"
             )
         if absent:
             missing += [weight.path for weight in part.weights]
@@ -183,6 +195,14 @@ def find_weights(
         missing=tuple(missing),
         unused=tuple(sorted(name for _, name in unused)),
     )
+
+
+def _example(source: Source, name: str) -> str:
+    """Return a remark that names the weight in a checkpoint whose name is most like another."""
+    # Not too many and not too long: comparing takes time.
+    known = [known for known in sorted(source.shapes) if len(known) <= 200][:1000]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    return f"; a weight that it has is {shown(close[0])}" if close else ""
 
 
 @dataclass(frozen=True)
@@ -227,8 +247,8 @@ def _read(source: Source, weight: Weight, form: Format) -> np.ndarray:
     shape = source.shapes[stored.name]
     if shape != stored.shape:
         raise InputError(
-            f"{source.path}: {stored.name} has the shape {_by(shape)}, where the config asks for "
-            f"{_by(stored.shape)}; config and weights must be of one model"
+            f"{source.path}: {stored.name} has the shape {by(shape)}, where the config asks for "
+            f"{by(stored.shape)}; config and weights must be of one model"
         )
     values = weight.to_ours(source.read(stored.name), form)
     if not np.isfinite(values).all():
@@ -239,29 +259,20 @@ def _read(source: Source, weight: Weight, form: Format) -> np.ndarray:
     return values
 
 
-def _by(shape: Iterable[int]) -> str:
+def by(shape: Iterable[int]) -> str:
+    """Return a shape as messages show it, 2×3 for instance."""
     return "×".join(map(str, shape)) or "()"
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None where there is no file.
+def make_config(
+    path: Path, settings: Mapping[str, Any], their_names: Mapping[str, str] | None = None
+) -> BertConfig:
+    """Return the config of what a file says.
 
-    Raises:
-        InputError: it cannot be read, or holds something else.
-    """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected a JSON object; is it the file that belongs here?")
-    return settings
-
-
-def make_config(path: Path, settings: Mapping[str, Any]) -> BertConfig:
-    """Return the config of what a file says, under our names.
+    Args:
+        path: of the file, for messages.
+        settings: under our names.
+        their_names: what the file calls them, by ours, where it has other names.
 
     Raises:
         InputError: a value is missing or one that we do not have.
@@ -269,7 +280,9 @@ def make_config(path: Path, settings: Mapping[str, Any]) -> BertConfig:
     try:
         return BertConfig.from_dict(settings)
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+        names = their_names or {}
+        message = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(error))
+        raise InputError(f"{path}: {message}") from error
 
 
 def make_texts(
@@ -285,8 +298,14 @@ def make_texts(
         size: V, rows of the embedding. More rows than pieces are common: they are never used.
 
     Raises:
-        InputError: the vocabulary is none, or has more pieces than there are rows.
+        InputError: the vocabulary is not valid, or has more pieces than there are rows; or
+            sequences are too short for any text.
     """
+    if max_seq_length < MIN_SEQ_LENGTH:
+        raise InputError(
+            f"{path.parent}: takes sequences of {max_seq_length} pieces, too short for a text; "
+            f"{MIN_SEQ_LENGTH} at least are needed"
+        )
     pieces, notes = Vocabulary.parse(data, path).pieces, []
     if len(pieces) > size:
         raise InputError(

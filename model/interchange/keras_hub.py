@@ -1,24 +1,29 @@
 """Reads KerasHub's presets as `save_to_preset` writes them: JSON files and HDF5 weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from model.interchange.files import Settings, read_bytes, read_json, regular_file, shown
 from model.interchange.imported import (
+    ADDED_TOKEN,
     Imported,
     Source,
     Texts,
+    by,
     find_weights,
     make_config,
     make_texts,
-    read_json,
 )
 from model.tasks import Task
 from pipeline.errors import InputError
+from pipeline.schema import JOINER, SPECIAL_TOKENS, UNK
+from pipeline.tokenizer import MAX_VOCABULARY_BYTES
 
 CONFIG, TASK, TOKENIZER = "config.json", "task.json", "tokenizer.json"
 WEIGHTS, TASK_WEIGHTS = "model.weights.h5", "task.weights.h5"
@@ -41,6 +46,22 @@ _FIXED = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12}
 
 _MOST_CLASSES = 1_000_000
 
+_MOST_COMPRESSION = 4
+"""Trained weights hardly compress; four times leaves room for those that are still zeros."""
+
+_TOKENIZES: dict[str, tuple[type, Any]] = {
+    "split": (bool, True),
+    "split_on_cjk": (bool, True),
+    "suffix_indicator": (str, JOINER),
+    "oov_token": (str, UNK),
+}
+"""Settings of KerasHub's tokenizer, their types, and the values that ours has."""
+
+_ACCENTS_DIFFER = (
+    "KerasHub's tokenizer keeps accents where it lower-cases; here they are stripped, as in the "
+    "tokenizer that BERT was pretrained with, so words with accents have other pieces"
+)
+
 _HEAD_DIFFERS = (
     "KerasHub computes its masked-LM head with the exact GELU and epsilon 1e-5; "
     "here it has the encoder's, so its scores differ a little"
@@ -53,46 +74,50 @@ def read_keras_hub(path: Path) -> Imported:
     Raises:
         InputError: it is no BERT of a kind that we have, or something in it cannot be read.
     """
-    settings = _config(path / CONFIG, "BertBackbone")
-    missing = _SETTINGS.keys() - settings.keys()
+    settings = _config(path, CONFIG, "BertBackbone")
+    missing = _SETTINGS.keys() - settings.values.keys()
     if missing:
         raise InputError(f"{path / CONFIG}: no {min(missing)} in it; save the preset again")
-    values = {ours: settings[theirs] for theirs, ours in _SETTINGS.items()}
-    values |= {"attention_probs_dropout_prob": settings["dropout"]}
-    config = make_config(path / CONFIG, values | _FIXED)
-    encoder = _open(path / WEIGHTS)
-    task = _task(path / TASK) if (path / TASK).exists() else None
+    values = {ours: settings.values[theirs] for theirs, ours in _SETTINGS.items()}
+    values |= {"attention_probs_dropout_prob": settings.values["dropout"]}
+    their_names = {ours: theirs for theirs, ours in _SETTINGS.items()}
+    config = make_config(path / CONFIG, values | _FIXED, their_names)
+    encoder = _open(path, WEIGHTS)
+    task = _task(path)
     has_more = task or (path / TASK_WEIGHTS).exists()
-    heads = _open(path / TASK_WEIGHTS) if has_more else encoder
+    heads = _open(path, TASK_WEIGHTS) if has_more else encoder
     found = find_weights(encoder, heads, "keras_hub", config, task)
     texts = _texts(path, config.vocab_size, config.max_position_embeddings)
     notes = [_HEAD_DIFFERS] if "masked_lm" in found.heads else []
     return Imported.of(path, "keras_hub", config, texts, task, found, notes)
 
 
-def _config(path: Path, wanted: str) -> Mapping[str, Any]:
+def _config(path: Path, name: str, class_name: str) -> Settings:
     """Return the settings in a file that describes an object of KerasHub's.
 
     Raises:
         InputError: it describes another one.
     """
-    settings = read_json(path)
+    settings = read_json(path, name)
     if settings is None:
-        raise InputError(f"{path}: is not there; give a whole preset")
-    if settings.get("class_name") != wanted or not isinstance(settings.get("config"), dict):
-        raise InputError(f"{path}: describes {settings.get('class_name')}, not {wanted}")
-    return settings["config"]
+        raise InputError(f"{path / name}: is not there; give a whole preset")
+    found = settings.get("class_name", str)
+    if found != class_name or "config" not in settings.values:
+        raise InputError(f"{path / name}: describes {shown(found)}, not {class_name}")
+    return settings.part("config")
 
 
 def _task(path: Path) -> Task | None:
     """Return what a classifier is for; a preset names no labels."""
-    name = (read_json(path) or {}).get("class_name")
+    described = read_json(path, TASK)
+    name = described.get("class_name", str) if described else None
     if name != "BertTextClassifier":
         return None
-    count = _config(path, name).get("num_classes")
-    if not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
-        raise InputError(
-            f"{path}: num_classes {count}: must be a whole number from 1 to {_MOST_CLASSES}"
+    settings = _config(path, TASK, name)
+    count = settings.get("num_classes", int) or 0
+    if not 1 <= count <= _MOST_CLASSES:
+        raise settings.error(
+            "num_classes", f"{shown(count)}: must be a whole number from 1 to {_MOST_CLASSES}"
         )
     if count == 1:
         return Task("regression", (), takes_pairs=False)
@@ -106,37 +131,68 @@ def _texts(path: Path, size: int, longest: int) -> Texts:
             f"{path}: no vocabulary ({TOKENIZER} and {VOCABULARY}): save_to_preset of a task "
             "writes one, and so does a tokenizer's"
         )
-    settings = _config(path / TOKENIZER, "BertTokenizer")
-    try:
-        data = (path / VOCABULARY).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path / VOCABULARY}: no vocabulary: {error.strerror}") from error
-    return make_texts(path / VOCABULARY, data, settings.get("lowercase"), longest, size)
+    settings = _config(path, TOKENIZER, "BertTokenizer")
+    for key, (kind, needed) in _TOKENIZES.items():
+        value = settings.get(key, kind)
+        if value is not None and value != needed:
+            raise settings.error(
+                key, f"{shown(value)}: ours has {shown(needed)}, and would give other pieces"
+            )
+    lower_case, strip_accents = (settings.get(key, bool) for key in ("lowercase", "strip_accents"))
+    if strip_accents and not lower_case:
+        raise settings.error("strip_accents", "true without lowercase: ours does both or neither")
+    if settings.get("special_tokens_in_strings", bool):
+        for token in settings.get("special_tokens", list) or []:
+            if token not in SPECIAL_TOKENS:
+                raise settings.error("special_tokens", f"has {shown(token)}, {ADDED_TOKEN}")
+    data = read_bytes(path, str(VOCABULARY), MAX_VOCABULARY_BYTES)
+    if data is None:
+        raise InputError(f"{path / VOCABULARY}: no vocabulary: No such file; save the preset again")
+    texts = make_texts(path / VOCABULARY, data, lower_case, longest, size)
+    if lower_case and not strip_accents:
+        return replace(texts, notes=(*texts.notes, _ACCENTS_DIFFER))
+    return texts
 
 
-def _open(path: Path) -> Source:
+def _open(path: Path, name: str) -> Source:
     """Return the weights in a file.
 
     Raises:
-        InputError: it is not there or cannot be read, or points to other files.
+        InputError: it is not there or cannot be read, points to other files, or says that it has
+            more than it stores.
     """
+    file_path = regular_file(path, name) or path / name
     shapes: dict[str, tuple[int, ...]] = {}
+    needed = 0
 
     def note(name: str, item: Any) -> None:
+        nonlocal needed
         if not isinstance(item, h5py.Dataset) or name.startswith("optimizer/"):
             return
-        if item.external or item.is_virtual or item.dtype.kind != "f":
-            raise InputError(f"{path}: {name} is not an array of floats in this file")
-        shapes[name] = item.shape
+        if item.external or item.is_virtual or item.dtype.kind != "f" or item.shape is None:
+            raise InputError(f"{file_path}: {name} is not an array of floats in this file")
+        # What is not stored reads as zeros: a few bytes can stand for gigabytes.
+        if item.chunks is None and item.id.get_storage_size() < item.nbytes:
+            raise InputError(
+                f"{file_path}: {name} has the shape {by(item.shape)}, but "
+                f"{item.id.get_storage_size():,} bytes are stored of it; save the preset again"
+            )
+        shapes[name], needed = item.shape, needed + item.nbytes
 
-    with _reading(path), h5py.File(path) as file:
+    with _reading(file_path), h5py.File(file_path) as file:
         file.visititems(note)
+        stored = file_path.stat().st_size
+    if needed > _MOST_COMPRESSION * stored:
+        raise InputError(
+            f"{file_path}: {needed:,} bytes of weights in a file of {stored:,}; "
+            f"compressed weights are read up to {_MOST_COMPRESSION} times the size of the file"
+        )
 
     def read(name: str) -> np.ndarray:
-        with _reading(path), h5py.File(path) as file:
+        with _reading(file_path), h5py.File(file_path) as file:
             return file[name][()]
 
-    return Source(path, shapes, read)
+    return Source(file_path, shapes, read)
 
 
 @contextmanager
@@ -144,6 +200,6 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn the library's errors into one that names the file."""
     try:
         yield
-    except (OSError, RuntimeError, LookupError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"{path}: cannot be read as HDF5: {reason}") from error

@@ -1,0 +1,333 @@
+"""Checkpoints whose files are not what they should be: refused in one line, and soon."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clozeline
+from model.interchange import read_checkpoint
+from pipeline.errors import InputError
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+HUGGING_FACE, GOOGLE = GOLDEN / "hugging_face", GOLDEN / "google"
+SECRET = "hunter2"
+
+
+def copy_of(original: Path, tmp_path: Path) -> Path:
+    """A directory like another, to be spoilt."""
+    path = tmp_path / "checkpoint"
+    shutil.copytree(original, path)
+    return path
+
+
+def edit(path: Path, **values: Any) -> None:
+    """Set keys of a JSON file; None removes one."""
+    settings = (json.loads(path.read_text()) if path.exists() else {}) | values
+    path.write_text(
+        json.dumps({key: value for key, value in settings.items() if value is not None})
+    )
+
+
+def refused(path: Path, message: str) -> str:
+    """The one line that says why a directory is refused."""
+    with pytest.raises(InputError, match=message) as caught:
+        read_checkpoint(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+    return str(caught.value)
+
+
+# Files that are something else
+
+NAMES = [
+    (HUGGING_FACE / "pretraining", "config.json"),
+    (HUGGING_FACE / "pretraining", "tokenizer_config.json"),
+    (HUGGING_FACE / "pretraining", "tokenizer.json"),
+    (HUGGING_FACE / "pretraining", "special_tokens_map.json"),
+    (HUGGING_FACE / "pretraining", "added_tokens.json"),
+    (HUGGING_FACE / "pretraining", "vocab.txt"),
+    (HUGGING_FACE / "pretraining", "model.safetensors.index.json"),
+    (HUGGING_FACE / "pretraining", "model-00002-of-00004.safetensors"),
+    (HUGGING_FACE / "single", "model.safetensors"),
+    (GOOGLE / "single", "bert_config.json"),
+    (GOOGLE / "single", "vocab.txt"),
+    (GOOGLE / "single", "model.ckpt-1.index"),
+    (GOOGLE / "single", "model.ckpt-1.data-00000-of-00001"),
+]
+
+
+def a_device(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def a_fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def a_directory(file: Path) -> None:
+    file.mkdir()
+
+
+def a_private_file(file: Path) -> None:
+    private = file.parent.parent / "private"
+    private.write_text(f"{SECRET}\n{SECRET}\n")
+    file.symlink_to(private)
+
+
+def a_circle(file: Path) -> None:
+    file.symlink_to(file.name)
+
+
+@pytest.mark.parametrize(
+    ("original", "name"), NAMES, ids=lambda value: getattr(value, "name", value)
+)
+@pytest.mark.parametrize("become", [a_device, a_fifo, a_directory, a_private_file, a_circle])
+def test_only_regular_files_of_the_directory_are_read(
+    original: Path, name: str, become: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = copy_of(original, tmp_path)
+    (path / name).unlink(missing_ok=True)
+    become(path / name)
+    why = {a_fifo: "not a regular file", a_directory: "not a regular file", a_circle: "cannot be"}
+    said = refused(path, f"{name}: {why.get(become, 'a link that leads out of ')}")
+    assert SECRET not in said
+
+
+def test_a_link_to_nothing(tmp_path: Path) -> None:
+    path = copy_of(HUGGING_FACE / "single", tmp_path)
+    (path / "vocab.txt").symlink_to("nothing")
+    refused(path, r"vocab\.txt: a link to a file that does not exist")
+
+
+def test_a_snapshot_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
+    model = tmp_path / "hub" / "models--someone--model"
+    snapshot = model / "snapshots" / "0123abcd"
+    (model / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for index, file in enumerate((HUGGING_FACE / "single").iterdir()):
+        shutil.copy(file, model / "blobs" / str(index))
+        (snapshot / file.name).symlink_to(f"../../blobs/{index}")
+    wanted = read_checkpoint(HUGGING_FACE / "single")
+    assert read_checkpoint(snapshot).vocabulary == wanted.vocabulary
+    (tmp_path / "hub" / "latest").symlink_to(snapshot)  # the user's own link leads anywhere
+    assert read_checkpoint(tmp_path / "hub" / "latest").vocabulary == wanted.vocabulary
+    (tmp_path / "hub" / "other").write_text(SECRET)
+    (snapshot / "vocab.txt").symlink_to("../../../other")
+    assert SECRET not in refused(snapshot, r"vocab\.txt: a link that leads out of .*model; copy")
+
+
+def test_a_directory_of_links_is_not_the_cache_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "models--mine" / "elsewhere"
+    shutil.copytree(HUGGING_FACE / "single", path)
+    (path.parent / "private").write_text(SECRET)
+    (path / "vocab.txt").symlink_to("../private")
+    assert SECRET not in refused(path, r"vocab\.txt: a link that leads out of ")
+
+
+@pytest.mark.parametrize(("original", "name"), NAMES[:7] + NAMES[9:11], ids=str)
+def test_files_larger_than_their_kind_are_not_read(
+    original: Path, name: str, tmp_path: Path
+) -> None:
+    path = copy_of(original, tmp_path)
+    with (path / name).open("ab") as file:
+        file.truncate(2**42)
+    refused(path, f"{name}: 4,398,046,511,104 bytes, where at most [0-9,]+ are read")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ('{"vocab_size": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        ('{"architectures": ["\\ud800"]}', "surrogates not allowed"),
+        ("\ufeff{}", "BOM"),
+        (f"{SECRET} is no JSON", "Expecting value"),
+    ],
+    ids=["lists", "objects", "digits", "surrogate", "mark", "text"],
+)
+def test_json_that_is_none(text: str, message: str, tmp_path: Path) -> None:
+    for original, names in (
+        (HUGGING_FACE / "pretraining", [name for _, name in NAMES[:7] if name.endswith("json")]),
+        (GOOGLE / "single", ["bert_config.json"]),
+    ):
+        for name in names:
+            path = tmp_path / name
+            shutil.copytree(original, path)
+            (path / name).write_text(text)
+            assert SECRET not in refused(path, f"{name}: cannot be read as JSON: .*{message}")
+
+
+# Two formats in one directory
+
+
+def test_a_hugging_face_directory_may_have_a_bert_config_too(tmp_path: Path) -> None:
+    path = copy_of(HUGGING_FACE / "single", tmp_path)
+    shutil.copy(GOOGLE / "pretraining" / "bert_config.json", path)
+    imported = read_checkpoint(path)
+    assert (imported.form, imported.notes[1:]) == ("hugging_face", ())
+    for file in (GOOGLE / "pretraining").glob("model.ckpt*"):
+        shutil.copy(file, path)
+    imported = read_checkpoint(path)
+    assert imported.form == "hugging_face"
+    assert imported.notes[-1].endswith("bert_config.json in it is not read; the safetensors are")
+    # As Google published its small models: config.json and a pickle next to its own checkpoint.
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    shutil.copy(GOOGLE / "pretraining" / "vocab.txt", path)
+    assert read_checkpoint(path).form == "google"
+    (path / "model.ckpt-1.index").unlink()
+    refused(path, "pytorch_model.bin: a pickle")
+
+
+# A message that is there to be run
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
+def test_what_is_to_be_run_has_nothing_of_the_checkpoint_in_it(name: str, tmp_path: Path) -> None:
+    evil = "BertModel'); open('owned', 'w').write('"
+    path = tmp_path / "it's $(touch owned) `touch owned` \" dir"
+    shutil.copytree(HUGGING_FACE / "single", path)
+    (path / "model.safetensors").rename(path / name)
+    edit(path / "config.json", architectures=[evil])
+    command = refused(path, "never read").partition("convert it: ")[2].partition(", and copy")[0]
+    assert "owned'" not in command
+    python, *arguments = shlex.split(command)
+    assert (python, arguments[2:]) == ("python", [str(path), "NEW"])
+    assert "t.BertModel.from_pretrained(sys.argv[1])" in arguments[1]
+    # As a shell runs it, with a library that only says what it is called with.
+    (tmp_path / "transformers.py").write_text(
+        "class BertModel:\n"
+        "    def from_pretrained(path): print(path); return BertModel()\n"
+        "    def save_pretrained(self, path): print(path)\n"
+    )
+    command = command.replace("python", shlex.quote(sys.executable), 1)
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [str(path), "NEW"]
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_class_to_convert_with_is_the_models_own(tmp_path: Path) -> None:
+    for kind, name in (("single", "BertForSequenceClassification"), ("span", "BertForQuestion")):
+        path = tmp_path / kind
+        shutil.copytree(HUGGING_FACE / kind, path)
+        (path / "model.safetensors").rename(path / "pytorch_model.bin")
+        refused(path, f"t.{name}")
+
+
+# Values that cannot be
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("config.json", {"layer_norm_eps": float("nan")}, "layer_norm_eps must be above 0, rec"),
+        ("config.json", {"layer_norm_eps": float("inf")}, "layer_norm_eps must be above 0, rec"),
+        ("config.json", {"layer_norm_eps": 10**400}, "layer_norm_eps must be above 0, received"),
+        ("config.json", {"initializer_range": "0.1"}, "initializer_range must be above 0, rec"),
+        ("config.json", {"hidden_dropout_prob": float("nan")}, "hidden_dropout_prob must be at l"),
+        ("config.json", {"hidden_size": -12}, "hidden_size must be a whole number of at least 1"),
+        ("config.json", {"num_hidden_layers": True}, "num_hidden_layers must be a whole number"),
+        ("config.json", {"vocab_size": 28.0}, "vocab_size must be a whole number"),
+        ("config.json", {"vocab_size": "x" * 10**6}, "vocab_size must be a whole number"),
+        ("config.json", {"hidden_act": ["gelu"]}, r"hidden_act must be one of .*\['gelu'\]"),
+        ("config.json", {"hidden_size": 3 * 10**15}, "has the shape 28×12, where the config asks"),
+        ("config.json", {"max_position_embeddings": 10**15}, "has the shape 17×12, where the con"),
+        ("config.json", {"model_type": "x\n\x1b[2J" * 1000}, r"model_type 'x\\n.*: not a BERT"),
+        ("config.json", {"architectures": 7}, "architectures must be a list, not 7"),
+        ("config.json", {"architectures": "Bert"}, "architectures must be a list, not Bert"),
+        ("config.json", {"architectures": [[7]]}, r"architectures must be a list of strings"),
+        ("config.json", {"problem_type": 7}, "problem_type must be a string, not 7"),
+        ("config.json", {"problem_type": "x"}, "problem_type x: must be one of"),
+        ("config.json", {"takes_pairs": "no"}, "takes_pairs must be true or false, not no"),
+        ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c", "3": "d"}},
+         "id2label names a row 3 .d., but the head has 3 rows, counted from 0"),
+        ("config.json", {"id2label": {"-1": "a"}}, "id2label names a row -1 .a., but the head"),
+        ("config.json", {"id2label": {"00": "a"}}, "id2label names a row 00 .a., but the head"),
+        ("config.json", {"id2label": {"x": "a"}}, "id2label names a row x .a., but the head has"),
+        ("config.json", {"id2label": {"0": ["a"]}}, r"id2label names row 0 \['a'\], which is no"),
+        ("config.json", {"id2label": {"0": True}}, "id2label names row 0 True, which is no str"),
+        ("config.json", {"id2label": {"0": "x", "2": "x"}}, "names both row 0 and row 2 x; give"),
+        ("tokenizer_config.json", {"model_max_length": 1}, "at least 5, not 1"),
+        ("tokenizer_config.json", {"model_max_length": -1}, "at least 5, not -1"),
+        ("tokenizer_config.json", {"model_max_length": float("nan")}, "at least 5, not nan"),
+        ("tokenizer_config.json", {"model_max_length": "512"}, "at least 5, not 512"),
+        ("tokenizer_config.json", {"model_max_length": True}, "at least 5, not True"),
+        ("tokenizer_config.json", {"do_lower_case": "no"},
+         "do_lower_case must be true or false, not no"),
+        ("tokenizer_config.json", {"do_lower_case": 0}, "do_lower_case must be true or false"),
+        ("tokenizer_config.json", {"strip_accents": "no"}, "strip_accents must be true or false"),
+        ("tokenizer_config.json", {"tokenizer_class": 7}, "tokenizer_class must be a string, not"),
+        ("tokenizer_config.json", {"cls_token": 7}, "cls_token must be a token, not 7"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "[CLS]"}}},
+         "added_tokens_decoder has an id that is not a whole number from 0: x"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"3": 7}}, "must be a token, not 7"),
+        ("tokenizer_config.json", {"never_split": "no"}, "never_split must be a list, not no"),
+        ("tokenizer.json", {"added_tokens": [7]}, "added_tokens must be a token, not 7"),
+        ("tokenizer.json", {"added_tokens": 7}, "added_tokens must be a list, not 7"),
+        ("tokenizer.json", {"added_tokens": [{"content": "[CLS]", "id": -3}]}, "from 0: -3"),
+        ("tokenizer.json", {"added_tokens": [{"content": "[CLS]", "id": 1.5}]}, "from 0: 1.5"),
+        ("tokenizer.json", {"model": [7]}, r"model must be an object .*, not \[7\]"),
+        ("tokenizer.json", {"normalizer": "x"}, "normalizer must be an object .*, not x"),
+        ("tokenizer.json", {"truncation": "x"}, "truncation must be an object .*, not x"),
+        ("special_tokens_map.json", {"mask_token": ["[MASK]"]}, "mask_token must be a token, not"),
+        ("added_tokens.json", {"[MASK]": "5"}, r"\[MASK\] has an id that is not .*: 5"),
+    ],
+)  # fmt: skip
+def test_values_of_a_wrong_kind(
+    name: str, values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = copy_of(HUGGING_FACE / "single", tmp_path)
+    edit(path / name, **values)
+    assert f"{name}: " in refused(path, message) or "has the shape" in message
+
+
+def test_more_names_than_rows_in_every_kind_of_head(tmp_path: Path) -> None:
+    for kind, rows in (("regression", 1), ("tagging", 2), ("span", 2)):
+        path = tmp_path / kind
+        shutil.copytree(HUGGING_FACE / kind, path)
+        edit(path / "config.json", id2label={str(index): f"l{index}" for index in range(rows)})
+        read_checkpoint(path)
+        edit(path / "config.json", id2label={str(index): f"l{index}" for index in range(rows + 1)})
+        refused(path, f"id2label names a row {rows} .l{rows}., but the head has {rows} rows")
+
+
+def test_the_commands_say_it_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy_of(HUGGING_FACE / "single", tmp_path)
+    edit(path / "config.json", hidden_act="\n\x1b[31m")
+    for command in (
+        ["import", "--from", str(path), "--run", str(tmp_path / "run")],
+        ["finetune", "--init", str(path), "--run", str(tmp_path / "run"), "--task", "single",
+         "--train", str(path / "config.json")],
+    ):  # fmt: skip
+        assert clozeline.main(command) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "config.json: hidden_act must be one of" in said
+        assert "\x1b" not in said
+
+
+def test_a_run_that_is_none_is_refused_unread(tmp_path: Path) -> None:
+    from model.source import open_source
+
+    path = copy_of(HUGGING_FACE / "single", tmp_path)
+    (path / "config.json").unlink()
+    os.mkfifo(path / "config.json")
+    with pytest.raises(InputError, match=r"config\.json: not a regular file"):
+        open_source(path)
+    (path / "config.json").unlink()
+    with (path / "config.json").open("wb") as file:
+        file.truncate(2**42)
+    with pytest.raises(InputError, match=r"config\.json: larger than 16,777,216 bytes"):
+        open_source(path)
