@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def flags_from_yaml(path: Path, options: type) -> list[str]:
         raise InputError(f"--config {path}: cannot be read as YAML: {reason}") from error
     if not isinstance(settings, dict):
         raise InputError(f"--config {path}: expected a mapping of option names to values")
-    known = {field.metadata.get("flag", field.name) for field in fields(options)}
+    known = _flags(options).keys() - {"config"}
     flags: list[str] = []
     for key, value in settings.items():
         name = str(key).replace("-", "_")
@@ -111,6 +111,20 @@ def flags_from_yaml(path: Path, options: type) -> list[str]:
     return flags
 
 
+def _flags(options: type) -> dict[str, str]:
+    """Return the field of each flag; both with underscores."""
+    names = {field.metadata.get("flag", field.name): field.name for field in fields(options)}
+    return {flag: name for flag, name in names.items() if flag is not None}
+
+
+def given_fields(arguments: list[str], options: type) -> frozenset[str]:
+    """Return the fields of the options that stand among the arguments, whatever their values."""
+    words = {argument.split("=", 1)[0] for argument in arguments if argument.startswith("--")}
+    named = {word[2:].replace("-", "_") for word in words}
+    named |= {name.removeprefix("no_") for name in named}
+    return frozenset(name for flag, name in _flags(options).items() if flag in named)
+
+
 def _did_you_mean(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
@@ -120,7 +134,7 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
     """Return the options of a command and the flags it does not know.
 
     Raises:
-        InputError: a flag is missing, malformed or out of range.
+        InputError: a flag is missing, malformed, out of range, or has no effect next to the others.
     """
     import tyro
 
@@ -131,6 +145,8 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
         for argument in arguments
         for part in (argument.split("=", 1) if argument.startswith("--config=") else [argument])
     ]
+    if arguments.count("--config") > 1:
+        raise InputError("--config: given twice; put the flags into one file")
     if "--config" in arguments:
         where = arguments.index("--config")
         if where + 1 == len(arguments):
@@ -139,7 +155,7 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            found, unknown = tyro.cli(
                 options,
                 args=arguments,
                 prog=f"clozeline {name}",
@@ -151,6 +167,7 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
             message = _one_line(complaint.getvalue())
             raise InputError(f"{message} (see clozeline {name} --help)") from None
         raise
+    return replace(found, given=given_fields(arguments, options)), unknown
 
 
 def _one_line(box: str) -> str:

@@ -126,6 +126,8 @@ class Pretrain(TrainingFlags):
             raise InputError("--phase2-steps and --phase2-batch-size: need a --phase2-dataset")
         if self.steps is not None and self.epochs is not None:
             raise InputError("--steps and --epochs: give one of them, not both")
+        if self.init is not None:
+            self.refuse_given("--init brings its own sizes; leave one of the two out", "model")
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its losses and its speed."""
@@ -274,6 +276,13 @@ class Finetune(TrainingFlags):
             raise InputError("--early-stopping: needs --dev, which is measured")
         if self.class_weights != "none" and self.task in ("regression", "span"):
             raise InputError(f"--class-weights: a {self.task} task has no classes")
+        refuse_columns(self, self.task)
+        if self.task != "span":
+            self.refuse_given(f"a {self.task} task has no passages; span has", "doc_stride")
+        if self.steps is not None:
+            self.refuse_given("--steps says how long to train; leave one of the two out", "epochs")
+        if self.dev is None:
+            self.refuse_given("needs --dev, which is measured", "metric", "eval_every_steps")
 
     @property
     def columns(self) -> "Columns":
@@ -355,6 +364,21 @@ def _columns(options: Finetune | Evaluate) -> "Columns":
         options.word_column,
         options.tag_column,
     )
+
+
+def refuse_columns(options: Finetune | Evaluate, task: TaskKind) -> None:
+    """Refuse columns that the files of a task do not have.
+
+    Raises:
+        InputError: the user named one of them.
+    """
+    if task in ("tagging", "span"):
+        reason = f"the files of a {task} task are no tables"
+        options.refuse_given(reason, "text_column", "text_pair_column", "label_column")
+    if task == "single":
+        options.refuse_given("a single task takes one text; pair takes two", "text_pair_column")
+    if task != "tagging":
+        options.refuse_given(f"a {task} task has no tags of words", "word_column", "tag_column")
 
 
 def _check_above(name: str, value: float | None, low: int) -> None:

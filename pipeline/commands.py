@@ -1,6 +1,6 @@
 """The flags of `vocab`, `preprocess` and `inspect`; the work is imported when they run."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -22,6 +22,24 @@ class Command:
     """YAML file with flags by name; flags on the command line win."""
     json: bool = False
     """Print the result as JSON on standard output; everything else goes to standard error."""
+    given: Annotated[frozenset[str], tyro.conf.Fixed, tyro.conf.Suppress] = field(
+        default=frozenset(), metadata={"flag": None}
+    )
+    """Names of the options that the user named, which the front door knows."""
+
+    def refuse_given(self, reason: str, *names: str) -> None:
+        """Refuse options that have no effect next to the others.
+
+        Args:
+            reason: why they have none, and what to do.
+            names: of the options.
+
+        Raises:
+            InputError: the user named one of them.
+        """
+        for name in names:
+            if name in self.given:
+                raise InputError(f"--{name.replace('_', '-')}: {reason}")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -65,6 +83,12 @@ class Corpus(Command):
         """
         if not self.input:
             raise InputError("--input: give it at least one file or glob")
+        if self.input_format in ("prose", "lines"):
+            reason = f"--input-format {self.input_format} has no columns; jsonl and parquet have"
+            self.refuse_given(reason, "text_column", "id_column")
+        if self.input_format == "lines":
+            reason = "--input-format lines has a sentence on each line, so none is split"
+            self.refuse_given(reason, "language")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +302,16 @@ class Inspect(Command):
     """Examples to show."""
     split: Literal["train", "eval"] = "train"
     """Which examples to show; every split is checked."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range, or has no effect next to the others.
+        """
+        check_range("--examples", self.examples, 0, 1024)
+        if not self.examples:
+            self.refuse_given("--examples 0 shows none; every split is checked", "split")
 
     def run(self) -> dict[str, Any]:
         """Check, show, and return what was counted."""

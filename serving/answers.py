@@ -67,9 +67,7 @@ def ask(
     try:
         known = client.signatures(model, version)
         signature = signature or signature_for(texts, known)
-        names = sorted(known[signature].inputs, key=_position) if signature in known else _TEXTS
-        given = [*texts, ""][: len(names)]  # a second text that is missing is an empty one
-        inputs = {name: [text] for name, text in zip(names, given, strict=False)}
+        inputs = _inputs(signature, known[signature], texts) if signature in known else {}
         outputs = client.predict(model, inputs, signature, version)
     except ServerError as error:
         if "Servable not found" in str(error):
@@ -79,8 +77,30 @@ def ask(
             ) from error
         raise
     return {"signature": signature} | {
-        name: _plain(np.asarray(values)[0]) for name, values in outputs.items()
+        name: _plain(values[0] if values.ndim and len(values) == 1 else values)
+        for name, values in outputs.items()
     }
+
+
+def _inputs(name: str, signature: Signature, texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the texts by the names of a signature's inputs, each as a batch of one.
+
+    Raises:
+        InputError: the signature takes fewer texts, or other inputs than texts.
+    """
+    names = sorted(signature.inputs, key=_position)
+    takes = ", ".join(f"{each} ({signature.inputs[each]})" for each in names) or "nothing"
+    if len(names) > 2 or set(signature.inputs.values()) - {"DT_STRING"}:
+        raise InputError(
+            f"--signature {name}: takes {takes}; query asks only for what takes one or two texts"
+        )
+    if len(texts) > len(names):
+        raise InputError(
+            f"--signature {name}: takes {takes}, received {len(texts)} texts; "
+            f"leave {texts[-1]!r} out"
+        )
+    given = [*texts, ""]  # a second text that is missing is an empty one
+    return {each: [text] for each, text in zip(names, given, strict=False)}
 
 
 def _position(name: str) -> int:
@@ -88,16 +108,20 @@ def _position(name: str) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Return an array as lists of text and numbers."""
+    """Return an array as lists of text and numbers; bytes that are no UTF-8 become U+FFFD."""
     values = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(values, list):
         return [_plain(each) for each in values]
-    return values.decode("utf-8") if isinstance(values, bytes) else values
+    if isinstance(values, str):
+        values = values.encode("utf-8", "surrogateescape")
+    return values.decode("utf-8", "replace") if isinstance(values, bytes) else values
 
 
 def show(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return an answer as a person reads it."""
-    shown = _SHOW.get(answer["signature"], _values)(texts, answer)
+    needed, view = _SHOW.get(answer["signature"], ((), _values))
+    # Another exporter's signature may have the name of one of ours, and other outputs.
+    shown = (view if answer.keys() >= set(needed) else _values)(texts, answer)
     if answer.get("truncated"):
         return Group(shown, "The text was longer than the model takes; its end was cut off.")
     return shown
@@ -165,12 +189,13 @@ def _short(value: Any) -> str:
 
 _NOT_SHOWN = ("signature", "truncated")
 _SHOW = {
-    "fill_mask": _fillings,
-    "fill_mask_pair": _fillings,
-    "next_sentence": _next_sentence,
-    "classify": _classes,
-    "score": _score,
-    "embed": _vector,
-    "embed_tokens": _vector,
-    "attention": _attention,
+    "fill_mask": (("tokens", "probabilities", "positions"), _fillings),
+    "fill_mask_pair": (("tokens", "probabilities", "positions"), _fillings),
+    "next_sentence": (("is_next_probability",), _next_sentence),
+    "classify": (("labels", "probabilities"), _classes),
+    "score": (("score",), _score),
+    "embed": (("mean",), _vector),
+    "embed_tokens": (("mean",), _vector),
+    "attention": (("tokens", "scores"), _attention),
 }
+"""By signature: the outputs that a view shows, and the view."""

@@ -12,6 +12,9 @@ from pipeline.errors import InputError
 from serving.addresses import checked_address
 from serving.choices import FROZEN_WEIGHTS, ServerVersion, ServingPrecision
 
+MAX_VERSION = (1 << 63) - 1
+"""TensorFlow Serving's version numbers are int64."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Command):
@@ -150,12 +153,18 @@ class Query(Command):
         """Check what the types do not say.
 
         Raises:
-            InputError: no text, or more than two; an address that cannot be one.
+            InputError: no text, or more than two; an address, a name or a version that cannot be
+                one.
         """
         if self.server is not None:
             checked_address("--server", self.server)
         if not 1 <= len(self.text) <= 2:
             raise InputError(f"TEXT: expected one or two texts, got {len(self.text)}")
+        for flag, name in (("--model", self.model), ("--version", self.version)):
+            if name is not None and not (name and name.isprintable()):
+                raise InputError(f"{flag} {name!a}: expected a name")
+        if self.version and self.version.isdecimal() and int(self.version) > MAX_VERSION:
+            raise InputError(f"--version {self.version}: must be at most {MAX_VERSION}")
 
     def run(self) -> dict[str, Any]:
         """Ask and show the answer."""
@@ -240,6 +249,8 @@ class Demo(Command):
         Raises:
             InputError: a flag is out of range.
         """
+        if self.corpus:
+            self.refuse_given("--corpus brings its own text; leave one of the two out", "megabytes")
         check_range("--megabytes", self.megabytes, 0.1, 1000)
         check_range("--vocab-size", self.vocab_size, 100, 1_000_000)
         check_range("--steps", self.steps, 1, 10**9)

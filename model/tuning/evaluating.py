@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from model.commands import Evaluate
+from model.commands import Evaluate, refuse_columns
 from model.loop import Predictor
 from model.run import Run, load_run
 from model.strategy import make_strategy
@@ -34,6 +34,9 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
     run = load_run(options.run_dir)
     if run.task is None:
         raise InputError(f"--run {run.path}: not tuned for a task; clozeline finetune does that")
+    refuse_columns(options, run.task.kind)
+    if run.task.kind == "span":
+        options.refuse_given("a span task has none", "picture")
     examples = read_for(run.task, options)
     labelled = are_labelled(examples)
     if not any(labelled) and not options.predictions:
@@ -41,6 +44,9 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
             f"--data {options.data}: {no_labels(examples)}, so there is nothing to measure; give "
             "--predictions FILE for the answers"
         )
+    if not any(labelled):
+        reason = f"{options.data}: {no_labels(examples)}"
+        options.refuse_given(reason, "label_map", "worst", "picture")
     evaluation, answers = answers_of(run, examples, options)
     result: dict[str, Any] = {"run": str(run.path), "data": str(options.data)}
     result["examples"] = len(answers)
