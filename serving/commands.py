@@ -88,6 +88,9 @@ class Serve(Command):
     frozen_weights: bool = False
     """Answer faster on a CPU, for memory of the weights' size once more. Not for models of which a
     signature assigns to its weights."""
+    allow_reload: bool = False
+    """Let gRPC clients of the embedded server replace its list of models (ReloadConfig). They can
+    unload every model."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that REST clients may use for the embedded server, besides loopback names and
     --host. Default: on a loopback address no others, else all."""
@@ -122,6 +125,7 @@ class Serve(Command):
             embedded=self.embedded,
             batching=self.batching,
             batching_config=self.batching_config,
+            allow_reload=self.allow_reload,
             allowed_hosts=self.allowed_hosts,
         )
         return {}

@@ -23,6 +23,7 @@ def serve_models(
     embedded: bool,
     batching: bool,
     batching_config: Path | None,
+    allow_reload: bool = False,
     allowed_hosts: tuple[str, ...] = (),
 ) -> None:
     """Serve models until interrupted.
@@ -36,6 +37,7 @@ def serve_models(
         batching: run requests of several clients together.
         batching_config: a batching parameters file that says how; None: each server's own way,
             which is not at all in the real one.
+        allow_reload: let gRPC clients of the embedded server replace its list of models.
         allowed_hosts: names that REST clients of the embedded server may use for it.
 
     Raises:
@@ -46,12 +48,14 @@ def serve_models(
         exec_real_server(real_server, models, rest_port, grpc_port, batching_config)
     from serving.server.batching import SERVE_DEFAULT
     from serving.server.config_files import read_batching_parameters
+    from serving.server.limits import Limits
     from serving.server.main import serve
 
     options = SERVE_DEFAULT if batching else None
     if batching_config:
         options = read_batching_parameters(batching_config)
-    serve(models, host, rest_port, grpc_port, options, allowed_hosts)
+    limits = Limits(allow_reload=allow_reload)
+    serve(models, host, rest_port, grpc_port, options, allowed_hosts, limits)
 
 
 def exec_real_server(

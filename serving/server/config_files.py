@@ -4,6 +4,7 @@
 a batching parameters file says how requests are batched.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,9 +76,8 @@ def models_from_proto(config: model_server_config_pb2.ModelServerConfig) -> list
             "ModelConfigList is currently supported"
         )
     models = [_model(model) for model in config.model_config_list.config]
-    names = [model.name for model in models]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(model.name for model in models).items():
+        if count > 1:
             raise InputError(f"Illegal to list model {name} multiple times in config list")
     return models
 

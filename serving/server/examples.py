@@ -23,7 +23,7 @@ from serving.server.json_values import Json, converter, is_base64, json_type, qu
 from serving.server.loading import Servable
 from serving.server.runner import Runner
 from serving.server.signature import DEFAULT_SIGNATURE, Arrays
-from serving.server.status import ServingError, invalid
+from serving.server.status import ServingError, invalid, shortened
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _KINDS = {CLASSIFY: "classification", REGRESS: "regression"}
@@ -76,7 +76,9 @@ def _add(feature: feature_pb2.Feature, name: str, value: Json) -> None:
     present = feature.WhichOneof("kind")
     if present not in (None, kind):
         expected = present.removesuffix("_list")
-        raise invalid(f"Unexpected element type in feature: {name} expecting type: {expected}")
+        raise invalid(
+            f"Unexpected element type in feature: {shortened(name)} expecting type: {expected}"
+        )
     getattr(feature, kind).value.append(converted)
 
 
@@ -90,10 +92,14 @@ def _feature_value(name: str, value: Json) -> tuple[str, Any]:
         if value in _INT64:
             return "int64_list", value
         if 0 <= value < 2**64:
-            raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
+            raise invalid(
+                f"Feature: {shortened(name)} has uint64 element. Only int64 is supported."
+            )
     if isinstance(value, int | float):
         return "float_list", _to_float(value)
-    raise invalid(f"Feature: {name} has element with unexpected JSON type: {json_type(value)}")
+    raise invalid(
+        f"Feature: {shortened(name)} has element with unexpected JSON type: {json_type(value)}"
+    )
 
 
 def classify(
@@ -181,7 +187,7 @@ def multi_inference(
             numbers = regress(servable, name, request.input, runner)
             result.regression_result.CopyFrom(numbers)
         else:
-            message = f"Unsupported signature method_name: {task.method_name}"
+            message = f"Unsupported signature method_name: {shortened(task.method_name)}"
             raise ServingError(StatusCode.UNIMPLEMENTED, message)
         result.model_spec.CopyFrom(answering_spec(servable, name))
         response.results.append(result)
@@ -200,7 +206,7 @@ def _run(
 ) -> tuple[Arrays, int]:
     """Return the outputs of a signature that was made for the method, and how many examples."""
     if name not in servable.definitions:
-        raise invalid(f"No signature was found with the name: {name}")
+        raise invalid(f"No signature was found with the name: {shortened(name)}")
     found = servable.definitions[name].method_name
     if found != method:
         raise invalid(

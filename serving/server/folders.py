@@ -60,6 +60,6 @@ def versionless_dirs(base: Path) -> list[Path]:
 
 
 def fingerprint(path: Path) -> object:
-    """Return something that differs once a file below `path` has changed."""
+    """Return something that differs once a file below `path` has changed; it can be a key."""
     stats = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
-    return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    return tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats)

@@ -26,10 +26,11 @@ from serving.server.backend import Backend
 from serving.server.config_files import models_from_proto
 from serving.server.describe import metadata_response, status_response, unknown_field
 from serving.server.examples import answering_spec, classify, multi_inference, regress
+from serving.server.limits import Limits
 from serving.server.loading import Servable
 from serving.server.models import Repository
 from serving.server.signature import DEFAULT_SIGNATURE, Signature
-from serving.server.status import ServingError, invalid
+from serving.server.status import ServingError, invalid, shortened
 from serving.server.tensors import arrays_from_protos, write_array
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             servable = find_servable(self._backend.repository, request.model_spec)
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             if name not in servable.signatures:
-                message = f'Serving signature key "{name}" not found.'
+                message = f'Serving signature key "{shortened(name)}" not found.'
                 raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
             signature = servable.signatures[name]
             wanted = _wanted_outputs(signature, list(request.output_filter))
@@ -132,7 +133,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         unknown = unknown_field(fields)
         if unknown is not None:
-            raise invalid(f"Metadata field {unknown} is not supported")
+            raise invalid(f"Metadata field {shortened(unknown)} is not supported")
         servable = find_servable(self._backend.repository, request.model_spec)
         return metadata_response(servable, fields)
 
@@ -140,8 +141,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """Which models there are, and their states."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, limits: Limits) -> None:
         self._repository = repository
+        self._limits = limits
 
     @_answering
     def GetModelStatus(  # noqa: N802
@@ -151,17 +153,24 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
         spec = request.model_spec
-        return status_response(self._repository.statuses(spec.name, _version(spec)))
+        statuses = self._repository.statuses(spec.name, _version(spec), spec.version_label)
+        return status_response(statuses)
 
     @_answering
     def HandleReloadConfigRequest(  # noqa: N802
         self, request: model_management_pb2.ReloadConfigRequest
     ) -> model_management_pb2.ReloadConfigResponse:
         """Serve other models."""
+        if not self._limits.allow_reload:
+            message = "Reloading is off: start the server with --allow-reload to allow it"
+            raise ServingError(grpc.StatusCode.PERMISSION_DENIED, message)
+        count, most = len(request.config.model_config_list.config), self._limits.max_models
+        if count > most:
+            raise invalid(f"model_config_list: expected at most {most} models, got {count}")
         try:
             configs = models_from_proto(request.config)
         except InputError as error:
-            raise invalid(str(error)) from error
+            raise invalid(shortened(str(error))) from error
         self._repository.reload(configs)
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
@@ -188,8 +197,8 @@ def _wanted_outputs(signature: Signature, output_filter: list[str]) -> list[str]
     for name in output_filter:
         if name not in signature.outputs:
             raise invalid(
-                f"output tensor alias not found in signature: {name} Outputs expected to be in the "
-                f"set {{{','.join(signature.outputs)}}}."
+                f"output tensor alias not found in signature: {shortened(name)} Outputs expected "
+                f"to be in the set {{{','.join(signature.outputs)}}}."
             )
         if name in seen:
             raise invalid(f"duplicate output tensor alias: {name}")
@@ -228,7 +237,7 @@ def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
         PredictionService(backend), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(backend.repository), server
+        ModelService(backend.repository, limits), server
     )
     try:
         return server, server.add_insecure_port(address)

@@ -15,7 +15,7 @@ import numpy as np
 
 from serving.server.json_values import Json, converter, is_base64, quoted
 from serving.server.signature import Signature, TensorInfo
-from serving.server.status import ServingError, invalid
+from serving.server.status import ServingError, invalid, shortened
 
 _MAX_RANK = 254  # TensorFlow's own limit
 
@@ -158,9 +158,9 @@ def _add_named(number: int, instance: Json, columns: dict[str, "_Column"]) -> No
     if not _is_named(instance):
         raise invalid(f"Expecting object but got list at item {number} of input list")
     for name, value in instance.items():
-        where = f"{number} key: {name}"
+        where = f"{number} key: {shortened(name)}"
         if name not in columns:
-            reason = invalid(f"JSON object: does not have named input: {name}")
+            reason = invalid(f"JSON object: does not have named input: {shortened(name)}")
             raise _failed_element(where, reason)
         try:
             columns[name].add(value)

@@ -108,7 +108,7 @@ def _tokens(value: Json, level: int) -> Iterator[str]:
         indent = "\n" + "    " * (level + 1)
         for number, (key, item) in enumerate(value.items()):
             yield ("," if number else "{") + indent
-            yield json.dumps(key, ensure_ascii=False) + ": "
+            yield json.dumps(key[: 2 * _QUOTED_CHARS], ensure_ascii=False) + ": "
             yield from _tokens(item, level + 1)
         yield "\n" + "    " * level + "}"
     elif isinstance(value, list) and value:
@@ -117,4 +117,5 @@ def _tokens(value: Json, level: int) -> Iterator[str]:
             yield from _tokens(item, level + 1)
         yield "]"
     else:
-        yield json.dumps(value, ensure_ascii=False)
+        shown = value[: 2 * _QUOTED_CHARS] if isinstance(value, str) else value
+        yield json.dumps(shown, ensure_ascii=False)

@@ -18,5 +18,8 @@ class Limits:
     rest_timeout_secs: float = 30.0
     # Running requests get this long to end when the server stops.
     stop_timeout_secs: float = 30.0
+    # Whether gRPC clients may replace the list of models, and how many models it may then have.
+    allow_reload: bool = False
+    max_models: int = 32
     # Between two looks for new versions; TensorFlow Serving's default.
     poll_secs: float = 1.0

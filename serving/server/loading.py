@@ -1,16 +1,17 @@
 """Loading one version of a model from its directory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the ops that text models are made of)
 from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from serving.server.folders import SAVED_MODEL
+from serving.server.folders import SAVED_MODEL, fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
 from serving.server.signature import Signature, signature_from
@@ -54,6 +55,19 @@ def saved_model_loader(runner: Runner, metrics: Metrics | None = None) -> Loader
         return servable
 
     return load
+
+
+def loaded_once(load: Loader) -> Loader:
+    """Return a loader by which models of several names share the memory of the same files."""
+    loaded: WeakValueDictionary[object, Servable] = WeakValueDictionary()
+
+    def load_or_share(name: str, version: int, path: Path) -> Servable:
+        key = version, path.resolve(), fingerprint(path)
+        known = loaded.get(key)
+        loaded[key] = servable = replace(known, name=name) if known else load(name, version, path)
+        return servable
+
+    return load_or_share
 
 
 def _load(name: str, version: int, path: Path) -> Servable:

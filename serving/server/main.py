@@ -106,6 +106,7 @@ def serve(
     grpc_port: int,
     batching: BatchingOptions | None = SERVE_DEFAULT,
     allowed_hosts: tuple[str, ...] = (),
+    limits: Limits | None = None,
 ) -> None:
     """Serve models until SIGINT or SIGTERM.
 
@@ -118,6 +119,7 @@ def serve(
         batching: how requests of several clients are run together; None: not at all.
         allowed_hosts: names that REST clients may use for this server besides loopback names and
             `host`. Empty: all names if `host` is not a loopback address.
+        limits: bounds on what the server takes on; None: the defaults.
 
     Raises:
         InputError: no models, a model that cannot be loaded, or a port in use.
@@ -127,7 +129,7 @@ def serve(
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
-    server = ModelServer(models, host, rest_port, grpc_port, None, batching, allowed_hosts)
+    server = ModelServer(models, host, rest_port, grpc_port, limits, batching, allowed_hosts)
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
     }

@@ -12,8 +12,8 @@ from pipeline.console import notes
 from pipeline.errors import InputError
 from serving.server.config_files import ModelConfig
 from serving.server.folders import fingerprint, read_models, versionless_dirs, versions_of
-from serving.server.loading import Loader, Servable
-from serving.server.status import ServingError, invalid
+from serving.server.loading import Loader, Servable, loaded_once
+from serving.server.status import ServingError, invalid, shortened
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Repository:
         self._roots = {config.base_path.resolve().parent for config in self._configs}
         # What disappears from a folder is served on; what is struck from a file is not.
         self._keeps_dropped = source.is_dir()
-        self._load = load
+        self._load = loaded_once(load)
         self._models: dict[str, _Model] = {}
         self._changing = threading.Lock()  # one load or reload at a time
         self._stopping = threading.Event()
@@ -196,7 +196,8 @@ class Repository:
         """
         for config in configs:
             if config.base_path.resolve().parent not in self._roots:
-                message = f"{config.base_path}: not beside the models that the server began with"
+                base_path = shortened(str(config.base_path))
+                message = f"{base_path}: not beside the models that the server began with"
                 raise ServingError(StatusCode.PERMISSION_DENIED, message)
         with self._changing:
             models_before = self._models
@@ -262,34 +263,45 @@ class Repository:
         model = self._models.get(name)
         if label:
             if model is None or label not in model.labels:
-                raise invalid(f"Unrecognized servable version label: {label}")
+                raise _unknown_label(label)
             version = model.labels[label]
         servable = None
         if model:
             servable = model.latest() if version is None else model.serving.get(version)
         if servable is None:
-            asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            shown = shortened(name)
+            asked = f"Latest({shown})" if version is None else f"Specific({shown}, {version})"
             message = f"Servable not found for request: {asked}"
             raise ServingError(StatusCode.NOT_FOUND, message)
         return servable
 
-    def statuses(self, name: str, version: int | None = None) -> list[VersionStatus]:
+    def statuses(
+        self, name: str, version: int | None = None, label: str = ""
+    ) -> list[VersionStatus]:
         """Return what is known about a model's versions, newest first.
 
+        A label selects none of them, as in TensorFlow Serving, but it has to exist.
+
         Raises:
-            ServingError: NOT_FOUND, no such model or version.
+            ServingError: NOT_FOUND, no such model or version; INVALID_ARGUMENT, no such label.
         """
         model = self._models.get(name)
         known = model.statuses if model else {}
-        if not known:
-            message = f"Could not find any versions of model {name}"
+        if not model or not known:
+            message = f"Could not find any versions of model {shortened(name)}"
             raise ServingError(StatusCode.NOT_FOUND, message)
+        if label and label not in model.labels:
+            raise _unknown_label(label)
         if version is None:
             return [known[number] for number in sorted(known, reverse=True)]
         if version not in known:
-            message = f"Could not find version {version} of model {name}"
+            message = f"Could not find version {version} of model {shortened(name)}"
             raise ServingError(StatusCode.NOT_FOUND, message)
         return [known[version]]
+
+
+def _unknown_label(label: str) -> ServingError:
+    return invalid(f"Unrecognized servable version label: {shortened(label)}")
 
 
 def _update_and_tell(model: _Model) -> None:
@@ -311,8 +323,9 @@ def _load_chosen_or_raise(model: _Model) -> None:
             failed = model.statuses[version]
             raise ServingError(failed.code, failed.message)
     if not model.chosen:
-        message = f"No versions of servable {model.config.name} found under base path"
-        raise ServingError(StatusCode.NOT_FOUND, f"{message} {model.config.base_path}")
+        name, base_path = shortened(model.config.name), shortened(str(model.config.base_path))
+        message = f"No versions of servable {name} found under base path {base_path}"
+        raise ServingError(StatusCode.NOT_FOUND, message)
 
 
 def _load_or_raise(model: _Model) -> None:

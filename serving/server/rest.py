@@ -43,7 +43,7 @@ from serving.server.metrics import PATH as METRICS_PATH
 from serving.server.origins import NOSNIFF, KnownHosts, OriginCheck
 from serving.server.playground import playground_routes
 from serving.server.signature import DEFAULT_SIGNATURE
-from serving.server.status import HTTP_STATUS, ServingError, invalid
+from serving.server.status import HTTP_STATUS, ServingError, invalid, shortened
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class _RestApi:
             return await self._run(request, run)
         if request.method == "GET" and (ask := _ASK.fullmatch(target)):
             return self._describe(ask)
-        raise invalid(f"Malformed request: {request.method} {target}")
+        raise invalid(f"Malformed request: {request.method} {shortened(target)}")
 
     def _describe(self, ask: re.Match[str]) -> Response:
         if not ask["name"]:
@@ -142,7 +142,9 @@ class _RestApi:
         if ask["metadata"]:
             servable = self._backend.repository.find(name, version, ask["label"] or "")
             return _json(200, metadata_json(servable))
-        return _json(200, status_json(self._backend.repository.statuses(name, version)))
+        return _json(
+            200, status_json(self._backend.repository.statuses(name, version, ask["label"] or ""))
+        )
 
     async def _run(self, request: Request, run: re.Match[str]) -> Response:
         """Predict, classify or regress."""
@@ -184,7 +186,9 @@ class _RestApi:
         wanted = signature_name(document) or DEFAULT_SIGNATURE
         servable = self._backend.repository.find(name, version, label)
         if wanted not in servable.signatures:
-            raise invalid(f'Serving signature name: "{wanted}" not found in signature def')
+            raise invalid(
+                f'Serving signature name: "{shortened(wanted)}" not found in signature def'
+            )
         signature = servable.signatures[wanted]
         layout, inputs = read_inputs(document, signature)
         return predict_answer(self._backend.runner.run(signature, inputs), layout)

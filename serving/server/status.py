@@ -26,6 +26,7 @@ HTTP_STATUS = {
 }
 
 _QUOTED_BYTES = 256
+_GRAPH_MESSAGE_CHARS = 4096  # failed assertions quote strings of the request in full
 _BY_NUMBER = {code.value[0]: code for code in StatusCode}
 
 
@@ -58,7 +59,7 @@ def from_tensorflow(error: Exception) -> ServingError:
     """Return TensorFlow's error as the model server's: same code, without Python's decoration."""
     if isinstance(error, tf.errors.OpError):
         code = _BY_NUMBER.get(error.error_code, StatusCode.UNKNOWN)
-        return ServingError(code, _undecorated(error.message))
+        return ServingError(code, _undecorated(error.message)[:_GRAPH_MESSAGE_CHARS])
     if isinstance(error, FileNotFoundError):
         return ServingError(StatusCode.NOT_FOUND, str(error))
     return ServingError(StatusCode.UNKNOWN, str(error) or type(error).__name__)

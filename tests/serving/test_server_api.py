@@ -612,7 +612,7 @@ def test_status_over_rest(rest):
             }
         ]
     }
-    for path in (M, M + "/versions/3", M + "/labels/none"):
+    for path in (M, M + "/versions/3"):
         answer = rest("GET", path)
         assert (answer.status_code, answer.json()) == (200, expected)
     assert rest("GET", M).text.startswith('{\n "model_version_status": [\n  {\n   "version": "3",')
@@ -757,11 +757,93 @@ def test_grpc_shape_that_would_fill_the_memory(stubs):
 
 
 def test_grpc_long_messages_are_cut(stubs):
+    inputs = dict.fromkeys((f"{number}{'n' * 4000}" for number in range(2)), 1.0)
     with pytest.raises(grpc.RpcError) as caught:
-        stubs[0].Predict(request_for("n" * 2000))
-    assert caught.value.details().startswith("Servable not found for request: Latest(nnn")
-    assert caught.value.details().endswith("n...TRUNCATED")
-    assert len(caught.value.details()) == 1024 + len("...TRUNCATED")
+        stubs[0].Predict(request_for(**inputs))
+    assert caught.value.details().startswith("input size does not match signature: 2!=1 len({0nnn")
+    assert len(caught.value.details()) < 1024
+
+
+LONG = "ü" * 2000
+CUT = "ü" * 128 + "..."
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (request_for(LONG), f"Servable not found for request: Latest({CUT})"),
+        (request_for(LONG, version=2), f"Servable not found for request: Specific({CUT}, 2)"),
+        (request_for(label=LONG), f"Unrecognized servable version label: {CUT}"),
+        (request_for(signature=LONG), f'Serving signature key "{CUT}" not found.'),
+        (
+            request_for(text=["a"], filters=[LONG]),
+            f"output tensor alias not found in signature: {CUT} Outputs expected to be in the set "
+            "{pooled}.",
+        ),
+    ],
+)
+def test_grpc_names_of_clients_are_quoted_in_part(stubs, request_, message):
+    with pytest.raises(grpc.RpcError) as caught:
+        stubs[0].Predict(request_)
+    assert caught.value.details() == message
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "message"),
+    [
+        (
+            "POST",
+            RUN,
+            {"signature_name": LONG, "instances": ["a"]},
+            400,
+            f'Serving signature name: "{CUT}" not found in signature def',
+        ),
+        (
+            "POST",
+            RUN,
+            {"instances": [{LONG: "a"}]},
+            400,
+            failed(f"0 key: {CUT}", f"JSON object: does not have named input: {CUT}"),
+        ),
+        (
+            "POST",
+            M + ":classify",
+            {"examples": [{LONG: None}]},
+            400,
+            f"Feature: {CUT} has element with unexpected JSON type: Null",
+        ),
+        (
+            "POST",
+            M + ":classify",
+            {"signature_name": LONG, "examples": [{}]},
+            400,
+            f"No signature was found with the name: {CUT}",
+        ),
+        (
+            "GET",
+            f"/v1/models/{'n' * 2000}",
+            None,
+            404,
+            f"Could not find any versions of model {'n' * 256}...",
+        ),
+        ("GET", f"/v1/{'n' * 2000}", None, 400, f"Malformed request: GET /v1/{'n' * 252}..."),
+    ],
+)
+def test_rest_names_of_clients_are_quoted_in_part(rest, method, path, body, status, message):
+    answer = rest(method, path, json.dumps(body, ensure_ascii=False) if body else None)
+    assert (answer.status_code, answer.json()) == (status, {"error": message})
+
+
+def test_status_of_a_label_that_does_not_exist(rest, stubs):
+    message = "Unrecognized servable version label: none"
+    answer = rest("GET", M + "/labels/none")
+    assert (answer.status_code, answer.json()) == (400, {"error": message})
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "m"
+    request.model_spec.version_label = "none"
+    with pytest.raises(grpc.RpcError) as caught:
+        stubs[1].GetModelStatus(request)
+    assert (caught.value.code(), caught.value.details()) == (INVALID, message)
 
 
 def test_grpc_message_over_the_limit(stubs):

@@ -14,6 +14,7 @@ from serving.server.config_files import (
     read_models_config,
 )
 from serving.server.grpc_api import ModelService
+from serving.server.limits import Limits
 from serving.server.loading import Servable
 from serving.server.models import Repository
 from serving.server.status import ServingError
@@ -232,12 +233,12 @@ class Context:
         raise AbortedError(f"{code.name}: {message}")
 
 
-def reload(repository, *models):
+def reload(repository, *models, limits=Limits(allow_reload=True, max_models=2)):  # noqa: B008
     request = model_management_pb2.ReloadConfigRequest()
     for model in models:
         added = request.config.model_config_list.config.add()
         text_format.Parse(f'{model} model_platform: "tensorflow"', added)
-    return ModelService(repository).HandleReloadConfigRequest(request, Context())
+    return ModelService(repository, limits).HandleReloadConfigRequest(request, Context())
 
 
 def test_reload(lab, tmp_path):
@@ -276,6 +277,10 @@ def test_reload(lab, tmp_path):
             "DATA_LOSS: broken",
         ),
         (
+            [f'name: "mm{number}" base_path: "%s/mm"' for number in range(3)],
+            "INVALID_ARGUMENT: model_config_list: expected at most 2 models, got 3",
+        ),
+        (
             ['name: "mm" base_path: "/etc"'],
             "PERMISSION_DENIED: /etc: not beside the models that the server began with",
         ),
@@ -310,6 +315,40 @@ def test_reload_without_a_list(lab):
     with pytest.raises(
         AbortedError, match="INVALID_ARGUMENT: ServerModelConfig type not supported by H"
     ):
-        ModelService(Repository(lab, load)).HandleReloadConfigRequest(
+        ModelService(Repository(lab, load), Limits(allow_reload=True)).HandleReloadConfigRequest(
             model_management_pb2.ReloadConfigRequest(), Context()
         )
+
+
+@pytest.mark.parametrize("models", [[], ['name: "mm" base_path: "%s/mm"']])
+def test_reload_is_off_unless_it_is_allowed(lab, tmp_path, models):
+    repository = Repository(lab, load)
+    repository.load_all()
+    models = [model.replace("%s", str(tmp_path)) for model in models]
+    with pytest.raises(AbortedError) as caught:
+        reload(repository, *models, limits=Limits())
+    assert str(caught.value) == (
+        "PERMISSION_DENIED: Reloading is off: start the server with --allow-reload to allow it"
+    )
+    assert [served(repository, name) for name in ("lab", "mm")] == [{3, 5}, {9, 10}]
+
+
+def test_a_folder_under_several_names_is_loaded_once(lab):
+    loads = []
+
+    def counted(name, version, path):
+        loads.append(path)
+        return Servable(name, version, {}, {}, root=object())
+
+    repository = Repository(lab, counted)
+    repository.load_all()
+    mm, everything, one = (repository.find(name, 10) for name in ("mm", "all", "one"))
+    assert (mm.name, everything.name, one.name) == ("mm", "all", "one")
+    assert mm.root is everything.root is one.root
+    assert len(loads) == len(set(loads)) == 5
+
+
+def test_a_hundred_thousand_models_are_refused_at_once(lab):
+    config = 'name: "m" base_path: "/m"'
+    with pytest.raises(AbortedError, match="expected at most 2 models, got 100000"):
+        reload(Repository(lab, load), *[config] * 100_000)
