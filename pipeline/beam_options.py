@@ -117,7 +117,7 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
     """Yield a pipeline, and run it when the body has put it together.
 
     Raises:
-        InputError: there is no such runner.
+        InputError: there is no such runner, or a worker raised it.
         JobError: it failed.
     """
     try:
@@ -131,14 +131,33 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
             pipeline.run().wait_until_finish()
     except JobError:
         raise
+    except InputError as error:
+        raise InputError(_without_step(str(error))) from error
     except Exception as error:
         if "KeyboardInterrupt" in str(error):  # wrapped by the worker it reached
             raise KeyboardInterrupt from error
-        raise JobError(f"the Beam job failed: {_reason(str(error))}"[:MAX_MESSAGE]) from error
+        raise _failure(_reason(str(error))) from error
+
+
+_RAISED_BY_US = re.compile(rf"{JobError.__module__}\.(\w+): ")
+
+
+def _failure(reason: str) -> Exception:
+    """Return the exception for what failed a job; bad input is bad input on a worker, too."""
+    raised = _RAISED_BY_US.match(reason)
+    if raised and raised[1] != JobError.__name__:
+        return InputError(_without_step(reason[raised.end() :]))
+    message = reason[raised.end() :] if raised else reason
+    return JobError(f"the Beam job failed: {message}"[:MAX_MESSAGE])
+
+
+def _without_step(message: str) -> str:
+    """Return a message without the name of the step that Beam appends."""
+    return message.partition(" [while running")[0]
 
 
 def _reason(message: str) -> str:
     """Return what went wrong as one line: what the last traceback ends with, if there is one."""
     raised = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", message)
     reason = raised[-1] if raised else message
-    return " ".join(reason.removeprefix(f"{JobError.__module__}.{JobError.__name__}: ").split())
+    return " ".join(reason.split())

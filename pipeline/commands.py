@@ -63,8 +63,8 @@ class Corpus(Command):
     """Text files; quote a glob so that the shell leaves it alone."""
     input_format: Literal["prose", "lines", "jsonl", "parquet"] = "prose"
     """prose: one document a file, split into sentences. lines: one sentence a line, blank lines
-    between documents. jsonl: a JSON object a line, parquet: a row a document, split too. Endings
-    .gz, .bz2 and .zst are decompressed."""
+    between documents. jsonl: a JSON object a line, parquet: a row a document, split too. Files
+    whose names end in .gz, .bz2, .xz or .zst are decompressed."""
     text_column: str = "text"
     """Column of jsonl and parquet files that holds the text."""
     id_column: str | None = None
@@ -74,6 +74,9 @@ class Corpus(Command):
     """Language whose abbreviations the sentence splitter knows (ISO 639 code)."""
     lower_case: bool = True
     """Lower-case and strip accents (an uncased model)."""
+    skip_damaged_files: bool = False
+    """Use a damaged file (cut off, or corrupt inside) up to the damage and count it, instead of
+    failing."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
@@ -116,9 +119,11 @@ class Vocab(Corpus):
 
     def run(self, beam_flags: list[str] | None = None) -> dict[str, Any]:
         """Count, learn, write; return path, size and number of words."""
-        from pipeline.console import notes, results
+        from pipeline.console import notes, results, warn
         from pipeline.files import write_atomically
         from pipeline.readers import CorpusFormat
+        from pipeline.remarks import hints
+        from pipeline.report import dropped_documents
         from pipeline.vocabulary import learn_vocabulary
         from pipeline.word_count import count_words
 
@@ -130,10 +135,22 @@ class Vocab(Corpus):
             text_column=self.text_column,
             id_column=self.id_column,
         )
-        counts = count_words(
-            self.input, how, beside=self.output, lower_case=self.lower_case, beam_flags=beam_flags
+        counted = count_words(
+            self.input,
+            how,
+            beside=self.output,
+            lower_case=self.lower_case,
+            skip_damaged_files=self.skip_damaged_files,
+            beam_flags=beam_flags,
         )
+        counts = counted.words
+        warn(counted.remarks)
         notes.print(f"learning from {len(counts):,} distinct words")
+        if not counts:
+            raise InputError(
+                f"--input: no words to learn a vocabulary from; give it some text"
+                f"{hints(counted.remarks)}"
+            )
         pieces = learn_vocabulary(counts, self.size)
         write_atomically(self.output, ("\n".join(pieces) + "\n").encode("utf-8"))
         if len(pieces) < self.size:
@@ -144,11 +161,15 @@ class Vocab(Corpus):
         results.print(
             f"{self.output}: {len(pieces):,} pieces from {words:,} words ({len(counts):,} distinct)"
         )
+        if counted.dropped:
+            results.print(f"documents dropped: {dropped_documents(counted.dropped)}")
         return {
             "vocab": str(self.output),
             "pieces": len(pieces),
             "words": words,
             "distinct_words": len(counts),
+            "dropped_documents": counted.dropped,
+            "warnings": [*map(str, counted.remarks)],
         }
 
 
@@ -231,7 +252,7 @@ class Preprocess(Corpus):
         """Make the dataset, or the datasets; return where they are and what they hold."""
         import time
 
-        from pipeline.console import notes, results
+        from pipeline.console import notes, results, warn
         from pipeline.dataset import as_result, make_datasets
         from pipeline.locks import only_writer_of_all
         from pipeline.report import dataset_table
@@ -242,12 +263,13 @@ class Preprocess(Corpus):
         # Beam's other filesystems have no locks.
         local = {Path(output): f"--output {output}" for output in outputs if "://" not in output}
         with only_writer_of_all(local):
-            manifests = make_datasets(
+            manifests, remarks = make_datasets(
                 self.input,
                 self.vocab,
                 outputs,
                 overwrite=self.overwrite,
                 max_unreadable_rate=self.max_unreadable_rate,
+                skip_damaged_files=self.skip_damaged_files,
                 beam_flags=beam_flags or [],
             )
         seconds = time.monotonic() - begin
@@ -255,10 +277,11 @@ class Preprocess(Corpus):
             results.print(dataset_table(output, manifest, seconds))
         if self.eval_rate and not any(manifest.examples(EVAL) for manifest in manifests.values()):
             notes.print("no document fell into the eval split; give more text or --eval-rate")
+        warnings = [*map(str, remarks)]
+        warn(warnings)
         made = [as_result(manifest, output) for output, manifest in manifests.items()]
-        if len(made) == 1:
-            return made[0] | {"seconds": seconds}
-        return {"datasets": made, "seconds": seconds}
+        both = {"warnings": warnings, "seconds": seconds}
+        return (made[0] if len(made) == 1 else {"datasets": made}) | both
 
     def outputs(self) -> dict[str, "Settings"]:
         """Return the folder and the settings of each dataset."""

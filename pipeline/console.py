@@ -24,6 +24,12 @@ def keep_stdout_for_json(json: bool) -> None:
     results.stderr = json
 
 
+def warn(messages: Iterable[object]) -> None:
+    """Print warnings, a line each."""
+    for message in messages:
+        notes.print(f"warning: {message}", markup=False, soft_wrap=True)
+
+
 class CountColumn(ProgressColumn):
     """Units done, and of how many where that is known."""
 

@@ -9,21 +9,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from apache_beam.io.filesystems import FileSystems
-
 from pipeline.beam_options import beam_options
 from pipeline.errors import InputError
-from pipeline.files import absolute, match_files
+from pipeline.files import CLOZELINE, absolute, match_files
 from pipeline.job import run_job
-from pipeline.manifest import MANIFEST, VOCABULARY, Manifest, Shard
+from pipeline.manifest import Manifest, Shard
+from pipeline.publishing import Finished, check_free, publish
 from pipeline.readers import UNREADABLE, check_columns
-from pipeline.shard import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings
+from pipeline.remarks import DAMAGED_FILE, Remark, hints, remarks_from
+from pipeline.shard import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings, shard_files
+from pipeline.storage import job_folder
 from pipeline.strict_json import to_json
 from pipeline.tally import Stage, reading, watch
 from pipeline.tokenizer import Vocabulary
 
-TEMPORARY = "_temporary"
-"""Folder inside a dataset in the making; gone when it is finished."""
+TEMPORARY = "_temporary-"
+"""What the name of a job's folder inside a dataset begins with; gone when the job ends."""
 
 _VERSIONED = ("apache-beam", "numpy", "sentencex", "tensorflow", "tensorflow-text")
 
@@ -34,16 +35,24 @@ class Report:
 
     Attributes:
         shards: as `pipeline.job.run_job` returns them.
-        dropped: documents by reason, also those dropped before the datasets were parted.
+        dropped: documents by reason, also those dropped before the datasets were parted; and the
+            number of damaged files.
+        remarks: on files of the corpus.
     """
 
     shards: list[dict[str, Any]]
     dropped: Counter[str]
+    remarks: list[Remark]
 
     @property
     def written(self) -> list[dict[str, Any]]:
         """The shards that have records."""
         return [shard for shard in self.shards if "shard" in shard]
+
+    @property
+    def temporary_files(self) -> dict[str, str]:
+        """By file name, where each shard is before it is published."""
+        return {shard["shard"]["name"]: shard["temporary"] for shard in self.written}
 
     @property
     def documents(self) -> int:
@@ -59,8 +68,9 @@ def make_datasets(
     *,
     overwrite: bool,
     max_unreadable_rate: float,
+    skip_damaged_files: bool,
     beam_flags: Sequence[str],
-) -> dict[str, Manifest]:
+) -> tuple[dict[str, Manifest], list[Remark]]:
     """Run the job and publish its datasets: the shards by renaming, the manifest last.
 
     Args:
@@ -69,78 +79,65 @@ def make_datasets(
         outputs: for each dataset folder its settings, which differ in their lengths alone.
         overwrite: whether a dataset that stands there already is replaced.
         max_unreadable_rate: share of the documents that may be damaged (0 to 1).
+        skip_damaged_files: whether a damaged file is used up to the damage, or fails the job.
         beam_flags: flags of Beam's.
 
     Returns:
-        The manifest of each folder.
+        The manifest of each folder, and remarks on files of the corpus.
 
     Raises:
         InputError: no input, no column of texts, a bad vocabulary, an output that holds a dataset
-            already, a corpus that gives no pair, or too many documents that cannot be read.
+            already, a corpus that gives no pair, a damaged file, or too many documents that cannot
+            be read.
     """
     options = beam_options(beam_flags)
     files = match_files(globs)
     datasets = list(outputs.values())
-    check_columns(list(files), datasets[0])
+    check_columns(list(files), datasets[0], skip_damaged=skip_damaged_files)
     vocabulary = Vocabulary.read(vocab)
     if not any(files.values()):
         raise InputError(f"--input {' '.join(globs)}: every file is empty; give it some text")
-    for output in outputs:
-        _check_output(output, overwrite=overwrite)
-    new = {_first_missing(output) for output in outputs}
-    temporary = FileSystems.join(absolute(next(iter(outputs))), TEMPORARY)
-    _remove(temporary)
-    try:
-        FileSystems.mkdirs(temporary)
-        with TemporaryDirectory() as tally:
+    vocab_bytes = vocab.read_bytes()
+    for output, settings in outputs.items():
+        check_free(absolute(output), shard_files(settings), vocab_bytes, overwrite=overwrite)
+    with job_folder(absolute(next(iter(outputs))), TEMPORARY) as temporary:
+        with TemporaryDirectory(prefix=CLOZELINE) as tally:
             stages = {
                 "read": reading("reading and tokenizing", sum(files.values())),
                 "written": Stage("pairing, masking, writing", "examples"),
             }
             with watch(Path(tally), stages):
-                found = run_job(files, vocabulary, datasets, options, temporary, tally)
+                found = run_job(
+                    files,
+                    vocabulary,
+                    datasets,
+                    options,
+                    temporary,
+                    tally,
+                    skip_damaged=skip_damaged_files,
+                )
         reports = [_report(found, index) for index in range(len(datasets))]
         _check_readable(reports[0], max_unreadable_rate)
-        manifests = {
-            output: _manifest(report, vocabulary, settings)
+        finished = {
+            absolute(output): Finished(
+                _manifest(report, vocabulary, settings), report.temporary_files
+            )
             for (output, settings), report in zip(outputs.items(), reports, strict=True)
         }
-        for (output, manifest), report in zip(manifests.items(), reports, strict=True):
-            _publish(output, temporary, report, vocab.read_bytes(), manifest)
-    except BaseException:
-        for path in (temporary, *filter(None, new)):
-            _remove(path)
-        raise
-    _remove(temporary)
-    return manifests
-
-
-def _check_output(output: str, *, overwrite: bool) -> None:
-    """Raise `InputError` if a dataset may not be written to a folder."""
-    if FileSystems.exists(FileSystems.join(output, MANIFEST)) and not overwrite:
-        raise InputError(
-            f"--output {output}: holds a dataset already; choose another folder or add --overwrite"
-        )
-    for path in (Path(output), *Path(output).parents):
-        if path.is_file():
-            raise InputError(f"--output {output}: {path} is a file; name a folder")
-
-
-def _first_missing(output: str) -> str | None:
-    """Return the outermost folder that writing to `output` will make, if it makes any."""
-    if FileSystems.exists(output):
-        return None
-    above = [] if "://" in output else [*reversed(Path(output).absolute().parents)]
-    return next((str(path) for path in above if not path.exists()), output)
+        publish(finished, vocab_bytes, temporary, overwrite=overwrite)
+    manifests = {output: finished[absolute(output)].manifest for output in outputs}
+    return manifests, reports[0].remarks
 
 
 def _report(found: dict[str, Any], dataset: int) -> Report:
     """Return what a job's report says of one of its datasets."""
     shards = [shard for shard in found["shards"] if shard["dataset"] == dataset]
+    remarks = remarks_from(found["remarks"])
     dropped = Counter(found["dropped"])
+    dropped.update({remark.kind: remark.files for remark in remarks if remark.kind == DAMAGED_FILE})
     for shard in shards:
         dropped.update(shard["dropped"])
-    return Report(shards, dropped)
+    return Report(shards, dropped, remarks)
 
 
 def _check_readable(report: Report, max_unreadable_rate: float) -> None:
@@ -152,12 +149,8 @@ def _check_readable(report: Report, max_unreadable_rate: float) -> None:
         raise InputError(
             f"--input: {count:,} of {report.documents:,} documents cannot be read ({reasons}); "
             f"mend them, or allow more with --max-unreadable-rate (now {max_unreadable_rate:g})"
+            f"{hints(report.remarks)}"
         )
-
-
-def _remove(path: str) -> None:
-    if FileSystems.exists(path):
-        FileSystems.delete([path])
 
 
 def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Manifest:
@@ -193,7 +186,10 @@ def _why_nothing(report: Report, settings: Settings) -> str:
     usable = report.documents - report.dropped.total() + report.dropped[NO_OTHER_DOCUMENT]
     if usable == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
-        return f"--input: the corpus is empty ({reasons or 'no documents'}); give it some text"
+        return (
+            f"--input: the corpus is empty ({reasons or 'no documents'}); give it some text"
+            f"{hints(report.remarks)}"
+        )
     if usable == 1:
         hint = (
             "; where blank lines separate documents, add --input-format lines"
@@ -202,30 +198,12 @@ def _why_nothing(report: Report, settings: Settings) -> str:
         )
         return (
             "--input: a corpus of one document: no random next sentence can be drawn from another; "
-            f"give it more documents{hint}"
+            f"give it more documents{hints(report.remarks) or hint}"
         )
     return (
         f"--shards {settings.shards}: too many for {usable:,} documents, since every shard needs "
         "several; use fewer --shards or more documents"
     )
-
-
-def _publish(output: str, temporary: str, report: Report, vocab: bytes, manifest: Manifest) -> None:
-    """Move the shards to their names; until the manifest is written there is no dataset."""
-    if not FileSystems.exists(output):
-        FileSystems.mkdirs(output)
-    _remove(FileSystems.join(output, MANIFEST))
-    for stale in FileSystems.match([FileSystems.join(output, "*.tfrecord*")])[0].metadata_list:
-        FileSystems.delete([stale.path])
-    FileSystems.rename(
-        [shard["temporary"] for shard in report.written],
-        [FileSystems.join(output, shard["shard"]["name"]) for shard in report.written],
-    )
-    for name, data in ((VOCABULARY, vocab), (MANIFEST, manifest.to_json().encode())):
-        # Whole or not at all: under a temporary name first, then renamed.
-        with FileSystems.create(FileSystems.join(temporary, name)) as file:
-            file.write(data)
-        FileSystems.rename([FileSystems.join(temporary, name)], [FileSystems.join(output, name)])
 
 
 def as_result(manifest: Manifest, output: str) -> dict[str, Any]:

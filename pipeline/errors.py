@@ -15,6 +15,10 @@ class InputError(Exception):
         super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", _escaped, message))
 
 
+class DamagedFileError(InputError):
+    """A file lacks bytes or has wrong ones; everything before the damage has been read."""
+
+
 class JobError(Exception):
     """A job failed on its way, through nothing the user typed: a full disk, a lost worker.
 

@@ -12,6 +12,10 @@ from pipeline.errors import InputError
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 """What a filesystem answers that has no `fsync` for files, or for directories."""
 
+CLOZELINE = "clozeline-"
+"""What the names of our temporary files begin with, where the system's temporary folder has them:
+those of a process that was killed can be told from others."""
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a local file under a temporary name, then publish it: readers see all of it or none."""

@@ -10,6 +10,7 @@ lengths are made from one such grouping.
 """
 
 import json
+import shutil
 import tempfile
 import uuid
 from collections import Counter, defaultdict
@@ -24,15 +25,20 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.beam_options import is_local, running_pipeline
+from pipeline.files import CLOZELINE
 from pipeline.manifest import Shard, compression_type, shard_file
 from pipeline.readers import (
+    DROPPED,
     EMPTY,
+    REMARKS,
     DroppedDocumentError,
     ReadDocuments,
     batch_documents,
+    collected,
     read_document,
     text_sentences,
 )
+from pipeline.remote_files import is_local_path
 from pipeline.schema import Compression
 from pipeline.shard import (
     LENGTH,
@@ -49,7 +55,7 @@ from pipeline.strict_json import to_json
 from pipeline.tally import Tally
 from pipeline.tokenizer import Vocabulary, build_tokenizer
 
-DROPPED = "dropped"  # tag of the side output
+COPY_BYTES = 1 << 22
 
 
 class TokenizeDocuments(beam.DoFn):
@@ -173,29 +179,48 @@ def write_records(
     path: str, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
 ) -> tuple[int, str]:
     """Write a TFRecord file on any filesystem of Beam's; return its size in bytes and CRC-32C."""
+    if is_local_path(path):
+        return _write_records(Path(path), blocks, compression, tally)
+    with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
+        local = Path(folder) / "shard"
+        facts = _write_records(local, blocks, compression, tally)
+        with local.open("rb") as source, FileSystems.create(path) as target:
+            shutil.copyfileobj(source, target, COPY_BYTES)
+        return facts
+
+
+def _write_records(
+    path: Path, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
+) -> tuple[int, str]:
+    """Write a local TFRecord file; return its size in bytes and CRC-32C."""
     import google_crc32c
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "shard"
-        with tf.io.TFRecordWriter(str(local), compression_type(compression)) as writer:
-            for block in blocks:
-                for record in block:
-                    writer.write(record)
-                tally.add(written=len(block))
-        checksum = google_crc32c.Checksum()
-        with local.open("rb") as source, FileSystems.create(path) as target:
-            while chunk := source.read(1 << 22):
-                checksum.update(chunk)
-                target.write(chunk)
-        return local.stat().st_size, checksum.hexdigest().decode()
+    with tf.io.TFRecordWriter(str(path), compression_type(compression)) as writer:
+        for block in blocks:
+            for record in block:
+                writer.write(record)
+            tally.add(written=len(block))
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while chunk := file.read(COPY_BYTES):
+            checksum.update(chunk)
+    return path.stat().st_size, checksum.hexdigest().decode()
 
 
 def write_report(
-    _: None, shards: Iterable[dict[str, Any]], dropped: dict[str, int], path: str
+    _: None,
+    shards: Iterable[dict[str, Any]],
+    dropped: dict[str, int],
+    remarks: Iterable[Any],
+    path: str,
 ) -> None:
     """Leave what the workers found where the submitting process reads it."""
-    report = {"shards": sorted(shards, key=lambda shard: shard["name"]), "dropped": dropped}
+    report = {
+        "shards": sorted(shards, key=lambda shard: shard["name"]),
+        "dropped": dropped,
+        "remarks": list(remarks),
+    }
     with FileSystems.create(path) as file:
         file.write(to_json(report).encode())
 
@@ -207,6 +232,8 @@ def run_job(
     options: PipelineOptions,
     temporary: str,
     tally: str | None,
+    *,
+    skip_damaged: bool,
 ) -> dict[str, Any]:
     """Run the job and return its report; the shards stand in `temporary`, not yet published.
 
@@ -217,18 +244,20 @@ def run_job(
         options: Beam's.
         temporary: a folder that every worker can write to.
         tally: a local folder for progress, or None.
+        skip_damaged: whether damaged files are remarked on, or fail the job.
 
     Returns:
         `shards`: for each shard of each dataset `dataset` (its index), `name`, `dropped` (documents
         by reason), and, if it has records, `temporary` (path), `shard` (fields of a manifest's
-        `Shard`) and `statistics`; `dropped`: documents by reason, dropped before they had a shard.
+        `Shard`) and `statistics`; `dropped`: documents by reason, dropped before they had a shard;
+        `remarks`: on files, see `pipeline.remarks.remarks_from`.
     """
     settings = datasets[0]
     report = FileSystems.join(temporary, "report.json")
     with running_pipeline(options) as pipeline:
+        read = pipeline | ReadDocuments(files, settings, skip_damaged=skip_damaged)
         tokenized = (
-            pipeline
-            | ReadDocuments(files, settings)
+            read["documents"]
             | batch_documents()
             | beam.ParDo(OnSharedStorage(temporary))
             | beam.ParDo(TokenizeDocuments(vocabulary, settings, tally)).with_outputs(
@@ -245,7 +274,11 @@ def run_job(
             pipeline
             | "Report" >> beam.Create([None])
             | beam.Map(
-                write_report, beam.pvalue.AsList(shards), beam.pvalue.AsDict(dropped), report
+                write_report,
+                beam.pvalue.AsList(shards),
+                beam.pvalue.AsDict(dropped),
+                beam.pvalue.AsList(collected(read[REMARKS])),
+                report,
             )
         )
     with FileSystems.open(report) as file:

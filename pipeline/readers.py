@@ -1,17 +1,17 @@
 """Corpus files to documents, as Beam transforms, and documents to sentences."""
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import apache_beam as beam
-import pyarrow
-import pyarrow.parquet
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
-from pipeline.errors import InputError
+from pipeline.decompression import damaged, is_compressed, open_file
+from pipeline.errors import DamagedFileError
+from pipeline.parquet import check_parquet, read_rows, row_groups
+from pipeline.remarks import DAMAGED_FILE, MAX_EXAMPLES, suspicion
 from pipeline.sentences import split_sentences
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
@@ -22,6 +22,8 @@ INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID = "invalid_utf8", "invalid_json", "no
 
 UNREADABLE = frozenset({INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID})
 """Reasons that speak of damage: the corpus is not what it was said to be."""
+
+DROPPED, REMARKS = "dropped", "remarks"  # tags of side outputs
 
 RANGE_BYTES = 1 << 24
 """Most bytes of a file that a worker reads at a time; small enough to keep several busy."""
@@ -54,58 +56,101 @@ class CorpusFormat:
 
 
 class ReadDocuments(beam.PTransform):
-    """Corpus files → the raw bytes of each document.
+    """Corpus files → `documents`, the raw bytes of each document, and `REMARKS` on files.
 
     Files are cut into parts that are read in parallel: ranges of bytes of uncompressed lines, row
     groups of Parquet. A file is opened by its name and never looked up again, so one that is no
     longer there is an error, not a gap.
     """
 
-    def __init__(self, files: Mapping[str, int], how: CorpusFormat) -> None:
-        """Read some files, given with their sizes in bytes."""
+    def __init__(
+        self, files: Mapping[str, int], how: CorpusFormat, *, skip_damaged: bool = False
+    ) -> None:
+        """Read some files, given with their sizes in bytes.
+
+        Args:
+            files: size by path.
+            how: how documents stand in them.
+            skip_damaged: whether a damaged file is remarked on and left, or fails the job.
+        """
         super().__init__()
         self._files = files
         self._how = how
+        self._skip_damaged = skip_damaged
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        """Return a PCollection of bytes, one element a document; rows of Parquet are JSON, too."""
+    def expand(self, pipeline: beam.Pipeline) -> Any:
+        """Return two PCollections by name.
+
+        `documents`: bytes, one element a document; rows of Parquet are JSON, too. `REMARKS`: (kind
+        of remark, path of the file), the same one perhaps several times.
+        """
         parts, read_part = _PARTS[self._how.input_format]
         columns = self._how.columns
-        return (
+        cut = (
             pipeline
             | "Files" >> beam.Create(list(self._files.items()))
-            | "Parts" >> beam.FlatMap(lambda file: parts(*file))
-            | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(lambda part: read_part(*part, columns=columns))
+            | "Parts" >> self._of_files(parts)
         )
+        read = (
+            cut.documents
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> self._of_files(functools.partial(_remarked, read_part, columns))
+        )
+        remarks = (cut[REMARKS], read[REMARKS]) | beam.Flatten()
+        return {"documents": read.documents, REMARKS: remarks}
+
+    def _of_files(self, read: Callable[..., Iterator[Any]]) -> beam.PTransform:
+        step = beam.ParDo(_OfFiles(read, skip_damaged=self._skip_damaged))
+        return step.with_outputs(REMARKS, main="documents")
 
 
-def whole_file(path: str, _size: int) -> Iterator[tuple[str, int, int | None]]:
-    """Yield the one part of a file that is not cut: path, first byte, no end."""
-    yield path, 0, None
+class _OfFiles(beam.DoFn):
+    """(Path, …) → what a function yields for it; damage is remarked on or raised."""
+
+    def __init__(self, read: Callable[..., Iterator[Any]], *, skip_damaged: bool) -> None:
+        self._read = read
+        self._skip_damaged = skip_damaged
+
+    def process(self, part: tuple[Any, ...]) -> Iterator[Any]:
+        """Yield what can be read.
+
+        Raises:
+            DamagedFileError: not all of it can be, and damaged files are not to be skipped.
+        """
+        try:
+            yield from self._read(*part)
+        except DamagedFileError:
+            if not self._skip_damaged:
+                raise
+            yield beam.pvalue.TaggedOutput(REMARKS, (DAMAGED_FILE, part[0]))
+
+
+def whole_file(path: str, size: int) -> Iterator[tuple[str, int, int | None]]:
+    """Yield the one part of a file that is not cut: path, first byte, its end where it is known."""
+    yield path, 0, None if is_compressed(path) else size
 
 
 def byte_ranges(path: str, size: int) -> Iterator[tuple[str, int, int | None]]:
     """Yield the parts of a file of lines: path, first byte, the byte after the last."""
-    if CompressionTypes.detect_compression_type(path) != CompressionTypes.UNCOMPRESSED:
+    if is_compressed(path):
         yield from whole_file(path, size)
         return
     for start in range(0, size, RANGE_BYTES):
         yield path, start, min(start + RANGE_BYTES, size)
 
 
-def row_groups(path: str, _size: int) -> Iterator[tuple[str, int, int | None]]:
-    """Yield the parts of a Parquet file: path, row group, the row group after it."""
-    with FileSystems.open(path) as file:
-        count = pyarrow.parquet.read_metadata(file).num_row_groups
-    for group in range(count):
-        yield path, group, group + 1
+def read_whole_file(
+    path: str, _start: int = 0, stop: int | None = None, **_: Any
+) -> Iterator[bytes]:
+    """Yield a whole file, decompressed by its ending.
 
-
-def read_whole_file(path: str, *_: Any, **__: Any) -> Iterator[bytes]:
-    """Yield a whole file, decompressed by its ending."""
-    with FileSystems.open(path) as file:
-        yield file.read()
+    Raises:
+        DamagedFileError: it is damaged, or shorter than `stop`.
+    """
+    with open_file(path) as file:
+        data = file.read()
+    _check_length(path, len(data), stop)
+    yield data
 
 
 def read_line_documents(path: str, start: int, stop: int | None, **_: Any) -> Iterator[bytes]:
@@ -114,10 +159,13 @@ def read_line_documents(path: str, start: int, stop: int | None, **_: Any) -> It
     Every line belongs to the range that holds its first byte, and a document belongs with the blank
     line in front of it (the file's first document with byte 0). So a range needs to look neither
     back beyond its start nor at other ranges, and each document is read exactly once.
+
+    Raises:
+        DamagedFileError: the file is damaged, or ends before `stop`.
     """
     blank_line = 0 if start == 0 else None  # offset of the last one seen
     document: list[bytes] = []
-    for offset, line in _lines_from(path, start):
+    for offset, line in _lines_from(path, start, stop):
         if not line.strip():
             if document:
                 yield b"".join(document)
@@ -134,18 +182,22 @@ def read_line_documents(path: str, start: int, stop: int | None, **_: Any) -> It
 
 
 def read_lines(path: str, start: int, stop: int | None, **_: Any) -> Iterator[bytes]:
-    """Yield the lines of a range that are not blank; a line belongs with its first byte."""
-    for offset, line in _lines_from(path, start):
+    """Yield the lines of a range that are not blank; a line belongs with its first byte.
+
+    Raises:
+        DamagedFileError: the file is damaged, or ends before `stop`.
+    """
+    for offset, line in _lines_from(path, start, stop):
         if stop is not None and offset >= stop:
             return
         if line.strip():
             yield line
 
 
-def _lines_from(path: str, start: int) -> Iterator[tuple[int, bytes]]:
+def _lines_from(path: str, start: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
     """Yield the offset and bytes of every line that begins at `start` or later."""
     offset = start
-    with FileSystems.open(path) as file:
+    with open_file(path) as file:
         if start:
             # From the byte before: where a line begins exactly at `start`, that is a line break.
             file.seek(start - 1)
@@ -153,14 +205,13 @@ def _lines_from(path: str, start: int) -> Iterator[tuple[int, bytes]]:
         while line := file.readline():
             yield offset, line
             offset += len(line)
+    _check_length(path, offset, stop)
 
 
-def read_rows(path: str, first: int, end: int, columns: Sequence[str]) -> Iterator[bytes]:
-    """Yield the rows of some row groups as JSON objects."""
-    with FileSystems.open(path) as file:
-        table = pyarrow.parquet.ParquetFile(file).read_row_groups(range(first, end), [*columns])
-    for row in table.to_pylist():
-        yield json.dumps(row).encode()
+def _check_length(path: str, size: int, expected: int | None) -> None:
+    """Raise `DamagedFileError` if a file ends earlier than when the job began."""
+    if expected is not None and size < expected:
+        raise damaged(path, f"ends after {size:,} bytes, though it had {expected:,} at the start")
 
 
 _PARTS: dict[InputFormat, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -172,6 +223,36 @@ _PARTS: dict[InputFormat, tuple[Callable[..., Any], Callable[..., Any]]] = {
 """How a file is cut into parts, and how a part is read."""
 
 
+def _remarked(
+    read_part: Callable[..., Iterator[bytes]],
+    columns: Sequence[str],
+    path: str,
+    start: int,
+    stop: int | None,
+) -> Iterator[Any]:
+    """Yield the documents of a part, and a remark on the file if its first one calls for it."""
+    documents = read_part(path, start, stop, columns=columns)
+    for number, document in enumerate(documents):
+        kind = suspicion(document) if start == number == 0 else None
+        if kind:
+            yield beam.pvalue.TaggedOutput(REMARKS, (kind, path))
+        yield document
+
+
+def collected(remarks: beam.PCollection) -> beam.PCollection:
+    """Return remarks by kind: (kind, (number of files, some of their paths))."""
+    return (
+        remarks
+        | "Remarks once" >> beam.Distinct()
+        | "Remarks by kind" >> beam.CombinePerKey(
+            beam.combiners.TupleCombineFn(
+                beam.combiners.CountCombineFn(),
+                beam.combiners.TopCombineFn(MAX_EXAMPLES, reverse=True),
+            ).with_common_input()
+        )
+    )  # fmt: skip
+
+
 def batch_documents() -> beam.PTransform:
     """Return a transform from documents (bytes) to lists of them, about `BATCH_BYTES` each."""
     return beam.BatchElements(
@@ -179,32 +260,14 @@ def batch_documents() -> beam.PTransform:
     )
 
 
-def check_columns(files: Sequence[str], how: CorpusFormat) -> None:
+def check_columns(files: Sequence[str], how: CorpusFormat, *, skip_damaged: bool = False) -> None:
     """Check that every Parquet file has the column of texts.
 
     Raises:
-        InputError: one has not, or is no Parquet file.
+        InputError: one has not, or is no Parquet file and damaged files are not to be skipped.
     """
-    if how.input_format != "parquet":
-        return
-    for path in files:
-        try:
-            with FileSystems.open(path) as file:
-                schema = pyarrow.parquet.read_schema(file)
-        except pyarrow.ArrowInvalid as error:
-            raise InputError(f"--input {path}: not a Parquet file: {error}") from error
-        for flag, column in zip(("--text-column", "--id-column"), how.columns, strict=False):
-            if column not in schema.names:
-                raise InputError(f"{flag} {column}: {path} has only {', '.join(schema.names)}")
-        kind = schema.field(how.text_column).type
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-            raise InputError(f"--text-column {how.text_column}: in {path} it holds {kind}, no text")
-        if how.id_column:
-            kind = schema.field(how.id_column).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_integer(kind)):
-                raise InputError(
-                    f"--id-column {how.id_column}: in {path} it holds {kind}, no text or integers"
-                )
+    if how.input_format == "parquet":
+        check_parquet(files, how.text_column, how.id_column, skip_damaged=skip_damaged)
 
 
 class DroppedDocumentError(Exception):

@@ -1,5 +1,7 @@
 """A dataset as a table for people."""
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
 from pipeline.console import table
@@ -30,10 +32,14 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
         ["files", *(len(manifest.splits[split]) for split in splits)],
     ]
     made = table(f"Dataset {path}", ["", *splits], rows)
-    dropped = ", ".join(f"{n:,} {reason}" for reason, n in manifest.dropped_documents.items())
     made.caption_justify = "left"
-    made.caption = f"documents dropped: {dropped or 'none'}"
+    made.caption = f"documents dropped: {dropped_documents(manifest.dropped_documents)}"
     if seconds is not None:
         tokens = sum(total["real_positions"] for total in totals)
         made.caption += f"\n{seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
     return made
+
+
+def dropped_documents(dropped: Mapping[str, int]) -> str:
+    """Return numbers of documents by reason in words."""
+    return ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none"

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.manifest import shard_file
 from pipeline.masking import Masker, Masking, record_seeds
 from pipeline.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
 from pipeline.readers import CorpusFormat
@@ -64,7 +65,21 @@ class Settings(CorpusFormat):
         where, which = (int.from_bytes(key[i : i + 8], "big") for i in (0, 8))
         split = EVAL if where / 2**64 < self.eval_rate else TRAIN
         count = self.shards_by_split[split]
-        return f"{split}-{which % count:05d}-of-{count:05d}"
+        return shard_name(split, which % count, count)
+
+
+def shard_name(split: Split, number: int, count: int) -> str:
+    """Return the name, without its ending, of one of `count` shards."""
+    return f"{split}-{number:05d}-of-{count:05d}"
+
+
+def shard_files(settings: Settings) -> list[str]:
+    """Return the file names of all shards that a dataset with these settings may have."""
+    return [
+        shard_file(shard_name(split, number, count), settings.compression)
+        for split, count in settings.shards_by_split.items()
+        for number in range(count)
+    ]
 
 
 def document_key(identity: str, seed: int) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.files import CLOZELINE
 from pipeline.schema import JOINER, SPECIAL_TOKENS
 
 ALPHABET, CHARACTER_COVERAGE = 1000, 0.9995
@@ -88,7 +89,7 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
     symbols = {word[0] + word[1:].translate(to_inner): count for word, count in words.items()}
     single = {symbol for word in symbols for symbol in word}
     model = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
         counts = Path(folder) / "words.tsv"
         lines = (f"{word}\t{count}\n" for word, count in sorted(symbols.items()))
         counts.write_text("".join(lines), encoding="utf-8")

@@ -1,8 +1,8 @@
 """The Beam job behind `clozeline vocab`: how often each word stands in the corpus."""
 
-import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,16 +11,20 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.beam_options import beam_options, running_pipeline
-from pipeline.files import match_files
+from pipeline.files import CLOZELINE, match_files
 from pipeline.readers import (
+    DROPPED,
+    REMARKS,
     CorpusFormat,
     DroppedDocumentError,
     ReadDocuments,
     batch_documents,
     check_columns,
+    collected,
     read_document,
     text_sentences,
 )
+from pipeline.remarks import DAMAGED_FILE, Remark, remarks_from
 from pipeline.storage import OnSharedStorage, folder_beside
 from pipeline.strict_json import to_json
 from pipeline.tally import Tally, reading, watch
@@ -62,8 +66,26 @@ def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
     }
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What the job found out.
+
+    Attributes:
+        words: occurrences of the most frequent words, `MAX_WORDS` at the most.
+        dropped: documents by reason, and the number of damaged files.
+        remarks: on files of the corpus.
+    """
+
+    words: dict[str, int]
+    dropped: dict[str, int]
+    remarks: list[Remark]
+
+
 class CountWords(beam.DoFn):
-    """Documents (bytes) → (word, count), a batch of documents at a time."""
+    """Documents (bytes) → (word, count), a batch of documents at a time.
+
+    What cannot be used leaves by the side output `DROPPED`, as the reason.
+    """
 
     def __init__(self, how: CorpusFormat, *, lower_case: bool, tally: str | None) -> None:
         self._how = how
@@ -74,22 +96,28 @@ class CountWords(beam.DoFn):
         """Open this worker's tally."""
         self._tally = Tally(self._tally_folder)
 
-    def process(self, documents: list[bytes]) -> Iterator[tuple[str, int]]:
+    def process(self, documents: list[bytes]) -> Iterator[Any]:
         """Yield every distinct word of the batch with its count."""
         sentences: list[str] = []
         for document in documents:
-            with contextlib.suppress(DroppedDocumentError):
+            try:
                 text, _ = read_document(document, self._how)
+            except DroppedDocumentError as dropped:
+                yield beam.pvalue.TaggedOutput(DROPPED, dropped.reason)
+            else:
                 sentences += text_sentences(text, self._how)
         if sentences:
             yield from count_in(sentences, lower_case=self._lower_case).items()
         self._tally.add(read=sum(map(len, documents)), documents=len(documents))
 
 
-def write_counts(counts: Iterable[tuple[str, int]], path: str) -> None:
-    """Write the counts as one JSON object."""
+def write_report(
+    words: Iterable[tuple[str, int]], dropped: dict[str, int], remarks: Iterable[Any], path: str
+) -> None:
+    """Leave what the workers found as one JSON object."""
+    report = {"words": dict(words), "dropped": dropped, "remarks": list(remarks)}
     with FileSystems.create(path) as file:
-        file.write(to_json(dict(counts)).encode("utf-8"))
+        file.write(to_json(report).encode("utf-8"))
 
 
 def count_words(
@@ -98,9 +126,10 @@ def count_words(
     *,
     beside: Path,
     lower_case: bool,
+    skip_damaged_files: bool,
     beam_flags: Sequence[str] | None,
-) -> dict[str, int]:
-    """Run the job and return the most frequent words, `MAX_WORDS` at the most.
+) -> Counted:
+    """Run the job.
 
     Args:
         globs: corpus files.
@@ -108,32 +137,51 @@ def count_words(
         beside: the file to be made of the counts; workers leave them in a folder next to it, or in
             Beam's `--temp_location`.
         lower_case: whether words are lower-cased and stripped of accents.
+        skip_damaged_files: whether a damaged file is used up to the damage, or fails the job.
         beam_flags: flags of Beam's.
 
     Raises:
-        InputError: a flag that Beam does not have, no input, or no column of texts.
+        InputError: a flag that Beam does not have, no input, no column of texts, or a damaged file.
         JobError: the job failed.
     """
     options = beam_options(beam_flags or [])
     files = match_files(globs)
-    check_columns(list(files), how)
+    check_columns(list(files), how, skip_damaged=skip_damaged_files)
     progress = {"read": reading("counting words", sum(files.values()))}
     with (
-        TemporaryDirectory() as tally,
+        TemporaryDirectory(prefix=CLOZELINE) as tally,
         folder_beside(beside, options) as temporary,
         watch(Path(tally), progress),
     ):
         result = FileSystems.join(temporary, "word_counts.json")
         with running_pipeline(options) as pipeline:
-            _ = (
-                pipeline
-                | ReadDocuments(files, how)
+            read = pipeline | ReadDocuments(files, how, skip_damaged=skip_damaged_files)
+            counted = (
+                read["documents"]
                 | batch_documents()
                 | beam.ParDo(OnSharedStorage(temporary))
-                | beam.ParDo(CountWords(how, lower_case=lower_case, tally=tally))
+                | beam.ParDo(CountWords(how, lower_case=lower_case, tally=tally)).with_outputs(
+                    DROPPED, main="words"
+                )
+            )
+            _ = (
+                counted.words
                 | beam.CombinePerKey(sum)
                 | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
-                | beam.Map(write_counts, result)
+                | beam.Map(
+                    write_report,
+                    beam.pvalue.AsDict(counted[DROPPED] | beam.combiners.Count.PerElement()),
+                    beam.pvalue.AsList(collected(read[REMARKS])),
+                    result,
+                )
             )
         with FileSystems.open(result) as file:
-            return json.loads(file.read())
+            report = json.loads(file.read())
+    return _counted(report)
+
+
+def _counted(report: dict[str, Any]) -> Counted:
+    remarks = remarks_from(report["remarks"])
+    damaged = {remark.kind: remark.files for remark in remarks if remark.kind == DAMAGED_FILE}
+    dropped = dict(sorted((report["dropped"] | damaged).items()))
+    return Counted(report["words"], dropped, remarks)

@@ -21,9 +21,14 @@ def main() -> None:
     # What fails a job is raised in the submitting process, with the same words.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     import_quietly("tensorflow", "tensorflow_text")
-    from apache_beam.runners.worker import sdk_worker_main
+    from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
+    sdk_worker.print = _print_nothing  # it prints the traceback of what fails a job
     sdk_worker_main.main(sys.argv)
+
+
+def _print_nothing(*_: object, **__: object) -> None:
+    """Stand in for `print`."""
 
 
 if __name__ == "__main__":

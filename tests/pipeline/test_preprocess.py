@@ -105,11 +105,11 @@ def test_a_killed_job_starts_again(
     how = [*SETTINGS, "--shards", "2", "--eval-rate", "0.2"]
     command = [Path(sys.executable).parent / "clozeline", "preprocess", *where, *how]
     job = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
-    while not list(output.glob("_temporary/documents-*")):
+    while not list(output.glob("_temporary-*/documents-*")):
         assert job.poll() is None
     job.kill()
     assert job.wait() == -signal.SIGKILL
-    assert list(output.glob("_temporary/*"))
+    assert list(output.glob("_temporary-*/*"))
     with pytest.raises(InputError, match=r"manifest\.json"):
         read_manifest(output)
     assert preprocess(prose_corpus / "*.txt", vocab_path, output) == 0

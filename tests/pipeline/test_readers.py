@@ -44,7 +44,8 @@ def check_documents(
 ) -> None:
     """Read all documents with Beam."""
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        assert_that(pipeline | ReadDocuments(files, how(input_format)), equal_to(expected))
+        read = pipeline | ReadDocuments(files, how(input_format))
+        assert_that(read["documents"], equal_to(expected))
 
 
 @pytest.fixture

@@ -1,0 +1,79 @@
+"""What a corpus file is when it is not what the job expects, and what to do about it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+DAMAGED_FILE = "damaged_file"
+UTF16, NUL_BYTES, CR_ONLY, COMPRESSED = "utf16", "nul_bytes", "cr_only", "compressed"
+"""Kinds of remark on a file. The first one also counts as a reason why something was dropped."""
+
+HEAD_BYTES = 1 << 16
+"""Bytes of a file's first document that are searched for NUL bytes."""
+
+MAX_EXAMPLES = 3
+"""Files that a message names, of all that it speaks of."""
+
+_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # UTF-16, UTF-32 big-endian
+_MAGIC = (
+    b"\x1f\x8b\x08",  # gzip
+    *(b"BZh%d1AY&SY" % level for level in range(1, 10)),  # bzip2
+    b"\xfd7zXZ\x00",  # xz
+    b"\x28\xb5\x2f\xfd",  # zstd
+    b"PK\x03\x04",  # zip
+)
+"""What compressed files begin with."""
+
+_MEANINGS = {
+    DAMAGED_FILE: "damaged: only what stands before the damage was used",
+    UTF16: "UTF-16 or UTF-32, not UTF-8; convert with: iconv -f UTF-16 -t UTF-8 OLD > NEW",
+    NUL_BYTES: "has NUL bytes, so it is UTF-16 without a byte order mark or no text at all; "
+    "convert with: iconv -f UTF-16LE -t UTF-8 OLD > NEW",
+    CR_ONLY: "has carriage returns alone as line ends (old Mac OS), so it is read as one line; "
+    "convert with: tr '\\r' '\\n' < OLD > NEW",
+    COMPRESSED: "compressed, but its name does not end in .gz, .bz2, .xz or .zst; rename it, and "
+    "unpack zip archives",
+}
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A remark on some files.
+
+    Attributes:
+        kind: one of the kinds above.
+        files: number of files.
+        examples: paths of some of them.
+    """
+
+    kind: str
+    files: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the remark as one line."""
+        more = self.files - len(self.examples)
+        others = f" and {more:,} more" if more else ""
+        return f"{', '.join(self.examples)}{others}: {_MEANINGS[self.kind]}"
+
+
+def suspicion(document: bytes) -> str | None:
+    """Return the kind of remark that a file's first document calls for, if any."""
+    if document.startswith(_BYTE_ORDER_MARKS):
+        return UTF16
+    if document.startswith(_MAGIC):
+        return COMPRESSED
+    if b"\0" in document[:HEAD_BYTES]:
+        return NUL_BYTES
+    if document.count(b"\r") > 1 and b"\n" not in document:
+        return CR_ONLY
+    return None
+
+
+def remarks_from(collected: Iterable[tuple[str, tuple[int, list[str]]]]) -> list[Remark]:
+    """Return the remarks that a job's report holds: (kind, (number of files, some paths))."""
+    return [Remark(kind, files, tuple(paths)) for kind, (files, paths) in sorted(collected)]
+
+
+def hints(remarks: Iterable[Remark]) -> str:
+    """Return what an error message ends with, so that it says what is wrong with the files."""
+    return "".join(f"; {remark}" for remark in remarks)
