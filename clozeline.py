@@ -8,9 +8,9 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pipeline.errors import InputError, JobError
 
@@ -81,11 +81,15 @@ def usage() -> str:
     )
 
 
-def flags_from_yaml(path: Path, options: type) -> list[str]:
-    """Return the flags that a YAML mapping of option names stands for.
+def settings_from_yaml(path: Path, options: type) -> tuple[list[str], dict[str, Any]]:
+    """Return what a YAML mapping of option names to values stands for.
+
+    Returns:
+        Flags; and the values of positional options by field name, which have no flag.
 
     Raises:
-        InputError: the file cannot be read, is no mapping, or names an option the command lacks.
+        InputError: the file cannot be read, is no mapping, or has an option that the command lacks
+            or a value that the option cannot have.
     """
     import yaml
 
@@ -96,19 +100,86 @@ def flags_from_yaml(path: Path, options: type) -> list[str]:
         raise InputError(f"--config {path}: cannot be read as YAML: {reason}") from error
     if not isinstance(settings, dict):
         raise InputError(f"--config {path}: expected a mapping of option names to values")
-    known = _flags(options).keys() - {"config"}
+    hints = get_type_hints(options, include_extras=True)
+    defaults = {field.name: field.default for field in fields(options)}
+    known = _flags(options)
+    del known["config"]
     flags: list[str] = []
+    positional: dict[str, Any] = {}
     for key, value in settings.items():
         name = str(key).replace("-", "_")
         if name not in known:
             raise InputError(f"--config {path}: unknown option {key!r}{_did_you_mean(name, known)}")
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(flag if value else "--no-" + flag[2:])
-        else:
-            values = value if isinstance(value, list) else [value]
-            flags += [flag, *map(str, values)]
-    return flags
+        if value is None is defaults[known[name]]:
+            continue  # as if it were not there
+        try:
+            values = _values(value, hints[known[name]])
+            if _is_positional(hints[known[name]]):
+                positional[known[name]] = _converted(values, hints[known[name]])
+            else:
+                flags += _as_words(name.replace("_", "-"), values)
+        except ValueError as error:
+            raise InputError(f"--config {path}: option {key!r} {error}") from error
+    return flags, positional
+
+
+def _is_positional(hint: Any) -> bool:
+    import tyro
+
+    return tyro.conf.Positional in getattr(hint, "__metadata__", ())
+
+
+def _plain(hint: Any) -> Any:
+    """Return a type without its annotations."""
+    return hint.__origin__ if hasattr(hint, "__metadata__") else hint
+
+
+def _values(value: Any, hint: Any) -> bool | list[str]:
+    """Return a YAML value as the words of a command line, or as a boolean.
+
+    Raises:
+        ValueError: an option of this type cannot have it.
+    """
+    kind = _plain(hint)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"is {value!r}; expected true or false")
+        return value
+    values = value if isinstance(value, list) and get_origin(kind) is tuple else [value]
+    for one in values:
+        if isinstance(one, bool):
+            raise ValueError(f"is {one} to YAML; put the word in quotes")
+        if isinstance(one, (list, dict)):
+            raise ValueError(f"is {one!r}; expected a single value")
+        if one is None and type(None) not in get_args(kind):
+            raise ValueError("has no value; give it one, or leave it out")
+    return [*map(str, values)]
+
+
+def _converted(values: bool | list[str], hint: Any) -> Any:
+    """Return the words of a positional option as its type has them."""
+    assert isinstance(values, list)
+    kind = _plain(hint)
+    if get_origin(kind) is tuple:
+        return tuple(map(get_args(kind)[0], values))
+    return kind(*values)
+
+
+def _as_words(name: str, values: bool | list[str]) -> list[str]:
+    if isinstance(values, bool):
+        return [f"--{name}" if values else f"--no-{name}"]
+    # Joined: the value may begin with a dash.
+    return [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *values]
+
+
+def _with_defaults(options: type, defaults: dict[str, Any]) -> type:
+    """Return a command's options with defaults for some fields; the command line wins over them."""
+    hints = get_type_hints(options, include_extras=True)
+    redefined = [(name, hints[name], field(default=value)) for name, value in defaults.items()]
+    return make_dataclass(
+        options.__name__, redefined, bases=(options,), frozen=True, kw_only=True,
+        namespace={"__doc__": options.__doc__},
+    )  # fmt: skip
 
 
 def _flags(options: type) -> dict[str, str]:
@@ -139,7 +210,7 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
     import tyro
 
     entry = COMMANDS[name]
-    options = getattr(importlib.import_module(entry.module), entry.options)
+    command = options = getattr(importlib.import_module(entry.module), entry.options)
     arguments = [
         part
         for argument in arguments
@@ -151,7 +222,8 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
         where = arguments.index("--config")
         if where + 1 == len(arguments):
             raise InputError("--config: expected a YAML file after it")
-        arguments = flags_from_yaml(Path(arguments[where + 1]), options) + arguments
+        flags, positional = settings_from_yaml(Path(arguments[where + 1]), options)
+        options, arguments = _with_defaults(options, positional), flags + arguments
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -167,7 +239,7 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, list[str]]:
             message = _one_line(complaint.getvalue())
             raise InputError(f"{message} (see clozeline {name} --help)") from None
         raise
-    return replace(found, given=given_fields(arguments, options)), unknown
+    return command(**vars(found) | {"given": given_fields(arguments, options)}), unknown
 
 
 def _one_line(box: str) -> str:

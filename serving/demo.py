@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from pipeline.console import notes, results, table
 from pipeline.errors import InputError, JobError
+from pipeline.files import write_atomically
 from serving.client import Client
 from serving.commands import Demo
 
@@ -38,7 +38,10 @@ ARCHITECTURE = {
 """BERT-tiny, made to learn in minutes."""
 
 MARKER = ".clozeline-demo"
-"""Tells a folder that a demo made, and may replace, from one that is somebody's."""
+"""File in a demo's folder that lists, a line each, the files that the demo made."""
+
+MADE = ("corpus", "vocab.txt", "dataset", "model.json", "run", "models")
+"""Files and folders that the stages make."""
 
 CLEARLY_NATS = 0.25
 """How far the loss must stand below the unigram entropy."""
@@ -90,8 +93,15 @@ def run_demo(options: Demo) -> dict[str, Any]:
         InputError: the folder is not the demo's, or a stage refused its input.
         JobError: a stage failed.
     """
-    begin = time.monotonic()
     line = Line(prepare_folder(options.output))
+    try:
+        return _run_stages(options, line)
+    finally:
+        record_files(line.folder)
+
+
+def _run_stages(options: Demo, line: Line) -> dict[str, Any]:
+    begin = time.monotonic()
     globs = make_corpus(options, line)
     preprocessed, checked = make_records(options, globs, line)
     trained = train(options, line)
@@ -112,18 +122,51 @@ STAGE_KEYS = ("stage", "made", "rate", "seconds", "where")
 
 
 def prepare_folder(folder: Path) -> Path:
-    """Return an empty folder; what an earlier demo left in it is removed.
+    """Return an empty folder; the files that an earlier demo made are removed from it.
 
     Raises:
         InputError: the folder holds something that no demo made.
     """
     if folder.exists():
-        if not (folder / MARKER).is_file():
-            raise InputError(f"--output {folder}: exists and is not a demo's; name another folder")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+        remove_files(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
     return folder
+
+
+def remove_files(folder: Path) -> None:
+    """Remove the files that a demo recorded, and the folders that are empty then.
+
+    Raises:
+        InputError: the folder is no demo's, or holds other files, too; nothing is removed then.
+    """
+    marker = folder / MARKER
+    if not marker.is_file():
+        raise InputError(f"--output {folder}: exists and is not a demo's; name another folder")
+    made = {marker, *(folder / name for name in marker.read_text(encoding="utf-8").splitlines())}
+    inside = sorted(folder.rglob("*"))
+    others = [str(path) for path in inside if not _is_folder(path) and path not in made]
+    if others:
+        raise InputError(
+            f"--output {folder}: holds {others[0]}, which is not in the list of files that the "
+            f"demo made ({len(others):,} such files); move them, or name another folder"
+        )
+    for path in reversed(inside):  # what is in a folder comes before the folder
+        if _is_folder(path):
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def record_files(folder: Path) -> None:
+    """List the files of the stages in the marker, so that the next demo knows them."""
+    paths = [path for name in MADE for path in (folder / name, *(folder / name).rglob("*"))]
+    files = sorted(str(path.relative_to(folder)) for path in paths if path.is_file())
+    write_atomically(folder / MARKER, "".join(f"{name}\n" for name in files).encode())
 
 
 def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:

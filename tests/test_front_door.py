@@ -1,11 +1,16 @@
 """The `clozeline` command itself: help, flags, settings files, one-line errors."""
 
+import dataclasses
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import tyro
+import yaml
 
 import clozeline
 from pipeline.errors import InputError
@@ -117,6 +122,26 @@ def test_bad_flags_of_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_a_demo_removes_only_the_files_that_a_demo_made(tmp_path: Path) -> None:
+    from serving import demo
+
+    folder = demo.prepare_folder(tmp_path / "demo")
+    for name in ("corpus/a.txt", "run/checkpoints/step-1/data", "vocab.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("the demo's")
+    demo.record_files(folder)
+    for name in ("thesis.txt", "run/notes.txt", "models/mine/1/saved_model.pb"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+        with pytest.raises(InputError, match=f"{name}, which is not in the list"):
+            demo.prepare_folder(folder)
+        assert (folder / name).read_text() == "mine"
+        assert (folder / "vocab.txt").exists()
+        (folder / name).unlink()
+    demo.prepare_folder(folder)
+    assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
+
+
 def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(
@@ -134,8 +159,15 @@ def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> No
     ("text", "message"),
     [
         ("sead: 5", r"unknown option 'sead'; did you mean seed\?"),
+        ("config: other.yaml", "unknown option 'config'"),
         ("- 5", "expected a mapping"),
         ("a: [", "cannot be read as YAML"),
+        ("language: no", r"option 'language' is False to YAML; put the word in quotes"),
+        ("lower_case: maybe", "option 'lower_case' is 'maybe'; expected true or false"),
+        ("text_column:", "option 'text_column' has no value"),
+        ("seed: [1, 2]", r"option 'seed' is \[1, 2\]; expected a single value"),
+        ("input: [[a]]", r"option 'input' is \['a'\]; expected a single value"),
+        ("vocab: {a: b}", r"option 'vocab' is {'a': 'b'}; expected a single value"),
     ],
 )
 def test_bad_config_file(text: str, message: str, tmp_path: Path) -> None:
@@ -143,6 +175,92 @@ def test_bad_config_file(text: str, message: str, tmp_path: Path) -> None:
     config.write_text(text)
     with pytest.raises(InputError, match=message):
         clozeline.parse("preprocess", ["--config", str(config)])
+
+
+def options_of(command: str) -> Any:
+    entry = clozeline.COMMANDS[command]
+    return getattr(importlib.import_module(entry.module), entry.options)
+
+
+def plain(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def example(field: dataclasses.Field, kind: Any) -> Any:
+    """A value that an option can have, other than its default, as YAML has it."""
+    if get_origin(kind) is Literal:
+        return next((c for c in get_args(kind) if c != field.default), field.default)
+    if get_origin(kind) is tuple:
+        return [example(field, get_args(kind)[0])]
+    if type(None) in get_args(kind):
+        return example(field, get_args(kind)[0])
+    if kind is bool:
+        return not field.default
+    return {int: 9, float: 0.25, str: "-word", Path: "-some/path"}[kind]
+
+
+def words(flag: str, hint: Any, value: Any) -> list[str]:
+    """How a person types an option."""
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if tyro.conf.Positional in getattr(hint, "__metadata__", ()):
+        return ["--", *value] if isinstance(value, list) else ["--", value]
+    one = value[0] if isinstance(value, list) else value
+    return [f"--{flag}={one}"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (command, field.name)
+        for command in sorted(clozeline.COMMANDS)
+        for field in dataclasses.fields(options_of(command))
+        if field.name not in ("config", "given")
+    ],
+)
+def test_every_option_may_stand_in_a_config_file(command: str, name: str, tmp_path: Path) -> None:
+    """Alone with what the command requires, it gives what the same words on the command line do."""
+    options = options_of(command)
+    hints = get_type_hints(options, include_extras=True)
+    config, typed = {}, []
+    for field in dataclasses.fields(options):
+        if field.name == name or field.default is dataclasses.MISSING:
+            flag = field.metadata.get("flag", field.name)
+            value = example(field, plain(hints[field.name]))
+            config[flag] = value
+            part = words(flag.replace("_", "-"), hints[field.name], value)
+            typed = [*typed, *part] if part[0] == "--" else [*part, *typed]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    flags = ["--config", str(tmp_path / "c.yaml")]
+    assert outcome(command, flags) == outcome(command, typed)
+
+
+def outcome(command: str, arguments: list[str]) -> Any:
+    """The options that arguments give, or what is wrong with them."""
+    try:
+        options, unknown = clozeline.parse(command, arguments)
+    except InputError as error:
+        return str(error)
+    assert unknown == []
+    return {**vars(options), "config": None, "given": options.given - {"config"}}
+
+
+def test_the_command_line_wins_over_positional_options(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("dataset: one\nexamples: 5\n")
+    flags = ["--config", str(tmp_path / "c.yaml")]
+    assert clozeline.parse("inspect", flags)[0].dataset == Path("one")
+    for arguments in (["two", *flags], [*flags, "two"]):
+        options = clozeline.parse("inspect", arguments)[0]
+        assert (options.dataset, options.examples) == (Path("two"), 5)
+    (tmp_path / "c.yaml").write_text("text: [one, two]\nmodel: m\n")
+    assert clozeline.parse("query", flags)[0].text == ("one", "two")
+    assert clozeline.parse("query", ["three", *flags])[0].text == ("three",)
+
+
+def test_null_is_none_where_an_option_may_be_none(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("input: a\nvocab: v\noutput: o\nid_column: null\nshards: ~\n")
+    options, _ = clozeline.parse("preprocess", ["--config", str(tmp_path / "c.yaml")])
+    assert (options.id_column, options.shards) == (None, None)
 
 
 def test_a_traceback_free_line_from_the_real_command(tmp_path: Path) -> None:
