@@ -6,12 +6,15 @@ import shlex
 import signal
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import grpc
 from apache_beam.portability import python_urns
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability import local_job_service
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
 
 from pipeline.errors import JobError
 
@@ -27,7 +30,26 @@ class LocalRunner(FnApiRunner):
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == python_urns.SUBPROCESS_SDK:
                 environment.payload = f"{shlex.quote(sys.executable)} -m pipeline.worker".encode()
-        return super().run_via_runner_api(pipeline_proto, options)
+        with (
+            mock.patch.object(worker_handlers, "grpc", _GRPC),
+            mock.patch.object(local_job_service, "grpc", _GRPC),
+        ):
+            return super().run_via_runner_api(pipeline_proto, options)
+
+
+def _loopback_server(*args: Any, **kwargs: Any) -> grpc.Server:
+    """Return a gRPC server whose ports only this machine reaches.
+
+    Beam opens its ports on all interfaces, and executes the code that it receives there.
+    """
+    server = grpc.server(*args, **kwargs)
+    add_port = server.add_insecure_port
+    server.add_insecure_port = lambda address: add_port(address.replace("[::]", "localhost"))
+    return server
+
+
+_GRPC = types.SimpleNamespace(**vars(grpc) | {"server": _loopback_server})
+"""What the modules of Beam that start worker processes take for `grpc`."""
 
 
 @contextlib.contextmanager

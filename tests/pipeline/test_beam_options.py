@@ -1,5 +1,6 @@
 """Beam's flags, and worker processes of the real command."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,6 +95,47 @@ def test_worker_processes_are_quiet(prose_corpus: Path, vocab_path: Path, tmp_pa
     assert job.returncode == 0
     assert "runner: FnApiRunner, 2 worker processes" in said
     assert not [word for word in ("INFO", "WARNING", "I0000", "oneDNN") if word in said], said
+
+
+LOOPBACK = {
+    "0100007F",  # 127.0.0.1
+    "00000000000000000000000001000000",  # ::1
+    "0000000000000000FFFF00000100007F",  # ::ffff:127.0.0.1
+}
+"""Addresses as Linux lists them in /proc/net/tcp and tcp6."""
+
+
+def listening(process: int) -> set[str]:
+    """The addresses that a process listens on."""
+    sockets = set()
+    for file in Path(f"/proc/{process}/fd").glob("*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            sockets.add(str(file.readlink()))
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {
+        fields[1].partition(":")[0]
+        for fields in lines
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets
+    }
+
+
+def test_ports_of_a_job_are_on_loopback(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    job = start(prose_corpus, vocab_path, tmp_path / "ds")
+    seen: set[str] = set()
+    while job.poll() is None:
+        with contextlib.suppress(OSError):  # ended meanwhile
+            for process in [job.pid, *workers(job.pid)]:
+                seen |= listening(process)
+    job.communicate()
+    assert job.returncode == 0
+    assert seen
+    assert seen <= LOOPBACK
 
 
 @pytest.mark.parametrize(
