@@ -255,7 +255,7 @@ class Preprocess(Corpus):
         from pipeline.console import notes, results, warn
         from pipeline.dataset import as_result, make_datasets
         from pipeline.locks import only_writer_of_all
-        from pipeline.report import dataset_table
+        from pipeline.report import dataset_table, dataset_warnings
         from pipeline.shard import EVAL
 
         begin = time.monotonic()
@@ -277,7 +277,9 @@ class Preprocess(Corpus):
             results.print(dataset_table(output, manifest, seconds))
         if self.eval_rate and not any(manifest.examples(EVAL) for manifest in manifests.values()):
             notes.print("no document fell into the eval split; give more text or --eval-rate")
-        warnings = [*map(str, remarks)]
+        # Datasets that differ in their lengths have mostly the same ones.
+        of_datasets = [w for made in manifests.values() for w in dataset_warnings(made)]
+        warnings = [*map(str, remarks), *dict.fromkeys(of_datasets)]
         warn(warnings)
         made = [as_result(manifest, output) for output, manifest in manifests.items()]
         both = {"warnings": warnings, "seconds": seconds}

@@ -68,9 +68,10 @@ def progress() -> Progress:
     """
     return StatusProgress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         CountColumn(),
         RateColumn(),
+        TextColumn("elapsed"),
         TimeElapsedColumn(),
         TextColumn("left"),
         _TimeLeft(),

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
-from pipeline.console import progress, results, table
+from pipeline.console import progress, results, table, warn
 from pipeline.errors import InputError
 from pipeline.files import crc32c
 from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.records import parse_examples
-from pipeline.report import dataset_table
+from pipeline.report import dataset_table, dataset_warnings
 from pipeline.schema import IS_NEXT, MASKED_LM_FEATURES, Pairing
 from pipeline.tokenizer import Vocabulary, dataset_vocabulary
 
@@ -50,7 +50,11 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
     results.print(dataset_table(str(dataset), manifest))
     results.print(length_table(lengths, manifest.max_seq_length))
     entropy = entropy_nats(pieces)
+    unknown_rate = float(pieces[vocabulary.unk_id] / pieces.sum())
     results.print(f"Unigram entropy of the pieces: {entropy:.3f} nats")
+    results.print(f"Unknown pieces ([UNK]): {unknown_rate:.1%}", markup=False)
+    warnings = dataset_warnings(manifest)
+    warn(warnings)
     first = next(read_records(dataset / manifest.splits[split][0].name, manifest))
     for row in range(min(examples, len(first["input_ids"]))):
         record = {name: values[row] for name, values in first.items()}
@@ -61,6 +65,8 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
         "examples": {name: manifest.examples(name) for name in manifest.splits},
         "statistics": manifest.statistics,
         "unigram_entropy_nats": entropy,
+        "unknown_rate": unknown_rate,
+        "warnings": warnings,
         "lengths": dict(sorted(lengths.items())),
     }
 

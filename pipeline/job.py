@@ -25,7 +25,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.beam_options import is_local, running_pipeline
-from pipeline.files import CLOZELINE
+from pipeline.files import CLOZELINE, crc32c
 from pipeline.manifest import Shard, compression_type, shard_file
 from pipeline.readers import (
     DROPPED,
@@ -48,6 +48,7 @@ from pipeline.shard import (
     ShardMaker,
     document_key,
     piece_type,
+    unknown,
 )
 from pipeline.shuffle import GroupByShard, Place, gathered
 from pipeline.storage import OnSharedStorage
@@ -160,6 +161,7 @@ class WriteShard(beam.DoFn):
             documents=len(kept),
             sentences=sum(len(lengths) for _, _, lengths in kept) // LENGTH.itemsize,
             pieces=sum(len(ids) for _, ids, _ in kept) // piece.itemsize,
+            **unknown(kept, piece, self._vocabulary.unk_id),
         )
         temporary = FileSystems.join(self._temporary, f"{name}.{uuid.uuid4().hex}")
         compression = maker.settings.compression
@@ -193,7 +195,6 @@ def _write_records(
     path: Path, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
 ) -> tuple[int, str]:
     """Write a local TFRecord file; return its size in bytes and CRC-32C."""
-    import google_crc32c
     import tensorflow as tf
 
     with tf.io.TFRecordWriter(str(path), compression_type(compression)) as writer:
@@ -201,11 +202,7 @@ def _write_records(
             for record in block:
                 writer.write(record)
             tally.add(written=len(block))
-    checksum = google_crc32c.Checksum()
-    with path.open("rb") as file:
-        while chunk := file.read(COPY_BYTES):
-            checksum.update(chunk)
-    return path.stat().st_size, checksum.hexdigest().decode()
+    return path.stat().st_size, crc32c(path)
 
 
 def write_report(

@@ -4,12 +4,21 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.errors import InputError
+from pipeline.files import sync
 from pipeline.manifest import MANIFEST, VOCABULARY, Manifest
-from pipeline.remote_files import make_folders, move, names_in, remove_files, remove_folders
+from pipeline.remote_files import (
+    is_local_path,
+    make_folders,
+    move,
+    names_in,
+    remove_files,
+    remove_folders,
+)
 from pipeline.strict_json import to_json
 
 JOURNAL = "publishing.json"
@@ -72,12 +81,22 @@ def publish(
     Raises:
         InputError: another job has published to one of the folders meanwhile.
     """
-    for output, finished in datasets.items():
+    # All is written before a dataset is replaced: the disk may be full.
+    moves = {}
+    for number, (output, finished) in enumerate(datasets.items()):
         check_free(output, finished.shards, vocab, overwrite=overwrite)
-    journal = {output: _to_undo(output, finished) for output, finished in datasets.items()}
+        moves[output] = dict(finished.shards)
+        manifest = finished.manifest.to_json().encode()
+        for name, data in ((VOCABULARY, vocab), (MANIFEST, manifest)):
+            moves[output][name] = FileSystems.join(folder, f"{number}-{name}")
+            _write(moves[output][name], data)
+        there = names_in(output)
+        if VOCABULARY in there and MANIFEST not in there:
+            del moves[output][VOCABULARY]  # the same one, which somebody else put there
+    journal = {output: _to_undo(output, names) for output, names in moves.items()}
     _write(FileSystems.join(folder, JOURNAL), to_json(journal).encode())
-    for output, finished in datasets.items():
-        _publish(output, finished, vocab, folder)
+    for output, files in moves.items():
+        _publish(output, files)
     remove_files([FileSystems.join(folder, JOURNAL)])
 
 
@@ -96,29 +115,23 @@ def undo(folder: str) -> None:
             remove_folders([output])
 
 
-def _to_undo(output: str, finished: Finished) -> list[str]:
+def _to_undo(output: str, names: Iterable[str]) -> list[str]:
     """Return the files that publishing will make in a folder, and those it will remove."""
-    there = set(names_in(output))
-    old = _old_shards(output) if MANIFEST in there else []
-    vocabulary = [VOCABULARY] if MANIFEST in there or VOCABULARY not in there else []
-    return sorted({*old, *finished.shards, *vocabulary})
+    old = _old_shards(output) if MANIFEST in names_in(output) else []
+    return sorted({*old, *names} - {MANIFEST})
 
 
-def _publish(output: str, finished: Finished, vocab: bytes, folder: str) -> None:
+def _publish(output: str, files: Mapping[str, str]) -> None:
+    """Replace a folder's dataset, if it has one, by files that are given by name."""
     make_folders(output)
-    there = set(names_in(output))
-    old = _old_shards(output) if MANIFEST in there else []
-    stale = [name for name in old if name not in finished.shards]
-    remove_files(FileSystems.join(output, name) for name in (MANIFEST, *stale))
-    for name, temporary in finished.shards.items():
+    old = _old_shards(output) if MANIFEST in names_in(output) else []
+    stale = [name for name in old if name not in files]
+    remove_files([FileSystems.join(output, MANIFEST)])
+    if is_local_path(output):
+        sync(Path(output))  # no manifest outlives its shards
+    remove_files(FileSystems.join(output, name) for name in stale)
+    for name, temporary in files.items():  # the manifest is the last one
         move(temporary, FileSystems.join(output, name))
-    files = {VOCABULARY: vocab, MANIFEST: finished.manifest.to_json().encode()}
-    if VOCABULARY in there and MANIFEST not in there:
-        del files[VOCABULARY]  # the same one, which somebody else put there
-    for name, data in files.items():
-        # Whole or not at all: under a temporary name first, then renamed.
-        _write(FileSystems.join(folder, name), data)
-        move(FileSystems.join(folder, name), FileSystems.join(output, name))
 
 
 def _old_shards(output: str) -> list[str]:

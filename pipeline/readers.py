@@ -299,8 +299,9 @@ def read_document(data: bytes, how: CorpusFormat) -> tuple[str, str]:
         except (ValueError, RecursionError):
             raise DroppedDocumentError(INVALID_JSON) from None
         text, identity = _columns(row, how)
-    # A lone surrogate, which only JSON's escapes can give, is no character.
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    # A lone surrogate, which only JSON's escapes can give, is no character. Windows' line ends are
+    # Unix's, so that a text is the same document, in the same split, with either.
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n")
     if not text.strip():
         raise DroppedDocumentError(EMPTY)
     return text, text if identity is None else identity

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
+from pipeline.files import publish, sync
+
 
 def is_local_path(path: str) -> bool:
     """Return whether a path is on this machine's filesystem."""
@@ -37,8 +39,17 @@ def make_folders(folder: str) -> list[str]:
     for path in reversed([Path(folder).absolute(), *Path(folder).absolute().parents]):
         with contextlib.suppress(FileExistsError):
             path.mkdir()
+            sync(path.parent)
             made.append(str(path))
     return made
+
+
+def move(source: str, target: str) -> None:
+    """Rename a file; a local one is on the disk before its new name is."""
+    if is_local_path(target):
+        publish(Path(source), Path(target))
+    else:
+        FileSystems.rename([source], [target])
 
 
 def remove_files(paths: Iterable[str]) -> None:

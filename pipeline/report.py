@@ -1,11 +1,18 @@
 """A dataset as a table for people."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
 from pipeline.console import table
 from pipeline.manifest import Manifest
+
+MAX_UNKNOWN_RATE = 0.02
+"""Share of [UNK] among the pieces, or among the sentences, above which a dataset is warned of."""
+
+MAX_RANDOM_NEXT_RATE = 0.75
+"""The same of random next sentences, of which half are to be true ones."""
 
 
 def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -> Table:
@@ -20,6 +27,9 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
         [name.replace("_", " "), *(total.get(name, 0) for total in totals)]
         for name in ("documents", "sentences", "pieces", "examples")
     ]
+    if "unknown_pieces" in totals[0]:  # datasets of earlier versions do not say
+        rows.append(["unknown pieces", *share("unknown_pieces", "pieces")])
+        rows.append(["sentences of [UNK] alone", *share("unknown_sentences", "sentences")])
     rows.append(["real positions", *share("real_positions", "positions")])
     if manifest.masks == "static":
         rows.append(["predicted positions", *share("predictions", "real_positions")])
@@ -38,6 +48,45 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
         tokens = sum(total["real_positions"] for total in totals)
         made.caption += f"\n{seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
     return made
+
+
+def dataset_warnings(manifest: Manifest) -> list[str]:
+    """Return what a model may not learn from a dataset, and why, a line each."""
+    total: Counter[str] = Counter()
+    for statistics in manifest.statistics.values():
+        total.update(statistics)
+    return [*_unknown(total), *_random_next(total, manifest)]
+
+
+def _unknown(total: Counter[str]) -> Iterator[str]:
+    """Yield a warning if much of the text is [UNK]."""
+    pieces = total["unknown_pieces"] / total["pieces"]
+    sentences = total["unknown_sentences"] / total["sentences"]
+    if max(pieces, sentences) > MAX_UNKNOWN_RATE:
+        yield (
+            f"{pieces:.1%} of the pieces are [UNK], and {sentences:.1%} of the sentences are "
+            "nothing else: the vocabulary does not fit the text, or its words are too long; learn "
+            "one from this text with clozeline vocab, and put spaces between the words of a script "
+            "that has none"
+        )
+
+
+def _random_next(total: Counter[str], manifest: Manifest) -> Iterator[str]:
+    """Yield a warning if far more than half of the next sentences are random."""
+    share = total["random_next"] / total["examples"]
+    average = total["sentences"] / total["documents"]
+    if manifest.pairing != "nsp" or (share <= MAX_RANDOM_NEXT_RATE and average > 1):
+        return
+    documents = f"documents have {average:.1f} sentences on average"
+    if average == 1:
+        documents = "every document has one sentence"
+    remedy = "give longer documents"
+    if manifest.settings["input_format"] == "lines":
+        remedy = "put blank lines between documents only, not between sentences"
+    yield (
+        f"{documents}, so {share:.1%} of the next sentences are random and next-sentence "
+        f"prediction cannot be learned; {remedy}, or add --pairing none"
+    )
 
 
 def dropped_documents(dropped: Mapping[str, int]) -> str:

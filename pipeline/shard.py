@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -90,6 +90,24 @@ def document_key(identity: str, seed: int) -> bytes:
 def piece_type(vocabulary: Vocabulary) -> np.dtype:
     """Return the smallest type that holds every piece id."""
     return np.dtype("<u2") if len(vocabulary) <= 1 << 16 else np.dtype("<u4")
+
+
+def unknown(documents: Sequence[Document], piece: np.dtype, unk_id: int) -> dict[str, int]:
+    """Return how many pieces are [UNK], and how many sentences have no other piece.
+
+    Args:
+        documents: at least one sentence.
+        piece: type of the piece ids.
+        unk_id: of [UNK].
+    """
+    ids = np.frombuffer(b"".join(ids for _, ids, _ in documents), piece)
+    lengths = np.frombuffer(b"".join(lengths for _, _, lengths in documents), LENGTH)
+    is_unknown = (ids == unk_id).astype(np.int64)
+    by_sentence = np.add.reduceat(is_unknown, np.cumsum(lengths, dtype=np.int64) - lengths)
+    return {
+        "unknown_pieces": int(is_unknown.sum()),
+        "unknown_sentences": int((by_sentence == lengths).sum()),
+    }
 
 
 def shard_text(

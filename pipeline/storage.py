@@ -27,7 +27,7 @@ from pipeline.remote_files import (
     remove_folders,
 )
 
-_NAMES = ("mark-*", "documents-*", "train-*", "eval-*", "vocab.txt", "*.json")
+_NAMES = ("mark-*", "documents-*", "train-*", "eval-*", "*vocab.txt", "*.json")
 """What jobs leave in their folder."""
 
 

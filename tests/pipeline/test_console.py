@@ -1,10 +1,13 @@
 """Tables as a person sees them."""
 
 import io
+import re
 
+import pytest
 from rich.console import Console
 
-from pipeline.console import table
+from pipeline import console
+from pipeline.console import progress, table
 
 
 def test_a_table_shows_pieces_in_brackets() -> None:
@@ -13,3 +16,13 @@ def test_a_table_shows_pieces_in_brackets() -> None:
     Console(file=shown, width=40).print(made)
     for word in ("of [unused1]", "[unused2]", "[unused3]", "4,567"):
         assert word in shown.getvalue()
+
+
+def test_a_bar_says_which_time_is_which_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "notes", Console(file=shown, width=80, force_terminal=False))
+    with progress() as bar:
+        task = bar.add_task("pairing, masking, writing", total=900, unit="examples", status="")
+        bar.update(task, completed=450)
+    (line,) = [line for line in shown.getvalue().splitlines() if line.strip()]
+    assert re.search(r"elapsed 0:00:00 left (0|-):", line)

@@ -3,12 +3,14 @@
 import errno
 import gzip
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow
@@ -24,6 +26,7 @@ from pipeline.schema import IS_RANDOM, SPECIAL_TOKENS
 from pipeline.sentences import split_sentences
 from pipeline.shard import NO_OTHER_DOCUMENT, document_key
 from pipeline.tokenizer import Vocabulary, build_tokenizer
+from tests.conftest import make_sentences
 
 SETTINGS = ["--max-seq-length", "32", "--max-predictions", "5", "--duplicates", "2", "--seed", "9"]
 
@@ -434,6 +437,101 @@ def test_vocabulary_without_mask(
     vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nfox\n")
     code = preprocess(prose_corpus / "*", vocab, tmp_path / "ds")
     expect_error(capsys, code, "no [MASK] in this vocabulary", "v.txt")
+
+
+def warnings_of(
+    capsys: pytest.CaptureFixture[str], corpus: Path, vocab: Path, *more: str
+) -> list[str]:
+    """What `preprocess` and then `inspect` warn of, the same."""
+    output = corpus.parent / "ds"
+    capsys.readouterr()
+    assert preprocess(corpus, vocab, output, *more, "--eval-rate", "0", "--json") == 0
+    said = capsys.readouterr()
+    warnings = json.loads(said.out)["warnings"]
+    assert {f"warning: {warning}" for warning in warnings} <= {*said.err.splitlines()}
+    assert inspect(output) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == warnings
+    return warnings
+
+
+def test_a_blank_line_after_every_sentence_is_warned_of(
+    vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentences = make_sentences(Random(3), "sea", 40)
+    corpus = tmp_path / "in.txt"
+    corpus.write_text("\n\n".join(sentences))
+    lines = ["--input-format", "lines", "--shards", "1", "--max-seq-length", "64"]
+    (warning,) = warnings_of(capsys, corpus, vocab_path, *lines)
+    assert warning.startswith("every document has one sentence, so 100.0% of the next sentences")
+    assert "put blank lines between documents only" in warning
+    # Long ones are split, and their halves are true pairs.
+    short = [*lines[:-1], "24", "--overwrite"]
+    (warning,) = warnings_of(capsys, corpus, vocab_path, *short)
+    share = re.search(r"one sentence, so (\d+)\.\d% of the next", warning)
+    assert share
+    assert int(share[1]) < 90
+    assert warnings_of(capsys, corpus, vocab_path, *lines, "--pairing=none", "--overwrite") == []
+    corpus.write_text("\n\n".join("\n".join(sentences[n : n + 8]) for n in range(0, 40, 8)))
+    assert warnings_of(capsys, corpus, vocab_path, *lines, "--overwrite") == []
+
+
+def test_unknown_words_are_counted_and_warned_of(
+    vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the sentences are one long word, as Thai is without spaces: few pieces, much text."""
+    known = make_sentences(Random(3), "sea", 30)
+    lines = [line for sentence in known for line in (sentence, "ก" * 300)]
+    corpus = tmp_path / "in.txt"
+    corpus.write_text("\n\n".join("\n".join(lines[n : n + 6]) for n in range(0, 60, 6)))
+    flags = ["--input-format", "lines", "--shards", "1"]
+    (warning,) = warnings_of(capsys, corpus, vocab_path, *flags)
+    total = read_manifest(tmp_path / "ds").statistics["train"]
+    assert total["unknown_pieces"] == total["unknown_sentences"] == 30
+    share = 30 / total["pieces"]
+    assert warning.startswith(f"{share:.1%} of the pieces are [UNK], and 50.0% of the sentences")
+    assert inspect(tmp_path / "ds") == 0
+    said = capsys.readouterr()
+    rate = json.loads(said.out)["unknown_rate"]
+    assert 0 < rate < 2 * share
+    assert f"Unknown pieces ([UNK]): {rate:.1%}" in said.err
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (" ".join(["Łódź ćma."] * 9).encode("utf-16"), "UTF-16 or UTF-32, not UTF-8; convert with"),
+        (b"The fox.\rThe owl.\r\rThe tide.\r", "carriage returns alone as line ends"),
+        (gzip.compress(b"The fox sees the owl."), "compressed, but its name does not end in"),
+    ],
+)
+def test_a_corpus_of_something_else_is_explained(
+    data: bytes,
+    said: str,
+    vocab_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "in.txt").write_bytes(data)
+    flags = ["--input-format", "lines"]
+    code = preprocess(tmp_path / "in.txt", vocab_path, tmp_path / "ds", *flags)
+    expect_error(capsys, code, f"{tmp_path}/in.txt: ", said)
+    where = ["--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "v.txt")]
+    clozeline.main(["vocab", *where, *flags, "--size", "90"])
+    err = capsys.readouterr().err
+    assert f"{tmp_path}/in.txt" in err
+    assert said in err
+
+
+def test_line_ends_of_windows_give_the_same_records(
+    dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    for ends, folder in (("\n", "unix"), ("\r\n", "windows")):
+        (tmp_path / folder).mkdir()
+        for path in prose_corpus.glob("*.txt"):
+            text = path.read_text().replace(". ", ".\n").replace("\n", ends)
+            (tmp_path / folder / path.name).write_bytes(text.encode())
+        assert preprocess(tmp_path / folder / "*", vocab_path, tmp_path / f"ds-{folder}") == 0
+    assert tfrecords(tmp_path / "ds-windows") == tfrecords(tmp_path / "ds-unix")
 
 
 def inspect(dataset: Path) -> int:

@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +18,19 @@ from pipeline.readers import (
     INVALID_UTF8,
     NO_ID,
     NO_TEXT,
+    REMARKS,
     CorpusFormat,
     DroppedDocumentError,
     InputFormat,
     ReadDocuments,
     byte_ranges,
+    collected,
     read_document,
     read_line_documents,
     read_lines,
     text_sentences,
 )
+from pipeline.remarks import COMPRESSED, CR_ONLY, NUL_BYTES, UTF16, remarks_from
 
 TEXT = (
     "\n\nfirst a\nfirst b\n\n\n  \nsecond\n\nthird a\nthird b\nthird c\n\n \n\nlast, no line break"
@@ -107,6 +111,51 @@ def test_windows_line_ends(tmp_path: Path) -> None:
     path.write_bytes(b"a\r\n\r\nb\r\n")
     documents = list(read_line_documents(str(path), 0, None))
     assert [text_sentences(d.decode(), how("lines")) for d in documents] == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl"])
+def test_line_ends_do_not_change_what_names_a_document(input_format: InputFormat) -> None:
+    text = "One sentence.\nAnother one.\n\nA paragraph."
+    documents = [
+        json.dumps({"body": ends}).encode() if input_format == "jsonl" else ends.encode()
+        for ends in (text, text.replace("\n", "\r\n"))
+    ]
+    unix, windows = (read_document(document, how(input_format)) for document in documents)
+    assert windows == unix == (text, text)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ("Łódź.\n".encode("utf-16"), UTF16),
+        ("Łódź.\n".encode("utf-32"), UTF16),
+        ("Plain words.\n".encode("utf-16-le"), NUL_BYTES),
+        ("Plain words.\n".encode("utf-16-be"), NUL_BYTES),
+        (b"One.\rTwo.\r\rThree.\r", CR_ONLY),
+        (gzip.compress(b"One."), COMPRESSED),
+        (bz2.compress(b"One."), COMPRESSED),
+        (zstandard.compress(b"One."), COMPRESSED),
+        ("\ufeffŁódź.\r\nTwo.\r\n".encode(), None),
+        (b"One.\n\rTwo.\n", None),
+        (b"", None),
+    ],
+)
+@pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl"])
+def test_files_that_are_something_else_are_remarked_on(
+    input_format: InputFormat, data: bytes, kind: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    (tmp_path / "b.txt").write_bytes(b"Plain.\n\nText.\n")
+    files = match_files([str(tmp_path / "*")])
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        read = pipeline | ReadDocuments(files, how(input_format))
+        remarks = [(kind, (1, [f"{tmp_path}/a.txt"]))] if kind else []
+        assert_that(collected(read[REMARKS]), equal_to(remarks))
+
+
+def test_a_remark_names_some_of_the_files() -> None:
+    (remark,) = remarks_from([(CR_ONLY, (1234, ["a", "b", "c"]))])
+    assert str(remark).startswith("a, b, c and 1,231 more: has carriage returns alone")
 
 
 def test_lines_are_sentences_and_prose_is_split() -> None:
