@@ -67,7 +67,8 @@ class Export(Command):
 class Serve(Command):
     """Answer TensorFlow Serving's REST and gRPC API for every model of a folder.
 
-    Runs `tensorflow_model_server` where that is installed, else the embedded server.
+    Runs the embedded server; or `tensorflow_model_server` if it is installed and --host is 0.0.0.0,
+    because it listens on all addresses.
     """
 
     models: Path
@@ -76,9 +77,9 @@ class Serve(Command):
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 opens the server to the network."""
     rest_port: int = 8501
-    """Port of the REST API; 0 takes a free one."""
+    """Port of the REST API; 0 takes a free one (embedded server)."""
     grpc_port: int = 8500
-    """Port of the gRPC API; 0 takes a free one."""
+    """Port of the gRPC API; 0 takes a free one (embedded server)."""
     embedded: bool = False
     """Run the embedded server even where `tensorflow_model_server` is installed."""
     batching: bool = True
@@ -94,6 +95,9 @@ class Serve(Command):
     allowed_hosts: tuple[str, ...] = ()
     """Host names that REST clients may use for the embedded server, besides loopback names and
     --host. Default: on a loopback address no others, else all."""
+    enable_signature_method_name_check: bool = False
+    """Refuse Classify and Regress requests unless the signature's method_name is for them, as the
+    flag of TensorFlow Serving. Models of TensorFlow 2 always say that they are for Predict."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -115,19 +119,21 @@ class Serve(Command):
 
     def run(self) -> dict[str, Any]:
         """Serve until interrupted."""
-        from serving.launch import serve_models
+        from serving.launch import ServeSettings, serve_models
 
-        serve_models(
-            self.models,
-            self.host,
-            self.rest_port,
-            self.grpc_port,
+        settings = ServeSettings(
+            models=self.models,
+            host=self.host,
+            rest_port=self.rest_port,
+            grpc_port=self.grpc_port,
             embedded=self.embedded,
             batching=self.batching,
             batching_config=self.batching_config,
             allow_reload=self.allow_reload,
             allowed_hosts=self.allowed_hosts,
+            checks_method_names=self.enable_signature_method_name_check,
         )
+        serve_models(settings)
         return {}
 
 

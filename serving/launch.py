@@ -3,86 +3,143 @@
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.console import notes
 from pipeline.errors import InputError
 
 REAL_SERVER = "tensorflow_model_server"
+ALL_ADDRESSES = "0.0.0.0"
+"""The --host for which the real server may run: it listens on all addresses, whatever one wants."""
 
+REST_THREADS = 32
+"""Threads of the real server's REST API. A thread waits for its request's answer, so that its
+default, 4 a core, caps a batch at 8 rows on 2 cores; this many can fill a batch of 32."""
 
 _METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
-def serve_models(
-    models: Path,
-    host: str,
-    rest_port: int,
-    grpc_port: int,
-    *,
-    embedded: bool,
-    batching: bool,
-    batching_config: Path | None,
-    allow_reload: bool = False,
-    allowed_hosts: tuple[str, ...] = (),
-) -> None:
-    """Serve models until interrupted.
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """How models are served.
 
-    Args:
+    Attributes:
         models: folder of NAME/VERSION/saved_model.pb, or a `models.config`.
         host: address to listen on; the real server knows only all of them.
-        rest_port: of the REST API.
-        grpc_port: of the gRPC API.
+        rest_port: of the REST API; 0 takes a free one, but not in the real server.
+        grpc_port: of the gRPC API; the same.
         embedded: run the embedded server in any case.
         batching: run requests of several clients together.
-        batching_config: a batching parameters file that says how; None: each server's own way,
-            which is not at all in the real one.
+        batching_config: a batching parameters file that says how; None: 32 rows at a time.
         allow_reload: let gRPC clients of the embedded server replace its list of models.
         allowed_hosts: names that REST clients of the embedded server may use for it.
+        checks_method_names: whether Classify and Regress need signatures whose method_name says so.
+    """
+
+    models: Path
+    host: str
+    rest_port: int
+    grpc_port: int
+    embedded: bool = False
+    batching: bool = True
+    batching_config: Path | None = None
+    allow_reload: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    checks_method_names: bool = False
+
+
+def serve_models(settings: ServeSettings) -> None:
+    """Serve models until interrupted, by the real server if it is installed and may run.
 
     Raises:
-        InputError: no model there, a file that cannot be used, or a port is taken.
+        InputError: no model there, a file or a flag that cannot be used, or a port is taken.
     """
-    real_server = None if embedded else shutil.which(REAL_SERVER)
-    if real_server:
-        exec_real_server(real_server, models, rest_port, grpc_port, batching_config)
     from serving.server.batching import SERVE_DEFAULT
     from serving.server.config_files import read_batching_parameters
     from serving.server.limits import Limits
     from serving.server.main import serve
 
-    options = SERVE_DEFAULT if batching else None
-    if batching_config:
-        options = read_batching_parameters(batching_config)
-    limits = Limits(allow_reload=allow_reload)
-    serve(models, host, rest_port, grpc_port, options, allowed_hosts, limits)
+    options = SERVE_DEFAULT if settings.batching else None
+    if settings.batching_config:
+        options = read_batching_parameters(settings.batching_config)
+    real_server = None if settings.embedded else shutil.which(REAL_SERVER)
+    if real_server and settings.host == ALL_ADDRESSES:
+        exec_real_server(real_server, settings)
+    if real_server:
+        notes.print(
+            f"{real_server} is installed, but listens on all addresses, not on {settings.host}: "
+            f"the embedded server runs instead; --host {ALL_ADDRESSES} runs the installed one.",
+            soft_wrap=True,
+        )
+    limits = Limits(
+        allow_reload=settings.allow_reload, checks_method_names=settings.checks_method_names
+    )
+    serve(
+        settings.models,
+        settings.host,
+        settings.rest_port,
+        settings.grpc_port,
+        options,
+        settings.allowed_hosts,
+        limits,
+    )
 
 
-def exec_real_server(
-    program: str, models: Path, rest_port: int, grpc_port: int, batching_config: Path | None
-) -> None:
+def exec_real_server(program: str, settings: ServeSettings) -> None:
     """Become TensorFlow's model server, configured as ours would be.
 
     Raises:
-        InputError: no model there.
+        InputError: no model there, or a flag that only the embedded server knows.
     """
+    if settings.allowed_hosts:
+        raise InputError(f"--allowed-hosts: {REAL_SERVER} does not check them; add --embedded")
+    for flag, port in (("--rest-port", settings.rest_port), ("--grpc-port", settings.grpc_port)):
+        if port == 0:  # which turns the API off there
+            raise InputError(
+                f"{flag} 0: {REAL_SERVER} takes no free one; name it or add --embedded"
+            )
+    models = settings.models
     config = models if models.is_file() else _temporary_file(_folder_config(models))
     monitoring = _temporary_file(f'prometheus_config {{ enable: true path: "{_METRICS_PATH}" }}\n')
     notes.print(
-        f"{program} serves {models}: REST on port {rest_port}, gRPC on {grpc_port}. "
-        "It listens on all addresses, whatever --host says; --embedded runs ours, which does not."
+        f"{program} serves {models} on all addresses: REST on port {settings.rest_port}, gRPC on "
+        f"{settings.grpc_port}; --embedded runs the embedded server.",
+        soft_wrap=True,
     )
     flags = [
         f"--model_config_file={config}",
         "--model_config_file_poll_wait_seconds=1",
         "--allow_version_labels_for_unavailable_models",  # else labels end a first start
         f"--monitoring_config_file={monitoring}",
-        f"--rest_api_port={rest_port}",
-        f"--port={grpc_port}",
+        f"--rest_api_port={settings.rest_port}",
+        f"--port={settings.grpc_port}",
     ]
-    if batching_config:
-        flags += ["--enable_batching", f"--batching_parameters_file={batching_config}"]
+    if settings.batching:
+        file = settings.batching_config or _temporary_file(_batching_parameters())
+        flags += [
+            "--enable_batching",
+            f"--batching_parameters_file={file}",
+            f"--rest_api_num_threads={REST_THREADS}",
+        ]
+    if settings.checks_method_names:
+        flags.append("--enable_signature_method_name_check")
     os.execv(program, [REAL_SERVER, *flags])
+
+
+def _batching_parameters() -> str:
+    """Return a batching parameters file that has the real server batch as ours does by default."""
+    from serving.server.batching import SERVE_DEFAULT
+
+    return f"""\
+max_batch_size {{ value: {SERVE_DEFAULT.max_batch_size} }}
+# Only large requests that may be split have a bound on what runs at a time.
+enable_large_batch_splitting {{ value: true }}
+max_execution_batch_size {{ value: {SERVE_DEFAULT.max_execution_batch_size} }}
+batch_timeout_micros {{ value: {SERVE_DEFAULT.batch_timeout_micros} }}
+max_enqueued_batches {{ value: {SERVE_DEFAULT.max_enqueued_batches} }}
+num_batch_threads {{ value: {SERVE_DEFAULT.num_batch_threads} }}
+"""
 
 
 def _folder_config(models: Path) -> str:

@@ -1,6 +1,8 @@
 """Classify, Regress and MultiInference: signatures that take `tf.train.Example`s.
 
-SavedModels of TensorFlow 1 have them; what `tf.saved_model.save` writes is for Predict.
+Their inputs and outputs have fixed names. SavedModels of TensorFlow 1 say in `method_name` what a
+signature is for; what `tf.saved_model.save` writes always says Predict, so as in TensorFlow Serving
+that is not looked at unless the server is told to.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 from grpc import StatusCode
 from tensorflow.core.example import example_pb2, feature_pb2
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     inference_pb2,
@@ -18,15 +22,16 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from serving.server.backend import Backend
 from serving.server.json_answer import number_text, string_text
 from serving.server.json_values import Json, converter, is_base64, json_type, quoted
 from serving.server.loading import Servable
-from serving.server.runner import Runner
 from serving.server.signature import DEFAULT_SIGNATURE, Arrays
 from serving.server.status import ServingError, invalid, shortened
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _KINDS = {CLASSIFY: "classification", REGRESS: "regression"}
+_COLUMNS = {"classes": np.dtype(np.object_), "scores": np.dtype(np.float32)}
 _INT64 = range(-(2**63), 2**63)
 _to_float, _to_bytes = converter(tf.float32), converter(tf.string)
 
@@ -103,32 +108,25 @@ def _feature_value(name: str, value: Json) -> tuple[str, Any]:
 
 
 def classify(
-    servable: Servable, signature_name: str, examples: input_pb2.Input, runner: Runner
+    servable: Servable, signature_name: str, examples: input_pb2.Input, backend: Backend
 ) -> classification_pb2.ClassificationResult:
     """Return label and score of every class, for each example.
 
     Raises:
         ServingError: the signature does not classify, there are no examples, or the graph failed.
     """
-    outputs, rows = _run(servable, signature_name, CLASSIFY, examples, runner)
-    columns = {name: outputs[name] for name in ("classes", "scores") if name in outputs}
-    if not columns:
-        raise ServingError(
-            StatusCode.FAILED_PRECONDITION,
-            'Expected classification signature outputs to contain at least one of "classes" or '
-            f'"scores". Signature was: {", ".join(outputs)}',
-        )
+    outputs, rows = _run(servable, signature_name, CLASSIFY, examples, backend)
+    columns = {name: outputs[name] for name in _COLUMNS if name in outputs}
     for name, array in columns.items():
-        if array.ndim != 2:
-            raise invalid(
-                f"Expected Tensor shape: [batch_size num_classes] but got {list(array.shape)}"
-            )
-        if len(array) != rows:
-            raise invalid(f"Expected {name} output batch size of {rows}. Got: {len(array)}")
+        _check_column(name, array, rows)
+    widths = [array.shape[1] for array in columns.values()]
+    if len({*widths}) > 1:
+        vs = " vs. ".join(map(str, widths))
+        raise invalid(f"Tensors class and score should match in dim_size(1). Got {vs}")
     result = classification_pb2.ClassificationResult()
     for row in range(rows):
         added = result.classifications.add()
-        for index in range(next(iter(columns.values())).shape[1]):
+        for index in range(widths[0]):
             added.classes.add(
                 **({"label": columns["classes"][row, index]} if "classes" in columns else {}),
                 **({"score": columns["scores"][row, index]} if "scores" in columns else {}),
@@ -136,32 +134,53 @@ def classify(
     return result
 
 
+def _check_column(name: str, array: np.ndarray, rows: int) -> None:
+    """Compare an output of a classification with what it must be."""
+    if array.ndim != 2:
+        raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}")
+    if array.dtype != _COLUMNS[name]:
+        expected, received = map(_dtype_name, (_COLUMNS[name], array.dtype))
+        raise invalid(f"Expected {name} Tensor of {expected}. Got: {received}")
+    if len(array) != rows:
+        raise invalid(f"Expected {name} output batch size of {rows}. Got: {len(array)}")
+
+
 def regress(
-    servable: Servable, signature_name: str, examples: input_pb2.Input, runner: Runner
+    servable: Servable, signature_name: str, examples: input_pb2.Input, backend: Backend
 ) -> regression_pb2.RegressionResult:
     """Return a number for each example.
 
     Raises:
         ServingError: the signature does not regress, there are no examples, or the graph failed.
     """
-    outputs, rows = _run(servable, signature_name, REGRESS, examples, runner)
-    if "outputs" not in outputs:
-        message = f"No regression outputs found in SignatureDef: {', '.join(outputs)}"
-        raise ServingError(StatusCode.FAILED_PRECONDITION, message)
+    outputs, rows = _run(servable, signature_name, REGRESS, examples, backend)
     values = outputs["outputs"]
-    if values.shape not in ((rows,), (rows, 1)):
+    if values.ndim != 1 and not (values.ndim == 2 and values.shape[1] == 1):
         raise invalid(
             "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
-            f"{list(values.shape)}"
+            f"{_shape(values)}"
         )
+    if len(values) != rows:
+        raise invalid(f"Input batch size did not match output batch size: {rows} vs. {len(values)}")
+    if values.dtype != np.float32:
+        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype_name(values.dtype)}")
     result = regression_pb2.RegressionResult()
     for value in values.ravel():
         result.regressions.add(value=value)
     return result
 
 
+def _shape(array: np.ndarray) -> str:
+    return f"[{','.join(map(str, array.shape))}]"
+
+
+def _dtype_name(dtype: np.dtype) -> str:
+    """Return a dtype's name as in protocol buffers."""
+    return types_pb2.DataType.Name(tf.dtypes.as_dtype(dtype).as_datatype_enum)
+
+
 def multi_inference(
-    servable: Servable, request: inference_pb2.MultiInferenceRequest, runner: Runner
+    servable: Servable, request: inference_pb2.MultiInferenceRequest, backend: Backend
 ) -> inference_pb2.MultiInferenceResponse:
     """Return the result of every task on the same examples.
 
@@ -181,10 +200,10 @@ def multi_inference(
         seen.add(name)
         result = inference_pb2.InferenceResult()
         if task.method_name == CLASSIFY:
-            classes = classify(servable, name, request.input, runner)
+            classes = classify(servable, name, request.input, backend)
             result.classification_result.CopyFrom(classes)
         elif task.method_name == REGRESS:
-            numbers = regress(servable, name, request.input, runner)
+            numbers = regress(servable, name, request.input, backend)
             result.regression_result.CopyFrom(numbers)
         else:
             message = f"Unsupported signature method_name: {shortened(task.method_name)}"
@@ -202,26 +221,53 @@ def answering_spec(servable: Servable, signature_name: str) -> model_pb2.ModelSp
 
 
 def _run(
-    servable: Servable, name: str, method: str, examples: input_pb2.Input, runner: Runner
+    servable: Servable, name: str, method: str, examples: input_pb2.Input, backend: Backend
 ) -> tuple[Arrays, int]:
-    """Return the outputs of a signature that was made for the method, and how many examples."""
+    """Return the outputs of a signature that the method can use, and how many examples."""
     if name not in servable.definitions:
         raise invalid(f"No signature was found with the name: {shortened(name)}")
-    found = servable.definitions[name].method_name
-    if found != method:
+    definition = servable.definitions[name]
+    if backend.limits.checks_method_names and definition.method_name != method:
         raise invalid(
-            f"Expected {_KINDS[method]} signature method_name to be {method}. Was: {found}"
+            f"Expected {_KINDS[method]} signature method_name to be {method}. "
+            f"Was: {definition.method_name}"
         )
+    _check_definition(definition, method)
+    runner = backend.runner
     serialized = list(_bounded(_serialized(examples), runner.max_input_bytes))
     if not serialized:
         raise invalid("Input is empty.")
-    signature = servable.signatures[name]
-    if list(signature.inputs) != ["inputs"]:
-        message = f"No {_KINDS[method]} inputs found in SignatureDef: {', '.join(signature.inputs)}"
-        raise ServingError(StatusCode.FAILED_PRECONDITION, message)
     texts = np.empty(len(serialized), dtype=np.object_)
     texts[:] = serialized
-    return runner.run(signature, {"inputs": texts}), len(serialized)
+    return runner.run(servable.signatures[name], {"inputs": texts}), len(serialized)
+
+
+def _check_definition(definition: meta_graph_pb2.SignatureDef, method: str) -> None:
+    """Refuse a signature whose inputs and outputs are not those of a method, as the real server.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, it lacks one or has too many.
+    """
+    outputs = definition.outputs.keys()
+    if len(definition.inputs) != 1:
+        raise invalid("Expected one input Tensor.")
+    if method == CLASSIFY and len(outputs) not in (1, 2):
+        raise invalid(f"Expected one or two output Tensors, found {len(outputs)}")
+    if method == REGRESS and len(outputs) != 1:
+        raise invalid("Expected one output Tensor.")
+    if "inputs" not in definition.inputs:
+        raise _unusable(f"No {_KINDS[method]} inputs found in SignatureDef: {definition}")
+    if method == CLASSIFY and not outputs & _COLUMNS.keys():
+        raise _unusable(
+            'Expected classification signature outputs to contain at least one of "classes" or '
+            f'"scores". Signature was: {definition}'
+        )
+    if method == REGRESS and "outputs" not in outputs:
+        raise _unusable(f"No regression outputs found in SignatureDef: {definition}")
+
+
+def _unusable(message: str) -> ServingError:
+    return ServingError(StatusCode.FAILED_PRECONDITION, message)
 
 
 def _bounded(examples: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:

@@ -93,7 +93,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with self._backend.counted(request.model_spec.name, "Classify", _ENTRYPOINT):
             servable = find_servable(self._backend.repository, request.model_spec)
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            result = classify(servable, name, request.input, self._backend.runner)
+            result = classify(servable, name, request.input, self._backend)
             return classification_pb2.ClassificationResponse(
                 result=result, model_spec=answering_spec(servable, name)
             )
@@ -106,7 +106,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with self._backend.counted(request.model_spec.name, "Regress", _ENTRYPOINT):
             servable = find_servable(self._backend.repository, request.model_spec)
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            result = regress(servable, name, request.input, self._backend.runner)
+            result = regress(servable, name, request.input, self._backend)
             return regression_pb2.RegressionResponse(
                 result=result, model_spec=answering_spec(servable, name)
             )
@@ -121,7 +121,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         spec = request.tasks[0].model_spec
         with self._backend.counted(spec.name, "MultiInference", _ENTRYPOINT):
             servable = find_servable(self._backend.repository, spec)
-            return multi_inference(servable, request, self._backend.runner)
+            return multi_inference(servable, request, self._backend)
 
     @_answering
     def GetModelMetadata(  # noqa: N802

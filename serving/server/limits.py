@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on memory, on threads and on waiting."""
+    """Bounds on memory, on threads, on waiting, and on what requests may ask for."""
 
     # Largest request body (REST, after decompression) and message (gRPC, both ways).
     max_message_bytes: int = 64 * 1024 * 1024
@@ -21,5 +21,7 @@ class Limits:
     # Whether gRPC clients may replace the list of models, and how many models it may then have.
     allow_reload: bool = False
     max_models: int = 32
+    # Whether Classify and Regress need signatures whose method_name says so.
+    checks_method_names: bool = False
     # Between two looks for new versions; TensorFlow Serving's default.
     poll_secs: float = 1.0

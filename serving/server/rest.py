@@ -198,14 +198,14 @@ class _RestApi:
         document = parse_document(body)
         wanted, examples = signature_name(document) or DEFAULT_SIGNATURE, read_examples(document)
         servable = self._backend.repository.find(name, version, label)
-        return classification_json(classify(servable, wanted, examples, self._backend.runner))
+        return classification_json(classify(servable, wanted, examples, self._backend))
 
     def _regress(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
         """Return the answer to a regress request."""
         document = parse_document(body)
         wanted, examples = signature_name(document) or DEFAULT_SIGNATURE, read_examples(document)
         servable = self._backend.repository.find(name, version, label)
-        return regression_json(regress(servable, wanted, examples, self._backend.runner))
+        return regression_json(regress(servable, wanted, examples, self._backend))
 
     async def _body(self, request: Request) -> bytes:
         limit = self._limits.max_message_bytes

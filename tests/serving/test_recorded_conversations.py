@@ -15,6 +15,7 @@ import requests
 import tensorflow as tf
 
 import clozeline
+from serving.server.limits import Limits
 from serving.server.main import ModelServer
 
 RECORDS = Path(clozeline.__file__).parents[1] / "shared" / "tf-serving" / "conversations.md"
@@ -89,6 +90,10 @@ class Text(tf.Module):
         return {"y": tf.identity(x)}
 
 
+RECORDED = Limits(checks_method_names=True)
+"""What the recorded server was told to do, besides its defaults."""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, save_types, save_classifier):
     base = tmp_path_factory.mktemp("models")
@@ -97,7 +102,7 @@ def server(tmp_path_factory, save_types, save_classifier):
     tf.saved_model.save(text, str(base / "fail" / "1"), signatures=text.below_hundred)
     save_types(base / "types" / "1")
     save_classifier(base / "cr" / "1")
-    started = ModelServer(base, "127.0.0.1", 0, 0)
+    started = ModelServer(base, "127.0.0.1", 0, 0, RECORDED)
     started.start()
     yield started
     started.stop()

@@ -3,6 +3,7 @@
 import grpc
 import pytest
 import requests
+import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -12,6 +13,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.batching import BatchingOptions
+from serving.server.limits import Limits
 from serving.server.main import ModelServer
 
 
@@ -123,18 +125,6 @@ ERRORS = [
         '{"signature_name":"nope","examples":[{"x":0.5}]}',
         "No signature was found with the name: nope",
     ),
-    (
-        "classify",
-        '{"signature_name":"reg","examples":[{"x":0.5}]}',
-        "Expected classification signature method_name to be tensorflow/serving/classify. "
-        "Was: tensorflow/serving/regress",
-    ),
-    (
-        "regress",
-        '{"examples":[{"x":0.25}]}',
-        "Expected regression signature method_name to be tensorflow/serving/regress. "
-        "Was: tensorflow/serving/classify",
-    ),
 ]
 
 
@@ -142,6 +132,121 @@ ERRORS = [
 def test_error(ask, verb, body, message):
     answer = ask(verb, body)
     assert (answer.status_code, answer.json()) == (400, {"error": message})
+
+
+class Native(tf.Module):
+    """Signatures of TensorFlow 2, which all say that they are for Predict."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def classify(self, inputs):
+        x = tf.strings.to_number(tf.strings.regex_replace(inputs, "(?s).*", "0.25"))
+        classes = tf.tile([["neg", "pos"]], [tf.size(inputs), 1])
+        return {"classes": classes, "scores": tf.stack([x, 1.0 - x], 1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def regress(self, inputs):
+        return {"outputs": tf.ones_like(inputs, tf.float32)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def columns(self, inputs):
+        ones = tf.ones([tf.size(inputs), 3])
+        return {"classes": tf.as_string(ones), "scores": ones[:, :2]}
+
+
+def output(name, make):
+    """Return a function of examples with one output."""
+    spec = tf.TensorSpec([None], tf.string, "inputs")
+    return tf.function(lambda inputs: {name: make(inputs)}, input_signature=[spec])
+
+
+def predicting(inputs, outputs):
+    """Return a function with so many inputs and outputs."""
+    specs = [tf.TensorSpec([None], tf.string, f"text_{index}") for index in range(inputs)]
+    return tf.function(
+        lambda *texts: {f"output_{index}": texts[0] for index in range(outputs)},
+        input_signature=specs,
+    )
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["stock", "checked"])
+def native(request, tmp_path_factory, save_classifier):
+    """The port of a server, and whether it checks the method names."""
+    base = tmp_path_factory.mktemp("native")
+    module = Native()
+    module.more = [
+        output("scores", lambda x: tf.ones([tf.size(x)])),
+        output("scores", lambda x: tf.ones([tf.size(x), 2], tf.int32)),
+        output("scores", lambda x: tf.ones([7, 2])),
+        output("outputs", lambda x: tf.ones([tf.size(x), 2])),
+        output("outputs", lambda x: tf.ones([7])),
+        output("outputs", lambda x: tf.ones([tf.size(x)], tf.float64)),
+        output("y", lambda x: x),
+        predicting(2, 1),
+        predicting(1, 4),
+        predicting(1, 2),
+        predicting(1, 1),
+    ]
+    names = ("vector", "int_scores", "seven_scores", "two", "seven", "double", "other_output",
+             "two_inputs", "four_outputs", "two_outputs", "other_input")  # fmt: skip
+    signatures = dict(zip(names, module.more, strict=True))
+    signatures |= {name: getattr(module, name) for name in ("classify", "regress", "columns")}
+    tf.saved_model.save(module, str(base / "n" / "1"), signatures=signatures)
+    save_classifier(base / "cr" / "1")
+    server = ModelServer(base, "127.0.0.1", 0, 0, Limits(checks_method_names=request.param))
+    server.start()
+    yield server.rest_port, request.param
+    server.stop()
+
+
+STOCK = [
+    # TensorFlow Serving's words and order: servables/tensorflow/classifier.cc and regressor.cc.
+    ("n", "classify", "classify", {"results": [[["neg", 0.25], ["pos", 0.75]]]}),
+    ("n", "regress", "regress", {"results": [1.0]}),
+    ("n", "classify", "four_outputs", "Expected one or two output Tensors, found 4"),
+    ("n", "regress", "four_outputs", "Expected one output Tensor."),
+    ("n", "classify", "two_inputs", "Expected one input Tensor."),
+    ("n", "regress", "two_inputs", "Expected one input Tensor."),
+    ("n", "classify", "two_outputs", 'No classification inputs found in SignatureDef: inputs {'),
+    ("n", "regress", "other_input", 'No regression inputs found in SignatureDef: inputs {'),
+    ("n", "classify", "other_output", 'Expected classification signature outputs to contain at '
+     'least one of "classes" or "scores". Signature was: inputs {'),
+    ("n", "regress", "other_output", 'No regression outputs found in SignatureDef: inputs {'),
+    ("n", "classify", "vector", "Expected Tensor shape: [batch_size num_classes] but got [1]"),
+    ("n", "classify", "int_scores", "Expected scores Tensor of DT_FLOAT. Got: DT_INT32"),
+    ("n", "classify", "seven_scores", "Expected scores output batch size of 1. Got: 7"),
+    ("n", "classify", "columns",
+     "Tensors class and score should match in dim_size(1). Got 3 vs. 2"),
+    ("n", "regress", "two", "Expected output Tensor shape to be either [batch_size] or "
+     "[batch_size, 1] but got [1,2]"),
+    ("n", "regress", "seven", "Input batch size did not match output batch size: 1 vs. 7"),
+    ("n", "regress", "double", "Expected output Tensor of DT_FLOAT.  Got: DT_DOUBLE"),
+    ("cr", "classify", "serving_default", {"results": [[["pos", 0.0], ["neg", 1.0]]]}),
+    ("cr", "classify", "reg", 'Expected classification signature outputs to contain at least one '
+     'of "classes" or "scores". Signature was: inputs {'),
+    ("cr", "regress", "serving_default", "Expected one output Tensor."),
+    ("cr", "regress", "reg", {"results": [1.0]}),
+]  # fmt: skip
+METHODS = {"serving_default": "classify", "reg": "regress"}
+KINDS = {"classify": "classification", "regress": "regression"}
+
+
+@pytest.mark.parametrize(("model", "verb", "signature", "expected"), STOCK)
+def test_method_names_count_only_if_they_are_checked(native, model, verb, signature, expected):
+    port, checks = native
+    url = f"http://127.0.0.1:{port}/v1/models/{model}:{verb}"
+    body = {"signature_name": signature, "examples": [{}]}
+    answer = requests.post(url, json=body, timeout=30)
+    method = METHODS[signature] if model == "cr" else "predict"
+    if checks and method != verb:
+        expected = (
+            f"Expected {KINDS[verb]} signature method_name to be tensorflow/serving/{verb}. "
+            f"Was: tensorflow/serving/{method}"
+        )
+    if isinstance(expected, str):
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(expected)
+    else:
+        assert (answer.status_code, answer.json()) == (200, expected)
 
 
 def test_an_integer_is_no_float(ask):
