@@ -225,6 +225,9 @@ class Finetune(TrainingFlags):
     tag_column: int | None = None
     """Number of the column of the tags, from 1. Default: the last; in files with word numbers the
     first one of tags such as B-PER, or CoNLL-U's UPOS."""
+    skip_incomplete_rows: bool = False
+    """Leave out and count rows of a table with another number of columns than its header (GLUE's
+    QQP has some) instead of refusing the file."""
     epochs: float = 3.0
     """Passes over the training file, unless --steps is given."""
     learning_rate: float = 5e-5
@@ -318,6 +321,8 @@ class Evaluate(Command):
     """Number of the column of the words in a tagging file, from 1. Default: detected."""
     tag_column: int | None = None
     """Number of the column of the tags, from 1. Default: detected, as in finetune."""
+    skip_incomplete_rows: bool = False
+    """Leave out rows of a table with another number of columns than its header."""
     checkpoint: Checkpoint = "auto"
     """The best by evaluation, the last; auto: the best where there is one."""
     batch_size: int = 32
@@ -363,6 +368,7 @@ def _columns(options: Finetune | Evaluate) -> "Columns":
         options.label_column,
         options.word_column,
         options.tag_column,
+        options.skip_incomplete_rows,
     )
 
 
@@ -374,7 +380,8 @@ def refuse_columns(options: Finetune | Evaluate, task: TaskKind) -> None:
     """
     if task in ("tagging", "span"):
         reason = f"the files of a {task} task are no tables"
-        options.refuse_given(reason, "text_column", "text_pair_column", "label_column")
+        names = ("text_column", "text_pair_column", "label_column", "skip_incomplete_rows")
+        options.refuse_given(reason, *names)
     if task == "single":
         options.refuse_given("a single task takes one text; pair takes two", "text_pair_column")
     if task != "tagging":

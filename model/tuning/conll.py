@@ -35,7 +35,7 @@ class Sentence:
     Attributes:
         line: the line of its first word in the file.
         words: its words.
-        tags: the tag of each.
+        tags: the tag of each; none in a file of words alone.
     """
 
     line: int
@@ -79,6 +79,8 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
     rows = [line for block in certain for line in block]
     if not rows:
         return []
+    if all(len(line.cells) == 1 for line in rows) and not (word or tag):
+        return [Sentence(x[0].number, [line.cells[0] for line in x], []) for x in certain if x]
     if is_2012:
         word, tag, has_ids = word or CONLL_2012[0], tag or CONLL_2012[1], False
         count = None

@@ -11,7 +11,7 @@ from model.tasks import Task
 from model.tuning.batches import Batches
 from model.tuning.encoding import Encoder
 from model.tuning.evaluation import Evaluation, evaluate, predict
-from model.tuning.examples import Examples, are_labelled, no_labels, read_examples, select
+from model.tuning.examples import Examples, Words, are_labelled, no_labels, read_examples, select
 from model.tuning.labels import UNKNOWN, parse_label_map, with_labels_of, without_unknown
 from model.tuning.report import (
     draw_evaluation,
@@ -123,8 +123,8 @@ def answers_of(
     evaluations: dict[bool, Evaluation] = {}
     for is_labelled in {*labelled}:
         part = select(examples, [label == is_labelled for label in labelled])
-        encoded = encoder.encode(part, task)
-        if not is_labelled:
+        encoded = encoder.encode(_with_some_tags(part, task), task)
+        if not is_labelled and task.kind == "span":
             encoded = replace(encoded, labels=None)
         counts = " · ".join(f"{n:,} {what}" for what, n in encoded.counts.items() if n)
         if counts:
@@ -136,3 +136,10 @@ def answers_of(
     answers = {which: iter(evaluation.answers) for which, evaluation in evaluations.items()}
     in_order = [next(answers[which]) for which in labelled]
     return evaluations.get(True, Evaluation({}, [])), in_order
+
+
+def _with_some_tags(examples: Examples, task: Task) -> Examples:
+    """Return sentences without tags with any: the encoder marks the words' first pieces by them."""
+    if not isinstance(examples, Words) or any(examples.tags):
+        return examples
+    return replace(examples, tags=[[task.labels[0]] * len(words) for words in examples.words])

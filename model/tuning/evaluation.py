@@ -75,7 +75,7 @@ def evaluate(
         evaluation = _of_numbers(examples, encoded, logits)
     else:
         evaluation = _of_classes(examples, encoded, logits, task)
-    if encoded.labels is not None:
+    if evaluation.measures:
         loss = mean_loss(*_with_known_place(examples, encoded, logits), task)
         evaluation.measures = {"loss": loss} | evaluation.measures
     return evaluation
@@ -143,11 +143,13 @@ def _of_tags(
 ) -> Evaluation:
     tags = word_tags(examples, encoded, logits, task)
     answers = [
-        {"line": row, "words": words, "expected": expected, "answer": found}
-        for row, words, expected, found in zip(
+        {"line": row, "words": words, **({"expected": right} if right else {}), "answer": answer}
+        for row, words, right, answer in zip(
             examples.rows, examples.words, examples.tags, tags, strict=True
         )
     ]
+    if not any(examples.tags):
+        return Evaluation({}, answers)
     errors = np.zeros(len(examples))
     for source, score, label in zip(encoded.sources, logits, encoded.labels, strict=True):
         there = np.flatnonzero(label != NO_LABEL)

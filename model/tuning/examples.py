@@ -16,6 +16,7 @@ from model.tuning.tables import (
     Columns,
     label_column,
     labels_of,
+    listed,
     read_table,
     text_columns,
     text_of,
@@ -35,6 +36,7 @@ class Texts:
         columns: names of those that were read: text, text_pair if there are two, label if there
             is one.
         available: names of all columns of the file.
+        incomplete: number of rows of the file that were left out.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Texts:
     rows: list[int]
     columns: list[str]
     available: tuple[str, ...] = ()
+    incomplete: int = 0
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -56,7 +59,7 @@ class Words:
     Attributes:
         path: the file.
         words: of every sentence.
-        tags: of every sentence, one a word.
+        tags: of every sentence, one a word; none where they are not known.
         rows: the line of each sentence's first word in the file.
     """
 
@@ -123,12 +126,12 @@ def are_labelled(examples: Examples) -> list[bool]:
         return [bool(label) for label in examples.labels] or [False] * len(examples)
     if isinstance(examples, Questions):
         return [question.expected is not None for question in examples.questions]
-    return [True] * len(examples)
+    return [bool(tags) for tags in examples.tags]
 
 
 def no_labels(examples: Examples) -> str:
     """Return that the file has no labels, in words that help to name its column of them."""
-    columns = ", ".join(map(repr, examples.available)) if isinstance(examples, Texts) else ""
+    columns = listed(examples.available) if isinstance(examples, Texts) else ""
     hint = f" (its columns are {columns}; name the labels' with --label-column)" * bool(columns)
     return f"no example has a label{hint}"
 
@@ -187,7 +190,7 @@ def read_examples(
 
 
 def _read_texts(path: Path, kind: TaskKind, columns: Columns, count: int | None) -> Texts:
-    table = read_table(path)
+    table = read_table(path, skip_incomplete=columns.skip_incomplete)
     if not table.rows:
         return Texts(path, [], [], [], [])
     label = label_column(table, columns.label)
@@ -197,7 +200,7 @@ def _read_texts(path: Path, kind: TaskKind, columns: Columns, count: int | None)
     if label is not None and label.lower() == "gold_label":
         labels = ["" if text == "-" else text for text in labels]  # annotators did not agree
     used = [*names, label] if label is not None and labels else names
-    return Texts(path, texts, labels, table.lines, used, table.columns)
+    return Texts(path, texts, labels, table.lines, used, table.columns, table.incomplete)
 
 
 # ---- words and tags

@@ -220,13 +220,13 @@ def task_of(options: Finetune, examples: Examples) -> Task:
     Raises:
         InputError: it has no labels, or only one class.
     """
+    if not any(are_labelled(examples)):
+        raise InputError(f"--train {options.train}: {no_labels(examples)}")
     if isinstance(examples, Words):
         labels = {tag for tags in examples.tags for tag in tags}
         return _classes(options, labels, takes_pairs=False)
     if not isinstance(examples, Texts):
         return Task("span", (), takes_pairs=True)
-    if not any(examples.labels):
-        raise InputError(f"--train {options.train}: {no_labels(examples)}")
     takes_pairs = len(examples.texts[0]) == 2
     if options.task == "regression":
         return Task("regression", (), takes_pairs)
@@ -312,6 +312,7 @@ def say(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
     parts = [f"{len(examples):,} examples"]
     if isinstance(examples, Texts):
         parts[0] += f" of {', '.join(examples.columns)}"
+        parts += [f"{examples.incomplete:,} incomplete rows left out"] * bool(examples.incomplete)
     parts += [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
     if isinstance(examples, Words):
         parts.append(f"tag scheme {scheme_of(examples, task)}")

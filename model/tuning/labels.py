@@ -93,8 +93,8 @@ def _names(labels: set[str], task: Task) -> dict[str, str]:
 
 
 def _number(label: str) -> str:
-    """Return LABEL_3, which Hugging Face calls a class without a name, as 3."""
-    match = re.fullmatch(r"(?i:label_)?([0-9]+)", label)
+    """Return LABEL_3, which Hugging Face calls a class without a name, and 3.0 as 3."""
+    match = re.fullmatch(r"(?i:label_)?([0-9]+)(?:\.0+)?", label)
     return str(int(match[1])) if match else label
 
 

@@ -53,7 +53,7 @@ def worst(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
 
 def print_worst(evaluation: Evaluation, count: int) -> None:
     """Print the answers that are most wrong."""
-    shown = [row for row in worst(evaluation, count) if row["answer"] != row["expected"]]
+    shown = [row for row in worst(evaluation, count) if _is_wrong(row)]
     if not shown:
         return
     rows = []
@@ -64,6 +64,13 @@ def print_worst(evaluation: Evaluation, count: int) -> None:
         rows.append((place, words, _short(row["expected"]), _short(row["answer"])))
     columns = (next(iter(shown[0])), "text", "expected", "answered")
     results.print(table("Most wrong", columns, rows, frozenset({0, 1, 2, 3})))
+
+
+def _is_wrong(row: dict[str, Any]) -> bool:
+    """Return whether an answer is wrong; of a passage, where several may be right, by its error."""
+    if isinstance(row["answer"], str) and isinstance(row["expected"], list):
+        return row["error"] > 0
+    return bool(row["answer"] != row["expected"])
 
 
 def _short(value: Any) -> str:

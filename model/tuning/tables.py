@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ class Columns:
         label: the class, or the number.
         word: number of the column of the words, from 1, in CoNLL's columns.
         tag: number of the column of the tags, from 1.
+        skip_incomplete: whether rows with another number of columns than the header are left out.
     """
 
     text: str | None = None
@@ -80,6 +82,7 @@ class Columns:
     label: str | None = None
     word: int | None = None
     tag: int | None = None
+    skip_incomplete: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,14 @@ class Table:
         columns: names of the columns, in their order.
         rows: values by column; JSON's may lack some.
         lines: the line of each row in the file.
+        incomplete: number of rows that were left out.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: list[dict[str, Any]]
     lines: list[int]
+    incomplete: int = 0
 
     def values(self, column: str) -> Iterator[Any]:
         """Yield a column's values; None where a row has none."""
@@ -105,14 +110,23 @@ class Table:
     @property
     def listed(self) -> str:
         """The columns' names, for messages."""
-        return ", ".join(map(repr, self.columns))
+        return listed(self.columns)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message; where a header is missing, they may be whole texts."""
+    return ", ".join(repr(textwrap.shorten(name, 60, placeholder=" …")) for name in names)
 
 
 # ---- reading
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, skip_incomplete: bool = False) -> Table:
     """Read a table; the ending of the file's name tells its format.
+
+    Args:
+        path: the file.
+        skip_incomplete: whether to leave out rows with another number of columns than the header.
 
     Raises:
         InputError: the content is not in that format.
@@ -125,13 +139,14 @@ def read_table(path: Path) -> Table:
         if ending in (".jsonl", ".json"):
             return _json_table(path, file)
         if ending == ".csv":
-            return _csv_table(path, ",", csv.reader(file, strict=True))
+            return _csv_table(path, ",", csv.reader(file, strict=True), skip_incomplete)
         is_quoted = _has_quoted_cells(file)
         file.seek(0)
         if is_quoted:
-            return _csv_table(path, "\t", csv.reader(file, delimiter="\t", strict=True))
+            quoted = csv.reader(file, delimiter="\t", strict=True)
+            return _csv_table(path, "\t", quoted, skip_incomplete)
         unquoted = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return _csv_table(path, "\t", unquoted)
+        return _csv_table(path, "\t", unquoted, skip_incomplete)
 
 
 def _has_quoted_cells(lines: Iterable[str]) -> bool:
@@ -152,7 +167,7 @@ def _has_quoted_cells(lines: Iterable[str]) -> bool:
     return is_doubled or all(_QUOTED.fullmatch(name) for name in header)
 
 
-def _csv_table(path: Path, delimiter: str, reader: Any) -> Table:
+def _csv_table(path: Path, delimiter: str, reader: Any, skip_incomplete: bool) -> Table:
     """Read delimited rows.
 
     The csv module knows the line of a row, whatever is quoted in it; pyarrow.csv does not, and
@@ -167,17 +182,22 @@ def _csv_table(path: Path, delimiter: str, reader: Any) -> Table:
         else:
             columns, first = _header(path, delimiter, header, reader.line_num), []
         numbered = ((reader.line_num, row) for row in reader if row)
-        lines, rows = [], []
+        lines, rows, incomplete = [], [], 0
         for line, row in itertools.chain(first, numbered):
             if len(row) != len(columns):
-                raise InputError(
-                    f"{path}: line {line}: {len(row)} columns, but the header has {len(columns)}"
-                )
+                if not skip_incomplete:
+                    raise InputError(
+                        f"{path}: line {line}: {len(row)} columns, but the header has "
+                        f"{len(columns)}; complete the row, or leave such rows out with "
+                        "--skip-incomplete-rows"
+                    )
+                incomplete += 1
+                continue
             lines.append(line)
             rows.append(dict(zip(columns, row, strict=True)))
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num}: {error}") from error
-    return Table(path, tuple(columns), rows, lines)
+    return Table(path, tuple(columns), rows, lines, incomplete)
 
 
 def _is_cola(row: Sequence[str]) -> bool:
@@ -277,7 +297,7 @@ def text_columns(
     if len(found) != count:
         raise InputError(
             f"{table.path}: a {kind} task needs {count} text column"
-            f"{'s' * (count == 2)}, found {', '.join(map(repr, found)) or 'none'} among "
+            f"{'s' * (count == 2)}, found {listed(found) or 'none'} among "
             f"{table.listed}; name them with --text-column and --text-pair-column (the first line "
             "must name the columns)"
         )
@@ -293,12 +313,16 @@ def _known_pair(table: Table, label: str | None) -> list[str]:
 
 
 def _detected(table: Table, label: str | None, count: int) -> list[str]:
-    """Return the columns with the name of a text, or else those that hold texts."""
+    """Return the columns with the name of a text, or else those that hold texts.
+
+    A name of many words is no name, but the first text of a file without a header.
+    """
     others = [name for name in table.columns if name != label]
     known = [name for name in others if name.lower() in TEXTS and _holds_a_text(table, name)]
     if known and count == 1:
         return known
-    return [name for name in others if not _ID_NAME.search(name) and _holds_texts(table, name)]
+    names = [name for name in others if not _ID_NAME.search(name) and len(name.split()) < 5]
+    return [name for name in names if _holds_texts(table, name)]
 
 
 def _holds_a_text(table: Table, column: str) -> bool:
@@ -332,7 +356,7 @@ def text_of(table: Table, index: int, column: str) -> str:
         InputError: the row has none.
     """
     value = table.rows[index].get(column)
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int) and not (isinstance(value, float) and math.isfinite(value)):
         raise InputError(
             f"{table.path}: line {table.lines[index]}: no {column!r} in this row; complete or "
             "remove it"

@@ -113,7 +113,7 @@ def test_conll_with_tabs_and_without_a_last_line_end(tmp_path: Path) -> None:
     [
         ("a O\nb\n", "line 2: 1 columns where 2 are expected"),
         ("a NN O\n\nb O\n", "line 3: 2 columns where 3 are expected"),
-        ("a\nb\n", "line 1: 1 columns where 2 are expected"),
+        ("a\n\nb O\n", "line 1: 1 columns where 2 are expected"),
         ("a\t \n", "line 1: the tag, in column 2, is empty"),
         ("a O\n\tO\n", "line 2: the word, in column 1, is empty"),
     ],
@@ -164,3 +164,12 @@ def test_squad(tmp_path: Path) -> None:
 def test_what_is_not_squad(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="not in SQuAD's format"):
         read_examples(write(tmp_path / "a.json", text), "span", Columns(), "--train")
+
+
+def test_words_without_tags(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.conll", "Ada\nleft\n\n\u00a0\n# x\nOdd\n")
+    found = read_examples(file, "tagging", Columns(), "--data")
+    assert isinstance(found, Words)
+    assert found.words == [["Ada", "left"], ["Odd"]]
+    assert found.tags == [[], []]
+    assert are_labelled(found) == [False, False]

@@ -519,6 +519,16 @@ def test_tag_schemes_are_reported(
     options(task="tagging", train=file, dev=file, steps=2).run()
     assert "tag scheme BILOU" in capsys.readouterr().err
     assert evaluated(tmp_path / "run", file)[0]["tag_scheme"] == "BILOU"
+    words = tmp_path / "words.conll"
+    words.write_text("so\nfine\n\nrome\nparis\n\n")
+    found, answers = evaluated(tmp_path / "run", words)
+    assert found.keys().isdisjoint({"entity_f1", "loss", "tag_scheme"})
+    assert [answer["words"] for answer in answers] == [["so", "fine"], ["rome", "paris"]]
+    assert [answer["answer"] for answer in answers] == [
+        answer["answer"] for answer in evaluated(tmp_path / "run", file)[1]
+    ]
+    with pytest.raises(InputError, match=r"--train .*words.conll: no example has a label"):
+        options(task="tagging", train=words, dev=None).run()
     file.write_text("so U-X\nfine S-X\n")
     with pytest.raises(InputError, match=r"a.conll: the tags S-X, U-X follow no known scheme"):
         options(task="tagging", train=file, dev=None).run()

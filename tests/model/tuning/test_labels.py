@@ -60,6 +60,7 @@ HUGGING_FACE = classes("LABEL_0", "LABEL_1", "LABEL_2")
     [
         (classes("a", "b"), ["b", "a"], [], ["b", "a"], {}),
         (HUGGING_FACE, ["2", "0"], [], ["LABEL_2", "LABEL_0"], {"0": "LABEL_0", "2": "LABEL_2"}),
+        (classes("0.0", "1.0"), ["1", "0"], [], ["1.0", "0.0"], {"0": "0.0", "1": "1.0"}),
         (classes("0", "1"), ["LABEL_1", ""], [], ["1", ""], {"LABEL_1": "1"}),
         (classes("NO", "YES"), ["yes", "NO"], [], ["YES", "NO"], {"yes": "YES"}),
         (classes("a", "A"), ["a", "A"], [], ["a", "A"], {}),

@@ -10,6 +10,7 @@ import pytest
 from model.tasks import Task
 from model.tuning.answers import mean_loss, passage_answers, word_tags
 from model.tuning.encoding import NO_LABEL, Encoded
+from model.tuning.evaluation import Evaluation
 from model.tuning.examples import Question, Words
 from model.tuning.measures import (
     answer_measures,
@@ -18,6 +19,7 @@ from model.tuning.measures import (
     number_measures,
     tag_measures,
 )
+from model.tuning.report import print_worst
 from model.tuning.tag_schemes import tag_scheme
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "seqeval.json"
@@ -119,3 +121,12 @@ def test_a_passage_without_words_has_no_answer() -> None:
     encoded = Encoded([], np.zeros(0), None, np.array([0]), words=[np.full(4, NO_LABEL)])
     found = passage_answers([question], encoded, [np.ones((4, 2), np.float32)])[0]
     assert (found.text, found.score) == ("", None)
+
+
+def test_right_answers_are_not_shown_as_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"question": "who", "expected": ["a cat", "cat"], "score": 1.0}
+    answers = [{"id": "right", **given, "answer": "cat"}, {"id": "wrong", **given, "answer": "dog"}]
+    print_worst(Evaluation({}, answers, [0.0, 1.0]), 5)
+    said = capsys.readouterr().out
+    assert "wrong" in said
+    assert "right" not in said

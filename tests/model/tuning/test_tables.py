@@ -103,6 +103,7 @@ def test_columns_of_published_files(tmp_path: Path, name: str) -> None:
          "'class' or 'target' may be the label; name it with --label-column"),
         ("text,label\nso fine,1\n", "single", Columns(label="klass"),
          "no column 'klass'; it has 'text', 'label'; name the labels' with --label-column"),
+        ("It was so very fine.,1\nso bad,0\n", "single", Columns(), "first line must name the col"),
         ("text;label\nso, fine;1\n", "single", Columns(),
          "line 1: the only column is 'text;label'; .* separated by ',', not by ';'"),
         ("text\tlabel\nso fine\t1\n", "single", Columns(), "not by '.t'"),
@@ -182,3 +183,12 @@ def test_missing_labels(tmp_path: Path, name: str, content: str, line: int) -> N
         content.replace("so fine,1", "so fine,").replace("1\tso", "\tso").replace(": 1}", ": null}")
     )
     assert read(tmp_path / name, none, "single").labels == []
+
+
+def test_incomplete_rows(tmp_path: Path) -> None:
+    content = QQP + "9\t1\t2\tHow so?\n\t1\n7\t3\t4\tIs it?\tWas it?\t0\n"
+    with pytest.raises(InputError, match=r"line 2: 4 columns.* has 6; .* --skip-incomplete-rows"):
+        read(tmp_path / "a.tsv", content, "pair")
+    found = read(tmp_path / "a.tsv", content, "pair", Columns(skip_incomplete=True))
+    assert (found.texts, found.rows) == ([("Is it?", "Was it?")], [4])
+    assert found.incomplete == 2
