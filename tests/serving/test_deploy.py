@@ -4,22 +4,38 @@ import http.server
 import re
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import compose_spec
 import kubernetes_validate
 import pytest
+import requests
 import yaml
 
-from serving import configs
+from serving import configs, launch
 from serving.choices import FROZEN_WEIGHTS
-from serving.launch import REAL_SERVER
+from serving.launch import REAL_SERVER, REST_THREADS
 from serving.server.config_files import VersionPolicy, read_batching_parameters, read_models_config
+from serving.server.limits import Limits
+from serving.server.main import ModelServer
 from serving.server.metrics import PATH
+from serving.warm_up import BATCH_SIZES
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
-KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
-COMPOSE = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+DIGEST = "sha256:" + "5a" * 32
+VALUES = {"MODELS": "/srv/models", "SERVING_DIGEST": DIGEST}
+VARIABLE = re.compile(r"\$\{(\w+)(?::\?[^}]*)?\}")
+
+
+def filled_in(name):
+    """Return a file with its variables replaced, as Compose and envsubst do."""
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    return VARIABLE.sub(lambda found: VALUES[found[1]], text)
+
+
+KUBERNETES = list(yaml.safe_load_all(filled_in("kubernetes.yaml")))
+COMPOSE = filled_in("compose.yaml")
 SERVER = yaml.safe_load(COMPOSE)["services"]["server"]
 
 
@@ -51,11 +67,8 @@ def test_both_tell_that_weights_are_frozen():
         assert environment.items() >= FROZEN_WEIGHTS.items()
 
 
-INTERPOLATED = re.sub(r"\$\{MODELS:\?[^}]*\}", "/srv/models", COMPOSE)
-
-
 def test_compose_schema():
-    read = compose_spec.PyCompose.from_yaml(INTERPOLATED)
+    read = compose_spec.PyCompose.from_yaml(COMPOSE)
     read.validate()
     assert read.service_names() == ["server"]
 
@@ -70,13 +83,13 @@ def test_compose_schema():
     ],
 )
 def test_the_schema_refuses_what_compose_would(good, bad):
-    assert good in INTERPOLATED
+    assert good in COMPOSE
     with pytest.raises(ValueError, match=r"services\.server"):
-        compose_spec.PyCompose.from_yaml(INTERPOLATED.replace(good, bad, 1))
+        compose_spec.PyCompose.from_yaml(COMPOSE.replace(good, bad, 1))
 
 
 def test_both_run_the_same_server():
-    assert SERVER["image"] == CONTAINER["image"] == "tensorflow/serving:2.20.0"
+    assert SERVER["image"] == CONTAINER["image"] == f"tensorflow/serving@{DIGEST}"
     assert SERVER["entrypoint"] == CONTAINER["command"] == [REAL_SERVER]
     assert SERVER["command"] == CONTAINER["args"]
     flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in CONTAINER["args"])
@@ -85,6 +98,58 @@ def test_both_run_the_same_server():
     assert flags["model_config_file"] == "/config/models.config"
     assert flags["batching_parameters_file"] == f"/models/books/{configs.BATCHING}"
     assert flags["monitoring_config_file"] == f"/models/books/{configs.MONITORING}"
+    assert int(flags["rest_api_num_threads"]) == BATCH_SIZES[-1] == REST_THREADS
+
+
+def test_both_need_the_digest_of_the_image():
+    for name in ("compose.yaml", "kubernetes.yaml"):
+        text = (DEPLOY / name).read_text(encoding="utf-8")
+        (image,) = re.findall(r"^ +image: (.*)$", text, re.MULTILINE)
+        assert image.startswith("tensorflow/serving@${SERVING_DIGEST")
+        # As the daemons parse it: unreplaced or empty, it is no reference.
+        for value in ("", "${SERVING_DIGEST}"):
+            assert not REFERENCE.fullmatch(VARIABLE.sub(lambda _, value=value: value, image))
+        assert REFERENCE.fullmatch(VARIABLE.sub(DIGEST, image))
+    assert "${SERVING_DIGEST:?" in (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+
+
+REFERENCE = re.compile(r"[a-z0-9/]+@sha256:[0-9a-f]{64}")
+"""The references of github.com/distribution/reference that matter here: a name and a digest."""
+
+
+def test_a_runaway_server_is_bounded():
+    (temporary,) = [one["emptyDir"] for one in POD["spec"]["volumes"] if "emptyDir" in one]
+    assert temporary == {"sizeLimit": "64Mi"}
+    assert SERVER["tmpfs"] == ["/tmp:size=64m"]
+    assert SERVER["deploy"]["resources"]["limits"]["pids"] == 1024
+
+
+def test_servers_are_spread_over_nodes():
+    (spread,) = POD["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"]["matchLabels"] == POD["metadata"]["labels"]
+
+
+def test_the_prometheus_that_the_annotations_invite_is_admitted():
+    annotations = POD["metadata"]["annotations"]
+    ports = {one["name"]: one["containerPort"] for one in CONTAINER["ports"]}
+    admitted = {
+        ports[port["port"]]
+        for rule in of_kind("NetworkPolicy")["spec"]["ingress"]
+        if any("namespaceSelector" in peer for peer in rule["from"])
+        for port in rule["ports"]
+    }
+    assert admitted == {int(annotations["prometheus.io/port"])}
+
+
+def test_the_exporter_can_write_what_the_servers_read():
+    (claim,) = [
+        one["persistentVolumeClaim"]
+        for one in POD["spec"]["volumes"]
+        if "persistentVolumeClaim" in one
+    ]
+    assert of_kind("PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert claim["readOnly"] is True
 
 
 def test_models_are_read_only_and_nobody_is_root():
@@ -118,7 +183,33 @@ def test_the_labels_of_the_canary():
     assert model.labels == {"stable": 1, "canary": 2}
     assert model.policy == VersionPolicy(latest=None, specific=frozenset({1, 2}))
     for probe in ("startupProbe", "readinessProbe"):
-        assert CONTAINER[probe]["httpGet"] == {"path": f"/v1/models/{model.name}", "port": "rest"}
+        path = f"/v1/models/{model.name}/metadata"
+        assert CONTAINER[probe]["httpGet"] == {"path": path, "port": "rest"}
+
+
+def test_the_probes_succeed_only_if_a_version_is_available(tmp_path, save_types):
+    """The real server is recorded with the same codes: metadata of what is not loaded is 404."""
+    save_types(tmp_path / "books" / "1")
+    save_types(tmp_path / "other" / "1")
+    config = tmp_path / "models.config"
+    models = {name: tmp_path / name for name in ("books", "other")}
+    config.write_text(launch.models_config(tmp_path, [*models]), encoding="utf-8")
+    server = ModelServer(config, "127.0.0.1", 0, 0, Limits(poll_secs=0.05))
+    server.start()
+    try:
+        where = f"http://127.0.0.1:{server.rest_port}"
+        probe = where + CONTAINER["readinessProbe"]["httpGet"]["path"]
+        assert requests.get(probe, timeout=30).status_code == 200
+        config.write_text(launch.models_config(tmp_path, ["other"]), encoding="utf-8")
+        deadline = time.monotonic() + 60
+        while requests.get(probe, timeout=30).status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert requests.get(probe, timeout=30).status_code == 404
+        status = requests.get(f"{where}/v1/models/books", timeout=30)
+        assert (status.status_code, "END" in status.text) == (200, True)
+    finally:
+        server.stop()
 
 
 def test_what_export_writes_is_understood_by_the_embedded_server(tmp_path):
