@@ -98,6 +98,10 @@ class Serve(Command):
     enable_signature_method_name_check: bool = False
     """Refuse Classify and Regress requests unless the signature's method_name is for them, as the
     flag of TensorFlow Serving. Models of TensorFlow 2 always say that they are for Predict."""
+    max_body_mb: int = 4
+    """Largest request that the embedded server takes, in MiB, after decompression."""
+    stop_timeout_secs: float = 30.0
+    """On SIGTERM, running requests of the embedded server get this long to end."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -116,6 +120,8 @@ class Serve(Command):
             raise InputError("--no-batching and --batching-config contradict each other")
         check_range("--rest-port", self.rest_port, 0, 65535)
         check_range("--grpc-port", self.grpc_port, 0, 65535)
+        check_range("--max-body-mb", self.max_body_mb, 1, 64)
+        check_range("--stop-timeout-secs", self.stop_timeout_secs, 0, 3600)
 
     def run(self) -> dict[str, Any]:
         """Serve until interrupted."""
@@ -132,6 +138,8 @@ class Serve(Command):
             allow_reload=self.allow_reload,
             allowed_hosts=self.allowed_hosts,
             checks_method_names=self.enable_signature_method_name_check,
+            max_body_mb=self.max_body_mb,
+            stop_timeout_secs=self.stop_timeout_secs,
         )
         serve_models(settings)
         return {}

@@ -34,6 +34,8 @@ class ServeSettings:
         batching_config: a batching parameters file that says how; None: 32 rows at a time.
         allow_reload: let gRPC clients of the embedded server replace its list of models.
         allowed_hosts: names that REST clients of the embedded server may use for it.
+        max_body_mb: largest request that the embedded server takes, in MiB.
+        stop_timeout_secs: how long running requests of the embedded server may take to end.
         checks_method_names: whether Classify and Regress need signatures whose method_name says so.
     """
 
@@ -47,6 +49,8 @@ class ServeSettings:
     allow_reload: bool = False
     allowed_hosts: tuple[str, ...] = ()
     checks_method_names: bool = False
+    max_body_mb: int = 4
+    stop_timeout_secs: float = 30.0
 
 
 def serve_models(settings: ServeSettings) -> None:
@@ -73,7 +77,10 @@ def serve_models(settings: ServeSettings) -> None:
             soft_wrap=True,
         )
     limits = Limits(
-        allow_reload=settings.allow_reload, checks_method_names=settings.checks_method_names
+        max_body_bytes=settings.max_body_mb * 2**20,
+        stop_timeout_secs=settings.stop_timeout_secs,
+        allow_reload=settings.allow_reload,
+        checks_method_names=settings.checks_method_names,
     )
     serve(
         settings.models,

@@ -1,17 +1,47 @@
 """What REST and gRPC share: from a request to the model it means, counted for monitoring."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from grpc import StatusCode
 
+from serving.server.budget import Budget
 from serving.server.limits import Limits
 from serving.server.metrics import NO_MODEL, Metrics
 from serving.server.models import Repository
 from serving.server.runner import Runner
 from serving.server.status import ServingError
+
+
+class Work:
+    """Counts what threads do for requests right now, as a server that stops has to know it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._ended = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._running -= 1
+            self._ended += 1
+
+    @property
+    def ended(self) -> int:
+        """Return the number of blocks that have been left."""
+        return self._ended
+
+    @property
+    def running(self) -> int:
+        """Return the number of blocks that have been entered and not left."""
+        return self._running
 
 
 @dataclass(frozen=True)
@@ -22,6 +52,14 @@ class Backend:
     runner: Runner
     metrics: Metrics
     limits: Limits
+    work: Work = field(default_factory=Work)
+    budget: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the budget that the limits say."""
+        limits = self.limits
+        budget = Budget(limits.max_accepted_requests, limits.max_bytes_in_flight)
+        object.__setattr__(self, "budget", budget)
 
     @contextlib.contextmanager
     def counted(self, model: str, api: str, entrypoint: str) -> Iterator[None]:

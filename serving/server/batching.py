@@ -19,8 +19,9 @@ import numpy as np
 from grpc import StatusCode
 
 from pipeline.errors import InputError
+from serving.server.callers import current_caller
 from serving.server.metrics import Metrics
-from serving.server.signature import Arrays, Signature
+from serving.server.signature import Arrays, Signature, size_bytes
 from serving.server.status import ServingError, invalid
 
 RunNow = Callable[[Signature, Arrays], Arrays]
@@ -46,6 +47,11 @@ class BatchingOptions:
     # its own, or split if that is enabled.
     max_execution_batch_size: int | None = None
     enable_large_batch_splitting: bool = False
+    # Also at this work a batch is closed, and a request is split: bytes of text plus numbers, over
+    # all inputs. A row may be larger by itself. None: only rows count.
+    max_execution_work: int | None = None
+    # Pieces of a request that are queued at a time, so that others have their turn; None: all.
+    max_enqueued_pieces: int | None = None
     # The label of this server's batches in metrics.
     thread_pool_name: str = "batch_threads"
 
@@ -83,30 +89,64 @@ _LEAST = {
     "max_enqueued_batches": 1,
     "num_batch_threads": 1,
     "max_execution_batch_size": 1,
+    "max_execution_work": 1,
+    "max_enqueued_pieces": 1,
 }
 
 # What `serve` does without a file: batches only what waits anyway, so a lone client waits for none.
 # One batch at a time, which all cores share: while it runs the next one fills. With a thread for
 # each core, batches of 32 clients' texts had 7 rows, not 15, and a text took a fifth more CPU.
+# A larger request runs in pieces, one after the other: 1,000 long texts in one run would take 12 GB
+# for their attention, and others would wait for it. The work is that of some four long texts.
 SERVE_DEFAULT = BatchingOptions(
-    max_execution_batch_size=32, max_enqueued_batches=128, num_batch_threads=1
+    max_execution_batch_size=32,
+    max_enqueued_batches=128,
+    num_batch_threads=1,
+    enable_large_batch_splitting=True,
+    max_execution_work=8 * 1024,
+    max_enqueued_pieces=1,
 )
 
 
-@dataclass(frozen=True)
+_Shapes = dict[tuple[str, int], int]  # (output, axis) to size, of all axes but rows
+
+
+@dataclass(frozen=True, eq=False)
 class _Task:
     """One request, or a piece of one."""
 
     inputs: Arrays
-    rows: int
-    enqueued_secs: float
-    done: futures.Future[Arrays]
+    size: "_Size"
+    done: futures.Future[Arrays] = field(default_factory=futures.Future)
+    enqueued_secs: float = field(default_factory=time.monotonic)
+
+    @property
+    def rows(self) -> int:
+        return self.size.rows
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much there is to run."""
+
+    rows: int = 0
+    work: int = 0
+
+    def __add__(self, other: "_Size") -> "_Size":
+        return _Size(self.rows + other.rows, self.work + other.work)
 
 
 @dataclass
 class _Batch:
     tasks: list[_Task] = field(default_factory=list)
-    rows: int = 0
+
+    @property
+    def size(self) -> _Size:
+        return sum((task.size for task in self.tasks), _Size())
+
+    @property
+    def rows(self) -> int:
+        return self.size.rows
 
 
 @dataclass
@@ -118,8 +158,15 @@ class _Queue:
 class Batcher:
     """Takes requests from many threads and runs them in batches in a few of its own."""
 
-    def __init__(self, run: RunNow, options: BatchingOptions, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        run: RunNow,
+        options: BatchingOptions,
+        metrics: Metrics,
+        max_output_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
         self._run = run
+        self._max_output_bytes = max_output_bytes
         self._options = options
         self._metrics = metrics
         self._changed = threading.Condition()
@@ -138,8 +185,8 @@ class Batcher:
         """Return the outputs for one request, whose inputs all have the same number of rows > 0.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, too many rows; UNAVAILABLE, the queue is full; else
-                what running it raises.
+            ServingError: INVALID_ARGUMENT, too many rows or too large outputs; UNAVAILABLE, the
+                queue is full; the client left before it ran; else what running it raises.
         """
         rows = len(next(iter(inputs.values())))
         if rows > self._options.max_batch_size:
@@ -148,36 +195,104 @@ class Batcher:
                 f"{self._options.max_batch_size}"
             )
         tasks = self._pieces(inputs, rows)
-        self._enqueue(signature, tasks)
-        results = [task.done.result() for task in tasks]
+        caller = current_caller()
+        with caller.on_leaving(lambda: self._forget(tasks)):
+            try:
+                results = self._results(signature, tasks)
+            except futures.CancelledError:
+                caller.check()
+                raise
         if len(results) == 1:
             return results[0]
-        try:
-            return {
-                name: np.concatenate([result[name] for result in results]) for name in results[0]
-            }
-        except ValueError:  # the longest text of a piece decides its outputs' shapes
-            return self._run(signature, inputs)
+        shapes = [_inner_shapes(result) for result in results]
+        if any(each != shapes[0] for each in shapes):
+            results = self._at_one_shape(signature, tasks, shapes)
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+    def _results(self, signature: Signature, tasks: list[_Task]) -> list[Arrays]:
+        """Queue tasks and wait for them; stop once what they gave takes too much memory."""
+        results: list[Arrays] = []
+        total_bytes = 0
+        step = self._options.max_enqueued_pieces or len(tasks)
+        for start in range(0, len(tasks), step):
+            self._enqueue(signature, tasks[start : start + step])
+            for task in tasks[start : start + step]:
+                results.append(task.done.result())
+                total_bytes += size_bytes(results[-1])
+                if total_bytes > self._max_output_bytes:
+                    self._forget(tasks)
+                    most = self._max_output_bytes
+                    raise invalid(f"The outputs take more than {most} bytes; send fewer rows")
+        return results
+
+    def _at_one_shape(
+        self, signature: Signature, tasks: list[_Task], shapes: list[_Shapes]
+    ) -> list[Arrays]:
+        """Run pieces again, each with the rows that gave the largest outputs.
+
+        The longest text of a run decides its outputs' shapes. All rows in one run would have one
+        shape, too, and take the memory that pieces are to save.
+        """
+        largest = {key: max(each[key] for each in shapes) for key in shapes[0]}
+        longest: list[Arrays] = []
+        for key, size in largest.items():
+            if not any(self._sizes(signature, row)[key] == size for row in longest):
+                piece = next(t for t, each in zip(tasks, shapes, strict=True) if each[key] == size)
+                longest.append(self._longest_row(signature, piece.inputs, key, size))
+        again = []
+        for task in tasks:
+            parts = [task.inputs, *longest]
+            outputs = self._run(signature, _merged(parts, task.rows + len(longest)))
+            if _inner_shapes(outputs) != largest:
+                raise ServingError(
+                    StatusCode.FAILED_PRECONDITION,
+                    "Output shapes of a large batch depend on more than its longest rows; "
+                    f"send at most {self._options.execution_size} rows",
+                )
+            again.append(_rows(outputs, 0, task.rows))
+        return again
+
+    def _longest_row(
+        self, signature: Signature, inputs: Arrays, key: tuple[str, int], size: int
+    ) -> Arrays:
+        """Return the one row of which a run has this size, by halving."""
+        while (rows := len(next(iter(inputs.values())))) > 1:
+            half = _rows(inputs, 0, rows // 2)
+            is_there = self._sizes(signature, half)[key] == size
+            inputs = half if is_there else _rows(inputs, rows // 2, rows)
+        return inputs
+
+    def _sizes(self, signature: Signature, inputs: Arrays) -> _Shapes:
+        return _inner_shapes(self._run(signature, inputs))
 
     def _pieces(self, inputs: Arrays, rows: int) -> list[_Task]:
-        step = self._options.execution_size
-        if rows <= step or not self._options.enable_large_batch_splitting:
-            step = rows
-        now = time.monotonic()
-        return [
-            _Task(
-                _rows(inputs, start, start + step), min(step, rows - start), now, futures.Future()
-            )
-            for start in range(0, rows, step)
-        ]
+        """Return the request as tasks of a batch's size, or as one if it is not to be split."""
+        work = _work_of_rows(inputs, rows)
+        whole = _Size(rows, sum(work))
+        if not self._options.enable_large_batch_splitting or self._fits(whole):
+            return [_Task(inputs, whole)]
+        tasks, start, size = [], 0, _Size()
+        for row, row_work in enumerate([*work, 0]):
+            grown = size + _Size(1, row_work)
+            if row == rows or (size.rows and not self._fits(grown)):
+                tasks.append(_Task(_rows(inputs, start, row), size))
+                start, grown = row, _Size(1, row_work)
+            size = grown
+        return tasks
+
+    def _fits(self, size: _Size) -> bool:
+        """Return whether so much may run as one batch."""
+        most_work = self._options.max_execution_work
+        has_few_rows = size.rows <= self._options.execution_size
+        return has_few_rows and (most_work is None or size.work <= most_work)
 
     def _enqueue(self, signature: Signature, tasks: list[_Task]) -> None:
         key = (id(signature), self._shapes(tasks[0].inputs))  # the queue keeps the signature alive
         with self._changed:
+            tasks = [task for task in tasks if not task.done.cancelled()]
             queue = self._queues.get(key) or _Queue(signature)
             batches = queue.batches
-            open_rows = batches[-1].rows if batches else self._options.execution_size
-            placed = self._placed(open_rows, tasks)
+            placed = self._placed(batches[-1].size if batches else None, tasks)
             if len(batches) + sum(placed) > self._options.max_enqueued_batches:
                 raise ServingError(
                     StatusCode.UNAVAILABLE,
@@ -189,16 +304,27 @@ class Batcher:
                 if opens_batch:
                     batches.append(_Batch())
                 batches[-1].tasks.append(task)
-                batches[-1].rows += task.rows
-            self._queues[key] = queue
+            if batches:
+                self._queues[key] = queue
             self._changed.notify(len(tasks))
 
-    def _placed(self, open_rows: int, tasks: list[_Task]) -> list[bool]:
+    def _forget(self, tasks: list[_Task]) -> None:
+        """Take tasks that have not begun to run out of their queues."""
+        with self._changed:
+            dropped = {task for task in tasks if task.done.cancel()}
+            for key, queue in list(self._queues.items()):
+                for batch in queue.batches:
+                    batch.tasks = [task for task in batch.tasks if task not in dropped]
+                queue.batches = deque(batch for batch in queue.batches if batch.tasks)
+                if not queue.batches:
+                    del self._queues[key]
+
+    def _placed(self, last: _Size | None, tasks: list[_Task]) -> list[bool]:
         """Return for each task whether it begins a new batch, or else joins the last one."""
         placed = []
         for task in tasks:
-            opens_batch = open_rows + task.rows > self._options.execution_size
-            open_rows = task.rows + (0 if opens_batch else open_rows)
+            opens_batch = last is None or not self._fits(last + task.size)
+            last = task.size if opens_batch or last is None else last + task.size
             placed.append(opens_batch)
         return placed
 
@@ -229,7 +355,7 @@ class Batcher:
 
     def _wait_secs(self, queue: _Queue) -> float:
         first = queue.batches[0]
-        is_closed = len(queue.batches) > 1 or first.rows >= self._options.execution_size
+        is_closed = len(queue.batches) > 1 or not self._fits(first.size + _Size(1, 1))
         if is_closed or self._closing:
             return 0.0
         due = first.tasks[0].enqueued_secs + self._options.batch_timeout_micros / 1e6
@@ -237,6 +363,8 @@ class Batcher:
 
     def _take(self, key: Hashable, queue: _Queue) -> list[_Task]:
         batch = queue.batches.popleft()
+        for task in batch.tasks:
+            task.done.set_running_or_notify_cancel()  # from here on it cannot be forgotten
         if queue.batches:
             self._queues.move_to_end(key)  # every queue has its turn
         else:
@@ -268,6 +396,26 @@ class Batcher:
         for task in tasks:
             task.done.set_result(_rows(outputs, start, start + task.rows))
             start += task.rows
+
+
+def _inner_shapes(arrays: Arrays) -> _Shapes:
+    return {
+        (name, axis): size
+        for name, array in arrays.items()
+        for axis, size in enumerate(array.shape[1:], 1)
+    }
+
+
+def _work_of_rows(inputs: Arrays, rows: int) -> list[int]:
+    """Return each row's bytes of text plus numbers, over all inputs."""
+    work = [0] * rows
+    for array in inputs.values():
+        if array.dtype == np.object_:
+            flat = array.reshape(rows, -1)
+            work = [have + sum(map(len, row)) for have, row in zip(work, flat, strict=True)]
+        else:
+            work = [have + array.size // rows for have in work]
+    return work
 
 
 def _rows(arrays: Arrays, start: int, stop: int) -> Arrays:

@@ -24,8 +24,10 @@ from tensorflow_serving.apis import (
 from pipeline.errors import InputError
 from serving.server.backend import Backend
 from serving.server.config_files import models_from_proto
+from serving.server.connections import connection_limit
 from serving.server.describe import metadata_response, status_response, unknown_field
 from serving.server.examples import answering_spec, classify, multi_inference, regress
+from serving.server.grpc_admission import Admission, thread_count
 from serving.server.limits import Limits
 from serving.server.loading import Servable
 from serving.server.models import Repository
@@ -36,6 +38,7 @@ from serving.server.tensors import arrays_from_protos, write_array
 _log = logging.getLogger(__name__)
 _MESSAGE_CHARS = 1024
 _ENTRYPOINT = "GRPC"  # in metrics
+_MAX_STREAMS = 128  # of a connection; a client that sends more at a time opens another
 
 
 def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,15 +226,12 @@ def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
         InputError: the port is taken or the host is none of this machine's.
     """
     limits = backend.limits
-    threads = futures.ThreadPoolExecutor(limits.max_accepted_requests, "grpc")
+    count = thread_count(limits)
     server = grpc.server(
-        threads,
-        options=[
-            ("grpc.max_receive_message_length", limits.max_message_bytes),
-            ("grpc.max_send_message_length", limits.max_message_bytes),
-            ("grpc.so_reuseport", 0),  # else two servers share a port without a word
-        ],
-        maximum_concurrent_rpcs=limits.max_accepted_requests,
+        futures.ThreadPoolExecutor(count, "grpc"),
+        interceptors=[Admission(backend)],
+        options=_options(limits),
+        maximum_concurrent_rpcs=count,
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         PredictionService(backend), server
@@ -244,3 +244,24 @@ def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
     except RuntimeError as error:
         message = f"--grpc-port: cannot listen at {address}; is it in use? choose another port"
         raise InputError(message) from error
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    transfer_ms = int(limits.transfer_timeout_secs * 1000)
+    return [
+        ("grpc.max_receive_message_length", limits.max_request_bytes),
+        ("grpc.max_send_message_length", limits.max_message_bytes),
+        ("grpc.so_reuseport", 0),  # else two servers share a port without a word
+        # gRPC does not bound what a compressed message unpacks to, so none is taken.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.http2.bdp_probe", 0),  # a stream that is not read buffers 64 KiB, never more
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", connection_limit(limits)),
+        ("grpc.max_connection_idle_ms", int(limits.idle_timeout_secs * 1000)),
+        ("grpc.max_connection_age_ms", int(limits.max_connection_age_secs * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(limits.rest_timeout_secs * 1000)),
+        ("grpc.keepalive_time_ms", int(limits.idle_timeout_secs * 1000)),
+        ("grpc.keepalive_timeout_ms", transfer_ms),
+        ("grpc.server_handshake_timeout_ms", transfer_ms),
+        ("grpc.http2.settings_timeout", transfer_ms),
+    ]

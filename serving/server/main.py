@@ -1,8 +1,13 @@
 """Starting and stopping the embedded server."""
 
+import functools
+import math
+import os
 import signal
 import socket
+import sys
 import threading
+import time
 from concurrent import futures
 from pathlib import Path
 from types import FrameType
@@ -14,14 +19,20 @@ from pipeline.errors import InputError
 from serving.addresses import joined
 from serving.server.backend import Backend
 from serving.server.batching import SERVE_DEFAULT, BatchingOptions
+from serving.server.connections import BoundedProtocol, connection_limit, raise_file_limit
 from serving.server.grpc_api import grpc_server
 from serving.server.limits import Limits
 from serving.server.loading import saved_model_loader
+from serving.server.log_limits import limit_log_lines
+from serving.server.memory import Trimmer
 from serving.server.metrics import Metrics
 from serving.server.models import Repository
 from serving.server.origins import known_hosts
 from serving.server.rest import rest_app
 from serving.server.runner import Runner
+
+# After the stop timeout, transports get this long to end their threads.
+_STOP_MARGIN_SECS = 1.0
 
 
 class ModelServer:
@@ -49,8 +60,10 @@ class ModelServer:
         self._runner = runner = Runner(limits, batching, metrics)
         load = saved_model_loader(runner, metrics)
         self.host = host
+        self.stop_timeout_secs = limits.stop_timeout_secs
         self.repository = Repository(models, load)
-        backend = Backend(self.repository, runner, metrics, limits)
+        self._backend = backend = Backend(self.repository, runner, metrics, limits)
+        self._trimmer = Trimmer(backend.work)
         self._socket = _bound_socket(host, rest_port, "--rest-port")
         self.rest_port = self._socket.getsockname()[1]
         try:
@@ -87,16 +100,31 @@ class ModelServer:
         while self._rest_thread.is_alive() and not self._rest.started:
             self._rest_thread.join(0.01)
         self.repository.start_polling(self._limits.poll_secs)
+        self._trimmer.start()
 
-    def stop(self) -> None:
-        """Accept nothing new, let running requests finish, and return."""
+    def stop(self) -> list[str]:
+        """Accept nothing new, let running requests finish for `stop_timeout_secs`, and return.
+
+        Returns:
+            What still goes on in threads that cannot be stopped: nobody waits for it any more.
+        """
+        deadline = time.monotonic() + self._limits.stop_timeout_secs + _STOP_MARGIN_SECS
+
+        def remaining_secs() -> float:
+            return max(0.0, deadline - time.monotonic())
+
+        self.repository.stop_polling(0)
+        self._trimmer.stop()
         self._rest.should_exit = True
         grpc_stopped = self._grpc.stop(self._limits.stop_timeout_secs)
-        self._rest_thread.join()
-        grpc_stopped.wait()
-        self.repository.stop_polling()
+        self._rest_thread.join(remaining_secs())
+        grpc_stopped.wait(remaining_secs())
+        has_ended = self.repository.stop_polling(remaining_secs())
         self._runner.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        running = self._backend.work.running
+        given_up = [f"{running} running requests"] if running else []
+        return given_up if has_ended else [*given_up, "the load of a version"]
 
 
 def serve(
@@ -108,7 +136,10 @@ def serve(
     allowed_hosts: tuple[str, ...] = (),
     limits: Limits | None = None,
 ) -> None:
-    """Serve models until SIGINT or SIGTERM.
+    """Serve models until SIGINT or SIGTERM; a second signal ends the process at once.
+
+    Requests that are running may finish within `Limits.stop_timeout_secs`. If some do not, it ends
+    the process, with exit code 1, since their threads cannot be stopped.
 
     Args:
         models: holds NAME/VERSION/saved_model.pb; the newest version of each name is served, and a
@@ -119,14 +150,18 @@ def serve(
         batching: how requests of several clients are run together; None: not at all.
         allowed_hosts: names that REST clients may use for this server besides loopback names and
             `host`. Empty: all names if `host` is not a loopback address.
-        limits: bounds on what the server takes on; None: the defaults.
+        limits: bounds on memory, on connections and on waiting.
 
     Raises:
         InputError: no models, a model that cannot be loaded, or a port in use.
     """
+    raise_file_limit()
+    limit_log_lines()
     stopping = threading.Event()
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
         stopping.set()
 
     server = ModelServer(models, host, rest_port, grpc_port, limits, batching, allowed_hosts)
@@ -140,10 +175,22 @@ def serve(
         notes.out(f"REST at http://{joined(host, server.rest_port)}")
         notes.out(f"gRPC at {joined(host, server.grpc_port)}")
         stopping.wait()
-        server.stop()
+        given_up = server.stop()
+        if given_up:
+            notes.out(
+                f"stopped after {server.stop_timeout_secs:g} s; gave up {' and '.join(given_up)}"
+            )
+            _end_process()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_process() -> None:
+    """End without waiting for threads, as the interpreter would."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _bound_socket(host: str, port: int, flag: str) -> socket.socket:
@@ -175,11 +222,12 @@ def _port_in_use(flag: str, host: str, port: int) -> InputError:
 def _uvicorn_config(app: object, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="h11",
+        http=functools.partial(BoundedProtocol, limits, connection_limit(limits)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(limits.stop_timeout_secs),
+        backlog=128,
+        timeout_graceful_shutdown=math.ceil(limits.stop_timeout_secs),
     )

@@ -240,11 +240,16 @@ class Repository:
         self._poller = threading.Thread(target=work, name="model-poller", daemon=True)
         self._poller.start()
 
-    def stop_polling(self) -> None:
-        """End the polling thread; a load in progress is finished first."""
+    def stop_polling(self, timeout_secs: float | None = None) -> bool:
+        """End the polling thread; a load in progress is finished first.
+
+        Returns:
+            Whether it ended within `timeout_secs`.
+        """
         self._stopping.set()
         if self._poller:
-            self._poller.join()
+            self._poller.join(timeout_secs)
+        return not (self._poller and self._poller.is_alive())
 
     def is_known(self, name: str) -> bool:
         """Return whether there is a model of that name."""

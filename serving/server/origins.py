@@ -112,6 +112,6 @@ class OriginCheck:
             await self._app(scope, receive, send)
             return
         status, message = refused
-        headers = {"Connection": "close", **NOSNIFF}  # the body stays unread
+        headers = {"Connection": "close", **NOSNIFF} if status == 400 else NOSNIFF
         response = Response(error_answer(message), status, headers, "application/json")
         await response(scope, receive, send)

@@ -12,12 +12,13 @@ TensorFlow Serving.
 """
 
 import asyncio
-import functools
 import logging
 import re
 import zlib
 from collections.abc import AsyncIterator, Callable
 from concurrent import futures
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 from grpc import StatusCode
@@ -26,8 +27,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from tensorflow_serving.apis import input_pb2
 
 from serving.server.backend import Backend
+from serving.server.budget import Share
+from serving.server.callers import Caller, current_caller
 from serving.server.describe import metadata_json, status_json
 from serving.server.examples import (
     classification_json,
@@ -38,11 +42,13 @@ from serving.server.examples import (
 )
 from serving.server.health import health_routes
 from serving.server.json_answer import error_answer, predict_answer
-from serving.server.json_request import parse_document, read_inputs, signature_name
+from serving.server.json_request import Layout, parse_document, read_inputs, signature_name
+from serving.server.limits import PIECE_BYTES
+from serving.server.loading import Servable
 from serving.server.metrics import PATH as METRICS_PATH
 from serving.server.origins import NOSNIFF, KnownHosts, OriginCheck
 from serving.server.playground import playground_routes
-from serving.server.signature import DEFAULT_SIGNATURE
+from serving.server.signature import DEFAULT_SIGNATURE, Arrays, Signature, size_bytes
 from serving.server.status import HTTP_STATUS, ServingError, invalid, shortened
 
 _log = logging.getLogger(__name__)
@@ -51,6 +57,9 @@ _WHICH = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _ASK = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?P<metadata>/metadata)?", re.I)
 _RUN = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<verb>classify|regress|predict)", re.I)
 _MAX_VERSION = 2**63 - 1
+# Compressed JSON of ids and masks reaches a ratio of 100; a bomb of one repeated byte, 1,000.
+_MAX_RATIO = 200
+_RATIO_FROM_BYTES = 1024 * 1024
 _NOT_FOUND = (
     "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n"
     "<H1>Not Found</H1>\n</BODY></HTML>\n"
@@ -66,6 +75,14 @@ class _BodyTooLargeError(ServingError):
 
     def __init__(self, limit: int) -> None:
         message = f"Request body is larger than {limit} bytes"
+        super().__init__(StatusCode.RESOURCE_EXHAUSTED, message)
+
+
+class _RatioError(ServingError):
+    """A compressed body that holds next to nothing: answered 413."""
+
+    def __init__(self) -> None:
+        message = f"Request body unpacks to more than {_MAX_RATIO} times its size"
         super().__init__(StatusCode.RESOURCE_EXHAUSTED, message)
 
 
@@ -97,7 +114,6 @@ class _RestApi:
         self._backend = backend
         self._limits = backend.limits
         self._threads = threads
-        self._accepted = 0  # predictions between their first byte and their answer
         self._verbs = {  # in lower case only, as in TensorFlow Serving
             "predict": self._predict,
             "classify": self._classify,
@@ -107,19 +123,27 @@ class _RestApi:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
         request = Request(scope, receive)
+        client = scope.get("client")
+        share = self._backend.budget.request(client[0] if client else "")
         try:
-            response = await self._answer(request)
+            response = await self._response(request, share)
+            response.headers.update(NOSNIFF)
+            await response(scope, receive, send)
+        finally:
+            share.release()
+
+    async def _response(self, request: Request, share: Share) -> Response:
+        try:
+            return await self._answer(request, share)
         except ServingError as error:
-            response = _json(_status(error), error_answer(error.message))
+            return _json(_status(error), error_answer(error.message))
         except _VersionTooLargeError:
-            response = _json(400, b"")
+            return _json(400, b"")
         except Exception as error:
             _log.exception("%s %s failed", request.method, request.url.path)
-            response = _json(500, error_answer(type(error).__name__))
-        response.headers.update(NOSNIFF)
-        await response(scope, receive, send)
+            return _json(500, error_answer(type(error).__name__))
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, share: Share) -> Response:
         target = _target(request.scope)
         if request.method == "GET" and target == METRICS_PATH:
             return Response(self._backend.metrics.page(), media_type="text/plain")
@@ -130,7 +154,7 @@ class _RestApi:
             return Response(b"", 200 if known else 400, media_type="text/html")
         run = _RUN.fullmatch(target)
         if request.method == "POST" and run and run["verb"] in self._verbs:
-            return await self._run(request, run)
+            return await self._run(request, run, share)
         if request.method == "GET" and (ask := _ASK.fullmatch(target)):
             return self._describe(ask)
         raise invalid(f"Malformed request: {request.method} {shortened(target)}")
@@ -146,91 +170,166 @@ class _RestApi:
             200, status_json(self._backend.repository.statuses(name, version, ask["label"] or ""))
         )
 
-    async def _run(self, request: Request, run: re.Match[str]) -> Response:
+    async def _run(self, request: Request, run: re.Match[str], share: Share) -> Response:
         """Predict, classify or regress."""
         _check_media_type(request.headers.get("content-type", ""))
-        asked = unquote(run["name"]), _version(run), run["label"] or ""
-        with self._backend.counted(asked[0], run["verb"].capitalize(), "REST"):
-            if self._accepted >= self._limits.max_accepted_requests:
-                raise ServingError(
-                    StatusCode.UNAVAILABLE,
-                    f"The server is busy: {self._accepted} predictions accepted; try again later",
-                )
-            self._accepted += 1
-            future = None
+        name, version, label = unquote(run["name"]), _version(run), run["label"] or ""
+        caller = Caller()
+        with self._backend.counted(name, run["verb"].capitalize(), "REST"):
             try:
                 async with asyncio.timeout(self._limits.rest_timeout_secs):
-                    answer = self._verbs[run["verb"]]
-                    work = functools.partial(answer, await self._body(request), *asked)
-                    future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-                    return _json(200, await asyncio.shield(future))
-            except TimeoutError as error:  # a run itself cannot be stopped; its result is dropped
+                    body = await self._body(request, share)
+                    share.take_place()
+                    query = _Query(body, name, version, label, share)
+                    answer = self._start(self._verbs[run["verb"]], query, caller)
+                    return _json(200, await _unless_gone(request, answer))
+            except TimeoutError as error:
                 message = "Timed out waiting for notification"
                 raise ServingError(StatusCode.DEADLINE_EXCEEDED, message) from error
             except ClientDisconnect as error:
                 raise ServingError(StatusCode.CANCELLED, "The client went away") from error
             finally:
-                if future:
-                    future.add_done_callback(self._done)
-                else:
-                    self._accepted -= 1
+                caller.leave()  # what has not begun to run is given up; a run cannot be stopped
 
-    def _done(self, future: asyncio.Future[bytes]) -> None:
-        self._accepted -= 1
-        if not future.cancelled():
-            future.exception()  # looked at, so that asyncio does not log it when no one waits
+    def _start(
+        self, verb: Callable[["_Query"], bytes], query: "_Query", caller: Caller
+    ) -> asyncio.Future[bytes]:
+        """Run a verb in a thread, which keeps the query's share until it ends."""
 
-    def _predict(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
+        def work() -> bytes:
+            try:
+                with self._backend.work, caller.served():
+                    return verb(query)
+            finally:
+                query.share.release()
+
+        query.share.retain()
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _predict(self, query: "_Query") -> bytes:
         """Return the answer to a predict request (in a thread, as the next two)."""
-        document = parse_document(body)
-        wanted = signature_name(document) or DEFAULT_SIGNATURE
-        servable = self._backend.repository.find(name, version, label)
-        if wanted not in servable.signatures:
-            raise invalid(
-                f'Serving signature name: "{shortened(wanted)}" not found in signature def'
-            )
-        signature = servable.signatures[wanted]
-        layout, inputs = read_inputs(document, signature)
-        return predict_answer(self._backend.runner.run(signature, inputs), layout)
+        signature, layout, inputs = self._read_predict(query)
+        query.share.hold(len(query.body) + size_bytes(inputs))
+        outputs = self._backend.runner.run(signature, inputs)
+        query.share.hold(len(query.body) + size_bytes(outputs))
+        with self._backend.budget.turn(size_bytes(outputs)):
+            current_caller().check()
+            answer = predict_answer(outputs, layout)
+        query.share.hold(len(answer))
+        return answer
 
-    def _classify(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
+    def _read_predict(self, query: "_Query") -> tuple[Signature, Layout, Arrays]:
+        with self._backend.budget.turn(len(query.body)):
+            current_caller().check()
+            document = parse_document(query.body)
+            wanted = signature_name(document) or DEFAULT_SIGNATURE
+            servable = self._backend.repository.find(query.name, query.version, query.label)
+            if wanted not in servable.signatures:
+                message = f'Serving signature name: "{shortened(wanted)}" not found'
+                raise invalid(f"{message} in signature def")
+            signature = servable.signatures[wanted]
+            return signature, *read_inputs(document, signature)
+
+    def _read_examples(self, query: "_Query") -> tuple[Servable, str, input_pb2.Input]:
+        with self._backend.budget.turn(len(query.body)):
+            current_caller().check()
+            document = parse_document(query.body)
+            wanted = signature_name(document) or DEFAULT_SIGNATURE
+            examples = read_examples(document)
+            servable = self._backend.repository.find(query.name, query.version, query.label)
+            return servable, wanted, examples
+
+    def _classify(self, query: "_Query") -> bytes:
         """Return the answer to a classify request."""
-        document = parse_document(body)
-        wanted, examples = signature_name(document) or DEFAULT_SIGNATURE, read_examples(document)
-        servable = self._backend.repository.find(name, version, label)
+        servable, wanted, examples = self._read_examples(query)
         return classification_json(classify(servable, wanted, examples, self._backend))
 
-    def _regress(self, body: bytes, name: str, version: int | None, label: str) -> bytes:
+    def _regress(self, query: "_Query") -> bytes:
         """Return the answer to a regress request."""
-        document = parse_document(body)
-        wanted, examples = signature_name(document) or DEFAULT_SIGNATURE, read_examples(document)
-        servable = self._backend.repository.find(name, version, label)
+        servable, wanted, examples = self._read_examples(query)
         return regression_json(regress(servable, wanted, examples, self._backend))
 
-    async def _body(self, request: Request) -> bytes:
-        limit = self._limits.max_message_bytes
+    async def _body(self, request: Request, share: Share) -> bytes:
+        limit = self._limits.max_request_bytes
         body = bytearray()
         async for chunk in _decoded(request, limit):
             body += chunk
             if len(body) > limit:
                 raise _BodyTooLargeError(limit)
+            share.hold(len(body))
         return bytes(body)
 
 
+@dataclass(frozen=True)
+class _Query:
+    """A request to predict, classify or regress, read to its end."""
+
+    body: bytes
+    name: str
+    version: int | None
+    label: str
+    share: Share
+
+
+async def _unless_gone(request: Request, answer: asyncio.Future[bytes]) -> bytes:
+    """Return the answer; raise ClientDisconnect as soon as the client does not wait for it."""
+    gone = asyncio.ensure_future(_disconnected(request))
+    either: set[asyncio.Future[Any]] = {answer, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        gone.cancel()
+        answer.add_done_callback(_look_at)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _look_at(answer: asyncio.Future[bytes]) -> None:
+    """Keep asyncio from logging an error that no one waits for."""
+    if not answer.cancelled():
+        answer.exception()
+
+
 async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Yield the body, decompressed if it is gzip; a broken gzip body counts as empty."""
+    """Yield the body, decompressed if it is gzip; a broken gzip body counts as empty.
+
+    Ends after one chunk that exceeds the limit.
+
+    Raises:
+        ServingError: the body is larger than the limit as it was sent, or unpacks to more than
+            `_MAX_RATIO` times its size.
+    """
     if int(request.headers.get("content-length", 0)) > limit:
         raise _BodyTooLargeError(limit)
-    decode: Callable[[bytes], bytes] = bytes
-    if request.headers.get("content-encoding", "").lower() == "gzip":
-        # One byte over the limit is enough to know: no gzip bomb gets to unfold.
-        gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        decode = functools.partial(gzip.decompress, max_length=limit + 1)
+    if request.headers.get("content-encoding", "").lower() != "gzip":
+        async for chunk in request.stream():
+            yield chunk
+        return
+    gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    packed, unpacked = 0, 0
     async for chunk in request.stream():
+        packed += len(chunk)
+        if packed > limit:
+            raise _BodyTooLargeError(limit)
+        if gzip.eof:
+            continue  # whatever stands behind the first member is no part of the document
         try:
-            yield decode(chunk)
+            # One byte over the limit is enough to know: no gzip bomb gets to unfold.
+            part = await asyncio.to_thread(gzip.decompress, chunk, limit + 1 - unpacked)
         except zlib.error:
             return
+        unpacked += len(part)
+        yield part
+        if unpacked > limit:
+            return
+        if unpacked > max(_RATIO_FROM_BYTES, packed * _MAX_RATIO):
+            raise _RatioError
 
 
 def _target(scope: Scope) -> str:
@@ -259,10 +358,23 @@ def _check_media_type(content_type: str) -> None:
 
 
 def _status(error: ServingError) -> int:
-    if isinstance(error, _BodyTooLargeError):
+    if isinstance(error, _BodyTooLargeError | _RatioError):
         return 413
     return 415 if isinstance(error, _MediaTypeError) else HTTP_STATUS[error.code]
 
 
 def _json(status: int, body: bytes) -> Response:
-    return Response(body, status, media_type="application/json")
+    return _InPieces(body, status, media_type="application/json")
+
+
+class _InPieces(Response):
+    """An answer of which the connection buffers one piece at a time."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it (ASGI)."""
+        head = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **head})
+        for start in range(0, len(self.body), PIECE_BYTES):
+            piece = bytes(self.body[start : start + PIECE_BYTES])
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})

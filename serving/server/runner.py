@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from serving.server.batching import Batcher, BatchingOptions
+from serving.server.batching import Batcher, BatchingOptions, RunNow
+from serving.server.callers import current_caller
 from serving.server.limits import Limits
 from serving.server.metrics import Metrics
 from serving.server.signature import Arrays, Signature, check_inputs
@@ -23,7 +24,10 @@ class Runner:
     ) -> None:
         self.max_input_bytes = limits.max_message_bytes
         self._places = threading.BoundedSemaphore(limits.max_concurrent_runs)
-        self._batcher = Batcher(self._run_now, batching, metrics or Metrics()) if batching else None
+        self._batcher = None
+        if batching:
+            most = limits.max_message_bytes
+            self._batcher = Batcher(self._run_now, batching, metrics or Metrics(), most)
 
     def close(self) -> None:
         """End the threads that run batches; what they have begun is finished."""
@@ -34,19 +38,23 @@ class Runner:
         """Return the outputs by name; strings are object arrays of bytes.
 
         Raises:
-            ServingError: the inputs do not fit the signature, the graph failed, or the queue of
-                batches is full.
+            ServingError: the inputs do not fit the signature, the graph failed, the queue of
+                batches is full, or the client left before it ran.
         """
         check_inputs(signature, inputs)
+        run: RunNow = self._run_now
         if self._batcher and signature.can_batch:
             rows = {len(array) for array in inputs.values()}
             if len(rows) == 1 and rows != {0}:
-                return self._batcher.run(signature, inputs)
-        return self._run_now(signature, inputs)
+                run = self._batcher.run
+        outputs = run(signature, inputs)
+        current_caller().check()  # writing an answer may take longer than computing it
+        return outputs
 
     def _run_now(self, signature: Signature, arrays: Arrays) -> Arrays:
         try:
             with self._places:
+                current_caller().check()
                 tensors = {
                     name: tf.convert_to_tensor(value, signature.inputs[name].dtype)
                     for name, value in arrays.items()

@@ -19,6 +19,14 @@ Shape = tuple[int, ...]
 _NAMES_SHOWN = 64
 
 
+def size_bytes(arrays: Arrays) -> int:
+    """Return the memory that arrays take, with the bytes of their strings."""
+    return sum(
+        array.nbytes + (sum(map(len, array.flat)) if array.dtype == np.object_ else 0)
+        for array in arrays.values()
+    )
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """What a signature says about one input or output."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 from grpc import StatusCode
 
 from pipeline.errors import InputError
-from serving.server.batching import Batcher, BatchingOptions
+from serving.server.batching import Batcher, BatchingOptions, _work_of_rows
 from serving.server.limits import Limits
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
@@ -126,6 +126,97 @@ def test_a_large_request_is_split_if_that_is_enabled(graph, batcher):
     )
     assert together(graph, made, [[1.0], [2.0, 3.0, 4.0, 5.0, 6.0]])[1] == [4.0, 6.0, 8.0, 10.0, 12]
     assert graph.runs[1:] == [[1.0], [2.0, 3.0], [4.0, 5.0], [6.0]]
+
+
+def test_a_large_request_lets_others_have_their_turn(graph, batcher):
+    made = batcher(
+        num_batch_threads=1, max_execution_batch_size=2, enable_large_batch_splitting=True,
+        max_enqueued_pieces=1,
+    )  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        held = occupied(graph, made, pool)
+        large = pool.submit(ask, made, 2.0, 3.0, 4.0, 5.0)
+        queued(made, 2)
+        small = pool.submit(ask, made, 6.0)
+        queued(made, 3)
+        graph.go.set()
+        answers = [future.result() for future in (held, large, small)]
+    assert answers == [[3.0], [4.0, 6.0, 8.0, 10.0], [12.0]]
+    assert graph.runs.index([6.0]) < graph.runs.index([4.0, 5.0])
+
+
+def test_a_batch_is_closed_at_its_work(graph, batcher):
+    made = batcher(
+        num_batch_threads=1, max_execution_work=3, enable_large_batch_splitting=True
+    )  # a number is a piece of work
+    answers = together(graph, made, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0, 7.0, 8.0, 9.0]])
+    assert answers == [[2.0, 4.0], [6.0, 8.0], [10.0, 12.0, 14.0, 16.0, 18.0]]
+    assert graph.runs[1:] == [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0, 7.0], [8.0, 9.0]]
+
+
+def test_texts_count_by_their_bytes():
+    inputs = {
+        "text": np.array([b"abc", b"", b"\xc3\xa9"], np.object_),
+        "ids": np.zeros([3, 4], np.int32),
+    }
+    assert _work_of_rows(inputs, 3) == [3 + 4, 4, 2 + 4]
+
+
+def words(signature, inputs):
+    """Each text's words, filled up to the most of the run; and twice its length in letters."""
+    rows = [text.split() for text in inputs["x"]]
+    most = max(map(len, rows))
+    filled = [row + [b"[PAD]"] * (most - len(row)) for row in rows]
+    widest = max(map(len, inputs["x"]))
+    return {
+        "words": np.array(filled, np.object_).reshape(len(rows), most),
+        "letters": np.array([[len(text)] * widest for text in inputs["x"]]),
+    }
+
+
+@pytest.mark.parametrize("rows_a_run", [1, 2, 3, 4])
+def test_pieces_of_a_large_request_have_the_shapes_of_one_run(rows_a_run):
+    texts = [b"a", b"a b c d", b"", b"wwwwwwwwwwwwwwwwwww", b"a b", b"c", b"a b c d"]
+    inputs = {"x": np.array(texts, np.object_)}
+    sizes = []
+
+    def run(signature, part):
+        sizes.append(len(part["x"]))
+        return words(signature, part)
+
+    options = BatchingOptions(
+        max_execution_batch_size=rows_a_run, enable_large_batch_splitting=True
+    )
+    made = Batcher(run, options, Metrics())
+    outputs = made.run(ROWS, inputs)
+    made.close()
+    expected = words(ROWS, inputs)
+    assert outputs["words"].tolist() == expected["words"].tolist()
+    assert outputs["letters"].tolist() == expected["letters"].tolist()
+    assert max(sizes) <= rows_a_run + 2  # with the longest by words and the longest by letters
+
+
+def test_a_large_request_whose_shapes_nobody_understands():
+    def run(_, part):
+        return {"y": np.zeros([len(part["x"]), len(part["x"]) % 2 + 1])}
+
+    options = BatchingOptions(max_execution_batch_size=2, enable_large_batch_splitting=True)
+    made = Batcher(run, options, Metrics())
+    with pytest.raises(ServingError, match="depend on more than its longest rows; send at most 2"):
+        made.run(ROWS, {"x": np.zeros(5)})
+    made.close()
+
+
+def test_a_large_request_stops_when_its_outputs_take_too_much_memory(graph):
+    options = BatchingOptions(
+        max_execution_batch_size=2, enable_large_batch_splitting=True, max_enqueued_pieces=1
+    )
+    made = Batcher(graph, options, Metrics(), max_output_bytes=40)
+    with pytest.raises(ServingError, match="The outputs take more than 40 bytes; send fewer rows"):
+        ask(made, *range(100))
+    assert ask(made, 1.5, 2.5, 3.5) == [3.0, 5.0, 7.0]
+    made.close()
+    assert graph.runs == [[0, 1], [2, 3], [4, 5], [1.5, 2.5], [3.5]]
 
 
 def test_batches_are_filled_up_to_an_allowed_size(graph, batcher):

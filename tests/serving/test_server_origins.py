@@ -212,9 +212,11 @@ const attempt = async (mode, type) => {
 Promise.all(["cors", "no-cors"].flatMap((mode) => types.map((type) => attempt(mode, type)))).then(
   async (found) => {
     const form = document.forms[0];
-    form.action = url;
-    form.elements[0].name = body.slice(0, -1) + ',"y":"';
-    form.elements[0].value = '"}';
+    if (form) {
+      form.action = url;
+      form.elements[0].name = body.slice(0, -1) + ',"y":"';
+      form.elements[0].value = '"}';
+    }
     done(found);
   });
 """
@@ -260,6 +262,10 @@ def test_a_page_of_another_site_in_a_browser(server, other_site, tmp_path, site_
         shown = browser.wait(lambda: browser.run("return document.body.innerText"))
         browser.open(f"http://rebound.test:{server.rest_port}/")
         rebound = browser.run("return document.body.innerText")
+        same_name = browser.driver.execute_async_script(
+            POSTS, f"http://rebound.test:{server.rest_port}/v1/models/plus:predict", BODY
+        )
+        after = predictions(server)
         browser.open(f"http://{HOST}:{server.rest_port}/")
         (title,) = browser.texts("h1")
     finally:
@@ -269,5 +275,6 @@ def test_a_page_of_another_site_in_a_browser(server, other_site, tmp_path, site_
     assert all(outcome.endswith("failed") for outcome in outcomes if outcome.startswith("cors"))
     assert "pages of other sites are refused" in shown
     assert "is not a name of this server" in rebound
-    assert title  # the server's own page is there
-    assert predictions(server) == before
+    assert all("is not a name of this server" in outcome for outcome in same_name)
+    assert after == before
+    assert title == "Playground"  # the server's own page is there

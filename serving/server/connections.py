@@ -1,0 +1,113 @@
+"""How long REST connections may wait for their clients, and how many there may be.
+
+The HTTP server itself limits none of this: a client that connects and sends nothing, a byte a
+second, or reads nothing, is waited for without end, and a process out of file descriptors cannot
+even load a new version.
+"""
+
+import asyncio
+import resource
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from serving.server.limits import Limits
+
+_TICK_SECS = 1.0
+# What the process needs besides connections: models, threads, sockets that just were accepted.
+_OTHER_FILES = 256
+_MOST_FILES = 16_384
+# A client that sends a body over the limit hears so once it has sent all; so many limits are read.
+_MAX_DISCARDED = 16
+
+
+class BoundedProtocol(H11Protocol):
+    """Closes a connection that keeps the server waiting, and the slowest one if there are too many.
+
+    A connection is in one of these stages, each with a time limit but the last two:
+
+        head      the client sends the head of a request, or nothing
+        rest      the answer is sent, but the client still sends the body, which is thrown away
+        answer    the client takes the answer; the time counts from the last byte that it took
+        body      the client sends the body; the application limits its time
+        run       the application works
+    """
+
+    def __init__(self, limits: Limits, max_connections: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._limits = limits
+        self._max_connections = max_connections
+        self._stage: tuple[str, int] = ("head", 0)
+        self._since_secs = 0.0
+        self._tick: asyncio.TimerHandle | None = None
+        self._discarded = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a new connection, and close another one if it is one too many."""
+        super().connection_made(transport)
+        self._since_secs = self.loop.time()
+        self._tick = self.loop.call_later(_TICK_SECS, self._look)
+        if len(self.connections) > self._max_connections:
+            self._close_slowest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if self._tick:
+            self._tick.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client; of a body that nobody reads, only so many."""
+        if self._current_stage()[0] == "rest":
+            self._discarded += len(data)
+            if self._discarded > _MAX_DISCARDED * self._limits.max_request_bytes:
+                self.transport.abort()
+                return
+        else:
+            self._discarded = 0
+        super().data_received(data)
+
+    def _look(self) -> None:
+        """Close the connection if it has been in one stage for too long."""
+        stage = self._current_stage()
+        now_secs = self.loop.time()
+        if stage != self._stage:
+            self._stage, self._since_secs = stage, now_secs
+        has_limit = stage[0] in ("head", "rest", "answer")
+        if has_limit and now_secs - self._since_secs > self._limits.transfer_timeout_secs:
+            self.transport.abort()
+            return
+        self._tick = self.loop.call_later(_TICK_SECS, self._look)
+
+    def _current_stage(self) -> tuple[str, int]:
+        """Return the stage, with a number that changes when the client makes progress."""
+        cycle, unsent = self.cycle, self.transport.get_write_buffer_size()
+        if unsent:
+            return "answer", unsent
+        if cycle is None:
+            return "head", 0
+        if cycle.response_complete:
+            return ("rest" if cycle.more_body else "head"), id(cycle)
+        return ("body" if cycle.more_body else "run"), id(cycle)
+
+    def _close_slowest(self) -> None:
+        waiting = [each for each in self.connections if each._current_stage()[0] != "run"]  # type: ignore[union-attr]
+        slowest = min(waiting, key=lambda each: each._since_secs)  # type: ignore[union-attr]
+        slowest.transport.abort()
+        self.connections.discard(slowest)
+
+
+def raise_file_limit() -> None:
+    """Let the process open as many files as it is allowed to, within reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def connection_limit(limits: Limits) -> int:
+    """Return how many connections each API may have, given the files the process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return limits.max_connections
+    return max(16, min(limits.max_connections, (soft - _OTHER_FILES) // 2))

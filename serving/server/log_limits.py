@@ -1,0 +1,45 @@
+"""One line a minute for each kind of event that clients can provoke."""
+
+import logging
+import threading
+import time
+
+_INTERVAL_SECS = 60.0
+# Their tracebacks are of clients' doing; ours point at a fault of the server.
+_WITHOUT_TRACEBACK = ("uvicorn", "asyncio", "grpc")
+
+
+class OncePerMinute(logging.Filter):
+    """Passes a record if its line of code has not logged for a minute; the next tells how often."""
+
+    def __init__(self, interval_secs: float = _INTERVAL_SECS) -> None:
+        super().__init__()
+        self._interval_secs = interval_secs
+        self._lock = threading.Lock()
+        self._last_secs: dict[tuple[str, int], float] = {}
+        self._dropped: dict[tuple[str, int], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is to be written, shortened where it has a traceback."""
+        key, now_secs = (record.pathname, record.lineno), time.monotonic()
+        with self._lock:
+            if now_secs - self._last_secs.get(key, -self._interval_secs) < self._interval_secs:
+                self._dropped[key] = self._dropped.get(key, 0) + 1
+                return False
+            self._last_secs[key] = now_secs
+            dropped = self._dropped.pop(key, 0)
+        if dropped:
+            message = record.getMessage().rstrip()
+            record.msg, record.args = f"{message} ({dropped} more like it before)", ()
+        if record.exc_info and record.name.split(".")[0] in _WITHOUT_TRACEBACK:
+            record.msg, record.args = f"{record.getMessage().strip()}: {record.exc_info[1]!r}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+def limit_log_lines() -> None:
+    """Put the limit on every handler that writes what the server and its libraries log."""
+    limit = OncePerMinute()
+    for handler in (*logging.root.handlers, logging.lastResort):
+        if handler:
+            handler.addFilter(limit)
