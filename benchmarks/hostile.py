@@ -172,15 +172,22 @@ class _Probes:
             threading.Thread(target=self._work, args=each, daemon=True) for each in kinds.items()
         ]
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Probes":
         for thread in self._threads:
             thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
         self._channel.close()
+
+    def wait_for_first(self) -> None:
+        """Wait until a request of each kind has been answered."""
+        deadline = time.monotonic() + _RECOVERY_SECS
+        while len(self._seen.sent) < len(self._threads) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _work(self, kind: str, send: Callable[[Good], str]) -> None:
         limit_secs = self._bounds.status_secs if kind == "status" else self._bounds.good_secs
@@ -273,7 +280,8 @@ def attacked(
     seen = Seen(attack, before_bytes=server.resident_bytes())
     lines_before = len(server.log_lines())
     with _Memory(server, rest_bytes + bounds.kill_bytes) as memory:
-        with _Probes(server, good, bounds, seen):
+        with _Probes(server, good, bounds, seen) as probes:
+            probes.wait_for_first()  # so that gRPC's has its connection
             subprocess.run(attack_command(attack, server, secs), timeout=secs + 120, check=True)
         deadline = time.monotonic() + _RECOVERY_SECS
         while server.is_alive and time.monotonic() < deadline:

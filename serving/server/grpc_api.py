@@ -38,6 +38,7 @@ from serving.server.tensors import arrays_from_protos, write_array
 _log = logging.getLogger(__name__)
 _MESSAGE_CHARS = 1024
 _ENTRYPOINT = "GRPC"  # in metrics
+_HANDSHAKE_MS = 2000
 _MAX_STREAMS = 128  # of a connection; a client that sends more at a time opens another
 
 
@@ -248,6 +249,9 @@ def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
     transfer_ms = int(limits.transfer_timeout_secs * 1000)
+    # Connections that send nothing count against those that are allowed, and gRPC closes none of
+    # them for a new one; so they end soon.
+    handshake_ms = min(transfer_ms, _HANDSHAKE_MS)
     return [
         ("grpc.max_receive_message_length", limits.max_request_bytes),
         ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -262,6 +266,6 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_grace_ms", int(limits.rest_timeout_secs * 1000)),
         ("grpc.keepalive_time_ms", int(limits.idle_timeout_secs * 1000)),
         ("grpc.keepalive_timeout_ms", transfer_ms),
-        ("grpc.server_handshake_timeout_ms", transfer_ms),
-        ("grpc.http2.settings_timeout", transfer_ms),
+        ("grpc.server_handshake_timeout_ms", handshake_ms),
+        ("grpc.http2.settings_timeout", handshake_ms),
     ]

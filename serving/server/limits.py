@@ -29,7 +29,7 @@ class Limits:
     # of an answer.
     transfer_timeout_secs: float = 10.0
     # A connection without a request is closed after this long.
-    idle_timeout_secs: float = 60.0
+    idle_timeout_secs: float = 30.0
     # A gRPC connection is closed after this long, so that clients find other servers.
     max_connection_age_secs: float = 3600.0
     # A REST client hears of a timeout after this long; TensorFlow Serving's default.

@@ -1,7 +1,6 @@
 """Starting and stopping the embedded server."""
 
 import functools
-import math
 import os
 import signal
 import socket
@@ -32,7 +31,7 @@ from serving.server.rest import rest_app
 from serving.server.runner import Runner
 
 # After the stop timeout, transports get this long to end their threads.
-_STOP_MARGIN_SECS = 1.0
+_STOP_MARGIN_SECS = 0.5
 
 
 class ModelServer:
@@ -229,5 +228,5 @@ def _uvicorn_config(app: object, limits: Limits) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         backlog=128,
-        timeout_graceful_shutdown=math.ceil(limits.stop_timeout_secs),
+        timeout_graceful_shutdown=int(limits.stop_timeout_secs),
     )
