@@ -131,7 +131,7 @@ ATTACKS |= {
             | {"masked_lm_positions": [[1]]},
         ),
     ),
-    "JSON: 30 kB, 64 clients": _posts(64, lambda: _filled(b"[]", 30_000)),
+    "JSON: 30 kB, 16 clients": _posts(16, lambda: _filled(b"[]", 30_000)),
     "JSON: nested deeply": _posts(8, lambda: b'{"instances": ' + b"[" * 3_900_000),
     "JSON: signature name of 3.9 MB": _posts(
         8, lambda: _json(signature_name="x" * 3_900_000, instances=["a"])

@@ -8,6 +8,7 @@ that one address alone cannot shut out the others.
 import contextlib
 import gc
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -18,8 +19,11 @@ from serving.server.status import ServingError
 # Of every request this much is free, so that a few large requests do not turn small ones away.
 # Connections bound its sum. Python work on no more than this needs no turn, either.
 SMALL_BYTES = 32 * 1024
-# The interpreter runs one thread at a time anyway; between two turns, others come to theirs.
+# The interpreter runs one thread at a time anyway.
 _MAX_TURNS = 1
+# A turn may keep the interpreter all the while, and an answer to a status request needs it some ten
+# times. So after a turn, large work rests as long as the turn took, but no longer than this.
+_MOST_REST_SECS = 0.1
 _RESERVED = 8  # one part in so many is for addresses that hold less than such a part
 
 
@@ -61,6 +65,7 @@ class Budget:
         self._places = _Pool(max_places)
         self._bytes = _Pool(max_bytes)
         self._turns = threading.BoundedSemaphore(_MAX_TURNS)
+        self._rested_at_secs = 0.0
         self._collection = _PausedCollection()
 
     @property
@@ -77,14 +82,22 @@ class Budget:
         """Wait for a turn at Python work on so many bytes, such as parsing or writing JSON.
 
         Threads that keep the interpreter busy slow every other one down, the event loop too, so
-        only a few work at a time. Small work does not wait. Garbage collection is paused: it would
+        they work one at a time. Small work does not wait. Garbage collection is paused: it would
         look through millions of new lists again and again.
         """
         if size_bytes <= SMALL_BYTES:
             yield
             return
-        with self._turns, self._collection:
-            yield
+        with self._turns:
+            time.sleep(max(0.0, self._rested_at_secs - time.monotonic()))
+            started_secs = time.monotonic()
+            try:
+                with self._collection:
+                    yield
+            finally:
+                ended_secs = time.monotonic()
+                rest_secs = min(ended_secs - started_secs, _MOST_REST_SECS)
+                self._rested_at_secs = ended_secs + rest_secs
 
 
 class Share:

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
@@ -53,10 +54,16 @@ class Caller:
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
-        """Make this the `current_caller` of what this thread does within the block."""
+        """Make this the `current_caller` of what this thread does within the block.
+
+        An error that leaves the block no longer refers to the request, which could be large.
+        """
         token = _current.set(self)
         try:
             yield
+        except BaseException as error:
+            _forget_locals(error)
+            raise
         finally:
             _current.reset(token)
 
@@ -67,3 +74,14 @@ _current: ContextVar[Caller | None] = ContextVar("caller", default=None)
 def current_caller() -> Caller:
     """Return the client that this thread works for; one that never leaves if there is none."""
     return _current.get() or Caller()
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Clear the variables of functions that have ended with an error.
+
+    The error refers to them, and they to it, so that only the next full garbage collection would
+    free them.
+    """
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

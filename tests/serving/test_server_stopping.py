@@ -2,12 +2,14 @@
 
 import concurrent.futures
 import contextlib
+import gc
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import grpc
 import numpy as np
@@ -145,6 +147,30 @@ def test_a_caller_that_left_is_told_to_whoever_works_for_it():
     with caller.on_leaving(lambda: calls.append("late")), pytest.raises(ServingError, match="away"):
         caller.check()
     assert calls == ["told", "late"]
+
+
+def test_an_error_does_not_keep_the_request_in_memory():
+    class Document(list):
+        """A list that can be referred to weakly."""
+
+    def fail():
+        document = Document()
+        seen.append(weakref.ref(document))
+        try:
+            raise KeyError
+        except KeyError as error:
+            reason = ServingError(StatusCode.INVALID_ARGUMENT, "no")
+            raise reason from error
+
+    seen = []
+    gc.disable()
+    try:
+        with pytest.raises(ServingError) as caught, Caller().served():
+            fail()
+        assert caught.value.message == "no"
+        assert seen[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_what_a_caller_queued_is_not_run_once_it_left():
