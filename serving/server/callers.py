@@ -62,7 +62,7 @@ class Caller:
         try:
             yield
         except BaseException as error:
-            _forget_locals(error)
+            forget_locals(error)
             raise
         finally:
             _current.reset(token)
@@ -76,7 +76,7 @@ def current_caller() -> Caller:
     return _current.get() or Caller()
 
 
-def _forget_locals(error: BaseException | None) -> None:
+def forget_locals(error: BaseException | None) -> None:
     """Clear the variables of functions that have ended with an error.
 
     The error refers to them, and they to it, so that only the next full garbage collection would

@@ -31,7 +31,7 @@ from tensorflow_serving.apis import input_pb2
 
 from serving.server.backend import Backend
 from serving.server.budget import Share
-from serving.server.callers import Caller, current_caller
+from serving.server.callers import Caller, current_caller, forget_locals
 from serving.server.describe import metadata_json, status_json
 from serving.server.examples import (
     classification_json,
@@ -136,6 +136,7 @@ class _RestApi:
         try:
             return await self._answer(request, share)
         except ServingError as error:
+            forget_locals(error)
             return _json(_status(error), error_answer(error.message))
         except _VersionTooLargeError:
             return _json(400, b"")

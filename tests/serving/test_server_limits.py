@@ -406,6 +406,7 @@ def test_a_kind_of_line_is_logged_once_a_minute():
     limit = OncePerMinute(interval_secs=0.2)
     handler.addFilter(limit)
     log.addHandler(handler)
+    log.setLevel(logging.WARNING)
     log.propagate = False
 
     def fail(number):
