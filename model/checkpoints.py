@@ -19,7 +19,7 @@ import tensorflow as tf
 from model.run import checkpoint_name, checkpoint_steps
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
-from pipeline.files import crc32c, make_folder, publish, write_atomically
+from pipeline.files import crc32c, make_folder, publish, reason, write_atomically
 from pipeline.strict_json import to_json
 
 _PARTIAL = "partial-"
@@ -200,9 +200,8 @@ class Checkpoints:
             publish(partial, final)
         except (OSError, tf.errors.OpError) as error:
             _remove([partial])
-            why = str(error).splitlines()[0]
             raise JobError(
-                f"{final}: cannot be written: {why}; the checkpoints before it are whole"
+                f"{final}: cannot be written: {reason(error)}; the checkpoints before it are whole"
             ) from error
         self._remove_old()
 
@@ -319,15 +318,15 @@ class Checkpoints:
         except (OSError, *_PASSING) as error:
             if not path.exists():
                 raise GoneError from error
-            why = " ".join(str(error).split())
             raise JobError(
-                f"{path}: cannot be read: {why}; nothing was changed, try again when it can be"
+                f"{path}: cannot be read: {reason(error)}; nothing was changed: "
+                "try again when it can be"
             ) from error
         # TensorFlow has no one error for this: a short file, for one, is an IndexError.
         except (tf.errors.OpError, ValueError, LookupError, RuntimeError, AssertionError) as error:
             if not path.exists():
                 raise GoneError from error
-            why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            why = reason(error)
             if is_verified:
                 raise InputError(f"{path}: does not fit the run's config.json: {why}") from error
             raise DamagedError(why) from error

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import math
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from model.config import DOC_STRIDE, BertConfig, TrainingConfig, TuningConfig
 from model.tasks import Head, Task
 from pipeline.errors import InputError, JobError
-from pipeline.files import sync, write_atomically
-from pipeline.locks import only_writer_of_all
+from pipeline.files import publish, sync, write_atomically, writing
+from pipeline.locks import only_writer_of_all, staging
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.schema import Pairing
 from pipeline.strict_json import to_json
@@ -310,22 +309,20 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[st
         weights: variables, by the names that `model.network.weights_by_name` gives.
 
     Raises:
-        InputError: there is something already.
+        InputError: there is something already, or the path cannot be written.
+        JobError: the disk is full or failed.
     """
     from model.checkpoints import Checkpoints
 
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: is there already; give another --run, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
-        made = Path(temporary) / "run"
-        made.mkdir()
+    with writing(f"--run {path}"), staging(path.parent, f".{path.name}-") as made:
         (made / VOCABULARY).write_bytes(vocabulary)
         (made / CONFIG).write_text(config.to_json(), encoding="utf-8")
         checkpoints = Checkpoints(made / CHECKPOINTS)
         checkpoints.save(0, {"model": weights})
         checkpoints.wait()
-        made.rename(path)
+        publish(made, path)
 
 
 @contextlib.contextmanager
@@ -437,8 +434,12 @@ class Metrics:
             sync(self.path.parent)
 
     def add(self, step: int, split: str, values: dict[str, Any]) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
+        """Append one line.
+
+        Raises:
+            JobError: the disk is full or failed; `InputError` if the path cannot be written.
+        """
+        with writing(str(self.path)), self.path.open("a", encoding="utf-8") as file:
             file.write(to_json({"step": step, "split": split, **values}) + "\n")
 
 

@@ -440,6 +440,8 @@ class Session:
         values = self.data.measure(self.trainer)
         if values:
             self._log(step, "eval", values)
+            if self.log:
+                self.log.metrics.sync()
             self._save_best(step, values[self.evaluations.measure])
         self._evaluated = step, values
         return values

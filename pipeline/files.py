@@ -1,13 +1,15 @@
 """Files on any filesystem that Beam knows: find them, read them, publish them whole."""
 
+import contextlib
 import errno
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 """What a filesystem answers that has no `fsync` for files, or for directories."""
@@ -15,6 +17,12 @@ _CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, err
 CLOZELINE = "clozeline-"
 """What the names of our temporary files begin with, where the system's temporary folder has them:
 those of a process that was killed can be told from others."""
+
+_BAD_PATH = {
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR,
+    errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+"""Errors of a path that cannot be written, on a disk that is sound."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -26,8 +34,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
         share(Path(temporary))  # mkstemp is private to the user
         publish(Path(temporary), path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)  # a full disk is reported without
         raise
 
 
@@ -56,6 +66,34 @@ def publish(temporary: Path, final: Path) -> Path:
     temporary.replace(final)
     sync(final.parent)
     return final
+
+
+@contextlib.contextmanager
+def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of writing, inside the context, into one line.
+
+    Args:
+        given: the flag with its value, for the message.
+        kinds: exceptions of a library that mean that a file could not be written.
+
+    Raises:
+        InputError: the path cannot be written, whatever is written there.
+        JobError: the disk is full or failed.
+    """
+    failures: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except failures as error:
+        message = f"{given}: cannot be written: {reason(error)}"
+        number = error.errno if isinstance(error, OSError) else None
+        kind = InputError if number in _BAD_PATH else JobError
+        raise kind(message) from error
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message on one line, without the graph node that TensorFlow names first."""
+    message = re.sub(r"^\{\{.*?\}\}\s*", "", " ".join(str(error).split()))
+    return message[:500] or type(error).__name__
 
 
 def sync(path: Path) -> None:

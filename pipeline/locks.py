@@ -1,10 +1,12 @@
-"""A lock on a directory: one process writes it at a time, and the others are told which."""
+"""Locks on directories: one process writes one at a time, and what a killed one left is removed."""
 
 import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
+from pipeline.files import make_folder
 from pipeline.strict_json import to_json
 
 LOCK = ".lock"
@@ -76,25 +79,75 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
         InputError: another process writes the directory, or there is a file in its place.
         JobError: the lock file cannot be written.
     """
-    path = (directory, *directory.parents)
-    for part in path:
+    for part in (directory, *directory.parents):
         if part.exists() and not part.is_dir():
             raise InputError(f"{given}: {part} is a file; name a folder")
-    new = [part for part in path if not part.exists()]
-    try:
-        lock = _acquired(directory, given, wait_secs)
-    except OSError as error:
-        raise JobError(f"{given}: cannot be written: {error.strerror}") from error
+    with _removed_if_empty(directory):
+        try:
+            lock = _acquired(directory, given, wait_secs)
+        except OSError as error:
+            raise JobError(f"{given}: cannot be written: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            if lock:
+                _release(lock)
+
+
+@contextlib.contextmanager
+def _removed_if_empty(directory: Path) -> Iterator[None]:
+    """Remove a directory and its parents afterwards if they are new and nothing is in them."""
+    new = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         yield
     finally:
-        if lock:
-            # While it is held: whoever has opened the file meanwhile sees that it has no name.
-            (directory / LOCK).unlink(missing_ok=True)
-            lock.release()
         for folder in new:
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def staging(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new, empty directory, to be written and then renamed; what is left of it is removed.
+
+    So are those of the same prefix that a process on this machine left when it was killed.
+
+    Args:
+        parent: the directory to create it in; created too, unless nothing stays in it.
+        prefix: of the name of the hidden or temporary directory that holds it.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    with _removed_if_empty(parent):
+        make_folder(parent)
+        _sweep(parent, prefix)
+        outer = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = FileLock(outer / LOCK, timeout=0, fallback_to_soft=False)
+        try:
+            with contextlib.suppress(OSError):  # without locks nobody will sweep it
+                lock.acquire()
+            _write_holder(outer / LOCK)
+            inner = outer / "new"  # the outer one is private to the user, and has the lock file
+            inner.mkdir()
+            yield inner
+        finally:
+            shutil.rmtree(outer, ignore_errors=True)
+            lock.release()
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove staging directories whose process has died; those of other machines stay."""
+    for path in parent.iterdir():
+        if not path.name.startswith(prefix):
+            continue
+        with contextlib.suppress(OSError, Timeout):
+            if path.lstat().st_uid != os.getuid():  # in a temporary directory that all users share
+                continue
+            holder = read_holder(path / LOCK)
+            if holder and holder.host == socket.gethostname():
+                with FileLock(path / LOCK, timeout=0, fallback_to_soft=False):
+                    shutil.rmtree(path)
 
 
 def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
@@ -124,15 +177,29 @@ def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
             f"{given}: {before}, has ended without releasing its lock; taking it over",
             soft_wrap=True,
         )
+    try:
+        _write_holder(file)
+    except BaseException:
+        _release(lock)
+        raise
+    return lock
+
+
+def _release(lock: FileLock) -> None:
+    # Remove the file while it is locked: whoever opened it meanwhile sees that it has no name.
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def _write_holder(file: Path) -> None:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     file.write_text(to_json(asdict(Holder(os.getpid(), socket.gethostname(), now))) + "\n")
-    return lock
 
 
 def _acquire(lock: FileLock, directory: Path) -> None:
     """Create the directory and acquire its lock; the writer before may be removing both."""
     for attempt in range(10):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         try:
             lock.acquire()
         except FileNotFoundError:

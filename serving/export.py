@@ -1,15 +1,13 @@
 """A run to a versioned SavedModel directory: checked, then published by one rename."""
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
 
 from model.run import Checkpoint, Run
-from pipeline.errors import InputError
-from pipeline.locks import only_writer
+from pipeline.files import publish, writing
+from pipeline.locks import only_writer, staging
 from serving import gate
 from serving.choices import TOLERANCES, ServerVersion, ServingPrecision
 from serving.configs import versions_of, write_configs
@@ -60,31 +58,23 @@ def export_run(
     Raises:
         InputError: the run has no weights to export, the output cannot be written, or the server
             could not run the model.
-        JobError: the saved model does not answer as the Python model does.
+        JobError: the saved model does not answer as the Python model does, or the disk is full.
     """
     model = run.load_model(checkpoint)
     module = TextModel(run, model, precision)
     signatures = module.signatures()
-    try:
-        model_path.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=model_path))
-    except OSError as error:
-        raise InputError(f"--output {model_path}: cannot be written: {error.strerror}") from error
-    try:
-        # mkdtemp is private to the user; a model is for the server's user, too.
-        temporary.chmod(0o755)
-        tf.saved_model.save(module, str(temporary), signatures=signatures)
-        write_warm_up(temporary / WARM_UP, model_path.name, signatures, run.vocabulary)
+    given = f"--output {model_path}"
+    with writing(given), staging(model_path, ".export-") as temporary:
+        with writing(given, tf.errors.OpError):
+            tf.saved_model.save(module, str(temporary), signatures=signatures)
+            write_warm_up(temporary / WARM_UP, model_path.name, signatures, run.vocabulary)
         check_ops(temporary, server)
         goldens = Reference(run, model).golden(signatures)
         labels = run.task.labels if run.task else ()
         difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision], labels)
         # Another export may be about to take the same number.
-        with only_writer(model_path, f"--output {model_path}", wait_secs=PUBLISHING_SECS):
+        with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
             version = max(versions_of(model_path), default=0) + 1
-            path = temporary.rename(model_path / str(version))
+            path = publish(temporary, model_path / str(version))
             write_configs(model_path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return Exported(path, tuple(signatures), difference)

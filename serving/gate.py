@@ -19,6 +19,8 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import JobError
+from pipeline.files import writing
+from pipeline.locks import staging
 from pipeline.tokenizer import Vocabulary
 from serving.choices import FROZEN_WEIGHTS
 from serving.golden import Golden, largest_difference
@@ -87,8 +89,9 @@ def _answers(
         for name, value in inputs.items():
             data = tf.make_tensor_proto(value).SerializeToString()
             arrays[f"{number} {signature} {name}"] = np.frombuffer(data, np.uint8)
-    with tempfile.TemporaryDirectory(prefix="clozeline-gate-") as folder:
-        asked, answered = Path(folder, "requests.npz"), Path(folder, "answers.npz")
+    parent = Path(tempfile.gettempdir())
+    with writing(f"temporary files in {parent}"), staging(parent, "clozeline-gate-") as folder:
+        asked, answered = folder / "requests.npz", folder / "answers.npz"
         np.savez(asked, **arrays)  # type: ignore[arg-type]  # its stubs take the names for flags
         command = [sys.executable, str(_PROGRAM), str(saved_model), str(asked), str(answered)]
         environment = os.environ | FROZEN_WEIGHTS

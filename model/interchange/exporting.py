@@ -1,6 +1,5 @@
 """A run to a directory that `transformers` loads: config, safetensors and tokenizer files."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ from model.run import Checkpoint, Run
 from model.tasks import Head, Task
 from pipeline.console import results, table
 from pipeline.errors import InputError
-from pipeline.files import share
+from pipeline.files import publish, share, writing
+from pipeline.locks import staging
 from pipeline.manifest import VOCABULARY
 from pipeline.strict_json import to_json
 
@@ -56,7 +56,9 @@ def export_hugging_face(
         What `--json` prints.
 
     Raises:
-        InputError: the run has no such checkpoint, or the output is there already.
+        InputError: the run has no such checkpoint, or the output is there already or cannot be
+            written.
+        JobError: the disk is full or failed.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {output}: is there already; give another, or remove it")
@@ -140,18 +142,15 @@ def _write(
     vocabulary: bytes,
 ) -> None:
     """Write a directory under a temporary name, then rename it."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
-            made = Path(temporary) / "export"
-            made.mkdir()
-            for name, contents in files.items():
-                text = to_json(contents, indent=2) + "\n"
-                (made / name).write_text(text, encoding="utf-8")
-            (made / VOCABULARY).write_bytes(vocabulary)
-            # Their library refuses a file that does not say so.
-            save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
-            share(made / WEIGHTS)
-            made.rename(output)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"--output {output}: cannot be written: {error}") from error
+    with (
+        writing(f"--output {output}", SafetensorError),
+        staging(output.parent, f".{output.name}-") as made,
+    ):
+        for name, contents in files.items():
+            text = to_json(contents, indent=2) + "\n"
+            (made / name).write_text(text, encoding="utf-8")
+        (made / VOCABULARY).write_bytes(vocabulary)
+        # Their library refuses a file that does not say so.
+        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
+        share(made / WEIGHTS)
+        publish(made, output)

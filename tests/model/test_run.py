@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from model.run import (
     write_run,
 )
 from model.tasks import Task
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 from pipeline.manifest import read_manifest, sha256
 
 TRAINING = TrainingConfig(
@@ -254,3 +255,15 @@ def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: Path) -> None:
         {"step": 10, "split": "train", "loss": 5.0},
         {"step": 12, "split": "eval", "loss": 1.5},
     ]
+
+
+def test_a_disk_that_is_full_ends_an_import_with_a_line(
+    tmp_path: Path, small_config: BertConfig, dataset: Path, full_disk: Callable[[int], Any]
+) -> None:
+    facts = TextFacts(sha256(vocabulary(dataset)), lower_case=False, max_seq_length=11)
+    config = RunConfig(small_config, None, facts, heads=("masked_lm",))
+    weights = weights_by_name(build_model(small_config, None))
+    for room in (0, 100, 2_000):  # for the vocabulary, the config, the checkpoint
+        with full_disk(room), pytest.raises(JobError, match=r"cannot be written: .*File too large"):
+            write_run(tmp_path / "new" / "run", config, vocabulary(dataset), weights)
+        assert list(tmp_path.iterdir()) == []

@@ -5,14 +5,18 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+import clozeline
 from pipeline.errors import InputError, JobError
-from pipeline.locks import LOCK, only_writer, only_writer_of_all, read_holder
+from pipeline.locks import LOCK, Holder, only_writer, only_writer_of_all, read_holder, staging
+from pipeline.strict_json import to_json
 
 
 @pytest.fixture
@@ -120,3 +124,62 @@ def test_a_directory_that_cannot_be_written(
         only_writer(tmp_path, "--run x"),
     ):
         pass
+
+
+STAGE = """
+import sys
+from pathlib import Path
+from pipeline.locks import staging
+with staging(Path(sys.argv[1]), ".export-") as made:
+    (made / "half").write_text("written")
+    print("staged", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_staging_directory_is_removed_when_its_process_is_dead(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STAGE, str(tmp_path)]
+    root = Path(clozeline.__file__).parent
+    with subprocess.Popen(
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"staged\n"
+        (theirs,) = tmp_path.iterdir()
+        with staging(tmp_path, ".export-") as made:
+            assert list(made.iterdir()) == []
+            assert len(list(tmp_path.iterdir())) == 2
+        assert (theirs / "new" / "half").read_text() == "written"  # it is alive
+        other.kill()
+    assert list(tmp_path.iterdir()) == [theirs]
+    with staging(tmp_path, ".other-"):
+        pass
+    assert theirs.exists()
+    with staging(tmp_path, ".export-"):
+        assert not theirs.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_may_be_somebody_elses_stays(tmp_path: Path) -> None:
+    elsewhere = Holder(1, "another-host", "2026-01-01 00:00:00 UTC")
+    locks = {"no-lock": None, "empty": "", "elsewhere": to_json(asdict(elsewhere))}
+    for name, lock in locks.items():
+        folder = tmp_path / f".export-{name}"
+        folder.mkdir()
+        if lock is not None:
+            (folder / LOCK).write_text(lock)
+    (tmp_path / ".export-file").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with staging(tmp_path, ".export-"):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_staging_directory_is_removed_after_an_error(tmp_path: Path) -> None:
+    def stage() -> None:
+        with staging(tmp_path, ".export-") as made:
+            (made / "half").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stage()
+    assert list(tmp_path.iterdir()) == []

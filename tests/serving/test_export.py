@@ -306,6 +306,28 @@ def test_size_on_disk(tmp_path: Path) -> None:
     assert sum(sizes.values()) - of_weights < 3e6
 
 
+@pytest.mark.parametrize("room", [0, 1_000, 15_000, 200_000])
+def test_a_disk_that_is_full_ends_the_export_with_a_line(
+    trained_run: Run,
+    tmp_path: Path,
+    full_disk: Callable[[int], Any],
+    capsys: pytest.CaptureFixture,
+    room: int,
+) -> None:
+    # What export-hf writes is smaller.
+    names = ["export", "export-hf"] if room < 200_000 else ["export"]
+    output = tmp_path / "new" / "model"
+    for name in names:
+        arguments = [name, "--run", str(trained_run.path), "--output", str(output)]
+        with full_disk(room):
+            assert clozeline.main(arguments) == 1
+        said = capsys.readouterr().err
+        assert said.splitlines()[-1].startswith(f"clozeline: --output {output}: cannot be writ")
+        assert "Traceback" not in said
+        assert "{{" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_exports_of_one_model_take_turns(
     trained_run: Run,
     tmp_path: Path,

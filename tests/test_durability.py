@@ -1,0 +1,168 @@
+"""A power cut after a command, or in the middle of one, loses nothing that has its final name."""
+
+import errno
+import json
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+import clozeline
+from model.checkpoints import Checkpoints
+from pipeline.files import make_folder, publish, write_atomically
+
+
+@dataclass
+class DiskLog:
+    """What a process synced and renamed, and what a power cut would have taken.
+
+    Attributes:
+        synced: by path: a file's size and time, or a directory's names, at its last sync; names
+            that were removed since do no harm.
+        renames: new names, each with what of it was not synced at that moment.
+        not_synced_since: new names whose directory has not been synced after the rename.
+    """
+
+    synced: dict[Path, set[Any]] = field(default_factory=dict)
+    renames: dict[Path, list[Path]] = field(default_factory=dict)
+    not_synced_since: set[Path] = field(default_factory=set)
+
+    def lost(self, root: Path) -> list[Path]:
+        """Return what is a path, or below it, and not on the disk as it is now."""
+        paths = [root, *root.rglob("*")]
+        return [path for path in paths if not state(path) <= self.synced.get(path, set())]
+
+    def sync(self, path: Path) -> None:
+        self.synced[path] = state(path)
+        self.not_synced_since = {new for new in self.not_synced_since if new.parent != path}
+
+    def rename(self, old: Path, new: Path) -> None:
+        self.renames[new] = self.lost(old)
+        for path in [path for path in self.synced if path.is_relative_to(old)]:
+            self.synced[new / path.relative_to(old)] = self.synced.pop(path)
+        self.not_synced_since.add(new)
+
+    def check(self, root: Path, *temporary: str) -> None:
+        """Check what is below a path, but for names that are not published."""
+        assert self.renames
+        assert not {new: lost for new, lost in self.renames.items() if lost}
+        assert not self.not_synced_since
+        lost = [path.relative_to(root) for path in self.lost(root)]
+        assert not [path for path in lost if not {*temporary, ".lock"} & {*path.parts}]
+
+
+def state(path: Path) -> set[Any]:
+    if path.is_dir():
+        return {entry.name for entry in path.iterdir() if entry.name != ".lock"}
+    return {(path.stat().st_size, path.stat().st_mtime_ns)}
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> DiskLog:
+    log = DiskLog()
+    fsync, renaming = os.fsync, {"rename": os.rename, "replace": os.replace}
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        log.sync(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    def rename(how: str, old: Any, new: Any) -> None:
+        log.rename(Path(old).resolve(), Path(new).resolve())
+        renaming[how](old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    for how in renaming:
+        monkeypatch.setattr(os, how, partial(rename, how))
+    return log
+
+
+def test_a_file(tmp_path: Path, disk: DiskLog) -> None:
+    for data in (b"first", b"second"):
+        write_atomically(tmp_path / "new" / "folder" / "file", data)
+        disk.check(tmp_path)
+    assert (tmp_path / "new" / "folder" / "file").read_bytes() == b"second"
+
+
+def test_a_directory(tmp_path: Path, disk: DiskLog) -> None:
+    make_folder(tmp_path / "a" / "temporary" / "inner" / "empty")
+    (tmp_path / "a" / "temporary" / "inner" / "file").write_bytes(b"1")
+    (tmp_path / "a" / "temporary" / "file").write_bytes(b"2")
+    assert publish(tmp_path / "a" / "temporary", tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    disk.check(tmp_path)
+
+
+def test_a_checkpoint_and_the_best(tmp_path: Path, disk: DiskLog) -> None:
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    checkpoints.save(1, {"x": tf.Variable([1.0])})
+    checkpoints.mark_best(1, "loss", 0.5)
+    disk.check(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_what_cannot_be_synced_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    write_atomically(tmp_path / "file", b"before")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_atomically(tmp_path / "file", b"after")
+    assert (tmp_path / "file").read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_filesystem_that_cannot_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    write_atomically(tmp_path / "file", b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+TINY = {
+    "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3,
+    "intermediate_size": 40, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_commands_leave(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path, disk: DiskLog
+) -> None:
+    model, labelled, w = tmp_path / "tiny.json", tmp_path / "labelled.csv", tmp_path / "work"
+    size = len(vocab_path.read_text(encoding="utf-8").splitlines())
+    model.write_text(json.dumps(TINY | {"vocab_size": size}))
+    labelled.write_text("text,label\n" + "the boat,sea\nthe fox,wood\n" * 8)
+    flags = {
+        "vocab": {"input": prose_corpus / "*.txt", "output": w / "vocab.txt", "size": 200},
+        "preprocess": {
+            "input": prose_corpus / "*.txt", "vocab": vocab_path, "output": w / "ds",
+            "max-seq-length": 32, "max-predictions": 4, "eval-rate": 0.2, "shards": 2,
+        },
+        "pretrain": {
+            "dataset": w / "ds", "run": w / "run", "model": model, "steps": 4, "batch-size": 8,
+            "eval-every-steps": 2, "checkpoint-every-steps": 3,
+        },
+        "finetune": {
+            "task": "single", "train": labelled, "dev": labelled, "init": w / "run",
+            "run": w / "tuned", "steps": 2, "batch-size": 4,
+        },
+        "evaluate": {
+            "run": w / "tuned", "data": labelled, "predictions": w / "answers.jsonl",
+            "picture": w / "confusion.png",
+        },
+        "export-hf": {"run": w / "run", "output": w / "hf" / "run"},
+        "import": {"from": w / "hf" / "run", "run": w / "runs" / "imported"},
+        "export": {"run": w / "run", "output": w / "models" / "fox"},
+    }  # fmt: skip
+    for command, options in flags.items():
+        arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        assert clozeline.main([command, *arguments]) == 0, command
+        disk.check(w, "logs")  # TensorBoard's, which only people read
