@@ -19,7 +19,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import JobError
-from pipeline.files import writing
+from pipeline.files import CLOZELINE, writing
 from pipeline.locks import staging
 from pipeline.tokenizer import Vocabulary
 from serving.choices import FROZEN_WEIGHTS
@@ -90,7 +90,7 @@ def _answers(
             data = tf.make_tensor_proto(value).SerializeToString()
             arrays[f"{number} {signature} {name}"] = np.frombuffer(data, np.uint8)
     parent = Path(tempfile.gettempdir())
-    with writing(f"temporary files in {parent}"), staging(parent, "clozeline-gate-") as folder:
+    with writing(f"temporary files in {parent}"), staging(parent, f"{CLOZELINE}gate-") as folder:
         asked, answered = folder / "requests.npz", folder / "answers.npz"
         np.savez(asked, **arrays)  # type: ignore[arg-type]  # its stubs take the names for flags
         command = [sys.executable, str(_PROGRAM), str(saved_model), str(asked), str(answered)]
