@@ -69,6 +69,12 @@ def suspicion(document: bytes) -> str | None:
     return None
 
 
+def meaning(document: bytes) -> str | None:
+    """Return what a file is and what to do, given its begin, if that calls for a remark."""
+    kind = suspicion(document)
+    return kind and _MEANINGS[kind]
+
+
 def remarks_from(collected: Iterable[tuple[str, tuple[int, list[str]]]]) -> list[Remark]:
     """Return the remarks that a job's report holds: (kind, (number of files, some paths))."""
     return [Remark(kind, files, tuple(paths)) for kind, (files, paths) in sorted(collected)]

@@ -104,11 +104,15 @@ def _remove_left(parent: Path, prefix: str) -> None:
         if holder.host != socket.gethostname():  # whose locks may not reach this machine
             notes.print(f"{folder}: left by {holder}; remove it if that has ended", soft_wrap=True)
             continue
-        with contextlib.suppress(InputError):  # it is running
+        try:
             with only_writer(folder, str(folder)):
                 undo(str(folder))
                 _empty(str(folder))
             remove_folders([str(folder)])
+        except InputError:  # it is running
+            continue
+        except (JobError, OSError) as error:  # it is another user's
+            notes.print(f"{folder}: cannot be removed: {error}", soft_wrap=True)
 
 
 def _empty(folder: str) -> None:

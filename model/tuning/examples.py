@@ -22,6 +22,7 @@ from model.tuning.tables import (
     text_of,
 )
 from pipeline.errors import InputError
+from pipeline.remarks import meaning
 
 
 @dataclass
@@ -179,7 +180,10 @@ def read_examples(
                 kind, None if takes_pairs is None else 1 + takes_pairs
             )
             examples = _read_texts(path, kind, columns, count)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        reason = meaning(path.read_bytes()) or str(error)
+        raise InputError(f"{flag} {path}: cannot be read: {reason}") from error
+    except OSError as error:
         raise InputError(f"{flag} {path}: cannot be read: {error}") from error
     if not len(examples):
         raise InputError(f"{flag} {path}: no examples in it")

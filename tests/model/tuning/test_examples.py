@@ -85,6 +85,15 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"x\tlabel\n\xff\t1\n")
     with pytest.raises(InputError, match=r"--train .*a.tsv: cannot be read: .*utf-8"):
         texts(tmp_path / "a.tsv")
+    for name, data in (
+        ("c.tsv", "sentence\tlabel\nŁ\t1\n".encode("utf-16")),
+        ("d.tsv", b"\x1f\x8b\x08"),
+    ):
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=r"c.tsv: cannot be read: UTF-16 .* iconv"):
+        texts(tmp_path / "c.tsv")
+    with pytest.raises(InputError, match=r"d.tsv: cannot be read: compressed"):
+        texts(tmp_path / "d.tsv")
     with pytest.raises(InputError, match=r"--train .*b.tsv: cannot be read: .*No such file"):
         texts(tmp_path / "b.tsv")
 
