@@ -6,7 +6,7 @@ CORPUS ?=
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-flink test-browser bench pictures lint types format lock clean
+.PHONY: help install demo test test-all test-flink test-browser bench pictures lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,15 @@ types: install
 format: install  ## put the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+sbom: install  ## list all packages of requirements.lock in build/sbom.json (CycloneDX)
+	mkdir -p build
+	PYTHONWARNINGS=ignore $(BIN)/uvx --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements \
+	    --pyproject pyproject.toml --mc-type application --output-reproducible \
+	    --output-format JSON --output-file build/sbom.json requirements.lock
+
+audit: install  ## compare requirements.lock with known vulnerabilities, if their database can be reached
+	.ci/audit
 
 lock: install  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --no-annotate \

@@ -1,0 +1,55 @@
+"""`make audit`: fails for a known vulnerability, and not because the database cannot be reached."""
+
+import http.server
+import os
+import socket
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+import clozeline
+
+SCRIPT = Path(clozeline.__file__).parent / ".ci" / "audit"
+
+
+class Database(http.server.BaseHTTPRequestHandler):
+    """Answers as OSV does to a GET: it takes POST only."""
+
+    def do_GET(self):
+        self.send_error(405)
+
+    def log_message(self, *_):
+        pass
+
+
+def audit(database: str, uvx: Path | str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OSV_URL": database, "UVX": str(uvx)}
+    return subprocess.run(
+        [SCRIPT], capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+
+
+def test_a_database_that_cannot_be_reached_fails_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    done = audit(f"http://127.0.0.1:{port}/v1/query", "/missing")
+    assert done.returncode == 0
+    assert f"audit: NOT DONE: http://127.0.0.1:{port}/v1/query cannot be reached" in done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_the_auditor_finds_decides(code: int, tmp_path: Path) -> None:
+    uvx = tmp_path / "uvx"
+    uvx.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
+    uvx.chmod(uvx.stat().st_mode | stat.S_IXUSR)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Database) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1/query"
+        done = audit(url, uvx)
+        server.shutdown()
+    assert done.returncode == code
+    assert "--requirement requirements.lock" in done.stdout
+    assert f"--osv-url {url}" in done.stdout
