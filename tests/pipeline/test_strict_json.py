@@ -70,6 +70,7 @@ ELSEWHERE = {
     "pipeline/strict_json.py",
     "pipeline/parquet.py",  # rows on their way to the JSON reader, never in a file
     "pipeline/readers.py",  # ids, only to be hashed
+    "model/interchange/files.py",  # a check that what was read is text
     "serving/client.py",  # requests: TensorFlow Serving reads NaN and Infinity
     "serving/server/describe.py",  # what follows imitates TensorFlow Serving's own writer
     "serving/server/json_answer.py",
