@@ -45,6 +45,9 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
     started = time.monotonic()
     manifest = open_dataset(options.dataset)
     second = open_dataset(options.phase2_dataset) if options.phase2_dataset else None
+    if not any(each.examples("eval") for each in (manifest, second) if each):
+        reason = f"{options.dataset} has no eval split; preprocess with --eval-rate makes one"
+        options.refuse_given(reason, "eval_every_steps")
     strategy = make_strategy(options.strategy)
     parts = options.accumulation_steps
     replicas = strategy.num_replicas_in_sync

@@ -175,6 +175,15 @@ def test_a_flag_of_evaluate_that_does_not_fit_the_run_or_its_data(
     assert not file.exists()
 
 
+def test_evaluations_of_a_dataset_without_an_eval_split(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = SimpleNamespace(examples=lambda split: 0 if split == "eval" else 7)
+    monkeypatch.setattr("model.pretraining.open_dataset", lambda _: manifest)
+    assert clozeline.main(["pretrain", *PRETRAIN, "--eval-every-steps", "5"]) == 2
+    assert "--eval-every-steps: d has no eval split" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("signature", "texts", "message"),
     [
