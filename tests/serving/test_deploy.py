@@ -224,14 +224,14 @@ def test_what_export_writes_is_understood_by_the_embedded_server(tmp_path):
     assert options.batch_timeout_micros == 2000
 
 
-@pytest.mark.parametrize(("state", "code"), [("AVAILABLE", 0), ("END", 1)])
-def test_the_health_check_of_compose(state, code):
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (404, 1), (503, 1)])
+def test_the_health_check_of_compose(status, code):
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            assert self.path == "/v1/models/books"
-            self.send_response(200)
+            assert self.path == "/v1/models/books/metadata"
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(f'{{"state": "{state}"}}'.encode())
+            self.wfile.write(b'{"error": "UNAVAILABLE, 200 "}')
 
         def log_message(self, *_):
             pass
