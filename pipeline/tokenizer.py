@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import InputError
 from pipeline.files import read_bounded
@@ -127,7 +127,7 @@ def dataset_vocabulary(dataset: Path, manifest: Manifest) -> Vocabulary:
     return vocabulary
 
 
-_DROPPED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\p{Cf}\x{FFFD}]+"
+_DROPPED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\p{Cf}\x{FFFD}]"
 """Controls, format characters (zero-width joiners, soft hyphens, …) and U+FFFD."""
 
 MAX_WORD_BYTES = 800
@@ -152,11 +152,42 @@ def normalize(texts: Any, *, lower_case: bool) -> Any:
     import tensorflow as tf
     import tensorflow_text as tf_text
 
-    texts = tf.strings.regex_replace(texts, _DROPPED, "")
+    texts = tf.strings.regex_replace(texts, f"{_DROPPED}+", "")
     if lower_case:
         texts = tf_text.normalize_utf8(tf.strings.lower(texts, encoding="utf-8"), "NFD")
         texts = tf.strings.regex_replace(texts, r"\p{Mn}+", "")
     return texts
+
+
+_SPACES = r"[\t\n\r\p{Z}]+"
+_CHINESE = (
+    r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}"
+    r"\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
+)
+_UNICODE_16 = (
+    r"\x{1B4E}\x{1B4F}\x{1B7F}\x{10D6E}\x{113D4}\x{113D5}\x{113D7}\x{113D8}\x{11BE1}"
+    r"\x{16D6D}-\x{16D6F}\x{1E5FF}"
+)
+"""Punctuation that TF Text's tokenizer knows and RE2's tables do not have yet."""
+_PUNCTUATION = rf"[!-/:-@\[-`{{-~\p{{P}}{_UNICODE_16}]"
+_ALONE = f"{_PUNCTUATION}|{_CHINESE}"
+"""Characters that are words of their own: punctuation and CJK ideographs (google-research/bert,
+tokenization.py: `_is_punctuation`, `_is_chinese_char`)."""
+_ALONE_WHEN_LOWERED = r"[\x{1FEF}\x{2260}\x{226E}\x{226F}]"
+"""Symbols that decompose into ASCII punctuation and an accent, which is stripped."""
+
+
+def normalized_words(texts: Any, *, lower_case: bool) -> Any:
+    """Return the words of string [N], normalized, as ragged string [N, (words)]."""
+    import tensorflow_text as tf_text
+
+    texts = normalize(texts, lower_case=lower_case)
+    return tf_text.regex_split(texts, f"{_SPACES}|{_ALONE}", _ALONE)
+
+
+WordUnit = Literal["bert", "whitespace"]
+"""bert: words between white space, punctuation and CJK ideographs, which are words of their own, as
+the tokenizer splits them. whitespace: words between white space, as in files of tagged words."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +218,47 @@ class Tokenizer:
         )
         return tf.concat([pieces, unknown], axis=1)
 
+    def split_words(self, texts: Any, unit: WordUnit = "bert") -> tuple[Any, Any, Any]:
+        """Return the words of each text that the tokenizer reads, and their places in it.
+
+        A word begins and ends with characters that `normalize` keeps; one without any is left out.
+        So the pieces of the words, one after another, are the pieces of the text. A model server
+        has all the operations.
+
+        Args:
+            texts: string [N], UTF-8.
+            unit: what a word is.
+
+        Returns:
+            Ragged [N, (words)] each: the words without control characters, string; the byte of the
+            text where each begins, and the byte after its end, int64.
+        """
+        import tensorflow as tf
+        import tensorflow_text as tf_text
+
+        # The splitting operation ends a text at its first NUL. U+0001 has as many bytes, and is
+        # dropped as well.
+        texts = tf.strings.regex_replace(texts, r"\x00", "\x01")
+        alone = f"{_ALONE}|{_ALONE_WHEN_LOWERED}" if self.lower_case else _ALONE
+        delimiters, kept = (_SPACES, "") if unit == "whitespace" else (f"{_SPACES}|{alone}", alone)
+        words, starts, limits = tf_text.regex_split_with_offsets(texts, delimiters, kept)
+        dropped = rf"(?:{_DROPPED}|\p{{Mn}})*" if self.lower_case else f"{_DROPPED}*"
+        is_read = words.with_flat_values(~tf.strings.regex_full_match(words.flat_values, dropped))
+        words, starts, limits = (
+            tf.ragged.boolean_mask(part, is_read) for part in (words, starts, limits)
+        )
+        begun = tf.strings.regex_replace(words.flat_values, f"^{_DROPPED}+", "")
+        trimmed = tf.strings.regex_replace(begun, f"{_DROPPED}+$", "")
+        head, tail = (
+            tf.cast(tf.strings.length(longer) - tf.strings.length(shorter), tf.int64)
+            for longer, shorter in ((words.flat_values, begun), (begun, trimmed))
+        )
+        return (
+            words.with_flat_values(tf.strings.regex_replace(trimmed, r"\p{Cc}+", "")),
+            starts.with_flat_values(starts.flat_values + head),
+            limits.with_flat_values(limits.flat_values - tail),
+        )
+
 
 def _matchable(pieces: Sequence[str]) -> list[str]:
     """Return the pieces, those with white space replaced by others that no text contains.
@@ -213,28 +285,6 @@ def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Tokenizer:
         max_bytes_per_word=MAX_WORD_BYTES,
     )
     return Tokenizer(wordpiece, lower_case)
-
-
-_CHINESE = r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2FA1F}]"
-_ALONE = r"[!-/:-@\[-`{-~]|\p{P}|" + _CHINESE
-"""Characters that are words of their own: punctuation and Chinese, as in google-research/bert."""
-
-
-def split_words(texts: Any) -> tuple[Any, Any, Any]:
-    """Return the words of each text, and where they stand in it.
-
-    At white space, and around punctuation and Chinese characters. A model server links the op.
-
-    Args:
-        texts: string [N], UTF-8.
-
-    Returns:
-        Ragged [N, (words)] each: the words, string; the byte that each begins at, and the one that
-        it ends before, int64.
-    """
-    import tensorflow_text as tf_text
-
-    return tf_text.regex_split_with_offsets(texts, rf"[\s\p{{Z}}]+|{_ALONE}", _ALONE)
 
 
 def combine(vocabulary: Vocabulary, pieces: Sequence[Any], max_seq_length: int) -> Any:

@@ -28,36 +28,17 @@ from pipeline.remarks import DAMAGED_FILE, Remark, remarks_from
 from pipeline.storage import OnSharedStorage, folder_beside
 from pipeline.strict_json import to_json
 from pipeline.tally import Tally, reading, watch
-from pipeline.tokenizer import normalize
+from pipeline.tokenizer import normalized_words
 
 MAX_WORDS = 2_000_000
 """Distinct words handed to the learner, the most frequent first."""
-
-_SPLITS = (r"[!-/]", r"[:-@]", r"[\[-`]", r"[{-~]", r"[\p{P}]")
-_CJK = (
-    r"[\x{4E00}-\x{9FFF}]", r"[\x{3400}-\x{4DBF}]", r"[\x{20000}-\x{2A6DF}]",
-    r"[\x{2A700}-\x{2B73F}]", r"[\x{2B740}-\x{2B81F}]", r"[\x{2B820}-\x{2CEAF}]",
-    r"[\x{F900}-\x{FAFF}]", r"[\x{2F800}-\x{2FA1F}]",
-)  # fmt: skip
-_OWN_WORDS = "|".join(_SPLITS + _CJK)
-"""Characters that are words of their own: BERT's punctuation and CJK ideographs
-(google-research/bert, tokenization.py: `_is_punctuation`, `_is_chinese_char`)."""
-
-
-def split_words(texts: Sequence[str], *, lower_case: bool) -> Any:
-    """Return the words of string [N] as ragged string [N, (words)], as the tokenizer sees them."""
-    import tensorflow_text as tf_text
-
-    return tf_text.regex_split(
-        normalize(texts, lower_case=lower_case), rf"[\s\p{{Z}}]+|{_OWN_WORDS}", _OWN_WORDS
-    )
 
 
 def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
     """Count the words of some texts."""
     import tensorflow as tf
 
-    words = split_words(texts, lower_case=lower_case).flat_values
+    words = normalized_words(texts, lower_case=lower_case).flat_values
     unique, _, counts = tf.unique_with_counts(words)
     return {
         word.decode("utf-8", "ignore"): int(count)

@@ -20,7 +20,7 @@ from model.run import Run
 from model.tuning.answers import MAX_ANSWER_WORDS
 from model.tuning.encoding import question_room
 from pipeline.schema import IS_NEXT, MASK
-from pipeline.tokenizer import build_tokenizer, split_words
+from pipeline.tokenizer import WordUnit, build_tokenizer
 from serving.signatures import DEFAULT, NO_POSITION, OPTIONAL_PAIRS
 
 TEXTS = (
@@ -163,7 +163,7 @@ class Reference:
 
     def _tagged(self, text: str) -> dict[str, Any]:
         """Return what `tag` answers; `by_label` has a row of probabilities for each word."""
-        words, starts, limits = (part[0].numpy() for part in split_words(tf.constant([text])))
+        words, starts, limits = self._words(text, "whitespace")
         pieces = self._word_pieces(words)
         ids = [piece for word in pieces for piece in word]
         room = self._run.dataset.max_seq_length - 2
@@ -179,7 +179,7 @@ class Reference:
 
     def _answered(self, question: str, passage: str) -> dict[str, Any]:
         """Return what `answer` is judged by; `by_words` has the score of every run of words."""
-        words, starts, limits = (part[0].numpy() for part in split_words(tf.constant([passage])))
+        words, starts, limits = self._words(passage, "bert")
         pieces = self._word_pieces(words)
         most = self._run.dataset.max_seq_length
         asked = self._tokenizer.tokenize([question]).to_list()[0][: question_room(most)]
@@ -200,6 +200,10 @@ class Reference:
             "by_words": by_words,
             "truncated": np.bool_(len(ids) > room),
         }
+
+    def _words(self, text: str, unit: WordUnit) -> list[np.ndarray]:
+        """Return a text's words, and the byte where each begins and the one after its end."""
+        return [part[0].numpy() for part in self._tokenizer.split_words(tf.constant([text]), unit)]
 
     def _word_pieces(self, words: np.ndarray) -> list[list[int]]:
         found = self._tokenizer.tokenize_words(tf.constant(words, tf.string), self._run.vocabulary)

@@ -12,7 +12,7 @@ import tensorflow_text as tf_text
 
 from model.tuning.encoding import question_room
 from pipeline.schema import MASK
-from pipeline.tokenizer import Vocabulary, build_tokenizer, split_words
+from pipeline.tokenizer import Vocabulary, WordUnit, build_tokenizer
 
 FEWEST_POSITIONS = 3
 """An empty batch has so many columns, not none: [CLS], a piece, [SEP]."""
@@ -156,11 +156,13 @@ class TextEncoder(tf.Module):
     def encode_words(self, text: Any) -> tuple[Encoding, Words]:
         """Encode each text word by word, as a model that tags words was trained.
 
+        Words stand between white space, as in the training file: "U.N." is one.
+
         Args:
             text: string [B].
         """
         text = _flat(text)
-        pieces, words = self._words(text)
+        pieces, words = self._words(text, "whitespace")
         kept = tf.minimum(pieces.row_lengths(), self._max_seq_length - 2)
         nothing = _ragged(tf.zeros([0], tf.int32), tf.zeros_like(kept))
         none = (kept, tf.zeros_like(kept))
@@ -177,21 +179,21 @@ class TextEncoder(tf.Module):
         text, text_pair = _flat(text), _flat(text_pair)
         _check_same_length(text, text_pair)
         question = self._tokenizer.tokenize(text)
-        pieces, words = self._words(text_pair)
+        pieces, words = self._words(text_pair, "bert")
         free = self._max_seq_length - 3
         asked = tf.minimum(question.row_lengths(), question_room(self._max_seq_length))
         kept = tf.minimum(pieces.row_lengths(), free - asked)
         features = self._combined(question, pieces, (asked, kept), _all(True, text))
         return self._with_words(features, words, kept, asked + 2, pieces)
 
-    def _words(self, text: Any) -> tuple[Any, tuple[Any, ...]]:
+    def _words(self, text: Any, unit: WordUnit) -> tuple[Any, tuple[Any, ...]]:
         """Return the pieces of each text, ragged int32 [B, (pieces)], and of its words.
 
         Returns:
             The pieces; and the words, their first and end bytes, ragged [B, (words)], and the
             number of the word that each piece is of, ragged int32 [B, (pieces)].
         """
-        words, starts, limits = split_words(text)
+        words, starts, limits = self._tokenizer.split_words(text, unit)
         pieces = self._tokenizer.tokenize_words(words.flat_values, self._vocabulary)
         joined = words.with_flat_values(pieces).merge_dims(1, 2)
         numbers = tf.ragged.range(words.row_lengths(), dtype=tf.int64).flat_values

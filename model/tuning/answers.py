@@ -5,16 +5,13 @@ Shapes: N examples of a file, L positions, C outputs of the task's head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
 from model.tasks import Task
 from model.tuning.encoding import NO_LABEL, Encoded
 from model.tuning.examples import Question, Words
-from pipeline.tokenizer import split_words
 
 BEST_ENDS = 20
 """Starts and ends of an answer that are tried with each other, as in google-research/bert."""
@@ -93,18 +90,14 @@ def passage_answers(
         if found and (source not in best or found[0] > best[source][0]):
             best[source] = found
     answers = []
-    spans: dict[str, Any] = {}
     for index, question in enumerate(questions):
         if index not in best or best[index][0] <= nothing[index]:
             margin = best[index][0] - nothing[index] if index in best else None
             answers.append(Answer("", margin))
             continue
         total, first, last = best[index]
-        if question.passage not in spans:
-            _, starts, limits = split_words(tf.constant([question.passage]))
-            spans[question.passage] = starts[0].numpy(), limits[0].numpy()
-        starts, limits = spans[question.passage]
-        text = question.passage.encode()[starts[first] : limits[last]].decode()
+        start, end = encoded.word_bytes[index][[first, last], [0, 1]]
+        text = question.passage.encode()[start:end].decode()
         answers.append(Answer(text, total - nothing[index]))
     return answers
 

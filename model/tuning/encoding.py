@@ -14,7 +14,7 @@ from model.config import DOC_STRIDE
 from model.tasks import Task
 from model.tuning.examples import Examples, Questions, Texts, Words
 from pipeline.errors import InputError
-from pipeline.tokenizer import Tokenizer, Vocabulary, build_tokenizer, combine, split_words
+from pipeline.tokenizer import Tokenizer, Vocabulary, build_tokenizer, combine
 
 NO_LABEL = -1
 """Label of a position that nothing is learned from."""
@@ -62,6 +62,8 @@ class Encoded:
         sources: int32 [N]. Which example of the file it is, or is a part of.
         words: of a span task, int32 [L] each: which word of the passage stands at a position;
             `NO_LABEL` where none does.
+        word_bytes: of a span task, int64 [W, 2] for each example of the file: the byte of the
+            passage where each of its W words begins, and the byte after its end.
         counts: what happened on the way, by name: `truncated`, `empty`, `in parts`, …
     """
 
@@ -70,6 +72,7 @@ class Encoded:
     labels: Any
     sources: np.ndarray
     words: list[np.ndarray] = field(default_factory=list)
+    word_bytes: list[np.ndarray] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -203,11 +206,12 @@ class Encoder:
         first_lengths, sources = [], []
         in_parts = truncated = 0
         for index, each in enumerate(asked):
-            pieces, words, starts, limits = split[each.passage]
+            pieces, words, word_bytes = split[each.passage]
+            made.word_bytes.append(word_bytes)
             question = questions[index][: question_room(self.max_seq_length)]
             truncated += len(questions[index]) > len(question)
             room = self.max_seq_length - len(question) - 3
-            answer = _answer_pieces(each.passage, each.answers, words, starts, limits)
+            answer = _answer_pieces(each.passage, each.answers, words, word_bytes)
             parts = windows(len(pieces), room, self.doc_stride)
             in_parts += len(parts) > 1
             for first, end in parts:
@@ -232,13 +236,13 @@ class Encoder:
         }
         return made
 
-    def _passage(self, passage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _passage(self, passage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return a passage's pieces, the word of each, and the words' first and end bytes."""
-        words, starts, limits = split_words(tf.constant([passage]))
+        words, starts, limits = self._tokenizer.split_words(tf.constant([passage]))
         pieces = self._word_pieces(words[0].numpy().tolist())
         numbers = np.repeat(np.arange(len(pieces)), [len(part) for part in pieces])
         flat = np.concatenate([np.zeros(0, np.int32), *pieces])
-        return flat, numbers, starts[0].numpy(), limits[0].numpy()
+        return flat, numbers, np.stack([starts[0], limits[0]], axis=-1)
 
 
 def _rows(ragged: Any) -> list[np.ndarray]:
@@ -285,8 +289,7 @@ def _answer_pieces(
     passage: str,
     answers: Sequence[tuple[str, int]],
     words: np.ndarray,
-    starts: np.ndarray,
-    limits: np.ndarray,
+    word_bytes: np.ndarray,
 ) -> tuple[int, int] | None:
     """Return the first and the last piece of the first answer's words; None without an answer."""
     if not answers or not len(words):
@@ -294,7 +297,7 @@ def _answer_pieces(
     text, first = answers[0]
     first_byte = len(passage[:first].encode())
     end_byte = first_byte + len(text.encode())
-    inside = np.flatnonzero((limits > first_byte) & (starts < end_byte))
+    inside = np.flatnonzero((word_bytes[:, 1] > first_byte) & (word_bytes[:, 0] < end_byte))
     if not len(inside):
         return None
     pieces = np.flatnonzero((words >= inside[0]) & (words <= inside[-1]))

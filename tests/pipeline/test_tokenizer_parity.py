@@ -15,13 +15,17 @@ from collections.abc import Callable
 from functools import cache, partial, reduce
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
+import tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from pipeline.schema import SPECIAL_TOKENS
-from pipeline.tokenizer import build_tokenizer
-from pipeline.word_count import split_words
+from pipeline.tokenizer import WordUnit, build_tokenizer, normalized_words
 
 FOLDER = Path(__file__).parent.parent / "golden"
 GOLDEN: dict[str, Any] = json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
@@ -32,7 +36,7 @@ UNKNOWN = "\u0378"
 
 
 def long_words_unknown(text: str, characters: int) -> str:
-    words = [word.decode() for word in split_words([text], lower_case=True).to_list()[0]]
+    words = [word.decode() for word in normalized_words([text], lower_case=True).to_list()[0]]
     return " ".join(UNKNOWN if len(word) > characters else word for word in words)
 
 
@@ -183,11 +187,93 @@ def test_every_character_as_google(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["uncased", "cased"])
 def test_vocab_counts_the_words_that_the_tokenizer_sees(mode: str) -> None:
     texts = [f"a{character}b" for character in characters()]
-    words = split_words(texts, lower_case=mode == "uncased").to_list()
+    words = normalized_words(texts, lower_case=mode == "uncased").to_list()
     rows = [b" ".join(filter(None, row)).decode() for row in words]
     found = dict(zip(characters(), rows, strict=True))
     differ = {character for character, fate in fates(mode).items() if found[character] != fate}
     assert differ == new_letters(mode)
+
+
+# Words with their places in the text
+
+KINDS = {
+    "a ##b": "dropped",
+    "a b": "space",
+    "a [UNK] b": "alone",
+    "[UNK]": "letter",
+    "a ##b ##b": "letter",
+}
+"""What a character is, by the pieces of `a`, it, and `b`; there are no other pieces than those."""
+
+
+def places(texts: list[str], *, lower_case: bool) -> np.ndarray:
+    """The first and end byte of each word, int [N, W, 2]; -1 where a text has fewer words."""
+    tokenizer = build_tokenizer([*SPECIAL_TOKENS, "a"], lower_case=lower_case)
+    _, starts, limits = tokenizer.split_words(texts)
+    return np.stack([starts.to_tensor(-1), limits.to_tensor(-1)], axis=-1)
+
+
+@pytest.mark.parametrize("mode", ["uncased", "cased"])
+def test_words_of_every_character_are_those_of_the_tokenizer(mode: str) -> None:
+    lower_case = mode == "uncased"
+    every = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
+    sizes = np.array([len(character.encode()) for character in every])
+    joined, spaced = [f"a{c}b" for c in every], [f"a {c} b" for c in every]
+    pieces = [*SPECIAL_TOKENS, "a", "b", "##b"]
+    by_tokenizer = np.array([KINDS[row] for row in tokens(joined, pieces, lower_case=lower_case)])
+    found = [places(texts, lower_case=lower_case) for texts in (joined, spaced)]
+    for size in range(1, 5):
+        two, three = ((0, 1), (size + 3, size + 4)), ((0, 1), (2, size + 2), (size + 3, size + 4))
+        expected = {
+            "dropped": (((0, size + 2),), two),
+            "space": (((0, 1), (size + 1, size + 2)), two),
+            "alone": (((0, 1), (1, size + 1), (size + 1, size + 2)), three),
+            "letter": (((0, size + 2),), three),
+        }
+        for kind, both in expected.items():
+            of_kind = (by_tokenizer == kind) & (sizes == size)
+            for rows, words in zip(found, both, strict=True):
+                padded = np.full((3, 2), -1)
+                padded[: len(words)] = words
+                differ = of_kind & (rows != padded).any(axis=(1, 2))
+                assert [hex(ord(every[row])) for row in np.flatnonzero(differ)] == []
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_pieces_of_the_words_are_the_pieces_of_the_text(lower_case: bool) -> None:
+    texts = [entry["text"] for entry in GOLDEN["texts"]["published"]]
+    texts += ["so\u00adft a\x00b \x00 c\u200b", "!\u0301 \u0301 ≠x", "Ada \x00 left Rome."]
+    tokenizer = build_tokenizer(PUBLISHED, lower_case=lower_case)
+    expected = tokenizer.tokenize(texts).to_list()
+    for unit in get_args(WordUnit):
+        words = tokenizer.split_words(texts, unit)[0]
+        found = words.with_flat_values(tokenizer.tokenize(words.flat_values)).merge_dims(1, 2)
+        rows = zip(texts, expected, found.to_list(), strict=True)
+        assert [text for text, one, other in rows if one != other] == []
+        assert tokenizer.tokenize(words.flat_values).row_lengths().numpy().all()
+
+
+def test_places_are_those_of_hugging_face() -> None:
+    reference = tokenizers.Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    reference.normalizer = BertNormalizer(lowercase=False, strip_accents=False)
+    reference.pre_tokenizer = BertPreTokenizer()
+    texts = [without_private_use(entry["text"]) for entry in GOLDEN["texts"]["cased"]]
+    texts += [
+        "\ufeffAda \x00 left\u200b Rome.",
+        "so\u00adft a\x00b \u200b c\u200b",
+        "é\u3000\x85中é。",
+    ]
+    tokenizer = build_tokenizer([*SPECIAL_TOKENS, "a"], lower_case=False)
+    words, starts, limits = (part.to_list() for part in tokenizer.split_words(texts))
+    for row, text in enumerate(texts):
+        offsets = [
+            (len(text[:start].encode()), len(text[:end].encode()))
+            for start, end in reference.encode(text).offsets
+        ]
+        assert list(zip(starts[row], limits[row], strict=True)) == offsets, text
+        for word, (start, end) in zip(words[row], offsets, strict=True):
+            written = text.encode()[start:end].decode()
+            assert word.decode() == "".join(c for c in written if unicodedata.category(c) != "Cc")
 
 
 def test_hugging_face_differs_from_google_where_its_unicode_tables_are_older() -> None:

@@ -94,7 +94,7 @@ def test_the_questions_of_the_readme(tuned: Any) -> None:
     labels = TASKS[name][1].labels
     if name == "names":
         assert answer["words"][0].tolist() == [b"Ada", b"Lovelace", b"left", b"."]
-        assert answer["start"][0].tolist() == [0, 4, 13, 17]
+        assert answer["start"][0].tolist() == [0, 4, 13, 18]
         assert {label.decode() for label in answer["labels"][0]} <= set(labels)
     elif name == "questions":
         passage = inputs["text_pair"].encode()
@@ -106,6 +106,24 @@ def test_the_questions_of_the_readme(tuned: Any) -> None:
         assert answer["probabilities"][0].sum() == pytest.approx(1, abs=1e-5)
     else:
         assert answer["score"].shape == (1,)
+
+
+@pytest.mark.parametrize("tuned", ["names"], indirect=True)
+@pytest.mark.parametrize(
+    ("text", "words", "places"),
+    [
+        ("Ada \x00 left Rome", ["Ada", "left", "Rome"], [(0, 3), (6, 10), (11, 15)]),
+        ("The U.N.\u3000met.", ["The", "U.N.", "met."], [(0, 3), (4, 8), (11, 15)]),
+    ],
+)
+def test_words_that_are_tagged(
+    tuned: Any, text: str, words: list[str], places: list[tuple[int, int]]
+) -> None:
+    answer = ask(tuned[3]["tag"], {"text": [text]})
+    assert [word.decode() for word in answer["words"][0]] == words
+    assert list(zip(answer["start"][0], answer["end"][0], strict=True)) == places
+    assert set(answer["labels"][0]) <= {b"O", b"B-PER", b"I-PER"}
+    assert not answer["truncated"][0]
 
 
 @pytest.mark.parametrize("tuned", ["questions"], indirect=True)

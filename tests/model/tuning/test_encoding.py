@@ -178,6 +178,13 @@ def test_windows_and_strides_that_cannot_be() -> None:
         encoder(9, doc_stride=0)
 
 
+def test_an_answer_after_a_nul() -> None:
+    found = encoder(20).encode(question("c \x00 d ax.", ("ax", 6)), SPAN)
+    assert lists(found.input_ids) == [[CLS, B, B, SEP, C, D, A, X, DOT, SEP]]
+    assert found.labels.tolist() == [[6, 7]]
+    assert found.word_bytes[0].tolist() == [[0, 1], [4, 5], [6, 8], [8, 9]]
+
+
 def test_no_answer_and_no_passage() -> None:
     assert encoder(9).encode(question("a b"), SPAN).labels.tolist() == [[0, 0]]
     found = encoder(9).encode(question(""), SPAN)

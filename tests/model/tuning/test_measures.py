@@ -89,6 +89,7 @@ def span_logits(length: int, start: int, end: int, none: float = 0.0) -> np.ndar
 
 
 PASSAGE = "Été: a cat sat."  # words: Été : a cat sat .
+BYTES = np.array([[0, 5], [5, 6], [7, 8], [9, 12], [13, 16], [16, 17]])
 NONE = NO_LABEL
 WORDS = [
     np.array([NONE, NONE, NONE, 0, 0, 1, 2, NONE]),
@@ -110,7 +111,7 @@ def test_answers_out_of_parts(
     first: np.ndarray, second: np.ndarray, answer: str, score: float
 ) -> None:
     question = Question("id", "who", PASSAGE, ())
-    encoded = Encoded([], np.zeros(0), None, np.array([0, 0]), words=WORDS)
+    encoded = Encoded([], np.zeros(0), None, np.array([0, 0]), words=WORDS, word_bytes=[BYTES])
     found = passage_answers([question], encoded, [first, second])[0]
     assert found.text == answer
     assert found.score == pytest.approx(score, abs=1e-5)
