@@ -26,10 +26,9 @@ batch_timeout_micros {{ value: 2000 }}
 max_enqueued_batches {{ value: 64 }}
 # One thread a batch: the graph itself uses all cores.
 num_batch_threads {{ value: 2 }}
-# Texts have no columns to pad. Ids have, and the server would pad all of them, the mask too, with
-# their first value (tensorflow/serving#1279), so that padding would be read: it must not. Callers
-# of predict_ids pad to one length of their own.
-pad_variable_length_inputs: false
+# Requests of predict_ids that differ in length are filled up to one, each input with its own first
+# value (tensorflow/serving#1279). The graph does not read such columns: they are [CLS] at the end.
+pad_variable_length_inputs: true
 """
 
 _MONITORING = """\

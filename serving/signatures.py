@@ -6,7 +6,7 @@ Shapes: B texts, L positions (the longest text of the batch), P masked positions
 in a text, at least 1), W words (the most in a text), K fillings, H hidden size, N heads, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -399,43 +399,104 @@ class TextModel(tf.Module):
     ) -> dict[str, Any]:
         """Run the network on ids of the caller's own.
 
+        A model server may fill requests of different lengths up to one, each tensor with its own
+        first element: the ids with [CLS]. Columns of [CLS] at the end of a row are such filler.
+        They are not read, and a row has the answer that it has alone, with more columns.
+
         Args:
-            input_ids: int32 [B, L]. Pieces.
+            input_ids: int32 [B, L]. Pieces; each row begins with [CLS].
             input_mask: int32 [B, L]. 1 = real piece, 0 = padding.
             segment_ids: int32 [B, L]. 0 = first text and padding, 1 = second text.
             masked_lm_positions: int32 [B, P]. Indices into input_ids, where the masked-LM head was
                 trained.
 
         Returns:
-            sequence_output: float32 [B, L, H].
+            sequence_output: float32 [B, L, H]; 0 for filler.
             pooled_output: float32 [B, H].
             masked_lm_logits: float32 [B, P, V], next_sentence_logits: float32 [B, 2],
-                task_logits: float32 [B, C] or [B, L, C]: of the heads that were trained.
+                task_logits: float32 [B, C] or [B, L, C], 0 for filler: of the heads that were
+                trained.
+
+        Raises:
+            InvalidArgumentError: the inputs differ in shape, or a value is out of range.
         """
         values = (input_ids, input_mask, segment_ids)
-        features = dict(zip(ENCODER_INPUTS, map(_batch_of_ids, values), strict=True))
-        tf.debugging.assert_less_equal(
-            tf.shape(features["input_ids"])[1],
-            self._run.config.max_position_embeddings,
-            "input_ids are longer than the model takes",
-        )
-        encoded = self.network.encode(features)
-        outputs = {
-            "sequence_output": encoded.sequence_output,
-            "pooled_output": encoded.pooled_output,
+        given = {
+            name: tf.ensure_shape(ids, [None, None])
+            for name, ids in zip(ENCODER_INPUTS, values, strict=True)
         }
+        lengths = _lengths_without_filler(given["input_ids"], self._run.vocabulary.cls_id)
+        checks = self._checks_of_ids(given)
         if masked_lm_positions is not None:
             positions = tf.ensure_shape(masked_lm_positions, [None, None])
-            logits = self.network.masked_lm(encoded.sequence_output, positions)
-            outputs["masked_lm_logits"] = logits
+            checks.append(_check_positions(positions, lengths))
+        with tf.control_dependencies(checks):
+            features = {name: _with_columns(ids) for name, ids in given.items()}
+        is_filler = tf.range(tf.shape(features["input_ids"])[1]) >= lengths[:, tf.newaxis]
+        features = {name: tf.where(is_filler, 0, ids) for name, ids in features.items()}
+        encoded = self.network.encode(features)
+        sequence_output = _without(is_filler, encoded.sequence_output)
+        outputs = {"sequence_output": sequence_output, "pooled_output": encoded.pooled_output}
+        if masked_lm_positions is not None:
+            outputs["masked_lm_logits"] = self.network.masked_lm(sequence_output, positions)
         if "next_sentence" in self._heads:
             outputs["next_sentence_logits"] = self.network.next_sentence(encoded.pooled_output)
         task = self._run.task
-        if task:
-            per_position = task.is_per_position
-            vectors = encoded.sequence_output if per_position else encoded.pooled_output
-            outputs["task_logits"] = self.network.task(vectors)
+        if task and task.is_per_position:
+            outputs["task_logits"] = _without(is_filler, self.network.task(sequence_output))
+        elif task:
+            outputs["task_logits"] = self.network.task(encoded.pooled_output)
         return outputs
+
+    def _checks_of_ids(self, given: Mapping[str, Any]) -> list[Any]:
+        """Return operations that fail unless the network can read the inputs, int32 [B, L] each."""
+        config = self._run.config
+        limits = {
+            "input_ids": config.vocab_size, "input_mask": 2, "segment_ids": config.type_vocab_size,
+        }  # fmt: skip
+        shape = tf.shape(given["input_ids"])
+        return [
+            tf.debugging.assert_less_equal(
+                shape[1],
+                config.max_position_embeddings,
+                "input_ids are longer than the model takes",
+            ),
+            tf.debugging.Assert((shape[0] == 0) | (shape[1] > 0), ["input_ids have no columns"]),
+            *(
+                tf.debugging.assert_equal(
+                    tf.shape(given[name]), shape, f"{name} and input_ids differ in shape"
+                )
+                for name in given
+            ),
+            *(_check_range(name, given[name], limit) for name, limit in limits.items()),
+        ]
+
+
+def _check_range(name: str, values: Any, limit: Any) -> Any:
+    """Return an operation that fails unless all values are at least 0 and below the limit."""
+    are_known = tf.reduce_all((values >= 0) & (values < limit))
+    return tf.debugging.Assert(are_known, [f"{name} must be at least 0 and below", limit])
+
+
+def _check_positions(positions: Any, lengths: Any) -> Any:
+    """Return an operation that fails unless positions, int32 [B, P], are below lengths, [B]."""
+    has_rows = tf.debugging.assert_equal(
+        tf.shape(positions)[0], tf.size(lengths), "masked_lm_positions and input_ids differ in rows"
+    )
+    with tf.control_dependencies([has_rows]):
+        limits = lengths[:, tf.newaxis]
+    return _check_range("masked_lm_positions", positions, limits)
+
+
+def _lengths_without_filler(input_ids: Any, cls_id: int) -> Any:
+    """Return the length of each row without the [CLS] at its end: int32 [B], of int32 [B, L]."""
+    ends = tf.range(1, tf.shape(input_ids)[1] + 1)
+    return tf.reduce_max(tf.where(input_ids == cls_id, 1, ends), axis=1)
+
+
+def _without(is_filler: Any, values: Any) -> Any:
+    """Return float32 [B, L, K] with 0 where `is_filler`, bool [B, L]."""
+    return tf.where(is_filler[:, :, tf.newaxis], 0.0, values)
 
 
 NO_ANSWER = -1e9
@@ -445,8 +506,8 @@ _DEFAULTS = ("fill_mask", "classify", "score", "tag", "answer")
 """The signature that answers where a caller names none: the first of them that there is."""
 
 
-def _batch_of_ids(ids: Any) -> Any:
-    """Refuse anything but [B, L]; an empty batch may have no columns."""
-    ids = tf.ensure_shape(ids, [None, None])
-    is_empty = tf.cast(tf.shape(ids)[1] == 0, tf.int32)
-    return tf.pad(ids, [[0, 0], [0, is_empty * FEWEST_POSITIONS]])
+def _with_columns(ids: Any) -> Any:
+    """Return int32 [B, L] with some columns where it is an empty batch that has none."""
+    shape = tf.shape(ids)
+    missing = tf.where(shape[0] == 0, tf.maximum(FEWEST_POSITIONS - shape[1], 0), 0)
+    return tf.pad(ids, [[0, 0], [0, missing]])

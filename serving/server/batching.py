@@ -3,8 +3,7 @@
 Tasks of one signature whose inner shapes agree queue up together. A batch leaves its queue when it
 is full, or its first task has waited long enough, and a thread is free. Differences on purpose:
 what has no rows never gets here, so it never waits; if a batch fails its halves are run again, so
-that a request which fails does so alone; and short inputs are padded with zeros (the real server
-repeats the first element), which is what masks and ids of ours mean by padding.
+that a request which fails does so alone.
 """
 
 import os
@@ -14,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from grpc import StatusCode
@@ -41,7 +41,8 @@ class BatchingOptions:
     num_batch_threads: int = os.cpu_count() or 1
     # Sizes that batches are filled up to, in rising order; () fills none up.
     allowed_batch_sizes: tuple[int, ...] = ()
-    # Whether inputs of different inner shapes are padded to one, or else not batched together.
+    # Whether inputs of different inner shapes are filled up to one with their first element, or
+    # else not batched together.
     pad_variable_length_inputs: bool = False
     # Rows at which a batch is closed; None: at max_batch_size. A larger request runs as a batch of
     # its own, or split if that is enabled.
@@ -447,7 +448,7 @@ def _stacked(arrays: Sequence[np.ndarray], rows: int) -> np.ndarray:
 
 
 def _padded(array: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """Return the array with its inner axes filled up at their ends: zeros, False or empty text."""
+    """Return the array with its inner axes filled up at their ends with its own first element."""
     widths = [(0, 0), *((0, size - old) for size, old in zip(shape, array.shape[1:], strict=True))]
-    value = b"" if array.dtype == np.object_ else 0
-    return np.pad(array, widths, constant_values=value)
+    empty: Any = b"" if array.dtype == np.object_ else 0
+    return np.pad(array, widths, constant_values=array.flat[0] if array.size else empty)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 import clozeline
@@ -24,6 +25,8 @@ from serving.warm_up import WARM_UP
 TEXTS = ["The [MASK] sees the [MASK] .", "boat", "The owl fears [MASK]", ""]
 PAIRS = [("The fox sees the owl.", "The deer hears."), ("The boat", "and the [MASK] tide passes")]
 LONG = "The fox sees the owl. " * 9
+
+Answers = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,124 @@ def test_ids_of_the_callers_own(signatures: Any, model: Any, mixed: Any) -> None
     answer = signatures["predict_ids"](**{name: tf.constant(x) for name, x in inputs.items()})
     for name, values in {**model(inputs), **model.get_layer("encoder")(ids)}.items():
         np.testing.assert_allclose(answer[name], values, atol=1e-5, err_msg=name)
+
+
+def filled_as_a_server_does(requests: list[Answers]) -> Answers:
+    """Join requests into a batch, each tensor filled with its own first element to the longest."""
+    batch = {}
+    for name in requests[0]:
+        longest = max(request[name].shape[1] for request in requests)
+        batch[name] = np.concatenate(
+            [
+                np.pad(
+                    request[name],
+                    [(0, 0), (0, longest - request[name].shape[1])],
+                    constant_values=request[name].flat[0],
+                )
+                for request in requests
+            ]
+        )
+    return batch
+
+
+def test_requests_of_different_lengths_do_not_change_each_others_answers(
+    signatures: Any, exported: Path
+) -> None:
+    """Every signature with an axis that differs between requests."""
+    varying = [
+        name for name, function in signatures.items()
+        if any(spec.shape.rank > 1 for spec in function.structured_input_signature[1].values())
+    ]  # fmt: skip
+    assert varying == ["predict_ids"]
+    ask = signatures["predict_ids"]
+    requests = []
+    # Of one row or of several, which their caller padded; one, three or two positions a row.
+    for texts, positions in (
+        ([("The fox", "")], [[2]]),
+        ([("The owl fears the fox.", "A [MASK]."), ("The boat", "")], [[3, 1, 2], [2, 0, 1]]),
+        ([(LONG, "")], [[5, 30]]),
+        ([("", "")], [[1, 0]]),
+    ):
+        first, second = (tf.constant(list(column)) for column in zip(*texts, strict=True))
+        tokenized = signatures["tokenize"](text=first, text_pair=second)
+        request = {n: tokenized[n].numpy() for n in ("input_ids", "input_mask", "segment_ids")}
+        requests.append(request | {"masked_lm_positions": np.array(positions, np.int32)})
+    together = {
+        name: value.numpy()
+        for name, value in ask(**as_tensors(filled_as_a_server_does(requests))).items()
+    }
+    row = 0
+    for request in requests:
+        rows = slice(row, row + len(request["input_ids"]))
+        row = rows.stop
+        for name, alone in ask(**as_tensors(request)).items():
+            own = (rows, *(slice(size) for size in alone.shape[1:]))
+            np.testing.assert_allclose(together[name][own], alone, atol=1e-5, err_msg=name)
+        assert not together["sequence_output"][rows, request["input_ids"].shape[1] :].any()
+    assert row == 5
+
+
+def as_tensors(arrays: Answers) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(values) for name, values in arrays.items()}
+
+
+def ids_request(columns: int, **changes: Any) -> dict[str, tf.Tensor]:
+    """A request of two rows for `predict_ids`; some of its inputs changed."""
+    arrays = {
+        "input_ids": np.array([[2, *[5] * (columns - 1)]] * 2, np.int32),
+        "input_mask": np.ones([2, columns], np.int32),
+        "segment_ids": np.zeros([2, columns], np.int32),
+        "masked_lm_positions": np.array([[1], [0]], np.int32),
+    }
+    return as_tensors(arrays | {name: np.array(x, np.int32) for name, x in changes.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_mask": [[1, 1]] * 2}, "input_mask and input_ids differ in shape"),
+        ({"input_mask": [[1] * 9]}, "input_mask and input_ids differ in shape"),
+        ({"segment_ids": [[0]] * 2}, "segment_ids and input_ids differ in shape"),
+        ({"segment_ids": [[0] * 9] * 3}, "segment_ids and input_ids differ in shape"),
+        ({"segment_ids": np.zeros([2, 0])}, "segment_ids and input_ids differ in shape"),
+        ({"masked_lm_positions": [[1]]}, "masked_lm_positions and input_ids differ in rows"),
+        ({"input_ids": [[2, -1, *[5] * 7]] * 2}, "input_ids must be at least 0 and below"),
+        ({"input_ids": [[2, 99999, *[5] * 7]] * 2}, "input_ids must be at least 0 and below"),
+        ({"input_mask": [[1, 2, *[1] * 7]] * 2}, "input_mask must be at least 0 and below"),
+        ({"segment_ids": [[0, 2, *[1] * 7]] * 2}, "segment_ids must be at least 0 and below"),
+        ({"segment_ids": [[0, -1, *[1] * 7]] * 2}, "segment_ids must be at least 0 and below"),
+        ({"masked_lm_positions": [[1], [9]]}, "masked_lm_positions must be at least 0 and below"),
+        ({"masked_lm_positions": [[-1], [0]]}, "masked_lm_positions must be at least 0 and below"),
+        ({"input_ids": np.zeros([2, 0])} | {
+            name: np.zeros([2, 0]) for name in ("input_mask", "segment_ids")
+        }, "input_ids have no columns"),
+    ],
+)  # fmt: skip
+def test_ids_that_do_not_fit_are_refused(
+    signatures: Any, changes: dict[str, Any], message: str
+) -> None:
+    assert signatures["predict_ids"](**ids_request(9))["pooled_output"].shape[0] == 2
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        signatures["predict_ids"](**ids_request(9, **changes))
+
+
+def test_ranks_are_checked_in_the_graph(exported: Path) -> None:
+    """A model server compares them with no signature: it runs a session, as is done here."""
+    arrays = {name: tensor.numpy() for name, tensor in ids_request(9).items()}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(exported))
+        signature = loaded.signature_def["predict_ids"]
+        options = config_pb2.CallableOptions(
+            feed=[signature.inputs[name].name for name in arrays],
+            fetch=[signature.outputs["pooled_output"].name],
+        )
+        run = session._make_callable_from_options(options)  # session.run compares shapes itself
+        assert run(*arrays.values())[0].shape == (2, 24)
+        for name in arrays:
+            for shape in ((), (2,), (2, 9, 1)):
+                wrong = {**arrays, name: np.zeros(shape, np.int32)}
+                with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible with exp"):
+                    run(*wrong.values())
 
 
 def test_too_many_ids_are_refused(signatures: Any) -> None:

@@ -286,15 +286,15 @@ def test_closing_runs_what_waits(graph, batcher):
         assert waiting.result(DEADLINE_SECS) == [2.0]
 
 
-def test_other_shapes_are_batched_apart_or_padded_with_zeros(graph, batcher):
+def test_other_shapes_are_batched_apart_or_padded_with_their_first_element(graph, batcher):
     requests = [[[1.0, 2.0]], [[3.0]], [[4.0, 5.0]]]
     together(graph, batcher(num_batch_threads=1), requests)
     assert sorted(graph.runs[1:]) == [[[1.0, 2.0], [4.0, 5.0]], [[3.0]]]
     graph.runs.clear()
     padded = batcher(num_batch_threads=1, pad_variable_length_inputs=True)
     answers = together(graph, padded, requests)
-    assert graph.runs[1:] == [[[1.0, 2.0], [3.0, 0.0], [4.0, 5.0]]]
-    assert answers[1] == [[6.0, 0.0]]
+    assert graph.runs[1:] == [[[1.0, 2.0], [3.0, 3.0], [4.0, 5.0]]]
+    assert answers[1] == [[6.0, 6.0]]
 
 
 def test_other_signatures_are_batched_apart(graph, batcher):
