@@ -250,11 +250,15 @@ class TextModel(tf.Module):
         logits = self.network.task(self.network.encode(encoding.features).sequence_output)
         best = tf.reduce_max(tf.nn.softmax(logits), axis=-1)  # [B, L]
         classes = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        # The answer for a word is that at its first piece.
-        numbers = tf.range(tf.shape(words.texts)[1])
-        is_first = words.at[:, tf.newaxis] == numbers[:, tf.newaxis]  # [B, W, L]
-        first = tf.argmax(is_first, axis=-1, output_type=tf.int32)
-        is_there = tf.reduce_any(is_first, axis=-1)
+        # The answer for a word is that at its first piece. Numbers of words rise from position to
+        # position, but for the padding; so no array [B, W, L] is made of a text with many words.
+        size = tf.shape(words.texts)
+        numbers = tf.broadcast_to(tf.range(size[1]), size)
+        is_after = (words.at == NO_WORD) & (tf.range(tf.shape(words.at)[1]) > 0)
+        rising = tf.where(is_after, size[1], words.at)
+        first = tf.raw_ops.LowerBound(sorted_inputs=rising, values=numbers)
+        first = tf.minimum(first, tf.shape(rising)[1] - 1)
+        is_there = tf.gather(rising, first, batch_dims=1) == numbers
         labels = tf.gather(tf.constant(self._run.task.labels), classes)
         return {
             "words": words.texts,

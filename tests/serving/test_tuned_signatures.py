@@ -109,6 +109,22 @@ def test_the_questions_of_the_readme(tuned: Any) -> None:
 
 
 @pytest.mark.parametrize("tuned", ["names"], indirect=True)
+@pytest.mark.parametrize("text", ["", " \x00", "Ada"])
+def test_texts_of_few_words_and_of_more_than_are_read(tuned: Any, text: str) -> None:
+    tag = tuned[3]["tag"]
+    alone = ask(tag, {"text": [text]})
+    assert alone["words"][0].tolist() == [b"Ada"] * (text == "Ada")
+    together = ask(tag, {"text": [text, "Ada left " * 20]})
+    assert together["truncated"].tolist() == [False, True]
+    assert together["words"].shape == (2, 40)
+    assert together["labels"][0].tolist()[: alone["labels"].shape[1]] == alone["labels"][0].tolist()
+    assert not any(together["labels"][0][alone["labels"].shape[1] :])
+    is_read = together["labels"][1] != b""
+    assert is_read.sum() < 40
+    assert is_read.tolist() == sorted(is_read, reverse=True)  # those from the start
+
+
+@pytest.mark.parametrize("tuned", ["names"], indirect=True)
 @pytest.mark.parametrize(
     ("text", "words", "places"),
     [
