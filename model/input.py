@@ -22,6 +22,7 @@ from pipeline.manifest import Manifest
 from pipeline.masking import Masker, record_seeds
 from pipeline.records import parse_examples
 from pipeline.schema import MASKED_LM_FEATURES, record_features
+from pipeline.tfrecords import check_records
 from pipeline.tokenizer import dataset_vocabulary
 
 # Records are shuffled over a shard when it is written. What is left to do is to change their order
@@ -110,7 +111,36 @@ def _files(dataset: Path, manifest: Manifest, split: str) -> list[str]:
 
 def _records(files: Any, manifest: Manifest) -> tf.data.Dataset:
     """Return the serialized records of some files, one after the other."""
-    return tf.data.TFRecordDataset(files, manifest.compression_type)
+    names = tf.data.Dataset.from_tensor_slices(tf.reshape(files, [-1]))
+    checked = names.map(_checking(manifest.compression_type))
+    return tf.data.TFRecordDataset(checked, manifest.compression_type)
+
+
+def _checking(compression: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return the identity of files, which checks each once before TensorFlow reads it.
+
+    A walk over the lengths takes as long as reading the file once, in the first epoch.
+    """
+    known = set()
+
+    def check(name: bytes) -> bytes:
+        path = Path(name.decode())
+        try:
+            status = path.stat()
+            version = path, status.st_size, status.st_mtime_ns
+            if version not in known:
+                check_records(path, compression)
+                known.add(version)
+        except OSError:
+            pass  # TensorFlow says so
+        except InputError as error:
+            raise ValueError(str(error)) from error  # an InvalidArgumentError in the graph
+        return name
+
+    def checked(file: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(check, [file], tf.string), [])
+
+    return checked
 
 
 def _shuffled_records(
@@ -243,10 +273,11 @@ def _check_file(file: str, manifest: Manifest) -> None:
     """
     good = 0
     try:
-        for record in _records(file, manifest):
+        check_records(Path(file), manifest.compression_type)
+        for record in tf.data.TFRecordDataset(file, manifest.compression_type):
             parse_examples(record[tf.newaxis], manifest.features)
             good += 1
-    except tf.errors.NotFoundError as error:
+    except (tf.errors.NotFoundError, FileNotFoundError) as error:
         raise InputError(
             f"{file}: is gone; put it back, and the same command goes on from the last checkpoint"
         ) from error

@@ -15,6 +15,7 @@ from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.records import parse_examples
 from pipeline.report import dataset_table, dataset_warnings
 from pipeline.schema import IS_NEXT, MASKED_LM_FEATURES, Pairing
+from pipeline.tfrecords import check_records
 from pipeline.tokenizer import Vocabulary, dataset_vocabulary
 
 READ_BLOCK = 1024
@@ -116,6 +117,7 @@ def read_records(path: Path, manifest: Manifest) -> Iterator[dict[str, np.ndarra
     """
     import tensorflow as tf
 
+    check_records(path, manifest.compression_type)
     try:
         records = tf.data.TFRecordDataset(str(path), manifest.compression_type)
         for serialized in records.batch(READ_BLOCK):

@@ -21,6 +21,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from pipeline.errors import JobError
 from pipeline.files import CLOZELINE, writing
 from pipeline.locks import staging
+from pipeline.tfrecords import read_records
 from pipeline.tokenizer import Vocabulary
 from serving.choices import FROZEN_WEIGHTS
 from serving.golden import Golden, largest_difference
@@ -69,7 +70,7 @@ def check(
 def _warm_up_requests(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read a warm-up file back."""
     requests = []
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+    for record in read_records(path):
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         requests.append((request.model_spec.signature_name, inputs))

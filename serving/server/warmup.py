@@ -1,11 +1,13 @@
 """Running the requests that a model brings along, so that the first client does not wait."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
-import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from pipeline.errors import InputError
+from pipeline.tfrecords import read_records
 from serving.server.runner import Runner
 from serving.server.signature import DEFAULT_SIGNATURE, Signature
 from serving.server.status import invalid
@@ -25,8 +27,7 @@ def warm_up(version_dir: Path, signatures: dict[str, Signature], runner: Runner)
     path = version_dir / WARMUP_FILE
     if not path.is_file():
         return
-    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    for record in itertools.islice(records, _MAX_RECORDS):
+    for record in itertools.islice(_records(path), _MAX_RECORDS):
         log = prediction_log_pb2.PredictionLog.FromString(record)
         if not log.HasField("predict_log"):
             continue
@@ -37,3 +38,10 @@ def warm_up(version_dir: Path, signatures: dict[str, Signature], runner: Runner)
         signature = signatures[name]
         inputs = arrays_from_protos(signature, request.inputs, runner.max_input_bytes)
         runner.run(signature, inputs)
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    try:
+        yield from read_records(path)
+    except InputError as error:
+        raise invalid(str(error)) from error

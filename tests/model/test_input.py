@@ -1,13 +1,19 @@
 """The order of the train stream, skipping, the eval split, damaged files."""
 
+import gzip
 import json
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import clozeline
 from model import input as model_input
 from model.input import corrupt_files_named, eval_batches, train_batches
 from pipeline.errors import InputError
@@ -134,6 +140,60 @@ def test_a_damaged_record_is_named(broken: Path) -> None:
         corrupt_files_named(broken, manifest),
     ):
         list(train_batches(broken, manifest, batch_size=8, seed=1, skip_examples=0).take(5))
+
+
+LENGTH = struct.pack("<Q", 1 << 40)
+CRC = google_crc32c.value(LENGTH)
+LYING = LENGTH + struct.pack("<I", ((CRC >> 15 | CRC << 17) + 0xA282EAD8) & 0xFFFFFFFF) + b"tiny"
+"""The beginning of a record of 2^40 bytes, by its length and the length's checksum."""
+
+READ_IT = """
+import sys
+from pathlib import Path
+from model.input import corrupt_files_named, eval_batches, train_batches
+from pipeline.errors import InputError
+from pipeline.inspection import read_records
+from pipeline.manifest import read_manifest
+dataset = Path(sys.argv[1])
+manifest = read_manifest(dataset)
+for stream in (
+    lambda: train_batches(dataset, manifest, batch_size=8, seed=1, skip_examples=0).take(9),
+    lambda: eval_batches(dataset, manifest, "eval", batch_size=8),
+    lambda: read_records(dataset / manifest.splits["eval"][0].name, manifest),
+):
+    try:
+        with corrupt_files_named(dataset, manifest):
+            list(stream())
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_length_of_a_terabyte_ends_in_a_line(broken: Path, compression: str) -> None:
+    settings = json.loads((broken / MANIFEST).read_text())
+    settings["settings"]["compression"] = compression
+    for split in ("train", "eval"):
+        for shard in settings["splits"][split]:
+            file = broken / shard["name"]
+            data = file.read_bytes() + LYING
+            file.write_bytes(data if compression == "none" else gzip.compress(data))
+            shard["size_bytes"] = file.stat().st_size
+    (broken / MANIFEST).write_text(json.dumps(settings))
+    # In a process of its own, which it used to end by a signal.
+    done = subprocess.run(
+        [sys.executable, "-c", READ_IT, str(broken)],
+        cwd=Path(clozeline.__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert "train-00000-of-00002.tfrecord: record 23 is corrupt or truncated" in lines[0]
+    for line in lines[1:]:
+        assert ".tfrecord: record " in line
+        assert "is corrupt or truncated" in line
 
 
 def test_a_record_without_the_features_is_named(broken: Path) -> None:

@@ -4,10 +4,12 @@ import concurrent.futures
 import gc
 import re
 import shutil
+import struct
 import threading
 import time
 import weakref
 
+import google_crc32c
 import grpc
 import pytest
 import requests
@@ -167,6 +169,20 @@ def test_warm_up_requests_are_run_and_a_wrong_one_keeps_the_version_out(exports,
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
         writer.write(if_wrong.SerializeToString())
     with pytest.raises(InputError, match=r"m/1: cannot be loaded .*Sent extra: \{z\}"):
+        Repository(tmp_path, loader()).load_all()
+
+
+@pytest.mark.parametrize("size", [5, 1 << 31, 1 << 40])
+def test_a_warm_up_record_whose_length_lies_keeps_the_version_out(exports, tmp_path, size):
+    publish(exports, 2, tmp_path / "m" / "1")
+    extra = tmp_path / "m" / "1" / "assets.extra"
+    extra.mkdir()
+    length = struct.pack("<Q", size)
+    crc = google_crc32c.value(length)
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    record = length + struct.pack("<I", masked) + b"tiny"
+    (extra / "tf_serving_warmup_requests").write_bytes(record)
+    with pytest.raises(InputError, match=r"m/1: cannot be loaded .*record 0 is corrupt or trunca"):
         Repository(tmp_path, loader()).load_all()
 
 

@@ -1,0 +1,113 @@
+"""TFRecord files that may be damaged or a stranger's: every length is compared with the file first.
+
+TensorFlow's reader allocates what a record's length asks for before it reads on: a length of 2^40
+ends the process. Format: https://www.tensorflow.org/tutorials/load_data/tfrecord
+"""
+
+import gzip
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+
+from pipeline.errors import InputError
+
+MAX_RECORD_BYTES = 256 << 20
+"""Length of a record from which on it is taken for damaged; ours have some kilobytes."""
+
+_HEADER = struct.Struct("<QI")  # length of the data, checksum of the length; the data follow
+_FOOTER = struct.Struct("<I")  # checksum of the data
+_CHUNK = 1 << 20
+
+
+class _DamageError(Exception):
+    """A record is damaged, or the file ends inside it."""
+
+
+def check_records(path: Path, compression: str = "") -> None:
+    """Check that every length in a file is followed by as many bytes, in constant memory.
+
+    Checksums are left to the reader that comes after.
+
+    Args:
+        path: a local file.
+        compression: TensorFlow's name, `GZIP` or nothing.
+
+    Raises:
+        InputError: a record is cut off, or longer than `MAX_RECORD_BYTES`.
+        OSError: the file cannot be read.
+    """
+    for _ in _walk(path, compression, with_data=False):
+        pass
+
+
+def read_records(path: Path, compression: str = "") -> Iterator[bytes]:
+    """Yield the records of a file.
+
+    Args:
+        path: a local file.
+        compression: TensorFlow's name, `GZIP` or nothing.
+
+    Raises:
+        InputError: a record is damaged, cut off, or longer than `MAX_RECORD_BYTES`.
+        OSError: the file cannot be read.
+    """
+    return _walk(path, compression, with_data=True)
+
+
+def _walk(path: Path, compression: str, *, with_data: bool) -> Iterator[bytes]:
+    """Yield each record, or nothing in place of each."""
+    number = 0
+    with gzip.open(path) if compression else path.open("rb", buffering=_CHUNK) as file:
+        size_bytes = None if compression else path.stat().st_size
+        try:
+            while header := file.read(_HEADER.size):
+                yield _record(file, header, size_bytes, with_data=with_data)
+                number += 1
+        except (_DamageError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(
+                f"{path}: record {number} is corrupt or truncated; make the file again"
+            ) from error
+
+
+def _record(
+    file: BinaryIO | gzip.GzipFile, header: bytes, size_bytes: int | None, *, with_data: bool
+) -> bytes:
+    """Read or skip the rest of a record.
+
+    Args:
+        file: positioned after the record's header.
+        header: the header's bytes.
+        size_bytes: of the file; None if it is compressed.
+        with_data: whether the data are read and verified.
+    """
+    if len(header) < _HEADER.size:
+        raise _DamageError
+    length, crc = _HEADER.unpack(header)
+    rest = length + _FOOTER.size
+    is_there = size_bytes is None or file.tell() + rest <= size_bytes
+    if crc != _masked(header[:8]) or length > MAX_RECORD_BYTES or not is_there:
+        raise _DamageError
+    if with_data:
+        data, footer = file.read(length), file.read(_FOOTER.size)
+        if footer != _FOOTER.pack(_masked(data)):
+            raise _DamageError
+        return data
+    if size_bytes is not None:
+        file.seek(rest, 1)
+        return b""
+    while rest:
+        skipped = len(file.read(min(rest, _CHUNK)))
+        if not skipped:
+            raise _DamageError
+        rest -= skipped
+    return b""
+
+
+def _masked(data: bytes) -> int:
+    """Return the CRC-32C of some bytes as TFRecords store it."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
