@@ -11,7 +11,15 @@ from model.tasks import Task
 from model.tuning.batches import Batches
 from model.tuning.encoding import Encoder
 from model.tuning.evaluation import Evaluation, evaluate, predict
-from model.tuning.examples import Examples, Words, are_labelled, no_labels, read_examples, select
+from model.tuning.examples import (
+    Examples,
+    Texts,
+    Words,
+    are_labelled,
+    no_labels,
+    read_examples,
+    select,
+)
 from model.tuning.labels import UNKNOWN, parse_label_map, with_labels_of, without_unknown
 from model.tuning.report import (
     draw_evaluation,
@@ -98,6 +106,9 @@ def read_for(task: Task, options: Evaluate) -> Examples:
     examples = read_examples(
         options.data, task.kind, options.columns, "--data", takes_pairs=task.takes_pairs
     )
+    if isinstance(examples, Texts):
+        count, columns = len(examples), ", ".join(examples.columns)
+        notes.print(f"{options.data}: {count:,} examples of {columns}", soft_wrap=True)
     examples = examples if UNKNOWN in names else without_unknown(examples, task)
     examples, read_as = with_labels_of(examples, task, names)
     if read_as:

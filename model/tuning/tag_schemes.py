@@ -50,6 +50,11 @@ def tag_scheme(sentences: Iterable[Sequence[str]], labels: Iterable[str] = ()) -
     matches = [_TAG.fullmatch(tag) for tag in entity_tags]
     typed = {match[1] for match in matches if match and match[2]}
     if not typed and not (all(matches) and any(match and match[1] == "B" for match in matches)):
+        if _are_odd(entity_tags):
+            raise ValueError(
+                f"the tags {', '.join(entity_tags[:8])} have the letters of a scheme at their "
+                "end, or in lower case; write them as B-PER, I-PER, O"
+            )
         return "plain"
     letters = {match[1] for match in matches if match}
     fitting = [name for name, known in _LETTERS.items() if letters <= set(known)]
@@ -65,6 +70,15 @@ def tag_scheme(sentences: Iterable[Sequence[str]], labels: Iterable[str] = ()) -
             "the tags have I and E, but an entity ends with I; in IOE2 every entity ends with E"
         )
     return fitting[0]
+
+
+def _are_odd(tags: Sequence[str]) -> bool:
+    """Return whether tags mark where entities begin, but not as B-TYPE: PER-B, b-per."""
+    for pattern in (r"([bieslumw])[-_].+|o", r".+[-_]([BIESLUMW])"):
+        matches = [re.fullmatch(pattern, tag) for tag in tags]
+        if all(matches) and any(match and (match[1] or "").upper() == "B" for match in matches):
+            return True
+    return False
 
 
 def entities(tags: Sequence[str], scheme: Scheme) -> set[Entity]:

@@ -440,7 +440,9 @@ def test_evaluation_without_labels(
     right = [answer["answer"] == answer["expected"] for answer in answers[::3]]
     assert found["accuracy"] == pytest.approx(np.mean(right))
     assert (found["examples"], found["unlabelled"]) == (24, 16)
-    assert "examples without a label, not measured: 16 of 24" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "mixed.tsv: 24 examples of text, label" in said
+    assert "examples without a label, not measured: 16 of 24" in said
     with pytest.raises(InputError, match=r"--dev .*test.tsv: no example has a label"):
         options(train=tmp_path / "t.tsv", dev=unknown).run()
 

@@ -24,6 +24,7 @@ from model.tuning.tag_schemes import Scheme, entities, tag_scheme
         ("NOUN NOUN VERB O", "plain", {("NOUN", 0, 2), ("VERB", 2, 3)}),
         ("PER PER LOC O", "plain", {("PER", 0, 2), ("LOC", 2, 3)}),
         ("N V I O", "plain", {("N", 0, 1), ("V", 1, 2), ("I", 2, 3)}),
+        ("N-S V-S O", "plain", {("N-S", 0, 1), ("V-S", 1, 2)}),
         ("O O", "plain", set()),
         ("", "plain", set()),
     ],
@@ -44,6 +45,8 @@ def test_labels_of_the_model_count_too() -> None:
         ("B-a L-a S-a", "the tags B-a, L-a, S-a follow no known scheme .*BILOU"),
         ("B-a E-a MISC", "the tags B-a, E-a, MISC follow no known scheme"),
         ("I-a I-a O E-a", "an entity ends with I; in IOE2"),
+        ("PER-B PER-I O", "the tags PER-B, PER-I have the letters .* write them as B-PER"),
+        ("b-per i-per o", "the tags b-per, i-per, o have the letters"),
     ],
 )
 def test_unknown_schemes(tags: str, message: str) -> None:
