@@ -144,13 +144,13 @@ class Vocab(Corpus):
             beam_flags=beam_flags,
         )
         counts = counted.words
-        warn(counted.remarks)
         notes.print(f"learning from {len(counts):,} distinct words")
         if not counts:
             raise InputError(
                 f"--input: no words to learn a vocabulary from; give it some text"
                 f"{hints(counted.remarks)}"
             )
+        warn(counted.remarks)
         pieces = learn_vocabulary(counts, self.size)
         write_atomically(self.output, ("\n".join(pieces) + "\n").encode("utf-8"))
         if len(pieces) < self.size:

@@ -200,6 +200,11 @@ def _why_nothing(report: Report, settings: Settings) -> str:
             "--input: a corpus of one document: no random next sentence can be drawn from another; "
             f"give it more documents{hints(report.remarks) or hint}"
         )
+    if settings.shards == 1:
+        return (
+            f"--input: {usable:,} documents give no training pair: they have the same text, or all "
+            "of them fell into the eval split; give it more documents"
+        )
     return (
         f"--shards {settings.shards}: too many for {usable:,} documents, since every shard needs "
         "several; use fewer --shards or more documents"

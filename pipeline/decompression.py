@@ -17,6 +17,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.errors import DamagedFileError
+from pipeline.remarks import suspicion
 
 CHUNK_BYTES = 1 << 16
 """Compressed bytes read at a time."""
@@ -101,16 +102,18 @@ def _decompress(raw: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
             try:
                 chunk = stream.decompress(data)
             except _CORRUPT as error:
-                raise damaged(path, _why_corrupt(compression, error)) from error
+                raise damaged(path, _why_corrupt(compression, error, data)) from error
             yield chunk
             data, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
     if stream is not None:
         raise damaged(path, "ends in the middle of the compressed stream")
 
 
-def _why_corrupt(compression: str, error: Exception) -> str:
+def _why_corrupt(compression: str, error: Exception, data: bytes) -> str:
+    """Return what is wrong, given the bytes that could not be decompressed."""
     reason = " ".join(str(error).split())
-    return f"is not intact {compression} data, which its name promises ({reason})"
+    remedy = "" if suspicion(data) else "; rename it if it is not compressed"
+    return f"is not intact {compression} data, which its name promises ({reason}){remedy}"
 
 
 def damaged(path: str, damage: str) -> DamagedFileError:

@@ -377,6 +377,16 @@ def test_more_shards_than_documents(
     expect_error(capsys, code, "--shards 5000: too many for 2 documents", "use fewer --shards")
 
 
+def test_documents_of_one_text(
+    vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text("The fox sees. The owl hears.")
+    more = ["--shards", "1", "--eval-rate", "0"]
+    code = preprocess(tmp_path / "[abc]", vocab_path, tmp_path / "ds", *more)
+    expect_error(capsys, code, "3 documents give no training pair: they have the same text")
+
+
 def test_documents_alone_in_their_shard_are_counted(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
