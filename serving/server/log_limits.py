@@ -37,9 +37,11 @@ class OncePerMinute(logging.Filter):
         return True
 
 
+_LIMIT = OncePerMinute()
+
+
 def limit_log_lines() -> None:
     """Put the limit on every handler that writes what the server and its libraries log."""
-    limit = OncePerMinute()
     for handler in (*logging.root.handlers, logging.lastResort):
         if handler:
-            handler.addFilter(limit)
+            handler.addFilter(_LIMIT)  # does nothing the second time
