@@ -33,7 +33,7 @@ from serving.client import Client
 _MB = 1_000_000
 _PAUSE_SECS = 0.1  # between two requests of a kind
 _START_SECS = 240
-_RECOVERY_SECS = 30.0
+_RECOVERY_SECS = 15.0
 _STOP_TIMEOUT_SECS = 5.0
 
 

@@ -1,6 +1,7 @@
 """Starting and stopping the embedded server."""
 
 import functools
+import gc
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from serving.server.grpc_api import grpc_server
 from serving.server.limits import Limits
 from serving.server.loading import saved_model_loader
 from serving.server.log_limits import limit_log_lines
-from serving.server.memory import Trimmer
+from serving.server.memory import Trimmer, set_aside
 from serving.server.metrics import Metrics
 from serving.server.models import Repository
 from serving.server.origins import known_hosts
@@ -62,7 +63,7 @@ class ModelServer:
         self.stop_timeout_secs = limits.stop_timeout_secs
         self.repository = Repository(models, load)
         self._backend = backend = Backend(self.repository, runner, metrics, limits)
-        self._trimmer = Trimmer(backend.work)
+        self._trimmer = Trimmer(lambda: backend.work.ended)
         self._socket = _bound_socket(host, rest_port, "--rest-port")
         self.rest_port = self._socket.getsockname()[1]
         try:
@@ -169,6 +170,7 @@ def serve(
     }
     try:
         server.start()
+        set_aside()
         for servable in server.served:
             notes.out(f"{servable.name} version {servable.version}")
         notes.out(f"REST at http://{joined(host, server.rest_port)}")
@@ -181,6 +183,7 @@ def serve(
             )
             _end_process()
     finally:
+        gc.unfreeze()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -1,6 +1,5 @@
 """The models that are served: which versions are loaded, and which one a request means."""
 
-import gc
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pipeline.errors import InputError
 from serving.server.config_files import ModelConfig
 from serving.server.folders import fingerprint, read_models, versionless_dirs, versions_of
 from serving.server.loading import Loader, Servable, loaded_once
+from serving.server.memory import collect_all
 from serving.server.status import ServingError, invalid, shortened
 
 
@@ -318,7 +318,7 @@ def _update_and_tell(model: _Model) -> None:
     for version in sorted(set(model.serving) - before):
         notes.out(f"{model.config.name} version {version} is served now")
     if set(model.serving) != before:
-        gc.collect()  # a loaded model holds itself in circles, and memory with them
+        collect_all()  # a loaded model holds itself in circles, and memory with them
 
 
 def _load_chosen_or_raise(model: _Model) -> None:

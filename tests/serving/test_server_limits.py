@@ -1,6 +1,7 @@
 """Clients that send too much, too slowly or nothing, and that read nothing, are bounded."""
 
 import concurrent.futures
+import gc
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import resource
 import socket
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import grpc
@@ -30,7 +32,7 @@ from serving.server.connections import connection_limit, raise_file_limit
 from serving.server.limits import Limits
 from serving.server.log_limits import OncePerMinute
 from serving.server.main import ModelServer
-from serving.server.memory import Trimmer
+from serving.server.memory import Trimmer, collect_all, set_aside, trim
 from serving.server.signature import size_bytes
 from serving.server.status import ServingError
 
@@ -381,11 +383,34 @@ def test_memory_is_given_back_after_work():
         kept = blocks[-1]
         del blocks
     assert resident_bytes() - before > 100_000_000
-    trimmer = Trimmer(work, interval_secs=0.05)
+    trimmer = Trimmer(lambda: work.ended, interval_secs=0.05)
     trimmer.start()
     until(lambda: resident_bytes() - before < 50_000_000)
     trimmer.stop()
     assert len(kept) == 2000
+
+
+def test_what_is_set_aside_is_collected_when_all_is():
+    class Circle:
+        def __init__(self):
+            self.self = self
+
+    before, after = Circle(), Circle()
+    seen = [weakref.ref(before), weakref.ref(after)]
+    del after
+    try:
+        set_aside()
+        assert [each() is None for each in seen] == [False, True]
+        later = Circle()
+        seen.append(weakref.ref(later))
+        del before, later
+        trim()
+        assert [each() is None for each in seen] == [False, True, True]
+        collect_all()
+        assert [each() is None for each in seen] == [True, True, True]
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_connections_stay_below_the_files_that_may_be_open(monkeypatch):
