@@ -1,5 +1,6 @@
 """The one tokenizer, made of TensorFlow and TF Text ops that a model server links too."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -261,14 +262,18 @@ class Tokenizer:
 
 
 def _matchable(pieces: Sequence[str]) -> list[str]:
-    """Return the pieces, those with white space replaced by others that no text contains.
+    """Return the pieces, those with white space or controls replaced by others that no text has.
 
-    A word has no white space in it, so such a piece stands for no text. TF Text's op, however,
-    finds it in the text between two words, and returns one piece too many.
+    Words contain neither, so such a piece stands for no text. TF Text's op, however, finds white
+    space between two words and returns one piece too many, and uses some controls itself.
     """
+
+    def is_in_words(character: str) -> bool:
+        return not character.isspace() and unicodedata.category(character) != "Cc"
+
     # `normalize` drops U+FFFD.
     return [
-        f"\ufffd{index}" if any(map(str.isspace, piece)) else piece
+        piece if all(map(is_in_words, piece)) else f"\ufffd{index}"
         for index, piece in enumerate(pieces)
     ]
 

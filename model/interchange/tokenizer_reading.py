@@ -169,8 +169,7 @@ def _cleaning(config: Settings, whole: Settings | None, name: str) -> tuple[bool
     rules, notes = {}, []
     for key, their_key in _RULES.items():
         first, second = config.get(key, bool), normalizer.get(their_key, bool)
-        chosen, other = (first, second) if name in _CLASSES else (second, first)
-        rules[key] = other if chosen is None else chosen
+        rules[key] = second if first is None or name in _ANY_CLASS else first
         if None not in (first, second) and first != second:
             followed = TOKENIZER_CONFIG if name in _CLASSES else TOKENIZER
             notes.append(

@@ -1,5 +1,6 @@
 import os
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -88,9 +89,10 @@ def test_pieces(lower_case: bool, text: str, ids: list[int]) -> None:
     assert tokenizer.tokenize([text]).to_list() == [ids]
 
 
-def test_pieces_with_white_space_stand_for_no_text() -> None:
+def test_pieces_with_white_space_or_controls_stand_for_no_text() -> None:
     """Words have none in them; published vocabularies have such pieces all the same."""
-    spaces = [character for character in map(chr, range(sys.maxunicode)) if character.isspace()]
+    characters = map(chr, range(sys.maxunicode))
+    spaces = [c for c in characters if c.isspace() or unicodedata.category(c) == "Cc"]
     words = [
         *PIECES,
         "a",
@@ -102,7 +104,7 @@ def test_pieces_with_white_space_stand_for_no_text() -> None:
     ]
     texts = [f"a{space}a {space} a{space} {space}a aa" for space in spaces]
     vocabulary = {piece: index for index, piece in enumerate(words)}
-    assert len(spaces) == 29
+    assert len(spaces) == 84
     for lower_case in (False, True):
         theirs = BertWordPieceTokenizer(vocabulary, lowercase=lower_case)
         ours = build_tokenizer(words, lower_case=lower_case).tokenize(texts).to_list()
