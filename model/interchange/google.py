@@ -1,17 +1,13 @@
 """Reads google-research/bert's TensorFlow 1 checkpoints, with `bert_config.json` beside them."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields
-from math import prod
+from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from model.config import BertConfig
-from model.interchange.files import Settings, read_bytes, read_json, regular_file, shown
+from model.interchange.files import Settings, read_bytes, read_json, regular_file
 from model.interchange.imported import (
     Imported,
     Source,
@@ -19,6 +15,7 @@ from model.interchange.imported import (
     make_config,
     make_texts,
 )
+from model.interchange.tensor_bundle import open_bundle
 from model.tasks import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
@@ -87,59 +84,9 @@ def _open(path: Path) -> Source:
     Raises:
         InputError: there is none, or several, or it cannot be read.
     """
-    prefix = _prefix(path)
-    stored_bytes = _stored_bytes(prefix)
-    with _reading(prefix):
-        reader = tf.train.load_checkpoint(str(prefix))
-        dtypes = reader.get_variable_to_dtype_map()
-        shapes = {
-            name: tuple(shape)
-            for name, shape in reader.get_variable_to_shape_map().items()
-            if not _TRAINING.search(name)
-        }
-    # TensorFlow allocates what an index says before it looks at the data.
-    needed = sum(
-        prod(shape) * dtypes[name].size
-        for name, shape in shapes.items()
-        if dtypes[name].is_numpy_compatible and dtypes[name] != tf.string
-    )
-    if needed > stored_bytes or any(min(shape, default=0) < 0 for shape in shapes.values()):
-        raise InputError(
-            f"{prefix}: cannot be read as a checkpoint: its index lists {needed:,} bytes of "
-            f"weights, its data files have {stored_bytes:,}; copy all of its files again"
-        )
-
-    def read(name: str) -> np.ndarray:
-        if not dtypes[name].is_floating:
-            raise InputError(f"{prefix}: {shown(name)} is {dtypes[name].name}, no float")
-        with _reading(prefix):
-            return reader.get_tensor(name)
-
-    return Source(prefix, shapes, read)
-
-
-def _stored_bytes(prefix: Path) -> int:
-    """Return the size of a checkpoint's data files.
-
-    Raises:
-        InputError: one of its files is not a regular one.
-    """
-    files = [
-        file for file in prefix.parent.iterdir() if file.name.startswith(f"{prefix.name}.data-")
-    ]
-    for file in (prefix.with_name(f"{prefix.name}.index"), *files):
-        regular_file(file.parent, file.name)
-    return sum(file.stat().st_size for file in files)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn TensorFlow's errors into one that names the file."""
-    try:
-        yield
-    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as a checkpoint: {reason}") from error
+    source = open_bundle(_prefix(path))
+    shapes = {name: shape for name, shape in source.shapes.items() if not _TRAINING.search(name)}
+    return replace(source, shapes=shapes)
 
 
 def _prefix(path: Path) -> Path:

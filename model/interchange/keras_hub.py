@@ -57,11 +57,6 @@ _TOKENIZES: dict[str, tuple[type, Any]] = {
 }
 """Settings of KerasHub's tokenizer, their types, and the values that ours has."""
 
-_ACCENTS_DIFFER = (
-    "KerasHub's tokenizer keeps accents where it lower-cases; here they are stripped, as in the "
-    "tokenizer that BERT was pretrained with, so words with accents have other pieces"
-)
-
 _HEAD_DIFFERS = (
     "KerasHub computes its masked-LM head with the exact GELU and epsilon 1e-5; "
     "here it has the encoder's, so its scores differ a little"
@@ -149,9 +144,20 @@ def _texts(path: Path, size: int, longest: int) -> Texts:
     if data is None:
         raise InputError(f"{path / VOCABULARY}: no vocabulary: No such file; save the preset again")
     texts = make_texts(path / VOCABULARY, data, lower_case, longest, size)
+    note = _cleaning_differs(texts.lower_case, bool(strip_accents))
+    return replace(texts, notes=(*texts.notes, note))
+
+
+def _cleaning_differs(lower_case: bool, strip_accents: bool) -> str:
+    """Return the note on texts that KerasHub's tokenizer cleans in another way than BERT's own."""
+    others = ["splits words at format characters and not at no-break spaces"]
+    if lower_case:
+        others.append("folds compatibility forms (ß, ½)")
     if lower_case and not strip_accents:
-        return replace(texts, notes=(*texts.notes, _ACCENTS_DIFFER))
-    return texts
+        others.append("keeps accents")
+    return (
+        f"KerasHub's tokenizer {', '.join(others)}; texts are cleaned as google-research/bert does"
+    )
 
 
 def _open(path: Path, name: str) -> Source:

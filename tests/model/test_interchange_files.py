@@ -4,17 +4,27 @@ import json
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import h5py
+import hypothesis
+import keras_hub
+import numpy as np
 import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
 
 import clozeline
 from model.interchange import read_checkpoint
+from model.interchange.importing import _as_result
 from pipeline.errors import InputError
+from pipeline.tokenizer import Vocabulary
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 HUGGING_FACE, GOOGLE = GOLDEN / "hugging_face", GOLDEN / "google"
@@ -331,3 +341,340 @@ def test_a_run_that_is_none_is_refused_unread(tmp_path: Path) -> None:
         file.truncate(2**42)
     with pytest.raises(InputError, match=r"config\.json: larger than 16,777,216 bytes"):
         open_source(path)
+
+
+# Sizes that a few bytes claim
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset of KerasHub's with a small model."""
+    path = tmp_path_factory.mktemp("presets") / "preset"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the"]
+    backbone = keras_hub.models.BertBackbone(len(pieces), 1, 2, 4, 8, max_sequence_length=16)
+    backbone.save_to_preset(str(path))
+    keras_hub.models.BertTokenizer(pieces).save_to_preset(str(path))
+    return path
+
+
+EMBEDDING = "layers/reversible_embedding/vars/0"
+
+
+def test_an_array_that_is_not_stored(preset: Path, tmp_path: Path) -> None:
+    """Before, 19 GB were allocated for a file of 37 kB."""
+    path = copy_of(preset, tmp_path)
+    rows = 1_200_000_000
+    with h5py.File(path / "model.weights.h5", "a") as file:
+        del file[EMBEDDING]
+        file.create_dataset(EMBEDDING, (rows, 4), np.float32)
+    config = json.loads((path / "config.json").read_text())["config"]
+    edit(path / "config.json", config=config | {"vocabulary_size": rows})
+    assert (path / "model.weights.h5").stat().st_size < 100_000
+    refused(path, "vars/0 has the shape 1200000000×4, but 0 bytes are stored of it; save")
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_an_array_that_is_compressed_to_nothing(
+    is_written: bool, preset: Path, tmp_path: Path
+) -> None:
+    path = copy_of(preset, tmp_path)
+    with h5py.File(path / "model.weights.h5", "a") as file:
+        del file[EMBEDDING]
+        how = {"chunks": (100_000, 4), "compression": "gzip"}
+        if is_written:
+            how["data"] = np.zeros((1_000_000, 4), np.float32)
+        file.create_dataset(EMBEDDING, (1_000_000, 4), np.float32, **how)
+    refused(path, "bytes of weights in a file of .*; compressed weights are read up to 4 times")
+
+
+def test_weights_that_are_compressed(preset: Path, tmp_path: Path) -> None:
+    path, wanted = copy_of(preset, tmp_path), read_checkpoint(preset)
+    with h5py.File(path / "model.weights.h5", "a") as file:
+        values = file[EMBEDDING][()]
+        del file[EMBEDDING]
+        file.create_dataset(EMBEDDING, data=values, compression="gzip", chunks=True)
+    found = read_checkpoint(path).weights["token_embedding/embeddings"]
+    np.testing.assert_array_equal(found, wanted.weights["token_embedding/embeddings"])
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "metadata.json"])
+def test_values_of_a_wrong_kind_in_a_preset(name: str, preset: Path, tmp_path: Path) -> None:
+    path = copy_of(preset, tmp_path)
+    if name == "metadata.json":  # is not read
+        (path / name).write_text("[" * 100_000)
+        read_checkpoint(path)
+        return
+    edit(path / name, config=7)
+    refused(path, rf"{name}: config must be an object .*, not 7")
+    edit(path / name, class_name=[7])
+    refused(path, rf"{name}: class_name must be a string, not \[7\]")
+
+
+def test_a_preset_is_told_by_its_own_names(preset: Path, tmp_path: Path) -> None:
+    path = copy_of(preset, tmp_path)
+    config = json.loads((path / "config.json").read_text())["config"]
+    edit(path / "config.json", config=config | {"num_heads": -1})
+    refused(path, r"config\.json: num_heads must be a whole number of at least 1, received -1")
+
+
+def test_a_vocabulary_that_is_elsewhere(preset: Path, tmp_path: Path) -> None:
+    path = copy_of(preset, tmp_path)
+    shutil.move(path / "assets", tmp_path / "elsewhere")
+    (path / "assets").symlink_to(tmp_path / "elsewhere")
+    refused(path, r"vocabulary\.txt: a link that leads out of ")
+
+
+@pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        (b"{}", 2**63),
+        (b"{}", 2**40),
+        (b"[" * 100_000, None),
+        (b'{"x":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4]}}', None),
+        (b'{"x":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}', None),
+        (b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', None),
+        (b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4000000000]}}', None),
+        (b'{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', None),
+        (b'{"x":{"dtype":"NO","shape":[1],"data_offsets":[0,4]}}', None),
+        (b'{"x":7}', None),
+        (b"", None),
+    ],
+)
+def test_a_header_that_does_not_fit_its_file(
+    header: bytes, length: int | None, tmp_path: Path
+) -> None:
+    path = copy_of(HUGGING_FACE / "single", tmp_path)
+    length = len(header) if length is None else length
+    (path / "model.safetensors").write_bytes(struct.pack("<Q", length) + header + b"\0" * 4)
+    refused(path, r"model\.safetensors: cannot be read as safetensors: ")
+
+
+def test_an_index_that_claims_more_than_its_data(tmp_path: Path) -> None:
+    path = copy_of(GOOGLE / "single", tmp_path)
+    for file in path.glob("model.ckpt*"):
+        file.unlink()
+    # One number of a matrix of 4 TB, as partitioned variables are stored.
+    part = "1000000 1000000 0,1:0,1"
+    name = "bert/embeddings/word_embeddings"
+    tf.raw_ops.SaveV2(
+        prefix=str(path / "model.ckpt-1"),
+        tensor_names=[name],
+        shape_and_slices=[part],
+        tensors=[tf.zeros([1, 1])],
+    )
+    refused(path, f"model.ckpt-1: cannot be read as a checkpoint: {name} is stored in slices")
+
+
+def test_weights_of_other_types_in_a_checkpoint(tmp_path: Path) -> None:
+    path = copy_of(GOOGLE / "single", tmp_path)
+    reader = tf.train.load_checkpoint(str(path / "model.ckpt-1"))
+    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    name = "bert/embeddings/word_embeddings"
+    for values, kind in ((tensors[name].astype(np.int64), "int64"), (tensors[name] > 0, "bool")):
+        tf.raw_ops.SaveV2(
+            prefix=str(path / "model.ckpt-1"),
+            tensor_names=[*tensors],
+            shape_and_slices=[""] * len(tensors),
+            tensors=[*(tensors | {name: values}).values()],
+        )
+        refused(path, f"model.ckpt-1: {name} is {kind}, no float")
+
+
+def test_a_checkpoint_with_unknown_names_shows_one(tmp_path: Path) -> None:
+    path = copy_of(GOOGLE / "single", tmp_path)
+    reader = tf.train.load_checkpoint(str(path / "model.ckpt-1"))
+    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    tf.raw_ops.SaveV2(
+        prefix=str(path / "model.ckpt-1"),
+        tensor_names=[f"module/{name}" for name in tensors],
+        shape_and_slices=[""] * len(tensors),
+        tensors=[*tensors.values()],
+    )
+    refused(
+        path,
+        "no bert/embeddings/word_embeddings in it .* of the encoder are missing; a weight that it "
+        "has is module/bert/embeddings/word_embeddings.; give a whole BERT checkpoint",
+    )
+
+
+def test_the_latest_checkpoint_is_not_read_from_a_device(tmp_path: Path) -> None:
+    path = copy_of(GOOGLE / "single", tmp_path)
+    shutil.copy(path / "model.ckpt-1.index", path / "model.ckpt-0.index")
+    (path / "checkpoint").symlink_to("/dev/zero")
+    refused(path, "checkpoint: a link that leads out of ")
+
+
+def handles(footer: bytes) -> list[tuple[int, int]]:
+    """Where a table's metaindex and index are, and their sizes: numbers of 7 bits a byte."""
+    numbers, number, shift = [], 0, 0
+    for byte in footer:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(number)
+            number = shift = 0
+    return [(numbers[0], numbers[1]), (numbers[2], numbers[3])]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_index_with_any_bytes_and_right_checksums(seed: int, tmp_path: Path) -> None:
+    """TensorFlow's own reader ends the process at the first of them."""
+    path, rng = copy_of(GOOGLE / "single", tmp_path), np.random.default_rng(seed)
+    index = path / "model.ckpt-1.index"
+    good = index.read_bytes()
+    meta, top = handles(good[-48:])
+    blocks = [(0, meta[0] - 5), meta, top]
+    outcomes = set()
+    for _ in range(60):
+        bad = bytearray(good)
+        for _ in range(rng.integers(1, 4)):
+            begin, size = blocks[rng.choice(3, p=[0.8, 0.05, 0.15])]
+            bad[begin + rng.integers(size)] = rng.choice([0, 0x7F, 0x80, 0xFF, rng.integers(256)])
+        for begin, size in blocks:
+            crc = google_crc32c.value(bytes(bad[begin : begin + size + 1]))
+            masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+            struct.pack_into("<I", bad, begin + size + 1, masked)
+        index.write_bytes(bad)
+        try:
+            read_checkpoint(path)
+            outcomes.add("imported")
+        except InputError as error:
+            outcomes.add(str(error).removeprefix(str(path))[:50])
+    assert len(outcomes) > 4
+
+
+def test_a_weight_whose_bytes_are_damaged(tmp_path: Path) -> None:
+    path = copy_of(GOOGLE / "single", tmp_path)
+    data = path / "model.ckpt-1.data-00000-of-00001"
+    data.write_bytes(bytes(byte ^ 1 for byte in data.read_bytes()))
+    refused(path, r"model\.ckpt-1: cannot be read as a checkpoint: .* is damaged: its checksum")
+
+
+def test_a_checkpoint_in_several_data_files(tmp_path: Path) -> None:
+    """As `tf.train.Saver` writes with many devices, and merges."""
+    path, wanted = copy_of(GOOGLE / "single", tmp_path), read_checkpoint(GOOGLE / "single")
+    reader = tf.train.load_checkpoint(str(path / "model.ckpt-1"))
+    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    for file in path.glob("model.ckpt*"):
+        file.unlink()
+    parts = [str(path / f"part-{index}") for index in range(3)]
+    for index, part in enumerate(parts):
+        mine = [*tensors][index::3]
+        tf.raw_ops.SaveV2(
+            prefix=part,
+            tensor_names=mine,
+            shape_and_slices=[""] * len(mine),
+            tensors=[tensors[name] for name in mine],
+        )
+    tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=parts, destination_prefix=str(path / "model.ckpt-9")
+    )
+    assert len([*path.glob("*.data-*-of-00003")]) == 3
+    found = read_checkpoint(path)
+    for name, values in wanted.weights.items():
+        np.testing.assert_array_equal(found.weights[name], values)
+
+
+# Whatever the JSON files hold
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([-1, 0, 1, 5, 2**31, 2**63, 10**30, 10**400])
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["[CLS]", "bert", "\n", "\ud800", "0", "BertTokenizer", "x" * 10_000]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container in a JSON value, with each of its keys."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = [*value] if isinstance(value, dict) else [*range(len(value))]
+    return [(value, key) for key in keys] + [place for key in keys for place in places(value[key])]
+
+
+def spoil(text: str, data: st.DataObject) -> str:
+    """Change some values, or some characters, of a JSON text."""
+    if data.draw(st.integers(0, 3)) == 0:
+        start = data.draw(st.integers(0, len(text)))
+        return text[:start] + data.draw(st.text(max_size=3)) + text[start + 1 :]
+    value = json.loads(text)
+    for _ in range(data.draw(st.integers(1, 2))):
+        container, key = data.draw(st.sampled_from(places(value) or [({}, "x")]))
+        if isinstance(container, dict) and data.draw(st.booleans()):
+            key = data.draw(st.sampled_from([key, "id2label", "never_split", "bos_token", "x"]))
+        container[key] = data.draw(VALUES)
+    return json.dumps(value)
+
+
+FULL = {
+    "tokenizer_config.json": {
+        "added_tokens_decoder": {"5": {"content": "[MASK]", "special": True}},
+        "additional_special_tokens": ["[CLS]"],
+        "never_split": ["[SEP]"],
+        "do_basic_tokenize": True,
+    },
+    "special_tokens_map.json": {"cls_token": {"content": "[CLS]"}, "mask_token": "[MASK]"},
+    "added_tokens.json": {"[MASK]": 5},
+    "config.json": {"problem_type": "single_label_classification", "tokenizer_class": None},
+}
+
+
+@pytest.fixture(scope="module")
+def spoilt(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A directory of each kind, with all the JSON files that it may have."""
+    folder = tmp_path_factory.mktemp("spoilt")
+    originals = {
+        "single": HUGGING_FACE / "single",
+        "pretraining": HUGGING_FACE / "pretraining",
+        "google": GOOGLE / "single",
+        "preset": preset,
+    }
+    paths = {kind: folder / kind for kind in originals}
+    for kind, original in originals.items():
+        shutil.copytree(original, paths[kind])
+    for name, values in FULL.items():
+        edit(paths["single"] / name, **values)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("single", "config.json"),
+        ("single", "tokenizer_config.json"),
+        ("single", "tokenizer.json"),
+        ("single", "special_tokens_map.json"),
+        ("single", "added_tokens.json"),
+        ("pretraining", "model.safetensors.index.json"),
+        ("google", "bert_config.json"),
+        ("preset", "config.json"),
+        ("preset", "tokenizer.json"),
+    ],
+)
+@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.given(data=st.data())
+def test_any_json_is_imported_or_refused(
+    kind: str, name: str, spoilt: dict[str, Path], data: st.DataObject
+) -> None:
+    path = spoilt[kind]
+    good = (path / name).read_text()
+    bad = spoil(good, data)
+    (path / name).write_text(bad, errors="surrogatepass")
+    imported, said = None, ""
+    try:
+        imported = read_checkpoint(path)
+    except InputError as error:
+        said = str(error)
+    finally:
+        (path / name).write_text(good)
+    assert "\n" not in said
+    assert len(said) < 1000
+    if imported is not None:
+        assert len(Vocabulary.parse(imported.vocabulary, path)) == imported.config.vocab_size
+        json.dumps(_as_result(imported, path), ensure_ascii=False).encode()

@@ -1,0 +1,163 @@
+"""Reads TensorFlow's checkpoints, an index and data files, which may come from a stranger.
+
+TensorFlow's own reader ends the process at a malformed index. The index is a LevelDB table
+(https://github.com/google/leveldb/blob/main/doc/table_format.md) of `BundleEntryProto`s by name;
+TensorFlow has written it without compression since its version 1.2.
+"""
+
+import struct
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import tensor_bundle_pb2
+
+from model.interchange.files import read_bytes, regular_file, shown
+from model.interchange.imported import Source
+from pipeline.errors import InputError
+
+_MAX_INDEX_BYTES = 16 * 2**20
+"""The largest index; those of BERT-large have 100 kB."""
+
+_FOOTER_BYTES = 48
+_MAGIC = 0xDB4775248B80FB57
+
+
+def open_bundle(prefix: Path) -> Source:
+    """Return the weights of a checkpoint.
+
+    Args:
+        prefix: what the names of its files begin with.
+
+    Raises:
+        InputError: a file is missing or malformed, or the index claims more than is stored.
+    """
+    entries = dict(_read_index(prefix))
+    files = _data_files(prefix, entries.pop(b"", b""))
+    tensors: dict[str, tuple[Any, tf.DType]] = {}
+    claimed = 0
+    for key, value in entries.items():
+        if key.startswith(b"\0"):  # a slice, whose tensor has an entry of its own
+            continue
+        try:
+            name, entry = key.decode(), tensor_bundle_pb2.BundleEntryProto.FromString(value)
+            dtype = tf.as_dtype(entry.dtype).base_dtype
+        except (DecodeError, UnicodeDecodeError, TypeError) as error:
+            raise _malformed(prefix, f"an entry of its index is malformed: {error}") from error
+        if dtype.is_floating or dtype.is_integer or dtype.is_bool:
+            _check_size(prefix, name, entry, dtype, files)
+            claimed += entry.size
+        tensors[name] = (entry, dtype)
+    if claimed > sum(file.stat().st_size for file in files):
+        raise _malformed(prefix, "its index claims more than its data files have")
+    shapes = {name: _shape(entry) for name, (entry, _) in tensors.items()}
+
+    def read(name: str) -> np.ndarray:
+        entry, dtype = tensors[name]
+        if not dtype.is_floating:
+            raise InputError(f"{prefix}: {shown(name)} is {dtype.name}, no float")
+        with files[entry.shard_id].open("rb") as file:
+            file.seek(entry.offset)
+            data = file.read(entry.size)
+        if _masked_crc(data) != entry.crc32c:
+            raise _malformed(prefix, f"{shown(name)} is damaged: its checksum differs")
+        return np.frombuffer(data, dtype.as_numpy_dtype).reshape(shapes[name])
+
+    return Source(prefix, shapes, read)
+
+
+def _malformed(prefix: Path, why: str) -> InputError:
+    return InputError(f"{prefix}: cannot be read as a checkpoint: {why}; copy its files again")
+
+
+def _shape(entry: Any) -> tuple[int, ...]:
+    return tuple(dimension.size for dimension in entry.shape.dim)
+
+
+def _check_size(prefix: Path, name: str, entry: Any, dtype: tf.DType, files: list[Path]) -> None:
+    """Raise `InputError` unless a tensor's bytes are as many as its shape says, and are there."""
+    shape = _shape(entry)
+    if entry.slices or len(shape) > 8:
+        raise _malformed(prefix, f"{shown(name)} is stored in slices")
+    if min(shape, default=0) < 0 or prod(shape) * dtype.size != entry.size:
+        raise _malformed(prefix, f"{shown(name)} has {entry.size:,} bytes, not those of its shape")
+    if not 0 <= entry.shard_id < len(files):
+        raise _malformed(prefix, f"{shown(name)} is in a data file that it does not have")
+    if not 0 <= entry.offset <= files[entry.shard_id].stat().st_size - entry.size:
+        raise _malformed(prefix, f"{shown(name)} is not in its data file as a whole")
+
+
+def _data_files(prefix: Path, header: bytes) -> list[Path]:
+    """Return a checkpoint's data files, in their order."""
+    try:
+        described = tensor_bundle_pb2.BundleHeaderProto.FromString(header)
+    except DecodeError as error:
+        raise _malformed(prefix, "the head of its index is malformed") from error
+    if described.endianness != tensor_bundle_pb2.BundleHeaderProto.LITTLE:
+        raise _malformed(prefix, "its numbers are not little-endian")
+    files = []
+    for shard in range(described.num_shards):
+        name = f"{prefix.name}.data-{shard:05d}-of-{described.num_shards:05d}"
+        file = regular_file(prefix.parent, name)
+        if file is None:  # ends the loop early where a number of shards is made up
+            raise _malformed(prefix, f"no {name}")
+        files.append(file)
+    return files
+
+
+def _read_index(prefix: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of an index."""
+    data = read_bytes(prefix.parent, f"{prefix.name}.index", _MAX_INDEX_BYTES) or b""
+    footer = data[-_FOOTER_BYTES:]
+    try:
+        if struct.unpack("<Q", footer[40:])[0] != _MAGIC:
+            raise ValueError("not an index of a checkpoint")
+        (_, _, begin, size), _ = _varints(footer, 0, 4)
+        for _, handle in _block(data, begin, size):
+            (begin, size), _ = _varints(handle, 0, 2)
+            yield from _block(data, begin, size)
+    except (ValueError, IndexError, struct.error) as error:
+        raise _malformed(prefix, f"its index is malformed: {error}") from error
+
+
+def _block(data: bytes, begin: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of a block of the table."""
+    block, trailer = data[begin : begin + size], data[begin + size : begin + size + 5]
+    kind, checksum = struct.unpack("<BI", trailer)
+    if checksum != _masked_crc(data[begin : begin + size + 1]):
+        raise ValueError("a checksum differs")
+    if kind != 0:
+        raise ValueError("compressed, as only TensorFlow 1.1 wrote it")
+    end = size - 4 - 4 * struct.unpack("<I", block[-4:])[0]
+    at, key = 0, b""
+    while at < end:
+        (shared, added, length), at = _varints(block, at, 3)
+        if at + added + length > end or shared > len(key):
+            raise ValueError("an entry is longer than its block")
+        key = key[:shared] + block[at : at + added]
+        at += added + length
+        yield key, block[at - length : at]
+
+
+def _varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
+    """Return the numbers from a place on, 7 bits a byte, lowest first, and where they end."""
+    numbers = []
+    for _ in range(count):
+        number = shift = 0
+        while data[at] >= 128 and shift < 63:
+            number |= (data[at] & 127) << shift
+            at, shift = at + 1, shift + 7
+        numbers.append(number | data[at] << shift)
+        at += 1
+    return numbers, at
+
+
+def _masked_crc(data: bytes) -> int:
+    """Return the CRC-32C of some bytes, as TensorFlow and LevelDB store it."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
