@@ -256,7 +256,7 @@ class Demo(Command):
     """Docstrings to collect."""
     vocab_size: int = 8000
     """Pieces of the vocabulary."""
-    steps: int = 1300
+    steps: int = 3200
     """Training steps."""
     check_learning: bool = True
     """Fail if the model did not learn; a run of a few steps cannot."""
