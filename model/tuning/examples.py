@@ -14,6 +14,7 @@ from model.tasks import TaskKind
 from model.tuning.conll import read_conll
 from model.tuning.tables import (
     Columns,
+    is_unicode,
     label_column,
     labels_of,
     listed,
@@ -134,6 +135,8 @@ def no_labels(examples: Examples) -> str:
     """Return that the file has no labels, in words that help to name its column of them."""
     columns = listed(examples.available) if isinstance(examples, Texts) else ""
     hint = f" (its columns are {columns}; name the labels' with --label-column)" * bool(columns)
+    if isinstance(examples, Words):
+        hint = " (its lines have one column; tabs or spaces separate columns)"
     return f"no example has a label{hint}"
 
 
@@ -240,10 +243,17 @@ def _read_squad(path: Path) -> Questions:
 
 
 def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None:
+    for name, text in (("context", passage), ("question", asked["question"])):
+        if not isinstance(text, str) or not is_unicode(text):
+            raise ValueError(f"{asked['id']}: the {name} is no text")
     is_impossible = asked.get("is_impossible", False)
     given = [] if is_impossible else asked.get("answers")
     answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given or []]
-    placed = [(text, first) for text, first in answers if text and passage[first:].startswith(text)]
+    placed = [
+        (text, first)
+        for text, first in answers
+        if text and first >= 0 and passage.startswith(text, first)
+    ]
     if len(placed) < len(answers):
         found.misplaced.append(str(asked["id"]))
     expected = None if given is None else tuple(text for text, _ in answers)

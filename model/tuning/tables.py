@@ -361,7 +361,21 @@ def text_of(table: Table, index: int, column: str) -> str:
             f"{table.path}: line {table.lines[index]}: no {column!r} in this row; complete or "
             "remove it"
         )
+    if not is_unicode(str(value)):
+        raise InputError(
+            f"{table.path}: line {table.lines[index]}: {column!r} has half of a surrogate pair "
+            "(\\ud800 to \\udfff), which is no text; correct it"
+        )
     return str(value)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can encode a text: JSON's escapes can write half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def labels_of(table: Table, column: str) -> list[str]:
@@ -390,7 +404,7 @@ def _label(value: Any) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
-        text = str(value).strip()
+        text = str(value).strip() if is_unicode(str(value)) else ""
         integer = _INTEGER_WITH_ZEROS.fullmatch(text)
         return (integer[1] if integer else text) or None
     return None

@@ -146,6 +146,7 @@ def test_squad(tmp_path: Path) -> None:
         ask("who", ("cat", 2), ("A cat", 0)),
         ask("none", is_impossible=True),
         ask("wrong", ("cat", 3)),
+        ask("negative", ("sat.", -4)),
         ask("partly", ("dog", 2), ("sat", 6)),
         {"id": "unknown", "question": "unknown?"},
     )
@@ -155,21 +156,33 @@ def test_squad(tmp_path: Path) -> None:
         ("who", "who?", (("cat", 2), ("A cat", 0))),
         ("none", "none?", ()),
         ("wrong", "wrong?", ()),
+        ("negative", "negative?", ()),
         ("partly", "partly?", (("sat", 6),)),
         ("unknown", "unknown?", ()),
     ]
     assert [q.expected for q in found.questions] == [
-        ("cat", "A cat"), (), ("cat",), ("dog", "sat"), None,
+        ("cat", "A cat"), (), ("cat",), ("sat.",), ("dog", "sat"), None,
     ]  # fmt: skip
-    assert [q.is_learnable for q in found.questions] == [True, True, False, True, False]
-    assert found.misplaced == ["wrong", "partly"]
-    assert are_labelled(found) == [True, True, True, True, False]
-    kept = select(found, [False, True, False, False, True])
+    assert [q.is_learnable for q in found.questions] == [True, True, False, False, True, False]
+    assert found.misplaced == ["wrong", "negative", "partly"]
+    assert are_labelled(found) == [True, True, True, True, True, False]
+    kept = select(found, [False, True, False, False, False, True])
     assert isinstance(kept, Questions)
     assert [q.id for q in kept.questions] == ["none", "unknown"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"data": [{"paragraphs": [{}]}]}', '{"data": 5}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"data": [{"paragraphs": [{}]}]}',
+        '{"data": 5}',
+        squad(ask("a"), passage="so \ud800"),
+        squad(ask("a"), passage="so fine").replace('"so fine"', "null"),
+        squad(ask("a") | {"question": None}),
+    ],
+)
 def test_what_is_not_squad(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="not in SQuAD's format"):
         read_examples(write(tmp_path / "a.json", text), "span", Columns(), "--train")

@@ -174,6 +174,7 @@ def test_equal_labels_are_one_class(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "so fine", "label": 1}\n{"text": "so bad"}\n', 2),
         ("a.jsonl", '{"text": "so fine", "label": 1}\n{"text": "so bad", "label": NaN}\n', 2),
         ("a.jsonl", '{"text": "so fine", "label": 1}\n{"text": "so bad", "label": [1]}\n', 2),
+        ("a.jsonl", '{"text": "so fine", "label": 1}\n{"text": "bad", "label": "\\ud800"}\n', 2),
     ],
 )
 def test_missing_labels(tmp_path: Path, name: str, content: str, line: int) -> None:
@@ -183,6 +184,12 @@ def test_missing_labels(tmp_path: Path, name: str, content: str, line: int) -> N
         content.replace("so fine,1", "so fine,").replace("1\tso", "\tso").replace(": 1}", ": null}")
     )
     assert read(tmp_path / name, none, "single").labels == []
+
+
+def test_half_of_a_surrogate_pair(tmp_path: Path) -> None:
+    content = '{"text": "so \\ud83d\\ude00"}\n{"text": "so \\ud800"}\n'
+    with pytest.raises(InputError, match=r"line 2: 'text' has half of a surrogate pair"):
+        read(tmp_path / "a.jsonl", content, "single")
 
 
 def test_incomplete_rows(tmp_path: Path) -> None:
