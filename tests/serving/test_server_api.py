@@ -413,22 +413,6 @@ ERRORS = [
     ("GET", "/v1/foo", None, 400, "Malformed request: GET /v1/foo"),
     ("GET", M + "/", None, 400, "Malformed request: GET /v1/models/m/"),
     ("GET", M + "?x=1", None, 404, "Could not find any versions of model m?x=1"),
-    (
-        "POST",
-        M + ":classify",
-        '{"examples":[{}]}',
-        400,
-        "Expected classification signature method_name to be tensorflow/serving/classify. "
-        "Was: tensorflow/serving/predict",
-    ),
-    (
-        "POST",
-        M + ":regress",
-        '{"examples":[{}]}',
-        400,
-        "Expected regression signature method_name to be tensorflow/serving/regress. "
-        "Was: tensorflow/serving/predict",
-    ),
     # not as recorded: the graph is never given a rank that is too low
     (
         "POST",
