@@ -23,6 +23,7 @@ class Example:
         input_ids: int32 [L]. The pieces' ids.
         segment_ids: int32 [L]. 0 = [CLS] A [SEP], 1 = B [SEP].
         is_special: bool [L]. [CLS], [SEP] and [MASK].
+        is_spaced: bool [L]. Pieces with white space or nothing before them, and the special ones.
         cut_pieces: pieces that did not fit and were left out.
     """
 
@@ -31,6 +32,7 @@ class Example:
     input_ids: np.ndarray
     segment_ids: np.ndarray
     is_special: np.ndarray
+    is_spaced: np.ndarray
     cut_pieces: int
 
     def __len__(self) -> int:
@@ -58,6 +60,12 @@ class Example:
                 words.append([position])
         return words
 
+    @property
+    def tagged_words(self) -> list[list[int]]:
+        """Positions by word between white space, the unit of tagging, without special pieces."""
+        words = np.split(np.arange(len(self)), np.flatnonzero(self.is_spaced)[1:])
+        return [word.tolist() for word in words if not self.is_special[word[0]]]
+
     def features(self) -> dict[str, Any]:
         """Return the encoder's inputs by name, a batch of one: int32 [1, L] each."""
         import tensorflow as tf
@@ -83,11 +91,11 @@ def read_example(run: Run, texts: Sequence[str]) -> Example:
         if not part:
             raise InputError(f"TEXT {text!r}: has no word in it; give a sentence")
     kept = _trimmed([len(part) for part in parts], run.dataset.max_seq_length - 1 - len(parts))
-    rows = [(run.vocabulary.cls_id, CLS, 0)]
+    rows = [(run.vocabulary.cls_id, CLS, True, 0)]
     for segment, (part, length) in enumerate(zip(parts, kept, strict=True)):
-        rows += [(piece, written, segment) for piece, written in part[:length]]
-        rows.append((run.vocabulary.sep_id, SEP, segment))
-    ids, written, segments = zip(*rows, strict=True)
+        rows += [(*piece, segment) for piece in part[:length]]
+        rows.append((run.vocabulary.sep_id, SEP, True, segment))
+    ids, written, spaced, segments = zip(*rows, strict=True)
     special = [run.vocabulary.cls_id, run.vocabulary.sep_id, run.vocabulary.mask_id]
     return Example(
         pieces=tuple(run.vocabulary.pieces[index] for index in ids),
@@ -95,6 +103,7 @@ def read_example(run: Run, texts: Sequence[str]) -> Example:
         input_ids=np.array(ids, np.int32),
         segment_ids=np.array(segments, np.int32),
         is_special=np.isin(ids, special),
+        is_spaced=np.array(spaced),
         cut_pieces=sum(map(len, parts)) - sum(kept),
     )
 
@@ -108,19 +117,21 @@ def _check_number(run: Run, texts: int) -> None:
         raise InputError(f"TEXT_PAIR: {run.path} was trained on single texts; give one text")
 
 
-def _pieces_of(run: Run, tokenizer: Tokenizer, text: str) -> list[tuple[int, str]]:
-    """Return the id and the text of every piece; `[MASK]` is one piece."""
+def _pieces_of(run: Run, tokenizer: Tokenizer, text: str) -> list[tuple[int, str, bool]]:
+    """Return the id and text of every piece, and whether it is `is_spaced`; `[MASK]` is one."""
     import tensorflow as tf
 
-    found: list[tuple[int, str]] = []
+    found: list[tuple[int, str, bool]] = []
     for index, part in enumerate(text.split(MASK)):
         if index:
-            found.append((run.vocabulary.mask_id, MASK))
+            found.append((run.vocabulary.mask_id, MASK, True))
         clean = normalize(tf.constant([part]), lower_case=run.dataset.lower_case)
         ids, begins, ends = tokenizer.wordpiece.tokenize_with_offsets(clean)
         data = clean[0].numpy()
         where = zip(ids[0].numpy(), begins[0].numpy(), ends[0].numpy(), strict=True)
-        found += [(int(piece), data[begin:end].decode("utf-8")) for piece, begin, end in where]
+        for piece, begin, end in where:
+            before = data[:begin].decode("utf-8")[-1:]
+            found.append((int(piece), data[begin:end].decode("utf-8"), before.strip() == ""))
     return found
 
 

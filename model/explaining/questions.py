@@ -101,8 +101,7 @@ def _task_questions(task: Task, model: keras.Model, example: Example) -> list[Qu
             Question("tag", f"Which tag has “{''.join(example.written[i] for i in word)}”?",
                      f"softmax(W z_{word[0]} + b)", f"{DEVLIN}, section 5.3",
                      task.labels, word[0], partial(_of_a_piece, head, word[0]))
-            for word in example.words
-            if not example.is_special[word[0]]
+            for word in example.tagged_words
         ]  # fmt: skip
     if task.kind == "span":
         ends: tuple[Kind, Kind] = ("start", "end")

@@ -244,7 +244,7 @@ def test_attributions_add_up(explained: Explanation) -> None:
     [
         (Task("single", ("bad", "good", "fair"), False), ["class"]),
         (Task("regression", (), True), ["score"]),
-        (Task("tagging", ("O", "NOUN"), False), ["tag"] * 5),
+        (Task("tagging", ("O", "NOUN"), False), ["tag"] * 4),
         (Task("span", (), True), ["start", "end"]),
     ],
     ids=lambda value: value.kind if isinstance(value, Task) else "",
@@ -266,6 +266,16 @@ def test_tuned_runs(make_run: MakeRun, task: Task, kinds: list[str]) -> None:
     values = [value for _, value in first.answers]
     np.testing.assert_allclose(values, np.sort(expected)[::-1][:10], atol=1e-5)
     check_complete(explained)
+
+
+def test_words_that_are_tagged(make_run: MakeRun) -> None:
+    """Those between white space, as in training and when served."""
+    run = make_run(task=Task("tagging", ("O", "NOUN"), False))
+    example = read_example(run, ["I.cat \u200b my\u3000lighthouses. 爱."])
+    assert example.pieces[1:-1] == (
+        "i", ".", "cat", "my", "light", "##house", "##s", ".", "爱", ".",
+    )  # fmt: skip
+    assert example.tagged_words == [[1, 2, 3], [4], [5, 6, 7, 8], [9, 10]]
 
 
 def test_a_bare_encoder_answers_nothing(make_run: MakeRun) -> None:

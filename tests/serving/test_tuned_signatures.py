@@ -108,6 +108,38 @@ def test_the_questions_of_the_readme(tuned: Any) -> None:
         assert answer["score"].shape == (1,)
 
 
+def test_requests_of_ids_in_one_batch(tuned: Any) -> None:
+    """A model server fills each input with its own first element."""
+    _, run, _, signatures = tuned
+    vocabulary = run.vocabulary
+    requests = [
+        {
+            "input_ids": np.array([[vocabulary.cls_id, *range(6, length + 4), vocabulary.sep_id]]),
+            "input_mask": np.ones([1, length]),
+            "segment_ids": np.array([[0, 0, *[1] * (length - 2)]]),
+        }
+        for length in (4, 9, 6)
+    ]
+    requests[1]["input_mask"][0, 7:] = 0  # its caller's own padding
+    filled = {
+        name: np.concatenate([
+            np.pad(each[name], [(0, 0), (0, 9 - each[name].shape[1])],
+                   constant_values=each[name][0, 0])
+            for each in requests
+        ]).astype(np.int32)
+        for name in requests[0]
+    }  # fmt: skip
+    together = ask(signatures["predict_ids"], filled)
+    for row, request in enumerate(requests):
+        own = {name: ids.astype(np.int32) for name, ids in request.items()}
+        alone = ask(signatures["predict_ids"], own)
+        for name, (values,) in alone.items():
+            mine = together[name][row][tuple(map(slice, values.shape))]
+            np.testing.assert_allclose(mine, values, atol=1e-5, err_msg=name)
+            if values.ndim == 2:
+                assert not together[name][row, len(values) :].any()
+
+
 @pytest.mark.parametrize("tuned", ["names"], indirect=True)
 @pytest.mark.parametrize("text", ["", " \x00", "Ada"])
 def test_texts_of_few_words_and_of_more_than_are_read(tuned: Any, text: str) -> None:
