@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
 from pipeline.strict_json import to_json
 
@@ -112,7 +112,8 @@ def read_manifest(dataset: Path) -> Manifest:
     """Return the manifest of a finished dataset.
 
     Raises:
-        InputError: there is none, or it cannot be read, or its shards are not all there.
+        InputError: there is none, or it is damaged, or its shards are not all there.
+        JobError: it cannot be read now: a permission, a lost disk.
     """
     path = dataset / MANIFEST
     try:
@@ -121,7 +122,9 @@ def read_manifest(dataset: Path) -> Manifest:
         inside = sorted(str(found.parent) for found in dataset.glob(f"*/{MANIFEST}"))
         hint = f"name one of {' '.join(inside)}" if inside else "make one with clozeline preprocess"
         raise InputError(f"{dataset}: no finished dataset (no {MANIFEST}); {hint}") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:  # which says nothing about its bytes
+        raise JobError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: cannot be read: {error}; make the dataset again") from error
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         file = dataset / shard.name

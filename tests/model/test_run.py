@@ -1,6 +1,7 @@
 """The run directory: what it says of itself and what it refuses."""
 
 import dataclasses
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,19 @@ def test_unreadable_config(run: Path, text: str) -> None:
     (run / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config.json: cannot be read: .*; remove .* to start"):
         load_run(run)
+
+
+def test_files_that_cannot_be_read_now_are_not_called_damaged(
+    run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, **_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(JobError, match=r"config.json: cannot be read: Permission denied$"):
+        read_config(run)
+    with pytest.raises(JobError, match=r"manifest.json: cannot be read: Permission denied$"):
+        read_manifest(dataset)
 
 
 def test_another_vocabulary_in_the_run(run: Path) -> None:
