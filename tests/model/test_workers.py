@@ -115,6 +115,20 @@ def test_two_workers_stopped_and_gone_on_with_by_three_give_the_run_of_one(
 
 
 @pytest.mark.slow
+def test_workers_end_together_where_the_run_is_being_written(
+    start: Start, tmp_path: Path, writer_of: Callable[[Path], subprocess.Popen]
+) -> None:
+    other = writer_of(tmp_path / "run")
+    codes, said = ended(start(2, tmp_path / "run"))
+    assert codes == [2, 1], said
+    assert f"is being written by process {other.pid}, since " in said[0].splitlines()[-1]
+    assert said[1].splitlines()[-1] == (
+        "clozeline: the first worker cannot write --run; its message says why"
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
 def test_two_workers_whose_gradients_travel_as_bfloat16_follow_one(
     start: Start, tmp_path: Path
 ) -> None:
