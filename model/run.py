@@ -416,7 +416,7 @@ class Metrics:
         """Remove the lines of the steps after this one."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = self._text().splitlines(keepends=True)
         kept = [line for line in lines if _step_of(line) <= step]
         write_atomically(self.path, "".join(kept).encode())
 
@@ -424,8 +424,12 @@ class Metrics:
         """Return what has been written; a line that was cut off is left out."""
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        lines = self._text().splitlines()
         return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+
+    def _text(self) -> str:
+        # A damaged line does not keep a run from being resumed.
+        return self.path.read_text(encoding="utf-8", errors="replace")
 
     def sync(self) -> None:
         """Wait until the lines are on the disk."""
@@ -444,8 +448,8 @@ class Metrics:
 
 
 def _step_of(line: str) -> float:
-    """Return a line's step; infinity for one that was cut off."""
+    """Return a line's step; infinity for one that was cut off or is damaged."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")

@@ -281,3 +281,15 @@ def test_a_disk_that_is_full_ends_an_import_with_a_line(
         with full_disk(room), pytest.raises(JobError, match=r"cannot be written: .*File too large"):
             write_run(tmp_path / "new" / "run", config, vocabulary(dataset), weights)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_metrics_are_left_out(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    for step in (1, 2, 3):
+        metrics.add(step, "train", {"loss": step / 2})
+    whole = metrics.path.read_bytes().splitlines(keepends=True)
+    for damaged in (b"\xff" + whole[1], b"[2]\n", b"null\n", b'{"step": "\xff"}\n', b"\x00\n"):
+        metrics.path.write_bytes(whole[0] + damaged + whole[2])
+        assert [line["step"] for line in metrics.lines()] == [1, 3]
+        metrics.cut(2)
+        assert metrics.path.read_bytes() == whole[0]
