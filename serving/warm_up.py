@@ -19,7 +19,12 @@ WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 """Where a model server looks for them."""
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-"""Rows of the requests, and the batches that a server makes of its clients' requests."""
+"""Rows of the requests, and the batches that a server makes of its clients' requests.
+
+Larger batches than 32 gain nothing: with mini in float32 on one core, a text of 16 positions took
+1.27, 1.02, 0.90, 0.87 and 0.89 ms of CPU time in batches of 8, 16, 32, 64 and 128, one of 64
+positions 3.42, 3.25, 3.22, 3.36 and 3.42 ms (medians of 15; quartiles within 0.1 ms).
+"""
 
 TEXTS = (
     "The [MASK] barked.",
