@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from grpc import StatusCode
 
@@ -29,10 +30,53 @@ def converter(dtype: tf.DType) -> Callable[[Json], Any]:
     if dtype == tf.bool:
         return lambda value: value if isinstance(value, bool) else _wrong_type(value, dtype)
     if dtype in (tf.float32, tf.float64):
-        return lambda value: _to_float(value, dtype)
+        largest = float(dtype.max)
+        return lambda value: _to_float(value, dtype, largest)
     if dtype.name in _INTEGERS:
-        return lambda value: _to_integer(value, dtype)
+        allowed = range(dtype.min, dtype.max + 1)  # once: each takes TensorFlow microseconds
+        return lambda value: _to_integer(value, dtype, allowed)
     return lambda value: _unsupported(value, dtype)
+
+
+def convert_all(values: list[Json], dtype: tf.DType) -> np.ndarray | None:
+    """Return JSON values as an array, at once.
+
+    Args:
+        values: any.
+        dtype: of the array; strings become objects of bytes.
+
+    Returns:
+        None if it is not certain that the function of `converter` takes each of them.
+    """
+    types = set(map(type, values))
+    try:
+        if dtype == tf.string and types <= {str}:
+            array = np.empty(len(values), dtype=np.object_)
+            array[:] = [value.encode("utf-8", "surrogateescape") for value in values]
+            return array
+        if dtype == tf.bool and types <= {bool}:
+            return np.array(values, np.bool_)
+        if dtype in (tf.float32, tf.float64) and types <= {int, float}:
+            return _all_floats(np.array(values, np.float64), dtype)
+        if dtype.name in _INTEGERS and types <= {int}:
+            wide = np.uint64 if dtype == tf.uint64 else np.int64
+            return _all_integers(np.array(values, wide), dtype)
+    except (OverflowError, UnicodeEncodeError):
+        pass
+    return None
+
+
+def _all_floats(array: np.ndarray, dtype: tf.DType) -> np.ndarray | None:
+    sizes = np.abs(array)
+    if np.any((sizes >= float(dtype.max)) & (sizes != math.inf)):
+        return None
+    return array.astype(dtype.as_numpy_dtype)
+
+
+def _all_integers(array: np.ndarray, dtype: tf.DType) -> np.ndarray | None:
+    if array.size and not dtype.min <= array.min() <= array.max() <= dtype.max:
+        return None
+    return array.astype(dtype.as_numpy_dtype)
 
 
 def _to_bytes(value: Json) -> bytes:
@@ -49,10 +93,10 @@ def _to_bytes(value: Json) -> bytes:
         raise invalid("Unable to base64 decode") from error
 
 
-def _to_float(value: Json, dtype: tf.DType) -> float:
+def _to_float(value: Json, dtype: tf.DType, largest: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return _wrong_type(value, dtype)
-    if abs(value) > float(dtype.max) and value not in (math.inf, -math.inf):
+    if abs(value) > largest and value not in (math.inf, -math.inf):
         raise invalid(
             f"Cannot convert JSON value: {quoted(value)} to {type_name(dtype)} "
             "without loss of precision."
@@ -60,10 +104,10 @@ def _to_float(value: Json, dtype: tf.DType) -> float:
     return float(value)
 
 
-def _to_integer(value: Json, dtype: tf.DType) -> int:
+def _to_integer(value: Json, dtype: tf.DType, allowed: range) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         return _wrong_type(value, dtype)
-    return value if dtype.min <= value <= dtype.max else _wrong_type(value, dtype)
+    return value if value in allowed else _wrong_type(value, dtype)
 
 
 def _wrong_type(value: Json, dtype: tf.DType) -> Any:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from benchmarks import faults
 from serving.client import Client
+from serving.server import json_request
 from serving.server.examples import read_examples
 from serving.server.json_request import parse_document, read_inputs, signature_name
 from serving.server.limits import Limits
@@ -101,6 +102,50 @@ def test_any_document_gives_tensors_of_the_signature_or_is_refused(document, sig
     for name, array in arrays.items():
         assert array.dtype == signature.inputs[name].dtype.as_numpy_dtype
         assert array.dtype != np.object_ or all(isinstance(one, bytes) for one in array.ravel())
+
+
+@st.composite
+def batches(draw):
+    """A signature, and a document that has rows or columns for it."""
+    signature = draw(SIGNATURES)
+    alike = st.sampled_from([1, 2**31 - 1, 255, -1]) | st.floats() | st.booleans() | st.text()
+    leaves = st.one_of(alike, SCALARS)
+    shape = draw(st.lists(st.integers(0, 3), max_size=2))
+    values = leaves if draw(st.booleans()) else st.sampled_from([draw(alike), draw(alike)])
+    for size in reversed(shape):
+        values = st.lists(values, min_size=size, max_size=size)
+    named = st.fixed_dictionaries(dict.fromkeys(signature.inputs, values))
+    rows = st.lists(named | values if draw(st.booleans()) else named, min_size=1, max_size=4)
+    plain = st.lists(values, min_size=1, max_size=4)
+    return signature, draw(
+        st.fixed_dictionaries({"instances": rows | plain})
+        | st.fixed_dictionaries({"inputs": named | values | plain})
+    )
+
+
+@given(batches())
+@settings(max_examples=1000, deadline=None)
+def test_values_read_at_once_are_those_read_one_by_one(signature_and_document):
+    signature, document = signature_and_document
+
+    def read():
+        try:
+            return read_inputs(document, signature)
+        except ServingError as error:
+            return str(error)
+
+    at_once = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_request, "convert_all", lambda *_: None)
+        one_by_one = read()
+    if isinstance(one_by_one, str):
+        assert at_once == one_by_one
+        return
+    assert at_once[0] is one_by_one[0]
+    for name, array in one_by_one[1].items():
+        assert (array.dtype, array.shape) == (at_once[1][name].dtype, at_once[1][name].shape)
+        assert array.tobytes() == at_once[1][name].tobytes() or array.dtype == np.object_
+        assert array.dtype != np.object_ or array.tolist() == at_once[1][name].tolist()
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
