@@ -19,6 +19,7 @@ import numpy as np
 from grpc import StatusCode
 
 from pipeline.errors import InputError
+from serving.server.answer_size import check_answer
 from serving.server.callers import current_caller
 from serving.server.metrics import Metrics
 from serving.server.signature import Arrays, Signature, size_bytes
@@ -222,8 +223,7 @@ class Batcher:
                 total_bytes += size_bytes(results[-1])
                 if total_bytes > self._max_output_bytes:
                     self._forget(tasks)
-                    most = self._max_output_bytes
-                    raise invalid(f"The outputs take more than {most} bytes; send fewer rows")
+                check_answer(total_bytes, self._max_output_bytes)
         return results
 
     def _at_one_shape(

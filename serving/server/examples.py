@@ -22,6 +22,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from serving.server.answer_size import check_answer
 from serving.server.backend import Backend
 from serving.server.json_answer import number_text, string_text
 from serving.server.json_values import Json, converter, is_base64, json_type, quoted
@@ -32,6 +33,7 @@ from serving.server.status import ServingError, invalid, shortened
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _KINDS = {CLASSIFY: "classification", REGRESS: "regression"}
 _COLUMNS = {"classes": np.dtype(np.object_), "scores": np.dtype(np.float32)}
+_CLASS_BYTES = 64  # of a label, a score or a regression as a message in memory
 _INT64 = range(-(2**63), 2**63)
 _to_float, _to_bytes = converter(tf.float32), converter(tf.string)
 
@@ -123,6 +125,8 @@ def classify(
     if len({*widths}) > 1:
         vs = " vs. ".join(map(str, widths))
         raise invalid(f"Tensors class and score should match in dim_size(1). Got {vs}")
+    size_bytes = sum(_CLASS_BYTES * array.size for array in columns.values())
+    check_answer(size_bytes, backend.runner.max_answer_bytes)
     result = classification_pb2.ClassificationResult()
     for row in range(rows):
         added = result.classifications.add()
@@ -164,6 +168,7 @@ def regress(
         raise invalid(f"Input batch size did not match output batch size: {rows} vs. {len(values)}")
     if values.dtype != np.float32:
         raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype_name(values.dtype)}")
+    check_answer(_CLASS_BYTES * values.size, backend.runner.max_answer_bytes)
     result = regression_pb2.RegressionResult()
     for value in values.ravel():
         result.regressions.add(value=value)

@@ -22,6 +22,7 @@ from tensorflow_serving.apis import (
 )
 
 from pipeline.errors import InputError
+from serving.server.answer_size import check_answer
 from serving.server.backend import Backend
 from serving.server.config_files import models_from_proto
 from serving.server.connections import connection_limit
@@ -33,7 +34,7 @@ from serving.server.loading import Servable
 from serving.server.models import Repository
 from serving.server.signature import DEFAULT_SIGNATURE, Signature
 from serving.server.status import ServingError, invalid, shortened
-from serving.server.tensors import arrays_from_protos, write_array
+from serving.server.tensors import arrays_from_protos, message_bytes, write_array
 
 _log = logging.getLogger(__name__)
 _MESSAGE_CHARS = 1024
@@ -87,7 +88,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             runner = self._backend.runner
             inputs = arrays_from_protos(signature, request.inputs, runner.max_input_bytes)
             outputs = runner.run(signature, inputs)
-            return _predict_response(servable, signature, {key: outputs[key] for key in wanted})
+            outputs = {key: outputs[key] for key in wanted}
+            check_answer(sum(map(message_bytes, outputs.values())), runner.max_answer_bytes)
+            return _predict_response(servable, signature, outputs)
 
     @_answering
     def Classify(  # noqa: N802

@@ -1,32 +1,62 @@
 """Arrays to TensorFlow Serving's JSON answers: pure functions, no transport."""
 
 import base64
+import itertools
 import json
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from serving.server.json_request import Layout
+from serving.server.limits import Limits
+from serving.server.signature import Arrays
 from serving.server.status import invalid
 
 _INDENT = "    "
+MAX_BYTES = Limits().max_message_bytes
+Writer = Callable[[np.ndarray], list[str]]
+Writers = dict[str, Writer]
+_BLOCK_NODES = 16_384  # lists and leaves that exist as Python objects at a time
+_CHUNK_CHARS = 64 * 1024
+_PLAIN_BYTES = bytes(set(range(0x20, 0x100)) - set(b'"\\'))  # JSON text has them as they are
 _BYTES_SUFFIX = "_bytes"  # string outputs with such a name are written in base64
 
 
-def predict_answer(outputs: dict[str, np.ndarray], layout: Layout) -> bytes:
+def predict_answer(outputs: Arrays, layout: Layout, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the body that answers a predict request made in the same layout.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, an output cannot be written as JSON, or row format was asked
-            for and the outputs have no batch dimension in common.
+        ServingError: what `predict_chunks` raises.
+    """
+    return b"".join(predict_chunks(outputs, layout, max_bytes))
+
+
+def predict_chunks(outputs: Arrays, layout: Layout, max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
+    """Return the body that answers a predict request, in chunks that are made when they are taken.
+
+    Args:
+        outputs: arrays by name; strings are objects of bytes.
+        layout: of the request.
+        max_bytes: limit for the body.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, an output cannot be written as JSON, the body could be
+            larger than the limit, or row format was asked for and the outputs have no batch
+            dimension in common.
     """
     if layout is Layout.ROW:
         _check_batch(outputs)
-    written = {name: _written(name, array) for name, array in outputs.items()}
-    text = _rows(written) if layout is Layout.ROW else _columns(written)
-    # Strings that are not UTF-8 leave as the bytes they are.
-    return text.encode("utf-8", "surrogateescape")
+    writers = {name: _writer(name, array) for name, array in outputs.items()}
+    size_bytes = sum(_most_bytes(name, array, layout) for name, array in outputs.items())
+    if size_bytes > max_bytes:
+        raise invalid(
+            f"The answer could take {size_bytes} bytes as JSON, and {max_bytes} are allowed; "
+            "send fewer rows or shorter inputs"
+        )
+    written = _rows if layout is Layout.ROW else _columns
+    return _encoded(written(outputs, writers))
 
 
 def error_answer(message: str) -> bytes:
@@ -58,36 +88,134 @@ def _check_batch(outputs: dict[str, np.ndarray]) -> None:
         expected = len(array)
 
 
-def _rows(written: dict[str, Any]) -> str:
-    """Return one line per row and output: bare rows of one output, else an object per row."""
-    if len(written) == 1:
-        (column,) = written.values()
-        rows = ", ".join(map(_on_one_line, column))
+def _most_bytes(name: str, array: np.ndarray, layout: Layout) -> int:
+    """Return what the JSON text of an output can take at most."""
+    lists = _nodes(array.shape) - array.size
+    lines = array.size + 2 * lists  # a list ends on a line of its own
+    rows = array.shape[0] if array.ndim else 1
+    around = (rows + 1) * (len(name) * 6 + 64)
+    indent = len(_INDENT) * (array.ndim + 2) if layout is Layout.COLUMN else 0
+    return around + lines * (indent + 4) + _most_leaf_bytes(name, array)
+
+
+def _most_leaf_bytes(name: str, array: np.ndarray) -> int:
+    if array.dtype == np.object_:
+        if name.endswith(_BYTES_SUFFIX):
+            return sum(2 * len(value) + 16 for value in array.flat)
+        escaped = (len(value.translate(None, _PLAIN_BYTES)) for value in array.flat)
+        return sum(map(len, array.flat)) + 2 * array.size + 5 * sum(escaped)
+    if array.dtype.kind in "iu" and array.size:
+        return array.size * max(len(str(array.min())), len(str(array.max())))
+    return array.size * (25 if array.dtype == np.float64 else 15)
+
+
+def _nodes(shape: tuple[int, ...]) -> int:
+    """Return how many lists and leaves an array's JSON has."""
+    return 1 + sum(itertools.accumulate(shape, operator.mul))
+
+
+def _encoded(texts: Iterator[str]) -> Iterator[bytes]:
+    """Join short texts to chunks; strings that are not UTF-8 leave as the bytes they are."""
+    waiting: list[str] = []
+    chars = 0
+    for text in texts:
+        waiting.append(text)
+        chars += len(text)
+        if chars >= _CHUNK_CHARS:
+            yield "".join(waiting).encode("utf-8", "surrogateescape")
+            waiting, chars = [], 0
+    yield "".join(waiting).encode("utf-8", "surrogateescape")
+
+
+def _rows(outputs: Arrays, writers: Writers) -> Iterator[str]:
+    """Yield one line per row and output: bare rows of one output, else an object per row."""
+    yield f'{{\n{_INDENT}"predictions": '
+    closing = f"\n{_INDENT}]"
+    if len(outputs) == 1:
+        ((name, array),) = outputs.items()
+        yield from _list(array, writers[name], None, closing)
     else:
-        rows = ",".join(
-            _row_object(written, row) for row in range(len(next(iter(written.values()))))
-        )
-    return f'{{\n{_INDENT}"predictions": [{rows}\n{_INDENT}]\n}}'
+        yield "["
+        for start, stop in _blocks(list(outputs.values())):
+            yield "," if start else ""
+            yield from _row_objects(outputs, writers, start, stop)
+        yield closing
+    yield "\n}"
 
 
-def _row_object(written: dict[str, Any], row: int) -> str:
-    start, inner = "\n" + _INDENT * 2, "\n" + _INDENT * 3
-    members = (
-        f"{inner}{json.dumps(name)}: {_on_one_line(column[row])}"
-        for name, column in written.items()
+def _row_objects(outputs: Arrays, writers: Writers, start: int, stop: int) -> Iterator[str]:
+    """Yield the objects of some rows; of a single one, which may be large, in parts."""
+    opening, inner = "\n" + _INDENT * 2, "\n" + _INDENT * 3
+    if stop - start == 1:
+        for number, (name, array) in enumerate(outputs.items()):
+            yield f"{',' if number else opening + '{'}{inner}{json.dumps(name)}: "
+            yield from _tokens(_row(array, start), writers[name], None)
+        yield f"{opening}}}"
+        return
+    columns = {
+        f"{inner}{json.dumps(name)}: ": _leaves(array[start:stop], writers[name])
+        for name, array in outputs.items()
+    }
+    yield ",".join(
+        f"{opening}{{{','.join(key + _on_one_line(column[row]) for key, column in columns.items())}"
+        f"{opening}}}"
+        for row in range(stop - start)
     )
-    return f"{start}{{{','.join(members)}{start}}}"
 
 
-def _columns(written: dict[str, Any]) -> str:
-    if len(written) == 1:
-        (column,) = written.values()
-        return f'{{\n{_INDENT}"outputs": {_on_lines(column, 1)}\n}}'
-    start, inner = "\n" + _INDENT, "\n" + _INDENT * 2
-    members = ",".join(
-        f"{inner}{json.dumps(name)}: {_on_lines(column, 2)}" for name, column in written.items()
-    )
-    return f'{{{start}"outputs": {{{members}{start}}}\n}}'
+def _columns(outputs: Arrays, writers: Writers) -> Iterator[str]:
+    yield f'{{\n{_INDENT}"outputs": '
+    if len(outputs) == 1:
+        ((name, array),) = outputs.items()
+        yield from _tokens(array, writers[name], 1)
+    else:
+        for number, (name, array) in enumerate(outputs.items()):
+            yield f"{',' if number else '{'}\n{_INDENT * 2}{json.dumps(name)}: "
+            yield from _tokens(array, writers[name], 2)
+        yield f"\n{_INDENT}}}"
+    yield "\n}"
+
+
+def _tokens(array: np.ndarray, write: Writer, level: int | None) -> Iterator[str]:
+    """Yield an array's text: on one line, or on lines indented from a level on."""
+    if _nodes(array.shape) <= _BLOCK_NODES:
+        leaves = _leaves(array, write)
+        yield _on_one_line(leaves) if level is None else _on_lines(leaves, level)
+    elif level is None:
+        yield from _list(array, write, None, "]")
+    else:
+        yield from _list(array, write, level, f"\n{_INDENT * level}]")
+
+
+def _list(array: np.ndarray, write: Writer, level: int | None, closing: str) -> Iterator[str]:
+    """Yield the text of an array that may be large, block by block of its rows."""
+    inner = None if level is None else level + 1
+    line = "" if inner is None else "\n" + _INDENT * inner
+    separator = ", " if inner is None else "," + line
+    yield "[" + line
+    for start, stop in _blocks([array]):
+        yield separator if start else ""
+        if stop - start == 1:
+            yield from _tokens(_row(array, start), write, inner)
+        else:
+            rows = _leaves(array[start:stop], write)
+            yield separator.join(
+                _on_one_line(row) if inner is None else _on_lines(row, inner) for row in rows
+            )
+    yield closing
+
+
+def _blocks(arrays: list[np.ndarray]) -> Iterator[tuple[int, int]]:
+    """Yield first and last row (exclusive) of blocks that are written at a time."""
+    rows = len(arrays[0])
+    step = max(1, _BLOCK_NODES // sum(_nodes(array.shape[1:]) for array in arrays))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def _row(array: np.ndarray, number: int) -> np.ndarray:
+    """Return one row; of a list of scalars it is an array, too."""
+    return array[number : number + 1].reshape(array.shape[1:])
 
 
 def _on_one_line(tokens: Any) -> str:
@@ -106,19 +234,19 @@ def _on_lines(tokens: Any, level: int) -> str:
     return f"[{items}\n{_INDENT * level}]"
 
 
-def _written(name: str, array: np.ndarray) -> Any:
+def _leaves(array: np.ndarray, write: Writer) -> Any:
     """Return the array as nested lists whose leaves are JSON text."""
-    if array.dtype == np.object_:
-        write: Callable[[np.ndarray], list[str]] = (
-            _base64_strings if name.endswith(_BYTES_SUFFIX) else _strings
-        )
-    elif array.dtype.kind not in _WRITERS:
-        raise invalid(f"Failed to write JSON value for tensor type: {array.dtype.name}")
-    else:
-        write = _WRITERS[array.dtype.kind]
     leaves = np.empty(array.size, dtype=np.object_)
     leaves[:] = write(array.ravel())
     return leaves.reshape(array.shape).tolist()
+
+
+def _writer(name: str, array: np.ndarray) -> Writer:
+    if array.dtype == np.object_:
+        return _base64_strings if name.endswith(_BYTES_SUFFIX) else _strings
+    if array.dtype.kind not in _WRITERS:
+        raise invalid(f"Failed to write JSON value for tensor type: {array.dtype.name}")
+    return _WRITERS[array.dtype.kind]
 
 
 def _strings(flat: np.ndarray) -> list[str]:

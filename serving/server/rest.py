@@ -215,7 +215,7 @@ class _RestApi:
         query.share.hold(len(query.body) + size_bytes(outputs))
         with self._backend.budget.turn(size_bytes(outputs)):
             current_caller().check()
-            answer = predict_answer(outputs, layout)
+            answer = predict_answer(outputs, layout, self._limits.max_message_bytes)
         query.share.hold(len(answer))
         return answer
 

@@ -5,11 +5,12 @@ import threading
 import numpy as np
 import tensorflow as tf
 
+from serving.server.answer_size import check_answer, check_before_run
 from serving.server.batching import Batcher, BatchingOptions, RunNow
 from serving.server.callers import current_caller
 from serving.server.limits import Limits
 from serving.server.metrics import Metrics
-from serving.server.signature import Arrays, Signature, check_inputs
+from serving.server.signature import Arrays, Signature, check_inputs, size_bytes
 from serving.server.status import from_tensorflow
 
 
@@ -22,7 +23,7 @@ class Runner:
         batching: BatchingOptions | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self.max_input_bytes = limits.max_message_bytes
+        self.max_input_bytes = self.max_answer_bytes = limits.max_message_bytes
         self._places = threading.BoundedSemaphore(limits.max_concurrent_runs)
         self._batcher = None
         if batching:
@@ -38,16 +39,18 @@ class Runner:
         """Return the outputs by name; strings are object arrays of bytes.
 
         Raises:
-            ServingError: the inputs do not fit the signature, the graph failed, the queue of
-                batches is full, or the client left before it ran.
+            ServingError: the inputs do not fit the signature, the outputs are too large, the graph
+                failed, the queue of batches is full, or the client left before it ran.
         """
         check_inputs(signature, inputs)
+        check_before_run(signature, inputs, self.max_answer_bytes)
         run: RunNow = self._run_now
         if self._batcher and signature.can_batch:
             rows = {len(array) for array in inputs.values()}
             if len(rows) == 1 and rows != {0}:
                 run = self._batcher.run
         outputs = run(signature, inputs)
+        check_answer(size_bytes(outputs), self.max_answer_bytes)
         current_caller().check()  # writing an answer may take longer than computing it
         return outputs
 
@@ -60,6 +63,7 @@ class Runner:
                     for name, value in arrays.items()
                 }
                 outputs = signature.function(**tensors)
-                return {name: np.asarray(outputs[name].numpy()) for name in signature.outputs}
+                # Arrays of numbers are TensorFlow's own memory, read-only, and no copies.
+                return {name: np.asarray(outputs[name]) for name in signature.outputs}
         except (tf.errors.OpError, TypeError, ValueError) as error:
             raise from_tensorflow(error) from error

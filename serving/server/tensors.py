@@ -218,6 +218,17 @@ def _strings_in(content: bytes, count: int, _dtype: tf.DType) -> np.ndarray | No
     return _objects([content[start:end] for start, end in itertools.pairwise(ends)])
 
 
+def message_bytes(array: np.ndarray) -> int:
+    """Return what an array takes in a message at most; strings are objects of bytes."""
+    if array.dtype == np.object_:
+        return sum(map(len, array.flat)) + 6 * array.size
+    if array.dtype.kind not in "iu" or not array.size:
+        return max(array.itemsize, 3) * array.size  # half-precision bits are varints of 3 bytes
+    if array.min() < 0:
+        return 10 * array.size  # a negative varint has all of its bits
+    return max(1, math.ceil(int(array.max()).bit_length() / 7)) * array.size
+
+
 def write_array(proto: tensor_pb2.TensorProto, array: np.ndarray, dtype: tf.DType) -> None:
     """Fill an empty message with an array as TensorFlow Serving sends it: in the typed field.
 

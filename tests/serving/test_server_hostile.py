@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import requests
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -22,7 +23,7 @@ DEADLINE_SECS = 60
 class Server:
     """A server process, a gRPC stub for it, and its memory."""
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, name: str = "types") -> None:
         with contextlib.ExitStack() as stack:
             sockets = [
                 stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)
@@ -31,7 +32,7 @@ class Server:
         command = [sys.executable, "-m", "clozeline", "serve", "--embedded", "--models", models]
         ports = ["--rest-port", str(self.rest_port), "--grpc-port", str(self.grpc_port)]
         self.process = subprocess.Popen([*command, *ports])
-        Client(f"http://127.0.0.1:{self.rest_port}").wait_until_ready("types", 120)
+        Client(f"http://127.0.0.1:{self.rest_port}").wait_until_ready(name, 120)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
         self.stub = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
 
@@ -46,6 +47,11 @@ class Server:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
         return self.memory_bytes("VmRSS")
 
+    def stop(self) -> None:
+        self.channel.close()
+        self.process.terminate()
+        assert self.process.wait(DEADLINE_SECS) == 0
+
     def check_good(self) -> None:
         request = request_for("", x=tf.make_tensor_proto(np.float32([1.5, 2.0])))
         answer = self.stub.Predict(request, timeout=DEADLINE_SECS)
@@ -59,9 +65,7 @@ def server(tmp_path_factory, save_types):
     save_types(base / "types" / "1")
     started = Server(base)
     yield started
-    started.channel.close()
-    started.process.terminate()
-    assert started.process.wait(DEADLINE_SECS) == 0
+    started.stop()
 
 
 def request_for(signature: str, **inputs: tensor_pb2.TensorProto) -> predict_pb2.PredictRequest:
@@ -148,3 +152,73 @@ def test_a_tensor_that_is_refused_unread(server, name):
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert server.memory_bytes("VmHWM") < before + 100 * MEBIBYTE
     server.check_good()
+
+
+class Wide(tf.Module):
+    """Outputs much larger than the inputs."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def scores(self, text):
+        length = tf.reduce_max(tf.strings.length(text))
+        return {"scores": tf.ones([tf.size(text), 6, length, length])}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None], tf.int32, "ids"),
+            tf.TensorSpec([None, None], tf.int32, "at"),
+        ]
+    )
+    def logits(self, ids, at):
+        logits = tf.ones([tf.shape(ids)[0], tf.shape(at)[1], 30_000])
+        return {"logits": tf.ensure_shape(logits, [None, None, 30_000])}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    base = tmp_path_factory.mktemp("wide")
+    module = Wide()
+    signatures = {"serving_default": module.scores, "logits": module.logits}
+    tf.saved_model.save(module, str(base / "wide" / "1"), signatures=signatures)
+    started = Server(base, "wide")
+    yield started
+    started.stop()
+
+
+def wide_request(signature, **inputs):
+    protos = {name: tf.make_tensor_proto(value) for name, value in inputs.items()}
+    request = request_for(signature, **protos)
+    request.model_spec.name = "wide"
+    return request
+
+
+REFUSED = {  # MiB above rest: what the run itself takes, and nothing where it is not run
+    "an answer of 96 MB": ("", {"text": ["a" * 2000]}, 300),
+    "logits of 108 GB": ("logits", {"ids": [[0] * 8], "at": [[0] * 900_000]}, 200),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_answer_that_is_too_large_over_both_apis(wide, name):
+    signature, inputs, most_mebibytes = REFUSED[name]
+    before = wide.forget_peak()
+    with pytest.raises(grpc.RpcError, match=r"The answer takes \d+ bytes, and \d+ are") as caught:
+        wide.stub.Predict(wide_request(signature, **inputs), timeout=DEADLINE_SECS)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    answer = requests.post(
+        f"http://127.0.0.1:{wide.rest_port}/v1/models/wide:predict",
+        json={"signature_name": signature, "inputs": inputs},
+        timeout=DEADLINE_SECS,
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("The answer takes ")
+    assert wide.memory_bytes("VmHWM") < before + most_mebibytes * MEBIBYTE
+
+
+def test_a_large_answer_takes_little_more_memory_than_its_text(wide):
+    text = "a" * 700  # 2.9 million numbers
+    before = wide.forget_peak()
+    url = f"http://127.0.0.1:{wide.rest_port}/v1/models/wide:predict"
+    answer = requests.post(url, json={"instances": [text]}, timeout=DEADLINE_SECS)
+    assert answer.status_code == 200
+    assert len(answer.content) > 14_000_000
+    assert wide.memory_bytes("VmHWM") < before + 150 * MEBIBYTE

@@ -292,13 +292,13 @@ def test_a_connection_that_sends_no_request_is_closed(server, sent):
 def test_a_client_that_reads_nothing_is_cut_off(server):
     started = server(transfer_timeout_secs=0.5)
     budget = started._backend.budget
-    body = json.dumps({"signature_name": "many", "instances": [6_000_000]}).encode()
+    body = json.dumps({"signature_name": "many", "instances": [3_000_000]}).encode()
     head = "POST /v1/models/plus:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect((HOST, started.rest_port))
         client.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
-        until(lambda: budget.bytes_in_flight > 20_000_000)
+        until(lambda: budget.bytes_in_flight > 10_000_000)
         until(lambda: budget.bytes_in_flight == 0)
     until(lambda: budget._places.total == 0)
 

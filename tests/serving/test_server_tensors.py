@@ -10,7 +10,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from serving.server.signature import Signature, TensorInfo
 from serving.server.status import ServingError
-from serving.server.tensors import arrays_from_protos, write_array
+from serving.server.tensors import arrays_from_protos, message_bytes, write_array
 
 MAX_BYTES = 4096
 CARRIED = [
@@ -113,6 +113,14 @@ def test_an_array_is_written_as_it_is_read(dtype):
     write_array(proto, array, dtype)
     assert equal(read(proto, dtype), array)
     assert equal(np.asarray(tf.io.parse_tensor(proto.SerializeToString(), dtype)), array)
+    assert len(proto.SerializeToString()) <= message_bytes(array) + 20
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=9))
+def test_the_size_of_integers_in_a_message(values):
+    proto = tensor_pb2.TensorProto()
+    write_array(proto, np.array(values), tf.int64)
+    assert len(proto.SerializeToString()) <= message_bytes(np.array(values)) + 20
 
 
 def test_more_values_than_are_copied_at_a_time():
