@@ -393,7 +393,7 @@ def test_failed_export_leaves_nothing(
     monkeypatch.setattr("serving.export.write_warm_up", fail)
     arguments = ["export", "--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
     assert clozeline.main(arguments) == 1
-    assert list((tmp_path / "fox").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_graph_is_not_published(
@@ -404,7 +404,7 @@ def test_a_wrong_graph_is_not_published(
     assert clozeline.main(arguments) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "not exported: serving_default answers otherwise than the Python model" in said
-    assert list((tmp_path / "fox").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
