@@ -10,7 +10,12 @@ from model.run import Checkpoint
 from pipeline.commands import Command, InputGlobs, check_range
 from pipeline.errors import InputError
 from serving.addresses import checked_address
-from serving.choices import FROZEN_WEIGHTS, ServerVersion, ServingPrecision
+from serving.choices import (
+    FROZEN_WEIGHTS,
+    SYSTEM_ALLOCATOR,
+    ServerVersion,
+    ServingPrecision,
+)
 
 MAX_VERSION = (1 << 63) - 1
 """TensorFlow Serving's version numbers are int64."""
@@ -106,7 +111,7 @@ class Serve(Command):
     @property
     def environment(self) -> dict[str, str]:
         """What the process's environment is to have before TensorFlow is imported."""
-        return FROZEN_WEIGHTS if self.frozen_weights else {}
+        return SYSTEM_ALLOCATOR | (FROZEN_WEIGHTS if self.frozen_weights else {})
 
     def __post_init__(self) -> None:
         """Check what the types do not say.

@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 
+from model.strategy import keep_freed_memory
 from pipeline.console import notes
 from pipeline.errors import InputError
 from serving.addresses import joined
@@ -157,6 +158,7 @@ def serve(
     """
     raise_file_limit()
     limit_log_lines()
+    keep_freed_memory()  # until the next trim: else long texts take 30 % more CPU for new pages
     stopping = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
