@@ -1,8 +1,9 @@
 """What all requests together may take of the server: places, bytes, and turns at the interpreter.
 
 Every request holds its bytes from when they are read until its answer is sent, and a place from
-the last byte of the request on. The last eighth of either is for addresses that hold little, so
-that one address alone cannot shut out the others.
+the last byte of the request until the answer is ready: answers that nobody reads take no places.
+The last eighth of either is for addresses that hold little, so that one address alone cannot shut
+out the others.
 """
 
 import contextlib
@@ -123,6 +124,13 @@ class Share:
                 message = f"The server is busy: {self._places.total} predictions accepted"
                 raise ServingError(StatusCode.UNAVAILABLE, f"{message}; try again later")
             self._has_place = True
+
+    def give_place(self) -> None:
+        """Give the place back, if one is held."""
+        with self._lock:
+            if self._has_place:
+                self._has_place = False
+                self._places.change(self._address, -1)
 
     def hold(self, size_bytes: int) -> None:
         """Hold so many bytes from here on, instead of what was held before.

@@ -97,6 +97,7 @@ class Admission(grpc.ServerInterceptor):
             context.abort(error.code, error.message)
             raise AssertionError("abort does not return") from error
         finally:
+            share.give_place()
             share.release()
 
     def _run(

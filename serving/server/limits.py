@@ -19,7 +19,7 @@ class Limits:
     max_bytes_in_flight: int = 256 * 1024 * 1024
     # Predictions that run at a time; TensorFlow spreads each over the cores by itself.
     max_concurrent_runs: int = max(2, os.cpu_count() or 1)
-    # Predictions accepted, from the last byte of the request to the last of the answer; one more is
+    # Predictions accepted, from the last byte of the request until the answer is ready; one more is
     # told to come back later.
     max_accepted_requests: int = 128
     # Open connections per API. When a REST client opens one more, the one that has kept the server

@@ -5,12 +5,23 @@ models have so many that connections which have ended would stay for hours. So w
 the server starts is set aside, and the few others are looked through often.
 """
 
+import contextlib
 import ctypes
 import gc
 import threading
 from collections.abc import Callable
 
 _INTERVAL_SECS = 5.0
+_M_ARENA_MAX = -8  # a parameter of mallopt(3)
+
+
+def share_one_heap() -> None:
+    """Let all threads that start from here on allocate from one heap, which can be trimmed whole.
+
+    Of the heaps that threads have to themselves, glibc keeps the free end.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def set_aside() -> None:
@@ -32,10 +43,8 @@ def trim() -> None:
     """Collect what is garbage by now, and give unused pages of all heaps back to the system."""
     if gc.get_freeze_count():
         gc.collect()
-    try:
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):  # not glibc
-        return
 
 
 class Trimmer:

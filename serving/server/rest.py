@@ -202,6 +202,7 @@ class _RestApi:
                 with self._backend.work, caller.served():
                     return verb(query)
             finally:
+                query.share.give_place()
                 query.share.release()
 
         query.share.retain()

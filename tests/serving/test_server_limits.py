@@ -140,8 +140,11 @@ def test_places_are_shared():
     with pytest.raises(ServingError, match="15 predictions"):
         budget.request("a").take_place()
     shares[0].release()
+    shares[1].give_place()
+    shares[1].give_place()
     shares[1].release()
     greedy.take_place()
+    assert budget._places.total == 14
 
 
 def test_bytes_are_shared():
