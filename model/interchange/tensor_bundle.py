@@ -24,6 +24,10 @@ from pipeline.errors import InputError
 _MAX_INDEX_BYTES = 16 * 2**20
 """The largest index; those of BERT-large have 100 kB."""
 
+_MOST_NAMES = 16
+"""Names in a block take at most so many times its size: every 16th is written in full, the others
+leave out what they begin with like the one before."""
+
 _FOOTER_BYTES = 48
 _MAGIC = 0xDB4775248B80FB57
 
@@ -118,8 +122,12 @@ def _read_index(prefix: Path) -> Iterator[tuple[bytes, bytes]]:
         if struct.unpack("<Q", footer[40:])[0] != _MAGIC:
             raise ValueError("not an index of a checkpoint")
         (_, _, begin, size), _ = _varints(footer, 0, 4)
+        total_bytes = 0
         for _, handle in _block(data, begin, size):
             (begin, size), _ = _varints(handle, 0, 2)
+            total_bytes += size
+            if total_bytes > len(data):
+                raise ValueError("its blocks overlap")
             yield from _block(data, begin, size)
     except (ValueError, IndexError, struct.error) as error:
         raise _malformed(prefix, f"its index is malformed: {error}") from error
@@ -134,11 +142,14 @@ def _block(data: bytes, begin: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     if kind != 0:
         raise ValueError("compressed, as only TensorFlow 1.1 wrote it")
     end = size - 4 - 4 * struct.unpack("<I", block[-4:])[0]
-    at, key = 0, b""
+    at, key, names_bytes = 0, b"", 0
     while at < end:
         (shared, added, length), at = _varints(block, at, 3)
         if at + added + length > end or shared > len(key):
             raise ValueError("an entry is longer than its block")
+        names_bytes += shared + added
+        if names_bytes > _MOST_NAMES * size:
+            raise ValueError("its names are longer than its blocks")
         key = key[:shared] + block[at : at + added]
         at += added + length
         yield key, block[at - length : at]

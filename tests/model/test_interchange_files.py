@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -541,6 +542,65 @@ def test_an_index_with_any_bytes_and_right_checksums(seed: int, tmp_path: Path) 
         except InputError as error:
             outcomes.add(str(error).removeprefix(str(path))[:50])
     assert len(outcomes) > 4
+
+
+def as_block(entries: list[bytes]) -> tuple[bytes, int]:
+    """A block of a table with its trailer, and its size without it."""
+    block = b"".join(entries) + struct.pack("<II", 0, 1)
+    crc = google_crc32c.value(block + b"\0")
+    return block + b"\0" + struct.pack(
+        "<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    ), len(block)
+
+
+def varints(*numbers: int) -> bytes:
+    """Numbers of 7 bits a byte, lowest first."""
+    written = b""
+    for number in numbers:
+        while number > 127:
+            written += bytes([number & 127 | 128])
+            number >>= 7
+        written += bytes([number])
+    return written
+
+
+def as_table(entries: list[bytes], times: int) -> bytes:
+    """A table that names one block several times."""
+    block, size = as_block(entries)
+    handle = varints(0, size)
+    index, index_size = as_block([varints(0, 0, len(handle)) + handle] * times)
+    footer = varints(0, 0, len(block), index_size).ljust(40, b"\0")
+    return block + index + footer + struct.pack("<Q", 0xDB4775248B80FB57)
+
+
+def long_names() -> bytes:
+    first = varints(0, 100_000, 0) + b"n" * 100_000
+    others = (varints(99_998, 2, 0) + struct.pack(">H", number) for number in range(20_000))
+    return as_table([first, *others], times=1)
+
+
+def one_block_again_and_again() -> bytes:
+    entries = [varints(0, 4, 0) + struct.pack(">I", number) for number in range(20_000)]
+    return as_table(entries, times=20_000)
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        (long_names, "its names are longer than its blocks"),  # 2 GB of names from 220 kB
+        (one_block_again_and_again, "its blocks overlap"),  # 400 million entries from 280 kB
+    ],
+)
+def test_an_index_that_unfolds_to_many_times_its_size(
+    table: Callable[[], bytes], why: str, tmp_path: Path
+) -> None:
+    path = copy_of(GOOGLE / "single", tmp_path)
+    (path / "model.ckpt-1.index").write_bytes(table())
+    tracemalloc.start()
+    refused(path, f"model.ckpt-1: cannot be read as a checkpoint: its index is malformed: {why}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 2**20
 
 
 def test_a_weight_whose_bytes_are_damaged(tmp_path: Path) -> None:
