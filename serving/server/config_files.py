@@ -90,9 +90,16 @@ def _model(model: Any) -> ModelConfig:
             f"Expected model {model.name} to have an absolute path or URI; "
             f"got base_path()={model.base_path}"
         )
+    try:
+        base_path = Path(model.base_path)
+        base_path.resolve()
+        base_path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; links in a circle; a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"model {model.name}: base_path: {reason}") from error
     return ModelConfig(
         model.name,
-        Path(model.base_path),
+        base_path,
         _policy(model.model_version_policy),
         dict(model.version_labels),
     )

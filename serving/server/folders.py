@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+from grpc import StatusCode
+
 from pipeline.errors import InputError
 from serving.server.config_files import ModelConfig, read_models_config
+from serving.server.status import ServingError
 
 SAVED_MODEL = "saved_model.pb"
 
@@ -57,6 +60,19 @@ def versionless_dirs(base: Path) -> list[Path]:
         for path in sorted(base.iterdir())
         if path.is_dir() and not path.name.startswith(".") and not versions_of(path)
     ]
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a version with FIFOs, sockets or devices in it: reading them may never end.
+
+    Links are followed, to files and to the directories right below the version.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION, naming the first of them.
+    """
+    for file in sorted({*path.rglob("*"), *path.glob("*/*")}):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise ServingError(StatusCode.FAILED_PRECONDITION, f"{file}: not a regular file")
 
 
 def fingerprint(path: Path) -> object:

@@ -11,7 +11,7 @@ import tensorflow_text  # noqa: F401  (registers the ops that text models are ma
 from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from serving.server.folders import SAVED_MODEL, fingerprint
+from serving.server.folders import SAVED_MODEL, check_regular, fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
 from serving.server.signature import Signature, signature_from
@@ -44,6 +44,7 @@ def saved_model_loader(runner: Runner, metrics: Metrics | None = None) -> Loader
 
     def load(name: str, version: int, path: Path) -> Servable:
         try:
+            check_regular(path)
             servable = _load(name, version, path)
             warm_up(path, servable.signatures, runner)
         except Exception as error:  # whatever a broken directory provokes in TensorFlow

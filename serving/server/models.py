@@ -148,7 +148,7 @@ class Repository:
         self._changing = threading.Lock()  # one load or reload at a time
         self._stopping = threading.Event()
         self._poller: threading.Thread | None = None
-        self._last_complaint = ""
+        self._complaints: dict[str, str] = {}  # the last one about each model, or the file: ""
 
     def load_all(self) -> list[Servable]:
         """Load the versions that are to be served.
@@ -174,18 +174,30 @@ class Repository:
                 self._configure(self._configs)
                 if not self._keeps_dropped:
                     self._unload_dropped(self._configs)
+                self._complain_once("", "")
             except InputError as error:
-                self._complain_once(str(error))
+                # A folder that is gone is no news; a file that is being edited may be wrong.
+                said = "" if self._keeps_dropped else f"the models stay as they were: {error}"
+                self._complain_once("", said)
             listed = {config.name for config in self._configs}
             for name, model in self._models.items():
                 if self._keeps_dropped or name in listed:
-                    _update_and_tell(model)
+                    self._update(name, model)
 
-    def _complain_once(self, message: str) -> None:
-        """Say what is wrong with a file that is being edited; a folder that is gone is no news."""
-        if not self._keeps_dropped and message != self._last_complaint:
-            notes.out(f"the models stay as they were: {message}")
-        self._last_complaint = message
+    def _update(self, name: str, model: _Model) -> None:
+        """Look for new versions of one model; what keeps it from that keeps no other one back."""
+        try:
+            _update_and_tell(model)
+        except OSError as error:
+            self._complain_once(name, f"looking for new versions: {error}")
+        else:
+            self._complain_once(name, "")
+
+    def _complain_once(self, about: str, message: str) -> None:
+        """Say what is wrong unless it was so at the last look; "" = nothing is."""
+        if message and message != self._complaints.get(about):
+            notes.out(message)
+        self._complaints[about] = message
 
     def reload(self, configs: list[ModelConfig]) -> None:
         """Serve these models and no others, from now on; if one cannot be served, as before.
@@ -335,7 +347,10 @@ def _load_chosen_or_raise(model: _Model) -> None:
 
 def _load_or_raise(model: _Model) -> None:
     config = model.config
-    failures = model.update()
+    try:
+        failures = model.update()
+    except OSError as error:
+        raise InputError(f"{config.base_path}: cannot be read: {error.strerror}") from error
     if failures:
         reason = " ".join(failures[0].message.split())
         version_dir = config.base_path / str(failures[0].version)

@@ -144,12 +144,17 @@ def test_labels(lab):
             ('base_path: "', 'base_path: "rel'),
             "Expected model lab to have an absolute path or URI; got base_path",
         ),
+        (('base_path: "', 'base_path: "/\\000'), "model lab: base_path: embedded null byte"),
+        (('base_path: "', f'base_path: "/{"a" * 300}'), "lab: base_path: File name too long"),
+        (('base_path: "', 'base_path: "/proc/self/cwd/circle/'), "base_path: Symlink loop from "),
         (('name: "one"', ""), "name: expected one for every model, without a slash; got ''"),
         (("versions: 3 versions: 5", ""), "specific { }: expected versions in it"),
         (("config_list", "list"), "not a ModelServerConfig in text format: 2:1"),
     ],
 )
-def test_wrong_models_config(lab, change, message):
+def test_wrong_models_config(lab, change, message, monkeypatch):
+    monkeypatch.chdir(lab.parent)
+    (lab.parent / "circle").symlink_to("circle")
     write(lab, lab.read_text().replace(*change))
     with pytest.raises(InputError, match=message) as caught:
         Repository(lab, load)

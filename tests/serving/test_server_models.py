@@ -1,13 +1,17 @@
 """Which version is served: what appears, breaks, is mended or goes away on disk."""
 
 import concurrent.futures
+import errno
 import gc
+import os
 import re
 import shutil
+import socket
 import struct
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import google_crc32c
 import grpc
@@ -17,6 +21,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import InputError
+from serving.server import models
 from serving.server.folders import model_dirs
 from serving.server.limits import Limits
 from serving.server.loading import Servable, saved_model_loader
@@ -183,6 +188,77 @@ def test_a_warm_up_record_whose_length_lies_keeps_the_version_out(exports, tmp_p
     record = length + struct.pack("<I", masked) + b"tiny"
     (extra / "tf_serving_warmup_requests").write_bytes(record)
     with pytest.raises(InputError, match=r"m/1: cannot be loaded .*record 0 is corrupt or trunca"):
+        Repository(tmp_path, loader()).load_all()
+
+
+SPECIAL = {
+    "FIFO": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+}
+
+
+@pytest.mark.parametrize("make", SPECIAL.values(), ids=SPECIAL)
+@pytest.mark.parametrize(
+    "name", ["saved_model.pb", "variables/variables.index", "assets/vocab.txt"]
+)
+def test_a_version_whose_files_never_end_keeps_no_other_version_out(
+    exports, tmp_path, monkeypatch, make, name
+):
+    publish(exports, 2, tmp_path / "m" / "1")
+    repository = Repository(tmp_path, loader())
+    repository.load_all()
+    publish(exports, 2, tmp_path / "m" / ".2")
+    (tmp_path / "m" / ".2" / name).unlink(missing_ok=True)
+    monkeypatch.chdir(tmp_path / "m" / ".2")  # names of sockets are short
+    make(Path(name))
+    (tmp_path / "m" / ".2").rename(tmp_path / "m" / "2")
+    polling = threading.Thread(target=repository.poll, daemon=True)
+    polling.start()
+    polling.join(30)
+    assert not polling.is_alive()
+    assert states(repository) == {1: "AVAILABLE", 2: "END"}
+    (failed,) = repository.statuses("m", 2)
+    assert failed.message == f"{tmp_path / 'm' / '2' / name}: not a regular file"
+    publish(exports, 3, tmp_path / "m" / "3")
+    repository.poll()
+    assert repository.find("m").version == 3
+
+
+def test_a_version_may_be_made_of_links(exports, tmp_path):
+    """As a mounted ConfigMap or a store of blobs is."""
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    for path in (exports / "2").iterdir():
+        (version / path.name).symlink_to(path)
+    assert len(Repository(tmp_path, loader()).load_all()) == 1
+
+
+def test_a_folder_that_cannot_be_read_keeps_no_other_model_back(
+    exports, tmp_path, monkeypatch, capsys
+):
+    for name in ("a", "b"):
+        publish(exports, 2, tmp_path / name / "1")
+    repository = Repository(tmp_path, loader())
+    repository.load_all()
+    publish(exports, 3, tmp_path / "b" / "2")
+    see = models.versions_of
+
+    def stale(model_dir):
+        if model_dir.name == "a":
+            raise OSError(errno.ESTALE, "Stale file handle", str(model_dir))
+        return see(model_dir)
+
+    monkeypatch.setattr(models, "versions_of", stale)
+    repository.poll()
+    repository.poll()
+    assert repository.find("b").version == 2
+    assert repository.find("a").version == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "Stale" in line] == [
+        f"looking for new versions: [Errno 116] Stale file handle: '{tmp_path}/a'"
+    ]
+    with pytest.raises(InputError, match=rf"^{tmp_path}/a: cannot be read: Stale file handle$"):
         Repository(tmp_path, loader()).load_all()
 
 
