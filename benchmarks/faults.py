@@ -201,7 +201,7 @@ class _GrpcSender:
         except grpc.RpcError as error:
             return f"{good}: {error.code()} {error.details()}"
         arrays = {name: tf.make_ndarray(proto)[0] for name, proto in answer.outputs.items()}
-        row = {name: _decoded(array) for name, array in arrays.items()}
+        row = {name: decoded(array) for name, array in arrays.items()}
         different = differences(good, row)
         return f"{good}: {different} of {row}" if different else ""
 
@@ -218,7 +218,8 @@ class _GrpcSender:
         return f"{kind}: was answered"
 
 
-def _decoded(array: np.ndarray) -> Any:
+def decoded(array: np.ndarray) -> Any:
+    """Return an array of strings as text; others as they are."""
     if array.dtype != np.object_:
         return array
     return np.vectorize(lambda value: value.decode(), otypes=[object])(array)

@@ -26,7 +26,7 @@ import tensorflow as tf
 import urllib3
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from benchmarks.faults import Good, differences, good_requests
+from benchmarks.faults import Good, decoded, differences, good_requests
 from benchmarks.hostile_attacks import ATTACKS, HOST
 from serving.client import Client
 
@@ -234,10 +234,7 @@ class _Probes:
             request.inputs[name].CopyFrom(tf.make_tensor_proto([text]))
         answer = self._stub.Predict(request, timeout=10 * self._bounds.good_secs)
         arrays = {name: tf.make_ndarray(proto)[0] for name, proto in answer.outputs.items()}
-        for name, array in arrays.items():
-            if array.dtype == object:
-                arrays[name] = [text.decode() for text in array.flat]
-        return " ".join(differences(good, arrays))
+        return " ".join(differences(good, {name: decoded(each) for name, each in arrays.items()}))
 
 
 class _Memory:

@@ -426,7 +426,10 @@ def _leave_grpc(target: Target) -> None:
 
 @_attack("gRPC: answers that nobody reads")
 def _no_reading_grpc(target: Target) -> None:
-    """Speak HTTP/2 by hand: with a window of zero, the server cannot send an answer."""
+    """Speak HTTP/2 by hand: with a window of zero, the server cannot send an answer.
+
+    96 calls at a time, fewer than there are places: more are told that the server is busy.
+    """
     long = _field(8, _LONG.encode()) * 2
     inputs = {
         "text": _tensor(_DT_STRING, [2], long),
@@ -440,7 +443,7 @@ def _no_reading_grpc(target: Target) -> None:
         block += b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
     frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, struct.pack(">HI", 4, 0))
     data = b"\x00" + struct.pack(">I", len(message)) + message
-    for stream in range(1, 32, 2):
+    for stream in range(1, 12, 2):
         frames += _frame(1, 4, stream, block) + _frame(0, 1, stream, data)
     _hold(target, target.grpc_port, 16, lambda: frames)
 
