@@ -87,7 +87,8 @@ def _decompress(raw: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
     """Yield what a file of concatenated compressed streams holds; zeros may stand after each.
 
     Raises:
-        DamagedFileError: a stream is cut off or corrupt, or something else follows it.
+        DamagedFileError: a stream is cut off or corrupt, something else follows it, or there is
+            none: compressed nothing is some bytes long.
     """
     stream: Any = None
     streams = 0
@@ -105,6 +106,8 @@ def _decompress(raw: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
                 raise damaged(path, _why_corrupt(compression, error, data)) from error
             yield chunk
             data, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
+    if not streams:
+        raise damaged(path, "has 0 bytes: not even a compressed stream begins in it")
     if stream is not None:
         raise damaged(path, "ends in the middle of the compressed stream")
 

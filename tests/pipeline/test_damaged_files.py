@@ -62,7 +62,6 @@ def test_streams_one_after_another_and_padding(ending: str, packed: bytes, tmp_p
     assert unpacked(tmp_path, ending, packed + bytes(512)) == DATA
     assert unpacked(tmp_path, ending, packed + bytes(512) + packed) == DATA + DATA
     assert unpacked(tmp_path, ending, COMPRESS[ending](b"")) == b""
-    assert unpacked(tmp_path, ending, b"") == b""
 
 
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
@@ -71,6 +70,12 @@ def test_a_cut_stream_is_found(share: float, ending: str, packed: bytes, tmp_pat
     for data in (cut, packed + cut):
         with pytest.raises(DamagedFileError, match=rf"a\.{ending}: {CUT}"):
             unpacked(tmp_path, ending, data)
+
+
+def test_a_file_without_a_single_stream_is_found(ending: str, tmp_path: Path) -> None:
+    """`gzip -t`, `bzip2 -t`, `xz -t` and `zstd -t` refuse a file of 0 bytes too."""
+    with pytest.raises(DamagedFileError, match=rf"a\.{ending}: has 0 bytes"):
+        unpacked(tmp_path, ending, b"")
 
 
 @pytest.mark.parametrize("where", [0.3, 0.7])
