@@ -6,7 +6,7 @@ A blank line ends a sentence. Comments, lines of `-DOCSTART-`, and CoNLL-U's mul
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,11 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
         has_ids = _have_ids(certain)
         word = word or _word_column(path, rows, has_ids=has_ids)
         tag = tag or _tag_column(path, rows, word, has_ids=has_ids)
+    if word == tag and len(rows[0].cells) > 1:
+        raise InputError(
+            f"{path}: column {word} cannot have both the words and the tags; name two columns "
+            "with --word-column and --tag-column"
+        )
     made = []
     tags = {line.cells[tag - 1] for line in rows if len(line.cells) >= tag}
     for block in blocks:
@@ -127,7 +132,8 @@ def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first:
     """
     if len(line.cells) != len(like.cells) or line.has_tabs != like.has_tabs:
         return True
-    return is_first and line.cells[tag - 1] not in tags
+    cell = line.cells[tag - 1]
+    return is_first and cell not in tags and not _SCHEME_TAG.fullmatch(cell)
 
 
 # ---- which column is what
@@ -153,7 +159,18 @@ def _word_column(path: Path, rows: Sequence[_Line], *, has_ids: bool) -> int:
             f"{path}: the first column has only numbers; name the column of the words with "
             "--word-column, counted from 1"
         )
+    if _are_tags(line.cells[0] for line in rows) and not _are_tags(line.cells[-1] for line in rows):
+        raise InputError(
+            f"{path}: the first column has only tags; name the column of the words with "
+            "--word-column, and that of the tags with --tag-column, counted from 1"
+        )
     return 1
+
+
+def _are_tags(cells: Iterable[str]) -> bool:
+    """Return whether all cells are O or tags such as B-PER, and one or more are no O."""
+    values = set(cells)
+    return values != {"O"} and all(map(_SCHEME_TAG.fullmatch, values))
 
 
 def _tag_column(path: Path, rows: Sequence[_Line], word: int, *, has_ids: bool) -> int:

@@ -235,7 +235,7 @@ def _read_squad(path: Path) -> Questions:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
                     _add_question(found, paragraph["context"], asked)
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: not in SQuAD's format (data, paragraphs, context, qas): {error!r}"
         ) from error

@@ -228,7 +228,7 @@ def _json_table(path: Path, file: Iterable[str]) -> Table:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}: line {number}: expected a JSON object")

@@ -69,6 +69,7 @@ def test_without_labels(tmp_path: Path) -> None:
         ("a.tsv", "x\ty\na\tb\n", "pair", Columns(None, "y"), "--text-pair-column: name the first"),
         ("a.csv", 'x,label\n"a,1\n', "single", Columns(), "line 2: unexpected end of data"),
         ("a.jsonl", '{"x": "a"}\n{"x": }\n', "single", Columns(), "line 2: not JSON"),
+        ("a.jsonl", "[" * 100_000, "single", Columns(), "line 1: not JSON: .*recursion"),
         ("a.jsonl", '["a"]\n', "single", Columns(), "line 1: expected a JSON object"),
         ("a.jsonl", '{"x": "a"}\n{"y": "b"}\n', "single", Columns("x"), "line 2: no 'x' in"),
         ("a.txt", "x", "single", Columns(), "expected a .tsv, .csv or .jsonl file"),
@@ -176,6 +177,8 @@ def test_squad(tmp_path: Path) -> None:
     [
         "{",
         "[]",
+        "[" * 100_000,
+        squad(ask("a", ("fine", 3))).replace("3}", "Infinity}"),
         '{"data": [{"paragraphs": [{}]}]}',
         '{"data": 5}',
         squad(ask("a"), passage="so \ud800"),
