@@ -52,6 +52,27 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     made.driver.quit()
 
 
+# ---- models that need no BERT
+
+
+class Plus(tf.Module):
+    """Adds ten."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def run(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": x + 10.0}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `plus/7`."""
+    base = tmp_path_factory.mktemp("models")
+    module = Plus()
+    signatures = {"serving_default": module.run}
+    tf.saved_model.save(module, str(base / "plus" / "7"), signatures=signatures)
+    return base
+
+
 # ---- models that TensorFlow Serving was recorded with
 
 

@@ -28,21 +28,6 @@ HOST = "127.0.0.1"
 DEADLINE_SECS = 60
 
 
-class Plus(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def run(self, x):
-        return {"y": x + 10.0}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    base = tmp_path_factory.mktemp("models")
-    module = Plus()
-    signatures = {"serving_default": module.run}
-    tf.saved_model.save(module, str(base / "plus" / "7"), signatures=signatures)
-    return base
-
-
 @pytest.fixture
 def held(monkeypatch):
     """Predictions wait: `held.running` tells that one has begun, `held.go` lets them end."""

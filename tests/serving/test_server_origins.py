@@ -6,7 +6,6 @@ import threading
 
 import pytest
 import requests
-import tensorflow as tf
 from starlette.datastructures import Headers
 
 from docs.browser import Browser
@@ -16,22 +15,6 @@ from serving.server.origins import KnownHosts, is_loopback, known_hosts, refusal
 HOST = "127.0.0.1"
 BODY = '{"instances":[1.5]}'
 ANSWER = {"predictions": [11.5]}
-
-
-class Plus(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def run(self, x):
-        return {"y": x + 10.0}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    base = tmp_path_factory.mktemp("models")
-    module = Plus()
-    tf.saved_model.save(
-        module, str(base / "plus" / "7"), signatures={"serving_default": module.run}
-    )
-    return base
 
 
 @pytest.fixture(scope="module")

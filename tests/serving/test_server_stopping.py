@@ -49,21 +49,6 @@ serve(pathlib.Path(sys.argv[1]), "127.0.0.1", 0, 0, limits=limits)
 """
 
 
-class Plus(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    def run(self, x):
-        return {"y": x + 10.0}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    base = tmp_path_factory.mktemp("models")
-    module = Plus()
-    signatures = {"serving_default": module.run}
-    tf.saved_model.save(module, str(base / "plus" / "7"), signatures=signatures)
-    return base
-
-
 def ask(port):
     url = f"http://{HOST}:{port}/v1/models/plus:predict"
     with contextlib.suppress(requests.ConnectionError):
