@@ -226,7 +226,7 @@ class Checkpoints:
             JobError: one cannot be read now, whatever its bytes are: a permission, a lost disk.
         """
         if self.writes:
-            _remove(self.directory.glob(f"{_PARTIAL}*"))
+            _remove(self.directory.glob(f"{_PARTIAL}[0-9]*"))
         for _ in range(_READS):
             try:
                 return self._restore_last(state)

@@ -243,12 +243,16 @@ def _read_squad(path: Path) -> Questions:
 
 
 def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None:
+    if not is_unicode(str(asked["id"])):
+        raise ValueError(f"{asked['id']!r}: the id is no text")
     for name, text in (("context", passage), ("question", asked["question"])):
         if not isinstance(text, str) or not is_unicode(text):
             raise ValueError(f"{asked['id']}: the {name} is no text")
     is_impossible = asked.get("is_impossible", False)
     given = [] if is_impossible else asked.get("answers")
     answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given or []]
+    if not all(is_unicode(text) for text, _ in answers):
+        raise ValueError(f"{asked['id']}: an answer is no text")
     placed = [
         (text, first)
         for text, first in answers

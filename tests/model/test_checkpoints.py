@@ -203,8 +203,10 @@ def test_what_a_killed_save_leaves_is_no_checkpoint(saved: Checkpoints) -> None:
     partial = saved.directory / "partial-5000"
     partial.mkdir()
     (partial / "checkpoint.index").write_bytes(b"half")
+    (saved.directory / "partial-mine").mkdir()
     assert saved.restore(make_state()) == 4000
     assert not partial.exists()
+    assert (saved.directory / "partial-mine").exists()
 
 
 def test_what_is_written_is_the_state_at_the_save(tmp_path: Path) -> None:

@@ -184,6 +184,8 @@ def test_squad(tmp_path: Path) -> None:
         squad(ask("a"), passage="so \ud800"),
         squad(ask("a"), passage="so fine").replace('"so fine"', "null"),
         squad(ask("a") | {"question": None}),
+        squad(ask("a") | {"id": "\ud800"}),
+        squad(ask("a", ("\ud800", 0))),
     ],
 )
 def test_what_is_not_squad(tmp_path: Path, text: str) -> None:
