@@ -276,7 +276,9 @@ class Preprocess(Corpus):
         for output, manifest in manifests.items():
             results.print(dataset_table(output, manifest, seconds))
         if self.eval_rate and not any(manifest.examples(EVAL) for manifest in manifests.values()):
-            notes.print("no document fell into the eval split; give more text or --eval-rate")
+            notes.print(
+                "no document fell into the eval split; give more text or a higher --eval-rate"
+            )
         # Datasets that differ in their lengths have mostly the same ones.
         of_datasets = [w for made in manifests.values() for w in dataset_warnings(made)]
         warnings = [*map(str, remarks), *dict.fromkeys(of_datasets)]

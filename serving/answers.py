@@ -17,6 +17,7 @@ _FOR_MASKS = ("fill_mask", "fill_mask_pair")
 # What a model was tuned for comes before what every model can do.
 _FOR_TEXTS = ("answer", "classify", "score", "tag", "next_sentence", "embed", "embed_tokens")
 _SHOWN_VALUES = 6
+_NOT_SERVED = ("Servable not found", "Unrecognized servable version label")  # in both servers
 
 
 def signature_for(texts: Sequence[str], known: Mapping[str, Signature]) -> str:
@@ -70,16 +71,25 @@ def ask(
         inputs = _inputs(signature, known[signature], texts) if signature in known else {}
         outputs = client.predict(model, inputs, signature, version)
     except ServerError as error:
-        if "Servable not found" in str(error):
-            raise InputError(
-                f"--model {model}: not served at {server} ({error}); "
-                "the name is that of a folder under serve's --models"
-            ) from error
+        if any(missing in str(error) for missing in _NOT_SERVED):
+            raise InputError(_not_served(server, model, version, error)) from error
         raise
     return {"signature": signature} | {
         name: _plain(values[0] if values.ndim and len(values) == 1 else values)
         for name, values in outputs.items()
     }
+
+
+def _not_served(server: str, model: str, version: Version, error: ServerError) -> str:
+    """Return the message for a model, version or label that the server does not have."""
+    if isinstance(version, str):
+        flags = f"--model {model} --version {version}"
+        advice = "labels are those of the models.config that serve's --models names"
+    else:
+        flags = f"--model {model}" + ("" if version is None else f" --version {version}")
+        advice = "the name is that of a folder under serve's --models"
+        advice += "" if version is None else ", the version that of a folder in it"
+    return f"{flags}: not served at {server} ({error}); {advice}"
 
 
 def _inputs(name: str, signature: Signature, texts: Sequence[str]) -> dict[str, list[str]]:

@@ -409,6 +409,24 @@ def test_exit_codes_of_query(scripted, capsys, script, code, message):
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("version", "status", "message", "advice"),
+    [
+        ("canary", 400, "Unrecognized servable version label: canary", "models.config"),
+        ("3", 404, "Servable not found for request: Specific(m, 3)", "the version that of a"),
+    ],
+)
+def test_query_names_a_version_that_is_not_served(
+    scripted, capsys, version, status, message, advice
+):
+    Scripted.script = [(status, json.dumps({"error": message}).encode())]
+    where = ["--server", scripted._address, "--model", "m", "--version", version]
+    assert clozeline.main(["query", *where, "text"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--model m --version {version}: not served at {scripted._address} ({message})" in line
+    assert advice in line
+
+
 @pytest.mark.parametrize("flags", [[], ["--grpc"]])
 def test_exit_code_of_query_where_nothing_answers(capsys, flags):
     where = ["--server", f"127.0.0.1:{free_port()}", "--model", "m"]
