@@ -9,6 +9,7 @@ import asyncio
 import resource
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serving.server.limits import Limits
@@ -19,6 +20,35 @@ _OTHER_FILES = 256
 _MOST_FILES = 16_384
 # A client that sends a body over the limit hears so once it has sent all; so many limits are read.
 _MAX_DISCARDED = 16
+# Reading a part of a body takes 12 us, in which the event loop does nothing else, whatever the size
+# of the part. Clients may send so many small ones (1 MB in parts of a byte took 12 s).
+_MAX_SMALL_PARTS = 4096
+_SMALL_PART_BYTES = 64
+_MAX_HEAD_BYTES = 64 * 1024
+
+
+class _BoundedParts(h11.Connection):
+    """Refuses a body in many small parts: chunks, or what arrived at a time of other bodies."""
+
+    _parts = 0
+    _part_bytes = 0
+
+    def next_event(self) -> Any:
+        """Return the next event of a request (h11).
+
+        Raises:
+            h11.RemoteProtocolError: the request is malformed, or its body is in too many parts.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._parts = self._part_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._parts += 1
+            self._part_bytes += len(event.data)
+            large = self._part_bytes // _SMALL_PART_BYTES
+            if self._parts > _MAX_SMALL_PARTS + large:
+                raise h11.RemoteProtocolError("The body is in too many small parts")
+        return event
 
 
 class BoundedProtocol(H11Protocol):
@@ -35,6 +65,8 @@ class BoundedProtocol(H11Protocol):
 
     def __init__(self, limits: Limits, max_connections: int, **options: Any) -> None:
         super().__init__(**options)
+        head_bytes = self.config.h11_max_incomplete_event_size or _MAX_HEAD_BYTES
+        self.conn = _BoundedParts(h11.SERVER, head_bytes)
         self._limits = limits
         self._max_connections = max_connections
         self._stage: tuple[str, int] = ("head", 0)
@@ -66,6 +98,13 @@ class BoundedProtocol(H11Protocol):
         else:
             self._discarded = 0
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a malformed request, unless its answer has begun: then end the connection."""
+        if self.cycle and self.cycle.response_started and self.conn.our_state is not h11.IDLE:
+            self.transport.abort()
+        else:
+            super().send_400_response(msg)
 
     def _look(self) -> None:
         """Close the connection if it has been in one stage for too long."""

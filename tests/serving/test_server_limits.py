@@ -1,6 +1,7 @@
 """Clients that send too much, too slowly or nothing, and that read nothing, are bounded."""
 
 import concurrent.futures
+import contextlib
 import gc
 import gzip
 import io
@@ -211,6 +212,45 @@ def test_a_body_that_unpacks_to_next_to_nothing_is_refused(server):
     packed = gzip.compress(text)
     answer = requests.post(url_of(started) + ":predict", packed, headers=zipped, timeout=30)
     assert len(answer.json()["predictions"]) == 300_000
+
+
+def test_a_body_in_many_small_chunks_is_refused_unread(server):
+    """Reading them takes the event loop's time: a million of a byte each took it 12 s."""
+    server = server()
+    head = "POST /v1/models/plus:predict HTTP/1.1\r\nHost: localhost\r\n"
+    chunked = head + "Transfer-Encoding: chunked\r\n\r\n"
+    body = b'{"instances": [1.0]}'
+
+    def in_bytes(size):
+        return b"".join(b"1\r\n%c\r\n" % byte for byte in body.ljust(size)) + b"0\r\n\r\n"
+
+    with requests.Session() as session:
+        for _ in range(3):  # they are counted for each request
+            parts = (bytes([byte]) for byte in body.ljust(4000))
+            assert session.post(url_of(server) + ":predict", data=parts, timeout=30).ok
+    large = body.ljust(100) + b"\r\n"
+    many = b"64\r\n" + large + (b"64\r\n" + b" " * 100 + b"\r\n") * 10_000
+    with connect(server) as client:
+        client.sendall(chunked.encode() + many + b"0\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+    with connect(server) as client:
+        client.sendall(chunked.encode() + in_bytes(10_000))
+        with contextlib.suppress(ConnectionResetError):  # it closes with bytes unread
+            assert client.recv(4096)[:13] in (b"HTTP/1.1 400 ", b"")
+    assert is_good(server)
+
+
+def test_a_body_that_turns_bad_after_its_answer_ends_the_connection(server, caplog):
+    server = server()
+    head = (
+        "POST /v1/models/plus:predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+    )
+    with connect(server) as client:
+        client.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 415 ")
+        client.sendall(b"no chunk\r\n")
+        assert is_closed(client)
+    assert "data_received" not in caplog.text
 
 
 def test_the_largest_request_is_a_limit_of_both_apis(server):
