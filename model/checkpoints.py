@@ -5,7 +5,6 @@ that Keras gives it, and `checksums.json`, the size and CRC-32C of each of its f
 names the one with the best evaluation, the metric and its value.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from model.run import checkpoint_name, checkpoint_steps
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
 from pipeline.files import crc32c, make_folder, publish, reason, write_atomically
-from pipeline.strict_json import to_json
+from pipeline.strict_json import from_json, to_json
 
 _PARTIAL = "partial-"
 _DAMAGED = "damaged-"
@@ -95,7 +94,7 @@ class Checkpoints:
         """
         file = self.directory / _BEST
         try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
+            fields = from_json(file.read_text(encoding="utf-8"))
             if "metric" not in fields:  # an earlier release called the value of any metric a loss
                 fields = {"step": fields["step"], "metric": None, "value": fields["loss"]}
             value = fields["value"]
@@ -361,7 +360,7 @@ def verify(checkpoint: Path) -> bool:
     try:
         listed = {
             name: (facts["bytes"], facts["crc32c"])
-            for name, facts in json.loads(file.read_bytes())["files"].items()
+            for name, facts in from_json(file.read_bytes())["files"].items()
         }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedError(f"{_CHECKSUMS} cannot be parsed") from error
@@ -371,6 +370,9 @@ def verify(checkpoint: Path) -> bool:
         path = checkpoint / name
         if (path.stat().st_size, crc32c(path)) != facts:
             raise DamagedError(f"{name} does not have the checksum of {_CHECKSUMS}")
+    unlisted = sorted(name for name in names - listed.keys() if name.startswith(f"{_NAME}."))
+    if unlisted or not listed:
+        raise DamagedError(f"{_CHECKSUMS} does not list {', '.join(unlisted) or 'any file'}")
     return True
 
 

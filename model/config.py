@@ -2,13 +2,12 @@
 
 import dataclasses
 import difflib
-import json
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.strict_json import to_json
+from pipeline.strict_json import from_json, to_json
 
 MAX_SETTINGS_BYTES = 16 * 2**20
 """The largest `config.json` that is read; labels of 100,000 classes take 8 MB."""
@@ -129,7 +128,7 @@ class BertConfig:
         Raises:
             ValueError: the text is no JSON object, or not one of a config.
         """
-        settings = json.loads(text)
+        settings = from_json(text)
         if not isinstance(settings, dict):
             raise ValueError(
                 f"a model's config must be a JSON object, received {reprlib.repr(settings)}"

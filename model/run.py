@@ -10,7 +10,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from pipeline.files import publish, sync, write_atomically, writing
 from pipeline.locks import only_writer_of_all, staging
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.schema import Pairing
-from pipeline.strict_json import to_json
+from pipeline.strict_json import from_json, to_json
 from pipeline.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ class RunConfig:
             ValueError: it is not one, or of another format; `TypeError` or `KeyError` where keys
                 differ.
         """
-        parts = json.loads(text)
+        parts = from_json(text)
         if not isinstance(parts, dict) or parts.get("format") != FORMAT:
             raise ValueError(f"not a {FORMAT} config")
 
@@ -259,7 +258,8 @@ def read_config(path: Path) -> RunConfig | None:
         raise JobError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{file}: cannot be read: {error}; remove {path} to start again"
+            f"{file}: damaged: {error}; put it back from a copy, "
+            "or start a run in another directory: the checkpoints need it"
         ) from error
 
 
@@ -425,7 +425,7 @@ class Metrics:
         if not self.path.exists():
             return []
         lines = self._text().splitlines()
-        return [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+        return [from_json(line) for line in lines if math.isfinite(_step_of(line))]
 
     def _text(self) -> str:
         # A damaged line does not keep a run from being resumed.
@@ -450,6 +450,6 @@ class Metrics:
 def _step_of(line: str) -> float:
     """Return a line's step; infinity for one that was cut off or is damaged."""
     try:
-        return int(json.loads(line)["step"])
+        return int(from_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import socket
@@ -17,7 +16,7 @@ from filelock import FileLock, Timeout
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
 from pipeline.files import make_folder
-from pipeline.strict_json import to_json
+from pipeline.strict_json import from_json, to_json
 
 LOCK = ".lock"
 """File inside a directory that is being written. It is gone when the writer has ended well."""
@@ -212,6 +211,6 @@ def _acquire(lock: FileLock, directory: Path) -> None:
 def read_holder(file: Path) -> Holder | None:
     """Return who wrote a lock file; None where it does not say."""
     try:
-        return Holder(**json.loads(file.read_text(encoding="utf-8")))
+        return Holder(**from_json(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None

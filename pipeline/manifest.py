@@ -2,14 +2,13 @@
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, JobError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
-from pipeline.strict_json import to_json
+from pipeline.strict_json import from_json, to_json
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocab.txt"
@@ -98,7 +97,7 @@ class Manifest:
         Raises:
             ValueError: it is not one, or of another format; `TypeError` where keys differ.
         """
-        fields = json.loads(text)
+        fields = from_json(text)
         if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
             raise ValueError(f"not a {FORMAT} manifest")
         fields["splits"] = {

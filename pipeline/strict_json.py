@@ -1,4 +1,4 @@
-"""The one writer of JSON files and results: strict JSON (RFC 8259) in UTF-8, for any reader."""
+"""JSON files and results: written strictly (RFC 8259) in UTF-8, and read with one kind of error."""
 
 import json
 import math
@@ -41,3 +41,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return the value that JSON text holds.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested deeper than Python's parser goes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:  # else each caller would need to know of it
+        raise ValueError("nested too deeply") from error

@@ -104,6 +104,16 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(saved: Checkpoints, name: str) 
     assert saved.restore(make_state()) == 4000
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"files": {}}', '{"files": []}', "{}", "\xff"])
+def test_checksums_that_say_nothing_are_damaged(
+    saved: Checkpoints, text: str, capsys: pytest.CaptureFixture
+) -> None:
+    file = saved.directory / "step-00004000" / "checksums.json"
+    file.write_text(text, encoding="latin-1")
+    assert saved.restore(make_state()) == 300
+    assert "step-00004000: damaged (checksums.json" in capsys.readouterr().err
+
+
 def test_checkpoints_without_checksums_are_read(saved: Checkpoints) -> None:
     for file in saved.directory.glob("*/checksums.json"):
         file.unlink()
