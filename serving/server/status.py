@@ -62,6 +62,8 @@ def from_tensorflow(error: Exception) -> ServingError:
         return ServingError(code, _undecorated(error.message)[:_GRAPH_MESSAGE_CHARS])
     if isinstance(error, FileNotFoundError):
         return ServingError(StatusCode.NOT_FOUND, str(error))
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow quotes bytes that it was asked about
+        return invalid(_undecorated(error.object.decode("utf-8", "replace"))[:_GRAPH_MESSAGE_CHARS])
     return ServingError(StatusCode.UNKNOWN, str(error) or type(error).__name__)
 
 
