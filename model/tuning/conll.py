@@ -80,7 +80,12 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
     if not rows:
         return []
     if all(len(line.cells) == 1 for line in rows) and not (word or tag):
-        return [Sentence(x[0].number, [line.cells[0] for line in x], []) for x in certain if x]
+        return _words_alone(certain)
+    if not (word or tag) and len(rows[0].cells) == 2 and _only_word_numbers(certain):
+        return _words_alone(
+            [line for line in block if not _NO_WORD_ID.fullmatch(line.cells[0])]
+            for block in certain
+        )
     if is_2012:
         word, tag, has_ids = word or CONLL_2012[0], tag or CONLL_2012[1], False
         count = None
@@ -141,9 +146,25 @@ def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first:
 
 def _have_ids(blocks: Sequence[Sequence[_Line]]) -> bool:
     """Return whether the first column counts the words of each sentence, from 0 or 1."""
+    return all(len(block[0].cells) >= 3 for block in blocks if block) and _are_counted(blocks)
+
+
+def _only_word_numbers(blocks: Sequence[Sequence[_Line]]) -> bool:
+    """Return whether two columns are word numbers and words, without tags.
+
+    One number alone would prove nothing: it may be the word.
+    """
+    seconds = [line.cells[-1] for block in blocks for line in block]
+    return any(len(block) > 1 for block in blocks) and (
+        _are_counted(blocks) and not all(map(_SCHEME_TAG.fullmatch, seconds))
+    )
+
+
+def _are_counted(blocks: Sequence[Sequence[_Line]]) -> bool:
+    """Return whether the first cells count the lines of each block, from 0 or 1."""
     for block in blocks:
         firsts = [line.cells[0] for line in block if not _NO_WORD_ID.fullmatch(line.cells[0])]
-        if (block and len(block[0].cells) < 3) or not all(map(_ID.fullmatch, firsts)):
+        if not all(map(_ID.fullmatch, firsts)):
             return False
         numbers = [int(first) for first in firsts]
         if numbers and numbers not in ([*range(len(numbers))], [*range(1, len(numbers) + 1)]):
@@ -199,6 +220,11 @@ def _tag_column(path: Path, rows: Sequence[_Line], word: int, *, has_ids: bool) 
 
 
 # ---- sentences
+
+
+def _words_alone(blocks: Iterable[Sequence[_Line]]) -> list[Sentence]:
+    """Return the sentences of a file that has no tags; the words are in its last column."""
+    return [Sentence(x[0].number, [line.cells[-1] for line in x], []) for x in blocks if x]
 
 
 def _sentence(

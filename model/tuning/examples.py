@@ -249,6 +249,8 @@ def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None
         if not isinstance(text, str) or not is_unicode(text):
             raise ValueError(f"{asked['id']}: the {name} is no text")
     is_impossible = asked.get("is_impossible", False)
+    if not isinstance(is_impossible, bool):
+        raise ValueError(f"{asked['id']}: is_impossible is neither true nor false")
     given = [] if is_impossible else asked.get("answers")
     answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given or []]
     if not all(is_unicode(text) for text, _ in answers):

@@ -71,6 +71,27 @@ def test_words_and_tags(
     assert read(tmp_path / "a", text, *columns) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1\tAuf\n2\tUlm\n\n1\tAda\n", [["Auf", "Ulm"], ["Ada"]]),
+        ("# text = Im Ort\n1-2\tIm\n1\tIn\n2\tdem\n3\tOrt\n", [["In", "dem", "Ort"]]),
+        ("3-2\nwon\n\nAda\n", [["3-2", "won"], ["Ada"]]),
+    ],
+)
+def test_words_without_tags(tmp_path: Path, text: str, words: list[list[str]]) -> None:
+    path = tmp_path / "words.conll"
+    path.write_text(text, encoding="utf-8")
+    sentences = read_conll(path)
+    assert [each.words for each in sentences] == words
+    assert [each.tags for each in sentences] == [[]] * len(words)
+
+
+def test_numbers_may_be_words(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.conll", "1 O\n2 O\n\n1 O\n") == ["1/O 2/O", "1/O"]
+    assert read(tmp_path / "b.conll", "1 NUM\n\n1 X\n") == ["1/NUM", "1/X"]
+
+
 def test_lines(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(GERMEVAL)
     assert [sentence.line for sentence in read_conll(tmp_path / "a")] == [2, 7]

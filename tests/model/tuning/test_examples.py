@@ -186,6 +186,7 @@ def test_squad(tmp_path: Path) -> None:
         squad(ask("a") | {"question": None}),
         squad(ask("a") | {"id": "\ud800"}),
         squad(ask("a", ("\ud800", 0))),
+        squad(ask("a", ("sat", 6), is_impossible="false")),
     ],
 )
 def test_what_is_not_squad(tmp_path: Path, text: str) -> None:
