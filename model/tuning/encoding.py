@@ -271,7 +271,7 @@ def _text_labels(examples: Texts, task: Task) -> np.ndarray:
             raise InputError(f"{examples.path}: line {row}: {label!r} is not a number") from None
         if not np.isfinite(found[-1]):
             raise InputError(f"{examples.path}: line {row}: {label!r} is not a finite number")
-        if abs(found[-1]) > np.finfo(np.float32).max:
+        if abs(found[-1]) > float(np.finfo(np.float32).max):  # NumPy would compare in float32
             raise InputError(
                 f"{examples.path}: line {row}: {label!r} is beyond float32, which the model "
                 "computes in; scale the numbers"

@@ -252,8 +252,8 @@ def test_any_signature(page: Browser) -> None:
     choose_task(page, "any")
     page.find("#signature").send_keys("predict_ids")
     page.wait(lambda: page.driver.find_elements("css selector", "textarea[name=segment_ids]"))
-    for name in ("input_ids", "input_mask"):
-        type_into(page, name, "[2, 3]")
+    type_into(page, "input_ids", "[2, 3]")
+    type_into(page, "input_mask", "[1, 1]")
     type_into(page, "segment_ids", "[0, 0")
     assert "segment_ids is no JSON yet" in hint(page, "no JSON")
     type_into(page, "segment_ids", "[0, 0]")
