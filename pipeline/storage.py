@@ -43,7 +43,7 @@ class OnSharedStorage(beam.DoFn):
         self._mark = FileSystems.join(folder, f"mark-{uuid.uuid4().hex}")
         FileSystems.create(self._mark).close()
 
-    def setup(self) -> None:
+    def start_bundle(self) -> None:  # Flink would wait 3 minutes after a `setup` that failed
         """Look for the mark.
 
         Raises:

@@ -11,7 +11,7 @@ from pipeline.storage import OnSharedStorage, folder_beside
 
 def test_a_worker_that_sees_the_mark_passes_elements_on(tmp_path: Path) -> None:
     step = OnSharedStorage(str(tmp_path))
-    step.setup()
+    step.start_bundle()
     assert list(step.process("element")) == ["element"]
 
 
@@ -20,7 +20,7 @@ def test_a_worker_that_sees_another_folder_fails(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         path.rename(tmp_path / "another")
     with pytest.raises(JobError, match="is not the same folder on worker"):
-        step.setup()
+        step.start_bundle()
 
 
 @pytest.mark.parametrize("location", [[], ["--temp_location={}/elsewhere"]])
