@@ -54,6 +54,23 @@ class _Line:
         return self.cells[0].startswith("#")
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """What is in the columns of a file.
+
+    Attributes:
+        word: number of the words' column, from 1.
+        tag: number of the tags' column.
+        has_ids: whether the first column numbers the words of each sentence.
+        count: number of columns; None = at least as many as needed.
+    """
+
+    word: int
+    tag: int
+    has_ids: bool
+    count: int | None
+
+
 def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> list[Sentence]:
     """Read the sentences of a file.
 
@@ -86,33 +103,10 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
             [line for line in block if not _NO_WORD_ID.fullmatch(line.cells[0])]
             for block in certain
         )
-    if is_2012:
-        word, tag, has_ids = word or CONLL_2012[0], tag or CONLL_2012[1], False
-        count = None
-    else:
-        count = len(rows[0].cells)
-        has_ids = _have_ids(certain)
-        word = word or _word_column(path, rows, has_ids=has_ids)
-        tag = tag or _tag_column(path, rows, word, has_ids=has_ids)
-    if word == tag and len(rows[0].cells) > 1:
-        raise InputError(
-            f"{path}: column {word} cannot have both the words and the tags; name two columns "
-            "with --word-column and --tag-column"
-        )
-    made = []
-    tags = {line.cells[tag - 1] for line in rows if len(line.cells) >= tag}
-    for block in blocks:
-        words: list[_Line] = []
-        for line in block:
-            is_skipped = line.may_be_comment or _NO_WORD_ID.fullmatch(line.cells[0])
-            if has_ids and is_skipped:
-                continue
-            if line.may_be_comment and _is_comment(line, rows[0], tag, tags, is_first=not words):
-                continue
-            words.append(line)
-        if words:
-            made.append(_sentence(path, words, word, tag, count))
-    return _without_brackets(made)
+    columns = _columns(path, certain, word, tag, is_2012=is_2012)
+    tags = {line.cells[columns.tag - 1] for line in rows if len(line.cells) >= columns.tag}
+    kept = (_lines_of_words(block, rows[0], columns, tags) for block in blocks)
+    return _without_brackets([_sentence(path, words, columns) for words in kept if words])
 
 
 def _split(number: int, line: str) -> _Line:
@@ -141,7 +135,47 @@ def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first:
     return is_first and cell not in tags and not _SCHEME_TAG.fullmatch(cell)
 
 
+def _lines_of_words(
+    block: Sequence[_Line], like: _Line, columns: _Columns, tags: set[str]
+) -> list[_Line]:
+    """Return a block without comments, multi-word ranges and empty nodes."""
+    words: list[_Line] = []
+    for line in block:
+        is_skipped = line.may_be_comment or _NO_WORD_ID.fullmatch(line.cells[0])
+        if columns.has_ids and is_skipped:
+            continue
+        if line.may_be_comment and _is_comment(line, like, columns.tag, tags, is_first=not words):
+            continue
+        words.append(line)
+    return words
+
+
 # ---- which column is what
+
+
+def _columns(
+    path: Path,
+    blocks: Sequence[Sequence[_Line]],
+    word: int | None,
+    tag: int | None,
+    *,
+    is_2012: bool,
+) -> _Columns:
+    """Return the columns that were named, or else detected; `blocks` are without comments."""
+    rows = [line for block in blocks for line in block]
+    if is_2012:
+        columns = _Columns(word or CONLL_2012[0], tag or CONLL_2012[1], has_ids=False, count=None)
+    else:
+        has_ids = _have_ids(blocks)
+        word = word or _word_column(path, rows, has_ids=has_ids)
+        tag = tag or _tag_column(path, rows, word, has_ids=has_ids)
+        columns = _Columns(word, tag, has_ids, count=len(rows[0].cells))
+    if columns.word == columns.tag and len(rows[0].cells) > 1:
+        raise InputError(
+            f"{path}: column {columns.word} cannot have both the words and the tags; name two "
+            "columns with --word-column and --tag-column"
+        )
+    return columns
 
 
 def _have_ids(blocks: Sequence[Sequence[_Line]]) -> bool:
@@ -227,18 +261,9 @@ def _words_alone(blocks: Iterable[Sequence[_Line]]) -> list[Sentence]:
     return [Sentence(x[0].number, [line.cells[-1] for line in x], []) for x in blocks if x]
 
 
-def _sentence(
-    path: Path, lines: Sequence[_Line], word: int, tag: int, count: int | None
-) -> Sentence:
-    """Return a sentence of lines.
-
-    Args:
-        path: the file.
-        lines: one a word.
-        word: number of the words' column.
-        tag: number of the tags' column.
-        count: number of columns; None = at least as many as needed.
-    """
+def _sentence(path: Path, lines: Sequence[_Line], columns: _Columns) -> Sentence:
+    """Return a sentence of lines, one a word."""
+    word, tag, count = columns.word, columns.tag, columns.count
     for line in lines:
         cells, where = line.cells, f"{path}: line {line.number}"
         if len(cells) < max(word, tag) or len(cells) < 2 or (count and len(cells) != count):
