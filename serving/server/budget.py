@@ -163,7 +163,11 @@ class Share:
 
 
 class _PausedCollection:
-    """Pauses Python's garbage collection while any thread is inside."""
+    """Pauses Python's garbage collection while any thread is inside.
+
+    For every 700 lists of a document it looks at all that is there: 4 MiB of `[]` take 1.5 s, in
+    which no other thread runs, and without it 0.07 s. Documents have no cycles.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,14 +1,11 @@
 """JSON in and out, without a server."""
 
-import gc
-import json
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.server import json_request
 from serving.server.json_answer import error_answer, predict_answer
 from serving.server.json_request import Layout, parse_document, read_inputs
 from serving.server.json_values import quoted
@@ -199,23 +196,6 @@ def test_too_many_dimensions():
 def test_binary_rows_where_several_inputs_are_expected():
     with pytest.raises(ServingError, match="instances is a plain list, but expecting list of obj"):
         read_inputs({"instances": [{"b64": "YQ"}]}, signature(x=tf.string, y=tf.string))
-
-
-def test_the_collector_is_off_while_a_large_document_is_parsed_only():
-    seen = []
-    body = b'{"a":' + b'{"b":1},"c":"' + b"x" * 70_000 + b'"}'
-    with pytest.MonkeyPatch.context() as patch:
-        hook = json_request._DECODER.object_pairs_hook
-        decoder = json.JSONDecoder(
-            object_pairs_hook=lambda pairs: seen.append(gc.isenabled()) or hook(pairs)
-        )
-        patch.setattr(json_request, "_DECODER", decoder)
-        parse_document(body)
-        parse_document(b'{"a": 1}')
-        with pytest.raises(ServingError):
-            parse_document(body[:-1])
-    assert seen == [False, False, True, False]
-    assert gc.isenabled()
 
 
 def test_base64_with_and_without_padding():

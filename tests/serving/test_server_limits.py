@@ -170,6 +170,17 @@ def test_bytes_are_shared():
     assert budget.bytes_in_flight == 0
 
 
+def test_the_collector_is_off_during_large_turns_only():
+    budget = Budget(1, 1)
+    with budget.turn(10**6):
+        assert not gc.isenabled()
+    with budget.turn(100):
+        assert gc.isenabled()
+    with pytest.raises(ValueError, match="parse"), budget.turn(10**6):
+        raise ValueError("parse")
+    assert gc.isenabled()
+
+
 def test_one_large_piece_of_work_has_its_turn_at_a_time():
     budget, running, go = Budget(1, 1), threading.Semaphore(0), threading.Event()
 
