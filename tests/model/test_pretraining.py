@@ -431,7 +431,7 @@ def test_no_train_example(make_dataset: Callable, tmp_path: Path) -> None:
         ("none.json", "--model none.json: cannot be used: .*No such file"),
         ("typo.json", "typo.json: cannot be used: unknown key 'hiden_size'"),
         ("vocab.json", "vocab_size 51, but the dataset's vocabulary has 50 pieces"),
-        ("deep.json", "deep.json: cannot be used: maximum recursion depth"),
+        ("deep.json", "deep.json: cannot be used: nested too deeply"),
         ("fifo.json", "fifo.json: not a regular file"),
         ("nan.json", "nan.json: cannot be used: layer_norm_eps must be above 0, received nan"),
         ("short.json", "max_position_embeddings 8, but the dataset's sequences have 16; make"),
