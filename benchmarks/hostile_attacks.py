@@ -205,6 +205,20 @@ def _idle(target: Target) -> None:
     _hold(target, target.rest_port, 1100, lambda: b"")
 
 
+@_attack("connections as fast as they can be opened")
+def _flood(target: Target) -> None:
+    def ask() -> None:
+        opened = []
+        try:
+            for _ in range(500):
+                opened.append(socket.create_connection((HOST, target.rest_port), timeout=1))
+        finally:
+            for client in opened:
+                client.close()
+
+    _at_once(target, 1, ask)
+
+
 @_attack("1,100 idle gRPC connections")
 def _idle_grpc(target: Target) -> None:
     _hold(target, target.grpc_port, 1100, lambda: b"")

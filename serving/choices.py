@@ -20,3 +20,7 @@ SYSTEM_ALLOCATOR = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
 """What tells TensorFlow, before it is imported, that its CPU kernels take memory from the C
 library. Their own pool keeps what the largest requests needed: 160 MB for each 512 positions'
 attention that ran at a time, of a model of 90 MB."""
+
+QUIET_GRPC = {"GRPC_VERBOSITY": "NONE"}
+"""Tells gRPC, before it is imported, not to write log lines of its own: it writes one for each call
+that it refuses, so clients could fill the disk with them."""

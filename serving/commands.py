@@ -1,5 +1,6 @@
 """The flags of this room's commands; the work is imported when they run."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from pipeline.errors import InputError
 from serving.addresses import checked_address
 from serving.choices import (
     FROZEN_WEIGHTS,
+    QUIET_GRPC,
     SYSTEM_ALLOCATOR,
     ServerVersion,
     ServingPrecision,
@@ -111,7 +113,9 @@ class Serve(Command):
     @property
     def environment(self) -> dict[str, str]:
         """What the process's environment is to have before TensorFlow is imported."""
-        return SYSTEM_ALLOCATOR | (FROZEN_WEIGHTS if self.frozen_weights else {})
+        frozen = FROZEN_WEIGHTS if self.frozen_weights else {}
+        users = {name: os.environ[name] for name in QUIET_GRPC if name in os.environ}
+        return SYSTEM_ALLOCATOR | QUIET_GRPC | users | frozen
 
     def __post_init__(self) -> None:
         """Check what the types do not say.

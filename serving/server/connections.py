@@ -7,6 +7,7 @@ even load a new version.
 
 import asyncio
 import resource
+import weakref
 from typing import Any
 
 import h11
@@ -63,12 +64,12 @@ class BoundedProtocol(H11Protocol):
         run       the application works
     """
 
-    def __init__(self, limits: Limits, max_connections: int, **options: Any) -> None:
+    def __init__(self, limits: Limits, evictions: "Evictions", **options: Any) -> None:
         super().__init__(**options)
         head_bytes = self.config.h11_max_incomplete_event_size or _MAX_HEAD_BYTES
         self.conn = _BoundedParts(h11.SERVER, head_bytes)
         self._limits = limits
-        self._max_connections = max_connections
+        self._evictions = evictions
         self._stage: tuple[str, int] = ("head", 0)
         self._since_secs = 0.0
         self._tick: asyncio.TimerHandle | None = None
@@ -79,8 +80,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self._since_secs = self.loop.time()
         self._tick = self.loop.call_later(_TICK_SECS, self._look)
-        if len(self.connections) > self._max_connections:
-            self._close_slowest()
+        self._evictions.make_room(self.connections)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -129,11 +129,49 @@ class BoundedProtocol(H11Protocol):
             return ("rest" if cycle.more_body else "head"), id(cycle)
         return ("body" if cycle.more_body else "run"), id(cycle)
 
-    def _close_slowest(self) -> None:
-        waiting = [each for each in self.connections if each._current_stage()[0] != "run"]  # type: ignore[union-attr]
-        slowest = min(waiting, key=lambda each: each._since_secs)  # type: ignore[union-attr]
-        slowest.transport.abort()
-        self.connections.discard(slowest)
+    @property
+    def waits(self) -> bool:
+        """Whether the server waits for the client."""
+        return self._current_stage()[0] != "run"
+
+    @property
+    def since_secs(self) -> float:
+        """Return when the connection's stage began, in seconds of the event loop's clock."""
+        return self._since_secs
+
+    def evict(self) -> None:
+        """Close the connection at once."""
+        self.transport.abort()
+        self.connections.discard(self)
+
+
+class Evictions:
+    """Closes the slowest connections of one server when there are too many.
+
+    Looking for the slowest of 1,000 takes longer than accepting a connection, so one look serves
+    for as many new connections as there were old ones.
+    """
+
+    def __init__(self, max_connections: int) -> None:
+        self._max_connections = max_connections
+        # Weak, so that what ends meanwhile is not kept in memory.
+        self._slowest_last: list[tuple[float, weakref.ref[BoundedProtocol]]] = []
+
+    def make_room(self, connections: set[BoundedProtocol]) -> None:
+        """Close a connection if there are too many."""
+        while len(connections) > self._max_connections:
+            if not self._slowest_last:
+                self._look(connections)
+            since_secs, reference = self._slowest_last.pop()
+            slowest = reference()
+            if slowest not in connections:
+                continue
+            if slowest.waits and slowest.since_secs == since_secs:
+                slowest.evict()
+
+    def _look(self, connections: set[BoundedProtocol]) -> None:
+        waiting = [(each.since_secs, weakref.ref(each)) for each in connections if each.waits]
+        self._slowest_last = sorted(waiting, key=lambda pair: pair[0], reverse=True)
 
 
 def raise_file_limit() -> None:

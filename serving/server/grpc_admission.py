@@ -6,6 +6,7 @@ bounded time and number, is parsed in its own thread, and then takes its place i
 shares with REST.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from serving.server.budget import Share
 from serving.server.callers import Caller
 from serving.server.limits import PIECE_BYTES, Limits
 from serving.server.status import ServingError, invalid
+
+_log = logging.getLogger(__name__)
 
 # Calls that wait for their request: so many are waited for; of more, those that have taken longer
 # than a client needs that sends at all; but never more than the threads there are for them.
@@ -83,7 +86,7 @@ class Admission(grpc.ServerInterceptor):
         if not context.add_callback(at_end):
             share.release()  # it has ended already
         try:
-            packed = self._clocks.received(context, requests)
+            packed = self._request(context, requests)
             if packed is None:
                 message = "Expected exactly one request message"
                 raise ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
@@ -99,6 +102,18 @@ class Admission(grpc.ServerInterceptor):
         finally:
             share.give_place()
             share.release()
+
+    def _request(self, context: grpc.ServicerContext, requests: Iterator[bytes]) -> bytes | None:
+        """Return the call's request; see `_Clocks.received`."""
+        try:
+            return self._clocks.received(context, requests)
+        except grpc.RpcError:
+            # gRPC does not tell which. Its own log, which does, has a line for each such call.
+            _log.error(
+                "A gRPC call ended before its request was read: the client compressed it, which is "
+                "refused, or went away, or took too long"
+            )
+            raise
 
     def _run(
         self, handler: Any, packed: bytes, context: grpc.ServicerContext, share: Share

@@ -20,7 +20,12 @@ from pipeline.errors import InputError
 from serving.addresses import joined
 from serving.server.backend import Backend
 from serving.server.batching import SERVE_DEFAULT, BatchingOptions
-from serving.server.connections import BoundedProtocol, connection_limit, raise_file_limit
+from serving.server.connections import (
+    BoundedProtocol,
+    Evictions,
+    connection_limit,
+    raise_file_limit,
+)
 from serving.server.grpc_api import grpc_server
 from serving.server.limits import Limits
 from serving.server.loading import saved_model_loader
@@ -34,6 +39,11 @@ from serving.server.runner import Runner
 
 # After the stop timeout, transports get this long to end their threads.
 _STOP_MARGIN_SECS = 0.5
+# Connections that the event loop accepts at a time, before it serves those that it has.
+_ACCEPTED_AT_ONCE = 128
+# Connections that the kernel holds until the event loop accepts them (it cuts this to
+# net.core.somaxconn). It drops the first packet of any beyond, which a client repeats after 1 s.
+_ACCEPT_QUEUE = 4096
 
 
 class ModelServer:
@@ -100,6 +110,7 @@ class ModelServer:
         self._rest_thread.start()
         while self._rest_thread.is_alive() and not self._rest.started:
             self._rest_thread.join(0.01)
+        self._socket.listen(_ACCEPT_QUEUE)  # uvicorn has one number for both
         self.repository.start_polling(self._limits.poll_secs)
         self._trimmer.start()
 
@@ -227,12 +238,12 @@ def _port_in_use(flag: str, host: str, port: int) -> InputError:
 def _uvicorn_config(app: object, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=functools.partial(BoundedProtocol, limits, connection_limit(limits)),  # type: ignore[arg-type]
+        http=functools.partial(BoundedProtocol, limits, Evictions(connection_limit(limits))),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=128,
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=int(limits.stop_timeout_secs),
     )

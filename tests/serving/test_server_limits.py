@@ -29,7 +29,7 @@ from tensorflow_serving.apis import (
 
 from serving.server.backend import Work
 from serving.server.budget import SMALL_BYTES, Budget
-from serving.server.connections import connection_limit, raise_file_limit
+from serving.server.connections import BoundedProtocol, connection_limit, raise_file_limit
 from serving.server.limits import Limits
 from serving.server.log_limits import OncePerMinute
 from serving.server.main import ModelServer
@@ -251,6 +251,29 @@ def test_a_body_in_many_small_chunks_is_refused_unread(server):
     assert is_good(server)
 
 
+def test_connections_wait_in_the_kernel_while_the_event_loop_is_busy(server, monkeypatch):
+    """A queue of 128 overflowed: the kernel drops SYNs, and clients repeat them after a second."""
+    server, accepted, go = server(), threading.Event(), threading.Event()
+    take = BoundedProtocol.connection_made
+
+    def wait_and_take(self, transport):
+        accepted.set()
+        assert go.wait(DEADLINE_SECS)
+        take(self, transport)
+
+    monkeypatch.setattr(BoundedProtocol, "connection_made", wait_and_take)
+    with contextlib.ExitStack() as clients:
+        clients.enter_context(connect(server))
+        assert accepted.wait(DEADLINE_SECS)
+        address = (HOST, server.rest_port)
+        try:
+            for _ in range(300):
+                clients.enter_context(socket.create_connection(address, timeout=0.9))
+        finally:
+            go.set()
+        assert is_good(server)
+
+
 def test_a_body_that_turns_bad_after_its_answer_ends_the_connection(server, caplog):
     server = server()
     head = (
@@ -274,11 +297,12 @@ def test_the_largest_request_is_a_limit_of_both_apis(server):
     assert is_good_grpc(started)
 
 
-def test_compressed_grpc_messages_are_refused(server):
+def test_compressed_grpc_messages_are_refused(server, caplog):
     started = server()
     code = code_of(started, b"x" * 10_000, compression=grpc.Compression.Gzip)
     assert code is StatusCode.UNIMPLEMENTED
     assert is_good_grpc(started)
+    until(lambda: "A gRPC call ended before its request was read" in caplog.text)
 
 
 def test_a_message_that_is_no_request(server):
