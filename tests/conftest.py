@@ -91,7 +91,7 @@ def writer_of() -> Iterator[Callable[[Path], subprocess.Popen]]:
         def start(directory: Path) -> subprocess.Popen:
             process = subprocess.Popen(
                 [sys.executable, "-c", HOLD_A_LOCK, str(directory)],
-                cwd=Path(clozeline.__file__).parent,
+                cwd=Path(clozeline.__file__).parents[1],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

@@ -12,7 +12,7 @@ import pytest
 
 import clozeline
 
-SCRIPT = Path(clozeline.__file__).parent / ".ci" / "audit"
+SCRIPT = Path(clozeline.__file__).parents[1] / ".ci" / "audit"
 
 
 class Database(http.server.BaseHTTPRequestHandler):

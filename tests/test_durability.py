@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-import clozeline
+from clozeline.main import main
 from model.checkpoints import Checkpoints
 from pipeline.files import make_folder, publish, write_atomically
 
@@ -164,5 +164,5 @@ def test_what_commands_leave(
     }  # fmt: skip
     for command, options in flags.items():
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        assert clozeline.main([command, *arguments]) == 0, command
+        assert main([command, *arguments]) == 0, command
         disk.check(w, "logs")  # TensorBoard's, which only people read

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import clozeline
+from clozeline.main import main
 from model.config import BertConfig
 from model.network import build_model, weights_by_name
 from model.run import RunConfig, TextFacts, write_run
@@ -16,7 +17,7 @@ from model.tuning.measures import tag_measures
 from pipeline.manifest import sha256
 
 FAULTS = Path(__file__).parent / "faults"
-SHARED = Path(clozeline.__file__).parents[1] / "shared" / "faults"
+SHARED = Path(clozeline.__file__).parents[2] / "shared" / "faults"
 WORDS = """
     ada peter lives left in ulm rome at noon nobody moved spoke on the way boat a river was wide
     glad evening lake dull and empty story warm full of life nothing here works all where did ferry
@@ -40,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command; return its result."""
 
     def do(*arguments: object) -> dict[str, Any]:
-        code = clozeline.main([*map(str, arguments), "--json"])
+        code = main([*map(str, arguments), "--json"])
         captured = capsys.readouterr()
         assert code == 0, captured.err
         return strictly(captured.out) | {"said": " ".join(captured.err.split())}
@@ -53,7 +54,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command whose input is bad; return the line that it ends with."""
 
     def do(*arguments: object) -> str:
-        assert clozeline.main([*map(str, arguments)]) == 2
+        assert main([*map(str, arguments)]) == 2
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("clozeline: ")
         return last
@@ -231,7 +232,7 @@ def test_labels_that_are_hidden_are_predicted(tune: Command, predicted: Command)
 def test_a_word_that_is_a_no_break_space(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = clozeline.main(
+    code = main(
         [*map(str, (
             "finetune", "--task", "tagging", "--train", FAULTS / "empty_word.conll", "--init",
             encoder, "--run", tmp_path / "run", "--steps", 1, "--batch-size", 1, "--no-xla",

@@ -13,6 +13,7 @@ import tyro
 import yaml
 
 import clozeline
+from clozeline.main import COMMANDS, main, parse
 from pipeline.errors import InputError
 
 
@@ -23,7 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert clozeline.main(list(arguments)) == 2
+    assert main(list(arguments)) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
@@ -34,14 +35,14 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    assert all(f"  {name} " in done.stdout for name in clozeline.COMMANDS)
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", sorted(clozeline.COMMANDS))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
     script = (
-        "import sys, clozeline\n"
-        f"try: clozeline.main([{command!r}, '--help'])\n"
+        "import sys\nfrom clozeline.main import main\n"
+        f"try: main([{command!r}, '--help'])\n"
         "except SystemExit as stop: assert not stop.code\n"
         "heavy = {'tensorflow', 'keras', 'apache_beam', 'numpy', 'starlette'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -58,8 +59,8 @@ def test_weights_are_told_to_be_frozen_where_that_is_asked_for(
 ) -> None:
     # It ends for want of models, and TensorFlow has been imported by then.
     script = (
-        "import os, sys, clozeline\n"
-        "assert clozeline.main(sys.argv[1:]) == 2\n"
+        "import os, sys\nfrom clozeline.main import main\n"
+        "assert main(sys.argv[1:]) == 2\n"
         "assert 'tensorflow' in sys.modules\n"
         "print(os.environ.get('TF_ONEDNN_ASSUME_FROZEN_WEIGHTS'))\n"
         "print(os.environ['TF_ONEDNN_USE_SYSTEM_ALLOCATOR'])\n"  # else memory is never given back
@@ -73,7 +74,7 @@ def test_weights_are_told_to_be_frozen_where_that_is_asked_for(
 
 
 def test_no_command_shows_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert clozeline.main([]) == 2
+    assert main([]) == 2
     assert "usage: clozeline COMMAND" in capsys.readouterr().out
 
 
@@ -150,9 +151,9 @@ def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> No
         "input: [a.txt, b.txt]\nvocab: v.txt\noutput: ds\n"
         "mask-rate: 0.3\nlower_case: false\nseed: 5\n"
     )
-    options, unknown = clozeline.parse("preprocess", ["--seed", "7", "--config", str(config)])
+    options, unknown = parse("preprocess", ["--seed", "7", "--config", str(config)])
     assert unknown == []
-    assert clozeline.parse("preprocess", ["--seed=7", f"--config={config}"])[0] == options
+    assert parse("preprocess", ["--seed=7", f"--config={config}"])[0] == options
     assert options.input == ("a.txt", "b.txt")
     assert (options.mask_rate, options.lower_case, options.seed) == (0.3, False, 7)
 
@@ -176,11 +177,11 @@ def test_bad_config_file(text: str, message: str, tmp_path: Path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(text)
     with pytest.raises(InputError, match=message):
-        clozeline.parse("preprocess", ["--config", str(config)])
+        parse("preprocess", ["--config", str(config)])
 
 
 def options_of(command: str) -> Any:
-    entry = clozeline.COMMANDS[command]
+    entry = COMMANDS[command]
     return getattr(importlib.import_module(entry.module), entry.options)
 
 
@@ -215,7 +216,7 @@ def words(flag: str, hint: Any, value: Any) -> list[str]:
     ("command", "name"),
     [
         (command, field.name)
-        for command in sorted(clozeline.COMMANDS)
+        for command in sorted(COMMANDS)
         for field in dataclasses.fields(options_of(command))
         if field.name not in ("config", "given")
     ],
@@ -240,7 +241,7 @@ def test_every_option_may_stand_in_a_config_file(command: str, name: str, tmp_pa
 def outcome(command: str, arguments: list[str]) -> Any:
     """The options that arguments give, or what is wrong with them."""
     try:
-        options, unknown = clozeline.parse(command, arguments)
+        options, unknown = parse(command, arguments)
     except InputError as error:
         return str(error)
     assert unknown == []
@@ -250,18 +251,18 @@ def outcome(command: str, arguments: list[str]) -> Any:
 def test_the_command_line_wins_over_positional_options(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("dataset: one\nexamples: 5\n")
     flags = ["--config", str(tmp_path / "c.yaml")]
-    assert clozeline.parse("inspect", flags)[0].dataset == Path("one")
+    assert parse("inspect", flags)[0].dataset == Path("one")
     for arguments in (["two", *flags], [*flags, "two"]):
-        options = clozeline.parse("inspect", arguments)[0]
+        options = parse("inspect", arguments)[0]
         assert (options.dataset, options.examples) == (Path("two"), 5)
     (tmp_path / "c.yaml").write_text("text: [one, two]\nmodel: m\n")
-    assert clozeline.parse("query", flags)[0].text == ("one", "two")
-    assert clozeline.parse("query", ["three", *flags])[0].text == ("three",)
+    assert parse("query", flags)[0].text == ("one", "two")
+    assert parse("query", ["three", *flags])[0].text == ("three",)
 
 
 def test_null_is_none_where_an_option_may_be_none(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("input: a\nvocab: v\noutput: o\nid_column: null\nshards: ~\n")
-    options, _ = clozeline.parse("preprocess", ["--config", str(tmp_path / "c.yaml")])
+    options, _ = parse("preprocess", ["--config", str(tmp_path / "c.yaml")])
     assert (options.id_column, options.shards) == (None, None)
 
 
@@ -276,7 +277,7 @@ def test_a_traceback_free_line_from_the_real_command(tmp_path: Path) -> None:
 
 def test_imports_run_one_way() -> None:
     """In fresh processes: `pipeline` loads no Keras and no other room, `model` loads no Beam."""
-    root = Path(clozeline.__file__).parent
+    root = Path(clozeline.__file__).parents[1]
     script = (
         "import importlib, sys\n"
         "for module in sys.argv[2:]: importlib.import_module(module)\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import clozeline
+from clozeline.main import main
 from model.input import eval_batches, train_batches
 from model.run import load_run
 from pipeline.manifest import Manifest, read_manifest
@@ -17,7 +17,7 @@ from serving.signatures import TextModel
 def make(corpus: Path, vocab: Path, output: Path, *more: str) -> Manifest:
     where = ["--input", str(corpus / "*.txt"), "--vocab", str(vocab), "--output", str(output)]
     how = ["--max-seq-length", "32", "--eval-rate", "0.2", "--shards", "2", *more]
-    assert clozeline.main(["preprocess", *where, *how]) == 0
+    assert main(["preprocess", *where, *how]) == 0
     return read_manifest(output)
 
 
@@ -100,7 +100,7 @@ def test_training_without_pairs(
     where = ["--dataset", str(dataset), "--run", str(run), "--model", str(tmp_path / "model.json")]
     how = ["--steps", "150", "--batch-size", "8", "--learning-rate", "0.01", "--seed", "1"]
     capsys.readouterr()
-    assert clozeline.main(["pretrain", *where, *how, "--json"]) == 0
+    assert main(["pretrain", *where, *how, "--json"]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
     assert "next sentence" not in said.err
@@ -121,5 +121,5 @@ def test_training_on_swapped_segments(
     make(prose_corpus, vocab_path, dataset, "--pairing", "sop")
     capsys.readouterr()
     where = ["--dataset", str(dataset), "--run", str(tmp_path / "run"), "--model", "tiny"]
-    assert clozeline.main(["pretrain", *where, "--steps", "2", "--no-xla", "--json"]) == 0
+    assert main(["pretrain", *where, "--steps", "2", "--no-xla", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["next_sentence_loss"] > 0

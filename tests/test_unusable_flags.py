@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import clozeline
+from clozeline.main import main, parse
 from model.explaining.explanation import explain
 from model.tuning.examples import Texts
 from pipeline.errors import InputError
@@ -74,7 +74,7 @@ UNUSABLE = [
 def test_a_flag_without_effect(
     command: str, arguments: list[str], flag: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert clozeline.main([command, *arguments]) == 2
+    assert main([command, *arguments]) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert captured.out == ""
@@ -101,7 +101,7 @@ USABLE = [
 
 @pytest.mark.parametrize(("command", "arguments"), USABLE, ids=str)
 def test_flags_that_go_together(command: str, arguments: list[str]) -> None:
-    options, unknown = clozeline.parse(command, arguments)
+    options, unknown = parse(command, arguments)
     assert unknown == []
     assert options.given
 
@@ -111,7 +111,7 @@ def test_a_flag_of_a_config_file_is_one_too(
 ) -> None:
     config = tmp_path / "flags.yaml"
     config.write_text("text_column: body\ninput: [a]\nvocab: v\noutput: o\n")
-    assert clozeline.main(["preprocess", "--config", str(config)]) == 2
+    assert main(["preprocess", "--config", str(config)]) == 2
     assert "--text-column: --input-format prose has no columns" in capsys.readouterr().err
 
 
@@ -120,9 +120,9 @@ def test_one_config_file_that_names_no_other(
 ) -> None:
     config = tmp_path / "flags.yaml"
     config.write_text("config: other.yaml\n")
-    assert clozeline.main(["inspect", "d", "--config", str(config)]) == 2
+    assert main(["inspect", "d", "--config", str(config)]) == 2
     assert "unknown option 'config'" in capsys.readouterr().err
-    assert clozeline.main(["inspect", "d", "--config", "a", f"--config={config}"]) == 2
+    assert main(["inspect", "d", "--config", "a", f"--config={config}"]) == 2
     assert "--config: given twice" in capsys.readouterr().err
 
 
@@ -139,7 +139,7 @@ def test_one_config_file_that_names_no_other(
 def test_names_that_no_server_can_be_asked_for(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert clozeline.main(["query", "--model", "m", *flags, "text"]) == 2
+    assert main(["query", "--model", "m", *flags, "text"]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -170,7 +170,7 @@ def test_a_flag_of_evaluate_that_does_not_fit_the_run_or_its_data(
     monkeypatch.setattr("model.tuning.evaluating.read_for", lambda *_: unlabelled)
     file = tmp_path / "answers.jsonl"
     arguments = ["evaluate", "--run", "r", "--data", "d", "--predictions", str(file)]
-    assert clozeline.main([*arguments, *flags]) == 2
+    assert main([*arguments, *flags]) == 2
     assert message in capsys.readouterr().err
     assert not file.exists()
 
@@ -180,7 +180,7 @@ def test_evaluations_of_a_dataset_without_an_eval_split(
 ) -> None:
     manifest = SimpleNamespace(examples=lambda split: 0 if split == "eval" else 7)
     monkeypatch.setattr("model.pretraining.open_dataset", lambda _: manifest)
-    assert clozeline.main(["pretrain", *PRETRAIN, "--eval-every-steps", "5"]) == 2
+    assert main(["pretrain", *PRETRAIN, "--eval-every-steps", "5"]) == 2
     assert "--eval-every-steps: d has no eval split" in capsys.readouterr().err
 
 

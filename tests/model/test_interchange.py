@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-import clozeline
 from benchmarks.commands import BUILD, published_encoder
+from clozeline.main import main
 from model.config import BertConfig
 from model.interchange import Imported, read_checkpoint
 from model.interchange.exporting import export_hugging_face
@@ -256,13 +256,13 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     run, export = tmp_path / "run", tmp_path / "export"
     source = HUGGING_FACE / "encoder"
     flags = ["--from", str(source), "--run", str(run), "--casing", "cased", "--json"]
-    assert clozeline.main(["import", *flags]) == 0
+    assert main(["import", *flags]) == 0
     printed = capsys.readouterr()
     assert "they are called [rowN]" in " ".join(printed.err.split())
     result = json.loads(printed.out)
     assert (result["format"], result["lower_case"], result["heads"]) == ("hugging_face", False, [])
     assert len(result["not_found"]) == 7
-    assert clozeline.main(["export-hf", "--run", str(run), "--output", str(export)]) == 0
+    assert main(["export-hf", "--run", str(run), "--output", str(export)]) == 0
     assert "masked_lm (5), next_sentence (2)" in capsys.readouterr().out
     assert not read_checkpoint(export).lower_case
     for command, last in (("import", str(run)), ("export-hf", str(export))):
@@ -270,7 +270,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "import": ["--from", str(source), "--run"],
             "export-hf": ["--run", str(run), "--output"],
         }
-        assert clozeline.main([command, *flags[command], last]) == 2
+        assert main([command, *flags[command], last]) == 2
         assert f"{last}: is there already; give another" in capsys.readouterr().err
 
 

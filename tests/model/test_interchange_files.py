@@ -21,7 +21,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-import clozeline
+from clozeline.main import main
 from model.interchange import read_checkpoint
 from model.interchange.importing import _as_result
 from pipeline.errors import InputError
@@ -322,7 +322,7 @@ def test_the_commands_say_it_in_one_line(
         ["finetune", "--init", str(path), "--run", str(tmp_path / "run"), "--task", "single",
          "--train", str(path / "config.json")],
     ):  # fmt: skip
-        assert clozeline.main(command) == 2
+        assert main(command) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert "config.json: hidden_act must be one of" in said

@@ -12,7 +12,7 @@ import pytest
 import clozeline
 from model.run import load_run
 
-ROOT = Path(clozeline.__file__).parent
+ROOT = Path(clozeline.__file__).parents[1]
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_killed_ten_times_the_weights_are_the_same_bit_for_bit(
         "dataset": dataset, "model": small_model, "steps": 20_000, "batch-size": 4,
         "learning-rate": 1e-3, "precision": "float32", "checkpoint-every-steps": 100,
     }  # fmt: skip
-    command = [sys.executable, str(ROOT / "clozeline.py"), "pretrain", "--deterministic"]
+    command = [sys.executable, "-m", "clozeline", "pretrain", "--deterministic"]
     command += ["--no-xla", *(f"--{name}={value}" for name, value in flags.items())]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run([*command, f"--run={tmp_path / 'whole'}"], check=True, **quiet)

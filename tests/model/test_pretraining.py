@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import clozeline
+from clozeline.main import main, parse
 from model.checkpoints import Best, Checkpoints
 from model.commands import Pretrain
 from model.config import BertConfig
@@ -171,13 +172,13 @@ def test_a_run_has_one_writer(
     arguments = ["pretrain", "--dataset", str(dataset), "--run", str(run), "--model", small_model]
     arguments += ["--steps", "3", "--batch-size", "8", "--no-xla"]
     other = writer_of(run)
-    assert clozeline.main(arguments) == 2
+    assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"clozeline: --run {run}: is being written by process {other.pid}, sinc")
     assert [path.name for path in run.iterdir()] == [".lock"]
     other.kill()
     other.wait()
-    assert clozeline.main(arguments) == 0
+    assert main(arguments) == 0
     assert f"process {other.pid}, since 20" in capsys.readouterr().err
     assert not (run / ".lock").exists()
     writer_of(run)  # who reads does not ask
@@ -389,7 +390,7 @@ def test_a_disk_that_is_full_ends_the_training_with_a_line(options: Options) -> 
     assert flags.run().keys()  # a checkpoint that there was room for
     kept = sorted(path.name for path in (flags.run_dir / "checkpoints").iterdir())
     command = [
-        sys.executable, str(Path(clozeline.__file__)), "pretrain", "--no-xla",
+        sys.executable, "-m", "clozeline", "pretrain", "--no-xla",
         "--precision=float32", f"--dataset={flags.dataset}", f"--run={flags.run_dir}",
         f"--model={flags.model}", "--batch-size=8", "--learning-rate=0.01", "--steps=9",
         "--checkpoint-every-steps=2",
@@ -495,13 +496,13 @@ def test_the_second_signal_acts_at_once() -> None:
 
 def test_the_flags_at_the_front_door(dataset: Path, tmp_path: Path) -> None:
     flags = ["--dataset", str(dataset), "--run", str(tmp_path), "--no-xla", "--warmup-steps", "7"]
-    parsed, unknown = clozeline.parse("pretrain", flags)
+    parsed, unknown = parse("pretrain", flags)
     assert (parsed.run_dir, parsed.xla, parsed.warmup_steps, unknown) == (tmp_path, False, 7, [])
 
 
 def test_help_needs_no_tensorflow() -> None:
     code = "import model.commands, sys; sys.exit('tensorflow' in sys.modules)"
-    root = str(Path(clozeline.__file__).parent)
+    root = str(Path(clozeline.__file__).parents[1])
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 

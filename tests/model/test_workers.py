@@ -17,7 +17,7 @@ import clozeline
 from model.strategy import make_strategy
 from pipeline.errors import InputError
 
-ROOT = Path(clozeline.__file__).parent
+ROOT = Path(clozeline.__file__).parents[1]
 STEPS = 200
 Start = Callable[..., list[subprocess.Popen]]
 
@@ -43,7 +43,7 @@ def start(dataset: Path, small_model: str, tmp_path: Path) -> Start:
             "batch-size": 12, "learning-rate": 1e-4, "precision": precision,
             "checkpoint-every-steps": 50,
         }  # fmt: skip
-        command = [sys.executable, str(ROOT / "clozeline.py"), "pretrain"]
+        command = [sys.executable, "-m", "clozeline", "pretrain"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         started = []
         for index in range(workers):

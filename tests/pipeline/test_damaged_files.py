@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-import clozeline
+from clozeline.main import main
 from pipeline import readers
 from pipeline.decompression import open_file
 from pipeline.errors import DamagedFileError
@@ -133,9 +133,9 @@ def corpus(folder: Path, input_format: str) -> bytes:
 def run(command: str, inputs: Path, vocab: Path, output: Path, *more: str) -> int:
     where = ["--input", str(inputs), "--output", str(output)]
     if command == "vocab":
-        return clozeline.main(["vocab", *where, "--size", "90", *more])
+        return main(["vocab", *where, "--size", "90", *more])
     how = ["--vocab", str(vocab), "--eval-rate", "0", "--shards", "1", "--max-seq-length", "32"]
-    return clozeline.main(["preprocess", *where, *how, *more])
+    return main(["preprocess", *where, *how, *more])
 
 
 @pytest.mark.parametrize("command", ["preprocess", "vocab"])
@@ -228,5 +228,5 @@ def test_vocabulary_says_what_it_left_out(
     (tmp_path / "c.jsonl").write_text('{"text": "A boat."}\n{"text": 5}\n{\n')
     flags = ["--input-format", "jsonl", "--size", "20"]
     where = ["--input", str(tmp_path / "c.jsonl"), "--output", str(tmp_path / "v.txt")]
-    assert clozeline.main(["vocab", *where, *flags]) == 0
+    assert main(["vocab", *where, *flags]) == 0
     assert "documents dropped: 1 invalid_json, 1 no_text" in capsys.readouterr().out

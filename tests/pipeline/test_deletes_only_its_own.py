@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import clozeline
+from clozeline.main import main
 from pipeline import dataset as dataset_module
 from pipeline import publishing
 from pipeline.errors import InputError
@@ -26,7 +26,7 @@ def arguments(corpus: Path, vocab: Path, output: Path, *more: str) -> list[str]:
 
 
 def preprocess(corpus: Path, vocab: Path, output: Path, *more: str) -> int:
-    return clozeline.main(arguments(corpus, vocab, output, *more))
+    return main(arguments(corpus, vocab, output, *more))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -100,7 +100,7 @@ def test_vocab_leaves_what_is_not_its_own(
     monkeypatch.setattr("pipeline.vocabulary.learn_vocabulary", happen)
     where = ["--input", str(prose_corpus / "*.txt"), "--output", str(tmp_path / "work" / "v.txt")]
     (tmp_path / "work").mkdir()
-    assert clozeline.main(["vocab", *where]) == 2
+    assert main(["vocab", *where]) == 2
     assert contents(tmp_path) == {"work/thesis.txt": b"mine"}
 
 

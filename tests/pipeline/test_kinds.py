@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-import clozeline
+from clozeline.main import main
 from pipeline.inspection import read_records, text_pieces
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.masking import Masker, record_seeds
@@ -22,7 +22,7 @@ DEFAULTS = {"--max-seq-length": "32", "--shards": "2", "--eval-rate": "0.2", "--
 def preprocess(corpus: Path, vocab: Path, output: Path, *more: str) -> int:
     defaults = [word for flag in DEFAULTS.items() if flag[0] not in more for word in flag]
     where = ["--input", str(corpus), "--vocab", str(vocab), "--output", str(output)]
-    return clozeline.main(["preprocess", *where, *defaults, *more])
+    return main(["preprocess", *where, *defaults, *more])
 
 
 def make(corpus: Path, vocab: Path, output: Path, *more: str) -> Manifest:
@@ -161,7 +161,7 @@ def test_several_lengths_are_as_if_made_alone(
         assert contents(tmp_path / "both" / length) == contents(alone)
         assert (made.max_seq_length, made.max_predictions) == (int(length), predictions)
     assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["24", "48"]
-    assert clozeline.main(["inspect", str(tmp_path / "both")]) == 2
+    assert main(["inspect", str(tmp_path / "both")]) == 2
     assert f"name one of {tmp_path}/both/24 {tmp_path}/both/48" in capsys.readouterr().err
 
 
@@ -201,7 +201,7 @@ def test_gzip_holds_the_same_records(prose_corpus: Path, vocab_path: Path, tmp_p
         unpacked = gzip.decompress((tmp_path / "ds" / other.name).read_bytes())
         assert unpacked == (tmp_path / "plain" / one.name).read_bytes()
         assert other.size_bytes < one.size_bytes / 2
-    assert clozeline.main(["inspect", str(tmp_path / "ds")]) == 0
+    assert main(["inspect", str(tmp_path / "ds")]) == 0
     again = make(
         prose_corpus / "*.txt", vocab_path, tmp_path / "ds", "--overwrite", "--compression", "none"
     )

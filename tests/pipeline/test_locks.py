@@ -139,7 +139,7 @@ with staging(Path(sys.argv[1]), ".export-") as made:
 
 def test_a_staging_directory_is_removed_when_its_process_is_dead(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STAGE, str(tmp_path)]
-    root = Path(clozeline.__file__).parent
+    root = Path(clozeline.__file__).parents[1]
     with subprocess.Popen(
         command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-import clozeline
+from clozeline.main import main
 from pipeline.errors import InputError
 from pipeline.parquet import check_parquet, read_rows, row_groups
 from pipeline.readers import (
@@ -116,7 +116,7 @@ def test_records_are_those_of_json_lines(vocab_path: Path, tmp_path: Path) -> No
     for name in ("jsonl", "parquet"):
         where = ["--input", str(tmp_path / f"c.{name}"), "--output", str(tmp_path / name)]
         how = ["--vocab", str(vocab_path), "--input-format", name, "--id-column", "id"]
-        assert clozeline.main(["preprocess", *where, *how, "--eval-rate", "0.2"]) == 0
+        assert main(["preprocess", *where, *how, "--eval-rate", "0.2"]) == 0
         made[name] = {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.tfrecord")}
     assert len(made["jsonl"]) == 2
     assert made["parquet"] == made["jsonl"]

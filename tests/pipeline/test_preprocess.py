@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-import clozeline
+from clozeline.main import main
 from pipeline.errors import InputError
 from pipeline.inspection import read_records, text_pieces
 from pipeline.manifest import MANIFEST, read_manifest
@@ -34,7 +34,7 @@ SETTINGS = ["--max-seq-length", "32", "--max-predictions", "5", "--duplicates", 
 def preprocess(corpus: Path | str, vocab: Path, output: Path, *more: str) -> int:
     where = ["--input", str(corpus), "--vocab", str(vocab), "--output", str(output)]
     how = [*SETTINGS, "--shards", "2", "--eval-rate", "0.2"]
-    return clozeline.main(["preprocess", *where, *how, *more])
+    return main(["preprocess", *where, *how, *more])
 
 
 def shard_bytes(dataset: Path) -> dict[str, bytes]:
@@ -279,7 +279,7 @@ def test_vocabulary_of_a_parquet_corpus(rows: list[str], tmp_path: Path) -> None
     pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "corpus.parquet")
     output = tmp_path / "v.txt"
     arguments = ["--input", str(tmp_path / "corpus.parquet"), "--input-format", "parquet"]
-    assert clozeline.main(["vocab", *arguments, "--output", str(output), "--size", "90"]) == 0
+    assert main(["vocab", *arguments, "--output", str(output), "--size", "90"]) == 0
     assert len(Vocabulary.read(output)) == 90
 
 
@@ -526,7 +526,7 @@ def test_a_corpus_of_something_else_is_explained(
     code = preprocess(tmp_path / "in.txt", vocab_path, tmp_path / "ds", *flags)
     expect_error(capsys, code, f"{tmp_path}/in.txt: ", said)
     where = ["--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "v.txt")]
-    clozeline.main(["vocab", *where, *flags, "--size", "90"])
+    main(["vocab", *where, *flags, "--size", "90"])
     err = capsys.readouterr().err
     assert f"{tmp_path}/in.txt" in err
     assert said in err
@@ -545,7 +545,7 @@ def test_line_ends_of_windows_give_the_same_records(
 
 
 def inspect(dataset: Path) -> int:
-    return clozeline.main(["inspect", str(dataset), "--examples", "1", "--json"])
+    return main(["inspect", str(dataset), "--examples", "1", "--json"])
 
 
 def test_inspect(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import clozeline
+from clozeline.main import main
 from model.checkpoints import Checkpoints
 from model.run import Metrics
 from model.tuning.report import write_answers
@@ -62,7 +63,7 @@ def test_results_of_commands(
     from model.commands import Evaluate
 
     monkeypatch.setattr(Evaluate, "run", lambda _: VALUE)
-    assert clozeline.main(["evaluate", "--run", "r", "--data", "d", "--json"]) == 0
+    assert main(["evaluate", "--run", "r", "--data", "d", "--json"]) == 0
     assert strict(capsysbinary.readouterr().out)["a"] == [1, None, [None, {"b": None}]]
 
 
@@ -79,7 +80,7 @@ ELSEWHERE = {
 
 
 def test_nothing_else_writes_json() -> None:
-    root = Path(clozeline.__file__).parent
+    root = Path(clozeline.__file__).parents[1]
     files = [*root.glob("*.py"), *(f for room in ("pipeline", "model", "serving")
                                    for f in (root / room).rglob("*.py"))]  # fmt: skip
     writers = {

@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-import clozeline
+from clozeline.main import main
 from pipeline.errors import InputError
 from pipeline.schema import SPECIAL_TOKENS
 from pipeline.tokenizer import build_tokenizer
@@ -83,7 +83,7 @@ def test_same_file_from_renamed_files_and_several_workers(
     workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     for name, folder, flags in (("a", prose_corpus, []), ("b", renamed, workers)):
         where = ["--input", str(folder / "*"), "--output", str(tmp_path / f"{name}.txt")]
-        assert clozeline.main(["vocab", *where, "--size", "150", *flags]) == 0
+        assert main(["vocab", *where, "--size", "150", *flags]) == 0
     assert (tmp_path / "a.txt").read_bytes() == (tmp_path / "b.txt").read_bytes()
 
 
@@ -91,7 +91,7 @@ def test_same_file_from_renamed_files_and_several_workers(
 def test_case(lower_case: bool, prose_corpus: Path, tmp_path: Path) -> None:
     where = ["--input", str(prose_corpus / "*"), "--output", str(tmp_path / "v.txt")]
     flag = "--lower-case" if lower_case else "--no-lower-case"
-    assert clozeline.main(["vocab", *where, "--size", "150", flag]) == 0
+    assert main(["vocab", *where, "--size", "150", flag]) == 0
     pieces = (tmp_path / "v.txt").read_text(encoding="utf-8").splitlines()
     assert ("the" if lower_case else "The") in pieces
     assert any(piece != piece.lower() for piece in pieces[5:]) == (not lower_case)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-import clozeline
+from clozeline.main import main
 from docs.browser import Browser
 from model.run import Run, load_run
 
@@ -24,12 +24,12 @@ def trained_run(
     folder = tmp_path_factory.mktemp("trained")
     size = len(vocab_path.read_text(encoding="utf-8").splitlines())
     (folder / "tiny.json").write_text(json.dumps(TINY | {"vocab_size": size}))
-    assert clozeline.main(
+    assert main(
         ["preprocess", "--input", str(prose_corpus / "*.txt"), "--vocab", str(vocab_path),
          "--output", str(folder / "ds"), "--max-seq-length", "32", "--max-predictions", "4",
          "--eval-rate", "0.2"]
     ) == 0  # fmt: skip
-    assert clozeline.main(
+    assert main(
         ["pretrain", "--dataset", str(folder / "ds"), "--run", str(folder / "run"),
          "--model", str(folder / "tiny.json"), "--steps", "2", "--batch-size", "8"]
     ) == 0  # fmt: skip
@@ -41,7 +41,7 @@ def exported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path
     """`models/fox/1`."""
     models = tmp_path_factory.mktemp("models")
     arguments = ["export", "--run", str(trained_run.path), "--output", str(models / "fox")]
-    assert clozeline.main(arguments) == 0
+    assert main(arguments) == 0
     return models / "fox" / "1"
 
 

@@ -21,7 +21,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-import clozeline
+from clozeline.main import main
 from pipeline.errors import InputError
 from serving.client import Client, GrpcClient, RequestError, ServerError
 from serving.server.main import ModelServer
@@ -404,7 +404,7 @@ def test_urls_of_no_server(url):
 def test_exit_codes_of_query(scripted, capsys, script, code, message):
     Scripted.script = script
     where = ["--server", scripted._address, "--model", "m", "--signature", "serving_default"]
-    assert clozeline.main(["query", *where, "text"]) == code
+    assert main(["query", *where, "text"]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
@@ -421,7 +421,7 @@ def test_query_names_a_version_that_is_not_served(
 ):
     Scripted.script = [(status, json.dumps({"error": message}).encode())]
     where = ["--server", scripted._address, "--model", "m", "--version", version]
-    assert clozeline.main(["query", *where, "text"]) == 2
+    assert main(["query", *where, "text"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--model m --version {version}: not served at {scripted._address} ({message})" in line
     assert advice in line
@@ -430,7 +430,7 @@ def test_query_names_a_version_that_is_not_served(
 @pytest.mark.parametrize("flags", [[], ["--grpc"]])
 def test_exit_code_of_query_where_nothing_answers(capsys, flags):
     where = ["--server", f"127.0.0.1:{free_port()}", "--model", "m"]
-    assert clozeline.main(["query", *where, *flags, "text"]) == 1
+    assert main(["query", *where, *flags, "text"]) == 1
     assert "nothing answers at" in capsys.readouterr().err
 
 

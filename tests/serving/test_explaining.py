@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import clozeline
+from clozeline.main import main
 from model.explaining.explanation import Explanation, explain
 from model.run import Run
 from serving.explaining import page as pages
@@ -25,7 +25,7 @@ def test_the_command_prints_and_writes(
     trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "new" / "[b]page.html"
-    assert clozeline.main(
+    assert main(
         ["explain", "--run", str(trained_run.path), *TEXTS, "--output", str(output),
          "--layer", "2", "--head", "3", "--json"]
     ) == 0  # fmt: skip
@@ -63,7 +63,7 @@ def test_bad_input_is_one_line(
         ([*run, "the", "--head", "4"], "--head 4: the model has heads 1 to 3"),
         (["--run", str(tmp_path), "the"], "no run (no config.json)"),
     ):
-        assert clozeline.main(["explain", *arguments]) == 2
+        assert main(["explain", *arguments]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""
         assert printed.err.count("\n") == 1

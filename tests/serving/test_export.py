@@ -13,8 +13,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-import clozeline
 from benchmarks.models import export_random
+from clozeline.main import main
 from model.network import weights_by_name, with_intermediates
 from model.run import Run, load_run
 from pipeline.errors import InputError
@@ -373,7 +373,7 @@ def test_another_version_in_half_the_precision(
     model = tmp_path / "fox"
     (model / "9").mkdir(parents=True)
     where = ["--run", str(trained_run.path), "--output", str(model)]
-    assert clozeline.main(["export", *where, "--precision", "bfloat16", "--json"]) == 0
+    assert main(["export", *where, "--precision", "bfloat16", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["version"] == 10
     assert 1e-4 < result["largest_difference"] < 0.1
@@ -392,7 +392,7 @@ def test_failed_export_leaves_nothing(
 
     monkeypatch.setattr("serving.export.write_warm_up", fail)
     arguments = ["export", "--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
-    assert clozeline.main(arguments) == 1
+    assert main(arguments) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -401,7 +401,7 @@ def test_a_wrong_graph_is_not_published(
 ) -> None:
     monkeypatch.setattr("serving.inference.HIDDEN", -1.0)  # padding is looked at
     arguments = ["export", "--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
-    assert clozeline.main(arguments) == 1
+    assert main(arguments) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "not exported: serving_default answers otherwise than the Python model" in said
     assert list(tmp_path.iterdir()) == []
@@ -409,7 +409,7 @@ def test_a_wrong_graph_is_not_published(
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", "--run", str(tmp_path / "no"), "--output", str(tmp_path / "fox")]
-    assert clozeline.main(arguments) == 2
+    assert main(arguments) == 2
     assert "no run" in capsys.readouterr().err
     assert not (tmp_path / "fox").exists()
 
@@ -441,7 +441,7 @@ def test_a_disk_that_is_full_ends_the_export_with_a_line(
     for name in names:
         arguments = [name, "--run", str(trained_run.path), "--output", str(output)]
         with full_disk(room):
-            assert clozeline.main(arguments) == 1
+            assert main(arguments) == 1
         said = capsys.readouterr().err
         assert said.splitlines()[-1].startswith(f"clozeline: --output {output}: cannot be writ")
         assert "Traceback" not in said
@@ -468,7 +468,7 @@ def test_exports_of_one_model_take_turns(
 @pytest.mark.slow
 def test_two_exports_at_once_make_two_versions(trained_run: Run, tmp_path: Path) -> None:
     arguments = ["export", "--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
-    command = [sys.executable, clozeline.__file__, *arguments]
+    command = [sys.executable, "-m", "clozeline", *arguments]
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import clozeline
+from clozeline.main import main
 from serving.choices import FROZEN_WEIGHTS
 from serving.launch import REAL_SERVER, REST_THREADS
 from serving.server.batching import SERVE_DEFAULT
@@ -92,7 +92,7 @@ def test_the_real_server_never_runs_for_one_address(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags = ["--host", host] if host else []
-    assert clozeline.main(["serve", "--models", str(models), *flags]) == 0
+    assert main(["serve", "--models", str(models), *flags]) == 0
     ((arguments, _),) = embedded
     assert arguments[:2] == (models, host or "127.0.0.1")
     (line,) = capsys.readouterr().err.splitlines()
@@ -109,7 +109,7 @@ def test_the_embedded_server_where_it_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     check = "--enable-signature-method-name-check"
-    assert clozeline.main(["serve", "--models", str(models), *flags, check]) == 0
+    assert main(["serve", "--models", str(models), *flags, check]) == 0
     ((arguments, _),) = embedded
     assert arguments[4] == SERVE_DEFAULT
     assert arguments[6] == Limits(checks_method_names=True)
@@ -135,6 +135,6 @@ def test_what_the_real_server_cannot_do_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     where = ["--models", str(models), "--host", "0.0.0.0"]
-    assert clozeline.main(["serve", *where, *flags]) == 2
+    assert main(["serve", *where, *flags]) == 2
     assert message in capsys.readouterr().err
     assert embedded == []

@@ -18,7 +18,7 @@ import clozeline
 from serving.server.limits import Limits
 from serving.server.main import ModelServer
 
-RECORDS = Path(clozeline.__file__).parents[1] / "shared" / "tf-serving" / "conversations.md"
+RECORDS = Path(clozeline.__file__).parents[2] / "shared" / "tf-serving" / "conversations.md"
 
 pytestmark = [
     pytest.mark.data,

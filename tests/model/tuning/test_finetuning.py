@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 import clozeline
+from clozeline.main import main
 from model.commands import Evaluate, Finetune
 from model.config import BertConfig
 from model.network import build_model, weights_by_name
@@ -561,7 +562,7 @@ def test_two_devices_and_parts_give_the_same_losses(
         given = json.dumps(flags | more | {"run_dir": tmp_path / name}, default=str)
         done = subprocess.run(
             [sys.executable, "-c", script, given], capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": str(Path(clozeline.__file__).parent)},
+            env={**os.environ, "PYTHONPATH": str(Path(clozeline.__file__).parents[1])},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         losses[name] = json.loads(done.stdout.splitlines()[-1])["loss"]
@@ -572,7 +573,7 @@ def test_two_devices_and_parts_give_the_same_losses(
 def test_the_real_commands(
     encoder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = clozeline.main(
+    code = main(
         ["finetune", "--task", "single", "--train", str(files["train"]), "--dev",
          str(files["dev"]), "--init", str(encoder), "--run", str(tmp_path / "run"), "--steps", "2",
          "--batch-size", "8", "--seed", "4", "--no-xla", "--json"]
@@ -580,8 +581,6 @@ def test_the_real_commands(
     assert code == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["seed"], result["steps"], result["split"]) == (4, 2, "eval")
-    code = clozeline.main(
-        ["evaluate", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "none.tsv")]
-    )
+    code = main(["evaluate", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "none.tsv")])
     assert code == 2
     assert "none.tsv: cannot be read: " in capsys.readouterr().err

@@ -301,7 +301,3 @@ def _run(name: str, arguments: list[str]) -> int:
             sys.stdout.reconfigure(encoding="utf-8")  # JSON's, whatever the locale's is
         print(to_json(result))
     return 0 if result.get("ok", True) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The front door: the `clozeline` command, its flags and what it prints."""
