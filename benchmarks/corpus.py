@@ -14,8 +14,8 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
-from pipeline.docstrings import write_corpus
-from pipeline.sentences import split_sentences
+from pipeline.corpus.docstrings import write_corpus
+from pipeline.text.sentences import split_sentences
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
 DOCSTRINGS_BYTES = 4_000_000

@@ -216,7 +216,7 @@ def memory(bench: Bench) -> list[Row]:
     processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     for name, flags, words in (
         ("memory, in one process", [], "preprocess"),
-        ("memory of a worker process", processes, "pipeline.worker"),
+        ("memory of a worker process", processes, "pipeline.jobs.worker"),
     ):
         small, large = (
             max(

@@ -1,4 +1,4 @@
-"""How often and how fast `pipeline.sentences` splits, beside other splitters, in one run.
+"""How often and how fast `pipeline.text.sentences` splits, beside other splitters, in one run.
 
 `benchmarks/sentences.txt` holds two paragraphs of each of 32 books, split by hand: the splitters'
 answers were laid side by side, and a person decided where they differ.
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.commands import PEERS, environment
 from benchmarks.corpus import read_paragraphs
 from pipeline.console import import_quietly, results, table
-from pipeline.sentences import split_sentences
+from pipeline.text.sentences import split_sentences
 
 BY_HAND = Path(__file__).parent / "sentences.txt"
 TIMED_BYTES = 1_000_000
@@ -56,7 +56,7 @@ def peer(name: str) -> Callable[[list[str]], dict]:
 
 
 def ours(paragraphs: list[str]) -> list[list[str]]:
-    """Split with `pipeline.sentences`."""
+    """Split with `pipeline.text.sentences`."""
     return [split_sentences(paragraph) for paragraph in paragraphs]
 
 

@@ -295,7 +295,7 @@ def _run(name: str, arguments: list[str]) -> int:
     import_quietly(*COMMANDS[name].imports)
     result = options.run(unknown) if unknown else options.run()
     if options.json:
-        from pipeline.strict_json import to_json
+        from pipeline.storage.strict_json import to_json
 
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON's, whatever the locale's is

@@ -18,8 +18,8 @@ import tensorflow as tf
 from model.run import checkpoint_name, checkpoint_steps
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
-from pipeline.files import crc32c, make_folder, publish, reason, write_atomically
-from pipeline.strict_json import from_json, to_json
+from pipeline.storage.files import crc32c, make_folder, publish, reason, write_atomically
+from pipeline.storage.strict_json import from_json, to_json
 
 _PARTIAL = "partial-"
 _DAMAGED = "damaged-"

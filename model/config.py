@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.strict_json import from_json, to_json
+from pipeline.storage.strict_json import from_json, to_json
 
 MAX_SETTINGS_BYTES = 16 * 2**20
 """The largest `config.json` that is read; labels of 100,000 classes take 8 MB."""

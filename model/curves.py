@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_atomically
+from pipeline.storage.files import write_atomically
 
 PANELS = (
     ("masked_lm_loss", "loss of masked pieces, nats"),

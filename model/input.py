@@ -19,11 +19,11 @@ import tensorflow as tf
 
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
-from pipeline.masking import Masker, record_seeds
-from pipeline.records import parse_examples
+from pipeline.records.masking import Masker, record_seeds
+from pipeline.records.serialization import parse_examples
 from pipeline.schema import MASKED_LM_FEATURES, record_features
-from pipeline.tfrecords import check_records
-from pipeline.tokenizer import dataset_vocabulary
+from pipeline.storage.tfrecords import check_records
+from pipeline.text.tokenizer import dataset_vocabulary
 
 # Records are shuffled over a shard when it is written. What is left to do is to change their order
 # from epoch to epoch: files in random order, several of them read in turns, and windows of records

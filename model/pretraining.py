@@ -27,9 +27,9 @@ from model.strategy import Workers, make_strategy
 from model.tasks import heads
 from pipeline.console import notes, results
 from pipeline.errors import InputError
-from pipeline.files import read_bounded
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest
-from pipeline.tokenizer import dataset_vocabulary
+from pipeline.storage.files import read_bounded
+from pipeline.text.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
 PHASE2_RATE = 0.1  # as in the paper, https://arxiv.org/abs/1810.04805, appendix A.2

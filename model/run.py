@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from model.config import DOC_STRIDE, BertConfig, TrainingConfig, TuningConfig
 from model.tasks import Head, Task
 from pipeline.errors import InputError, JobError
-from pipeline.files import publish, sync, write_atomically, writing
-from pipeline.locks import only_writer_of_all, staging
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.schema import Pairing
-from pipeline.strict_json import from_json, to_json
-from pipeline.tokenizer import Vocabulary
+from pipeline.storage.files import publish, sync, write_atomically, writing
+from pipeline.storage.locks import only_writer_of_all, staging
+from pipeline.storage.strict_json import from_json, to_json
+from pipeline.text.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
     import keras

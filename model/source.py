@@ -10,9 +10,9 @@ from model.network import TASK_HEAD
 from model.run import CONFIG, FORMAT, load_run
 from model.tasks import Task
 from pipeline.errors import InputError
-from pipeline.files import read_bounded
 from pipeline.manifest import VOCABULARY
-from pipeline.tokenizer import Vocabulary
+from pipeline.storage.files import read_bounded
+from pipeline.text.tokenizer import Vocabulary
 
 
 @dataclass(frozen=True)

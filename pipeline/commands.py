@@ -9,7 +9,7 @@ import tyro
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.shard import Settings
+    from pipeline.records.shard import Settings
 
 InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]
 
@@ -120,12 +120,12 @@ class Vocab(Corpus):
     def run(self, beam_flags: list[str] | None = None) -> dict[str, Any]:
         """Count, learn, write; return path, size and number of words."""
         from pipeline.console import notes, results, warn
-        from pipeline.files import write_atomically
-        from pipeline.readers import CorpusFormat
-        from pipeline.remarks import hints
+        from pipeline.corpus.readers import CorpusFormat
+        from pipeline.corpus.remarks import hints
+        from pipeline.jobs.count_words import count_words
         from pipeline.report import dropped_documents
-        from pipeline.vocabulary import learn_vocabulary
-        from pipeline.word_count import count_words
+        from pipeline.storage.files import write_atomically
+        from pipeline.text.vocabulary import learn_vocabulary
 
         if self.output.exists() and not self.overwrite:
             raise InputError(f"--output {self.output}: exists already; add --overwrite")
@@ -253,10 +253,10 @@ class Preprocess(Corpus):
         import time
 
         from pipeline.console import notes, results, warn
-        from pipeline.dataset import as_result, make_datasets
-        from pipeline.locks import only_writer_of_all
+        from pipeline.jobs.dataset import as_result, make_datasets
+        from pipeline.records.shard import EVAL
         from pipeline.report import dataset_table, dataset_warnings
-        from pipeline.shard import EVAL
+        from pipeline.storage.locks import only_writer_of_all
 
         begin = time.monotonic()
         outputs = self.outputs()
@@ -291,8 +291,8 @@ class Preprocess(Corpus):
         """Return the folder and the settings of each dataset."""
         import math
 
-        from pipeline.files import match_files
-        from pipeline.shard import Settings
+        from pipeline.records.shard import Settings
+        from pipeline.storage.files import match_files
 
         sizes = match_files(self.input).values()
         shards = -(-sum(sizes) // TEXT_BYTES_PER_SHARD)

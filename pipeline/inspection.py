@@ -10,13 +10,13 @@ from rich.text import Text
 
 from pipeline.console import progress, results, table, warn
 from pipeline.errors import InputError
-from pipeline.files import crc32c
 from pipeline.manifest import Manifest, Shard, read_manifest
-from pipeline.records import parse_examples
+from pipeline.records.serialization import parse_examples
 from pipeline.report import dataset_table, dataset_warnings
 from pipeline.schema import IS_NEXT, MASKED_LM_FEATURES, Pairing
-from pipeline.tfrecords import check_records
-from pipeline.tokenizer import Vocabulary, dataset_vocabulary
+from pipeline.storage.files import crc32c
+from pipeline.storage.tfrecords import check_records
+from pipeline.text.tokenizer import Vocabulary, dataset_vocabulary
 
 READ_BLOCK = 1024
 LENGTH_BINS = 8

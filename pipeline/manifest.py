@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import InputError, JobError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
-from pipeline.strict_json import from_json, to_json
+from pipeline.storage.strict_json import from_json, to_json
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocab.txt"

@@ -13,7 +13,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from pipeline.files import write_atomically
+from pipeline.storage.files import write_atomically
 from serving.warm_up import BATCH_SIZES
 
 BATCHING, MODELS, MONITORING = "batching.config", "models.config", "monitoring.config"

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.console import notes, results, table
 from pipeline.errors import InputError, JobError
-from pipeline.files import write_atomically
+from pipeline.storage.files import write_atomically
 from serving.client import Client
 from serving.commands import Demo
 
@@ -173,7 +173,7 @@ def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:
     """Return the globs of the corpus, after collecting it where none was named."""
     if options.corpus:
         return options.corpus
-    from pipeline.docstrings import write_corpus
+    from pipeline.corpus.docstrings import write_corpus
 
     notes.print("[bold]Collecting the docstrings of the Python packages on this machine[/bold]")
     begin = time.monotonic()
@@ -211,9 +211,9 @@ def make_records(
 
 def train(options: Demo, line: Line) -> dict[str, Any]:
     """Pretrain on the dataset; return what `pretrain` says."""
-    from pipeline.files import write_atomically
-    from pipeline.strict_json import to_json
-    from pipeline.tokenizer import Vocabulary
+    from pipeline.storage.files import write_atomically
+    from pipeline.storage.strict_json import to_json
+    from pipeline.text.tokenizer import Vocabulary
 
     run, model = line.folder / "run", line.folder / "model.json"
     vocab_size = len(Vocabulary.read(line.folder / "vocab.txt"))
@@ -240,7 +240,7 @@ def export(line: Line) -> None:
 
 def ask_server(line: Line, globs: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
     """Start a server, ask it about held-out text three times over REST and once over gRPC."""
-    from pipeline.tokenizer import Vocabulary
+    from pipeline.text.tokenizer import Vocabulary
     from serving.answers import ask
 
     vocabulary = Vocabulary.read(line.folder / "vocab.txt")
@@ -288,14 +288,14 @@ def held_out_questions(
     Raises:
         InputError: no two held-out documents have two sentences to ask about.
     """
-    from pipeline.files import match_files
-    from pipeline.readers import (
+    from pipeline.corpus.readers import (
         DroppedDocumentError,
         read_document,
         read_whole_file,
         text_sentences,
     )
-    from pipeline.shard import EVAL, Settings, document_key
+    from pipeline.records.shard import EVAL, Settings, document_key
+    from pipeline.storage.files import match_files
 
     made_with = Settings(**settings)
     candidates = []

@@ -6,8 +6,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from model.run import Checkpoint, Run
-from pipeline.files import publish, writing
-from pipeline.locks import only_writer, staging
+from pipeline.storage.files import publish, writing
+from pipeline.storage.locks import only_writer, staging
 from serving import gate
 from serving.choices import TOLERANCES, ServerVersion, ServingPrecision
 from serving.configs import versions_of, write_configs

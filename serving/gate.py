@@ -19,10 +19,10 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import JobError
-from pipeline.files import CLOZELINE, writing
-from pipeline.locks import staging
-from pipeline.tfrecords import read_records
-from pipeline.tokenizer import Vocabulary
+from pipeline.storage.files import CLOZELINE, writing
+from pipeline.storage.locks import staging
+from pipeline.storage.tfrecords import read_records
+from pipeline.text.tokenizer import Vocabulary
 from serving.choices import FROZEN_WEIGHTS
 from serving.golden import Golden, largest_difference
 from serving.warm_up import WARM_UP

@@ -20,7 +20,7 @@ from model.run import Run
 from model.tuning.answers import MAX_ANSWER_WORDS
 from model.tuning.encoding import question_room
 from pipeline.schema import IS_NEXT, MASK
-from pipeline.tokenizer import WordUnit, build_tokenizer
+from pipeline.text.tokenizer import WordUnit, build_tokenizer
 from serving.signatures import DEFAULT, NO_POSITION, OPTIONAL_PAIRS
 
 TEXTS = (

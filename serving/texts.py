@@ -12,7 +12,7 @@ import tensorflow_text as tf_text
 
 from model.tuning.encoding import question_room
 from pipeline.schema import MASK
-from pipeline.tokenizer import Vocabulary, WordUnit, build_tokenizer
+from pipeline.text.tokenizer import Vocabulary, WordUnit, build_tokenizer
 
 FEWEST_POSITIONS = 3
 """An empty batch has so many columns, not none: [CLS], a piece, [SEP]."""

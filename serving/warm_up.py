@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from pipeline.tokenizer import Vocabulary
+from pipeline.text.tokenizer import Vocabulary
 
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 """Where a model server looks for them."""

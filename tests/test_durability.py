@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from clozeline.main import main
 from model.checkpoints import Checkpoints
-from pipeline.files import make_folder, publish, write_atomically
+from pipeline.storage.files import make_folder, publish, write_atomically
 
 
 @dataclass

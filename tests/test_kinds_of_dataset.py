@@ -10,7 +10,7 @@ from clozeline.main import main
 from model.input import eval_batches, train_batches
 from model.run import load_run
 from pipeline.manifest import Manifest, read_manifest
-from pipeline.tokenizer import Vocabulary
+from pipeline.text.tokenizer import Vocabulary
 from serving.signatures import TextModel
 
 

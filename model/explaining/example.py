@@ -10,7 +10,7 @@ import numpy as np
 from model.run import Run
 from pipeline.errors import InputError
 from pipeline.schema import CLS, JOINER, MASK, SEP
-from pipeline.tokenizer import Tokenizer, build_tokenizer, normalize
+from pipeline.text.tokenizer import Tokenizer, build_tokenizer, normalize
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from model.run import Checkpoint, Run
 from model.tasks import Head, Task
 from pipeline.console import results, table
 from pipeline.errors import InputError
-from pipeline.files import publish, share, writing
-from pipeline.locks import staging
 from pipeline.manifest import VOCABULARY
-from pipeline.strict_json import to_json
+from pipeline.storage.files import publish, share, writing
+from pipeline.storage.locks import staging
+from pipeline.storage.strict_json import to_json
 
 _TUNED = {kind: model for model, kind in PER_POSITION.items()}
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from model.config import MAX_SETTINGS_BYTES
 from pipeline.errors import InputError
-from pipeline.files import read_bounded
-from pipeline.tokenizer import MAX_VOCABULARY_BYTES
+from pipeline.storage.files import read_bounded
+from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
 
 MAX_TOKENIZER_BYTES = MAX_VOCABULARY_BYTES
 """The largest `tokenizer.json`, which has a vocabulary in it."""

@@ -19,7 +19,7 @@ from model.interchange.tensor_bundle import open_bundle
 from model.tasks import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
-from pipeline.tokenizer import MAX_VOCABULARY_BYTES
+from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
 
 CONFIG = "bert_config.json"
 

@@ -23,7 +23,7 @@ from model.interchange.names import (
 )
 from model.tasks import Head, Task
 from pipeline.errors import InputError
-from pipeline.tokenizer import Vocabulary
+from pipeline.text.tokenizer import Vocabulary
 
 MIN_SEQ_LENGTH = 5
 """The shortest sequence: [CLS], two texts of a piece, and a [SEP] after each."""

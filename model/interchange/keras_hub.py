@@ -23,7 +23,7 @@ from model.interchange.imported import (
 from model.tasks import Task
 from pipeline.errors import InputError
 from pipeline.schema import JOINER, SPECIAL_TOKENS, UNK
-from pipeline.tokenizer import MAX_VOCABULARY_BYTES
+from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
 
 CONFIG, TASK, TOKENIZER = "config.json", "task.json", "tokenizer.json"
 WEIGHTS, TASK_WEIGHTS = "model.weights.h5", "task.weights.h5"

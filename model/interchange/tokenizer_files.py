@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.schema import CLS, JOINER, MASK, PAD, SEP, UNK
-from pipeline.tokenizer import MAX_WORD_BYTES, Vocabulary
+from pipeline.text.tokenizer import MAX_WORD_BYTES, Vocabulary
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

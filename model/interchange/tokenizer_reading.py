@@ -30,7 +30,7 @@ from model.interchange.tokenizer_files import (
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import CLS, JOINER, SEP, SPECIAL_TOKENS, UNK
-from pipeline.tokenizer import MAX_VOCABULARY_BYTES, split_pieces
+from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES, split_pieces
 
 ADDED_TOKENS = "added_tokens.json"
 

@@ -14,7 +14,7 @@ from model.config import DOC_STRIDE
 from model.tasks import Task
 from model.tuning.examples import Examples, Questions, Texts, Words
 from pipeline.errors import InputError
-from pipeline.tokenizer import Tokenizer, Vocabulary, build_tokenizer, combine
+from pipeline.text.tokenizer import Tokenizer, Vocabulary, build_tokenizer, combine
 
 NO_LABEL = -1
 """Label of a position that nothing is learned from."""

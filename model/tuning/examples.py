@@ -22,8 +22,8 @@ from model.tuning.tables import (
     text_columns,
     text_of,
 )
+from pipeline.corpus.remarks import meaning
 from pipeline.errors import InputError
-from pipeline.remarks import meaning
 
 
 @dataclass

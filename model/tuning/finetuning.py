@@ -45,7 +45,7 @@ from model.tuning.report import measure_text
 from pipeline.console import notes, results, table
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
-from pipeline.tokenizer import Vocabulary
+from pipeline.text.tokenizer import Vocabulary
 
 SPAN_LENGTH = 384
 """Positions of a question with a part of its passage, as in google-research/bert."""

@@ -10,8 +10,8 @@ import numpy as np
 from model.tasks import Task
 from model.tuning.evaluation import Evaluation
 from pipeline.console import results, table
-from pipeline.files import write_atomically
-from pipeline.strict_json import to_json
+from pipeline.storage.files import write_atomically
+from pipeline.storage.strict_json import to_json
 
 MOST_CLASSES = 12
 """Classes up to which the terminal shows who was taken for whom."""

@@ -6,7 +6,7 @@ from typing import Any
 from model.explaining.explanation import Explanation, explain
 from model.run import load_run
 from pipeline.console import results
-from pipeline.files import write_atomically
+from pipeline.storage.files import write_atomically
 from serving.commands import Explain
 from serving.explaining.plain import as_plain
 from serving.explaining.terminal import shown

@@ -14,7 +14,7 @@ import numpy as np
 
 from model.explaining.explanation import Explanation
 from model.explaining.steps import Step
-from pipeline.strict_json import to_json
+from pipeline.storage.strict_json import to_json
 from serving.explaining.plain import prediction_as_plain
 
 PAGES = resources.files("serving") / "pages"

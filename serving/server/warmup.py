@@ -7,7 +7,7 @@ from pathlib import Path
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import InputError
-from pipeline.tfrecords import read_records
+from pipeline.storage.tfrecords import read_records
 from serving.server.runner import Runner
 from serving.server.signature import DEFAULT_SIGNATURE, Signature
 from serving.server.status import invalid

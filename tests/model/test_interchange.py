@@ -32,7 +32,7 @@ from model.run import load_run
 from model.tasks import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
-from pipeline.tokenizer import Vocabulary, build_tokenizer
+from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 HUGGING_FACE, GOOGLE = GOLDEN / "hugging_face", GOLDEN / "google"

@@ -25,7 +25,7 @@ from clozeline.main import main
 from model.interchange import read_checkpoint
 from model.interchange.importing import _as_result
 from pipeline.errors import InputError
-from pipeline.tokenizer import Vocabulary
+from pipeline.text.tokenizer import Vocabulary
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 HUGGING_FACE, GOOGLE = GOLDEN / "hugging_face", GOLDEN / "google"

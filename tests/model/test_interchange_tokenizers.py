@@ -18,7 +18,7 @@ from model.interchange.files import Settings
 from model.interchange.tokenizer_reading import TokenizerFiles, read_tokenizer
 from pipeline.errors import InputError
 from pipeline.schema import SPECIAL_TOKENS
-from pipeline.tokenizer import Vocabulary, build_tokenizer
+from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 HUGGING_FACE = sorted(path for path in (GOLDEN / "hugging_face").iterdir() if path.is_dir())

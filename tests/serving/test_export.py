@@ -18,7 +18,7 @@ from clozeline.main import main
 from model.network import weights_by_name, with_intermediates
 from model.run import Run, load_run
 from pipeline.errors import InputError
-from pipeline.tokenizer import build_tokenizer
+from pipeline.text.tokenizer import build_tokenizer
 from serving import export
 from serving.warm_up import WARM_UP
 

@@ -9,7 +9,7 @@ from model.tasks import Task
 from model.tuning.batches import Batches
 from model.tuning.encoding import Encoder
 from model.tuning.examples import Question, Questions, Texts, Words
-from pipeline.tokenizer import Vocabulary
+from pipeline.text.tokenizer import Vocabulary
 from serving.texts import TextEncoder
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##x", ".", "["]

@@ -13,7 +13,7 @@ from model.tasks import Task
 from model.tuning.encoding import NO_LABEL, SHORTEST_WINDOW, Encoder, question_room, windows
 from model.tuning.examples import Question, Questions, Texts, Words
 from pipeline.errors import InputError
-from pipeline.tokenizer import Vocabulary
+from pipeline.text.tokenizer import Vocabulary
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "##x", "##y", ".", "é"]
 CLS, SEP, A, B, C, D, X, Y, DOT = 2, 3, 5, 6, 7, 8, 9, 10, 11

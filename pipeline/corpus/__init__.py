@@ -1,0 +1,1 @@
+"""Corpus files, of any format and compression, to documents."""

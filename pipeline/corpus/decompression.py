@@ -1,0 +1,127 @@
+"""Files as plain bytes: decompressed by their ending, and refused where bytes are missing.
+
+Beam's own `CompressedFile` takes the end of a file for the end of its data, also in the middle of a
+compressed stream, and its `read()` stops after 16 MiB. So files are opened raw, and decompressed
+here.
+"""
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import zstandard
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.corpus.remarks import suspicion
+from pipeline.errors import DamagedFileError
+
+CHUNK_BYTES = 1 << 16
+"""Compressed bytes read at a time."""
+
+_WINDOW_BYTES = 1 << 31  # the largest that `zstd --ultra --long=31` writes
+
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    CompressionTypes.GZIP: lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
+    CompressionTypes.DEFLATE: zlib.decompressobj,
+    CompressionTypes.BZIP2: bz2.BZ2Decompressor,
+    CompressionTypes.LZMA: lzma.LZMADecompressor,
+    CompressionTypes.ZSTD: lambda: zstandard.ZstdDecompressor(
+        max_window_size=_WINDOW_BYTES
+    ).decompressobj(),
+}
+"""By compression, what makes the decompressor of one stream."""
+
+_CORRUPT = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError)
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open a file on any filesystem of Beam's, decompressed by its ending.
+
+    Reading raises `DamagedFileError` where a compressed stream is cut off or corrupt.
+    """
+    compression = CompressionTypes.detect_compression_type(path)
+    raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    if compression == CompressionTypes.UNCOMPRESSED:
+        return raw
+    return io.BufferedReader(_Decompressed(raw, path, compression), 1 << 20)
+
+
+def is_compressed(path: str) -> bool:
+    """Return whether a file's ending says that it is compressed."""
+    return CompressionTypes.detect_compression_type(path) != CompressionTypes.UNCOMPRESSED
+
+
+class _Decompressed(io.RawIOBase):
+    """The bytes that a compressed file holds, as an unbuffered file."""
+
+    def __init__(self, raw: BinaryIO, path: str, compression: str) -> None:
+        super().__init__()
+        self._raw = raw
+        self._chunks = _decompress(raw, path, compression)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _decompress(raw: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
+    """Yield what a file of concatenated compressed streams holds; zeros may stand after each.
+
+    Raises:
+        DamagedFileError: a stream is cut off or corrupt, something else follows it, or there is
+            none: compressed nothing is some bytes long.
+    """
+    stream: Any = None
+    streams = 0
+    while data := raw.read(CHUNK_BYTES):
+        while data:
+            if stream is None:
+                data = data.lstrip(b"\0") if streams else data  # padding, as gzip and xz allow
+                if not data:
+                    break
+                stream = _DECOMPRESSORS[compression]()
+                streams += 1
+            try:
+                chunk = stream.decompress(data)
+            except _CORRUPT as error:
+                raise damaged(path, _why_corrupt(compression, error, data)) from error
+            yield chunk
+            data, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
+    if not streams:
+        raise damaged(path, "has 0 bytes: not even a compressed stream begins in it")
+    if stream is not None:
+        raise damaged(path, "ends in the middle of the compressed stream")
+
+
+def _why_corrupt(compression: str, error: Exception, data: bytes) -> str:
+    """Return what is wrong, given the bytes that could not be decompressed."""
+    reason = " ".join(str(error).split())
+    remedy = "" if suspicion(data) else "; rename it if it is not compressed"
+    return f"is not intact {compression} data, which its name promises ({reason}){remedy}"
+
+
+def damaged(path: str, damage: str) -> DamagedFileError:
+    """Return the error to raise for a file, given what is wrong with it."""
+    return DamagedFileError(
+        f"--input {path}: {damage}; get the file again, or add --skip-damaged-files to use what "
+        "can be read"
+    )

@@ -1,0 +1,137 @@
+"""Parquet files to documents, whichever library wrote them."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from pyarrow import types
+
+from pipeline.corpus.decompression import damaged, is_compressed, open_file
+from pipeline.errors import DamagedFileError, InputError
+
+ROWS = 1024
+"""Rows that are Python objects at a time."""
+
+_UNREADABLE = (pyarrow.ArrowException, OSError)
+
+_IS_TEXT = (
+    types.is_string,
+    types.is_large_string,
+    types.is_string_view,  # Polars
+    types.is_binary,  # text, too, where a writer does not say so
+    types.is_large_binary,
+    types.is_binary_view,
+)
+
+
+def row_groups(path: str, _size: int) -> Iterator[tuple[str, int, int | None]]:
+    """Yield the parts of a Parquet file: path, row group, the row group after it.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
+    with _open(path) as file, _naming(path):
+        count = pyarrow.parquet.read_metadata(file).num_row_groups
+    for group in range(count):
+        yield path, group, group + 1
+
+
+def read_rows(path: str, first: int, end: int, columns: Sequence[str]) -> Iterator[bytes]:
+    """Yield the rows of some row groups as JSON objects.
+
+    A row whose text is no UTF-8 becomes that text's bytes, which no reader takes for JSON.
+
+    Raises:
+        DamagedFileError: a row group cannot be read.
+    """
+    with _open(path) as file, _naming(path):
+        parquet = pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+        table = parquet.read_row_groups(range(first, end), [*columns])
+    plain = pyarrow.table({name: _plain(table[name]) for name in columns})
+    for batch in plain.to_batches(max_chunksize=ROWS):
+        for row in batch.to_pylist():
+            yield _as_json(row)
+
+
+def _plain(column: Any) -> Any:
+    """Return a column of texts as bytes, one of integers as they are."""
+    kind = _values(column.type)
+    return column.cast(pyarrow.large_binary() if _is_text(kind) else kind)
+
+
+def _as_json(row: dict[str, Any]) -> bytes:
+    values = {}
+    for name, value in row.items():
+        try:
+            values[name] = value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError:
+            return value
+    return json.dumps(values).encode()
+
+
+def _open(path: str) -> Any:
+    """Open a file, seekable also where it is compressed as a whole."""
+    file = open_file(path)
+    if not is_compressed(path):
+        return file
+    with file:
+        return io.BytesIO(file.read())
+
+
+def _values(kind: Any) -> Any:
+    """Return the type of a column's values; a dictionary (a categorical) has them beside it."""
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: Any) -> bool:
+    return any(is_text(kind) for is_text in _IS_TEXT)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Turn the errors of a Parquet reader, which do not name the file, into one that does."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise damaged(path, f"not a Parquet file, or a damaged one ({reason})") from error
+
+
+def check_parquet(
+    paths: Sequence[str], text_column: str, id_column: str | None, *, skip_damaged: bool
+) -> None:
+    """Check that Parquet files have the column of texts, and that of ids if there is one.
+
+    Raises:
+        InputError: one has not, or is no Parquet file.
+    """
+    for path in paths:
+        try:
+            with _open(path) as file, _naming(path):
+                schema = pyarrow.parquet.read_schema(file)
+        except DamagedFileError:
+            if skip_damaged:
+                continue
+            raise
+        _check_schema(path, schema, text_column, id_column)
+
+
+def _check_schema(path: str, schema: Any, text_column: str, id_column: str | None) -> None:
+    for flag, column in (("--text-column", text_column), ("--id-column", id_column)):
+        if column is not None and column not in schema.names:
+            raise InputError(f"{flag} {column}: {path} has only {', '.join(schema.names)}")
+    kind = schema.field(text_column).type
+    if not _is_text(_values(kind)):
+        raise InputError(f"--text-column {text_column}: in {path} it holds {kind}, no text")
+    if id_column:
+        kind = schema.field(id_column).type
+        if not (_is_text(_values(kind)) or types.is_integer(_values(kind))):
+            raise InputError(
+                f"--id-column {id_column}: in {path} it holds {kind}, no text or integers"
+            )

@@ -1,0 +1,1 @@
+"""The Beam jobs: count words, and write the shards of a dataset."""

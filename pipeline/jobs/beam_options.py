@@ -1,0 +1,163 @@
+"""Beam's edge: its flags pass through untouched, and its failures become one line."""
+
+import argparse
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from pipeline.console import notes
+from pipeline.errors import InputError, JobError
+from pipeline.jobs.local_runner import LocalRunner, ending_with_its_workers
+
+LOCAL_RUNNER = "FnApiRunner"
+
+WORKER_FLAGS = {
+    "direct_running_mode": (LOCAL_RUNNER,),
+    "direct_num_workers": (LOCAL_RUNNER,),
+    "parallelism": ("FlinkRunner", "PortableRunner"),
+    "max_parallelism": ("FlinkRunner", "PortableRunner"),
+    "sdk_worker_parallelism": ("FlinkRunner", "PortableRunner", "SparkRunner"),
+    "num_workers": ("DataflowRunner",),
+    "max_num_workers": ("DataflowRunner",),
+}
+"""Which runners read a flag about the number of workers; the others ignore it silently."""
+
+MAX_MESSAGE = 500  # characters; some runners put whole logs into an exception
+
+
+def beam_options(flags: Sequence[str]) -> PipelineOptions:
+    """Return Beam's options for some flags; the runner is `FnApiRunner` unless they name one.
+
+    Beam's default, `DirectRunner`, tries a runner that it has to download first, so local work
+    names the in-process one.
+
+    Raises:
+        InputError: a flag that Beam does not have, or a number of workers that would be ignored;
+            Beam itself would say nothing.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for options in (PipelineOptions, *PipelineOptions.__subclasses__()):
+        options._add_argparse_args(parser)  # how Beam's own parser is put together
+    parser.set_defaults(**dict.fromkeys(WORKER_FLAGS))  # None: not given
+    try:
+        known, unknown = parser.parse_known_args(list(flags))
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error} (a flag of Apache Beam)") from error
+    if unknown:
+        raise InputError(f"unknown flag {unknown[0]}: neither this command nor Apache Beam has it")
+    runner = [] if known.runner else [f"--runner={LOCAL_RUNNER}"]
+    found = PipelineOptions([*runner, *flags])
+    _check_workers(_runner_name(found), vars(known))
+    return found
+
+
+def _runner_name(options: PipelineOptions) -> str:
+    """Return the name of the runner that Beam will take; it knows `flink` as well."""
+    given = options.view_as(StandardOptions).runner.rpartition(".")[2]
+    names = {name.lower(): name for name in StandardOptions.KNOWN_RUNNER_NAMES}
+    return names.get(given.lower(), names.get(f"{given.lower()}runner", given))
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Return whether Beam's local runner takes the job."""
+    return _runner_name(options) == LOCAL_RUNNER
+
+
+def _check_workers(runner: str, given: Mapping[str, Any]) -> None:
+    """Check that a runner will start the workers asked for.
+
+    Args:
+        runner: its name.
+        given: Beam's flags; None are those of `WORKER_FLAGS` that were not given.
+
+    Raises:
+        InputError: it will not.
+    """
+    for flag, readers in WORKER_FLAGS.items():
+        if given[flag] is not None and runner not in readers:
+            raise InputError(
+                f"--{flag} {given[flag]}: {runner} ignores it; it is for {' and '.join(readers)}, "
+                "so leave it out or name another --runner"
+            )
+    mode, workers = given["direct_running_mode"] or "in_memory", given["direct_num_workers"]
+    if workers is not None and workers < 0:
+        raise InputError(f"--direct_num_workers {workers}: must be 1 or more, or 0 for all cores")
+    if mode == "in_memory" and workers not in (None, 1):
+        raise InputError(
+            f"--direct_num_workers {workers}: ignored, since all runs in one process; "
+            "add --direct_running_mode=multi_processing"
+        )
+    if mode != "in_memory" and workers is None:
+        raise InputError(
+            f"--direct_running_mode {mode}: say how many workers with --direct_num_workers "
+            "(0 for one on every core)"
+        )
+
+
+def describe_workers(options: PipelineOptions) -> str:
+    """Return which runner takes the job, with how many workers of which kind."""
+    flags = options.get_all_options()
+    runner = _runner_name(options)
+    kinds = {"multi_processing": "worker processes", "multi_threading": "threads"}
+    if runner == LOCAL_RUNNER:
+        kind = kinds.get(flags["direct_running_mode"])
+        count = flags["direct_num_workers"] or os.cpu_count()
+        return f"{runner}, {count} {kind}" if kind else f"{runner}, in this process"
+    environment = flags["environment_type"]
+    return f"{runner}, workers: {environment}" if environment else runner
+
+
+@contextlib.contextmanager
+def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
+    """Yield a pipeline, and run it when the body has put it together.
+
+    Raises:
+        InputError: there is no such runner, or a worker raised it.
+        JobError: it failed.
+    """
+    try:
+        pipeline = beam.Pipeline(LocalRunner() if is_local(options) else None, options)
+    except ValueError as error:  # a runner that Beam does not have
+        raise InputError(" ".join(str(error).split())[:MAX_MESSAGE]) from error
+    yield pipeline
+    notes.print(f"runner: {describe_workers(options)}")
+    try:
+        with ending_with_its_workers():
+            pipeline.run().wait_until_finish()
+    except JobError:
+        raise
+    except InputError as error:
+        raise InputError(_without_step(str(error))) from error
+    except Exception as error:
+        if "KeyboardInterrupt" in str(error):  # wrapped by the worker it reached
+            raise KeyboardInterrupt from error
+        raise _failure(_reason(str(error))) from error
+
+
+_RAISED_BY_US = re.compile(rf"{JobError.__module__}\.(\w+): ")
+
+
+def _failure(reason: str) -> Exception:
+    """Return the exception for what failed a job; bad input is bad input on a worker, too."""
+    raised = _RAISED_BY_US.match(reason)
+    if raised and raised[1] != JobError.__name__:
+        return InputError(_without_step(reason[raised.end() :]))
+    message = reason[raised.end() :] if raised else reason
+    return JobError(f"the Beam job failed: {message}"[:MAX_MESSAGE])
+
+
+def _without_step(message: str) -> str:
+    """Return a message without the name of the step that Beam appends."""
+    return message.partition(" [while running")[0]
+
+
+def _reason(message: str) -> str:
+    """Return what went wrong as one line: what the last traceback ends with, if there is one."""
+    raised = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", message)
+    reason = raised[-1] if raised else message
+    return " ".join(reason.split())

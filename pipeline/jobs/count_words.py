@@ -1,0 +1,168 @@
+"""The Beam job behind `clozeline vocab`: how often each word stands in the corpus."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.corpus.readers import (
+    DROPPED,
+    REMARKS,
+    CorpusFormat,
+    DroppedDocumentError,
+    ReadDocuments,
+    batch_documents,
+    check_columns,
+    collected,
+    read_document,
+    text_sentences,
+)
+from pipeline.corpus.remarks import DAMAGED_FILE, Remark, remarks_from
+from pipeline.jobs.beam_options import beam_options, running_pipeline
+from pipeline.jobs.shared_folder import OnSharedStorage, folder_beside
+from pipeline.jobs.tally import Tally, reading, watch
+from pipeline.storage.files import CLOZELINE, match_files
+from pipeline.storage.strict_json import to_json
+from pipeline.text.tokenizer import normalized_words
+
+MAX_WORDS = 2_000_000
+"""Distinct words handed to the learner, the most frequent first."""
+
+
+def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
+    """Count the words of some texts."""
+    import tensorflow as tf
+
+    words = normalized_words(texts, lower_case=lower_case).flat_values
+    unique, _, counts = tf.unique_with_counts(words)
+    return {
+        word.decode("utf-8", "ignore"): int(count)
+        for word, count in zip(unique.numpy(), counts.numpy(), strict=True)
+        if word
+    }
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the job found out.
+
+    Attributes:
+        words: occurrences of the most frequent words, `MAX_WORDS` at the most.
+        dropped: documents by reason, and the number of damaged files.
+        remarks: on files of the corpus.
+    """
+
+    words: dict[str, int]
+    dropped: dict[str, int]
+    remarks: list[Remark]
+
+
+class CountWords(beam.DoFn):
+    """Documents (bytes) → (word, count), a batch of documents at a time.
+
+    What cannot be used leaves by the side output `DROPPED`, as the reason.
+    """
+
+    def __init__(self, how: CorpusFormat, *, lower_case: bool, tally: str | None) -> None:
+        self._how = how
+        self._lower_case = lower_case
+        self._tally_folder = tally
+
+    def setup(self) -> None:
+        """Open this worker's tally."""
+        self._tally = Tally(self._tally_folder)
+
+    def process(self, documents: list[bytes]) -> Iterator[Any]:
+        """Yield every distinct word of the batch with its count."""
+        sentences: list[str] = []
+        for document in documents:
+            try:
+                text, _ = read_document(document, self._how)
+            except DroppedDocumentError as dropped:
+                yield beam.pvalue.TaggedOutput(DROPPED, dropped.reason)
+            else:
+                sentences += text_sentences(text, self._how)
+        if sentences:
+            yield from count_in(sentences, lower_case=self._lower_case).items()
+        self._tally.add(read=sum(map(len, documents)), documents=len(documents))
+
+
+def write_report(
+    words: Iterable[tuple[str, int]], dropped: dict[str, int], remarks: Iterable[Any], path: str
+) -> None:
+    """Leave what the workers found as one JSON object."""
+    report = {"words": dict(words), "dropped": dropped, "remarks": list(remarks)}
+    with FileSystems.create(path) as file:
+        file.write(to_json(report).encode("utf-8"))
+
+
+def count_words(
+    globs: Sequence[str],
+    how: CorpusFormat,
+    *,
+    beside: Path,
+    lower_case: bool,
+    skip_damaged_files: bool,
+    beam_flags: Sequence[str] | None,
+) -> Counted:
+    """Run the job.
+
+    Args:
+        globs: corpus files.
+        how: how documents stand in them.
+        beside: the file to be made of the counts; workers leave them in a folder next to it, or in
+            Beam's `--temp_location`.
+        lower_case: whether words are lower-cased and stripped of accents.
+        skip_damaged_files: whether a damaged file is used up to the damage, or fails the job.
+        beam_flags: flags of Beam's.
+
+    Raises:
+        InputError: a flag that Beam does not have, no input, no column of texts, or a damaged file.
+        JobError: the job failed.
+    """
+    options = beam_options(beam_flags or [])
+    files = match_files(globs)
+    check_columns(list(files), how, skip_damaged=skip_damaged_files)
+    progress = {"read": reading("counting words", sum(files.values()))}
+    with (
+        TemporaryDirectory(prefix=CLOZELINE) as tally,
+        folder_beside(beside, options) as temporary,
+        watch(Path(tally), progress),
+    ):
+        result = FileSystems.join(temporary, "word_counts.json")
+        with running_pipeline(options) as pipeline:
+            read = pipeline | ReadDocuments(files, how, skip_damaged=skip_damaged_files)
+            counted = (
+                read["documents"]
+                | batch_documents()
+                | beam.ParDo(OnSharedStorage(temporary))
+                | beam.ParDo(CountWords(how, lower_case=lower_case, tally=tally)).with_outputs(
+                    DROPPED, main="words"
+                )
+            )
+            _ = (
+                counted.words
+                | beam.CombinePerKey(sum)
+                | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
+                | beam.Map(
+                    write_report,
+                    beam.pvalue.AsDict(counted[DROPPED] | beam.combiners.Count.PerElement()),
+                    beam.pvalue.AsList(collected(read[REMARKS])),
+                    result,
+                )
+            )
+        with FileSystems.open(result) as file:
+            report = json.loads(file.read())
+    return _counted(report)
+
+
+def _counted(report: dict[str, Any]) -> Counted:
+    remarks = remarks_from(report["remarks"])
+    damaged = {remark.kind: remark.files for remark in remarks if remark.kind == DAMAGED_FILE}
+    dropped = dict(sorted((report["dropped"] | damaged).items()))
+    return Counted(report["words"], dropped, remarks)

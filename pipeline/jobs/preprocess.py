@@ -1,0 +1,282 @@
+"""The Beam job behind `clozeline preprocess`.
+
+    documents → tokenize → group by shard → draw pairs, mask, encode, write → report
+
+One grouping does shuffle, split, sharding, negatives and de-duplication: a document goes to the
+shard that a hash of its text and the seed names, and inside a shard documents stand in the order of
+that hash. A shard is thereby a random sample of the corpus, the same one on any runner with any
+number of workers, and the random next sentences come from its other documents. Datasets of several
+lengths are made from one such grouping.
+"""
+
+import json
+import shutil
+import tempfile
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.corpus.readers import (
+    DROPPED,
+    EMPTY,
+    REMARKS,
+    DroppedDocumentError,
+    ReadDocuments,
+    batch_documents,
+    collected,
+    read_document,
+    text_sentences,
+)
+from pipeline.jobs.beam_options import is_local, running_pipeline
+from pipeline.jobs.shared_folder import OnSharedStorage
+from pipeline.jobs.shuffle import GroupByShard, Place, gathered
+from pipeline.jobs.tally import Tally
+from pipeline.manifest import Shard, compression_type, shard_file
+from pipeline.records.shard import (
+    LENGTH,
+    TOO_SHORT,
+    Document,
+    Settings,
+    ShardMaker,
+    document_key,
+    piece_type,
+    unknown,
+)
+from pipeline.schema import Compression
+from pipeline.storage.files import CLOZELINE, crc32c
+from pipeline.storage.remote_files import is_local_path
+from pipeline.storage.strict_json import to_json
+from pipeline.text.tokenizer import Vocabulary, build_tokenizer
+
+COPY_BYTES = 1 << 22
+
+
+class TokenizeDocuments(beam.DoFn):
+    """Batches of documents (bytes) → (shard name, its `Document`s among them).
+
+    Few large elements, since every element costs Beam some time. Documents that cannot be used
+    leave by the side output `dropped`, as the reason.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, settings: Settings, tally: str | None) -> None:
+        self._vocabulary = vocabulary
+        self._settings = settings
+        self._tally_folder = tally
+
+    def setup(self) -> None:
+        """Build this worker's tokenizer."""
+        self._tokenizer = build_tokenizer(
+            self._vocabulary.pieces, lower_case=self._settings.lower_case
+        )
+        self._piece = piece_type(self._vocabulary)
+        self._tally = Tally(self._tally_folder)
+
+    def process(self, documents: list[bytes]) -> Iterator[Any]:
+        """Tokenize the sentences of all documents in one call."""
+        texts: list[str] = []
+        identities: list[str] = []
+        for document in documents:
+            try:
+                text, identity = read_document(document, self._settings)
+            except DroppedDocumentError as dropped:
+                yield beam.pvalue.TaggedOutput(DROPPED, dropped.reason)
+            else:
+                texts.append(text)
+                identities.append(identity)
+        if texts:
+            yield from self._tokenize(texts, identities)
+        self._tally.add(read=sum(map(len, documents)), documents=len(documents))
+
+    def _tokenize(self, texts: list[str], identities: list[str]) -> Iterator[Any]:
+        sentences = [text_sentences(text, self._settings) for text in texts]
+        ragged = self._tokenizer.tokenize([sentence for each in sentences for sentence in each])
+        pieces = ragged.flat_values.numpy().astype(self._piece)
+        self._tally.add(tokens=len(pieces))
+        row_splits = ragged.row_splits.numpy()
+        first = 0
+        by_shard: defaultdict[str, list[Document]] = defaultdict(list)
+        for identity, count in zip(identities, map(len, sentences), strict=True):
+            bounds = row_splits[first : first + count + 1]
+            lengths = np.diff(bounds)
+            first += count
+            size = bounds[-1] - bounds[0]
+            if size < self._settings.min_document_pieces or size == 0:
+                yield beam.pvalue.TaggedOutput(DROPPED, TOO_SHORT if size else EMPTY)
+                continue
+            key = document_key(identity, self._settings.seed)
+            ids = pieces[bounds[0] : bounds[-1]].tobytes()
+            # A sentence without a piece (only control characters, say) is none.
+            packed = (key, ids, lengths[lengths > 0].astype(LENGTH).tobytes())
+            by_shard[self._settings.shard_name(key)].append(packed)
+        yield from by_shard.items()
+
+
+class WriteShard(beam.DoFn):
+    """(Shard name, its documents) → for each dataset a report on the file written for it.
+
+    A file stands in `temporary` under a name of its own, since Beam may try a bundle again.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        datasets: Sequence[Settings],
+        temporary: str,
+        tally: str | None,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._datasets = datasets
+        self._temporary = temporary
+        self._tally_folder = tally
+
+    def setup(self) -> None:
+        """Prepare what every shard needs."""
+        self._makers = [ShardMaker(self._vocabulary, settings) for settings in self._datasets]
+        self._tally = Tally(self._tally_folder)
+
+    def process(
+        self, element: tuple[str, Iterable[list[Document] | Place]]
+    ) -> Iterator[dict[str, Any]]:
+        """Write one shard of each dataset and yield the reports."""
+        name, groups = element
+        documents = gathered(groups)
+        for dataset, maker in enumerate(self._makers):
+            yield {"dataset": dataset, "name": name, **self._write(maker, name, documents)}
+
+    def _write(self, maker: ShardMaker, name: str, documents: list[Document]) -> dict[str, Any]:
+        """Return what was dropped, and, if anything is left, the file, its facts and statistics."""
+        kept, dropped = maker.select(documents)
+        if not kept:
+            return {"dropped": dict(dropped)}
+        piece = piece_type(self._vocabulary)
+        statistics = Counter(
+            documents=len(kept),
+            sentences=sum(len(lengths) for _, _, lengths in kept) // LENGTH.itemsize,
+            pieces=sum(len(ids) for _, ids, _ in kept) // piece.itemsize,
+            **unknown(kept, piece, self._vocabulary.unk_id),
+        )
+        temporary = FileSystems.join(self._temporary, f"{name}.{uuid.uuid4().hex}")
+        compression = maker.settings.compression
+        blocks = maker.records(maker.text(kept), name, statistics)
+        size_bytes, crc32c = write_records(temporary, blocks, compression, self._tally)
+        file = shard_file(name, compression)
+        examples, tokens = statistics["examples"], statistics["real_positions"]
+        return {
+            "dropped": dict(dropped),
+            "temporary": temporary,
+            "shard": asdict(Shard(file, examples, tokens, size_bytes, crc32c)),
+            "statistics": dict(statistics),
+        }
+
+
+def write_records(
+    path: str, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
+) -> tuple[int, str]:
+    """Write a TFRecord file on any filesystem of Beam's; return its size in bytes and CRC-32C."""
+    if is_local_path(path):
+        return _write_records(Path(path), blocks, compression, tally)
+    with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
+        local = Path(folder) / "shard"
+        facts = _write_records(local, blocks, compression, tally)
+        with local.open("rb") as source, FileSystems.create(path) as target:
+            shutil.copyfileobj(source, target, COPY_BYTES)
+        return facts
+
+
+def _write_records(
+    path: Path, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
+) -> tuple[int, str]:
+    """Write a local TFRecord file; return its size in bytes and CRC-32C."""
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(path), compression_type(compression)) as writer:
+        for block in blocks:
+            for record in block:
+                writer.write(record)
+            tally.add(written=len(block))
+    return path.stat().st_size, crc32c(path)
+
+
+def write_report(
+    _: None,
+    shards: Iterable[dict[str, Any]],
+    dropped: dict[str, int],
+    remarks: Iterable[Any],
+    path: str,
+) -> None:
+    """Leave what the workers found where the submitting process reads it."""
+    report = {
+        "shards": sorted(shards, key=lambda shard: shard["name"]),
+        "dropped": dropped,
+        "remarks": list(remarks),
+    }
+    with FileSystems.create(path) as file:
+        file.write(to_json(report).encode())
+
+
+def run_job(
+    files: Mapping[str, int],
+    vocabulary: Vocabulary,
+    datasets: Sequence[Settings],
+    options: PipelineOptions,
+    temporary: str,
+    tally: str | None,
+    *,
+    skip_damaged: bool,
+) -> dict[str, Any]:
+    """Run the job and return its report; the shards stand in `temporary`, not yet published.
+
+    Args:
+        files: corpus files with their sizes in bytes.
+        vocabulary: of the tokenizer.
+        datasets: the settings of each dataset to make; they differ in their lengths alone.
+        options: Beam's.
+        temporary: a folder that every worker can write to.
+        tally: a local folder for progress, or None.
+        skip_damaged: whether damaged files are remarked on, or fail the job.
+
+    Returns:
+        `shards`: for each shard of each dataset `dataset` (its index), `name`, `dropped` (documents
+        by reason), and, if it has records, `temporary` (path), `shard` (fields of a manifest's
+        `Shard`) and `statistics`; `dropped`: documents by reason, dropped before they had a shard;
+        `remarks`: on files, see `pipeline.corpus.remarks.remarks_from`.
+    """
+    settings = datasets[0]
+    report = FileSystems.join(temporary, "report.json")
+    with running_pipeline(options) as pipeline:
+        read = pipeline | ReadDocuments(files, settings, skip_damaged=skip_damaged)
+        tokenized = (
+            read["documents"]
+            | batch_documents()
+            | beam.ParDo(OnSharedStorage(temporary))
+            | beam.ParDo(TokenizeDocuments(vocabulary, settings, tally)).with_outputs(
+                DROPPED, main="documents"
+            )
+        )
+        shards = (
+            tokenized.documents
+            | GroupByShard(temporary, through_files=is_local(options))
+            | beam.ParDo(WriteShard(vocabulary, datasets, temporary, tally))
+        )
+        dropped = tokenized[DROPPED] | beam.combiners.Count.PerElement()
+        _ = (
+            pipeline
+            | "Report" >> beam.Create([None])
+            | beam.Map(
+                write_report,
+                beam.pvalue.AsList(shards),
+                beam.pvalue.AsDict(dropped),
+                beam.pvalue.AsList(collected(read[REMARKS])),
+                report,
+            )
+        )
+    with FileSystems.open(report) as file:
+        return json.loads(file.read())

@@ -1,0 +1,101 @@
+"""Grouping documents by shard, in bounded memory on any runner.
+
+Flink, Spark and Dataflow shuffle through their disks, but Beam's local runner holds all it groups
+in one process's memory. There, documents go through files: workers write what they have gathered,
+a shard's documents next to each other, and only the places in the files are grouped.
+"""
+
+import itertools
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+from apache_beam.coders import FastPrimitivesCoder
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from pipeline.records.shard import Document
+
+SPILL_BYTES = 1 << 25
+"""Tokenized text that a worker gathers before it writes it out."""
+
+Place = tuple[str, int, int]
+"""Where a shard's documents stand: file, first byte, number of bytes."""
+
+
+class GroupByShard(beam.PTransform):
+    """(Shard name, some of its documents) → (shard name, all of them, in groups)."""
+
+    def __init__(self, temporary: str, *, through_files: bool) -> None:
+        """Group in the runner, or through files in a folder that every worker reaches."""
+        super().__init__()
+        self._temporary = temporary
+        self._through_files = through_files
+
+    def expand(self, documents: beam.PCollection) -> beam.PCollection:
+        """Return a PCollection of one element a shard, to be read with `gathered`."""
+        if self._through_files:
+            documents = documents | beam.ParDo(Spill(self._temporary))
+        return documents | beam.GroupByKey()
+
+
+def gathered(groups: Iterable[list[Document] | Place]) -> list[Document]:
+    """Return all documents of a shard."""
+    lists = (read_documents(g) if isinstance(g, tuple) else g for g in groups)
+    return list(itertools.chain.from_iterable(lists))
+
+
+class Spill(beam.DoFn):
+    """(Shard name, some of its documents) → (shard name, `Place`)."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def setup(self) -> None:
+        """Prepare this worker's coder, of lists and tuples of bytes."""
+        self._coder = FastPrimitivesCoder()
+
+    def start_bundle(self) -> None:
+        """Begin to gather."""
+        self._gathered: defaultdict[str, list[Document]] = defaultdict(list)
+        self._bytes = 0
+
+    def process(self, element: tuple[str, list[Document]]) -> Iterator[tuple[str, Place]]:
+        """Gather documents, and write them out when they are many."""
+        name, documents = element
+        self._gathered[name] += documents
+        self._bytes += sum(map(len, itertools.chain.from_iterable(documents)))
+        if self._bytes >= SPILL_BYTES:
+            yield from self._write()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Write out the rest."""
+        window = GlobalWindow()
+        for place in self._write():
+            yield WindowedValue(place, window.max_timestamp(), [window])
+
+    def _write(self) -> Iterator[tuple[str, Place]]:
+        if not self._gathered:
+            return
+        path = FileSystems.join(self._folder, f"documents-{uuid.uuid4().hex}")
+        places = []
+        first = 0
+        with FileSystems.create(path) as file:
+            for name, documents in self._gathered.items():
+                data = self._coder.encode(documents)
+                file.write(data)
+                places.append((name, (path, first, len(data))))
+                first += len(data)
+        self.start_bundle()
+        yield from places
+
+
+def read_documents(place: Place) -> list[Document]:
+    """Return documents that `Spill` wrote."""
+    path, first, count = place
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        file.seek(first)
+        return FastPrimitivesCoder().decode(file.read(count))

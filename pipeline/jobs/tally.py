@@ -1,0 +1,106 @@
+"""Counts that workers in any process of this machine add up, for a progress bar."""
+
+import contextlib
+import json
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress, TaskID
+
+from pipeline.console import progress
+from pipeline.storage.strict_json import to_json
+
+POLL_SECS = 0.25
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One bar: what it says, what it counts, how many there will be (None where unknown)."""
+
+    description: str
+    unit: str
+    total: float | None = None
+    counts_per_unit: float = 1
+
+
+def reading(description: str, total_bytes: int) -> Stage:
+    """Return the bar of a stage that reads a known number of bytes."""
+    return Stage(description, "kB", total_bytes / 1e3, counts_per_unit=1e3)
+
+
+class Tally:
+    """One worker's side: appends to a file of its own in a folder that the bar watches.
+
+    A worker on another machine has no such folder, and counts nothing.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        watched = folder and Path(folder).is_dir()
+        self._path = Path(folder) / f"{uuid.uuid4().hex}.jsonl" if folder and watched else None
+
+    def add(self, **counts: int) -> None:
+        """Add to the counts; does nothing where nobody watches."""
+        if self._path:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(to_json(counts) + "\n")
+
+
+def read_tallies(folder: Path) -> Counter[str]:
+    """Return the sums of all counts so far; a line still being written is left for later."""
+    totals: Counter[str] = Counter()
+    for path in folder.glob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                totals.update(json.loads(line))
+    return totals
+
+
+@contextlib.contextmanager
+def watch(folder: Path, stages: dict[str, Stage]) -> Iterator[None]:
+    """Draw a bar a stage while the body runs, and under them the other counts.
+
+    Args:
+        folder: where the workers' tallies are.
+        stages: for each count the bar that shows it.
+    """
+    stop = threading.Event()
+    with progress() as bar:
+        tasks = {
+            name: bar.add_task(stage.description, total=stage.total, unit=stage.unit, status="")
+            for name, stage in stages.items()
+        }
+        thread = threading.Thread(
+            target=_follow, args=(bar, tasks, stages, folder, stop), daemon=True
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _follow(
+    bar: Progress,
+    tasks: dict[str, TaskID],
+    stages: dict[str, Stage],
+    folder: Path,
+    stop: threading.Event,
+) -> None:
+    stopping = False
+    while not stopping:
+        stopping = stop.wait(POLL_SECS)
+        totals = read_tallies(folder)
+        for name, task in tasks.items():
+            bar.update(task, completed=totals.pop(name, 0) / stages[name].counts_per_unit)
+        first = bar.tasks[0]
+        others = [
+            f"{count:,} {name}, {count / first.elapsed:,.0f} {name}/s"
+            for name, count in totals.items()
+            if first.elapsed
+        ]
+        bar.update(first.id, status=" · ".join(others))

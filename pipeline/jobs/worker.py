@@ -1,0 +1,35 @@
+"""One local worker process: Beam's SDK worker, silent unless something goes wrong.
+
+`pipeline.jobs.local_runner` runs it as `python -m pipeline.jobs.worker`, with Beam's settings in
+environment variables. Left alone, Beam's worker logs some twenty lines on standard error, and TensorFlow more.
+"""
+
+import signal
+import sys
+
+
+def main() -> None:
+    """Serve the process that started this one until it has no more work."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    import logging
+
+    from pipeline.console import import_quietly
+
+    errors = logging.StreamHandler()
+    errors.setLevel(logging.ERROR)
+    logging.basicConfig(handlers=[errors])
+    # What fails a job is raised in the submitting process, with the same words.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    import_quietly("tensorflow", "tensorflow_text")
+    from apache_beam.runners.worker import sdk_worker, sdk_worker_main
+
+    sdk_worker.print = _print_nothing  # it prints the traceback of what fails a job
+    sdk_worker_main.main(sys.argv)
+
+
+def _print_nothing(*_: object, **__: object) -> None:
+    """Stand in for `print`."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Documents to records: sentence pairs, masks, the bytes of a shard."""

@@ -1,0 +1,252 @@
+"""What a shard is made of: the settings that decide its bytes, its documents, its records."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+import numpy as np
+
+from pipeline.corpus.readers import CorpusFormat
+from pipeline.manifest import shard_file
+from pipeline.records.masking import Masker, Masking, record_seeds
+from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
+from pipeline.records.serialization import encode_examples
+from pipeline.schema import Compression, Masks, Pairing, record_features
+from pipeline.text.tokenizer import Vocabulary
+
+Document = tuple[bytes, bytes, bytes]
+"""A tokenized document: its key, its piece ids (`piece_type`), its sentences' lengths (`LENGTH`).
+Plain bytes, since that is what Beam moves fastest."""
+
+Split = Literal["train", "eval"]
+TRAIN: Split = "train"
+EVAL: Split = "eval"
+
+LENGTH = np.dtype("<i4")
+
+DUPLICATE, TOO_SHORT, NO_OTHER_DOCUMENT = "duplicate", "too_short", "no_other_document"
+"""Why a document was dropped: the same one is there already; it has too few pieces, or too few
+sentences to be paired; its shard has no other one that a random sentence could come from."""
+
+BLOCK = 4096  # records made at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CorpusFormat):
+    """What decides the bytes of a dataset, besides the corpus and the vocabulary."""
+
+    lower_case: bool
+    max_seq_length: int
+    max_predictions: int
+    pairing: Pairing
+    masks: Masks
+    masking: Masking
+    mask_rate: float
+    short_seq_rate: float
+    duplicates: int
+    deduplicate: bool
+    min_document_pieces: int
+    shards: int
+    eval_rate: float
+    compression: Compression
+    seed: int
+
+    @property
+    def shards_by_split(self) -> dict[Split, int]:
+        """Number of shards by split name."""
+        eval_shards = max(1, round(self.shards * self.eval_rate)) if self.eval_rate else 0
+        return {TRAIN: self.shards, EVAL: eval_shards}
+
+    def shard_name(self, key: bytes) -> str:
+        """Return the name, without its ending, of the shard that a document belongs to."""
+        where, which = (int.from_bytes(key[i : i + 8], "big") for i in (0, 8))
+        split = EVAL if where / 2**64 < self.eval_rate else TRAIN
+        count = self.shards_by_split[split]
+        return shard_name(split, which % count, count)
+
+
+def shard_name(split: Split, number: int, count: int) -> str:
+    """Return the name, without its ending, of one of `count` shards."""
+    return f"{split}-{number:05d}-of-{count:05d}"
+
+
+def shard_files(settings: Settings) -> list[str]:
+    """Return the file names of all shards that a dataset with these settings may have."""
+    return [
+        shard_file(shard_name(split, number, count), settings.compression)
+        for split, count in settings.shards_by_split.items()
+        for number in range(count)
+    ]
+
+
+def document_key(identity: str, seed: int) -> bytes:
+    """Return what names a document: a hash of its id or text, and the seed; 16 bytes."""
+    return hashlib.blake2b(identity.encode(), digest_size=16, key=str(seed).encode()).digest()
+
+
+def piece_type(vocabulary: Vocabulary) -> np.dtype:
+    """Return the smallest type that holds every piece id."""
+    return np.dtype("<u2") if len(vocabulary) <= 1 << 16 else np.dtype("<u4")
+
+
+def unknown(documents: Sequence[Document], piece: np.dtype, unk_id: int) -> dict[str, int]:
+    """Return how many pieces are [UNK], and how many sentences have no other piece.
+
+    Args:
+        documents: at least one sentence.
+        piece: type of the piece ids.
+        unk_id: of [UNK].
+    """
+    ids = np.frombuffer(b"".join(ids for _, ids, _ in documents), piece)
+    lengths = np.frombuffer(b"".join(lengths for _, _, lengths in documents), LENGTH)
+    is_unknown = (ids == unk_id).astype(np.int64)
+    by_sentence = np.add.reduceat(is_unknown, np.cumsum(lengths, dtype=np.int64) - lengths)
+    return {
+        "unknown_pieces": int(is_unknown.sum()),
+        "unknown_sentences": int((by_sentence == lengths).sum()),
+    }
+
+
+def shard_text(
+    documents: Iterable[Document], piece: np.dtype, longest_sentence: int, separator: bytes = b""
+) -> ShardText:
+    """Put documents together; split longer sentences.
+
+    Args:
+        documents: in their order.
+        piece: type of the piece ids.
+        longest_sentence: most pieces of a sentence.
+        separator: a piece to stand as a sentence of its own after every document; none if empty.
+    """
+    kept = list(documents)
+    last = np.ones(1 if separator else 0, LENGTH)
+    lengths = [
+        np.append(split_long(np.frombuffer(lengths, LENGTH), longest_sentence), last)
+        for _, _, lengths in kept
+    ]
+    document_ends = np.cumsum([len(document) for document in lengths])
+    sentence_ends = np.cumsum(np.concatenate([*lengths, np.empty(0, LENGTH)]), dtype=np.int64)
+    return ShardText(
+        piece_ids=np.frombuffer(b"".join(ids + separator for _, ids, _ in kept), piece),
+        sentence_starts=np.concatenate([[0], sentence_ends]),
+        document_starts=(0, *document_ends.tolist()),
+        document_keys=tuple(key for key, _, _ in kept),
+    )
+
+
+class ShardMaker:
+    """Makes the records of one shard after the other, of one dataset."""
+
+    def __init__(self, vocabulary: Vocabulary, settings: Settings) -> None:
+        self.settings = settings
+        self._vocabulary = vocabulary
+        self._piece = piece_type(vocabulary)
+        self._masker = Masker(
+            vocabulary,
+            masking=settings.masking,
+            mask_rate=settings.mask_rate,
+            max_predictions=settings.max_predictions,
+        )
+
+    def select(self, documents: Iterable[Document]) -> tuple[list[Document], Counter[str]]:
+        """Return the documents that records are made of, ordered, and the number dropped by reason.
+
+        Args:
+            documents: all of the shard, in any order.
+        """
+        ordered = sorted(documents)
+        kept = ordered
+        dropped: Counter[str] = Counter()
+        if self.settings.deduplicate:
+            # The first one of each key; a dictionary keeps the order and the last value.
+            kept = [*reversed({document[0]: document for document in reversed(ordered)}.values())]
+            dropped[DUPLICATE] = len(ordered) - len(kept)
+        if self.settings.pairing == "sop":
+            pairable = [document for document in kept if self._sentences(document) > 1]
+            dropped[TOO_SHORT] = len(kept) - len(pairable)
+            kept = pairable
+        if self.settings.pairing == "nsp" and len({key for key, _, _ in kept}) == 1:
+            dropped[NO_OTHER_DOCUMENT] = len(kept)
+            kept = []
+        return kept, +dropped
+
+    @property
+    def _longest_sentence(self) -> int:
+        """The most pieces of a sentence: a record takes two, so that nothing need be cut off."""
+        most = self.settings.max_seq_length - SPECIAL_PIECES[self.settings.pairing]
+        return most if self.settings.pairing == "none" else most // 2
+
+    def _sentences(self, document: Document) -> int:
+        """Return how many sentences a document has once its long ones are split."""
+        _, _, lengths = document
+        return len(split_long(np.frombuffer(lengths, LENGTH), self._longest_sentence))
+
+    def text(self, documents: Iterable[Document]) -> ShardText:
+        """Return selected documents as one text."""
+        separator = b""
+        if self.settings.pairing == "none":
+            separator = self._piece.type(self._vocabulary.sep_id).tobytes()
+        return shard_text(documents, self._piece, self._longest_sentence, separator)
+
+    def records(
+        self, text: ShardText, name: str, statistics: Counter[str]
+    ) -> Iterator[list[bytes]]:
+        """Yield blocks of serialized records; adds to the statistics.
+
+        Args:
+            text: at least one document.
+            name: of the shard; its random numbers follow from that and the seed.
+            statistics: what is counted, by name.
+        """
+        settings, vocabulary = self.settings, self._vocabulary
+        pairs = self._shuffled_pairs(text, name, statistics)
+        features = record_features(
+            settings.max_seq_length, settings.max_predictions, settings.pairing, settings.masks
+        )
+        for start in range(0, len(pairs), BLOCK):
+            block = slice(start, start + BLOCK)
+            arrays = lay_out(
+                text,
+                Pairs(pairs.spans[block], pairs.next_sentence_labels[block]),
+                max_seq_length=settings.max_seq_length,
+                cls_id=vocabulary.cls_id,
+                sep_id=vocabulary.sep_id,
+                pad_id=vocabulary.pad_id,
+            )
+            if settings.masks == "static":
+                numbers = np.arange(start, start + len(arrays["input_ids"]))
+                seeds = record_seeds(f"{settings.seed}/{name}/masks", numbers)
+                arrays |= self._masker(arrays["input_ids"], arrays["input_mask"], seeds)
+                statistics["predictions"] += int(arrays["masked_lm_weights"].sum())
+            if settings.pairing != "none":
+                label = "random_next" if settings.pairing == "nsp" else "swapped"
+                statistics[label] += int(arrays["next_sentence_labels"].sum())
+            statistics.update(
+                examples=len(arrays["input_ids"]),
+                positions=arrays["input_ids"].size,
+                real_positions=int(arrays["input_mask"].sum()),
+            )
+            yield encode_examples(arrays, features)
+
+    def _shuffled_pairs(self, text: ShardText, name: str, statistics: Counter[str]) -> Pairs:
+        """Draw the pairs of every duplicate and put them in random order."""
+        settings = self.settings
+        drawn = []
+        for duplicate in range(settings.duplicates):
+            pairs, cut_pieces = DRAW_PAIRS[settings.pairing](
+                text,
+                Random(f"{settings.seed}/{name}/{duplicate}"),
+                max_seq_length=settings.max_seq_length,
+                short_seq_rate=settings.short_seq_rate,
+            )
+            statistics["truncated_pieces"] += cut_pieces
+            drawn.append(pairs)
+        rng = np.random.default_rng(Random(f"{settings.seed}/{name}/order").getrandbits(128))
+        order = rng.permutation(sum(map(len, drawn)))
+        return Pairs(
+            np.concatenate([pairs.spans for pairs in drawn])[order],
+            np.concatenate([pairs.next_sentence_labels for pairs in drawn])[order],
+        )

@@ -1,0 +1,124 @@
+"""Word counts to a WordPiece vocabulary: merges by SentencePiece, laid out the BERT way."""
+
+import io
+import itertools
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.schema import JOINER, SPECIAL_TOKENS
+from pipeline.storage.files import CLOZELINE
+
+ALPHABET, CHARACTER_COVERAGE = 1000, 0.9995
+"""Characters kept, the most frequent first: so many, or as many as make up this share of a text in
+a script of thousands (SentencePiece's advice for it). A word with another one becomes [UNK]."""
+
+MAX_PIECE_CHARACTERS = 50
+
+_RESERVED = "▁"  # SentencePiece's own mark for a space
+
+_INNER = 0xF0000
+"""First code point of a private plane; the n-th letter of the alphabet, inside a word, is `_INNER +
+n` to SentencePiece, since it is another symbol to WordPiece than at the beginning of one."""
+
+
+def learn_vocabulary(word_counts: Mapping[str, int], size: int) -> list[str]:
+    """Learn a vocabulary by merging the most frequent pairs of pieces (BPE, Sennrich et al. 2016).
+
+    This is how Hugging Face's WordPiece trainer learns, too. SentencePiece's trainer does the
+    merging, from counts, in one thread and with ties broken by the pieces themselves, so the same
+    counts give the same vocabulary in any order and on any machine.
+
+    Args:
+        word_counts: occurrences of each normalized word.
+        size: pieces wanted, special tokens and alphabet included.
+
+    Returns:
+        The special tokens, the alphabet by code point (first as word beginnings, then as
+        continuations), and the merged pieces, most frequent merge first. Shorter than `size` where
+        the words give no more.
+
+    Raises:
+        InputError: no words, or a size too small for the alphabet.
+    """
+    alphabet = frequent_characters(word_counts)
+    words = {word: count for word, count in word_counts.items() if alphabet.issuperset(word)}
+    if not words:
+        raise InputError("--input: no words to learn a vocabulary from; give it some text")
+    first = sorted({word[0] for word in words})
+    inner = sorted({character for word in words for character in word[1:]})
+    pieces = [*SPECIAL_TOKENS, *first, *(JOINER + character for character in inner)]
+    if len(pieces) > size:
+        raise InputError(
+            f"--size {size}: the special tokens and the alphabet alone take {len(pieces)} pieces; "
+            "ask for more"
+        )
+    return [*pieces, *merged_pieces(words, size - len(pieces))]
+
+
+def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
+    """Return the most frequent characters; ties go to the lower code point."""
+    counts: Counter[str] = Counter()
+    for word, count in word_counts.items():
+        for character in word:
+            counts[character] += count
+    for character in list(counts):
+        # White space and controls never stand inside a word of ours.
+        if character == _RESERVED or unicodedata.category(character)[0] in "ZC":
+            del counts[character]
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    reached = itertools.accumulate(counts[character] for character in ranked)
+    needed = sum(so_far < CHARACTER_COVERAGE * counts.total() for so_far in reached) + 1
+    return frozenset(ranked[: max(ALPHABET, needed)])
+
+
+def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
+    """Return the pieces of two characters or more, in the order they were merged.
+
+    Args:
+        words: occurrences of each word.
+        limit: the most pieces to return.
+    """
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    alphabet = "".join(sorted({character for word in words for character in word}))
+    to_inner = {ord(character): _INNER + index for index, character in enumerate(alphabet)}
+    symbols = {word[0] + word[1:].translate(to_inner): count for word, count in words.items()}
+    single = {symbol for word in symbols for symbol in word}
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
+        counts = Path(folder) / "words.tsv"
+        lines = (f"{word}\t{count}\n" for word, count in sorted(symbols.items()))
+        counts.write_text("".join(lines), encoding="utf-8")
+        SentencePieceTrainer.train(
+            input=str(counts),
+            input_format="tsv",
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=1 + len(single) + limit,  # its own unknown piece and the single symbols
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            required_chars="".join(sorted(single)),
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            split_by_unicode_script=False,
+            split_by_number=False,
+            max_sentencepiece_length=MAX_PIECE_CHARACTERS,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+    learned = SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = map(learned.id_to_piece, range(1, learned.get_piece_size()))
+    return [_wordpiece(piece, alphabet) for piece in pieces if len(piece) > 1][:limit]
+
+
+def _wordpiece(symbols: str, alphabet: str) -> str:
+    """Return a run of SentencePiece's symbols as a WordPiece."""
+    text = "".join(
+        alphabet[ord(symbol) - _INNER] if ord(symbol) >= _INNER else symbol for symbol in symbols
+    )
+    return JOINER + text if ord(symbols[0]) >= _INNER else text

@@ -1,0 +1,206 @@
+import bz2
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+import zstandard
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipeline.corpus import readers
+from pipeline.corpus.readers import (
+    EMPTY,
+    INVALID_JSON,
+    INVALID_UTF8,
+    NO_ID,
+    NO_TEXT,
+    REMARKS,
+    CorpusFormat,
+    DroppedDocumentError,
+    InputFormat,
+    ReadDocuments,
+    byte_ranges,
+    collected,
+    read_document,
+    read_line_documents,
+    read_lines,
+    text_sentences,
+)
+from pipeline.corpus.remarks import COMPRESSED, CR_ONLY, NUL_BYTES, UTF16, remarks_from
+from pipeline.storage.files import match_files
+
+TEXT = (
+    "\n\nfirst a\nfirst b\n\n\n  \nsecond\n\nthird a\nthird b\nthird c\n\n \n\nlast, no line break"
+)
+DOCUMENTS = [
+    b"first a\nfirst b\n",
+    b"second\n",
+    b"third a\nthird b\nthird c\n",
+    b"last, no line break",
+]
+
+
+def check_documents(
+    files: Mapping[str, int], input_format: InputFormat, expected: list[bytes]
+) -> None:
+    """Read all documents with Beam."""
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        read = pipeline | ReadDocuments(files, how(input_format))
+        assert_that(read["documents"], equal_to(expected))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    (tmp_path / "lines.txt").write_text(TEXT)
+    return str(tmp_path / "lines.txt")
+
+
+def test_documents_are_what_stands_between_blank_lines(path: str) -> None:
+    assert list(read_line_documents(path, 0, None)) == DOCUMENTS
+
+
+@pytest.mark.parametrize("range_bytes", range(1, 60))
+def test_each_document_is_read_once_however_the_file_is_cut(
+    path: str, range_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "RANGE_BYTES", range_bytes)
+    parts = list(byte_ranges(path, len(TEXT)))
+    assert len(parts) == -(-len(TEXT) // range_bytes)
+    assert [d for part in parts for d in read_line_documents(*part)] == DOCUMENTS
+    lines = [line for part in parts for line in read_lines(*part)]
+    assert lines == [line for line in TEXT.encode().splitlines(keepends=True) if line.strip()]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".zst"])
+def test_compressed_files_are_read_whole(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"lines.txt{ending}"
+    compress = {
+        ".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress
+    }[ending]  # fmt: skip
+    path.write_bytes(compress(TEXT.encode()))
+    ((part, start, stop),) = byte_ranges(str(path), 10**9)
+    assert list(read_line_documents(part, start, stop)) == DOCUMENTS
+
+
+def test_several_files_some_of_whose_names_look_like_globs(tmp_path: Path) -> None:
+    names = ["a[1].txt", "b?.txt", "c.txt"]
+    for name in names:
+        (tmp_path / name).write_text(f"{name} one\n\n{name} two\n")
+    files = match_files([str(tmp_path / "*.txt")])
+    lines = [f"{name} {word}\n".encode() for name in names for word in ("one", "two")]
+    check_documents(files, "lines", lines)
+    check_documents(files, "jsonl", lines)
+    check_documents(files, "prose", [(tmp_path / name).read_bytes() for name in names])
+
+
+@pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl", "parquet"])
+def test_a_file_that_vanished_is_an_error(tmp_path: Path, input_format: InputFormat) -> None:
+    with pytest.raises(Exception, match=r"gone\.txt"):
+        check_documents({f"{tmp_path}/gone.txt": 7}, input_format, [])
+
+
+def how(input_format: InputFormat) -> CorpusFormat:
+    return CorpusFormat(input_format=input_format, language="en", text_column="body")
+
+
+def test_windows_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_bytes(b"a\r\n\r\nb\r\n")
+    documents = list(read_line_documents(str(path), 0, None))
+    assert [text_sentences(d.decode(), how("lines")) for d in documents] == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl"])
+def test_line_ends_do_not_change_what_names_a_document(input_format: InputFormat) -> None:
+    text = "One sentence.\nAnother one.\n\nA paragraph."
+    documents = [
+        json.dumps({"body": ends}).encode() if input_format == "jsonl" else ends.encode()
+        for ends in (text, text.replace("\n", "\r\n"))
+    ]
+    unix, windows = (read_document(document, how(input_format)) for document in documents)
+    assert windows == unix == (text, text)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ("Łódź.\n".encode("utf-16"), UTF16),
+        ("Łódź.\n".encode("utf-32"), UTF16),
+        ("Plain words.\n".encode("utf-16-le"), NUL_BYTES),
+        ("Plain words.\n".encode("utf-16-be"), NUL_BYTES),
+        (b"One.\rTwo.\r\rThree.\r", CR_ONLY),
+        (gzip.compress(b"One."), COMPRESSED),
+        (bz2.compress(b"One."), COMPRESSED),
+        (zstandard.compress(b"One."), COMPRESSED),
+        ("\ufeffŁódź.\r\nTwo.\r\n".encode(), None),
+        (b"One.\n\rTwo.\n", None),
+        (b"", None),
+    ],
+)
+@pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl"])
+def test_files_that_are_something_else_are_remarked_on(
+    input_format: InputFormat, data: bytes, kind: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    (tmp_path / "b.txt").write_bytes(b"Plain.\n\nText.\n")
+    files = match_files([str(tmp_path / "*")])
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        read = pipeline | ReadDocuments(files, how(input_format))
+        remarks = [(kind, (1, [f"{tmp_path}/a.txt"]))] if kind else []
+        assert_that(collected(read[REMARKS]), equal_to(remarks))
+
+
+def test_a_remark_names_some_of_the_files() -> None:
+    (remark,) = remarks_from([(CR_ONLY, (1234, ["a", "b", "c"]))])
+    assert str(remark).startswith("a, b, c and 1,231 more: has carriage returns alone")
+
+
+def test_lines_are_sentences_and_prose_is_split() -> None:
+    text = "Mr. Fox ran. He hid.\nThe end."
+    assert text_sentences(text, how("lines")) == ["Mr. Fox ran. He hid.", "The end."]
+    assert text_sentences(text, how("prose")) == ["Mr. Fox ran.", "He hid.", "The end."]
+    assert text_sentences(text, how("jsonl")) == ["Mr. Fox ran.", "He hid.", "The end."]
+
+
+def test_byte_order_mark_is_no_text() -> None:
+    assert read_document(b"\xef\xbb\xbfHello.", how("lines")) == ("Hello.", "Hello.")
+
+
+@pytest.mark.parametrize(
+    ("input_format", "data", "reason"),
+    [
+        ("prose", b"", EMPTY),
+        ("prose", b" \n\t\n", EMPTY),
+        ("prose", b"caf\xe9", INVALID_UTF8),
+        ("jsonl", b"{'body': 1}", INVALID_JSON),
+        ("jsonl", b"[" * 100_000, INVALID_JSON),
+        ("jsonl", b'["body"]', NO_TEXT),
+        ("jsonl", b'{"text": "Hello."}', NO_TEXT),
+        ("jsonl", b'{"body": 5}', NO_TEXT),
+        ("jsonl", b'{"body": " "}', EMPTY),
+        ("jsonl", b'{"body": "caf\xe9"}', INVALID_UTF8),
+    ],
+)
+def test_unusable_documents_have_a_reason(
+    input_format: InputFormat, data: bytes, reason: str
+) -> None:
+    with pytest.raises(DroppedDocumentError) as dropped:
+        read_document(data, how(input_format))
+    assert dropped.value.reason == reason
+
+
+def test_json_text() -> None:
+    escaped = b'{"id": 3, "body": "H\\u00e9.\\nB."}'
+    assert read_document(escaped, how("jsonl")) == ("Hé.\nB.", "Hé.\nB.")
+    assert read_document(b'{"body": "a\\ud800b"}', how("jsonl"))[0] == "a?b"
+
+
+def test_an_id_names_a_document() -> None:
+    with_id = replace(how("jsonl"), id_column="id")
+    assert read_document(b'{"id": 3, "body": "Hello."}', with_id) == ("Hello.", "3")
+    assert read_document(b'{"id": "3", "body": "Hello."}', with_id) == ("Hello.", '"3"')
+    with pytest.raises(DroppedDocumentError, match=NO_ID):
+        read_document(b'{"body": "Hello."}', with_id)

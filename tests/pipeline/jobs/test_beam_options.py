@@ -1,0 +1,187 @@
+"""Beam's flags, and worker processes of the real command."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError, JobError
+from pipeline.jobs import local_runner
+from pipeline.jobs.beam_options import beam_options, describe_workers, is_local
+
+PROCESSES = "--direct_running_mode=multi_processing"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--direct_num_workers=4"], "add --direct_running_mode=multi_processing"),
+        ([PROCESSES], "say how many workers with --direct_num_workers"),
+        ([PROCESSES, "--direct_num_workers=-1"], "--direct_num_workers -1: must be 1 or more"),
+        (["--num_workers=3"], "--num_workers 3: FnApiRunner ignores it; it is for DataflowRunner"),
+        (["--parallelism=2"], "--parallelism 2: FnApiRunner ignores it"),
+        (["--runner=flink", PROCESSES, "--direct_num_workers=2"], "FlinkRunner ignores it"),
+        (["--runner=FlinkRunner", "--max_num_workers=2"], "FlinkRunner ignores it"),
+        (["--runner=SparkRunner", "--parallelism=2"], "SparkRunner ignores it"),
+        (["--direct_num_workers=many"], "invalid int value: 'many'"),
+        (["--runer=FlinkRunner"], "unknown flag --runer=FlinkRunner"),
+    ],
+)
+def test_a_worker_count_that_would_be_ignored(flags: list[str], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        beam_options(flags)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "local", "said"),
+    [
+        ([], True, "FnApiRunner, in this process"),
+        (["--direct_num_workers=1"], True, "FnApiRunner, in this process"),
+        ([PROCESSES, "--direct_num_workers=3"], True, "FnApiRunner, 3 worker processes"),
+        ([PROCESSES, "--direct_num_workers=0"], True,
+         f"FnApiRunner, {os.cpu_count()} worker processes"),
+        (["--direct_running_mode=multi_threading", "--direct_num_workers=2"], True,
+         "FnApiRunner, 2 threads"),
+        (["--runner=flink", "--parallelism=2"], False, "FlinkRunner"),
+        (["--runner=PortableRunner", "--environment_type=EXTERNAL"], False,
+         "PortableRunner, workers: EXTERNAL"),
+        (["--runner=a.b.OwnRunner"], False, "OwnRunner"),
+    ],
+)  # fmt: skip
+def test_what_runs_is_said(flags: list[str], local: bool, said: str) -> None:
+    options = beam_options(flags)
+    assert is_local(options) == local
+    assert describe_workers(options) == said
+
+
+def start(corpus: Path, vocab: Path, output: Path) -> subprocess.Popen[str]:
+    """Begin to preprocess with two worker processes, in a session of its own."""
+    where = ["--input", corpus / "*.txt", "--vocab", vocab, "--output", output]
+    command = [Path(sys.executable).parent / "clozeline", "preprocess", *where, "--shards", "2"]
+    return subprocess.Popen(
+        [*command, PROCESSES, "--direct_num_workers=2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def workers(session: int) -> list[int]:
+    """Process ids of the workers in a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if (
+                b"pipeline.jobs.worker" in path.read_bytes()
+                and os.getsid(int(path.parent.name)) == session
+            ):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def test_worker_processes_are_quiet(prose_corpus: Path, vocab_path: Path, tmp_path: Path) -> None:
+    job = start(prose_corpus, vocab_path, tmp_path / "ds")
+    _, said = job.communicate(timeout=120)
+    assert job.returncode == 0
+    assert "runner: FnApiRunner, 2 worker processes" in said
+    assert not [word for word in ("INFO", "WARNING", "I0000", "oneDNN") if word in said], said
+
+
+LOOPBACK = {
+    "0100007F",  # 127.0.0.1
+    "00000000000000000000000001000000",  # ::1
+    "0000000000000000FFFF00000100007F",  # ::ffff:127.0.0.1
+}
+"""Addresses as Linux lists them in /proc/net/tcp and tcp6."""
+
+
+def listening(process: int) -> set[str]:
+    """The addresses that a process listens on."""
+    sockets = set()
+    for file in Path(f"/proc/{process}/fd").glob("*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            sockets.add(str(file.readlink()))
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {
+        fields[1].partition(":")[0]
+        for fields in lines
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets
+    }
+
+
+def test_ports_of_a_job_are_on_loopback(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    job = start(prose_corpus, vocab_path, tmp_path / "ds")
+    seen: set[str] = set()
+    while job.poll() is None:
+        with contextlib.suppress(OSError):  # ended meanwhile
+            for process in [job.pid, *workers(job.pid)]:
+                seen |= listening(process)
+    job.communicate()
+    assert job.returncode == 0
+    assert seen
+    assert seen <= LOOPBACK
+
+
+@pytest.mark.parametrize(
+    ("death", "code", "said"),
+    [
+        (signal.SIGKILL, 1, "the Beam job failed: Worker subprocess exited with return code"),
+        (signal.SIGINT, 130, "interrupted"),
+    ],
+)
+def test_a_worker_that_dies_ends_the_job(
+    death: int, code: int, said: str, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    job = start(prose_corpus, vocab_path, tmp_path / "ds")
+    while not (running := workers(job.pid)):
+        assert job.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)  # until Python runs in them
+    for process in running:
+        os.kill(process, death)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == code
+    assert errors.splitlines()[-1].startswith(f"clozeline: {said}")
+    assert "Traceback" not in errors
+    assert not (tmp_path / "ds").exists()
+    assert workers(job.pid) == []
+
+
+def test_deaths_end_a_job_that_swallows_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_runner, "INTERRUPT_EVERY_SECS", 0.3)
+
+    def die() -> None:
+        raise RuntimeError("Worker subprocess exited with return code -9")
+
+    def job() -> None:
+        dying = [threading.Thread(target=die, name="run_worker") for _ in range(2)]
+        with local_runner.ending_with_its_workers():
+            try:
+                for thread in dying:
+                    thread.start()
+                time.sleep(30)
+            except KeyboardInterrupt:
+                swallowed_at.append(time.monotonic())
+            time.sleep(30)
+
+    swallowed_at: list[float] = []
+    with pytest.raises(JobError, match="return code -9; was it killed"):
+        job()
+    # One interrupt for both deaths, and then another.
+    assert 0.1 < time.monotonic() - swallowed_at[0] < 10

@@ -1,0 +1,151 @@
+"""The job on Flink, the real one: `make test-flink` fetches it and runs these."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+JOB_SERVER = ROOT / "build" / "flink" / "job-server.jar"
+DEPLOY = ROOT / "pipeline" / "deploy" / "flink"
+CLOZELINE = Path(sys.executable).parent / "clozeline"
+
+FLINK = ["--runner=FlinkRunner", f"--flink_job_server_jar={JOB_SERVER}", "--flink_version=1.19"]
+EMBEDDED = [*FLINK, "--environment_type=LOOPBACK", "--parallelism=2"]
+
+pytestmark = pytest.mark.flink
+
+
+def clozeline(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [CLOZELINE, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def preprocess(
+    corpus: Path, vocab: Path, output: Path, *more: str
+) -> subprocess.CompletedProcess[str]:
+    where = ["--input", corpus / "*.txt", "--vocab", vocab, "--output", output]
+    how = ["--max-seq-length", "32", "64", "--duplicates", "2", "--shards", "3"]
+    return clozeline("preprocess", *where, *how, "--eval-rate", "0.2", "--seed", "9", *more)
+
+
+def contents(dataset: Path) -> dict[str, bytes]:
+    paths = [path for path in dataset.rglob("*") if path.is_file()]
+    return {str(path.relative_to(dataset)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def local(prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset that the local runner makes, of 8 shards."""
+    output = tmp_path_factory.mktemp("local") / "ds"
+    done = preprocess(prose_corpus, vocab_path, output)
+    assert done.returncode == 0, done.stderr
+    assert len(contents(output)) == 2 * (3 + 1 + 2)
+    return output
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(url: str) -> dict:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.load(answer)
+    except OSError:
+        return {}
+
+
+def start_cluster(folder: Path, *before: str) -> Iterator[list[str]]:
+    """Run `cluster.sh`, after some words of a command, and yield the flags of its jobs."""
+    ports = {name: str(free_port()) for name in ("REST_PORT", "RPC_PORT", "WORKER_POOL_PORT")}
+    log = folder / "cluster.log"
+    with log.open("wb") as output:
+        cluster = subprocess.Popen(
+            [*before, DEPLOY / "cluster.sh"],
+            env=os.environ | ports,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 90
+        url = f"http://127.0.0.1:{ports['REST_PORT']}/overview"
+        while answers(url).get("slots-available") != 2:
+            assert cluster.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        yield [
+            *FLINK,
+            f"--flink_master=127.0.0.1:{ports['REST_PORT']}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config=127.0.0.1:{ports['WORKER_POOL_PORT']}",
+            "--parallelism=2",
+        ]
+    finally:
+        os.killpg(cluster.pid, signal.SIGTERM)
+        cluster.wait(30)
+
+
+def test_embedded_flink_makes_the_same_bytes(
+    local: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    done = preprocess(prose_corpus, vocab_path, tmp_path / "ds", *EMBEDDED)
+    assert done.returncode == 0, done.stderr
+    assert "runner: FlinkRunner, workers: LOOPBACK" in done.stderr
+    assert contents(tmp_path / "ds") == contents(local)
+
+
+def test_vocab_on_flink(prose_corpus: Path, tmp_path: Path) -> None:
+    for name, flags in {"local": [], "flink": EMBEDDED}.items():
+        where = ["--input", prose_corpus / "*.txt", "--output", tmp_path / f"{name}.txt"]
+        done = clozeline("vocab", *where, "--size", "200", *flags)
+        assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flink.txt", "local.txt"]
+    assert (tmp_path / "flink.txt").read_bytes() == (tmp_path / "local.txt").read_bytes()
+
+
+def test_bad_input_is_one_line(prose_corpus: Path, vocab_path: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.txt").write_text("Alone.\n", encoding="utf-8")
+    done = preprocess(corpus, vocab_path, tmp_path / "ds", *EMBEDDED)
+    assert done.returncode == 2
+    assert "a corpus of one document" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_standing_cluster_makes_the_same_bytes(
+    local: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    for flags in start_cluster(tmp_path):
+        done = preprocess(prose_corpus, vocab_path, tmp_path / "ds", *flags)
+        assert done.returncode == 0, done.stderr
+        assert contents(tmp_path / "ds") == contents(local)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_storage_that_is_not_shared_is_found_out(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    # The cluster sees another disk where the submitting process writes.
+    mount = f'mount -t tmpfs none {own} && exec "$0"'
+    for flags in start_cluster(tmp_path, "unshare", "--mount", "sh", "-c", mount):
+        done = preprocess(prose_corpus, vocab_path, own / "ds", *flags)
+        assert done.returncode == 1
+        assert re.search(r"_temporary-\w+ is not the same folder on worker", done.stderr)
+        assert "Traceback" not in done.stderr
+    assert not (own / "ds").exists()

@@ -1,0 +1,192 @@
+"""A directory has one writer at a time; a writer that died holds nobody up."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import clozeline
+from pipeline.errors import InputError, JobError
+from pipeline.storage.locks import (
+    LOCK,
+    Holder,
+    only_writer,
+    only_writer_of_all,
+    read_holder,
+    staging,
+)
+from pipeline.storage.strict_json import to_json
+
+
+@pytest.fixture
+def holder(writer_of: Callable[[Path], subprocess.Popen], tmp_path: Path) -> subprocess.Popen:
+    """Another process, which holds the lock of `tmp_path / "a"`."""
+    return writer_of(tmp_path / "a")
+
+
+def test_a_second_writer_is_told_who_the_first_is(holder: subprocess.Popen, tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError) as refused,
+        only_writer(tmp_path / "a", "--run a"),
+    ):
+        pass
+    assert re.fullmatch(
+        rf"--run a: is being written by process {holder.pid}, since \d{{4}}-\d\d-\d\d "
+        r"\d\d:\d\d:\d\d UTC; wait until it has ended, or name another directory",
+        str(refused.value),
+    )
+    with only_writer(tmp_path / "b", "--run b"):
+        pass
+    holder.communicate()  # ends
+    with only_writer(tmp_path / "a", "--run a"):
+        assert read_holder(tmp_path / "a" / LOCK).pid == os.getpid()
+
+
+def test_a_killed_writers_lock_is_taken_over_and_said(
+    holder: subprocess.Popen, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "a" / LOCK).exists()
+    with only_writer(tmp_path / "a", "--run a"):
+        said = capsys.readouterr().err
+    assert f"--run a: process {holder.pid}, since 20" in said
+    assert "has ended without releasing its lock; taking it over" in said
+
+
+def test_several_directories_are_locked_or_none(holder: subprocess.Popen, tmp_path: Path) -> None:
+    first, second = tmp_path / "b", tmp_path / "a"
+    with (
+        pytest.raises(InputError, match=rf"--output a: is being written by process {holder.pid}"),
+        only_writer_of_all({first: "--output b", second: "--output a"}),
+    ):
+        pass
+    assert not first.exists()
+    with only_writer_of_all({first: "--output b", tmp_path / "c": "--output c"}):
+        assert (first / LOCK).exists()
+        assert (tmp_path / "c" / LOCK).exists()
+
+
+def test_a_file_in_the_directorys_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with (
+            pytest.raises(InputError, match=r"--run x: .*file is a file; name a folder"),
+            only_writer(path, "--run x"),
+        ):
+            pass
+
+
+def test_waiting_for_the_writer_before(holder: subprocess.Popen, tmp_path: Path) -> None:
+    holder.stdin.close()  # it ends by and by
+    with only_writer(tmp_path / "a", "--output a", wait_secs=60):
+        assert read_holder(tmp_path / "a" / LOCK).pid == os.getpid()
+
+
+def test_nothing_is_left_of_a_lock(tmp_path: Path) -> None:
+    with only_writer(tmp_path / "new" / "empty", "--run x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with only_writer(tmp_path / "new" / "full", "--run x"):
+        (tmp_path / "new" / "full" / "file").touch()
+    assert [path.name for path in (tmp_path / "new" / "full").iterdir()] == ["file"]
+
+
+def test_a_damaged_lock_file_is_no_obstacle(tmp_path: Path) -> None:
+    for contents in (b"", b"\xff", b"[]", b'{"pid": 1}'):
+        (tmp_path / LOCK).write_bytes(contents)
+        with only_writer(tmp_path, "--run x"):
+            assert read_holder(tmp_path / LOCK).pid == os.getpid()
+
+
+def failing(number: int) -> object:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_a_filesystem_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(FileLock, "acquire", failing(errno.ENOSYS))
+    with only_writer(tmp_path, "--run x"):
+        assert "--run x: the filesystem has no locks; make sure" in capsys.readouterr().err
+
+
+def test_a_directory_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileLock, "acquire", failing(errno.EROFS))
+    with (
+        pytest.raises(JobError, match="--run x: cannot be written: Read-only file system"),
+        only_writer(tmp_path, "--run x"),
+    ):
+        pass
+
+
+STAGE = """
+import sys
+from pathlib import Path
+from pipeline.locks import staging
+with staging(Path(sys.argv[1]), ".export-") as made:
+    (made / "half").write_text("written")
+    print("staged", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_staging_directory_is_removed_when_its_process_is_dead(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STAGE, str(tmp_path)]
+    root = Path(clozeline.__file__).parents[1]
+    with subprocess.Popen(
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"staged\n"
+        (theirs,) = tmp_path.iterdir()
+        with staging(tmp_path, ".export-") as made:
+            assert list(made.iterdir()) == []
+            assert len(list(tmp_path.iterdir())) == 2
+        assert (theirs / "new" / "half").read_text() == "written"  # it is alive
+        other.kill()
+    assert list(tmp_path.iterdir()) == [theirs]
+    with staging(tmp_path, ".other-"):
+        pass
+    assert theirs.exists()
+    with staging(tmp_path, ".export-"):
+        assert not theirs.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_may_be_somebody_elses_stays(tmp_path: Path) -> None:
+    elsewhere = Holder(1, "another-host", "2026-01-01 00:00:00 UTC")
+    locks = {"no-lock": None, "empty": "", "elsewhere": to_json(asdict(elsewhere))}
+    for name, lock in locks.items():
+        folder = tmp_path / f".export-{name}"
+        folder.mkdir()
+        if lock is not None:
+            (folder / LOCK).write_text(lock)
+    (tmp_path / ".export-file").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with staging(tmp_path, ".export-"):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_staging_directory_is_removed_after_an_error(tmp_path: Path) -> None:
+    def stage() -> None:
+        with staging(tmp_path, ".export-") as made:
+            (made / "half").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stage()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,93 @@
+"""Every JSON text that is written can be read by a strict reader."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clozeline
+from clozeline.main import main
+from model.checkpoints import Checkpoints
+from model.run import Metrics
+from model.tuning.report import write_answers
+from pipeline.storage.strict_json import to_json
+
+NAN, INF = float("nan"), float("inf")
+VALUE = {"a": [1, NAN, (INF, {"b": -INF})], "c": "NaN é\u2028\x85", "d": True, "e": None, "f": 0.5}
+
+
+def strict(text: str | bytes) -> Any:
+    """Parse JSON as RFC 8259 defines it."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = text.decode() if isinstance(text, bytes) else text
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("how", [{}, {"indent": 1}, {"compact": True}])
+def test_numbers_that_json_lacks_become_null(how: dict[str, Any]) -> None:
+    read = strict(to_json(VALUE, **how))
+    assert read == VALUE | {"a": [1, None, [None, {"b": None}]]}
+
+
+def test_strings_are_utf_8_on_one_line() -> None:
+    text = to_json(["\ud83d é\u2028\u2029\x85\x1e"])
+    assert "é" in text
+    assert len(text.splitlines()) == 1
+    assert strict(text.encode()) == ["\ud83d é\u2028\u2029\x85\x1e"]
+
+
+def test_files_of_a_run(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics.add(3, "train", {"task_loss": NAN, "gradient_norm": INF})
+    line = {"step": 3, "split": "train", "task_loss": None, "gradient_norm": None}
+    assert strict(metrics.path.read_bytes()) == line
+    assert metrics.lines() == [line]
+    Checkpoints(tmp_path / "checkpoints").mark_best(3, "pearson", NAN)
+    strict((tmp_path / "checkpoints" / "best.json").read_bytes())
+
+
+def test_predictions(tmp_path: Path) -> None:
+    write_answers(tmp_path / "answers.jsonl", [{"id": "é\u2028", "score": -INF}, {"id": "b"}])
+    lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [strict(line) for line in lines] == [{"id": "é\u2028", "score": None}, {"id": "b"}]
+
+
+def test_results_of_commands(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    from model.commands import Evaluate
+
+    monkeypatch.setattr(Evaluate, "run", lambda _: VALUE)
+    assert main(["evaluate", "--run", "r", "--data", "d", "--json"]) == 0
+    assert strict(capsysbinary.readouterr().out)["a"] == [1, None, [None, {"b": None}]]
+
+
+ELSEWHERE = {
+    "pipeline/storage/strict_json.py",
+    "pipeline/corpus/parquet.py",  # rows on their way to the JSON reader, never in a file
+    "pipeline/corpus/readers.py",  # ids, only to be hashed
+    "model/interchange/files.py",  # a check that what was read is text
+    "serving/client.py",  # requests: TensorFlow Serving reads NaN and Infinity
+    "serving/server/describe.py",  # what follows imitates TensorFlow Serving's own writer
+    "serving/server/json_answer.py",
+    "serving/server/json_values.py",
+}
+
+
+def test_nothing_else_writes_json() -> None:
+    root = Path(clozeline.__file__).parents[1]
+    files = [*root.glob("*.py"), *(f for room in ("pipeline", "model", "serving")
+                                   for f in (root / room).rglob("*.py"))]  # fmt: skip
+    writers = {
+        str(file.relative_to(root))
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps")
+        and isinstance(node.value, ast.Name) and node.value.id == "json"
+    }  # fmt: skip
+    assert writers == ELSEWHERE

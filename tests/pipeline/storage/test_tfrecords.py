@@ -1,0 +1,112 @@
+"""Lengths that lie end in a line, and never in memory that they ask for."""
+
+import gzip
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+import google_crc32c
+import pytest
+import tensorflow as tf
+
+from pipeline.errors import InputError
+from pipeline.storage import tfrecords
+from pipeline.storage.tfrecords import check_records, read_records
+
+RECORDS = [b"one", b"", b"three" * 1000, bytes(range(256))]
+
+
+def masked(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return ((crc >> 15) | (crc << 17 & 0xFFFFFFFF)) + 0xA282EAD8 & 0xFFFFFFFF
+
+
+def length_of(size: int) -> bytes:
+    """Return a record's header, with the right checksum."""
+    length = struct.pack("<Q", size)
+    return length + struct.pack("<I", masked(length))
+
+
+def packed(data: bytes, compression: str) -> bytes:
+    return gzip.compress(data) if compression else data
+
+
+@pytest.fixture(params=["", "GZIP"])
+def compression(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def file(tmp_path: Path, compression: str) -> Path:
+    """A file of TensorFlow's own writer."""
+    with tf.io.TFRecordWriter(str(tmp_path / "file"), compression) as writer:
+        for record in RECORDS:
+            writer.write(record)
+    return tmp_path / "file"
+
+
+def plain(file: Path, compression: str) -> bytearray:
+    return bytearray(gzip.decompress(file.read_bytes()) if compression else file.read_bytes())
+
+
+def test_what_tensorflow_writes(file: Path, compression: str) -> None:
+    assert list(read_records(file, compression)) == RECORDS
+    check_records(file, compression)
+
+
+@pytest.mark.parametrize("size", [5, 1 << 20, 1 << 31, (1 << 40) - 3, 1 << 40, (1 << 64) - 1])
+def test_a_length_past_the_end(file: Path, compression: str, size: int) -> None:
+    data = plain(file, compression)
+    file.write_bytes(packed(data + length_of(size) + b"tiny", compression))
+    for read in (check_records, lambda *where: list(read_records(*where))):
+        with pytest.raises(InputError, match="file: record 4 is corrupt or truncated"):
+            read(file, compression)
+
+
+def test_a_record_that_is_there_and_far_too_long(
+    file: Path, compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tfrecords, "MAX_RECORD_BYTES", 4999)
+    with pytest.raises(InputError, match="file: record 2 is corrupt"):
+        check_records(file, compression)
+    monkeypatch.setattr(tfrecords, "MAX_RECORD_BYTES", 5000)
+    check_records(file, compression)
+
+
+def places(data: Iterable[int]) -> range:
+    return range(0, len(bytes(data)), 97)
+
+
+def test_every_cut_is_seen(file: Path, compression: str) -> None:
+    data = plain(file, compression)
+    ends, end = {0}, 0
+    for record in RECORDS:
+        end += 16 + len(record)
+        ends.add(end)
+    for size in places(data):
+        file.write_bytes(packed(data[:size], compression))
+        if size in ends:
+            check_records(file, compression)
+        else:
+            with pytest.raises(InputError, match=r"record [0-3] is corrupt or truncated"):
+                check_records(file, compression)
+
+
+def test_every_flipped_bit_is_seen_by_the_reader(file: Path, compression: str) -> None:
+    data = plain(file, compression)
+    for place in places(data):
+        data[place] ^= 16
+        file.write_bytes(packed(data, compression))
+        with pytest.raises(InputError, match=r"record [0-3] is corrupt or truncated"):
+            list(read_records(file, compression))
+        data[place] ^= 16
+
+
+def test_a_compressed_file_that_is_none_or_cut_off(tmp_path: Path) -> None:
+    whole = gzip.compress(length_of(3) + b"one" + struct.pack("<I", masked(b"one")))
+    for data in (b"no gzip", whole[: len(whole) // 2], whole[:-4], whole[:12] + b"?" + whole[13:]):
+        (tmp_path / "file").write_bytes(data)
+        with pytest.raises(InputError, match=r"record \d is corrupt or truncated"):
+            check_records(tmp_path / "file", "GZIP")
+    with pytest.raises(FileNotFoundError):
+        check_records(tmp_path / "missing")

@@ -1,0 +1,37 @@
+import pytest
+
+from pipeline.text.sentences import split_sentences
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Mr. Smith went home. He slept.", ["Mr. Smith went home.", "He slept."]),
+        ("It cost $3.50, e.g. a lot! Why?", ["It cost $3.50, e.g. a lot!", "Why?"]),
+        ("J. K. Rowling wrote it. See Fig. 3.", ["J. K. Rowling wrote it.", "See Fig. 3."]),
+        ("这是一句话。那是另一句吗？是的！", ["这是一句话。", "那是另一句吗？", "是的！"]),
+        ('"It depends. You know best. Go," he said. I went.',
+         ['"It depends.', "You know best.", 'Go," he said.', "I went."]),
+        ('"Oh, no!" said Polly. "Why? Oh! it hurts." "Yes."',
+         ['"Oh, no!" said Polly.', '"Why?', 'Oh! it hurts."', '"Yes."']),
+        ("'I see. Don't go.' He went, 'twas said.",
+         ["'I see.", "Don't go.'", "He went, 'twas said."]),
+        ("\u201cI see. Don\u2019t go.\u201d «Oui. Non.»",
+         ["\u201cI see.", "Don\u2019t go.\u201d", "«Oui.", "Non.»"]),
+        ("他说：「你好。再见。」", ["他说：「你好。", "再见。」"]),
+        ("An unclosed \" quote. Next.", ["An unclosed \" quote.", "Next."]),
+        ("One line\ngoes on. Next.", ["One line\ngoes on.", "Next."]),
+        ("A heading\n\nA sentence.", ["A heading", "A sentence."]),
+        ("  \n \n ", []),
+    ],
+)  # fmt: skip
+def test_sentences(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
+
+
+def test_a_very_long_paragraph_keeps_its_words() -> None:
+    sentence = "The fox said “no” to Mr. Owl, twice"
+    text = ". ".join([sentence] * 10_000) + "."
+    sentences = split_sentences(text)
+    assert " ".join(sentences) == text
+    assert 10_000 <= len(sentences) <= 10_004

@@ -1,0 +1,97 @@
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from clozeline.main import main
+from pipeline.errors import InputError
+from pipeline.schema import SPECIAL_TOKENS
+from pipeline.text.tokenizer import build_tokenizer
+from pipeline.text.vocabulary import ALPHABET, learn_vocabulary
+
+COUNTS = {"low": 50, "lower": 20, "lowest": 15, "new": 40, "newer": 25, "wide": 10, ",": 90}
+
+
+def test_layout_and_first_merges() -> None:
+    pieces = learn_vocabulary(COUNTS, 30)
+    assert pieces[:5] == list(SPECIAL_TOKENS)
+    assert pieces[5:9] == [",", "l", "n", "w"]
+    assert pieces[9:17] == ["##d", "##e", "##i", "##o", "##r", "##s", "##t", "##w"]
+    # Most frequent pairs: "lo" stands 85 times and then "low" as often; "ne" and "new" 65 times.
+    assert pieces[17:19] == ["lo", "low"]
+    assert {"ne", "new"} <= set(pieces[19:22])
+    assert len(pieces) == len(set(pieces)) <= 30
+
+
+def test_counts_in_any_order_give_the_same() -> None:
+    items = list(COUNTS.items())
+    Random(1).shuffle(items)
+    assert learn_vocabulary(dict(items), 25) == learn_vocabulary(COUNTS, 25)
+
+
+def test_exact_size_where_there_is_enough_to_merge() -> None:
+    assert len(learn_vocabulary(COUNTS, 22)) == 22
+
+
+def test_every_word_can_be_tokenized() -> None:
+    tokenizer = build_tokenizer(learn_vocabulary(COUNTS, 24), lower_case=True)
+    ids = tokenizer.tokenize(list(COUNTS)).to_list()
+    assert all(1 not in word for word in ids)  # 1 = [UNK]
+
+
+def test_huge_counts_do_not_drop_rare_characters() -> None:
+    pieces = learn_vocabulary({"zebra": 1, "the": 5_000_000_000}, 40)
+    assert {"z", "##b", "##r", "##a", "the"} <= set(pieces)
+
+
+def test_alphabet_is_bounded_by_frequency() -> None:
+    counts = {chr(0x4E00 + index): 2 for index in range(ALPHABET)} | {"ß": 1}
+    pieces = learn_vocabulary(counts, 3000)
+    assert "ß" not in pieces
+    assert chr(0x4E00) in pieces
+
+
+def test_a_script_of_thousands_is_covered() -> None:
+    counts = {chr(0x4E00 + index): 9_000_000 // (index + 10) for index in range(6000)}
+    pieces = learn_vocabulary({**counts, "the": 100}, 8000)
+    ideographs = [piece for piece in pieces if piece in counts]
+    covered = sum(counts[piece] for piece in ideographs) / sum(counts.values())
+    assert 4000 < len(ideographs) < 6000
+    assert 0.9995 <= covered < 0.9996
+    ids = build_tokenizer(pieces, lower_case=True).tokenize(["一二丁七 the"]).to_list()[0]
+    assert [pieces[index] for index in ids][:4] == list("一二丁七")
+
+
+def test_nothing_to_learn_from() -> None:
+    with pytest.raises(InputError, match=r"--input: no words to learn a vocabulary from"):
+        learn_vocabulary({}, 100)
+
+
+def test_too_small_a_size() -> None:
+    with pytest.raises(InputError, match=r"--size 10: the special tokens .* take 17 pieces"):
+        learn_vocabulary(COUNTS, 10)
+
+
+@pytest.mark.slow
+def test_same_file_from_renamed_files_and_several_workers(
+    prose_corpus: Path, tmp_path: Path
+) -> None:
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for index, path in enumerate(sorted(prose_corpus.iterdir(), reverse=True)):
+        (renamed / f"{index:03d}.text").write_bytes(path.read_bytes())
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    for name, folder, flags in (("a", prose_corpus, []), ("b", renamed, workers)):
+        where = ["--input", str(folder / "*"), "--output", str(tmp_path / f"{name}.txt")]
+        assert main(["vocab", *where, "--size", "150", *flags]) == 0
+    assert (tmp_path / "a.txt").read_bytes() == (tmp_path / "b.txt").read_bytes()
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_case(lower_case: bool, prose_corpus: Path, tmp_path: Path) -> None:
+    where = ["--input", str(prose_corpus / "*"), "--output", str(tmp_path / "v.txt")]
+    flag = "--lower-case" if lower_case else "--no-lower-case"
+    assert main(["vocab", *where, "--size", "150", flag]) == 0
+    pieces = (tmp_path / "v.txt").read_text(encoding="utf-8").splitlines()
+    assert ("the" if lower_case else "The") in pieces
+    assert any(piece != piece.lower() for piece in pieces[5:]) == (not lower_case)
