@@ -76,7 +76,7 @@ def main(*, steps: int = 2000, learning_rate: float = 1e-3, megabytes: float = 1
 def draw(picture: Path, ours: Path, theirs: Path) -> None:
     """Draw the losses in training of both, from what they wrote, a JSON object a line."""
     import_quietly("tensorflow")
-    from model.curves import draw_curves
+    from model.training.curves import draw_curves
 
     lines = []
     for who, file in (("ours", ours), ("Hugging Face", theirs)):
@@ -114,7 +114,7 @@ def write_batches(
 ) -> Path:
     """Write the batches that our input pipeline gives a run, for a peer to read."""
     import_quietly("tensorflow")
-    from model.input import eval_batches, train_batches
+    from model.training.input import eval_batches, train_batches
 
     manifest = read_manifest(dataset)
     if split == "train":

@@ -5,8 +5,8 @@ import itertools
 import string
 from pathlib import Path
 
-from model.config import SIZES
-from model.network import build_pretraining_model, weights_by_name
+from model.bert.config import SIZES
+from model.bert.network import build_pretraining_model, weights_by_name
 from model.run import RunConfig, TextFacts, load_run, write_run
 from pipeline.schema import SPECIAL_TOKENS
 from serving.choices import ServingPrecision

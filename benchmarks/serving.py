@@ -20,7 +20,7 @@ import tyro
 
 from benchmarks.commands import BUILD, PEERS, environment
 from benchmarks.preprocessing import Row
-from model.config import SIZES
+from model.bert.config import SIZES
 from pipeline.console import results, table
 from serving.choices import FROZEN_WEIGHTS
 

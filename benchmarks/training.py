@@ -173,7 +173,7 @@ def input_alone(bench: Bench) -> list[Row]:
     code = (
         "import os, sys, time; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "from pathlib import Path; from pipeline.console import import_quietly\n"
-        "import_quietly('tensorflow'); from model.input import train_batches\n"
+        "import_quietly('tensorflow'); from model.training.input import train_batches\n"
         "from pipeline.manifest import read_manifest\n"
         "path = Path(sys.argv[1]); manifest = read_manifest(path)\n"
         "it = iter(train_batches(path, manifest, batch_size=32, seed=1, skip_examples=0))\n"
@@ -224,8 +224,8 @@ def workers(bench: Bench) -> list[Row]:
 def sizes(bench: Bench) -> list[Row]:
     """Step time and memory against length and batch size, with the line that theory gives."""
     import_quietly("tensorflow")
-    from model.config import SIZES
-    from model.flops import step_flops
+    from model.bert.config import SIZES
+    from model.training.flops import step_flops
 
     rows = []
     first: tuple[float, float] | None = None

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from model.config import DOC_STRIDE, ClassWeights
+from model.bert.config import DOC_STRIDE, ClassWeights
 from model.run import Checkpoint
-from model.tasks import TaskKind
+from model.tasks.kinds import TaskKind
 from pipeline.commands import Command
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from model.tuning.tables import Columns
+    from model.tasks.tables import Columns
 
 StrategyName = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
 
@@ -131,7 +131,7 @@ class Pretrain(TrainingFlags):
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its losses and its speed."""
-        from model.pretraining import pretrain
+        from model.pretrain import pretrain
 
         return pretrain(self)
 
@@ -159,7 +159,7 @@ class Import(Command):
 
     def run(self) -> dict[str, Any]:
         """Read and write; return what the run has, and what was not found or not used."""
-        from model.interchange.importing import import_checkpoint
+        from model.interchange.import_checkpoint import import_checkpoint
 
         return import_checkpoint(
             self.from_dir,
@@ -185,7 +185,7 @@ class ExportHuggingFace(Command):
 
     def run(self) -> dict[str, Any]:
         """Write; return where, and which of their models it is."""
-        from model.interchange.exporting import export_hugging_face
+        from model.interchange.export_hugging_face import export_hugging_face
         from model.run import load_run
 
         return export_hugging_face(
@@ -294,7 +294,7 @@ class Finetune(TrainingFlags):
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its measures and its speed."""
-        from model.tuning.finetuning import finetune
+        from model.finetune import finetune
 
         return finetune(self)
 
@@ -354,13 +354,13 @@ class Evaluate(Command):
 
     def run(self) -> dict[str, Any]:
         """Evaluate, and return the measures, the confusion and the worst answers."""
-        from model.tuning.evaluating import evaluate_run
+        from model.evaluate import evaluate_run
 
         return evaluate_run(self)
 
 
 def _columns(options: Finetune | Evaluate) -> "Columns":
-    from model.tuning.tables import Columns
+    from model.tasks.tables import Columns
 
     return Columns(
         options.text_column,

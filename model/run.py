@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from model.config import DOC_STRIDE, BertConfig, TrainingConfig, TuningConfig
-from model.tasks import Head, Task
+from model.bert.config import DOC_STRIDE, BertConfig, TrainingConfig, TuningConfig
+from model.tasks.kinds import Head, Task
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.schema import Pairing
@@ -30,7 +30,7 @@ from pipeline.text.tokenizer import Vocabulary
 if TYPE_CHECKING:
     import keras
 
-    from model.strategy import Workers
+    from model.training.strategy import Workers
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -209,8 +209,8 @@ class Run:
         Raises:
             InputError: there is no such checkpoint, or none can be read.
         """
-        from model.checkpoints import Checkpoints
-        from model.network import build_model, weights_by_name
+        from model.bert.network import build_model, weights_by_name
+        from model.training.checkpoints import Checkpoints
 
         model = build_model(self.config, self.task)
         checkpoints = Checkpoints(self.path / CHECKPOINTS, writes=False)
@@ -306,13 +306,13 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[st
         path: the directory; it appears when it is whole.
         config: what the run says of itself.
         vocabulary: the bytes of `vocab.txt`.
-        weights: variables, by the names that `model.network.weights_by_name` gives.
+        weights: variables, by the names that `model.bert.network.weights_by_name` gives.
 
     Raises:
         InputError: there is something already, or the path cannot be written.
         JobError: the disk is full or failed.
     """
-    from model.checkpoints import Checkpoints
+    from model.training.checkpoints import Checkpoints
 
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: is there already; give another --run, or remove it")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config import MAX_SETTINGS_BYTES, BertConfig
-from model.network import TASK_HEAD
+from model.bert.config import MAX_SETTINGS_BYTES, BertConfig
+from model.bert.network import TASK_HEAD
 from model.run import CONFIG, FORMAT, load_run
-from model.tasks import Task
+from model.tasks.kinds import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import read_bounded
@@ -24,7 +24,7 @@ class Source:
         vocabulary: the bytes of `vocab.txt`.
         lower_case: whether texts are lower-cased and stripped of accents.
         task: what it was tuned for already.
-        weights: arrays or variables, by the names that `model.network.weights_by_name` gives.
+        weights: arrays or variables, by the names that `model.bert.network.weights_by_name` gives.
     """
 
     config: BertConfig
@@ -65,7 +65,7 @@ def open_source(path: Path) -> Source:
     if not path.exists():
         raise InputError(f"--init {path}: no such run or checkpoint")
     if _is_run(path):
-        from model.network import weights_by_name
+        from model.bert.network import weights_by_name
 
         run = load_run(path)
         vocabulary = (path / VOCABULARY).read_bytes()

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.network import ENCODER_INPUTS, with_intermediates
+from model.bert.network import ENCODER_INPUTS, with_intermediates
 from model.run import Run
-from model.tuning.answers import MAX_ANSWER_WORDS
-from model.tuning.encoding import question_room
+from model.tasks.answers import MAX_ANSWER_WORDS
+from model.tasks.encoding import question_room
 from pipeline.schema import IS_NEXT, MASK
 from pipeline.text.tokenizer import WordUnit, build_tokenizer
 from serving.signatures import DEFAULT, NO_POSITION, OPTIONAL_PAIRS

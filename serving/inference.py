@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model.config import BertConfig
-from model.network import ENCODER_INPUTS
+from model.bert.config import BertConfig
+from model.bert.network import ENCODER_INPUTS
 from serving.choices import ServingPrecision
 
 HIDDEN = -1e9
@@ -53,7 +53,7 @@ class Network(tf.Module):
 
         Args:
             config: of the model.
-            weights: float32 by Keras's path of each, as `model.network.weights_by_name` gives
+            weights: float32 by Keras's path of each, as `model.bert.network.weights_by_name` gives
                 them.
             precision: what to store and multiply in.
             heads: which to have: masked_lm, next_sentence, task.
@@ -196,7 +196,7 @@ class _Norm(tf.Module):
 
 
 class _Layer(tf.Module):
-    """A Transformer layer: `model.layers.EncoderLayer` without what only trains."""
+    """A Transformer layer: `model.bert.layers.EncoderLayer` without what only trains."""
 
     def __init__(self, of: _Weights, index: int, config: BertConfig) -> None:
         super().__init__(name="layer")

@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model.network import ENCODER_INPUTS, weights_by_name
+from model.bert.network import ENCODER_INPUTS, weights_by_name
 from model.run import Run
-from model.tuning.answers import MAX_ANSWER_WORDS
+from model.tasks.answers import MAX_ANSWER_WORDS
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
 from serving.choices import ServingPrecision

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from clozeline.main import main
-from model.checkpoints import Checkpoints
+from model.training.checkpoints import Checkpoints
 from pipeline.storage.files import make_folder, publish, write_atomically
 
 

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 import clozeline
 from clozeline.main import main
-from model.config import BertConfig
-from model.network import build_model, weights_by_name
+from model.bert.config import BertConfig
+from model.bert.network import build_model, weights_by_name
 from model.run import RunConfig, TextFacts, write_run
-from model.tuning.measures import tag_measures
+from model.tasks.measures import tag_measures
 from pipeline.manifest import sha256
 
 FAULTS = Path(__file__).parent / "faults"

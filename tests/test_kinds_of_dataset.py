@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from clozeline.main import main
-from model.input import eval_batches, train_batches
 from model.run import load_run
+from model.training.input import eval_batches, train_batches
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.text.tokenizer import Vocabulary
 from serving.signatures import TextModel

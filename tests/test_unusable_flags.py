@@ -7,7 +7,7 @@ import pytest
 
 from clozeline.main import main, parse
 from model.explaining.explanation import explain
-from model.tuning.examples import Texts
+from model.tasks.examples import Texts
 from pipeline.errors import InputError
 from serving.answers import ask
 from serving.client import Client, Signature
@@ -166,8 +166,8 @@ def test_a_flag_of_evaluate_that_does_not_fit_the_run_or_its_data(
 ) -> None:
     run = SimpleNamespace(path="r", task=SimpleNamespace(kind=kind))
     unlabelled = Texts(Path("d"), [("a", "b")], [], [1], ["a", "b"])
-    monkeypatch.setattr("model.tuning.evaluating.load_run", lambda _: run)
-    monkeypatch.setattr("model.tuning.evaluating.read_for", lambda *_: unlabelled)
+    monkeypatch.setattr("model.evaluate.load_run", lambda _: run)
+    monkeypatch.setattr("model.evaluate.read_for", lambda *_: unlabelled)
     file = tmp_path / "answers.jsonl"
     arguments = ["evaluate", "--run", "r", "--data", "d", "--predictions", str(file)]
     assert main([*arguments, *flags]) == 2
@@ -179,7 +179,7 @@ def test_evaluations_of_a_dataset_without_an_eval_split(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = SimpleNamespace(examples=lambda split: 0 if split == "eval" else 7)
-    monkeypatch.setattr("model.pretraining.open_dataset", lambda _: manifest)
+    monkeypatch.setattr("model.pretrain.open_dataset", lambda _: manifest)
     assert main(["pretrain", *PRETRAIN, "--eval-every-steps", "5"]) == 2
     assert "--eval-every-steps: d has no eval split" in capsys.readouterr().err
 

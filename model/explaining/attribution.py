@@ -66,7 +66,7 @@ def integrated_gradients(
     attributions add up.
 
     Args:
-        encode: the encoder from its token vectors on (`model.network.from_token_vectors`).
+        encode: the encoder from its token vectors on (`model.bert.network.from_token_vectors`).
         token_vectors: float32 [1, L, H]. Of the example.
         example: the text.
         question: what is asked.

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from model.bert.network import from_token_vectors, with_intermediates
 from model.explaining.attribution import Attribution, integrated_gradients
 from model.explaining.example import Example, read_example
 from model.explaining.questions import Kind, Question, questions
 from model.explaining.rollout import attention_rollout
 from model.explaining.steps import Step, worked_steps
-from model.network import from_token_vectors, with_intermediates
 from model.run import Run
 from pipeline.console import progress
 from pipeline.errors import InputError

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from model.bert.network import TASK_HEAD
 from model.explaining.example import Example
 from model.explaining.steps import DEVLIN
-from model.network import TASK_HEAD
 from model.run import Run
-from model.tasks import Task
+from model.tasks.kinds import Task
 
 Kind = Literal["masked_lm", "next_sentence", "class", "score", "tag", "start", "end"]
 

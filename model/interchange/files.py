@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.config import MAX_SETTINGS_BYTES
+from model.bert.config import MAX_SETTINGS_BYTES
 from pipeline.errors import InputError
 from pipeline.storage.files import read_bounded
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES

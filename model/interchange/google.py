@@ -6,9 +6,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from model.config import BertConfig
+from model.bert.config import BertConfig
 from model.interchange.files import Settings, read_bytes, read_json, regular_file
-from model.interchange.imported import (
+from model.interchange.foreign_checkpoint import (
     Imported,
     Source,
     find_weights,
@@ -16,7 +16,7 @@ from model.interchange.imported import (
     make_texts,
 )
 from model.interchange.tensor_bundle import open_bundle
-from model.tasks import Task
+from model.tasks.kinds import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES

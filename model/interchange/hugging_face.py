@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from model.config import BertConfig
+from model.bert.config import BertConfig
 from model.interchange.files import Settings, read_json, regular_file, shown
-from model.interchange.imported import (
+from model.interchange.foreign_checkpoint import (
     Imported,
     Source,
     find_weights,
@@ -20,8 +20,8 @@ from model.interchange.imported import (
     make_texts,
 )
 from model.interchange.names import ENCODER_PREFIX
-from model.interchange.tokenizer_reading import read_tokenizer
-from model.tasks import Head, Task, TaskKind
+from model.interchange.read_tokenizer import read_tokenizer
+from model.tasks.kinds import Head, Task, TaskKind
 from pipeline.errors import InputError
 
 CONFIG = "config.json"

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from model.interchange.files import Settings, read_bytes, read_json, regular_file, shown
-from model.interchange.imported import (
+from model.interchange.foreign_checkpoint import (
     ADDED_TOKEN,
     Imported,
     Source,
@@ -20,7 +20,7 @@ from model.interchange.imported import (
     make_config,
     make_texts,
 )
-from model.tasks import Task
+from model.tasks.kinds import Task
 from pipeline.errors import InputError
 from pipeline.schema import JOINER, SPECIAL_TOKENS, UNK
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from model.config import BertConfig
-from model.tasks import Head, Task
+from model.bert.config import BertConfig
+from model.tasks.kinds import Head, Task
 
 Format = Literal["hugging_face", "google", "keras_hub"]
 
@@ -135,7 +135,7 @@ class Weight:
     """One weight.
 
     Attributes:
-        path: of ours, Keras's, as `model.network.weights_by_name` has it.
+        path: of ours, Keras's, as `model.bert.network.weights_by_name` has it.
         shape: of ours.
         stored: what it is in each format that has it.
     """

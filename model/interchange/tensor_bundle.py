@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
 from model.interchange.files import read_bytes, regular_file, shown
-from model.interchange.imported import Source
+from model.interchange.foreign_checkpoint import Source
 from pipeline.errors import InputError
 
 _MAX_INDEX_BYTES = 16 * 2**20

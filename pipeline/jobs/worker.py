@@ -1,7 +1,8 @@
 """One local worker process: Beam's SDK worker, silent unless something goes wrong.
 
 `pipeline.jobs.local_runner` runs it as `python -m pipeline.jobs.worker`, with Beam's settings in
-environment variables. Left alone, Beam's worker logs some twenty lines on standard error, and TensorFlow more.
+environment variables. Left alone, Beam's worker logs some twenty lines on standard error, and
+TensorFlow more.
 """
 
 import signal

@@ -14,7 +14,7 @@ from types import FrameType
 
 import uvicorn
 
-from model.strategy import keep_freed_memory
+from model.training.strategy import keep_freed_memory
 from pipeline.console import notes
 from pipeline.errors import InputError
 from serving.addresses import joined

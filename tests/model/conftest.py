@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import BertConfig
+from model.bert.config import BertConfig
 from pipeline.manifest import MANIFEST, VOCABULARY, Manifest, Shard, sha256
 from pipeline.schema import SPECIAL_TOKENS, record_features
 

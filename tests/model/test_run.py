@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.config import BertConfig, TrainingConfig, TuningConfig
-from model.network import ENCODER_INPUTS, build_model, weights_by_name
+from model.bert.config import BertConfig, TrainingConfig, TuningConfig
+from model.bert.network import ENCODER_INPUTS, build_model, weights_by_name
 from model.run import (
     DatasetFacts,
     Metrics,
@@ -22,7 +22,7 @@ from model.run import (
     read_config,
     write_run,
 )
-from model.tasks import Task
+from model.tasks.kinds import Task
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import read_manifest, sha256
 

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from benchmarks.models import export_random
 from clozeline.main import main
-from model.network import weights_by_name, with_intermediates
+from model.bert.network import weights_by_name, with_intermediates
 from model.run import Run, load_run
 from pipeline.errors import InputError
 from pipeline.text.tokenizer import build_tokenizer

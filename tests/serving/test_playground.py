@@ -12,9 +12,9 @@ import requests
 import tensorflow as tf
 
 from docs.browser import Browser
-from model.network import build_model, weights_by_name
+from model.bert.network import build_model, weights_by_name
 from model.run import Run, RunConfig, load_run, write_run
-from model.tasks import Task
+from model.tasks.kinds import Task
 from serving.client import Client
 from serving.server.main import ModelServer
 from serving.server.runner import Runner

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.tasks import Task
-from model.tuning.batches import Batches
-from model.tuning.encoding import Encoder
-from model.tuning.examples import Question, Questions, Texts, Words
+from model.tasks.batches import Batches
+from model.tasks.encoding import Encoder
+from model.tasks.examples import Question, Questions, Texts, Words
+from model.tasks.kinds import Task
 from pipeline.text.tokenizer import Vocabulary
 from serving.texts import TextEncoder
 

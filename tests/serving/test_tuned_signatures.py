@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.network import build_model, weights_by_name
+from model.bert.network import build_model, weights_by_name
 from model.run import Run, RunConfig, load_run, write_run
-from model.tasks import Task
+from model.tasks.kinds import Task
 from serving.golden import Reference, largest_difference
 from serving.signatures import DEFAULT, TextModel
 

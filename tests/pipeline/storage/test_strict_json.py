@@ -9,9 +9,9 @@ import pytest
 
 import clozeline
 from clozeline.main import main
-from model.checkpoints import Checkpoints
 from model.run import Metrics
-from model.tuning.report import write_answers
+from model.tasks.report import write_answers
+from model.training.checkpoints import Checkpoints
 from pipeline.storage.strict_json import to_json
 
 NAN, INF = float("nan"), float("inf")

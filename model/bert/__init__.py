@@ -1,0 +1,1 @@
+"""The network: a BERT in numbers, its layers, its kernels, its functional Keras models."""

@@ -1,0 +1,243 @@
+"""A BERT's architecture in numbers, under Hugging Face's field names, and the sizes by name."""
+
+import dataclasses
+import difflib
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.storage.strict_json import from_json, to_json
+
+MAX_SETTINGS_BYTES = 16 * 2**20
+"""The largest `config.json` that is read; labels of 100,000 classes take 8 MB."""
+
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+"""Values of `hidden_act`, Hugging Face's names: `gelu` is the exact GELU of the paper's erf form
+(https://arxiv.org/abs/1606.08415), `gelu_new` and `gelu_pytorch_tanh` its tanh approximation, which
+google-research/bert computes."""
+
+_POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+_MOST = 1e38
+"""float32 has no larger powers of ten."""
+_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Everything that determines the network's shape and computation.
+
+    Attributes:
+        vocab_size: V, number of pieces.
+        hidden_size: H, width of every position's vector.
+        num_hidden_layers: number of Transformer layers.
+        num_attention_heads: N, heads of each layer; divides `hidden_size`.
+        intermediate_size: width inside each feed-forward block.
+        hidden_act: activation there and in the masked-LM head; one of `ACTIVATIONS`.
+        hidden_dropout_prob: share of embeddings' and blocks' outputs dropped in training, 0 to 1.
+        attention_probs_dropout_prob: share of attention weights dropped in training, 0 to 1.
+        max_position_embeddings: the longest sequence that has position vectors, in pieces.
+        type_vocab_size: number of segments that `segment_ids` may name.
+        initializer_range: standard deviation of the truncated normal that weights start from.
+        layer_norm_eps: added to the variance in every layer normalization.
+    """
+
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: a field is out of its range, or two do not fit each other.
+        """
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1, received {reprlib.repr(value)}"
+                )
+        for name in _RATES:
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < 1:
+                raise ValueError(
+                    f"{name} must be at least 0 and below 1, received {reprlib.repr(value)}"
+                )
+        for name in ("initializer_range", "layer_norm_eps"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 < value < _MOST:  # so that NaN is none, too
+                raise ValueError(f"{name} must be above 0, received {reprlib.repr(value)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads must divide hidden_size, received {self.num_attention_heads} "
+                f"heads for hidden_size {self.hidden_size}"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(
+                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, "
+                f"received {reprlib.repr(self.hidden_act)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """Return the fields as the text of a JSON object."""
+        return to_json(self.to_dict(), indent=1) + "\n"
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "BertConfig":
+        """Return the config of some fields by name; those left out have their defaults.
+
+        Raises:
+            ValueError: a key is no field, `vocab_size` is missing, or a value is out of range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in settings:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"unknown key {reprlib.repr(key)} in a model's config{hint}")
+        if "vocab_size" not in settings:
+            raise ValueError("vocab_size is missing from a model's config")
+        return cls(**settings)
+
+    @classmethod
+    def from_json(cls, text: str) -> "BertConfig":
+        """Return the config that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is no JSON object, or not one of a config.
+        """
+        settings = from_json(text)
+        if not isinstance(settings, dict):
+            raise ValueError(
+                f"a model's config must be a JSON object, received {reprlib.repr(settings)}"
+            )
+        return cls.from_dict(settings)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The three numbers that tell the sizes apart; the feed-forward width is 4 × `hidden_size`.
+
+    Attributes:
+        num_hidden_layers: number of Transformer layers.
+        hidden_size: width of every position's vector.
+        num_attention_heads: heads of each layer.
+    """
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+
+    def config(self, vocab_size: int) -> BertConfig:
+        """Return the config of this size for a vocabulary."""
+        return BertConfig(
+            vocab_size=vocab_size,
+            intermediate_size=4 * self.hidden_size,
+            **dataclasses.asdict(self),
+        )
+
+
+SIZES = {
+    "tiny": Size(2, 128, 2),
+    "mini": Size(4, 256, 4),
+    "small": Size(4, 512, 8),
+    "medium": Size(8, 512, 8),
+    "base": Size(12, 768, 12),
+    "large": Size(24, 1024, 16),
+}
+"""base and large are Devlin et al. 2018 (https://arxiv.org/abs/1810.04805), the smaller ones
+Turc et al. 2019 (https://arxiv.org/abs/1908.08962)."""
+
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What determines a run's sequence of updates, apart from the model and the dataset.
+
+    Attributes:
+        steps: number of updates; the learning rate falls to 0 over them.
+        batch_size: examples an update, over all devices.
+        learning_rate: the highest, reached at the end of the warm-up.
+        warmup_steps: updates over which the learning rate rises from 0.
+        weight_decay: share of a weight taken off at each update, times the learning rate.
+        seed: of the initial weights, the order of the examples, and dropout.
+        optimizer: adamw or lamb.
+        schedule: how the learning rate falls; one of `model.training.optimizer.SCHEDULES`.
+        precision: what matrices are multiplied in; one of `model.training.precision.POLICIES`.
+        phase2_steps: updates, the last of them all, on a second dataset; 0 = there is none.
+        phase2_batch_size: examples an update there.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    seed: int
+    optimizer: str = "adamw"
+    schedule: str = "linear"
+    precision: Precision = "float32"
+    phase2_steps: int = 0
+    phase2_batch_size: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return dataclasses.asdict(self)
+
+
+ClassWeights = Literal["none", "balanced"]
+
+DOC_STRIDE = 128
+"""Default stride between the windows of a long passage, in pieces; google-research/bert's."""
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """What else determines the updates of a run that is tuned for a task.
+
+    Attributes:
+        train_sha256: of the labelled examples, as hexadecimal digits.
+        init: what the weights come from.
+        layer_decay: times which a layer's learning rate is that of the layer above it (Howard &
+            Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2); 1 = the same everywhere.
+        frozen_layers: number of Transformer layers, from below, that stay as they are, and the
+            embeddings with them; 0 = none of both.
+        class_weights: balanced: an example counts by how rare its class is.
+        doc_stride: pieces between the starts of two windows of a long passage; at least 1 for a
+            span task, 0 for the others.
+    """
+
+    train_sha256: str
+    init: str
+    layer_decay: float = 1.0
+    frozen_layers: int = 0
+    class_weights: ClassWeights = "none"
+    doc_stride: int = 0

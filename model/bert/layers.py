@@ -1,0 +1,412 @@
+"""The layers where KerasHub's and Keras's lack something.
+
+A token embedding and a masked-LM head with dense gradients, and a Transformer layer with two
+dropout rates. All read their weights in float32, and multiply in what Keras's dtype policy asks
+for: Keras itself would narrow biases and LayerNorm's weights too.
+
+Weights, their names and shapes are KerasHub's, so its checkpoints fit.
+
+Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary size, N heads,
+D = H / N.
+"""
+
+from functools import partial
+from typing import Any
+
+import keras
+import keras_hub
+import tensorflow as tf
+from keras import ops
+
+from model.bert import kernels as functions
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+def gelu_tanh(x: Any) -> Any:
+    """Return the tanh approximation of GELU (https://arxiv.org/abs/1606.08415, section 2)."""
+    return keras.activations.gelu(x, approximate=True)
+
+
+def policy_dtype() -> str:
+    """Return what layers made now are to multiply in: float32, bfloat16 or float16."""
+    return keras.config.dtype_policy().compute_dtype
+
+
+def product(x: tf.Tensor, kernel: Any) -> tf.Tensor:
+    """Return x [..., H] times a kernel [H, K] in the dtype of x."""
+    return tf.tensordot(x, tf.cast(kernel, x.dtype), axes=1)
+
+
+def rows_of(positions: Any, x: tf.Tensor) -> tf.Tensor:
+    """Return one-hot rows [B, P, L] that pick positions int32 [B, P] of x [B, L, H] as a product.
+
+    Fast on every device, forward and back, where a gather's gradient is a scatter.
+    """
+    return ops.one_hot(positions, ops.shape(x)[1], dtype=x.dtype)
+
+
+@tf.custom_gradient
+def dense_lookup(table: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return the rows of a table; the gradient is one dense tensor instead of `tf.IndexedSlices`.
+
+    The table is also the masked-LM head's matrix, whose gradient is dense. TensorFlow would add
+    the two by turning the dense one into V more slices, a scatter of V + B·L rows.
+
+    Args:
+        table: float [V, H].
+        ids: int32 [B, L].
+    """
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        rows = tf.reshape(upstream, [-1, table.shape[-1]])  # [B·L, H]
+        summed = tf.math.unsorted_segment_sum(rows, tf.reshape(ids, [-1]), table.shape[0])
+        return summed, None
+
+    return tf.gather(table, ids), gradient
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class TokenEmbedding(keras.layers.ReversibleEmbedding):
+    """Piece vectors, tied to the masked-LM head, with a dense gradient."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, autocast=False)
+
+    def call(self, inputs: Any, reverse: bool = False) -> Any:
+        """Return vectors [B, L, H] of ids int32 [B, L], or in reverse logits [B, P, V]."""
+        table = ops.convert_to_tensor(self.embeddings)
+        if not reverse:
+            return dense_lookup(tf.identity(table), ops.cast(inputs, "int32"))
+        rows = tf.reshape(inputs, [-1, table.shape[-1]])
+        logits = tf.matmul(rows, tf.cast(table, inputs.dtype), transpose_b=True)
+        return tf.reshape(logits, tf.concat([tf.shape(inputs)[:-1], [table.shape[0]]], 0))
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras's layer normalization, computed by `functions.layer_norm`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, autocast=False)
+
+    def call(self, inputs: Any) -> Any:
+        """Return the inputs, float [..., H], normalized."""
+        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
+        return functions.layer_norm(inputs, gamma, beta, epsilon=self.epsilon)
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class Dropout(keras.layers.Dropout):
+    """Keras's dropout, computed by `functions.dropout`."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Return the inputs, in training with a share of `rate` dropped."""
+        return functions.dropout(inputs, **self.draw(training))
+
+    def draw(self, training: bool) -> dict[str, Any]:
+        """Return the next `state` and the `rate` for a function that drops; the rate may be 0."""
+        if training and self.rate > 0:
+            return {"state": self.seed_generator.next(), "rate": self.rate}
+        return {"state": tf.zeros([2], tf.int64), "rate": 0.0}
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class EncoderLayer(keras.layers.Layer):
+    """A Transformer layer: self-attention, then a feed-forward block, each added and normalized.
+
+    Devlin et al. 2018, https://arxiv.org/abs/1810.04805; Vaswani et al. 2017,
+    https://arxiv.org/abs/1706.03762. What lies between the products is in `model.bert.kernels`. The
+    parts are there for their weights, which have the names of KerasHub's TransformerEncoder.
+
+    Attributes:
+        recompute: whether the gradient starts from the layer's inputs, and nothing in between is
+            kept for it (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+    """
+
+    def __init__(
+        self,
+        *,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float,
+        attention_dropout: float,
+        activation: Any,
+        layer_norm_epsilon: float,
+        kernel_initializer: Any,
+        product_dtype: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
+        self.product_dtype = product_dtype or policy_dtype()
+        self.recompute = False
+        self.intermediate_dim = intermediate_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.activation = keras.activations.get(activation)
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        """Create the weights for inputs [B, L, H]."""
+        hidden_size = input_shape[-1]
+        self._attention = keras.layers.MultiHeadAttention(
+            self.num_heads,
+            hidden_size // self.num_heads,
+            kernel_initializer=self._fresh_initializer(),
+            dtype="float32",
+            name="self_attention_layer",
+        )
+        self._attention.build(input_shape, input_shape)
+        self._attention_norm = self._norm("self_attention_layer_norm", input_shape)
+        self._intermediate = self._dense(self.intermediate_dim, "feedforward_intermediate_dense")
+        self._intermediate.build(input_shape)
+        self._output = self._dense(hidden_size, "feedforward_output_dense")
+        self._output.build((*input_shape[:-1], self.intermediate_dim))
+        self._output_norm = self._norm("feedforward_layer_norm", input_shape)
+        self._weights_dropout = Dropout(self.attention_dropout, name="attention_weights_dropout")
+        self._attention_dropout = Dropout(self.dropout, name="self_attention_dropout")
+        self._output_dropout = Dropout(self.dropout, name="feedforward_dropout")
+
+    def _norm(self, name: str, shape: tuple[Any, ...]) -> LayerNorm:
+        norm = LayerNorm(epsilon=self.layer_norm_epsilon, dtype="float32", name=name)
+        norm.build(shape)
+        return norm
+
+    def _dense(self, units: int, name: str) -> keras.layers.Dense:
+        initializer = self._fresh_initializer()
+        return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)
+
+    def _fresh_initializer(self) -> keras.initializers.Initializer:
+        """Return a copy with a seed of its own, so that no two weights start from equal numbers."""
+        return self.kernel_initializer.clone()
+
+    def call(
+        self,
+        inputs: Any,
+        padding_mask: Any,
+        positions: Any = None,
+        training: bool = False,
+        return_attention_scores: bool = False,
+    ) -> Any:
+        """Return [B, L, H], and if asked the attention weights [B, N, L, L].
+
+        Args:
+            inputs: float [B, L, H].
+            padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+            positions: int32 [B, P]. Those whose outputs are wanted, [B, P, H] then; None = all.
+            training: whether numbers are dropped.
+            return_attention_scores: whether the weights, none of them dropped, come too.
+        """
+        inputs = tf.cast(inputs, self.product_dtype)
+        chosen = None if positions is None else rows_of(positions, inputs)
+        dropouts = (self._weights_dropout, self._attention_dropout, self._output_dropout)
+        # Drawn here, once: a second computation must drop the same.
+        drawn = [dropout.draw(training) for dropout in dropouts]
+        states, rates = [d["state"] for d in drawn], [d["rate"] for d in drawn]
+        compute = partial(self._compute, rates=rates, chosen=chosen)
+        if self.recompute and training:
+            compute = tf.recompute_grad(compute)
+        x, scores = compute(inputs, padding_mask, *states)
+        if not return_attention_scores:
+            return x
+        nothing_dropped = {"state": tf.zeros([2], tf.int64), "rate": 0.0}
+        return x, functions.attention_weights(scores, padding_mask, **nothing_dropped)
+
+    def inside(self, inputs: Any, padding_mask: Any) -> dict[str, tf.Tensor]:
+        """Return what the layer computes on its way to its output, outside of training.
+
+        Args:
+            inputs: float [B, L, H].
+            padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+
+        Returns:
+            queries: float [B, N, L, D], divided by √D.
+            keys: float [B, N, L, D].
+            values: float [B, N, L, D].
+            scores: float [B, N, L, L]. Products of queries and keys.
+            weights: float [B, N, L, L]. Share of each position (last axis) in what is gathered.
+            gathered: float [B, N, L, D]. What each head gathers.
+            concatenated: float [B, L, H]. The same, heads side by side.
+            attended: float [B, L, H]. What closes the attention block.
+            intermediate: float [B, L, I]. The wide vectors of the feed-forward block.
+            output: float [B, L, H].
+        """
+        seen: dict[str, tf.Tensor] = {}
+        inputs = tf.cast(inputs, self.product_dtype)
+        nothing_dropped = [tf.zeros([2], tf.int64)] * 3
+        self._compute(inputs, padding_mask, *nothing_dropped, rates=[0.0] * 3, seen=seen)
+        return seen
+
+    def _compute(
+        self,
+        inputs: tf.Tensor,
+        padding_mask: tf.Tensor,
+        *states: tf.Tensor,
+        rates: list[float],
+        chosen: tf.Tensor | None = None,
+        seen: dict[str, tf.Tensor] | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the layer's output [B, L, H] and the scores of positions [B, N, L, L].
+
+        Args:
+            inputs: float [B, L, H].
+            padding_mask: int32 [B, L].
+            states: of the dropouts: of attention weights, of both blocks' outputs.
+            rates: of the same.
+            chosen: float [B, P, L]. One-hot rows of the positions that are wanted: P take the
+                place of L in what is returned, but for the last axis of the scores.
+            seen: takes what `inside` returns, if it is given.
+        """
+        asking = inputs if chosen is None else tf.matmul(chosen, inputs)
+        concatenated, scores = self._attend(asking, inputs, padding_mask, states[0], rates[0], seen)
+        dense = self._attention.output_dense
+        kernel = tf.reshape(dense.kernel, [-1, inputs.shape[-1]])
+        x = self._close(
+            product(concatenated, kernel),
+            dense.bias,
+            asking,
+            self._attention_norm,
+            states[1],
+            rates[1],
+        )
+        inner = functions.activated(
+            product(x, self._intermediate.kernel),
+            tf.convert_to_tensor(self._intermediate.bias),
+            activation=self.activation,
+        )
+        narrow = product(inner, self._output.kernel)
+        output = self._close(narrow, self._output.bias, x, self._output_norm, states[2], rates[2])
+        if seen is not None:
+            seen.update(attended=x, intermediate=inner, output=output)
+        return output, scores
+
+    def _attend(
+        self,
+        asking: tf.Tensor,
+        inputs: tf.Tensor,
+        padding_mask: tf.Tensor,
+        state: tf.Tensor,
+        rate: float,
+        seen: dict[str, tf.Tensor] | None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what all heads gather, and the scores of positions.
+
+        Args:
+            asking: float [B, P, H]. The positions that gather.
+            inputs: float [B, L, H]. Those that are gathered from.
+            padding_mask: int32 [B, L].
+            state: of the weights' dropout.
+            rate: of the same.
+            seen: takes what `inside` returns, if it is given.
+
+        Returns:
+            float [B, P, H], and float [B, N, P, L].
+        """
+        attention = self._attention
+        size = attention.query_dense.kernel.shape[-1]
+        queries = self._heads(attention.query_dense, asking, size**-0.5)
+        keys = self._heads(attention.key_dense, inputs)
+        values = self._heads(attention.value_dense, inputs)
+        scores = tf.matmul(queries, keys, transpose_b=True)
+        weights = functions.attention_weights(scores, padding_mask, state, rate=rate)
+        gathered = tf.matmul(weights, values)
+        concatenated = functions.merge_heads(gathered)
+        if seen is not None:
+            seen.update(queries=queries, keys=keys, values=values, scores=scores)
+            seen.update(weights=weights, gathered=gathered, concatenated=concatenated)
+        return concatenated, scores
+
+    def _heads(self, dense: Any, x: tf.Tensor, scale: float = 1.0) -> tf.Tensor:
+        """Return what a dense layer to the heads makes of [B, L, H], times scale: [B, N, L, D]."""
+        kernel = tf.reshape(dense.kernel, [x.shape[-1], -1])
+        bias = tf.reshape(dense.bias, [-1])
+        return functions.split_heads(product(x, kernel), bias, heads=self.num_heads, scale=scale)
+
+    def _close(
+        self,
+        x: tf.Tensor,
+        bias: Any,
+        residual: tf.Tensor,
+        norm: LayerNorm,
+        state: tf.Tensor,
+        rate: float,
+    ) -> tf.Tensor:
+        inputs = (x, bias, residual, norm.gamma, norm.beta, state)
+        return functions.add_and_norm(
+            *map(tf.convert_to_tensor, inputs), rate=rate, epsilon=self.layer_norm_epsilon
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes the same layer again."""
+        return {
+            **super().get_config(),
+            "product_dtype": self.product_dtype,
+            "intermediate_dim": self.intermediate_dim,
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class WithAttentionScores(keras.layers.Layer):
+    """An encoder layer, with its attention scores as a second output.
+
+    A layer around it, because Keras takes every call of one layer to have as many outputs as its
+    first.
+    """
+
+    def __init__(self, layer: EncoderLayer, **kwargs: Any) -> None:
+        super().__init__(**kwargs, autocast=False)
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs: Any, padding_mask: Any) -> tuple[Any, Any]:
+        """Return what the layer makes of [B, L, H], and the scores [B, N, L, L]."""
+        return self.layer(inputs, padding_mask=padding_mask, return_attention_scores=True)
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class MaskedLMHead(keras_hub.layers.MaskedLMHead):
+    """KerasHub's masked-LM head, with the masked positions gathered by a matrix product.
+
+    KerasHub gathers number by number (B·P·H of them), whose gradient is as large a scatter.
+    """
+
+    def __init__(self, product_dtype: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.product_dtype = product_dtype or policy_dtype()
+
+    def call(self, inputs: Any, mask_positions: Any = None) -> Any:
+        """Return logits [B, P, V] of the encoder's output [B, L, H] at positions int32 [B, P].
+
+        Without positions, logits [..., V] of an output [..., H] at those already.
+        """
+        x = tf.cast(inputs, self.product_dtype)
+        if mask_positions is not None:
+            x = tf.matmul(rows_of(mask_positions, x), x)
+        x = functions.activated(
+            product(x, self._intermediate_dense.kernel),
+            tf.convert_to_tensor(self._intermediate_dense.bias),
+            activation=self.intermediate_activation,
+        )
+        norm = self._intermediate_layer_norm
+        gamma, beta = tf.convert_to_tensor(norm.gamma), tf.convert_to_tensor(norm.beta)
+        x = functions.layer_norm(x, gamma, beta, epsilon=self.layer_norm_epsilon)
+        logits = self.token_embedding(x, reverse=True)
+        return functions.add_bias(logits, tf.convert_to_tensor(self._bias))
+
+    def compute_output_shape(
+        self, inputs_shape: tuple[Any, ...], mask_positions_shape: Any = None
+    ) -> tuple[Any, ...]:
+        """Return [B, P, V]."""
+        at = inputs_shape[:-1] if mask_positions_shape is None else mask_positions_shape
+        return (*at, self.vocabulary_size)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes the same layer again."""
+        return {**super().get_config(), "product_dtype": self.product_dtype}

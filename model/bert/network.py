@@ -1,0 +1,304 @@
+"""The network as functional Keras models: the encoder, and the encoder with its heads.
+
+Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary size, C outputs of a
+task.
+
+Architecture: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
+"""
+
+from typing import Any
+
+import keras
+import keras_hub
+
+from model.bert.config import BertConfig
+from model.bert.layers import (
+    Dropout,
+    EncoderLayer,
+    LayerNorm,
+    MaskedLMHead,
+    TokenEmbedding,
+    WithAttentionScores,
+    gelu_tanh,
+)
+from model.tasks.kinds import Task
+
+_ACTIVATIONS: dict[str, Any] = {
+    "gelu": "gelu",  # Keras's is exact unless asked
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": "relu",
+}
+
+TASK_HEAD = "task"
+"""Name of a tuned model's own layer."""
+
+SLOTS = "masked_lm_slots"
+"""An input of the pretraining model's `at_slots`."""
+
+ENCODER_INPUTS = ("input_ids", "input_mask", "segment_ids")
+
+
+def _initializer(config: BertConfig) -> keras.initializers.Initializer:
+    """Return a fresh initializer: two weights that share one would start from equal numbers."""
+    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+
+
+def _dense(config: BertConfig, units: int, name: str, activation: Any = None) -> Any:
+    initializer = _initializer(config)
+    return keras.layers.Dense(units, activation, kernel_initializer=initializer, name=name)
+
+
+def _embed(config: BertConfig, token_embedding: Any, input_ids: Any, segment_ids: Any) -> Any:
+    """Return the sum of token, position and segment vectors, normalized: float32 [B, L, H]."""
+    tokens = token_embedding(input_ids)
+    positions = keras_hub.layers.PositionEmbedding(
+        config.max_position_embeddings,
+        _initializer(config),
+        dtype="float32",
+        name="position_embedding",
+    )(tokens)
+    segments = keras.layers.Embedding(
+        config.type_vocab_size,
+        config.hidden_size,
+        _initializer(config),
+        dtype="float32",
+        name="segment_embedding",
+    )(segment_ids)
+    x = keras.layers.Add(dtype="float32", name="embeddings_add")((tokens, positions, segments))
+    norm = LayerNorm(epsilon=config.layer_norm_eps, dtype="float32", name="embeddings_layer_norm")
+    return Dropout(config.hidden_dropout_prob, dtype="float32", name="embeddings_dropout")(norm(x))
+
+
+def _encoder_layer(config: BertConfig, index: int) -> keras.layers.Layer:
+    return EncoderLayer(
+        intermediate_dim=config.intermediate_size,
+        num_heads=config.num_attention_heads,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        activation=_ACTIVATIONS[config.hidden_act],
+        layer_norm_epsilon=config.layer_norm_eps,
+        kernel_initializer=_initializer(config),
+        name=f"transformer_layer_{index}",
+    )
+
+
+def build_encoder(config: BertConfig) -> keras.Model:
+    """Return the encoder.
+
+    Inputs, by name:
+        input_ids: int32 [B, L]. Pieces.
+        input_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+        segment_ids: int32 [B, L]. 0 = first segment and padding, 1 = second segment.
+
+    Outputs, by name:
+        sequence_output: float [B, L, H]. A vector for every position.
+        pooled_output: float [B, H]. tanh of a dense layer on the first position's vector.
+    """
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
+    token_embedding = TokenEmbedding(
+        config.vocab_size,
+        config.hidden_size,
+        embeddings_initializer=_initializer(config),
+        dtype="float32",
+        name="token_embedding",
+    )
+    x = _embed(config, token_embedding, inputs["input_ids"], inputs["segment_ids"])
+    for index in range(config.num_hidden_layers):
+        x = _encoder_layer(config, index)(x, padding_mask=inputs["input_mask"])
+    pooled = _dense(config, config.hidden_size, "pooled_dense", "tanh")(x[:, 0, :])
+    outputs = {"sequence_output": x, "pooled_output": pooled}
+    return keras.Model(inputs, outputs, name="encoder")
+
+
+def with_intermediates(encoder: keras.Model) -> keras.Model:
+    """Return a model of an encoder's own layers that also gives what is between them.
+
+    Outputs, by name: the encoder's, and
+        hidden_states: a list of float [B, L, H]. The embeddings, and what each layer makes of them.
+        attention_scores: a list of float [B, N, L, L], one a layer. Share of each position (last
+            axis) in what a head gathers for another one.
+    """
+    x = encoder.get_layer("embeddings_dropout").output
+    hidden_states, attention_scores = [x], []
+    for layer in encoder.layers:
+        if isinstance(layer, EncoderLayer):
+            padding_mask = encoder.input["input_mask"]
+            x, scores = WithAttentionScores(layer)(x, padding_mask)
+            hidden_states.append(x)
+            attention_scores.append(scores)
+    outputs = {
+        "sequence_output": x,
+        "pooled_output": encoder.get_layer("pooled_dense")(x[:, 0, :]),
+        "hidden_states": hidden_states,
+        "attention_scores": attention_scores,
+    }
+    return keras.Model(encoder.input, outputs, name="encoder_with_intermediates")
+
+
+def at_positions(encoder: keras.Model) -> keras.Model:
+    """Return a model of an encoder's own layers, the last of which computes at some positions only.
+
+    Pretraining looks at nothing else, and the last layer's feed-forward block at all positions
+    takes an eighth of a step of mini.
+
+    Inputs, by name: the encoder's, and
+        positions: int32 [B, P].
+
+    Outputs, by name:
+        sequence_output: float [B, P, H]. The encoder's, at those positions.
+        pooled_output: float [B, H].
+    """
+    positions = keras.Input((None,), dtype="int32", name="positions")
+    first = keras.ops.zeros_like(positions[:, :1])  # what is pooled
+    *layers, last = (layer for layer in encoder.layers if isinstance(layer, EncoderLayer))
+    mask = {"padding_mask": encoder.input["input_mask"]}
+    x = last(
+        layers[-1].output if layers else encoder.get_layer("embeddings_dropout").output,
+        **mask,
+        positions=keras.ops.concatenate([first, positions], axis=1),
+    )
+    outputs = {
+        "sequence_output": x[:, 1:, :],
+        "pooled_output": encoder.get_layer("pooled_dense")(x[:, 0, :]),
+    }
+    inputs = {**encoder.input, "positions": positions}
+    return keras.Model(inputs, outputs, name="encoder_at_positions")
+
+
+def from_token_vectors(encoder: keras.Model) -> keras.Model:
+    """Return a model of an encoder's own layers that starts from vectors instead of pieces.
+
+    Inputs, by name: the encoder's but `input_ids`, and
+        token_vectors: float32 [B, L, H]. What the token embedding gives for pieces, or anything.
+
+    Outputs, by name: the encoder's.
+    """
+    size = encoder.get_layer("token_embedding").output.shape[-1]
+    inputs = {name: encoder.input[name] for name in ("input_mask", "segment_ids")}
+    inputs["token_vectors"] = tokens = keras.Input((None, size), name="token_vectors")
+    positions = encoder.get_layer("position_embedding")(tokens)
+    segments = encoder.get_layer("segment_embedding")(inputs["segment_ids"])
+    x = encoder.get_layer("embeddings_add")((tokens, positions, segments))
+    x = encoder.get_layer("embeddings_layer_norm")(x)
+    for layer in encoder.layers:
+        if isinstance(layer, EncoderLayer):
+            x = layer(x, padding_mask=inputs["input_mask"])
+    pooled = encoder.get_layer("pooled_dense")(x[:, 0, :])
+    outputs = {"sequence_output": x, "pooled_output": pooled}
+    return keras.Model(inputs, outputs, name="encoder_from_token_vectors")
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class PretrainingModel(keras.Model):
+    """The functional model of `build_pretraining_model`, which saves its config, not its graph.
+
+    Keras would give the loaded head a token embedding of its own: the graph does not say that a
+    layer inside a layer is shared.
+
+    Attributes:
+        encoder: the encoder.
+        at_slots: a model of the same layers that takes masked_lm_slots int32 [S], too, numbers of
+            places among all B·P of masked_lm_positions, and gives masked_lm_logits [S, V] there.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        encoder = build_encoder(config)
+        inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
+        positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
+        encoded = at_positions(encoder)({**inputs, "positions": positions})
+        masked_lm_head = MaskedLMHead(
+            token_embedding=encoder.get_layer("token_embedding"),
+            intermediate_activation=_ACTIVATIONS[config.hidden_act],
+            layer_norm_epsilon=config.layer_norm_eps,
+            kernel_initializer=_initializer(config),
+            name="masked_lm",
+        )
+        at_masks = encoded["sequence_output"]
+        outputs = {
+            "masked_lm_logits": masked_lm_head(at_masks),
+            "next_sentence_logits": _dense(config, 2, "next_sentence")(encoded["pooled_output"]),
+        }
+        inputs["masked_lm_positions"] = positions
+        super().__init__(inputs=inputs, outputs=outputs, name="pretraining")
+        slots = keras.Input((), dtype="int32", name=SLOTS)
+        chosen = keras.ops.take(keras.ops.reshape(at_masks, (-1, config.hidden_size)), slots, 0)
+        self.at_slots = keras.Model(
+            {**inputs, SLOTS: slots},
+            {**outputs, "masked_lm_logits": masked_lm_head(chosen)},
+            name="pretraining_at_slots",
+        )
+        self.config = config
+        self.encoder = encoder
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        """Return a layer, or the whole `encoder`, whose layers the graph has one by one."""
+        return self.encoder if name == "encoder" else super().get_layer(name, index)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes the same model again."""
+        return self.config.to_dict()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PretrainingModel":
+        """Return the model that `get_config` describes."""
+        del custom_objects  # every layer of it is registered
+        return cls(BertConfig.from_dict(config))
+
+
+def build_pretraining_model(config: BertConfig) -> keras.Model:
+    """Return the encoder with the masked-LM and the next-sentence head.
+
+    Its layers are `encoder`, `masked_lm` and `next_sentence`.
+
+    Inputs, by name: the encoder's, and
+        masked_lm_positions: int32 [B, P]. Indices into input_ids.
+
+    Outputs, by name:
+        masked_lm_logits: float [B, P, V]. Scores of all pieces at those positions only; the output
+            matrix is the token embedding.
+        next_sentence_logits: float [B, 2]. Scores of 0 = B follows A and 1 = B is random.
+    """
+    return PretrainingModel(config)
+
+
+def build_task_model(config: BertConfig, task: Task) -> keras.Model:
+    """Return the encoder with the head of a task: a dense layer after a dropout.
+
+    Its layers are `encoder` and `task`. The head reads the pooled vector, or for an answer at
+    every position the encoder's last vectors, as in google-research/bert (run_classifier.py,
+    run_squad.py).
+
+    Inputs, by name: the encoder's.
+
+    Outputs, by name:
+        task_logits: float32 [B, C], or [B, L, C] for an answer at every position. Scores of the
+            classes; the number of a regression, C = 1; of a span the scores of its start and its
+            end, C = 2.
+    """
+    encoder = build_encoder(config)
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
+    encoded = encoder(inputs)
+    x = encoded["sequence_output" if task.is_per_position else "pooled_output"]
+    x = Dropout(config.hidden_dropout_prob, dtype="float32", name="task_dropout")(x)
+    head = keras.layers.Dense(
+        task.num_outputs, kernel_initializer=_initializer(config), dtype="float32", name=TASK_HEAD
+    )
+    return keras.Model(inputs, {"task_logits": head(x)}, name="tuned")
+
+
+def build_model(config: BertConfig, task: Task | None) -> keras.Model:
+    """Return the model of a task, or without one the pretraining model."""
+    return build_task_model(config, task) if task else build_pretraining_model(config)
+
+
+def recompute_layers(model: keras.Model) -> None:
+    """Let the gradients of a model's Transformer layers start from their inputs."""
+    for layer in model.get_layer("encoder").layers:
+        if isinstance(layer, EncoderLayer):
+            layer.recompute = True
+
+
+def weights_by_name(model: keras.Model) -> dict[str, Any]:
+    """Return a model's weights as TensorFlow variables, by Keras's path of each."""
+    return {weight.path: weight.value for weight in model.weights}

@@ -1,0 +1,490 @@
+"""One start of `finetune`: a run for every seed, trained from its last checkpoint on."""
+
+import dataclasses
+import math
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from model.bert.config import BertConfig, TuningConfig
+from model.commands import Finetune
+from model.pretrain import check_batch_size
+from model.run import RunConfig, TextFacts, only_writer_of_runs, open_run
+from model.source import Source, open_source
+from model.tasks.batches import Batches
+from model.tasks.encoding import MAX_QUESTION_PIECES, Encoded, Encoder
+from model.tasks.evaluation import evaluate, predict, scheme_of
+from model.tasks.examples import (
+    Examples,
+    Questions,
+    Texts,
+    Words,
+    are_labelled,
+    no_labels,
+    read_examples,
+    select,
+)
+from model.tasks.kinds import Task
+from model.tasks.labels import UNKNOWN, without_unknown
+from model.tasks.measures import LOWER_IS_BETTER, MEASURES
+from model.tasks.objective import Tuning
+from model.tasks.report import measure_text
+from model.training.flops import step_flops
+from model.training.loop import Predictor, Trainer
+from model.training.precision import fastest
+from model.training.session import Evaluations, Phase, Session, restore_run, training_config
+from model.training.strategy import Workers, make_strategy
+from pipeline.console import notes, results, table
+from pipeline.errors import InputError
+from pipeline.manifest import sha256
+from pipeline.text.tokenizer import Vocabulary
+
+SPAN_LENGTH = 384
+"""Positions of a question with a part of its passage, as in google-research/bert."""
+
+
+def finetune(options: Finetune) -> dict[str, Any]:
+    """Tune a run for every seed, and return what came of them.
+
+    Raises:
+        InputError: the examples, the run, the model to start from or a flag cannot be used, or the
+            loss is not a number.
+        KeyboardInterrupt: it was told to stop, and has saved a checkpoint.
+    """
+    strategy = make_strategy(options.strategy)
+    workers = Workers(strategy)
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if not workers.is_chief:
+        notes.print(f"{workers}: the first one shows the progress and writes the run")
+        notes.quiet = results.quiet = True
+    runs = seeds_and_runs(options)
+    with workers.lost_ones_named(), only_writer_of_runs([run for _, run in runs], workers):
+        source = open_source(options.init)
+        prepared = prepare(options, source, strategy)
+        found = [
+            tune(dataclasses.replace(options, run_dir=run), seed, source, prepared, workers)
+            for seed, run in runs
+        ]
+    print_results(found)
+    if len(found) == 1:
+        return found[0]
+    return {"runs": found, **spread(found)}
+
+
+def seeds_and_runs(options: Finetune) -> list[tuple[int, Path]]:
+    """Return each seed with its run: the one that is named, or with several seeds one inside it."""
+    if len(options.seed) == 1:
+        return [(options.seed[0], options.run_dir)]
+    return [(seed, options.run_dir / f"seed-{seed}") for seed in options.seed]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The examples, ready to train on.
+
+    Attributes:
+        path: the training file.
+        task: what is learned from it.
+        train: batches of the training file.
+        train_sha256: of that file.
+        dev: the examples held out, and their batches; None without a file of them.
+        max_seq_length: most positions of an example.
+    """
+
+    path: Path
+    task: Task
+    train: Batches
+    train_sha256: str
+    dev: tuple[Examples, Batches] | None
+    max_seq_length: int
+
+
+def tune(
+    options: Finetune, seed: int, source: Source, prepared: Prepared, workers: Workers
+) -> dict[str, Any]:
+    """Train a run to its end and return what came of it.
+
+    Raises:
+        InputError: as `finetune`.
+    """
+    started = time.monotonic()
+    run, strategy = options.run_dir, workers.strategy
+    config = run_config(options, seed, source, prepared, fastest(strategy))
+    training, tuning = config.training, config.tuning
+    assert training is not None
+    assert tuning is not None
+    workers.check_same(
+        zlib.crc32(config.to_json().encode()),
+        "the workers were started with different flags or examples; give each the same",
+    )
+    if workers.is_chief:
+        open_run(run, config, source.vocabulary, options.train)
+    trainer = Trainer(
+        config.model,
+        training,
+        objective(prepared, config.model, tuning),
+        strategy,
+        xla=options.xla,
+        accumulation_steps=options.accumulation_steps,
+        recompute=options.recompute,
+        times_data=not options.deterministic,
+    )
+    missing = source.fill(trainer.weights, prepared.task)
+    new = ", ".join(missing) or "none"
+    notes.print(f"starts from {options.init}; new weights: {new}", soft_wrap=True)
+    checkpoints = restore_run(run, training, trainer, workers)
+    data = LabelledData(prepared, seed)
+    evaluations = evaluations_of(options, prepared)
+    session = Session(
+        options,
+        Phase(data, 0, training.steps),
+        training,
+        trainer,
+        workers,
+        checkpoints,
+        evaluations,
+    )
+    measured = session.train()
+    best = checkpoints.best
+    if session.gave_up:
+        notes.print(
+            f"stopped early at step {trainer.steps_done:,}: {evaluations.patience} evaluations "
+            f"without a better {evaluations.measure}"
+        )
+    return {
+        "run": str(run),
+        "task": options.task,
+        "seed": seed,
+        "steps": trainer.steps_done,
+        **measured,
+        **({"best_step": best.step, f"best_{evaluations.measure}": best.value} if best else {}),
+        "examples_per_sec": session.examples_per_sec,
+        "tokens_per_sec": session.tokens_per_sec,
+        "seconds": time.monotonic() - started,
+    }
+
+
+def prepare(options: Finetune, source: Source, strategy: tf.distribute.Strategy) -> Prepared:
+    """Read and encode the examples, and say what was found in them.
+
+    Raises:
+        InputError: a file or a flag cannot be used.
+    """
+    replicas = strategy.num_replicas_in_sync
+    check_batch_size("--batch-size", options.batch_size, replicas, options.accumulation_steps)
+    examples = read_examples(options.train, options.task, options.columns, "--train")
+    task = task_of(options, examples)
+    vocabulary = Vocabulary.parse(source.vocabulary, options.init)
+    most = source.config.max_position_embeddings
+    length = max_length(options, most)
+    encoder = Encoder(
+        vocabulary,
+        lower_case=source.lower_case,
+        max_seq_length=length,
+        doc_stride=options.doc_stride,
+    )
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+
+    def batches(encoded: Encoded) -> Batches:
+        return Batches(encoded, task, options.batch_size, vocabulary.pad_id, length, on_tpu)
+
+    examples = learnable(options.train, examples)
+    encoded = encoder.encode(examples, task)
+    say(options.train, examples, encoded, task)
+    train = batches(without_empty(examples, encoded))
+    dev = None
+    if options.dev:
+        held_out = read_examples(
+            options.dev, options.task, options.columns, "--dev", takes_pairs=task.takes_pairs
+        )
+        held_out = labelled(options.dev, without_unknown(held_out, task), "--dev")
+        encoded_dev = encoder.encode(held_out, task)
+        say(options.dev, held_out, encoded_dev, task)
+        dev = held_out, batches(encoded_dev)
+    digest = sha256(options.train.read_bytes())
+    return Prepared(options.train, task, train, digest, dev, length)
+
+
+def task_of(options: Finetune, examples: Examples) -> Task:
+    """Return the task that the training file's labels make.
+
+    Raises:
+        InputError: it has no labels, or only one class.
+    """
+    if not any(are_labelled(examples)):
+        raise InputError(f"--train {options.train}: {no_labels(examples)}")
+    if isinstance(examples, Words):
+        labels = {tag for tags in examples.tags for tag in tags}
+        return _classes(options, labels, takes_pairs=False)
+    if not isinstance(examples, Texts):
+        return Task("span", (), takes_pairs=True)
+    takes_pairs = len(examples.texts[0]) == 2
+    if options.task == "regression":
+        return Task("regression", (), takes_pairs)
+    return _classes(options, set(examples.labels) - {""}, takes_pairs=takes_pairs)
+
+
+def _classes(options: Finetune, labels: set[str], *, takes_pairs: bool) -> Task:
+    if len(labels) < 2:
+        raise InputError(
+            f"--train {options.train}: all examples have the label {min(labels)!r}; "
+            "give examples of at least two classes"
+        )
+    return Task(options.task, tuple(sorted(labels)), takes_pairs)
+
+
+def labelled(path: Path, examples: Examples, flag: str) -> Examples:
+    """Return the examples that have a label, and say how many have none.
+
+    Raises:
+        InputError: none has one.
+    """
+    are_known = are_labelled(examples)
+    if not any(are_known):
+        raise InputError(f"{flag} {path}: {no_labels(examples)}")
+    if all(are_known):
+        return examples
+    count = are_known.count(False)
+    notes.print(f"{path}: examples without a label, left out: {count:,}", soft_wrap=True)
+    return select(examples, are_known)
+
+
+def learnable(path: Path, examples: Examples) -> Examples:
+    """Return the examples that there is something to learn from.
+
+    Raises:
+        InputError: there are none.
+    """
+    examples = labelled(path, examples, "--train")
+    if not isinstance(examples, Questions):
+        return examples
+    are_learnable = [question.is_learnable for question in examples.questions]
+    if not any(are_learnable):
+        raise InputError(f"--train {path}: no answer is where the file says (answer_start)")
+    return select(examples, are_learnable)
+
+
+def max_length(options: Finetune, most: int) -> int:
+    """Return the most positions of an example.
+
+    Raises:
+        InputError: the encoder has not so many.
+    """
+    length = options.max_seq_length
+    if length is None:
+        return min(SPAN_LENGTH, most) if options.task == "span" else most
+    least = MAX_QUESTION_PIECES + 16 if options.task == "span" else 8
+    if not least <= length <= most:
+        raise InputError(
+            f"--max-seq-length {length}: must be from {least} to the {most} positions that "
+            f"{options.init} has"
+        )
+    return length
+
+
+def without_empty(examples: Examples, encoded: Encoded) -> Encoded:
+    """Return what there is to learn from: everything but texts without a piece."""
+    if not isinstance(examples, Texts) or not encoded.counts["empty"]:
+        return encoded
+    kept = [i for i, texts in enumerate(examples.texts) if all(text.strip() for text in texts)]
+    if not kept:
+        raise InputError(f"--train {examples.path}: all of its texts are empty")
+    return dataclasses.replace(
+        encoded,
+        input_ids=[encoded.input_ids[i] for i in kept],
+        first_lengths=encoded.first_lengths[kept],
+        labels=encoded.labels[kept],
+        sources=encoded.sources[kept],
+    )
+
+
+def say(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
+    """Say what was read, and what happened to it on the way."""
+    parts = [f"{len(examples):,} examples"]
+    if isinstance(examples, Texts):
+        parts[0] += f" of {', '.join(examples.columns)}"
+        parts += [f"{examples.incomplete:,} incomplete rows left out"] * bool(examples.incomplete)
+    parts += [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
+    if isinstance(examples, Words):
+        parts.append(f"tag scheme {scheme_of(examples, task)}")
+    if isinstance(examples, Texts) and task.has_classes:
+        counts = Counter(examples.labels)
+        if len(counts) <= 10:
+            parts.append(" ".join(f"{label}: {counts[label]:,}" for label in task.labels))
+        once = [label for label in task.labels if counts[label] == 1]
+        if once:
+            parts.append(f"one example only: {', '.join(once[:5])}")
+        if {UNKNOWN, "0"} <= {*task.labels}:
+            parts.append(f"{UNKNOWN} is learned as a class; remove it if it means no label")
+    notes.print(f"{path}: {' · '.join(parts)}", soft_wrap=True)
+
+
+def run_config(
+    options: Finetune, seed: int, source: Source, prepared: Prepared, precision: Any
+) -> RunConfig:
+    """Return everything a run is determined by, from the flags, the examples, and an earlier start.
+
+    Raises:
+        InputError: a flag does not fit the model.
+    """
+    layers = source.config.num_hidden_layers
+    if options.freeze_layers > layers:
+        raise InputError(
+            f"--freeze-layers {options.freeze_layers}: {options.init} has {layers} layers"
+        )
+    steps = options.steps or math.ceil(options.epochs * len(prepared.train) / options.batch_size)
+    training = training_config(options, steps, seed, precision)
+    tuning = TuningConfig(
+        train_sha256=prepared.train_sha256,
+        init=str(options.init),
+        layer_decay=options.layer_decay,
+        frozen_layers=options.freeze_layers,
+        class_weights=options.class_weights,
+        doc_stride=options.doc_stride if options.task == "span" else 0,
+    )
+    facts = TextFacts(sha256(source.vocabulary), source.lower_case, prepared.max_seq_length)
+    return RunConfig(source.config, training, facts, task=prepared.task, tuning=tuning)
+
+
+def objective(prepared: Prepared, config: BertConfig, tuning: TuningConfig) -> Tuning:
+    """Return what is minimised."""
+    weights: tuple[float, ...] = ()
+    if tuning.class_weights == "balanced":
+        weights = balanced_weights(prepared.train.encoded.labels, len(prepared.task.labels))
+    return Tuning(
+        prepared.task,
+        config.num_hidden_layers,
+        tuning.layer_decay,
+        tuning.frozen_layers,
+        weights,
+    )
+
+
+def balanced_weights(labels: Any, classes: int) -> tuple[float, ...]:
+    """Return what an example of each class counts, so that all classes count the same together.
+
+    As scikit-learn's `balanced`; a class without an example has weight 0.
+
+    Args:
+        labels: int32 [N], or [L] each with negative ones that do not count.
+        classes: number of classes.
+    """
+    flat = labels if isinstance(labels, np.ndarray) else np.concatenate(labels)
+    counts = np.bincount(flat[flat >= 0], minlength=classes)
+    weights = np.divide(counts.sum() / classes, counts, where=counts > 0, out=np.zeros(classes))
+    return tuple(weights.tolist())
+
+
+def evaluations_of(options: Finetune, prepared: Prepared) -> Evaluations:
+    """Return when to evaluate, and by what.
+
+    Raises:
+        InputError: the task has no such measure.
+    """
+    measures = ("loss", *MEASURES[options.task])
+    measure = options.metric or measures[1]
+    if measure not in measures or (measure == "f1" and len(prepared.task.labels) != 2):
+        raise InputError(f"--metric {measure}: expected one of {', '.join(measures)}")
+    epoch = math.ceil(len(prepared.train) / options.batch_size)
+    return Evaluations(
+        options.eval_every_steps or epoch,
+        measure,
+        higher_is_better=measure not in LOWER_IS_BETTER,
+        patience=options.early_stopping,
+    )
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The examples as a phase's `Data`.
+
+    Attributes:
+        prepared: the examples.
+        seed: of their order.
+    """
+
+    prepared: Prepared
+    seed: int
+
+    def __str__(self) -> str:
+        """Return the training file."""
+        return str(self.prepared.path)
+
+    @property
+    def batch_size(self) -> int:
+        """Examples an update."""
+        return self.prepared.train.batch_size
+
+    def train_batches(
+        self, context: tf.distribute.InputContext, *, skip_examples: int
+    ) -> tf.data.Dataset:
+        """Return the endless train stream from one of its examples on, or a process's share."""
+        return self.prepared.train.train(context, seed=self.seed, skip_examples=skip_examples)
+
+    def measure(self, trainer: Trainer) -> dict[str, float] | None:
+        """Return the measures on all examples held out; None where there are none."""
+        if self.prepared.dev is None:
+            return None
+        return measures(trainer.predictor, *self.prepared.dev)
+
+    def step_flops(self, config: BertConfig, length: float) -> float:
+        """Return the floating-point operations of an update with examples of this length."""
+        return step_flops(config, self.batch_size, length, 0)
+
+    @contextmanager
+    def faults_named(self) -> Iterator[None]:
+        """Change nothing: the examples are in memory."""
+        yield
+
+
+def measures(predictor: Predictor, examples: Examples, batches: Batches) -> dict[str, float]:
+    """Return a model's measures on examples."""
+    logits = predict(predictor, batches)
+    return evaluate(examples, batches.encoded, logits, batches.task).measures
+
+
+def spread(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the mean and the standard deviation over runs of every measure that all have."""
+    names = ("loss", *MEASURES[found[0]["task"]])
+    values = {
+        name: [run[name] for run in found] for name in names if all(name in run for run in found)
+    }
+    return {
+        "mean": {name: float(np.mean(value)) for name, value in values.items()},
+        "sd": {name: float(np.std(value, ddof=1)) for name, value in values.items()},
+    }
+
+
+def print_results(found: Sequence[dict[str, Any]]) -> None:
+    """Print the closing table: a column a run, and of several their mean and spread."""
+    names = [name for name in ("loss", *MEASURES[found[0]["task"]]) if name in found[0]]
+    rows: list[list[object]] = [
+        [name.replace("_", " "), *(measure_text(name, run[name]) for run in found)]
+        for name in names
+    ]
+    rows += [
+        ["steps", *(run["steps"] for run in found)],
+        ["best at step", *(run.get("best_step", "") for run in found)],
+        ["examples/s", *(f"{run['examples_per_sec']:,.1f}" for run in found)],
+        ["seconds", *(f"{run['seconds']:,.1f}" for run in found)],
+    ]
+    columns = ["", *(f"seed {run['seed']}" for run in found)]
+    if len(found) > 1:
+        both = spread(found)
+        columns.append("mean ± sd")
+        for row, name in zip(rows, names, strict=False):
+            row.append(f"{both['mean'][name]:.4f} ± {both['sd'][name]:.4f}")
+        rows[len(names) :] = [[*row, ""] for row in rows[len(names) :]]
+    title = f"{found[0]['task']}, {found[0]['split']} examples"
+    results.print(table(title, columns, rows))
+    for run in found:
+        results.print(f"run: {run['run']}", soft_wrap=True)

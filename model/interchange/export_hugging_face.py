@@ -1,0 +1,156 @@
+"""A run to a directory that `transformers` loads: config, safetensors and tokenizer files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from model.bert.config import BertConfig
+from model.bert.network import weights_by_name
+from model.interchange.foreign_checkpoint import by_layer
+from model.interchange.hugging_face import (
+    CLASSIFIER,
+    CONFIG,
+    PER_POSITION,
+    PRETRAINING,
+    TAKES_PAIRS,
+    WEIGHTS,
+)
+from model.interchange.names import (
+    ENCODER_PREFIX,
+    POOLER,
+    encoder_weights,
+    head_weights,
+    task_weights,
+)
+from model.interchange.write_tokenizer import tokenizer_files
+from model.run import Checkpoint, Run
+from model.tasks.kinds import Head, Task
+from pipeline.console import results, table
+from pipeline.errors import InputError
+from pipeline.manifest import VOCABULARY
+from pipeline.storage.files import publish, share, writing
+from pipeline.storage.locks import staging
+from pipeline.storage.strict_json import to_json
+
+_TUNED = {kind: model for model, kind in PER_POSITION.items()}
+
+_WITHOUT_POOLER = ("BertForMaskedLM", *PER_POSITION)
+"""Those of their models that would warn of one."""
+
+
+def export_hugging_face(
+    run: Run, output: Path, *, checkpoint: Checkpoint, encoder_only: bool
+) -> dict[str, Any]:
+    """Write a run as a directory, and tell what is in it.
+
+    Args:
+        run: with a checkpoint.
+        output: appears when it is whole.
+        checkpoint: which one.
+        encoder_only: whether heads are left out.
+
+    Returns:
+        What `--json` prints.
+
+    Raises:
+        InputError: the run has no such checkpoint, or the output is there already or cannot be
+            written.
+        JobError: the disk is full or failed.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output {output}: is there already; give another, or remove it")
+    heads, task = ((), None) if encoder_only else (run.heads, run.task)
+    model = _TUNED.get(task.kind, CLASSIFIER) if task else PRETRAINING[heads]
+    ours = {
+        path: value.numpy() for path, value in weights_by_name(run.load_model(checkpoint)).items()
+    }
+    tensors, left_out = _tensors(ours, run.config, model, heads, task)
+    files = {CONFIG: _config(run, model, task)} | tokenizer_files(
+        run.vocabulary, lower_case=run.dataset.lower_case, max_length=run.dataset.max_seq_length
+    )
+    _write(output, files, tensors, (run.path / VOCABULARY).read_bytes())
+    size = sum(values.size for values in tensors.values())
+    rows = [
+        ("model", model),
+        ("parameters", f"{size:,}"),
+        ("left out", by_layer(left_out) or "nothing"),
+    ]
+    results.print(
+        table(f"Export {output}", ["", str(run.path)], rows, text_columns=frozenset({0, 1}))
+    )
+    return {
+        "output": str(output),
+        "run": str(run.path),
+        "architecture": model,
+        "parameters": size,
+        "left_out": left_out,
+    }
+
+
+def _tensors(
+    ours: dict[str, np.ndarray],
+    config: BertConfig,
+    model: str,
+    heads: tuple[Head, ...],
+    task: Task | None,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the weights of one of their models by its names, and our paths of the others."""
+    prefix = ENCODER_PREFIX if heads or task else ""
+    encoder = encoder_weights(config)
+    if model in _WITHOUT_POOLER:
+        encoder = [weight for weight in encoder if not weight.path.startswith(f"{POOLER}/")]
+    top = task_weights(config, task) if task else []
+    for head in heads:
+        top += head_weights(config, head)
+    tensors = {}
+    for weights, before in ((encoder, prefix), (top, "")):
+        for weight in weights:
+            name = before + weight.stored["hugging_face"].name
+            tensors[name] = weight.to_theirs(ours[weight.path], "hugging_face")
+    taken = {weight.path for weight in (*encoder, *top)}
+    return tensors, [path for path in ours if path not in taken]
+
+
+def _config(run: Run, model: str, task: Task | None) -> dict[str, Any]:
+    """Return the contents of `config.json`."""
+    settings = {
+        "architectures": [model],
+        "model_type": "bert",
+        **run.config.to_dict(),
+        "position_embedding_type": "absolute",
+        "pad_token_id": run.vocabulary.pad_id,
+    }
+    if task is None:
+        return settings
+    if task.kind == "regression":
+        settings |= {"problem_type": "regression", "id2label": {"0": "LABEL_0"}}
+    elif task.has_classes:
+        settings["id2label"] = {str(index): label for index, label in enumerate(task.labels)}
+    if "id2label" in settings:
+        settings["label2id"] = {label: int(index) for index, label in settings["id2label"].items()}
+    # Their library has no such setting, and keeps those that it does not know.
+    return settings | ({TAKES_PAIRS: True} if task.takes_pairs else {})
+
+
+def _write(
+    output: Path,
+    files: dict[str, dict[str, Any]],
+    tensors: dict[str, np.ndarray],
+    vocabulary: bytes,
+) -> None:
+    """Write a directory under a temporary name, then rename it."""
+    with (
+        writing(f"--output {output}", SafetensorError),
+        staging(output.parent, f".{output.name}-") as made,
+    ):
+        for name, contents in files.items():
+            text = to_json(contents, indent=2) + "\n"
+            (made / name).write_text(text, encoding="utf-8")
+        (made / VOCABULARY).write_bytes(vocabulary)
+        # Their library refuses a file that does not say so.
+        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
+        share(made / WEIGHTS)
+        publish(made, output)

@@ -1,0 +1,110 @@
+"""A checkpoint of another format to a run, and what of it was not found or not used."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.markup import escape
+
+from model.interchange.detect import read_checkpoint
+from model.interchange.foreign_checkpoint import FORMAT_NAMES, Imported, by_layer
+from model.run import RunConfig, TextFacts, write_run
+from model.tasks.kinds import Task
+from pipeline.console import results, table
+from pipeline.errors import InputError
+from pipeline.manifest import sha256
+
+Casing = Literal["auto", "cased", "uncased"]
+
+
+def import_checkpoint(
+    source: Path, run: Path, *, casing: Casing, takes_pairs: bool, seed: int
+) -> dict[str, Any]:
+    """Make a run of a checkpoint, and tell what became of it.
+
+    Args:
+        source: directory of the checkpoint.
+        run: directory of the run.
+        casing: how texts are, where the checkpoint does not know better.
+        takes_pairs: whether its classifier takes two texts, which no format says.
+        seed: of the weights that the checkpoint lacks.
+
+    Returns:
+        What `--json` prints.
+
+    Raises:
+        InputError: the checkpoint is not of our kind, or the run is there already.
+    """
+    imported = _as_asked(read_checkpoint(source), casing, takes_pairs)
+    write_run(run, _run_config(imported), imported.vocabulary, _variables(imported, seed))
+    results.print(_table(imported, run))
+    return _as_result(imported, run)
+
+
+def _as_asked(imported: Imported, casing: Casing, takes_pairs: bool) -> Imported:
+    """Return the checkpoint with what the user knows of it."""
+    if casing != "auto":
+        imported = replace(imported, lower_case=casing == "uncased")
+    task = imported.task
+    if not takes_pairs or (task and task.takes_pairs):
+        return imported
+    if task is None or task.kind == "tagging":
+        raise InputError(f"--takes-pairs: {imported.path} is no classifier of texts")
+    kind = "pair" if task.kind == "single" else task.kind
+    return replace(imported, task=Task(kind, task.labels, takes_pairs=True))
+
+
+def _run_config(imported: Imported) -> RunConfig:
+    facts = TextFacts(sha256(imported.vocabulary), imported.lower_case, imported.max_seq_length)
+    return RunConfig(imported.config, None, facts, heads=imported.heads, task=imported.task)
+
+
+def _variables(imported: Imported, seed: int) -> dict[str, Any]:
+    """Return the variables of our model with the checkpoint's weights, the others drawn."""
+    import keras
+
+    from model.bert.network import build_model, weights_by_name
+
+    keras.utils.set_random_seed(seed)
+    variables = weights_by_name(build_model(imported.config, imported.task))
+    for path, values in imported.weights.items():
+        variables[path].assign(values)
+    return variables
+
+
+def _as_result(imported: Imported, run: Path) -> dict[str, Any]:
+    return {
+        "run": str(run),
+        "from": str(imported.path),
+        "format": imported.form,
+        "model": imported.config.to_dict(),
+        "parameters": sum(values.size for values in imported.weights.values()),
+        "lower_case": imported.lower_case,
+        "max_seq_length": imported.max_seq_length,
+        "heads": list(imported.heads),
+        "task": asdict(imported.task) if imported.task else None,
+        "not_found": list(imported.missing),
+        "not_used": list(imported.unused),
+        "notes": list(imported.notes),
+    }
+
+
+def _table(imported: Imported, run: Path) -> Any:
+    """Return what a person wants to know, a line each."""
+    config, task = imported.config, imported.task
+    size = sum(values.size for values in imported.weights.values())
+    rows = [
+        ("from", f"{imported.path} ({FORMAT_NAMES[imported.form]})"),
+        ("encoder", f"{config.num_hidden_layers} × {config.hidden_size}, {config.hidden_act}"),
+        ("parameters", f"{size:,}"),
+        ("texts", f"{config.vocab_size:,} pieces, {'un' if imported.lower_case else ''}cased, "
+                  f"up to {imported.max_seq_length} of them"),
+        ("heads", ", ".join(imported.heads) or "none"),
+        ("task", f"{task.kind}: {', '.join(task.labels)}".rstrip(": ") if task else "none"),
+        ("not found", by_layer(imported.missing) or "nothing"),
+        ("not used", by_layer(imported.unused) or "nothing"),
+    ]  # fmt: skip
+    made = table(f"Run {run}", ["", "imported"], rows, text_columns=frozenset({0, 1}))
+    made.caption = escape("\n".join(imported.notes)) or None
+    made.caption_justify = "left"
+    return made

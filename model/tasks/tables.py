@@ -1,0 +1,410 @@
+"""Tables of labelled texts, in TSV, CSV or JSON Lines, and which of their columns are what.
+
+Columns are found by the names that GLUE, SuperGLUE and other published datasets give them. A column
+of numbers or ids is never taken for a text unless a flag names it.
+"""
+
+import csv
+import itertools
+import json
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.tasks.kinds import TaskKind
+from pipeline.errors import InputError
+
+PAIRS = (
+    ("sentence1", "sentence2"),  # GLUE's MRPC, RTE, STS-B, WNLI, MNLI; SNLI, PAWS, WiC
+    ("premise", "hypothesis"),  # SuperGLUE's CB and RTE; MNLI and SciTail at Hugging Face
+    ("question1", "question2"),  # QQP
+    ("#1 string", "#2 string"),  # MRPC
+    ("question", "passage"),  # BoolQ
+    ("question", "sentence"),  # QNLI, WikiQA
+    ("question", "context"),
+    ("context", "hypothesis"),  # ANLI
+    ("query", "passage"),
+    ("text", "text_pair"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("sentence_a", "sentence_b"),  # SICK
+    ("sent1", "sent2"),
+    ("s1", "s2"),
+)
+"""Names of the two texts of a pair, in lower case."""
+
+TEXTS = (
+    *("text", "sentence", "review", "content", "comment", "comment_text", "tweet", "document"),
+    *("question", "passage", "query", "utterance", "context", "message", "body", "headline"),
+)
+"""Names of a single text, in lower case."""
+
+LABELS = (
+    *("gold_label", "labels", "class", "target", "is_duplicate", "quality", "score", "similarity"),
+    *("relatedness_score", "entailment_judgment", "sentiment", "category"),
+)
+"""Names of the label where no column is called `label`, in lower case."""
+
+COLA = ("source", "label", "original_label", "sentence")
+"""CoLA's columns, which has no header line: `gj04`, 1 or 0, `*` or nothing, the sentence."""
+
+_ID_NAME = re.compile(
+    r"(?i:(?:^|[^a-z])(?:id|idx|index|guid|uid|uuid|split)\d*$|^unnamed|^[a-z]{1,8}id\d?$)"
+    r"|[a-z]I[dD]\d*$"
+)
+_CODE = re.compile(r"\S*\d\S*|\S+://\S+")
+_WORDS_FOR_VALUES = frozenset({"true", "false", "yes", "no", "nan", "none", "null", "na", "n/a"})
+_INTEGER_WITH_ZEROS = re.compile(r"(-?[0-9]+)\.0+")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+_LONGEST_CELL = 2**31 - 1  # characters, and the most that csv takes on every system
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a file are what; None: detected.
+
+    Attributes:
+        text: the text, or the first of two.
+        text_pair: the second of two.
+        label: the class, or the number.
+        word: number of the column of the words, from 1, in CoNLL's columns.
+        tag: number of the column of the tags, from 1.
+        skip_incomplete: whether rows with another number of columns than the header are left out.
+    """
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    word: int | None = None
+    tag: int | None = None
+    skip_incomplete: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it stands in its file.
+
+    Attributes:
+        path: the file.
+        columns: names of the columns, in their order.
+        rows: values by column; JSON's may lack some.
+        lines: the line of each row in the file.
+        incomplete: number of rows that were left out.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    lines: list[int]
+    incomplete: int = 0
+
+    def values(self, column: str) -> Iterator[Any]:
+        """Yield a column's values; None where a row has none."""
+        return (row.get(column) for row in self.rows)
+
+    @property
+    def listed(self) -> str:
+        """The columns' names, for messages."""
+        return listed(self.columns)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message; where a header is missing, they may be whole texts."""
+    return ", ".join(repr(textwrap.shorten(name, 60, placeholder=" …")) for name in names)
+
+
+# ---- reading
+
+
+def read_table(path: Path, *, skip_incomplete: bool = False) -> Table:
+    """Read a table; the ending of the file's name tells its format.
+
+    Args:
+        path: the file.
+        skip_incomplete: whether to leave out rows with another number of columns than the header.
+
+    Raises:
+        InputError: the content is not in that format.
+        OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
+    """
+    ending = path.suffix.lower()
+    if ending not in (".tsv", ".csv", ".jsonl", ".json"):
+        raise InputError(f"{path}: expected a .tsv, .csv or .jsonl file")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if ending in (".jsonl", ".json"):
+            return _json_table(path, file)
+        if ending == ".csv":
+            return _csv_table(path, ",", csv.reader(file, strict=True), skip_incomplete)
+        is_quoted = _has_quoted_cells(file)
+        file.seek(0)
+        if is_quoted:
+            quoted = csv.reader(file, delimiter="\t", strict=True)
+            return _csv_table(path, "\t", quoted, skip_incomplete)
+        unquoted = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return _csv_table(path, "\t", unquoted, skip_incomplete)
+
+
+def _has_quoted_cells(lines: Iterable[str]) -> bool:
+    """Return whether quotation marks in a TSV file enclose cells, as pandas and R write them.
+
+    In GLUE's files they are part of the text, often only one of a pair, and a reader that takes
+    them for quoting joins hundreds of rows. They enclose cells where every cell that has one is
+    enclosed, and either all of the header is or a mark inside a cell is doubled.
+    """
+    rows = (line.rstrip("\r\n").split("\t") for line in lines)
+    header = next(rows, [])
+    is_doubled = False
+    for cell in itertools.chain(header, itertools.chain.from_iterable(rows)):
+        if '"' in cell:
+            if not _QUOTED.fullmatch(cell):
+                return False
+            is_doubled |= '""' in cell[1:-1]
+    return is_doubled or all(_QUOTED.fullmatch(name) for name in header)
+
+
+def _csv_table(path: Path, delimiter: str, reader: Any, skip_incomplete: bool) -> Table:
+    """Read delimited rows.
+
+    The csv module knows the line of a row, whatever is quoted in it; pyarrow.csv does not, and
+    refuses rows longer than its blocks.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    try:
+        header: list[str] = next(filter(None, reader), [])
+        if delimiter == "\t" and _is_cola(header):
+            columns: tuple[str, ...] = COLA
+            first = [(reader.line_num, header)]
+        else:
+            columns, first = _header(path, delimiter, header, reader.line_num), []
+        numbered = ((reader.line_num, row) for row in reader if row)
+        lines, rows, incomplete = [], [], 0
+        for line, row in itertools.chain(first, numbered):
+            if len(row) != len(columns):
+                if not skip_incomplete:
+                    raise InputError(
+                        f"{path}: line {line}: {len(row)} columns, but the header has "
+                        f"{len(columns)}; complete the row, or leave such rows out with "
+                        "--skip-incomplete-rows"
+                    )
+                incomplete += 1
+                continue
+            lines.append(line)
+            rows.append(dict(zip(columns, row, strict=True)))
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num}: {error}") from error
+    return Table(path, tuple(columns), rows, lines, incomplete)
+
+
+def _is_cola(row: Sequence[str]) -> bool:
+    return len(row) == len(COLA) and row[1] in ("0", "1") and row[2] in ("", "*")
+
+
+def _header(path: Path, delimiter: str, names: Sequence[str], line: int) -> tuple[str, ...]:
+    """Return the columns' names; one without a name, as pandas' index is, has its number."""
+    columns = tuple(
+        name.strip() or f"(column {number})" for number, name in enumerate(names, start=1)
+    )
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{path}: line {line}: two columns have the same name")
+    other = next((mark for mark in "\t,;|" if mark != delimiter and mark in "".join(names)), None)
+    if len(columns) == 1 and other:
+        raise InputError(
+            f"{path}: line {line}: the only column is {columns[0]!r}; in a {path.suffix.lower()} "
+            f"file columns are separated by {delimiter!r}, not by {other!r}: convert it"
+        )
+    return columns
+
+
+def _json_table(path: Path, file: Iterable[str]) -> Table:
+    table = Table(path, (), [], [])
+    columns: dict[str, None] = {}
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: line {number}: expected a JSON object")
+        columns |= dict.fromkeys(row)
+        table.rows.append(row)
+        table.lines.append(number)
+    return Table(path, tuple(columns), table.rows, table.lines)
+
+
+# ---- which column is what
+
+
+def label_column(table: Table, named: str | None) -> str | None:
+    """Return the column of the labels; None: the file has none.
+
+    Args:
+        table: the file.
+        named: by the flag; None = detected.
+
+    Raises:
+        InputError: the named column is missing, or several columns have a label's name.
+    """
+    if named is not None:
+        if named not in table.columns:
+            raise InputError(
+                f"{table.path}: no column {named!r}; it has {table.listed}; "
+                "name the labels' with --label-column"
+            )
+        return named
+    by_name = {name.lower(): name for name in table.columns}
+    found = [by_name[name] for name in LABELS if name in by_name]
+    if "label" in by_name:
+        return by_name["label"]
+    if len(found) > 1:
+        raise InputError(
+            f"{table.path}: {' or '.join(map(repr, found))} may be the label; "
+            "name it with --label-column"
+        )
+    return found[0] if found else None
+
+
+def text_columns(
+    table: Table, kind: TaskKind, columns: Columns, label: str | None, count: int | None
+) -> list[str]:
+    """Return the columns of the one or two texts.
+
+    Args:
+        table: the file.
+        kind: of the task.
+        columns: those that flags name.
+        label: the label's column, which is none of them.
+        count: 1 or 2 texts; None = what the columns' names say.
+
+    Raises:
+        InputError: a named column is missing, or the names leave a choice.
+    """
+    if columns.text_pair and not columns.text:
+        raise InputError("--text-pair-column: name the first text too, with --text-column")
+    named = [name for name in (columns.text, columns.text_pair) if name]
+    missing = [name for name in named if name not in table.columns]
+    if missing:
+        raise InputError(f"{table.path}: no column {missing[0]!r}; it has {table.listed}")
+    pair = [] if named or count == 1 else _known_pair(table, label)
+    count = count or (2 if pair or len(named) == 2 else 1)
+    found = named or pair or _detected(table, label, count)
+    if len(found) != count:
+        raise InputError(
+            f"{table.path}: a {kind} task needs {count} text column"
+            f"{'s' * (count == 2)}, found {listed(found) or 'none'} among "
+            f"{table.listed}; name them with --text-column and --text-pair-column (the first line "
+            "must name the columns)"
+        )
+    return found
+
+
+def _known_pair(table: Table, label: str | None) -> list[str]:
+    """Return the two columns with the names of a pair; none unless there is exactly one pair."""
+    by_name = {name.lower(): name for name in table.columns if name != label}
+    pairs = [[by_name[name] for name in pair] for pair in PAIRS if by_name.keys() >= {*pair}]
+    pairs = [pair for pair in pairs if all(_holds_a_text(table, column) for column in pair)]
+    return pairs[0] if len(pairs) == 1 else []
+
+
+def _detected(table: Table, label: str | None, count: int) -> list[str]:
+    """Return the columns with the name of a text, or else those that hold texts.
+
+    A name of many words is no name, but the first text of a file without a header.
+    """
+    others = [name for name in table.columns if name != label]
+    known = [name for name in others if name.lower() in TEXTS and _holds_a_text(table, name)]
+    if known and count == 1:
+        return known
+    names = [name for name in others if not _ID_NAME.search(name) and len(name.split()) < 5]
+    return [name for name in names if _holds_texts(table, name)]
+
+
+def _holds_a_text(table: Table, column: str) -> bool:
+    return any(map(_is_text, table.values(column)))
+
+
+def _holds_texts(table: Table, column: str) -> bool:
+    """Return whether at least half of a column's values are no numbers, ids or dates."""
+    values = [value for value in table.values(column) if value not in (None, "")]
+    return bool(values) and 2 * sum(map(_is_text, values)) >= len(values)
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    value = value.strip()
+    return (
+        any(map(str.isalpha, value))
+        and not _CODE.fullmatch(value)
+        and value.lower() not in _WORDS_FOR_VALUES
+    )
+
+
+# ---- values
+
+
+def text_of(table: Table, index: int, column: str) -> str:
+    """Return the text of a row; a number stands for its digits.
+
+    Raises:
+        InputError: the row has none.
+    """
+    value = table.rows[index].get(column)
+    if not isinstance(value, str | int) and not (isinstance(value, float) and math.isfinite(value)):
+        raise InputError(
+            f"{table.path}: line {table.lines[index]}: no {column!r} in this row; complete or "
+            "remove it"
+        )
+    if not is_unicode(str(value)):
+        raise InputError(
+            f"{table.path}: line {table.lines[index]}: {column!r} has half of a surrogate pair "
+            "(\\ud800 to \\udfff), which is no text; correct it"
+        )
+    return str(value)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can encode a text: JSON's escapes can write half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def labels_of(table: Table, column: str) -> list[str]:
+    """Return the labels as text, the same for equal values: 1, 1.0 and "1" are 1; true is "true".
+
+    Returns:
+        One a row; none where no row has a label.
+
+    Raises:
+        InputError: some rows have no label.
+    """
+    labels = [_label(value) for value in table.values(column)]
+    if None not in labels:
+        return [label for label in labels if label is not None]
+    if not any(labels):
+        return []
+    row = labels.index(None)
+    raise InputError(
+        f"{table.path}: line {table.lines[row]}: the label in column {column!r} is missing or no "
+        "text; complete or remove the row"
+    )
+
+
+def _label(value: Any) -> str | None:
+    """Return a label as text; None for none, and for what cannot be one."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        text = str(value).strip() if is_unicode(str(value)) else ""
+        integer = _INTEGER_WITH_ZEROS.fullmatch(text)
+        return (integer[1] if integer else text) or None
+    return None

@@ -1,0 +1,386 @@
+"""The compiled training loop: replica steps, one reduction of gradients, the update.
+
+One call of `train` runs many steps. Each replica computes its forward and backward pass in one XLA
+program; outside of it the gradients are summed over the replicas, clipped and applied.
+
+Shapes: B examples a replica, G seed generators (one a dropout layer).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model.bert.config import BertConfig, TrainingConfig
+from model.bert.kernels import FIRST_EXAMPLE, fused_on_cpu
+from model.bert.network import recompute_layers, weights_by_name
+from model.training.losses import Batch, Objective, Sums, global_loss, model_outputs
+from model.training.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
+from model.training.precision import dtype_policy
+from model.training.strategy import Workers, is_on_cpu
+
+NORM = "gradient_norm"
+"""Name of the sum, over steps, of the norm of all gradients before clipping."""
+
+POSITIONS, REAL_POSITIONS = "positions", "real_positions"
+"""Names of the number of positions, and of those that are no padding."""
+
+DATA_SECS = "data_secs"
+"""Name of the seconds that were spent waiting for batches."""
+
+
+class Trainer:
+    """A model, its optimizer and its step counter on the devices of a strategy.
+
+    Attributes:
+        strategy: where the replicas are.
+        accumulation_steps: parts that a replica's batch is computed in, one after the other.
+        times_data: whether the wait for batches is measured, which TensorFlow refuses where every
+            operation is to be deterministic.
+        objective: what is minimised.
+        config: the model's numbers.
+        model: the objective's.
+        predictor: the model, to be asked.
+        optimizer: what updates it.
+        step: int64 []. Number of updates done.
+        position: int64 []. Number of batches of the train stream that are used up: the updates, and
+            the batches that were skipped.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        training: TrainingConfig,
+        objective: Objective,
+        strategy: tf.distribute.Strategy,
+        *,
+        xla: bool,
+        accumulation_steps: int = 1,
+        recompute: bool = False,
+        times_data: bool = True,
+    ) -> None:
+        self.config = config
+        self.strategy = strategy
+        self.accumulation_steps = accumulation_steps
+        self.times_data = times_data
+        self.objective = objective
+        self.seed = training.seed
+        self.schedule = make_schedule(
+            training.schedule, training.learning_rate, training.warmup_steps, training.steps
+        )
+        keras.utils.set_random_seed(training.seed)
+        with strategy.scope(), dtype_policy(training.precision):
+            self.model = objective.build_model(config)
+            if recompute:
+                recompute_layers(self.model)
+            self.weights = weights_by_name(self.model)
+            self.optimizer = OPTIMIZERS[training.optimizer](
+                {weight.path: weight.value for weight in self.model.trainable_variables},
+                self.schedule,
+                OptimizerSettings(weight_decay=training.weight_decay),
+                objective.learning_rate_factor,
+            )
+            self.step = _counter(0)
+            self.position = _counter(0)
+            # float16 has no small numbers: gradients come scaled up, as far as they stay finite.
+            self.loss_scale = LossScale() if training.precision == "float16" else None
+        # Most gradients are products in bfloat16; so, half the bytes go from worker to worker.
+        several = Workers(strategy).count > 1
+        self._sends_bfloat16 = several and training.precision == "bfloat16"
+        # What Keras keeps besides weights: the state of each dropout layer's seed generator.
+        weights = {id(weight) for weight in self.model.weights}
+        self._seed_states = [v for v in self.model.variables if id(v) not in weights]
+        # A CPU multiplies faster outside of XLA: see model/bert/kernels.py.
+        self._fuse = xla and is_on_cpu(strategy)
+        whole = xla and not self._fuse
+        self._gradients = tf.function(self._gradients_and_sums, jit_compile=whole, autograph=False)
+        self._measures = tf.function(self._forward_sums, jit_compile=whole, autograph=False)
+        self.predictor = Predictor(self.model, strategy, xla=xla)
+
+    @property
+    def steps_done(self) -> int:
+        """Number of updates done, read from whichever device has it."""
+        return int(self.step.numpy())
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name."""
+        return {
+            "model": self.weights,
+            "momentum": self.optimizer.momentum,
+            "velocity": self.optimizer.velocity,
+            "step": self.step,
+            "position": self.position,
+            **({"loss_scale": self.loss_scale.state} if self.loss_scale else {}),
+        }
+
+    @tf.function
+    def train(self, batches: Iterator[Batch], steps: tf.Tensor) -> Sums:
+        """Do some updates and return the sums over them, float32 [] each, by name.
+
+        They are those of the objective, and `NORM`, `POSITIONS`, `REAL_POSITIONS` and `DATA_SECS`.
+
+        Args:
+            batches: per-replica batches of the train stream.
+            steps: int32 []. Number of updates.
+        """
+        names = (*self.objective.sum_names, NORM, POSITIONS, REAL_POSITIONS)
+        totals = dict.fromkeys(names, tf.zeros([]))
+        data_secs = tf.zeros([], tf.float64)
+        for _ in tf.range(steps):
+            # Not before the last step is done, or the wait for that would be counted.
+            with tf.control_dependencies(list(totals.values())):
+                asked = self._now()
+            with tf.control_dependencies([asked]):
+                batch = next(batches)
+            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                data_secs += self._now() - asked
+            sums = self._first(self.strategy.run(self._train_replica, args=(batch,)))
+            if self.loss_scale:
+                sums[NORM] = self.loss_scale.updated(sums[NORM])
+            totals = {name: totals[name] + sums[name] for name in totals}
+            self.step.assign_add(1)
+            self.position.assign_add(1)
+        if self.times_data:
+            totals[DATA_SECS] = tf.cast(data_secs, tf.float32)
+        return totals
+
+    def _now(self) -> tf.Tensor:
+        """Return the time in seconds, float64 []; 0 where it is not to be asked."""
+        return tf.timestamp() if self.times_data else tf.zeros([], tf.float64)
+
+    @tf.function
+    def evaluate(self, batches: Iterator[Batch], count: tf.Tensor) -> Sums:
+        """Return the sums over some batches, float64 [] each, by name; nothing is updated.
+
+        Args:
+            batches: per-replica batches.
+            count: int32 []. Number of global batches.
+        """
+        totals = dict.fromkeys(self.objective.sum_names, tf.zeros([], tf.float64))
+        for _ in tf.range(count):
+            # Nothing waits for the batch before: the second fills the first one's gaps, and more
+            # than two (TensorFlow's default is ten) only take memory.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=2)
+            sums = self._first(self.strategy.run(self._measure_replica, args=(next(batches),)))
+            totals = {name: totals[name] + tf.cast(sums[name], tf.float64) for name in totals}
+        return totals
+
+    def _first(self, sums: dict[str, Any]) -> Sums:
+        """Return what is the same in every replica."""
+        return {
+            name: self.strategy.experimental_local_results(values)[0]
+            for name, values in sums.items()
+        }
+
+    def _train_replica(self, batch: Batch) -> Sums:
+        """Do one update in a replica's context and return the sums over all replicas."""
+        replica = tf.distribute.get_replica_context()
+        weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, self.objective.weights(batch))
+        first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
+        scale = self.loss_scale.value() if self.loss_scale else tf.ones([])
+        gradients, sums = self._accumulated(batch, weights, first_example, scale)
+        sums |= {
+            POSITIONS: tf.cast(tf.size(batch["input_mask"]), tf.float32),
+            REAL_POSITIONS: tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
+        }
+        if self._sends_bfloat16:
+            gradients = [tf.cast(gradient, tf.bfloat16) for gradient in gradients]
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
+        norm = self.optimizer.apply(gradients, tf.identity(self.step), scale)
+        return {**sums, NORM: norm}
+
+    def _accumulated(
+        self,
+        batch: Batch,
+        weights: Sums,
+        first_example: tf.Tensor,
+        scale: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], Sums]:
+        """Return the gradients and sums of a replica's batch, computed a part after the other.
+
+        Args:
+            batch: the replica's.
+            weights: of the global batch.
+            first_example: int32 []. Number in the global batch of the replica's first example.
+            scale: float32 []. Times which the gradients are to come.
+        """
+        part_size = batch["example_weights"].shape[0] // self.accumulation_steps
+        if self.accumulation_steps == 1:
+            return self._gradients(batch, weights, self._dropout_seeds(first_example), scale)
+
+        def add_part(index: tf.Tensor, gradients: list[tf.Tensor], sums: Sums) -> Any:
+            first = index * part_size
+            part = {name: values[first : first + part_size] for name, values in batch.items()}
+            part = {
+                name: tf.ensure_shape(values, [part_size, *batch[name].shape[1:]])
+                for name, values in part.items()
+            }
+            seeds = self._dropout_seeds(first_example + first)
+            more_gradients, more_sums = self._gradients(part, weights, seeds, scale)
+            gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
+            return index + 1, gradients, {name: sums[name] + more_sums[name] for name in sums}
+
+        start = (
+            tf.constant(0),
+            [tf.zeros(weight.shape) for weight in self.model.trainable_variables],
+            dict.fromkeys(self.objective.sum_names, tf.zeros([])),
+        )
+        _, gradients, sums = tf.while_loop(
+            lambda index, *_: index < self.accumulation_steps,
+            add_part,
+            start,
+            parallel_iterations=1,  # one part in memory at a time
+        )
+        return gradients, sums
+
+    def _measure_replica(self, batch: Batch) -> Sums:
+        # A compiled function must be entered in the replica's context, or it takes the variables
+        # of another device.
+        sums = self._measures(batch)
+        replica = tf.distribute.get_replica_context()
+        summed: Sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        return summed
+
+    def _dropout_seeds(self, first_example: tf.Tensor | int) -> tf.Tensor:
+        """Return what `random_dropout` needs of every dropout layer, int64 [G, 2].
+
+        Args:
+            first_example: number in the global batch of the first example to be dropped from.
+        """
+        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.identity(self.step)])
+        layers = len(self._seed_states)
+        seeds = tf.random.stateless_uniform(
+            [2, layers], seed, minval=0, maxval=FIRST_EXAMPLE, dtype=tf.int64, alg="philox"
+        )
+        first = tf.cast(first_example, tf.int64) * FIRST_EXAMPLE
+        return tf.stack([seeds[0], first + seeds[1]], axis=1)
+
+    def _gradients_and_sums(
+        self, batch: Batch, weights: Sums, seeds: tf.Tensor, scale: tf.Tensor
+    ) -> tuple[list[tf.Tensor], Sums]:
+        """Return the gradients of this replica's share of the loss times scale, and its sums."""
+        if self._fuse:
+            batch = self.objective.packed(batch)
+        # In this scope Keras's seed generators read what we give and keep nothing.
+        states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
+        variables = [weight.value for weight in self.model.trainable_variables]
+        with fused_on_cpu(self._fuse), keras.StatelessScope(state_mapping=list(states)):
+            with tf.GradientTape() as tape:
+                outputs = self.objective.outputs(self.model, batch, training=True)
+                sums = self.objective.sums(outputs, batch)
+                loss = global_loss(sums, weights) * scale
+            # A head that is not trained has gradients of 0.
+            gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(g) for g in gradients], sums
+
+    def _forward_sums(self, batch: Batch) -> Sums:
+        if self._fuse:
+            batch = self.objective.packed(batch)
+        with fused_on_cpu(self._fuse):
+            outputs = self.objective.outputs(self.model, batch, training=False)
+            return self.objective.sums(outputs, batch)
+
+
+class Predictor:
+    """A model on the devices of a strategy, to be asked.
+
+    Attributes:
+        strategy: where the replicas are.
+    """
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *, xla: bool) -> None:
+        self.strategy = strategy
+        self._model = model
+        self._fuse = xla and is_on_cpu(strategy)
+        self._outputs = tf.function(
+            self._forward, jit_compile=xla and not self._fuse, autograph=False
+        )
+
+    def predict(self, batch: Any) -> dict[str, np.ndarray]:
+        """Return the model's outputs for a global batch, in its order, the same on every worker.
+
+        Args:
+            batch: per-replica batches.
+        """
+        outputs = self._over_replicas(batch)
+        return {
+            name: self.strategy.gather(values, axis=0).numpy() for name, values in outputs.items()
+        }
+
+    @tf.function
+    def _over_replicas(self, batch: Any) -> Any:
+        # As with `_measure_replica`, compiled in the replica's context.
+        return self.strategy.run(lambda replica: self._outputs(replica), args=(batch,))
+
+    def _forward(self, batch: Batch) -> Batch:
+        with fused_on_cpu(self._fuse):
+            return model_outputs(self._model, batch, training=False)
+
+
+def _counter(start: int) -> tf.Variable:
+    first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return tf.Variable(start, dtype=tf.int64, trainable=False, aggregation=first)
+
+
+class LossScale:
+    """A factor on the loss that keeps float16 gradients from vanishing, found by trying.
+
+    Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740, section 3.2: halved by gradients
+    that are not finite, whose update is left out, and doubled by so many steps without.
+
+    Attributes:
+        state: what a checkpoint holds: powers of 2, and steps since it changed.
+    """
+
+    START_POWER = 15
+    STEPS_TO_DOUBLE = 2000
+
+    def __init__(self) -> None:
+        self.state = {"power": _counter(self.START_POWER), "steps": _counter(0)}
+
+    def value(self) -> tf.Tensor:
+        """Return the factor, float32 []."""
+        return tf.pow(2.0, tf.cast(self.state["power"], tf.float32))
+
+    def updated(self, norm: tf.Tensor) -> tf.Tensor:
+        """Change it after a step, and return the norm of the step's gradients to add up.
+
+        Args:
+            norm: float32 []. 0 is returned for one that is not finite, unless the factor cannot
+                become smaller: then something else is wrong.
+        """
+        power, steps = (tf.identity(self.state[name]) for name in ("power", "steps"))
+        finite = tf.math.is_finite(norm)
+        steps = tf.where(finite, steps + 1, 0)
+        doubled = steps >= self.STEPS_TO_DOUBLE
+        up = tf.cast(doubled, tf.int64)
+        self.state["power"].assign(tf.where(finite, power + up, tf.maximum(power - 1, 0)))
+        self.state["steps"].assign(tf.where(doubled, tf.zeros_like(steps), steps))
+        return tf.where(finite | (power == 0), norm, 0.0)
+
+
+def distribute(
+    strategy: tf.distribute.Strategy,
+    batches: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+) -> Iterator[dict[str, Any]]:
+    """Return an iterator that gives each replica its batch of every global batch.
+
+    Args:
+        strategy: where the replicas are.
+        batches: returns those of one process, for its devices in turns.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return iter(batches(tf.distribute.InputContext()))
+
+    def endless(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        # Nobody takes more batches than there are. Told that they may end, TensorFlow makes ready
+        # for a smaller last one, and several workers lose the shapes that XLA needs.
+        infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return batches(context).apply(infinite)
+
+    return iter(strategy.distribute_datasets_from_function(endless))

@@ -1,0 +1,231 @@
+"""Losses and accuracies, as sums and weights to divide once, at the end; those of pretraining.
+
+Every function returns (sum, weight): summed over batches and replicas first and divided then, the
+mean is exact whatever the batches' sizes.
+
+Shapes: B batch, P masked positions, S packed slots of B·P, V vocabulary size, C classes.
+
+Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next_sentence_output).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from model.bert.config import BertConfig
+from model.bert.kernels import fused
+from model.bert.network import SLOTS, build_pretraining_model
+from model.tasks.kinds import Head
+from model.training.optimizer import same_for_all
+
+Batch = Mapping[str, tf.Tensor]
+
+Sums = dict[str, tf.Tensor]
+
+SLOTS_AT_ONCE = 32
+"""See `Pretraining.packed`."""
+
+
+class Objective(Protocol):
+    """What a training minimises: a model, and the losses of its heads.
+
+    The sums of a head are its `loss` and its `weight`, the number of what is predicted, and often
+    its `accuracy`, the number of what is right.
+    """
+
+    @property
+    def sum_names(self) -> list[str]:
+        """Names of everything that `sums` adds up, each `HEAD_loss`, `HEAD_weight` or the like."""
+
+    def build_model(self, config: BertConfig) -> keras.Model:
+        """Return the model; weights that are to stay as they are are not trainable."""
+
+    def weights(self, batch: Batch) -> Sums:
+        """Return the weight of a batch by head, float32 [] each."""
+
+    def packed(self, batch: Batch) -> Batch:
+        """Return a batch without what counts nothing, in shapes that differ from batch to batch."""
+
+    def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
+        """Return what the model makes of a batch, packed or not."""
+
+    def sums(self, outputs: Batch, batch: Batch) -> Sums:
+        """Return every sum over a batch, packed or not, by name, float32 [] each."""
+
+    def learning_rate_factor(self, path: str) -> float:
+        """Return times which the learning rate holds for the weight of this name."""
+
+
+def model_outputs(model: keras.Model, batch: Batch, *, training: bool) -> Batch:
+    """Return what a model makes of those features of a batch that it takes."""
+    return model({name: batch[name] for name in model.input}, training=training)
+
+
+def cross_entropy(
+    logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the summed cross-entropy in nats and the summed weight, float32 [] each.
+
+    Args:
+        logits: float [..., C]. Computed on in float32 whatever they come as.
+        labels: int32 [...]. Right class, 0 to C - 1.
+        weights: float32 [...]. 1 = counts, 0 = does not.
+    """
+    return tf.reduce_sum(_nats(logits, labels) * weights), tf.reduce_sum(weights)
+
+
+@tf.custom_gradient
+def _nats(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return the cross-entropy of each row, float32 [...]; the logits are read thrice in all."""
+    # Which one is highest is asked for the accuracy, too, and TensorFlow computes it once.
+    highest, chosen = (_at(logits, classes) for classes in (_best(logits, labels.dtype), labels))
+    log_sums = _log_sums(logits, highest)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return _logit_gradients(logits, log_sums, labels, upstream), None
+
+    return log_sums - chosen, gradient
+
+
+def _best(logits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.argmax(logits, axis=-1, output_type=dtype)
+
+
+def _at(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Return the logit of a class in each row, float32 [...]."""
+    return tf.cast(tf.gather(logits, classes, batch_dims=classes.shape.rank), tf.float32)
+
+
+@fused
+def _log_sums(logits: tf.Tensor, highest: tf.Tensor) -> tf.Tensor:
+    """Return the logarithms of the rows' sums of e to the logits, given the highest of each row."""
+    shifted = tf.cast(logits, tf.float32) - highest[..., tf.newaxis]
+    return highest + tf.math.log(tf.reduce_sum(tf.exp(shifted), axis=-1))
+
+
+@fused
+def _logit_gradients(
+    logits: tf.Tensor, log_sums: tf.Tensor, labels: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    """Return the softmax less 1 at the label, times upstream, of the dtype of the logits."""
+    shares = tf.exp(tf.cast(logits, tf.float32) - log_sums[..., tf.newaxis])
+    is_label = tf.range(tf.shape(logits)[-1], dtype=labels.dtype) == labels[..., tf.newaxis]
+    gradients = (shares - tf.cast(is_label, tf.float32)) * upstream[..., tf.newaxis]
+    return tf.cast(gradients, logits.dtype)
+
+
+def accuracy(
+    logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the weight of what the highest logit gets right and the summed weight.
+
+    Args:
+        logits: float [..., C].
+        labels: int32 [...]. Right class, 0 to C - 1.
+        weights: float32 [...]. 1 = counts, 0 = does not.
+    """
+    right = tf.equal(_best(logits, labels.dtype), labels)
+    return tf.reduce_sum(tf.cast(right, tf.float32) * weights), tf.reduce_sum(weights)
+
+
+def _labels_and_weights(head: Head, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return a head's labels, int32 [B, P] or [B], and their weights, float32 of the same shape."""
+    if head == "masked_lm":
+        return batch["masked_lm_ids"], batch["masked_lm_weights"]
+    return batch["next_sentence_labels"][:, 0], batch["example_weights"]
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Masked pieces and, where there are pairs, next sentences.
+
+    Attributes:
+        heads: the ones that are trained.
+    """
+
+    heads: Sequence[Head]
+
+    @property
+    def sum_names(self) -> list[str]:
+        """Names of everything that `sums` adds up.
+
+        A head's `weight` is the number of masked pieces, or of examples.
+        """
+        return [f"{head}_{what}" for head in self.heads for what in ("loss", "accuracy", "weight")]
+
+    def build_model(self, config: BertConfig) -> keras.Model:
+        """Return the pretraining model."""
+        return build_pretraining_model(config)
+
+    def weights(self, batch: Batch) -> Sums:
+        """Return the number of masked pieces and of examples that count, by head."""
+        return {head: tf.reduce_sum(_labels_and_weights(head, batch)[1]) for head in self.heads}
+
+    def packed(self, batch: Batch) -> Batch:
+        """Return a batch with the slots that have a masked piece only, S of the B·P.
+
+        An eighth of them has none: a text may be shorter than its record.
+
+        Returns:
+            The batch, with masked_lm_ids int32 [S] and masked_lm_weights float32 [S], and with
+            masked_lm_slots int32 [S], their numbers among B·P. The last few may count nothing: S
+            is a multiple of `SLOTS_AT_ONCE`, or of a twentieth of B·P where that is more, so
+            that there are few shapes to compile for.
+        """
+        names = ("masked_lm_ids", "masked_lm_weights")
+        ids, weights = (tf.reshape(batch[name], [-1]) for name in names)
+        masked_first = tf.argsort(weights, direction="DESCENDING", stable=True)
+        count = tf.math.count_nonzero(weights, dtype=tf.int32)
+        step = tf.maximum(SLOTS_AT_ONCE, tf.size(weights) // 20)
+        size = -(-tf.maximum(count, 1) // step) * step
+        slots = masked_first[:size]  # all, where there are fewer than that
+        found = dict(zip(names, (tf.gather(ids, slots), tf.gather(weights, slots)), strict=True))
+        return {**batch, **found, SLOTS: slots}
+
+    def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
+        """Return the pretraining model's outputs; of a packed batch, masked_lm_logits [S, V]."""
+        return model_outputs(model.at_slots if SLOTS in batch else model, batch, training=training)
+
+    def sums(self, outputs: Batch, batch: Batch) -> Sums:
+        """Return every sum over a batch, float32 [] each.
+
+        Args:
+            outputs: the pretraining model's: masked_lm_logits [B, P, V] or [S, V],
+                next_sentence_logits [B, 2].
+            batch: the batch's features, and example_weights float32 [B]: 1 = counts, 0 = filler.
+        """
+        sums = {}
+        for head in self.heads:
+            arguments = (outputs[f"{head}_logits"], *_labels_and_weights(head, batch))
+            sums[f"{head}_loss"], sums[f"{head}_weight"] = cross_entropy(*arguments)
+            sums[f"{head}_accuracy"], _ = accuracy(*arguments)
+        return sums
+
+    learning_rate_factor = staticmethod(same_for_all)
+
+
+def global_loss(sums: Batch, global_weights: Batch) -> tf.Tensor:
+    """Return a replica's share of the heads' losses, added; the shares of all replicas add up.
+
+    Args:
+        sums: this replica's, of an `Objective`.
+        global_weights: its weights, summed over the replicas. A batch without a masked piece has
+            weight 0 and loss 0.
+    """
+    return tf.add_n(
+        [sums[f"{head}_loss"] / tf.maximum(w, 1.0) for head, w in global_weights.items()]
+    )
+
+
+def means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of every measure, and the heads' `loss` together, from their sums."""
+    averaged = {}
+    for name, value in sums.items():
+        head, _, what = name.rpartition("_")
+        if what in ("loss", "accuracy"):
+            averaged[name] = value / max(sums[f"{head}_weight"], 1.0)
+    total = sum(value for name, value in averaged.items() if name.endswith("_loss"))
+    return {"loss": total, **averaged}

@@ -1,1 +1,0 @@
-"""Labelled examples to a tuned run: read, encode, train with the project's one loop, evaluate."""

@@ -1,0 +1,193 @@
+"""Examples as pieces in positions: labels at the right ones, nothing lost."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.bert.config import DOC_STRIDE
+from model.tasks.encoding import NO_LABEL, SHORTEST_WINDOW, Encoder, question_room, windows
+from model.tasks.examples import Question, Questions, Texts, Words
+from model.tasks.kinds import Task
+from pipeline.errors import InputError
+from pipeline.text.tokenizer import Vocabulary
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "##x", "##y", ".", "é"]
+CLS, SEP, A, B, C, D, X, Y, DOT = 2, 3, 5, 6, 7, 8, 9, 10, 11
+UNK = 1
+PATH = Path("file.tsv")
+SINGLE = Task("single", ("no", "yes"), takes_pairs=False)
+
+
+def encoder(length: int, doc_stride: int = DOC_STRIDE) -> Encoder:
+    vocabulary = Vocabulary.parse("\n".join(PIECES).encode(), PATH)
+    return Encoder(vocabulary, lower_case=True, max_seq_length=length, doc_stride=doc_stride)
+
+
+def lists(rows: list) -> list:
+    return [row.tolist() for row in rows]
+
+
+def test_texts() -> None:
+    examples = Texts(PATH, [("A b",), (" ",), ("a ax b c",)], ["yes", "no", "no"], [2, 3, 4], [])
+    found = encoder(6).encode(examples, SINGLE)
+    assert lists(found.input_ids) == [[CLS, A, B, SEP], [CLS, SEP], [CLS, A, A, X, B, SEP]]
+    assert found.first_lengths.tolist() == [4, 2, 6]
+    assert found.labels.tolist() == [1, 0, 0]
+    assert found.counts == {"truncated": 1, "empty": 1}
+
+
+def test_pairs_lose_the_end_of_the_longer_text() -> None:
+    task = Task("regression", (), takes_pairs=True)
+    texts = [("a b c d", "d"), ("a", "b c d a")]
+    examples = Texts(PATH, texts, ["0.5", "-2"], [2, 3], [])
+    found = encoder(6).encode(examples, task)
+    assert lists(found.input_ids) == [[CLS, A, B, SEP, D, SEP], [CLS, A, SEP, B, C, SEP]]
+    assert found.first_lengths.tolist() == [4, 3]
+    assert found.labels.tolist() == [0.5, -2]
+    assert found.counts["truncated"] == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "message"),
+    [
+        (SINGLE, "maybe", r"file.tsv: line 8: the label 'maybe' is not in .* \(no, yes\)"),
+        (Task("regression", (), takes_pairs=False), "high", "line 8: 'high' is not a number"),
+        (Task("regression", (), takes_pairs=False), "nan", "line 8: 'nan' is not a finite number"),
+        (Task("regression", (), takes_pairs=False), "-1e39", "'-1e39' is beyond float32"),
+    ],
+)
+def test_labels_that_cannot_be(task: Task, label: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        encoder(9).encode(Texts(PATH, [("a",)], [label], [8], []), task)
+
+
+TAGS = Task("tagging", ("B", "O"), takes_pairs=False)
+
+
+def test_a_tag_stands_at_its_words_first_piece() -> None:
+    # A word of controls alone has no piece, and still has a tag.
+    examples = Words(PATH, [["axy", "b", "\u200b"]], [["B", "O", "B"]], [2])
+    found = encoder(9).encode(examples, TAGS)
+    assert lists(found.input_ids) == [[CLS, A, X, Y, B, UNK, SEP]]
+    assert lists(found.labels) == [[NO_LABEL, 0, NO_LABEL, NO_LABEL, 1, 0, NO_LABEL]]
+
+
+def test_a_long_sentence_becomes_parts_of_whole_words() -> None:
+    examples = Words(
+        PATH, [["d"], ["a", "bx", "c", "dxyxy"]], [["O"], ["B", "O", "B", "O"]], [2, 4]
+    )
+    found = encoder(6).encode(examples, TAGS)
+    assert lists(found.input_ids) == [
+        [CLS, D, SEP],
+        [CLS, A, B, X, C, SEP],
+        [CLS, D, X, Y, X, SEP],  # one word of more pieces than fit
+    ]
+    assert [row[row != NO_LABEL].tolist() for row in found.labels] == [[1], [0, 1, 0], [1]]
+    assert found.sources.tolist() == [0, 1, 1]
+    assert found.counts == {"in parts": 1}
+
+
+def test_an_unknown_tag() -> None:
+    with pytest.raises(InputError, match="line 7: the tag 'X' of this sentence is not in"):
+        encoder(9).encode(Words(PATH, [["a"]], [["X"]], [7]), TAGS)
+
+
+SPAN = Task("span", (), takes_pairs=True)
+
+
+class Encoders(dict):
+    """Makes an encoder once for each window and stride."""
+
+    def __missing__(self, key: tuple[int, int]) -> Encoder:
+        """Return a new encoder."""
+        return self.setdefault(key, encoder(*key))
+
+
+ENCODERS = Encoders()
+
+
+def question(passage: str, *answers: tuple[str, int]) -> Questions:
+    return Questions(PATH, [Question("id", "b b", passage, answers)])
+
+
+def test_an_answer_stands_at_its_words_pieces() -> None:
+    # é has two bytes: characters and bytes differ from there on.
+    found = encoder(20).encode(question("é c ax. d", ("ax", 4)), SPAN)
+    assert lists(found.input_ids) == [[CLS, B, B, SEP, UNK, C, A, X, DOT, D, SEP]]
+    assert found.first_lengths.tolist() == [4]
+    assert found.labels.tolist() == [[6, 7]]
+    none = NO_LABEL
+    assert lists(found.words) == [[none, none, none, none, 0, 1, 2, 2, 3, 4, none]]
+
+
+def test_a_long_passage_becomes_parts_that_overlap() -> None:
+    found = encoder(9, doc_stride=2).encode(question("a b c d a b", ("d", 6)), SPAN)
+    assert lists(found.input_ids) == [
+        [CLS, B, B, SEP, A, B, C, D, SEP],
+        [CLS, B, B, SEP, C, D, A, B, SEP],
+    ]
+    assert found.labels.tolist() == [[7, 7], [5, 5]]
+    assert found.counts["in parts"] == 1
+    cut = encoder(9, doc_stride=4).encode(question("a b c d a b", ("d a", 6)), SPAN)
+    assert cut.labels.tolist() == [[0, 0], [0, 0]]  # whole in none of them
+
+
+@given(length=st.integers(0, 500), room=st.integers(1, 300), stride=st.integers(1, 600))
+def test_windows_cover_a_passage_and_end(length: int, room: int, stride: int) -> None:
+    found = windows(length, room, stride)
+    assert found[0][0] == 0
+    assert found[-1][1] == length
+    assert all(end - first <= room for first, end in found)
+    for (first, end), (following, _) in pairwise(found):
+        assert first < following <= end < length  # advances, leaves no gap, and is not the last
+
+
+@pytest.mark.parametrize(("room", "stride"), [(0, 1), (1, 0), (-3, 128), (128, -1)])
+def test_windows_that_would_not_advance(room: int, stride: int) -> None:
+    with pytest.raises(ValueError, match="room and stride must be at least 1, received"):
+        windows(9, room, stride)
+
+
+@settings(deadline=None)  # it builds a tokenizer for each window
+@given(
+    question_pieces=st.integers(0, 80),
+    passage_pieces=st.integers(0, 200),
+    max_seq_length=st.integers(SHORTEST_WINDOW, 100),
+    stride=st.integers(1, 150),
+)
+def test_every_question_with_every_passage_is_encoded(
+    question_pieces: int, passage_pieces: int, max_seq_length: int, stride: int
+) -> None:
+    asked = Question("id", "b " * question_pieces, "c " * passage_pieces, ())
+    found = ENCODERS[max_seq_length, stride].encode(Questions(PATH, [asked]), SPAN)
+    read = min(question_pieces, question_room(max_seq_length))
+    assert all(len(ids) <= max_seq_length for ids in found.input_ids)
+    assert found.first_lengths.tolist() == [read + 2] * len(found)
+    assert {int(word) for words in found.words for word in words} == {
+        NO_LABEL, *range(passage_pieces),
+    }  # fmt: skip
+
+
+def test_windows_and_strides_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="reads 4 positions; at least 5 are needed"):
+        encoder(4)
+    with pytest.raises(ValueError, match="doc_stride must be at least 1, received 0"):
+        encoder(9, doc_stride=0)
+
+
+def test_an_answer_after_a_nul() -> None:
+    found = encoder(20).encode(question("c \x00 d ax.", ("ax", 6)), SPAN)
+    assert lists(found.input_ids) == [[CLS, B, B, SEP, C, D, A, X, DOT, SEP]]
+    assert found.labels.tolist() == [[6, 7]]
+    assert found.word_bytes[0].tolist() == [[0, 1], [4, 5], [6, 8], [8, 9]]
+
+
+def test_no_answer_and_no_passage() -> None:
+    assert encoder(9).encode(question("a b"), SPAN).labels.tolist() == [[0, 0]]
+    found = encoder(9).encode(question(""), SPAN)
+    assert lists(found.input_ids) == [[CLS, B, B, SEP, SEP]]
+    assert not np.any(np.concatenate(found.words) != NO_LABEL)

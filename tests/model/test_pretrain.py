@@ -1,0 +1,520 @@
+"""The command: from flags to a finished run, stopped and gone on with, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import clozeline
+from clozeline.main import main, parse
+from model.bert.config import BertConfig
+from model.commands import Pretrain
+from model.pretrain import check_batch_size, model_config, open_dataset
+from model.run import load_run
+from model.training.checkpoints import Best, Checkpoints
+from model.training.loop import Trainer
+from model.training.session import Session, stop_requested
+from pipeline.errors import InputError
+from pipeline.manifest import read_manifest
+
+Options = Callable[..., Pretrain]
+
+
+@pytest.fixture
+def options(dataset: Path, small_model: str, tmp_path: Path) -> Options:
+    """Flags for a few steps; some may be given."""
+
+    def make(**given: Any) -> Pretrain:
+        flags: dict[str, Any] = {
+            "dataset": dataset,
+            "run_dir": tmp_path / "run",
+            "model": small_model,
+            "steps": 6,
+            "batch_size": 8,
+            "learning_rate": 0.01,
+            "xla": False,
+            "precision": "float32",
+        }
+        return Pretrain(**(flags | given))
+
+    return make
+
+
+def weights_of(run: Path) -> dict[str, np.ndarray]:
+    return {weight.path: weight.numpy() for weight in load_run(run).load_model().weights}
+
+
+def lines_of(run: Path, split: str) -> list[dict]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["split"] == split]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Press Ctrl-C when this many updates are done."""
+    train = Trainer.train
+
+    def train_and_stop(trainer: Trainer, *arguments: Any) -> Any:
+        sums = train(trainer, *arguments)
+        if int(trainer.step) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sums
+
+    monkeypatch.setattr(Trainer, "train", train_and_stop)
+
+
+def test_result_and_run(options: Options, small_config: BertConfig) -> None:
+    result = options(eval_every_steps=4, checkpoint_every_steps=5).run()
+    run = Path(result["run"])
+    assert (result["steps"], result["split"]) == (6, "eval")
+    assert result["loss"] == pytest.approx(result["masked_lm_loss"] + result["next_sentence_loss"])
+    assert 0 <= result["masked_lm_accuracy"] <= 1
+    assert result["tokens_per_sec"] > 0
+    json.dumps(result)
+    assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == [
+        "step-00000004",  # the best one when it was evaluated
+        "step-00000005",
+        "step-00000006",
+    ]
+    assert [line["step"] for line in lines_of(run, "train")] == [1, 2, 3, 4, 5, 6]
+    held_out = lines_of(run, "eval")
+    assert [line["step"] for line in held_out] == [4, 6]
+    assert held_out[-1]["masked_lm_loss"] == result["masked_lm_loss"]
+    # Warm-up: a tenth of 6 steps, 1; then down to the last update, which has a fifth.
+    rates = [line["learning_rate"] for line in lines_of(run, "train")]
+    assert rates == pytest.approx([0.01, 0.01, 0.008, 0.006, 0.004, 0.002])
+    assert load_run(run).config == dataclasses.replace(small_config, num_hidden_layers=1)
+    assert list((run / "logs").iterdir())
+    assert (run / "curves.png").stat().st_size > 10_000
+    for line in lines_of(run, "train"):
+        assert 0 < line["padding_rate"] < 0.5  # records have 8 to 16 of 16 positions
+        assert 0 <= line["data_wait_rate"] < 1
+        assert line["mfu"] >= 0
+
+
+def test_the_loaded_model_is_the_evaluated_one(options: Options, dataset: Path) -> None:
+    from model.tasks.kinds import heads
+    from model.training.input import eval_batches
+    from model.training.losses import Pretraining, means
+
+    result = options().run()
+    model = load_run(Path(result["run"])).load_model()
+    batch = next(iter(eval_batches(dataset, read_manifest(dataset), "eval", batch_size=11)))
+    outputs = model({name: batch[name] for name in model.input})
+    sums = Pretraining(heads("nsp")).sums(outputs, batch)
+    found = means({name: float(value) for name, value in sums.items()})
+    for name, value in found.items():
+        assert result[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_it_learns(options: Options) -> None:
+    result = options(steps=100, learning_rate=0.02).run()
+    losses = [line["loss"] for line in lines_of(Path(result["run"]), "train")]
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+
+
+@pytest.mark.parametrize("xla", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_stopped_and_gone_on_with_equals_uninterrupted_bit_for_bit(
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    xla: bool,
+) -> None:
+    whole = options(run_dir=tmp_path / "whole", xla=xla)
+    whole.run()
+    stopped = options(run_dir=tmp_path / "stopped", xla=xla)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+    assert "stopped and saved at step 4 of 6: the same command goes on" in capsys.readouterr().err
+    stopped.run()
+    assert "going on from step 4 of 6" in capsys.readouterr().err
+    expected, found = weights_of(whole.run_dir), weights_of(stopped.run_dir)
+    assert expected.keys() == found.keys()
+    for path, weight in expected.items():
+        np.testing.assert_array_equal(found[path], weight)
+    for split in ("train", "eval"):
+        first, second = ([line["loss"] for line in lines_of(run, split)]
+                         for run in (whole.run_dir, stopped.run_dir))  # fmt: skip
+        assert first == second
+
+
+def test_a_finished_run_says_so_and_measures_again(
+    options: Options, capsys: pytest.CaptureFixture
+) -> None:
+    first = options().run()
+    again = options().run()
+    assert "is finished (6 steps); give more --steps to train further" in capsys.readouterr().err
+    assert again["masked_lm_loss"] == first["masked_lm_loss"]
+    longer = options(steps=8).run()
+    assert longer["steps"] == 8
+    assert load_run(Path(first["run"])).training.warmup_steps == 1
+
+
+def test_a_run_has_one_writer(
+    dataset: Path,
+    small_model: str,
+    tmp_path: Path,
+    writer_of: Callable[[Path], subprocess.Popen],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["pretrain", "--dataset", str(dataset), "--run", str(run), "--model", small_model]
+    arguments += ["--steps", "3", "--batch-size", "8", "--no-xla"]
+    other = writer_of(run)
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"clozeline: --run {run}: is being written by process {other.pid}, sinc")
+    assert [path.name for path in run.iterdir()] == [".lock"]
+    other.kill()
+    other.wait()
+    assert main(arguments) == 0
+    assert f"process {other.pid}, since 20" in capsys.readouterr().err
+    assert not (run / ".lock").exists()
+    writer_of(run)  # who reads does not ask
+    Checkpoints(run / "checkpoints", writes=False).restore({})
+    assert load_run(run).load_model() is not None
+
+
+def test_without_an_eval_split(
+    options: Options, make_dataset: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_dataset(tmp_path / "no-eval", evaluation=())
+    no_eval = options(dataset=tmp_path / "no-eval")
+    result = no_eval.run()
+    assert result["split"] == "train"
+    assert "nothing is held out, so the losses are of the last steps" in capsys.readouterr().err
+    with pytest.raises(
+        InputError, match=r"is finished, and nothing of .* is held out .*; give more"
+    ):
+        no_eval.run()
+
+
+def test_epochs_give_steps(options: Options) -> None:
+    assert options(steps=None, epochs=1.5).run()["steps"] == 8  # 60 examples in batches of 8
+
+
+def test_another_vocabulary_or_size_is_refused(
+    options: Options, make_dataset: Callable, tmp_path: Path
+) -> None:
+    options(steps=1).run()
+    make_dataset(tmp_path / "other", word="other")
+    with pytest.raises(InputError, match=r"other has another vocabulary .* than .*run was trained"):
+        options(dataset=tmp_path / "other").run()
+    with pytest.raises(InputError, match="started with model hidden_size 12, not 128"):
+        options(model="tiny").run()
+
+
+def test_not_a_number_is_never_saved(options: Options) -> None:
+    diverging = options(learning_rate=1e30, steps=20, checkpoint_every_steps=2)
+    with pytest.raises(InputError, match=r"the loss blew up before step \d+ .* lower --learning"):
+        diverging.run()
+    run = diverging.run_dir
+    for checkpoint in (run / "checkpoints").glob("step-*"):
+        for weight in weights_of(run).values():
+            assert np.isfinite(weight).all(), checkpoint
+
+
+def blow_up_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
+    """Make the loss a hundred times as high, and the weights broken, at an update."""
+    train, left = Trainer.train, [times]
+
+    def train_and_blow_up(trainer: Trainer, *arguments: Any) -> Any:
+        sums = train(trainer, *arguments)
+        if int(trainer.step) == step and left[0]:
+            left[0] -= 1
+            trainer.weights["pooled_dense/bias"].assign(np.full(12, 1e9))
+            sums = {**sums, "masked_lm_loss": sums["masked_lm_loss"] * 100}
+        return sums
+
+    monkeypatch.setattr(Trainer, "train", train_and_blow_up)
+
+
+def test_a_blow_up_is_rolled_back_and_its_batches_skipped(
+    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags: dict[str, Any] = {"steps": 8, "checkpoint_every_steps": 2, "eval_every_steps": None}
+    positions = []
+    loop = Session._train_batches
+    monkeypatch.setattr(
+        Session,
+        "_train_batches",
+        lambda self: (positions.append(int(self.trainer.position)), loop(self))[1],
+    )
+    blow_up_at(monkeypatch, 5)
+    result = options(**flags, on_blow_up="skip").run()
+    said = capsys.readouterr().err
+    assert "blew up before step 5 (last checkpoint: step 4): going on from there without" in said
+    assert "without the 1 batches since" in said
+    assert positions == [0, 5]  # after four updates, the sixth batch
+    run = Path(result["run"])
+    assert [line["step"] for line in lines_of(run, "train")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert max(line["masked_lm_loss"] for line in lines_of(run, "train")) < 10
+    assert max(np.abs(weight).max() for weight in weights_of(run).values()) < 100
+
+
+def test_a_blow_up_stops_by_default_and_in_the_end(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blow_up_at(monkeypatch, 3, times=99)
+    with pytest.raises(InputError, match=r"blew up before step 3 .*, or give --on-blow-up skip"):
+        options(checkpoint_every_steps=2).run()
+    with pytest.raises(InputError, match=r"before step 3 .*, for the 6th time; start a new --run"):
+        options(checkpoint_every_steps=2, on_blow_up="skip").run()
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_evaluation_loss(options: Options) -> None:
+    # With a learning rate as high as this, it gets worse in the end.
+    run = Path(options(steps=12, eval_every_steps=3, learning_rate=0.1).run()["run"])
+    losses = {line["step"]: line["loss"] for line in lines_of(run, "eval")}
+    assert len(losses) == 4
+    best = min(losses, key=losses.__getitem__)
+    assert Checkpoints(run / "checkpoints").best == Best(best, "loss", losses[best])
+    assert (run / "checkpoints" / f"step-{best:08}").exists()
+
+
+@pytest.fixture
+def two_phases(
+    options: Options, make_dataset: Callable, small_config: BertConfig, tmp_path: Path
+) -> Options:
+    """Flags for five steps on records of 16, and three on records of 24."""
+    make_dataset(tmp_path / "long", max_seq_length=24, max_predictions=5, seed=2)
+    model = dataclasses.replace(small_config, max_position_embeddings=24, num_hidden_layers=1)
+    (tmp_path / "long.json").write_text(model.to_json())
+    flags: dict[str, Any] = {"model": str(tmp_path / "long.json"), "steps": 8}
+    second = {"phase2_dataset": tmp_path / "long", "phase2_steps": 3}
+    return lambda **given: options(**flags | second | given)
+
+
+def test_two_phases_in_one_run(two_phases: Options, tmp_path: Path) -> None:
+    run = Path(two_phases().run()["run"])
+    one = {"phase2_dataset": None, "phase2_steps": None}
+    alone = Path(two_phases(**one, run_dir=tmp_path / "alone").run()["run"])
+    both, first = (lines_of(path, "train") for path in (run, alone))
+    # The schedule runs on over both; the first five updates are those of a run of one phase.
+    names = ("loss", "learning_rate")
+    assert [[x[n] for n in names] for x in both[:5]] == [[x[n] for n in names] for x in first[:5]]
+    assert [line["step"] for line in both] == list(range(1, 9))
+    assert [x["learning_rate"] for x in both] == [x["learning_rate"] for x in first]
+    assert both[5]["loss"] != first[5]["loss"]
+    assert [line["step"] for line in lines_of(run, "eval")] == [5, 8]
+    loaded = load_run(run)
+    assert loaded.dataset.max_seq_length == 24
+    # As many positions an update: 8 × 16 = 128, and 5 × 24 = 120 is the most that fits.
+    assert (loaded.training.phase2_steps, loaded.training.phase2_batch_size) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    "stopped_at",
+    [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)],
+)
+def test_two_phases_stopped_in_either_and_gone_on_with(
+    two_phases: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    whole = two_phases(run_dir=tmp_path / "whole")
+    whole.run()
+    with monkeypatch.context() as patch:
+        stop_after(patch, stopped_at)
+        with pytest.raises(KeyboardInterrupt):
+            two_phases().run()
+    stopped = Path(two_phases().run()["run"])
+    expected, found = weights_of(whole.run_dir), weights_of(stopped)
+    for path, weight in expected.items():
+        np.testing.assert_array_equal(found[path], weight)
+    losses = ([x["loss"] for x in lines_of(run, "train")] for run in (whole.run_dir, stopped))
+    assert next(losses) == next(losses)
+
+
+def test_a_finished_run_is_given_a_second_phase(two_phases: Options) -> None:
+    one = {"phase2_dataset": None, "phase2_steps": None, "steps": 5}
+    two_phases(**one).run()
+    assert two_phases().run()["steps"] == 8
+
+
+def test_second_phases_that_cannot_be(
+    two_phases: Options, make_dataset: Callable, tmp_path: Path
+) -> None:
+    make_dataset(tmp_path / "other", word="other")
+    with pytest.raises(InputError, match=r"--phase2-dataset .*other: its vocab_sha256 is not that"):
+        two_phases(phase2_dataset=tmp_path / "other").run()
+    with pytest.raises(InputError, match="--phase2-steps 8: must be at least 1, and fewer than"):
+        two_phases(phase2_steps=8).run()
+    with pytest.raises(InputError, match=r"--phase2-steps and .*: need a --phase2-dataset"):
+        two_phases(phase2_dataset=None)
+    config = tmp_path / "long.json"
+    config.write_text(config.read_text().replace(": 24", ": 16"))
+    with pytest.raises(InputError, match=r"max_position_embeddings 16, but .* sequences have 24"):
+        two_phases().run()
+
+
+def test_a_damaged_record_ends_the_training_by_name(
+    options: Options, make_dataset: Callable, tmp_path: Path
+) -> None:
+    make_dataset(tmp_path / "damaged")
+    file = tmp_path / "damaged" / "train-00000-of-00002.tfrecord"
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"train-00000-of-00002.tfrecord: record 22 is corrupt"):
+        options(dataset=tmp_path / "damaged").run()
+
+
+def test_a_shard_that_disappears_ends_the_training_by_name(
+    options: Options, make_dataset: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(tmp_path / "leaky")
+    shard, train = tmp_path / "leaky" / "train-00001-of-00002.tfrecord", Trainer.train
+
+    def train_and_lose(trainer: Trainer, *arguments: Any) -> Any:
+        shard.unlink(missing_ok=True)
+        return train(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "train", train_and_lose)
+    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: is gone; put it back"):
+        options(dataset=tmp_path / "leaky", steps=40).run()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_ends_the_training_with_a_line(options: Options) -> None:
+    flags = options()
+    assert flags.run().keys()  # a checkpoint that there was room for
+    kept = sorted(path.name for path in (flags.run_dir / "checkpoints").iterdir())
+    command = [
+        sys.executable, "-m", "clozeline", "pretrain", "--no-xla",
+        "--precision=float32", f"--dataset={flags.dataset}", f"--run={flags.run_dir}",
+        f"--model={flags.model}", "--batch-size=8", "--learning-rate=0.01", "--steps=9",
+        "--checkpoint-every-steps=2",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "step-00000008: cannot be written: " in last
+    assert last.endswith("the checkpoints before it are whole")
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (flags.run_dir / "checkpoints").iterdir()) == kept
+
+
+def test_a_vocabulary_that_is_not_the_datasets(make_dataset: Callable, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "dataset")
+    with (tmp_path / "dataset" / "vocab.txt").open("a") as file:
+        file.write("more\n")
+    with pytest.raises(
+        InputError, match=r"vocab.txt: not the vocabulary that the dataset was made"
+    ):
+        open_dataset(tmp_path / "dataset")
+
+
+def test_no_train_example(make_dataset: Callable, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "dataset", train=())
+    with pytest.raises(InputError, match="no example in its train split; make it from more text"):
+        open_dataset(tmp_path / "dataset")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("huge", "--model huge: expected tiny, mini, .*, or a .json file"),
+        ("none.json", "--model none.json: cannot be used: .*No such file"),
+        ("typo.json", "typo.json: cannot be used: unknown key 'hiden_size'"),
+        ("vocab.json", "vocab_size 51, but the dataset's vocabulary has 50 pieces"),
+        ("deep.json", "deep.json: cannot be used: nested too deeply"),
+        ("fifo.json", "fifo.json: not a regular file"),
+        ("nan.json", "nan.json: cannot be used: layer_norm_eps must be above 0, received nan"),
+        ("short.json", "max_position_embeddings 8, but the dataset's sequences have 16; make"),
+    ],
+)
+def test_models_that_cannot_be_used(
+    dataset: Path, tmp_path: Path, small_config: BertConfig, model: str, message: str
+) -> None:
+    (tmp_path / "typo.json").write_text('{"hiden_size": 8}')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "nan.json").write_text('{"vocab_size": 50, "layer_norm_eps": NaN}')
+    os.mkfifo(tmp_path / "fifo.json")
+    other = dataclasses.replace(small_config, vocab_size=51)
+    (tmp_path / "vocab.json").write_text(other.to_json())
+    short = dataclasses.replace(small_config, max_position_embeddings=8)
+    (tmp_path / "short.json").write_text(short.to_json())
+    path = str(tmp_path / model) if (tmp_path / model).exists() else model
+    with pytest.raises(InputError, match=message):
+        model_config(path, read_manifest(dataset))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ({"checkpoint_every_steps": 0}, "--checkpoint-every-steps 0: must be at least 1"),
+        ({"eval_every_steps": 0}, "--eval-every-steps 0: must be at least 1"),
+        ({"warmup_steps": -1}, "--warmup-steps -1: must be at least 0"),
+        ({"weight_decay": -0.1}, "--weight-decay -0.1: must be at least 0"),
+        ({"seed": -1}, "--seed -1: must be at least 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan: must be above 0"),
+        ({"steps": None, "epochs": 0.0}, "--epochs 0.0: must be above 0"),
+        ({"blow_up_ratio": 1.0}, "--blow-up-ratio 1.0: must be above 1"),
+        ({"epochs": 1.0}, "--steps and --epochs: give one of them, not both"),
+    ],
+)
+def test_flags_out_of_range(options: Options, flags: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        options(**flags)
+
+
+def test_batch_size_must_divide() -> None:
+    check_batch_size("--batch-size", 12, 3)
+    with pytest.raises(InputError, match=r"--batch-size 10: must be a multiple of the 4 .* 12"):
+        check_batch_size("--batch-size", 10, 4)
+    check_batch_size("--batch-size", 12, 3, 2)
+    with pytest.raises(InputError, match="the 3 devices, times 4 accumulation steps; try 24"):
+        check_batch_size("--batch-size", 15, 3, 4)
+
+
+def test_the_second_signal_acts_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_requested() as stopped:
+        assert not stopped()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped()
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_flags_at_the_front_door(dataset: Path, tmp_path: Path) -> None:
+    flags = ["--dataset", str(dataset), "--run", str(tmp_path), "--no-xla", "--warmup-steps", "7"]
+    parsed, unknown = parse("pretrain", flags)
+    assert (parsed.run_dir, parsed.xla, parsed.warmup_steps, unknown) == (tmp_path, False, 7, [])
+
+
+def test_help_needs_no_tensorflow() -> None:
+    code = "import model.commands, sys; sys.exit('tensorflow' in sys.modules)"
+    root = str(Path(clozeline.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_a_run_starts_from_the_weights_of_another(
+    options: Options, tmp_path: Path, make_dataset: Callable[..., Any]
+) -> None:
+    first, second = tmp_path / "run", tmp_path / "second"
+    options(steps=3).run()
+    options(init=first, model="large", run_dir=second, steps=1, learning_rate=1e-12).run()
+    after = weights_of(second)
+    for name, values in weights_of(first).items():
+        np.testing.assert_allclose(values, after[name], atol=1e-6, err_msg=name)
+    make_dataset(tmp_path / "other", word="other")
+    with pytest.raises(InputError, match=r"--init .*run: its vocabulary is not that of .*other"):
+        options(init=first, run_dir=second, dataset=tmp_path / "other", steps=1).run()

@@ -1,0 +1,317 @@
+"""Checkpoints: whole or not there, the last three, and the last that can be read."""
+
+import errno
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from model.training.checkpoints import Best, Checkpoints
+from pipeline.errors import InputError, JobError
+
+
+def make_state(value: float = 0.0) -> dict:
+    return {
+        "model": {
+            "layer/kernel": tf.Variable([value, value + 0.5]),
+            "layer/bias": tf.Variable(value),
+        },
+        "step": tf.Variable(int(value), dtype=tf.int64),
+    }
+
+
+def values(state: dict) -> list:
+    return [state["model"]["layer/kernel"].numpy().tolist(), int(state["step"])]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Checkpoints:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=3)
+    for step in (1, 20, 300, 4000):
+        checkpoints.save(step, make_state(float(step)))
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_the_last_three_stay(saved: Checkpoints) -> None:
+    assert saved.steps() == [20, 300, 4000]
+
+
+def test_restore_reads_the_last(saved: Checkpoints) -> None:
+    state = make_state()
+    assert saved.restore(state) == 4000
+    assert values(state) == [[4000.0, 4000.5], 4000]
+
+
+def test_nothing_to_restore(tmp_path: Path) -> None:
+    state = make_state(7.0)
+    assert Checkpoints(tmp_path / "none").restore(state) is None
+    assert values(state) == [[7.0, 7.5], 7]
+
+
+def test_a_part_of_the_state_can_be_read(saved: Checkpoints) -> None:
+    state = make_state()
+    assert saved.restore({"model": state["model"]}) == 4000
+    assert values(state) == [[4000.0, 4000.5], 0]
+
+
+FILES = ["checkpoint.index", "checkpoint.data-00000-of-00001", "checksums.json"]
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+@pytest.mark.parametrize("damage", ["remove", "truncate"])
+@pytest.mark.parametrize("has_checksums", [True, False])
+def test_a_damaged_last_one_is_said_and_the_one_before_used(
+    saved: Checkpoints, capsys: pytest.CaptureFixture, name: str, damage: str, has_checksums: bool
+) -> None:
+    file = saved.directory / "step-00004000" / name
+    if not has_checksums:  # as an earlier release wrote it
+        (file.parent / "checksums.json").unlink()
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    left = {path.name: path.read_bytes() for path in file.parent.iterdir()}
+    state = make_state()
+    assert saved.restore(state) == 300
+    assert values(state) == [[300.0, 300.5], 300]
+    said = capsys.readouterr().err
+    assert "step-00004000: damaged (" in said
+    assert "); going back to the one before" in said
+    assert "step-00004000: kept as damaged-00004000" in said
+    assert saved.steps() == [20, 300]
+    aside = saved.directory / "damaged-00004000"  # nothing of it is lost
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == left
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_noticed_wherever_it_is(saved: Checkpoints, name: str) -> None:
+    file = saved.directory / "step-00004000" / name
+    whole = file.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        data = bytearray(whole)
+        data[place] ^= 4
+        file.write_bytes(data)
+        state, other = make_state(), Checkpoints(saved.directory, writes=False)
+        assert other.restore(state) == 300, place
+        assert values(state) == [[300.0, 300.5], 300]
+    file.write_bytes(whole)
+    assert saved.restore(make_state()) == 4000
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"files": {}}', '{"files": []}', "{}", "\xff"])
+def test_checksums_that_say_nothing_are_damaged(
+    saved: Checkpoints, text: str, capsys: pytest.CaptureFixture
+) -> None:
+    file = saved.directory / "step-00004000" / "checksums.json"
+    file.write_text(text, encoding="latin-1")
+    assert saved.restore(make_state()) == 300
+    assert "step-00004000: damaged (checksums.json" in capsys.readouterr().err
+
+
+def test_checkpoints_without_checksums_are_read(saved: Checkpoints) -> None:
+    for file in saved.directory.glob("*/checksums.json"):
+        file.unlink()
+    state = make_state()
+    assert saved.restore(state) == 4000
+    assert values(state) == [[4000.0, 4000.5], 4000]
+
+
+def test_damaged_twice(saved: Checkpoints) -> None:
+    for again in (False, True):
+        if again:
+            saved.save(4000, make_state(4000.0))
+            saved.wait()
+        (saved.directory / "step-00004000" / "checkpoint.index").write_bytes(b"")
+        assert saved.restore(make_state()) == 300
+    aside = sorted(path.name for path in saved.directory.glob("damaged-*"))
+    assert aside == ["damaged-00004000", "damaged-00004000-2"]
+
+
+def test_all_are_damaged(saved: Checkpoints) -> None:
+    for file in saved.directory.glob("*/checkpoint.index"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"all of the 3 checkpoints are damaged; put one back fr"):
+        saved.restore(make_state())
+    assert saved.steps() == [20, 300, 4000]  # left for a person to look at
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize("name", FILES)
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(
+    saved: Checkpoints, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    before = sorted(saved.directory.rglob("*"))
+    place = saved.directory / "step-00004000" / name
+    opened = Path.open
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == place:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    reason = os.strerror(number)
+    with pytest.raises(JobError, match=rf"step-00004000: cannot be read: .*{reason}.*nothing was"):
+        saved.restore(make_state())
+    assert sorted(saved.directory.rglob("*")) == before
+
+
+def test_a_directory_that_cannot_be_listed_is_not_empty(
+    saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(JobError, match="checkpoints: cannot be listed: Permission denied"):
+        saved.restore(make_state())
+
+
+def test_a_checkpoint_of_another_model_is_not_taken_for_damaged(saved: Checkpoints) -> None:
+    other = {"model": {"layer/kernel": tf.Variable([0.0, 0.0, 0.0])}}
+    with pytest.raises(InputError, match=r"step-00004000: does not fit the run's config.json: "):
+        saved.restore(other)
+    assert saved.steps() == [20, 300, 4000]
+
+
+def test_other_names_are_no_checkpoints(saved: Checkpoints) -> None:
+    names = ["step-20.bak", "step-00000020.bak", "step-00009000~", "step-x", "step-9", "step-"]
+    for name in names:
+        (saved.directory / name).mkdir()
+    assert saved.steps() == [20, 300, 4000]
+    assert saved.restore(make_state()) == 4000
+    saved.save(5000, make_state(5.0))
+    saved.wait()
+    assert all((saved.directory / name).exists() for name in names)
+
+
+def test_a_reader_goes_on_to_what_a_training_has_written_meanwhile(
+    saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = tf.train.Checkpoint.read
+
+    def read_late(checkpoint: tf.train.Checkpoint, path: str) -> Any:
+        if "step-00004000" in path:
+            for step in (5000, 6000, 7000):
+                saved.save(step, make_state(float(step)))
+            saved.wait()
+        return read(checkpoint, path)
+
+    monkeypatch.setattr(tf.train.Checkpoint, "read", read_late)
+    state = make_state()
+    assert Checkpoints(saved.directory, writes=False).restore(state) == 7000
+    assert values(state) == [[7000.0, 7000.5], 7000]
+
+
+def test_what_a_killed_save_leaves_is_no_checkpoint(saved: Checkpoints) -> None:
+    partial = saved.directory / "partial-5000"
+    partial.mkdir()
+    (partial / "checkpoint.index").write_bytes(b"half")
+    (saved.directory / "partial-mine").mkdir()
+    assert saved.restore(make_state()) == 4000
+    assert not partial.exists()
+    assert (saved.directory / "partial-mine").exists()
+
+
+def test_what_is_written_is_the_state_at_the_save(tmp_path: Path) -> None:
+    checkpoints, state = Checkpoints(tmp_path), make_state(5.0)
+    checkpoints.save(5, state)
+    state["model"]["layer/kernel"].assign([0.0, 0.0])  # the training goes on
+    checkpoints.wait()
+    found = make_state()
+    assert checkpoints.restore(found) == 5
+    assert values(found) == [[5.0, 5.5], 5]
+
+
+def test_the_best_stays_beside_the_last_three(saved: Checkpoints) -> None:
+    saved.mark_best(300, "f1", 0.25)
+    for step in (5000, 6000, 7000, 8000):
+        saved.save(step, make_state(float(step)))
+    saved.wait()
+    assert saved.steps() == [300, 6000, 7000, 8000]
+    assert Checkpoints(saved.directory).best == Best(300, "f1", 0.25)
+    text = (saved.directory / "best.json").read_text()
+    assert json.loads(text) == {"step": 300, "metric": "f1", "value": 0.25}
+    state = make_state()
+    assert saved.restore_best(state) == 300
+    assert values(state) == [[300.0, 300.5], 300]
+    saved.mark_best(7000, "f1", 0.5)
+    assert saved.steps() == [6000, 7000, 8000]
+
+
+def test_no_best_one(saved: Checkpoints) -> None:
+    assert saved.best is None
+    with pytest.raises(InputError, match="no best checkpoint; train with --eval-every-steps"):
+        saved.restore_best(make_state())
+
+
+def test_a_best_one_of_an_earlier_release(saved: Checkpoints) -> None:
+    (saved.directory / "best.json").write_text('{"step": 300, "loss": 0.75}')
+    assert saved.best == Best(300, None, 0.75)
+    state = make_state()
+    assert saved.restore_best(state) == 300
+    assert values(state) == [[300.0, 300.5], 300]
+
+
+def test_a_best_one_that_is_damaged_or_missing(saved: Checkpoints) -> None:
+    saved.mark_best(300, "f1", 0.25)
+    file = saved.directory / "step-00000300" / "checkpoint.index"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(
+        InputError,
+        match=r"step-00000300: the best checkpoint is damaged \(checkpoint.index does not have the "
+        r"checksum of checksums.json\); .*or give --checkpoint last",
+    ):
+        saved.restore_best(make_state())
+    assert saved.steps() == [20, 300, 4000]
+    shutil.rmtree(file.parent)
+    with pytest.raises(InputError, match=r"step-00000300: the best checkpoint is missing; put it"):
+        saved.restore_best(make_state())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": 300}', '{"step": 300, "metric": "f1"}'])
+def test_a_damaged_best_json(saved: Checkpoints, text: str) -> None:
+    (saved.directory / "best.json").write_text(text)
+    with pytest.raises(InputError, match=r"best.json: damaged: .*; remove it: the next evaluation"):
+        saved.restore_best(make_state())
+
+
+def test_roll_back(saved: Checkpoints) -> None:
+    state = make_state(4.0)
+    saved.hold(state)
+    state["model"]["layer/kernel"].assign([math.nan, 0.0])
+    saved.roll_back(state)
+    assert values(state) == [[4.0, 4.5], 4]
+
+
+def test_a_save_that_fails_is_said_and_leaves_nothing(
+    saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", full)
+    saved.save(5000, make_state(5.0))
+    with pytest.raises(JobError, match=r"step-00005000: cannot be written: No space left .* whole"):
+        saved.wait()
+    assert saved.steps() == [20, 300, 4000]
+    assert not list(saved.directory.glob("partial-*"))
+
+
+def test_only_the_writer_changes_the_directory(saved: Checkpoints) -> None:
+    (saved.directory / "partial-5000").mkdir()
+    other = Checkpoints(saved.directory, writes=False)
+    assert other.restore(make_state()) == 4000
+    other.save(9000, make_state(9.0))
+    other.mark_best(4000, "loss", 1.0)
+    other.wait()
+    assert saved.steps() == [20, 300, 4000]
+    assert saved.best is None
+    assert (saved.directory / "partial-5000").exists()

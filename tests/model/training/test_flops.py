@@ -1,0 +1,39 @@
+"""How much a step computes, and how much the machine could."""
+
+import pytest
+import tensorflow as tf
+
+from model.bert.config import SIZES, BertConfig
+from model.bert.network import build_pretraining_model
+from model.training.flops import matrix_peak, step_flops
+
+
+def test_step_flops_are_those_that_tensorflow_counts(small_config: BertConfig) -> None:
+    model = build_pretraining_model(small_config)
+    batch, length, predictions = 3, 16, 2
+    inputs = {name: tf.zeros([batch, length], tf.int32) for name in model.input}
+    inputs["masked_lm_positions"] = tf.zeros([batch, predictions], tf.int32)
+    graph = tf.function(lambda x: model(x)).get_concrete_function(inputs).graph
+    total = 0
+    for op in graph.get_operations():
+        if "MatMul" in op.type:
+            a, out = op.inputs[0].shape, op.outputs[0].shape
+            inner = (
+                a[-2] if op.get_attr("adj_x" if "Batch" in op.type else "transpose_a") else a[-1]
+            )
+            total += 2 * out.num_elements() * inner
+    assert total > 0
+    # Pairs have a bias-free product each; nothing else multiplies matrices.
+    assert step_flops(small_config, batch, length, predictions) == pytest.approx(3 * total)
+
+
+def test_the_usual_rule_of_six_per_parameter() -> None:
+    config = SIZES["base"].config(30522)
+    parameters = 12 * (4 * 768**2 + 2 * 768 * 3072)
+    per_token = step_flops(config, 8, 128, 20) / (8 * 128)
+    assert per_token == pytest.approx(6 * parameters, rel=0.15)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_matrix_peak_is_some_machine(precision: str) -> None:
+    assert 1e9 < matrix_peak(precision) < 1e16

@@ -1,0 +1,220 @@
+"""The order of the train stream, skipping, the eval split, damaged files."""
+
+import gzip
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import clozeline
+from model.training import input as model_input
+from model.training.input import corrupt_files_named, eval_batches, train_batches
+from pipeline.errors import InputError
+from pipeline.manifest import MANIFEST, read_manifest
+
+TRAIN, EVAL = 40, 11  # the fixture's records
+
+Markers = Callable[[np.ndarray], np.ndarray]
+
+
+@pytest.fixture
+def take(dataset: Path, markers: Markers) -> Callable[..., list[int]]:
+    """Return the markers of some examples of the train stream."""
+
+    def of(examples: int, *, seed: int = 3, skip: int = 0, batch_size: int = 1) -> list[int]:
+        stream = train_batches(
+            dataset,
+            read_manifest(dataset),
+            batch_size=batch_size,
+            seed=seed,
+            skip_examples=skip,
+        )
+        batches = stream.take(examples // batch_size)
+        return [int(m) for batch in batches for m in markers(batch["input_ids"].numpy())]
+
+    return of
+
+
+def test_every_epoch_has_every_record_once_in_another_order(take: Callable) -> None:
+    stream = take(3 * TRAIN)
+    epochs = [stream[i * TRAIN : (i + 1) * TRAIN] for i in range(3)]
+    assert all(sorted(epoch) == list(range(TRAIN)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    # Both files are mixed: the longer one has the numbers up to 22.
+    assert {number <= 22 for number in epochs[0][:16]} == {True, False}
+
+
+def test_order_depends_on_the_seed_alone(take: Callable) -> None:
+    first = take(TRAIN)
+    tf.random.set_seed(99)
+    assert take(TRAIN) == first
+    assert take(TRAIN, batch_size=8) == first
+    assert take(TRAIN, seed=4) != first
+
+
+@pytest.mark.parametrize("skip", [1, 39, 40, 41, 97])
+def test_skipping_gives_the_rest_of_the_same_stream(take: Callable, skip: int) -> None:
+    assert take(30, skip=skip) == take(skip + 30)[skip:]
+
+
+def test_skipping_is_exact_with_several_windows(
+    take: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_input, "WINDOW_EXAMPLES", 7)
+    stream = take(2 * TRAIN)
+    assert sorted(stream[:TRAIN]) == sorted(stream[TRAIN:]) == list(range(TRAIN))
+    assert take(20, skip=33) == stream[33:53]
+
+
+def test_every_window_has_an_order_of_its_own(
+    tmp_path: Path, make_dataset: Callable, markers: Markers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_input, "WINDOW_EXAMPLES", 10)
+    manifest = make_dataset(tmp_path / "one-file", train=(30,))
+    stream = train_batches(tmp_path / "one-file", manifest, batch_size=10, seed=3, skip_examples=0)
+    windows = [markers(batch["input_ids"].numpy()) for batch in stream.take(3)]
+    orders = [tuple(window - 10 * index) for index, window in enumerate(windows)]
+    assert [sorted(order) for order in orders] == [list(range(10))] * 3
+    assert len(set(orders)) == 3
+
+
+def test_batches_run_across_the_ends_of_epochs(dataset: Path, markers: Markers) -> None:
+    manifest = read_manifest(dataset)
+    stream = train_batches(dataset, manifest, batch_size=32, seed=3, skip_examples=0)
+    batches = [markers(batch["input_ids"].numpy()) for batch in stream.take(5)]
+    assert [len(batch) for batch in batches] == [32] * 5
+    assert np.bincount(np.concatenate(batches)).tolist() == [4] * TRAIN
+
+
+def test_features_are_the_schema_in_int32(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    batches = train_batches(dataset, manifest, batch_size=4, seed=3, skip_examples=0)
+    spec = batches.element_spec
+    assert {name: (value.dtype, value.shape) for name, value in spec.items()} == {
+        feature.name: (
+            tf.float32 if feature.kind == "float32" else tf.int32,
+            tf.TensorShape([4, feature.length]),
+        )
+        for feature in manifest.features
+    } | {"example_weights": (tf.float32, tf.TensorShape([4]))}
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(4, 3), (8, 2), (11, 1)])
+def test_eval_split_comes_once_and_filler_has_no_weight(
+    dataset: Path, markers: Markers, batch_size: int, count: int
+) -> None:
+    manifest = read_manifest(dataset)
+    stream = eval_batches(dataset, manifest, "eval", batch_size=batch_size)
+    batches = list(stream.as_numpy_iterator())
+    assert [len(batch["example_weights"]) for batch in batches] == [batch_size] * count
+    joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    weights = joined["example_weights"]
+    assert markers(joined["input_ids"])[weights == 1].tolist() == list(range(TRAIN, TRAIN + EVAL))
+    assert weights.sum() == EVAL
+    assert not joined["masked_lm_weights"][weights == 0].any()
+    assert joined["masked_lm_weights"][weights == 1].any(axis=1).all()
+
+
+@pytest.fixture
+def broken(tmp_path: Path, make_dataset: Callable) -> Path:
+    """A dataset of its own, to be damaged."""
+    make_dataset(tmp_path / "broken")
+    return tmp_path / "broken"
+
+
+def test_a_damaged_record_is_named(broken: Path) -> None:
+    file = broken / "train-00001-of-00002.tfrecord"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    manifest = read_manifest(broken)
+    with (
+        pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: record 8 is corrupt"),
+        corrupt_files_named(broken, manifest),
+    ):
+        list(train_batches(broken, manifest, batch_size=8, seed=1, skip_examples=0).take(5))
+
+
+LENGTH = struct.pack("<Q", 1 << 40)
+CRC = google_crc32c.value(LENGTH)
+LYING = LENGTH + struct.pack("<I", ((CRC >> 15 | CRC << 17) + 0xA282EAD8) & 0xFFFFFFFF) + b"tiny"
+"""The beginning of a record of 2^40 bytes, by its length and the length's checksum."""
+
+READ_IT = """
+import sys
+from pathlib import Path
+from model.input import corrupt_files_named, eval_batches, train_batches
+from pipeline.errors import InputError
+from pipeline.inspection import read_records
+from pipeline.manifest import read_manifest
+dataset = Path(sys.argv[1])
+manifest = read_manifest(dataset)
+for stream in (
+    lambda: train_batches(dataset, manifest, batch_size=8, seed=1, skip_examples=0).take(9),
+    lambda: eval_batches(dataset, manifest, "eval", batch_size=8),
+    lambda: read_records(dataset / manifest.splits["eval"][0].name, manifest),
+):
+    try:
+        with corrupt_files_named(dataset, manifest):
+            list(stream())
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_length_of_a_terabyte_ends_in_a_line(broken: Path, compression: str) -> None:
+    settings = json.loads((broken / MANIFEST).read_text())
+    settings["settings"]["compression"] = compression
+    for split in ("train", "eval"):
+        for shard in settings["splits"][split]:
+            file = broken / shard["name"]
+            data = file.read_bytes() + LYING
+            file.write_bytes(data if compression == "none" else gzip.compress(data))
+            shard["size_bytes"] = file.stat().st_size
+    (broken / MANIFEST).write_text(json.dumps(settings))
+    # In a process of its own, which it used to end by a signal.
+    done = subprocess.run(
+        [sys.executable, "-c", READ_IT, str(broken)],
+        cwd=Path(clozeline.__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert "train-00000-of-00002.tfrecord: record 23 is corrupt or truncated" in lines[0]
+    for line in lines[1:]:
+        assert ".tfrecord: record " in line
+        assert "is corrupt or truncated" in line
+
+
+def test_a_record_without_the_features_is_named(broken: Path) -> None:
+    file = broken / "train-00000-of-00002.tfrecord"
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        writer.write(tf.train.Example().SerializeToString())
+    path = broken / MANIFEST
+    settings = json.loads(path.read_text())
+    settings["splits"]["train"][0]["size_bytes"] = file.stat().st_size
+    path.write_text(json.dumps(settings))
+    manifest = read_manifest(broken)
+    with (
+        pytest.raises(InputError, match=r"train-00000-of-00002.tfrecord: record 0 does not have"),
+        corrupt_files_named(broken, manifest),
+    ):
+        list(train_batches(broken, manifest, batch_size=8, seed=1, skip_examples=0).take(5))
+
+
+def test_other_errors_pass_through(dataset: Path) -> None:
+    with (
+        pytest.raises(tf.errors.InvalidArgumentError),
+        corrupt_files_named(dataset, read_manifest(dataset)),
+    ):
+        tf.reshape(tf.zeros([3]), [2])

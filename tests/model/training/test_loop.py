@@ -1,0 +1,229 @@
+"""One device or two, XLA or not: the same losses. Dropout: of (seed, step, example) alone."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.bert.config import BertConfig, TrainingConfig
+from model.tasks.kinds import heads
+from model.training.input import train_batches
+from model.training.loop import LossScale, Trainer
+from model.training.losses import Pretraining
+from model.training.strategy import make_strategy
+from pipeline.errors import InputError
+from pipeline.manifest import read_manifest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def losses(request: pytest.FixtureRequest, dataset: Path) -> dict[str, dict[str, Any]]:
+    """What `device_losses.py` prints: sums and weights by strategy and compiler."""
+    script = Path(__file__).with_name("device_losses.py")
+    finished = subprocess.run(
+        [sys.executable, str(script), str(dataset), str(request.param)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    found = json.loads(finished.stdout)
+    for case, values in found.items():
+        assert values["replicas"] == (request.param if case.startswith("mirrored") else 1)
+    return found
+
+
+SAME = {
+    "one xla 0.2": (
+        "mirrored xla 0.2",
+        "one graph 0.2",
+        "mirrored graph 0.2",
+        "one in parts 0.2",
+        "mirrored in parts 0.2",
+        "one recompute 0.2",
+        "mirrored recompute 0.2",
+    ),
+    "one lamb 0.2": ("mirrored lamb 0.2",),
+    "one xla 0": ("mirrored xla 0",),
+}
+
+
+@pytest.mark.slow
+def test_the_same_losses_and_weights_on_any_devices_with_xla_and_without(losses: dict) -> None:
+    for case, others in SAME.items():
+        sums = losses[case]["sums"]
+        assert len({step["masked_lm_loss"] / step["masked_lm_weight"] for step in sums}) == 5
+        assert sums[-1]["next_sentence_weight"] == 11  # every eval example, no filler
+        for other in others:
+            for step, expected in zip(losses[other]["sums"], sums, strict=True):
+                assert step == pytest.approx(expected, rel=1e-5)
+            for path, weight in losses[case]["weights"].items():
+                if path.endswith("key/bias"):
+                    continue  # its gradient is 0 but for rounding, which AdamW makes large
+                found = losses[other]["weights"][path]
+                np.testing.assert_allclose(found, weight, rtol=1e-4, atol=1e-5, err_msg=path)
+    first, *rest = (losses[case]["sums"] for case in SAME)
+    assert first not in rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_narrow_products_are_near_float32_on_any_devices(losses: dict, precision: str) -> None:
+    one, mirrored = losses[f"one {precision}"], losses[f"mirrored {precision}"]
+    exact = losses["one xla 0"]["sums"]
+    for step, other, expected in zip(one["sums"], mirrored["sums"], exact, strict=True):
+        for name in ("masked_lm_loss", "next_sentence_loss"):
+            assert step[name] != expected[name]
+            assert step[name] == pytest.approx(expected[name], rel=0.05)
+            assert other[name] == pytest.approx(step[name], rel=0.02)
+    assert one["scale"] == mirrored["scale"]
+
+
+def make_trainer(
+    config: BertConfig, *, seed: int = 3, xla: bool = False, recompute: bool = False
+) -> Trainer:
+    training = TrainingConfig(
+        steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=seed
+    )
+    settings = {"xla": xla, "recompute": recompute}
+    return Trainer(config, training, Pretraining(heads("nsp")), make_strategy("one"), **settings)
+
+
+def a_batch() -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    """Return a batch of 4 and its weights by head."""
+    batch = {
+        "input_ids": tf.fill([4, 16], 7),
+        "input_mask": tf.ones([4, 16], tf.int32),
+        "segment_ids": tf.zeros([4, 16], tf.int32),
+        "masked_lm_positions": tf.constant([[1, 2, 3]] * 4),
+        "masked_lm_ids": tf.constant([[8, 9, 10]] * 4),
+        "masked_lm_weights": tf.ones([4, 3]),
+        "next_sentence_labels": tf.ones([4, 1], tf.int32),
+        "example_weights": tf.ones([4]),
+    }
+    return batch, {"masked_lm": tf.constant(12.0), "next_sentence": tf.constant(4.0)}
+
+
+def test_dropout_seeds_differ_by_layer_step_and_seed(small_config: BertConfig) -> None:
+    trainer = make_trainer(small_config)
+    found = []
+    for step in (0, 1):
+        trainer.step.assign(step)
+        found.append(trainer._dropout_seeds(0).numpy())
+    found.append(make_trainer(small_config, seed=4)._dropout_seeds(0).numpy())
+    # Embeddings, and attention, attention output and feed-forward of both layers.
+    assert found[0].shape == (1 + 2 * 3, 2)
+    assert len(np.unique(np.concatenate(found), axis=0)) == 3 * 7
+    np.testing.assert_array_equal(found[0], make_trainer(small_config)._dropout_seeds(0))
+
+
+@pytest.mark.parametrize("xla", [True, False])
+def test_dropout_follows_the_seeds_given(small_config: BertConfig, xla: bool) -> None:
+    trainer = make_trainer(small_config, xla=xla)
+    batch, weights = a_batch()
+
+    def loss(seeds: tf.Tensor) -> float:
+        return float(trainer._gradients(batch, weights, seeds, tf.ones([]))[1]["masked_lm_loss"])
+
+    first = trainer._dropout_seeds(0)
+    assert loss(first) == loss(first)
+    for layer in range(7):
+        other = tf.tensor_scatter_nd_add(first, [[layer, 0]], [1])
+        assert loss(other) != loss(first)
+
+
+def test_xla_does_not_undo_recomputation(small_config: BertConfig) -> None:
+    # In one program, as for a GPU or TPU, it would take the two computations of a layer for one.
+    def products(*, recompute: bool) -> int:
+        trainer = make_trainer(small_config, recompute=recompute)
+        step = tf.function(trainer._gradients_and_sums, jit_compile=True, autograph=False)
+        inputs = (*a_batch(), trainer._dropout_seeds(0), tf.ones([]))
+        program: str = step.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
+        return program.count(" dot(")
+
+    layers = small_config.num_hidden_layers
+    # Queries, keys, values, scores, what is gathered, the block's end, intermediate; the last
+    # product of a layer is needed for no gradient.
+    assert products(recompute=True) - products(recompute=False) >= 7 * layers
+
+
+def test_the_loss_scale_halves_and_doubles() -> None:
+    scale = LossScale()
+    assert float(scale.value()) == 2**15
+    assert float(scale.updated(tf.constant(math.inf))) == 0.0  # left out, and not added up
+    assert float(scale.updated(tf.constant(math.nan))) == 0.0
+    assert float(scale.value()) == 2**13
+    for _ in range(scale.STEPS_TO_DOUBLE - 1):
+        scale.state["steps"].assign_add(1)
+    assert float(scale.updated(tf.constant(7.0))) == 7.0
+    assert float(scale.value()) == 2**14
+    assert int(scale.state["steps"]) == 0
+    scale.state["power"].assign(0)
+    # It cannot help any more: this is for someone else to see.
+    assert math.isinf(float(scale.updated(tf.constant(math.inf))))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_a_step_whose_gradients_overflow_changes_nothing(
+    small_config: BertConfig, dataset: Path, optimizer: str
+) -> None:
+    training = TrainingConfig(
+        steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=3,
+        optimizer=optimizer, precision="float16",
+    )  # fmt: skip
+    trainer = Trainer(
+        small_config, training, Pretraining(heads("nsp")), make_strategy("one"), xla=False
+    )
+    batches = train_batches(dataset, read_manifest(dataset), batch_size=4, seed=1, skip_examples=0)
+    iterator = iter(batches)
+
+    def state() -> dict[str, np.ndarray]:
+        parts = (trainer.weights, trainer.optimizer.momentum, trainer.optimizer.velocity)
+        return {f"{i}{k}": v.numpy() for i, part in enumerate(parts) for k, v in part.items()}
+
+    trainer.train(iterator, tf.constant(1))
+    before = state()
+    trainer.loss_scale.state["power"].assign(40)
+    sums = trainer.train(iterator, tf.constant(1))
+    assert all(np.array_equal(value, before[name]) for name, value in state().items())
+    assert float(sums["gradient_norm"]) == 0
+    assert math.isfinite(float(sums["masked_lm_loss"]))
+    assert int(trainer.loss_scale.state["power"]) == 39
+    trainer.loss_scale.state["power"].assign(10)
+    trainer.train(iterator, tf.constant(1))
+    assert not any(np.array_equal(value, before[name]) for name, value in state().items())
+
+
+def test_the_time_spent_waiting_for_batches_is_measured(
+    small_config: BertConfig, dataset: Path
+) -> None:
+    trainer = make_trainer(small_config)
+    batches = train_batches(dataset, read_manifest(dataset), batch_size=4, seed=1, skip_examples=0)
+
+    def late(values: np.ndarray) -> np.ndarray:
+        time.sleep(0.2)
+        return values
+
+    def delayed(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        weights = tf.numpy_function(late, [batch["example_weights"]], tf.float32)
+        return {**batch, "example_weights": tf.ensure_shape(weights, [4])}
+
+    quick, slow = iter(batches), iter(batches.map(delayed))
+    trainer.train(quick, tf.constant(1))
+    assert float(trainer.train(quick, tf.constant(5))["data_secs"]) < 0.5
+    assert float(trainer.train(slow, tf.constant(5))["data_secs"]) > 0.9
+
+
+def test_unknown_strategy() -> None:
+    with pytest.raises(InputError, match="--strategy ps: expected one of auto, one, mirrored"):
+        make_strategy("ps")

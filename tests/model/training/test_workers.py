@@ -1,0 +1,235 @@
+"""Several worker processes, as the command starts them: the same run as one process's."""
+
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import clozeline
+from model.training.strategy import make_strategy
+from pipeline.errors import InputError
+
+ROOT = Path(clozeline.__file__).parents[1]
+STEPS = 200
+Start = Callable[..., list[subprocess.Popen]]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.fixture
+def start(dataset: Path, small_model: str, tmp_path: Path) -> Start:
+    """Start this many workers on a run, the last with flags of its own."""
+
+    def start(
+        workers: int, run: Path, *last: str, steps: int = STEPS, precision: str = "float32"
+    ) -> list[subprocess.Popen]:
+        addresses = [f"localhost:{port}" for port in free_ports(workers)]
+        flags = {
+            "dataset": dataset, "run": run, "model": small_model, "steps": steps,
+            "batch-size": 12, "learning-rate": 1e-4, "precision": precision,
+            "checkpoint-every-steps": 50,
+        }  # fmt: skip
+        command = [sys.executable, "-m", "clozeline", "pretrain"]
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        started = []
+        for index in range(workers):
+            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+            if workers > 1:
+                environment["TF_CONFIG"] = json.dumps(config)
+            more = last if index == workers - 1 else ()
+            process = subprocess.Popen(
+                [*command, *more],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            started.append(process)
+        processes.extend(started)
+        return started
+
+    processes: list[subprocess.Popen] = []
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
+    """Return the exit codes of workers and what they said."""
+    said = [process.communicate(timeout=180)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def losses_of(run: Path) -> dict[tuple[int, str], float]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {(line["step"], line["split"]): line["loss"] for line in lines}
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or max(losses_of(run), default=(0, ""))[0] < step:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_workers_stopped_and_gone_on_with_by_three_give_the_run_of_one(
+    start: Start, tmp_path: Path
+) -> None:
+    codes, said = ended(start(1, tmp_path / "one"))
+    assert codes == [0], said
+    two = start(2, tmp_path / "several")
+    wait_for_step(tmp_path / "several", 20)
+    two[1].send_signal(signal.SIGTERM)
+    codes, said = ended(two)
+    assert codes == [130, 130], said
+    assert "stopped and saved at step" in said[0]
+    assert said[1].splitlines() == [
+        "worker 2 of 2: the first one shows the progress and writes the run",
+        "clozeline: interrupted",
+    ]
+    # More workers than shards, and the shards are uneven.
+    codes, said = ended(start(3, tmp_path / "several"))
+    assert codes == [0, 0, 0], said
+    assert "going on from step" in said[0]
+    expected, found = losses_of(tmp_path / "one"), losses_of(tmp_path / "several")
+    assert len(expected) == 101
+    assert len({round(loss, 4) for loss in expected.values()}) > 50
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_workers_end_together_where_the_run_is_being_written(
+    start: Start, tmp_path: Path, writer_of: Callable[[Path], subprocess.Popen]
+) -> None:
+    other = writer_of(tmp_path / "run")
+    codes, said = ended(start(2, tmp_path / "run"))
+    assert codes == [2, 1], said
+    assert f"is being written by process {other.pid}, since " in said[0].splitlines()[-1]
+    assert said[1].splitlines()[-1] == (
+        "clozeline: the first worker cannot write --run; its message says why"
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+def test_two_workers_whose_gradients_travel_as_bfloat16_follow_one(
+    start: Start, tmp_path: Path
+) -> None:
+    measures = {}
+    for count in (1, 2):
+        run = tmp_path / f"{count}"
+        codes, said = ended(start(count, run, steps=40, precision="bfloat16"))
+        assert codes == [0] * count, said
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        measures[count] = [
+            (line["loss"], line["gradient_norm"]) for line in lines if line["split"] == "train"
+        ]
+    assert len(measures[1]) == 40
+    for one, two in zip(measures[1], measures[2], strict=True):
+        assert two == pytest.approx(one, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_others_with_a_line(start: Start, tmp_path: Path) -> None:
+    workers = start(2, tmp_path / "run", steps=1_000_000)
+    wait_for_step(tmp_path / "run", 50)
+    workers[1].kill()
+    codes, said = ended(workers)
+    assert codes == [1, -signal.SIGKILL]
+    assert said[0].splitlines()[-1] == (
+        "clozeline: worker 1 of 2: another one is gone; start all of them again: "
+        "they go on from the last checkpoint"
+    )
+    assert "Traceback" not in said[0]
+
+
+@pytest.mark.slow
+def test_other_flags_on_one_worker_end_all(start: Start, tmp_path: Path) -> None:
+    codes, said = ended(start(2, tmp_path / "run", "--seed=77"))
+    assert codes == [1, 1]
+    for words in said:
+        assert "the workers were started with different flags or datasets" in words
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_worker_keeps_the_memory_of_large_blocks() -> None:
+    # As gRPC does with gradients, step after step, in threads of its own. Three blocks are more
+    # than one of the heaps that such threads have.
+    code = (
+        "import ctypes, resource, threading; from model.training.strategy import make_strategy\n"
+        "make_strategy('multi-worker')\n"
+        "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p\n"
+        "def use(size):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    blocks = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size))) for _ in range(3)]\n"
+        "    for block in blocks: ctypes.memset(block, 1, size)\n"
+        "    for block in blocks: libc.free(block)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "def use_often(): faults.append([use(25_000_000) for _ in range(4)])\n"
+        "faults = []; use_often()\n"
+        "thread = threading.Thread(target=use_often); thread.start(); thread.join()\n"
+        "print(faults)\n"
+    )
+    config = {
+        "cluster": {"worker": [f"localhost:{free_ports(1)[0]}"]},
+        "task": {"type": "worker", "index": 0},
+    }
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CONFIG": json.dumps(config),
+        "MALLOC_ARENA_MAX": "1000",  # so that the thread shares its heaps with none of TensorFlow's
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True
+    )
+    for first, *others in json.loads(done.stdout):
+        assert first > 1000
+        assert max(others) < 100
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("", "must name the workers, and which one this is, as .* received nothing"),
+        ("{}", "must name the workers, .* received {}"),
+        (
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+            "must name the workers",
+        ),
+        (
+            '{"cluster": {"worker": ["a"], "ps": ["b"]}, "task": {"type": "worker", "index": 0}}',
+            "only tasks of type chief and worker train; received worker, ps",
+        ),
+    ],
+)
+def test_a_tf_config_that_says_too_little(
+    monkeypatch: pytest.MonkeyPatch, config: str, message: str
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(InputError, match=message):
+        make_strategy("multi-worker")
+
+
+def test_a_tpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TPU_NAME", "local")
+    with pytest.raises(InputError, match="--strategy tpu: TPU_NAME=local cannot be reached: "):
+        make_strategy("tpu")
