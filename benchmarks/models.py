@@ -9,8 +9,8 @@ from model.bert.config import SIZES
 from model.bert.network import build_pretraining_model, weights_by_name
 from model.run import RunConfig, TextFacts, load_run, write_run
 from pipeline.schema import SPECIAL_TOKENS
-from serving.choices import ServingPrecision
-from serving.export import export_run
+from serving.export.choices import ServingPrecision
+from serving.export.export import export_run
 
 VOCAB_SIZE = 30_522
 MAX_SEQ_LENGTH = 128

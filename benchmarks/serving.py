@@ -22,7 +22,7 @@ from benchmarks.commands import BUILD, PEERS, environment
 from benchmarks.preprocessing import Row
 from model.bert.config import SIZES
 from pipeline.console import results, table
-from serving.choices import FROZEN_WEIGHTS
+from serving.export.choices import FROZEN_WEIGHTS
 
 FOLDER = BUILD / "serving"
 SHAPES = ((8, 128), (1, 128), (8, 16))

@@ -13,7 +13,7 @@ from PIL import Image
 from docs.browser import Browser
 from model.explaining.explanation import explain
 from model.run import load_run
-from serving.explaining.page import page
+from serving.pages.explanation_page import page
 from serving.server.main import ModelServer
 
 DOCS = Path(__file__).parent

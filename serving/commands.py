@@ -11,7 +11,7 @@ from model.run import Checkpoint
 from pipeline.commands import Command, InputGlobs, check_range
 from pipeline.errors import InputError
 from serving.addresses import checked_address
-from serving.choices import (
+from serving.export.choices import (
     FROZEN_WEIGHTS,
     QUIET_GRPC,
     SYSTEM_ALLOCATOR,
@@ -44,7 +44,7 @@ class Export(Command):
         """Export; return where the version is and what it answers."""
         from model.run import load_run
         from pipeline.console import results
-        from serving.export import export_run
+        from serving.export.export import export_run
 
         exported = export_run(
             load_run(self.run_dir),
@@ -134,7 +134,7 @@ class Serve(Command):
 
     def run(self) -> dict[str, Any]:
         """Serve until interrupted."""
-        from serving.launch import ServeSettings, serve_models
+        from serving.server.launch import ServeSettings, serve_models
 
         settings = ServeSettings(
             models=self.models,
@@ -196,7 +196,7 @@ class Query(Command):
     def run(self) -> dict[str, Any]:
         """Ask and show the answer."""
         from pipeline.console import results
-        from serving.answers import ask, show
+        from serving.client.answers import ask, show
 
         server = self.server or f"127.0.0.1:{8500 if self.grpc else 8501}"
         version = self.version
@@ -245,7 +245,7 @@ class Explain(Command):
 
     def run(self) -> dict[str, Any]:
         """Explain, show, and write the file."""
-        from serving.explaining.command import explain_texts
+        from clozeline.explain import explain_texts
 
         return explain_texts(self)
 
@@ -284,6 +284,6 @@ class Demo(Command):
 
     def run(self) -> dict[str, Any]:
         """Run every stage as the command a person would type, then ask the server."""
-        from serving.demo import run_demo
+        from clozeline.demo import run_demo
 
         return run_demo(self)

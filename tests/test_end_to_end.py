@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from clozeline.demo import free_port
 from serving.client import Client
-from serving.demo import free_port
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -11,7 +11,7 @@ from model.run import load_run
 from model.training.input import eval_batches, train_batches
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.text.tokenizer import Vocabulary
-from serving.signatures import TextModel
+from serving.export.signatures import TextModel
 
 
 def make(corpus: Path, vocab: Path, output: Path, *more: str) -> Manifest:

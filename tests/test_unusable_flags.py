@@ -9,8 +9,8 @@ from clozeline.main import main, parse
 from model.explaining.explanation import explain
 from model.tasks.examples import Texts
 from pipeline.errors import InputError
-from serving.answers import ask
 from serving.client import Client, Signature
+from serving.client.answers import ask
 
 CORPUS = ["--input", "a", "--output", "o"]
 DATASET = [*CORPUS, "--vocab", "v"]

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from serving.server.signature import Arrays, Signature, TensorInfo
+from serving.server.signature_spec import Arrays, Signature, TensorInfo
 from serving.server.status import invalid
 
 _ITEM_BYTES = {tf.string: 24}  # TensorFlow's string object

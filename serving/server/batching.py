@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from serving.server.answer_size import check_answer
 from serving.server.callers import current_caller
 from serving.server.metrics import Metrics
-from serving.server.signature import Arrays, Signature, size_bytes
+from serving.server.signature_spec import Arrays, Signature, size_bytes
 from serving.server.status import ServingError, invalid
 
 RunNow = Callable[[Signature, Arrays], Arrays]

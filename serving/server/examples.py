@@ -27,7 +27,7 @@ from serving.server.backend import Backend
 from serving.server.json_answer import number_text, string_text
 from serving.server.json_values import Json, converter, is_base64, json_type, quoted
 from serving.server.loading import Servable
-from serving.server.signature import DEFAULT_SIGNATURE, Arrays
+from serving.server.signature_spec import DEFAULT_SIGNATURE, Arrays
 from serving.server.status import ServingError, invalid, shortened
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"

@@ -32,7 +32,7 @@ from serving.server.grpc_admission import Admission, thread_count
 from serving.server.limits import Limits
 from serving.server.loading import Servable
 from serving.server.models import Repository
-from serving.server.signature import DEFAULT_SIGNATURE, Signature
+from serving.server.signature_spec import DEFAULT_SIGNATURE, Signature
 from serving.server.status import ServingError, invalid, shortened
 from serving.server.tensors import arrays_from_protos, message_bytes, write_array
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from serving.server.json_request import Layout
 from serving.server.limits import Limits
-from serving.server.signature import Arrays
+from serving.server.signature_spec import Arrays
 from serving.server.status import invalid
 
 _INDENT = "    "

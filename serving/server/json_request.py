@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.server.json_values import Json, convert_all, converter, is_base64, quoted
-from serving.server.signature import MAX_RANK, Signature, TensorInfo
+from serving.server.signature_spec import MAX_RANK, Signature, TensorInfo
 from serving.server.status import ServingError, invalid, shortened
 
 # A whole surrogate pair, else a lone surrogate (the group), else any other escape.

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from grpc import StatusCode
 
-from serving.server.signature import type_name
+from serving.server.signature_spec import type_name
 from serving.server.status import ServingError, invalid
 
 Json = Any

@@ -14,9 +14,9 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from serving.server.folders import SAVED_MODEL, check_regular, fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
-from serving.server.signature import Signature, signature_from
+from serving.server.signature_spec import Signature, signature_from
 from serving.server.status import ServingError, from_tensorflow
-from serving.server.warmup import warm_up
+from serving.server.warmup_replay import warm_up
 
 _SERVE_TAG = "serve"
 

@@ -48,7 +48,7 @@ from serving.server.loading import Servable
 from serving.server.metrics import PATH as METRICS_PATH
 from serving.server.origins import NOSNIFF, KnownHosts, OriginCheck
 from serving.server.playground import playground_routes
-from serving.server.signature import DEFAULT_SIGNATURE, Arrays, Signature, size_bytes
+from serving.server.signature_spec import DEFAULT_SIGNATURE, Arrays, Signature, size_bytes
 from serving.server.status import HTTP_STATUS, ServingError, invalid, shortened
 
 _log = logging.getLogger(__name__)

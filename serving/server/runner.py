@@ -10,7 +10,7 @@ from serving.server.batching import Batcher, BatchingOptions, RunNow
 from serving.server.callers import current_caller
 from serving.server.limits import Limits
 from serving.server.metrics import Metrics
-from serving.server.signature import Arrays, Signature, check_inputs, size_bytes
+from serving.server.signature_spec import Arrays, Signature, check_inputs, size_bytes
 from serving.server.status import from_tensorflow
 
 

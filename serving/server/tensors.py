@@ -15,7 +15,7 @@ import tensorflow as tf
 from grpc import StatusCode
 from tensorflow.core.framework import tensor_pb2
 
-from serving.server.signature import (
+from serving.server.signature_spec import (
     MAX_RANK,
     Arrays,
     Shape,

@@ -13,14 +13,15 @@ import pytest
 import requests
 import yaml
 
-from serving import configs, launch
-from serving.choices import FROZEN_WEIGHTS
-from serving.launch import REAL_SERVER, REST_THREADS
+from serving.export import server_configs as configs
+from serving.export.choices import FROZEN_WEIGHTS
+from serving.export.warmup_requests import BATCH_SIZES
+from serving.server import launch
 from serving.server.config_files import VersionPolicy, read_batching_parameters, read_models_config
+from serving.server.launch import REAL_SERVER, REST_THREADS
 from serving.server.limits import Limits
 from serving.server.main import ModelServer
 from serving.server.metrics import PATH
-from serving.warm_up import BATCH_SIZES
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
 DIGEST = "sha256:" + "5a" * 32

@@ -72,7 +72,7 @@ ELSEWHERE = {
     "pipeline/corpus/parquet.py",  # rows on their way to the JSON reader, never in a file
     "pipeline/corpus/readers.py",  # ids, only to be hashed
     "model/interchange/files.py",  # a check that what was read is text
-    "serving/client.py",  # requests: TensorFlow Serving reads NaN and Infinity
+    "serving/client/client.py",  # requests: TensorFlow Serving reads NaN and Infinity
     "serving/server/describe.py",  # what follows imitates TensorFlow Serving's own writer
     "serving/server/json_answer.py",
     "serving/server/json_values.py",

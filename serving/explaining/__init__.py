@@ -1,1 +1,0 @@
-"""An explanation for programs, for the terminal, as a page and as a picture."""

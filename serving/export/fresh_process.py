@@ -1,0 +1,77 @@
+"""Answers requests as a model server would: a process with TensorFlow and TF Text's ops alone.
+
+Run by `serving.export.gate`, as a file and not as a module: `fresh_process.py SAVED_MODEL REQUESTS
+ANSWERS`. REQUESTS is an `.npz` with a serialized `TensorProto` under each `NUMBER SIGNATURE NAME`;
+ANSWERS has the outputs under the same names.
+"""
+
+import os
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FORBIDDEN = ("keras", "keras_hub", "tf_keras", "clozeline", "pipeline", "model", "serving")
+"""What no model server has."""
+
+
+class Forbid(MetaPathFinder, Loader):
+    """Lets none of `FORBIDDEN` be imported; TensorFlow may still look where Keras would be."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Return a spec that cannot be loaded of a forbidden name; else leave it to others."""
+        del path, target
+        is_forbidden = fullname.partition(".")[0] in FORBIDDEN
+        return ModuleSpec(fullname, self) if is_forbidden else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Raise ImportError."""
+        raise ImportError(f"{module.__name__} is not there in a model server")
+
+
+def load_text_ops() -> None:
+    """Register TF Text's operations; its Python package would bring Keras in."""
+    import tensorflow as tf
+
+    spec = find_spec("tensorflow_text")
+    assert spec is not None
+    assert spec.origin is not None
+    for library in sorted(Path(spec.origin).parent.glob("python/ops/_*.so")):
+        tf.load_op_library(str(library))
+
+
+def answer(saved_model: str, requests: str, answers: str) -> None:
+    """Run every request."""
+    import numpy as np
+    import tensorflow as tf
+    from tensorflow.core.framework import tensor_pb2
+
+    load_text_ops()
+    signatures = tf.saved_model.load(saved_model).signatures
+    asked: dict[tuple[str, str], dict[str, Any]] = {}
+    with np.load(requests, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            number, signature, name = key.split(" ")
+            tensor = tf.make_ndarray(tensor_pb2.TensorProto.FromString(arrays[key].tobytes()))
+            asked.setdefault((number, signature), {})[name] = tf.constant(tensor)
+    answered = {}
+    for (number, signature), inputs in asked.items():
+        for name, output in signatures[signature](**inputs).items():
+            data = tf.make_tensor_proto(output.numpy()).SerializeToString()
+            answered[f"{number} {signature} {name}"] = np.frombuffer(data, np.uint8)
+    with open(answers, "wb") as file:  # noqa: PTH123  np.savez would add a suffix to a name
+        np.savez(file, **answered)  # type: ignore[arg-type]  # as in gate.py
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Forbid())
+    sys.path.pop(0)  # this file's folder
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    try:
+        answer(*sys.argv[1:])
+    except Exception as error:
+        # The last line is what the gate tells.
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -1,0 +1,111 @@
+"""What a saved model must pass before it is published.
+
+It is loaded in a process of its own that has TensorFlow and TF Text's ops alone, must answer a
+golden set as the Python model does, and every request of its warm-up file: a server that cannot run
+one of those does not start.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+from pipeline.errors import JobError
+from pipeline.storage.files import CLOZELINE, writing
+from pipeline.storage.locks import staging
+from pipeline.storage.tfrecords import read_records
+from pipeline.text.tokenizer import Vocabulary
+from serving.export.choices import FROZEN_WEIGHTS
+from serving.export.golden import Golden, largest_difference
+from serving.export.warmup_requests import WARM_UP
+
+_PROGRAM = Path(__file__).parent / "fresh_process.py"
+
+
+def check(
+    saved_model: Path,
+    goldens: Sequence[Golden],
+    vocabulary: Vocabulary,
+    tolerance: float,
+    labels: Sequence[str] = (),
+) -> float:
+    """Hold a saved model to the golden set, and run its warm-up requests.
+
+    Args:
+        saved_model: the directory.
+        goldens: requests and what is right about their answers.
+        vocabulary: of the model.
+        tolerance: largest difference, as `largest_difference` measures it.
+        labels: of the task, by index.
+
+    Returns:
+        The largest difference there was.
+
+    Raises:
+        JobError: the model cannot be loaded or run, or an answer differs by more.
+    """
+    requests = [(golden.signature, dict(golden.inputs)) for golden in goldens]
+    requests += _warm_up_requests(saved_model / WARM_UP)
+    answers = _answers(saved_model, requests)
+    worst = 0.0
+    for number, golden in enumerate(goldens):
+        difference = largest_difference(golden, answers[number], vocabulary.ids, labels)
+        if not difference <= tolerance:
+            raise JobError(
+                f"not exported: {golden.signature} answers otherwise than the Python model: the "
+                f"difference is {difference:.2g}, at most {tolerance:.2g} is allowed"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _warm_up_requests(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read a warm-up file back."""
+    requests = []
+    for record in read_records(path):
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+        requests.append((request.model_spec.signature_name, inputs))
+    return requests
+
+
+def _answers(
+    saved_model: Path, requests: Sequence[tuple[str, Mapping[str, np.ndarray]]]
+) -> list[dict[str, np.ndarray]]:
+    """Ask the saved model in a fresh process; return outputs by name for each request.
+
+    Raises:
+        JobError: the process failed.
+    """
+    arrays = {}
+    for number, (signature, inputs) in enumerate(requests):
+        for name, value in inputs.items():
+            data = tf.make_tensor_proto(value).SerializeToString()
+            arrays[f"{number} {signature} {name}"] = np.frombuffer(data, np.uint8)
+    parent = Path(tempfile.gettempdir())
+    with writing(f"temporary files in {parent}"), staging(parent, f"{CLOZELINE}gate-") as folder:
+        asked, answered = folder / "requests.npz", folder / "answers.npz"
+        np.savez(asked, **arrays)  # type: ignore[arg-type]  # its stubs take the names for flags
+        command = [sys.executable, str(_PROGRAM), str(saved_model), str(asked), str(answered)]
+        environment = os.environ | FROZEN_WEIGHTS
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise JobError(
+                f"not exported: a process with TensorFlow and TF Text alone cannot run it: {said}"
+            )
+        outputs: list[dict[str, np.ndarray]] = [{} for _ in requests]
+        with np.load(answered, allow_pickle=False) as found:
+            for key in found.files:
+                number, _, name = key.split(" ")
+                tensor = tensor_pb2.TensorProto.FromString(found[key].tobytes())
+                outputs[int(number)][name] = tf.make_ndarray(tensor)
+    return outputs

@@ -1,0 +1,374 @@
+"""What the Python model says about a few texts: the answers that a served model is held to.
+
+Texts are tokenized, joined and cut here in Python, one by one and without padding, and run through
+the Keras model in float32: nothing of the served graph is used.
+
+Shapes: L positions of one text, M masks in it, K fillings, H hidden size, N heads, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model.bert.network import ENCODER_INPUTS, with_intermediates
+from model.run import Run
+from model.tasks.answers import MAX_ANSWER_WORDS
+from model.tasks.encoding import question_room
+from pipeline.schema import IS_NEXT, MASK
+from pipeline.text.tokenizer import WordUnit, build_tokenizer
+from serving.export.signatures import DEFAULT, NO_POSITION, OPTIONAL_PAIRS
+
+TEXTS = (
+    "The [MASK] barked.",
+    "",
+    "He opened the door, and the [MASK] was [MASK].",
+    "Straße, naïve café: 3.5 % of 1,000 — “quoted”… 東京 🙂",
+    "Every word of this long text is read until there is no more room for it. " * 60,
+)
+PAIRS = ("It saw a cat.", "She stayed at home, [MASK] said.", "", "The same again. " * 300, "Why?")
+"""The second text to each of `TEXTS`."""
+
+SHORT = 3
+"""So many of them, from the first, are short. Attention is asked about these alone: of a large
+model and 512 positions, the scores of one text are 0.4 GB."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A request and what is right about each row of its answer.
+
+    Attributes:
+        signature: its name.
+        inputs: a batch by name.
+        rows: outputs by name for each row, without padding.
+        is_padded: whether there must be padding beyond a row's own length; else anything may be.
+    """
+
+    signature: str
+    inputs: dict[str, np.ndarray]
+    rows: list[dict[str, Any]]
+    is_padded: bool = True
+
+
+class Reference:
+    """A run's Keras model, asked about one text or pair after another."""
+
+    def __init__(self, run: Run, model: keras.Model) -> None:
+        self._run = run
+        self._model = model
+        self._looking_in = with_intermediates(model.get_layer("encoder"))
+        self._tokenizer = build_tokenizer(run.vocabulary.pieces, lower_case=run.dataset.lower_case)
+        self._asked = lru_cache(maxsize=None)(self._ask)
+
+    def golden(self, signatures: Mapping[str, Any]) -> list[Golden]:
+        """Return a request for each signature.
+
+        Args:
+            signatures: functions with an `input_signature`, by name.
+        """
+        goldens = []
+        for signature, function in signatures.items():
+            names = [spec.name for spec in function.input_signature]
+            if "text" in names:
+                # The default signature is another one's function.
+                kind = next(n for n, f in signatures.items() if f is function and n != DEFAULT)
+                goldens.append(self._about_texts(signature, kind, names))
+            else:
+                goldens.append(self._about_ids(signature, names))
+        return goldens
+
+    def _about_texts(self, signature: str, kind: str, names: list[str]) -> Golden:
+        count = SHORT if kind == "attention" else len(TEXTS)
+        texts, pairs = TEXTS[:count], PAIRS[:count]
+        inputs = {"text": np.array(texts, object), "text_pair": np.array(pairs, object)}
+        rows = []
+        for text, pair in zip(texts, pairs, strict=True):
+            if kind == "tag":
+                rows.append(self._tagged(text))
+            elif kind == "answer":
+                rows.append(self._answered(text, pair))
+            elif "text_pair" not in names or (kind in OPTIONAL_PAIRS and not pair):
+                rows.append(self._asked(text))
+            else:
+                rows.append(self._asked(text, pair))
+        return Golden(signature, {name: inputs[name] for name in names}, rows)
+
+    def _about_ids(self, signature: str, names: list[str]) -> Golden:
+        """Ask about two texts' ids, padded with ones that are not read."""
+        rows = [self._asked(TEXTS[2], PAIRS[1]), self._asked(TEXTS[0])]
+        widest = max(len(row["input_ids"]) for row in rows)
+        inputs = {
+            name: np.stack([np.pad(row[name], (0, widest - len(row[name]))) for row in rows])
+            for name in ENCODER_INPUTS
+        }
+        if "masked_lm_positions" in names:
+            inputs["masked_lm_positions"] = np.array([[3, 1, 2], [2, 4, 0]], np.int32)
+            for row, positions in zip(rows, inputs["masked_lm_positions"], strict=True):
+                row["masked_lm_logits"] = row["every_masked_lm_logits"][positions]
+        return Golden(signature, inputs, rows, is_padded=False)
+
+    def _ask(self, *texts: str) -> dict[str, Any]:
+        """Return everything that any signature answers about a text or pair."""
+        row = self._encoded(*texts)
+        features = {name: row[name][np.newaxis] for name in ENCODER_INPUTS}
+        hidden = self._looking_in(features)
+        sequence, pooled = hidden["sequence_output"][0].numpy(), hidden["pooled_output"][0].numpy()
+        row |= {
+            "sequence_output": sequence,
+            "vectors": sequence,
+            "pooled_output": pooled,
+            "pooled": pooled,
+            "mean": sequence.mean(axis=0),
+        }
+        if texts[0] in TEXTS[:SHORT]:
+            row["scores"] = np.stack([scores[0] for scores in hidden["attention_scores"]])
+        return row | (self._tuned(features) if self._run.task else self._pretrained(row, features))
+
+    def _encoded(self, *texts: str) -> dict[str, Any]:
+        vocabulary = self._run.vocabulary
+        room = self._run.dataset.max_seq_length - 1 - len(texts)
+        segments = [self._pieces(text) for text in texts]
+        truncated = sum(map(len, segments)) > room
+        while sum(map(len, segments)) > room:
+            # The longer one loses its last piece; of two as long as each other, the second.
+            max(reversed(segments), key=len).pop()
+        joined = self._joined(segments)
+        tokens = [vocabulary.pieces[piece].encode() for piece in joined["input_ids"]]
+        return joined | {"tokens": np.array(tokens, object), "truncated": np.bool_(truncated)}
+
+    def _joined(self, segments: list[list[int]]) -> dict[str, Any]:
+        vocabulary = self._run.vocabulary
+        ids = [vocabulary.cls_id]
+        segment_ids = [0]
+        for number, segment in enumerate(segments):
+            ids += [*segment, vocabulary.sep_id]
+            segment_ids += [number] * (len(segment) + 1)
+        return {
+            "input_ids": np.array(ids, np.int32),
+            "input_mask": np.ones(len(ids), np.int32),
+            "segment_ids": np.array(segment_ids, np.int32),
+        }
+
+    def _pieces(self, text: str) -> list[int]:
+        parts = [text] if self._run.task else text.split(MASK)
+        pieces: list[int] = []
+        for number, part in enumerate(self._tokenizer.tokenize(tf.constant(parts)).to_list()):
+            pieces += ([self._run.vocabulary.mask_id] if number else []) + part
+        return pieces
+
+    def _tagged(self, text: str) -> dict[str, Any]:
+        """Return what `tag` answers; `by_label` has a row of probabilities for each word."""
+        words, starts, limits = self._words(text, "whitespace")
+        pieces = self._word_pieces(words)
+        ids = [piece for word in pieces for piece in word]
+        room = self._run.dataset.max_seq_length - 2
+        logits = self._logits([ids[:room]])
+        first = np.cumsum([0, *map(len, pieces)])[:-1]
+        return {
+            "words": words,
+            "start": starts.astype(np.int32),
+            "end": limits.astype(np.int32),
+            "by_label": tf.nn.softmax(logits).numpy()[1 + first[first < room]],
+            "truncated": np.bool_(len(ids) > room),
+        }
+
+    def _answered(self, question: str, passage: str) -> dict[str, Any]:
+        """Return what `answer` is judged by; `by_words` has the score of every run of words."""
+        words, starts, limits = self._words(passage, "bert")
+        pieces = self._word_pieces(words)
+        most = self._run.dataset.max_seq_length
+        asked = self._tokenizer.tokenize([question]).to_list()[0][: question_room(most)]
+        room = most - 3 - len(asked)
+        ids = [piece for word in pieces for piece in word]
+        logits = self._logits([asked, ids[:room]])
+        of_piece = np.repeat(np.arange(len(pieces)), [len(word) for word in pieces])[:room]
+        offset = len(asked) + 2
+        by_words: dict[tuple[int, int], float] = {}
+        for start, first in enumerate(of_piece):
+            for end, last in enumerate(of_piece[start:], start):
+                if last - first < MAX_ANSWER_WORDS:
+                    span = (int(starts[first]), int(limits[last]))
+                    score = logits[offset + start, 0] + logits[offset + end, 1] - logits[0].sum()
+                    by_words[span] = max(by_words.get(span, -np.inf), float(score))
+        return {
+            "passage": passage.encode(),
+            "by_words": by_words,
+            "truncated": np.bool_(len(ids) > room),
+        }
+
+    def _words(self, text: str, unit: WordUnit) -> list[np.ndarray]:
+        """Return a text's words, and the byte where each begins and the one after its end."""
+        return [part[0].numpy() for part in self._tokenizer.split_words(tf.constant([text]), unit)]
+
+    def _word_pieces(self, words: np.ndarray) -> list[list[int]]:
+        found = self._tokenizer.tokenize_words(tf.constant(words, tf.string), self._run.vocabulary)
+        return found.to_list()
+
+    def _logits(self, segments: list[list[int]]) -> np.ndarray:
+        """Return the task's logits at every position: float32 [L, C]."""
+        features = self._joined(segments)
+        of_model = {name: features[name][np.newaxis] for name in ENCODER_INPUTS}
+        return self._model(of_model)["task_logits"][0].numpy()
+
+    def _pretrained(self, row: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
+        every = np.arange(len(row["input_ids"]), dtype=np.int32)[np.newaxis]
+        heads = self._model({**features, "masked_lm_positions": every})
+        logits = heads["masked_lm_logits"][0].numpy()
+        positions = np.flatnonzero(row["input_ids"] == self._run.vocabulary.mask_id)
+        following = heads["next_sentence_logits"][0]
+        return {
+            "every_masked_lm_logits": logits,
+            "positions": positions.astype(np.int32),
+            "fillings": tf.nn.softmax(logits[positions]).numpy(),  # [M, V]
+            "next_sentence_logits": following.numpy(),
+            "is_next_probability": tf.nn.softmax(following).numpy()[IS_NEXT],
+        }
+
+    def _tuned(self, features: dict[str, Any]) -> dict[str, Any]:
+        task = self._run.task
+        assert task is not None
+        logits = self._model(features)["task_logits"][0].numpy()
+        row: dict[str, Any] = {"task_logits": logits}
+        if task.kind == "regression":
+            row["score"] = logits[0]
+        elif not task.is_per_position:
+            row["labels"] = np.array([label.encode() for label in task.labels], object)
+            row["probabilities"] = tf.nn.softmax(logits).numpy()
+        return row
+
+
+def largest_difference(
+    golden: Golden,
+    answer: Mapping[str, np.ndarray],
+    vocabulary_ids: Mapping[str, int],
+    labels: Sequence[str] = (),
+) -> float:
+    """Return how far an answer is from what is right, the worst of all its outputs.
+
+    Args:
+        golden: the request.
+        answer: the outputs by name.
+        vocabulary_ids: piece to id.
+        labels: of the task, by index.
+
+    Returns:
+        The largest difference as a share of the largest number, or of 1 where that is larger;
+        infinity where something that is no measure is wrong, a token or a flag, and for NaN.
+    """
+    worst = 0.0
+    for number, row in enumerate(golden.rows):
+        of_row = {name: np.asarray(values[number]) for name, values in answer.items()}
+        right = dict(row)
+        if "positions" in of_row:
+            right |= _fillings(row["fillings"], of_row, vocabulary_ids)
+        if "label" in of_row:
+            right["label"] = row["labels"][of_row["probabilities"].argmax()]
+        if "by_label" in row:
+            right |= _labels(row["by_label"], of_row, labels)
+        if "by_words" in row:
+            right |= _best_words(row["by_words"], row["passage"], of_row)
+        differences = [
+            _difference(name, of_row[name], np.asarray(right[name]), is_padded=golden.is_padded)
+            for name in of_row
+        ]
+        worst = max(worst, *differences)
+    return worst
+
+
+def _fillings(
+    probabilities: np.ndarray, answer: Mapping[str, np.ndarray], ids: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Return the probabilities of the answered tokens; the likeliest must be among them.
+
+    Two tokens that are as likely as each other may come in either order.
+
+    Args:
+        probabilities: float32 [M, V], of all pieces.
+        answer: `tokens` [M, K] and their `probabilities`.
+        ids: piece to id.
+    """
+    count, best_count = len(probabilities), answer["tokens"].shape[1]
+    tokens, answered = answer["tokens"][:count], answer["probabilities"][:count]
+    chosen = np.array([[ids.get(token.decode(), -1) for token in best] for best in tokens], int)
+    chosen = chosen.reshape(count, best_count)
+    of_chosen = np.take_along_axis(probabilities, chosen, axis=1)
+    of_chosen = np.where(chosen < 0, np.inf, of_chosen)  # no piece at all
+    best = np.sort(probabilities, axis=1)[:, ::-1][:, :best_count]
+    return {"tokens": tokens, "probabilities": _farther(best, of_chosen, answered)}
+
+
+def _farther(of_best: Any, of_chosen: Any, answered: Any) -> Any:
+    """Return whichever of two numbers, both of which an answer must agree with, is farther off."""
+    return np.where(np.abs(of_best - answered) > np.abs(of_chosen - answered), of_best, of_chosen)
+
+
+def _labels(
+    probabilities: np.ndarray, answer: Mapping[str, np.ndarray], labels: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the probabilities of the answered labels, float32 [W], or of the best ones.
+
+    Args:
+        probabilities: float32 [W, C], of each word that was read.
+        answer: `labels` and `probabilities` [W].
+        labels: by index.
+    """
+    count = len(probabilities)
+    answered = answer["probabilities"][:count]
+    numbers = {label.encode(): index for index, label in enumerate(labels)}
+    chosen = np.array([numbers.get(label, -1) for label in answer["labels"][:count]], int)
+    if (chosen < 0).any():
+        return {"labels": np.array([b"a label of the task"], object), "probabilities": answered}
+    of_chosen = probabilities[np.arange(count), chosen]
+    best = probabilities.max(axis=1, initial=0.0)
+    return {
+        "labels": answer["labels"][:count],
+        "probabilities": _farther(best, of_chosen, answered),
+    }
+
+
+def _best_words(
+    scores: Mapping[tuple[int, int], float], passage: bytes, answer: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return the answer with the score of its words, or of the best ones.
+
+    Args:
+        scores: of every run of words, by its first and end byte.
+        passage: UTF-8.
+        answer: of one row.
+    """
+    score, start, end = (answer[name] for name in ("score", "start", "end"))
+    best = max(scores.values(), default=None)
+    if best is None:  # nothing to answer with
+        return {"score": score, "start": 0, "end": 0, "answer": b""}
+    of_chosen = best if score <= 0 else scores.get((int(start), int(end)), np.inf)
+    span = (start, end) if score > 0 else (0, 0)
+    text = passage[span[0] : span[1]]
+    return {
+        "score": _farther(best, of_chosen, score), "start": span[0], "end": span[1], "answer": text,
+    }  # fmt: skip
+
+
+def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: bool) -> float:
+    """Compare one output of a row with what is right, which has no padding."""
+    if values.ndim != right.ndim or np.any(np.array(values.shape) < right.shape):
+        return np.inf
+    real = tuple(slice(size) for size in right.shape)
+    if is_padded:
+        padding: Any = 0 if values.dtype.kind in "ifb" else b""
+        padded = np.full(values.shape, NO_POSITION if name == "positions" else padding)
+        padded = padded.astype(values.dtype)
+        padded[real] = right
+        right = padded
+    else:
+        values = values[real]
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all() or not np.isfinite(right).all():
+            return np.inf
+        difference = np.abs(values - right).max(initial=0.0)
+        return float(difference / max(1.0, np.abs(right).max(initial=0.0)))
+    return 0.0 if (values == right).all() else np.inf

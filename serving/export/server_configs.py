@@ -1,0 +1,91 @@
+r"""Configuration for `tensorflow_model_server`, written beside a model's versions.
+
+    tensorflow_model_server --model_config_file=models/NAME/models.config \
+        --allow_version_labels_for_unavailable_models \
+        --enable_batching --batching_parameters_file=models/NAME/batching.config \
+        --monitoring_config_file=models/NAME/monitoring.config
+
+A server takes only folders with a number for versions, so the files are not in its way.
+"""
+
+from pathlib import Path
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from pipeline.storage.files import write_atomically
+from serving.export.warmup_requests import BATCH_SIZES
+
+BATCHING, MODELS, MONITORING = "batching.config", "models.config", "monitoring.config"
+
+_BATCHING = f"""\
+# The server joins requests into batches of these sizes, which the warm-up requests have run.
+max_batch_size {{ value: {BATCH_SIZES[-1]} }}
+{" ".join(f"allowed_batch_sizes: {size}" for size in BATCH_SIZES)}
+batch_timeout_micros {{ value: 2000 }}
+max_enqueued_batches {{ value: 64 }}
+# One thread a batch: the graph itself uses all cores.
+num_batch_threads {{ value: 2 }}
+# Requests of predict_ids that differ in length are filled up to one, each input with its own first
+# value (tensorflow/serving#1279). The graph does not read such columns: they are [CLS] at the end.
+pad_variable_length_inputs: true
+"""
+
+_MONITORING = """\
+# GET /monitoring/prometheus/metrics
+prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
+"""
+
+
+def write_configs(model_path: Path) -> None:
+    """Write the three files; what a person changed in them stays.
+
+    Of `models.config` the newest version becomes the `canary`, and `stable` stays what it was: it
+    is for a person to say. A first version is both.
+
+    Args:
+        model_path: models/NAME, with its versions in it.
+    """
+    for name, text in ((BATCHING, _BATCHING), (MONITORING, _MONITORING)):
+        if not (model_path / name).exists():
+            write_atomically(model_path / name, text.encode())
+    config = models_config(model_path, versions_of(model_path), _stable(model_path))
+    write_atomically(model_path / MODELS, config.encode())
+
+
+def versions_of(model_path: Path) -> list[int]:
+    """Return the versions that there are, ascending."""
+    return sorted(int(path.name) for path in model_path.iterdir() if path.name.isdecimal())
+
+
+def _stable(model_path: Path) -> int | None:
+    """Return the version that is labelled stable, if any."""
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse((model_path / MODELS).read_text(encoding="utf-8"), config)
+    except (FileNotFoundError, text_format.ParseError):
+        return None
+    models = config.model_config_list.config
+    return next((m.version_labels["stable"] for m in models if "stable" in m.version_labels), None)
+
+
+def models_config(model_path: Path, versions: list[int], stable: int | None) -> str:
+    """Return a `ModelServerConfig` with version labels, in text format.
+
+    Args:
+        model_path: models/NAME.
+        versions: ascending, at least one.
+        stable: the version labelled so before.
+    """
+    canary = versions[-1]
+    if stable not in versions:
+        stable = versions[-2:][0]
+    config = model_server_config_pb2.ModelServerConfig()
+    model = config.model_config_list.config.add()
+    model.name = model_path.name
+    model.base_path = str(model_path.resolve())
+    model.model_platform = "tensorflow"
+    model.model_version_policy.specific.versions.extend(sorted({stable, canary}))
+    model.version_labels["stable"] = stable
+    model.version_labels["canary"] = canary
+    return text_format.MessageToString(config)

@@ -1,0 +1,523 @@
+"""A trained BERT as signatures that take raw strings: tokenizer, encoder and heads in one graph.
+
+Every output has the batch as its first axis, and is rectangular.
+
+Shapes: B texts, L positions (the longest text of the batch), P masked positions, M masks (the most
+in a text, at least 1), W words (the most in a text), K fillings, H hidden size, N heads, C classes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from model.bert.network import ENCODER_INPUTS, weights_by_name
+from model.run import Run
+from model.tasks.answers import MAX_ANSWER_WORDS
+from pipeline.manifest import VOCABULARY
+from pipeline.schema import IS_NEXT
+from serving.export.choices import ServingPrecision
+from serving.export.inference_graph import Encoded, Network
+from serving.export.text_graph import (
+    FEWEST_POSITIONS,
+    NO_WORD,
+    Encoding,
+    TextEncoder,
+    graph_function,
+)
+
+DEFAULT = "serving_default"
+
+OPTIONAL_PAIRS = ("fill_mask_pair", "embed_tokens", "attention", "tokenize")
+"""Signatures where an empty second text means that there is none."""
+
+TOP_K = 5
+"""Fillings that `fill_mask` answers for each mask."""
+
+NO_POSITION = -1
+"""Stands in `positions` where a text has fewer masks than another of its batch."""
+
+TEXT = tf.TensorSpec([None], tf.string, name="text")
+TEXT_PAIR = tf.TensorSpec([None], tf.string, name="text_pair")
+
+Answers = Callable[..., dict[str, Any]]
+
+
+class TextModel(tf.Module):
+    """What is saved: the signatures as methods, and one copy of the weights."""
+
+    def __init__(
+        self,
+        run: Run,
+        model: keras.Model,
+        precision: ServingPrecision = "float32",
+    ) -> None:
+        """Build the graph's parts from a trained run.
+
+        Args:
+            run: pretrained, tuned or imported.
+            model: the run's; its weights are copied.
+            precision: what weights are stored and multiplied in.
+        """
+        super().__init__(name="clozeline")
+        self._run = run
+        self._heads = ("task",) if run.task else run.heads
+        self.network = Network(run.config, weights_by_name(model), precision, self._heads)
+        self.vocab = tf.saved_model.Asset(str(run.path / VOCABULARY))
+        self.texts = TextEncoder(
+            run.vocabulary,
+            lower_case=run.dataset.lower_case,
+            max_seq_length=run.dataset.max_seq_length,
+            reads_masks=run.task is None,  # a tuned model was shown none
+        )
+
+    def signatures(self) -> dict[str, Any]:
+        """Return the function of each signature by name: what the run has learned to do."""
+        functions = {name: graph_function(*args) for name, args in self._described().items()}
+        default = next(name for name in (*_DEFAULTS, "embed") if name in functions)
+        return {DEFAULT: functions[default], **functions}
+
+    def _described(self) -> dict[str, tuple[Answers, list[tf.TensorSpec]]]:
+        """Return each signature's method and inputs by name."""
+        both = [TEXT, TEXT_PAIR]
+        described: dict[str, tuple[Answers, list[tf.TensorSpec]]] = {}
+        if "masked_lm" in self._heads:
+            described["fill_mask"] = (self.fill_mask, [TEXT])
+            described["fill_mask_pair"] = (self.fill_mask_pair, both)
+        if "next_sentence" in self._heads:
+            described["next_sentence"] = (self.next_sentence, both)
+        task = self._run.task
+        if task and task.kind == "tagging":
+            described["tag"] = (self.tag, [TEXT])
+        elif task and task.kind == "span":
+            described["answer"] = (self.answer, both)
+        elif task:
+            name = "classify" if task.has_classes else "score"
+            method: Answers = getattr(self, f"{name}_pair" if task.takes_pairs else name)
+            described[name] = (method, both if task.takes_pairs else [TEXT])
+        described["embed"] = (self.embed, [TEXT])
+        described["embed_tokens"] = (self.embed_tokens, both)
+        described["attention"] = (self.attention, both)
+        described["tokenize"] = (self.tokenize, both)
+        names = [*ENCODER_INPUTS, *(["masked_lm_positions"] if "masked_lm" in self._heads else [])]
+        ids = [tf.TensorSpec([None, None], tf.int32, name=name) for name in names]
+        described["predict_ids"] = (self.predict_ids, ids)
+        return described
+
+    # ---- pretraining heads
+
+    def fill_mask(self, text: Any) -> dict[str, Any]:
+        """Fill in every `[MASK]` of each text.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            tokens: string [B, M, K], best first; "" where a text has fewer masks.
+            probabilities: float32 [B, M, K], of each token among the whole vocabulary.
+            positions: int32 [B, M]. Index of the mask among the text's pieces, [CLS] being 0; -1
+                where a text has fewer masks.
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        return self._filled(self.texts.encode(text))
+
+    def fill_mask_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Fill in every `[MASK]` of two texts that stand one after the other.
+
+        Args:
+            text: string [B].
+            text_pair: string [B]; "" for none.
+
+        Returns:
+            What `fill_mask` returns; positions count on in the second text.
+        """
+        return self._filled(self.texts.encode_pairs(text, text_pair, optional=True))
+
+    def _filled(self, encoding: Encoding) -> dict[str, Any]:
+        positions = self._mask_positions(encoding.features["input_ids"])  # [B, M]
+        encoded = self.network.encode(encoding.features)
+        logits = self.network.masked_lm(encoded.sequence_output, tf.maximum(positions, 0))
+        best, ids = tf.math.top_k(tf.nn.softmax(logits), min(TOP_K, self._run.config.vocab_size))
+        is_mask = positions[:, :, tf.newaxis] != NO_POSITION
+        return {
+            "tokens": tf.where(is_mask, self.texts.pieces(ids), ""),
+            "probabilities": tf.where(is_mask, best, 0.0),
+            "positions": positions,
+            "truncated": encoding.truncated,
+        }
+
+    def _mask_positions(self, input_ids: Any) -> Any:
+        """Return where the masks of each text are, padded with NO_POSITION: int32 [B, M]."""
+        columns = tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids))
+        found = tf.ragged.boolean_mask(columns, input_ids == self._run.vocabulary.mask_id)
+        positions = found.to_tensor(NO_POSITION)
+        missing = tf.maximum(1 - tf.shape(positions)[1], 0)
+        return tf.pad(positions, [[0, 0], [0, missing]], constant_values=NO_POSITION)
+
+    def next_sentence(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Tell whether the second text follows the first.
+
+        Args:
+            text: string [B].
+            text_pair: string [B].
+
+        Returns:
+            is_next_probability: float32 [B].
+            truncated: bool [B]. The pair was longer than the model takes; the ends were cut off.
+        """
+        encoding = self.texts.encode_pairs(text, text_pair)
+        logits = self.network.next_sentence(self.network.encode(encoding.features).pooled_output)
+        probabilities = tf.nn.softmax(logits)
+        return {
+            "is_next_probability": probabilities[:, IS_NEXT],
+            "truncated": encoding.truncated,
+        }
+
+    # ---- what it was tuned for
+
+    def classify(self, text: Any) -> dict[str, Any]:
+        """Tell the class of each text.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            label: string [B]. The likeliest class.
+            labels: string [B, C]. All classes, in the order of the probabilities.
+            probabilities: float32 [B, C].
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        return self._classified(self.texts.encode(text))
+
+    def classify_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Tell the class of each pair of texts; as `classify`.
+
+        Args:
+            text: string [B].
+            text_pair: string [B].
+        """
+        return self._classified(self.texts.encode_pairs(text, text_pair))
+
+    def _classified(self, encoding: Encoding) -> dict[str, Any]:
+        assert self._run.task is not None
+        labels = tf.constant(self._run.task.labels)
+        encoded = self.network.encode(encoding.features)
+        probabilities = tf.nn.softmax(self.network.task(encoded.pooled_output))
+        return {
+            "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
+            "labels": tf.broadcast_to(labels, tf.shape(probabilities)),
+            "probabilities": probabilities,
+            "truncated": encoding.truncated,
+        }
+
+    def score(self, text: Any) -> dict[str, Any]:
+        """Give each text the number that the model was tuned for.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            score: float32 [B].
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        return self._scored(self.texts.encode(text))
+
+    def score_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Give each pair of texts its number; as `score`.
+
+        Args:
+            text: string [B].
+            text_pair: string [B].
+        """
+        return self._scored(self.texts.encode_pairs(text, text_pair))
+
+    def _scored(self, encoding: Encoding) -> dict[str, Any]:
+        encoded = self.network.encode(encoding.features)
+        score = self.network.task(encoded.pooled_output)[:, 0]
+        return {"score": score, "truncated": encoding.truncated}
+
+    def tag(self, text: Any) -> dict[str, Any]:
+        """Tell the class of every word of each text.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            words: string [B, W]; "" where a text has fewer.
+            start, end: int32 [B, W]. The byte that each word begins at, and the one that it ends
+                before.
+            labels: string [B, W]; "" for words that were cut off.
+            probabilities: float32 [B, W], of those labels.
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        assert self._run.task is not None
+        encoding, words = self.texts.encode_words(text)
+        logits = self.network.task(self.network.encode(encoding.features).sequence_output)
+        best = tf.reduce_max(tf.nn.softmax(logits), axis=-1)  # [B, L]
+        classes = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        # The answer for a word is that at its first piece. Numbers of words rise from position to
+        # position, but for the padding; so no array [B, W, L] is made of a text with many words.
+        size = tf.shape(words.texts)
+        numbers = tf.broadcast_to(tf.range(size[1]), size)
+        is_after = (words.at == NO_WORD) & (tf.range(tf.shape(words.at)[1]) > 0)
+        rising = tf.where(is_after, size[1], words.at)
+        first = tf.raw_ops.LowerBound(sorted_inputs=rising, values=numbers)
+        first = tf.minimum(first, tf.shape(rising)[1] - 1)
+        is_there = tf.gather(rising, first, batch_dims=1) == numbers
+        labels = tf.gather(tf.constant(self._run.task.labels), classes)
+        return {
+            "words": words.texts,
+            "start": words.starts,
+            "end": words.limits,
+            "labels": tf.where(is_there, tf.gather(labels, first, batch_dims=1), ""),
+            "probabilities": tf.where(is_there, tf.gather(best, first, batch_dims=1), 0.0),
+            "truncated": encoding.truncated,
+        }
+
+    def answer(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Find the answer to each question in its passage.
+
+        Args:
+            text: string [B]. Questions.
+            text_pair: string [B]. Passages.
+
+        Returns:
+            answer: string [B]. Words of the passage; "" if it has no answer.
+            start, end: int32 [B]. The byte of the passage that the answer begins at, and the one
+                that it ends before; 0 and 0 without one.
+            score: float32 [B]. Of the best answer, less that of none; above 0 if there is one.
+            truncated: bool [B]. The passage was longer than the model takes; its end was not read.
+        """
+        encoding, words = self.texts.encode_question(text, text_pair)
+        logits = self.network.task(self.network.encode(encoding.features).sequence_output)
+        totals = logits[:, :, tf.newaxis, 0] + logits[:, tf.newaxis, :, 1]  # [B, L, L]
+        of_word = words.at != NO_WORD
+        lengths = words.at[:, tf.newaxis, :] - words.at[:, :, tf.newaxis]
+        fits = of_word[:, :, tf.newaxis] & of_word[:, tf.newaxis, :]
+        fits &= (lengths >= 0) & (lengths < MAX_ANSWER_WORDS)
+        fits = tf.linalg.band_part(tf.cast(fits, tf.float32), 0, -1) > 0  # no end before its start
+        positions = tf.shape(totals)[1]
+        flat = tf.reshape(tf.where(fits, totals, NO_ANSWER), [-1, positions * positions])
+        best = tf.argmax(flat, axis=1, output_type=tf.int32)
+        score = tf.reduce_max(flat, axis=1) - totals[:, 0, 0]
+        first = tf.gather(words.at, best // positions, batch_dims=1)
+        last = tf.gather(words.at, best % positions, batch_dims=1)
+        is_there = (score > 0) & (first != NO_WORD)
+        # A passage without words has no columns; one more is always there.
+        starts = tf.pad(words.starts, [[0, 0], [0, 1]])
+        limits = tf.pad(words.limits, [[0, 0], [0, 1]])
+        start = tf.where(is_there, tf.gather(starts, tf.maximum(first, 0), batch_dims=1), 0)
+        end = tf.where(is_there, tf.gather(limits, tf.maximum(last, 0), batch_dims=1), 0)
+        return {
+            "answer": tf.strings.substr(text_pair, start, end - start),
+            "start": start,
+            "end": end,
+            "score": score,
+            "truncated": encoding.truncated,
+        }
+
+    # ---- what the encoder makes of texts
+
+    def embed(self, text: Any) -> dict[str, Any]:
+        """Turn each text into vectors.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            pooled: float32 [B, H]. The tanh layer over [CLS] that next-sentence prediction uses.
+            mean: float32 [B, H]. Mean of the last layer over the text's positions.
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        encoding = self.texts.encode(text)
+        return self._vectors(encoding, self.network.encode(encoding.features))
+
+    def embed_tokens(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Turn each piece of a text, or of two, into a vector.
+
+        Args:
+            text: string [B].
+            text_pair: string [B]; "" for none.
+
+        Returns:
+            tokens: string [B, L]; "" for padding.
+            vectors: float32 [B, L, H]. The last layer; 0 for padding.
+            pooled, mean, truncated: as of `embed`.
+        """
+        encoding = self.texts.encode_pairs(text, text_pair, optional=True)
+        encoded = self.network.encode(encoding.features)
+        is_real = tf.cast(encoding.features["input_mask"], tf.float32)[:, :, tf.newaxis]
+        return {
+            "tokens": self.texts.tokens(encoding),
+            "vectors": encoded.sequence_output * is_real,
+            **self._vectors(encoding, encoded),
+        }
+
+    def _vectors(self, encoding: Encoding, encoded: Encoded) -> dict[str, Any]:
+        weights = tf.cast(encoding.features["input_mask"], tf.float32)[:, :, tf.newaxis]
+        summed = tf.reduce_sum(encoded.sequence_output * weights, axis=1)
+        return {
+            "pooled": encoded.pooled_output,
+            "mean": tf.math.divide_no_nan(summed, tf.reduce_sum(weights, axis=1)),
+            "truncated": encoding.truncated,
+        }
+
+    def attention(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Show where every head of every layer looks.
+
+        Args:
+            text: string [B].
+            text_pair: string [B]; "" for none.
+
+        Returns:
+            tokens: string [B, L]; "" for padding.
+            scores: float32 [B, layers, N, L, L]. Share of each position (last axis) in what a head
+                gathers for another one; 0 for padding.
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        encoding = self.texts.encode_pairs(text, text_pair, optional=True)
+        scores = self.network.encode(encoding.features, with_scores=True).attention_scores
+        is_real = tf.cast(encoding.features["input_mask"], tf.float32)
+        return {
+            "tokens": self.texts.tokens(encoding),
+            "scores": scores * is_real[:, tf.newaxis, tf.newaxis, :, tf.newaxis],
+            "truncated": encoding.truncated,
+        }
+
+    def tokenize(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Show what the model is given for a text, or for two.
+
+        Args:
+            text: string [B].
+            text_pair: string [B]; "" for none.
+
+        Returns:
+            tokens: string [B, L]; "" for padding.
+            input_ids, input_mask, segment_ids: int32 [B, L], as `predict_ids` takes them.
+            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        """
+        encoding = self.texts.encode_pairs(text, text_pair, optional=True)
+        return {
+            "tokens": self.texts.tokens(encoding),
+            **encoding.features,
+            "truncated": encoding.truncated,
+        }
+
+    def predict_ids(
+        self, input_ids: Any, input_mask: Any, segment_ids: Any, masked_lm_positions: Any = None
+    ) -> dict[str, Any]:
+        """Run the network on ids of the caller's own.
+
+        A model server may fill requests of different lengths up to one, each tensor with its own
+        first element: the ids with [CLS]. Columns of [CLS] at the end of a row are such filler.
+        They are not read, and a row has the answer that it has alone, with more columns.
+
+        Args:
+            input_ids: int32 [B, L]. Pieces; each row begins with [CLS].
+            input_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+            segment_ids: int32 [B, L]. 0 = first text and padding, 1 = second text.
+            masked_lm_positions: int32 [B, P]. Indices into input_ids, where the masked-LM head was
+                trained.
+
+        Returns:
+            sequence_output: float32 [B, L, H]; 0 for filler.
+            pooled_output: float32 [B, H].
+            masked_lm_logits: float32 [B, P, V], next_sentence_logits: float32 [B, 2],
+                task_logits: float32 [B, C] or [B, L, C], 0 for filler: of the heads that were
+                trained.
+
+        Raises:
+            InvalidArgumentError: the inputs differ in shape, or a value is out of range.
+        """
+        values = (input_ids, input_mask, segment_ids)
+        given = {
+            name: tf.ensure_shape(ids, [None, None])
+            for name, ids in zip(ENCODER_INPUTS, values, strict=True)
+        }
+        lengths = _lengths_without_filler(given["input_ids"], self._run.vocabulary.cls_id)
+        checks = self._checks_of_ids(given)
+        if masked_lm_positions is not None:
+            positions = tf.ensure_shape(masked_lm_positions, [None, None])
+            checks.append(_check_positions(positions, lengths))
+        with tf.control_dependencies(checks):
+            features = {name: _with_columns(ids) for name, ids in given.items()}
+        is_filler = tf.range(tf.shape(features["input_ids"])[1]) >= lengths[:, tf.newaxis]
+        features = {name: tf.where(is_filler, 0, ids) for name, ids in features.items()}
+        encoded = self.network.encode(features)
+        sequence_output = _without(is_filler, encoded.sequence_output)
+        outputs = {"sequence_output": sequence_output, "pooled_output": encoded.pooled_output}
+        if masked_lm_positions is not None:
+            outputs["masked_lm_logits"] = self.network.masked_lm(sequence_output, positions)
+        if "next_sentence" in self._heads:
+            outputs["next_sentence_logits"] = self.network.next_sentence(encoded.pooled_output)
+        task = self._run.task
+        if task and task.is_per_position:
+            outputs["task_logits"] = _without(is_filler, self.network.task(sequence_output))
+        elif task:
+            outputs["task_logits"] = self.network.task(encoded.pooled_output)
+        return outputs
+
+    def _checks_of_ids(self, given: Mapping[str, Any]) -> list[Any]:
+        """Return operations that fail unless the network can read the inputs, int32 [B, L] each."""
+        config = self._run.config
+        limits = {
+            "input_ids": config.vocab_size, "input_mask": 2, "segment_ids": config.type_vocab_size,
+        }  # fmt: skip
+        shape = tf.shape(given["input_ids"])
+        return [
+            tf.debugging.assert_less_equal(
+                shape[1],
+                config.max_position_embeddings,
+                "input_ids are longer than the model takes",
+            ),
+            tf.debugging.Assert((shape[0] == 0) | (shape[1] > 0), ["input_ids have no columns"]),
+            *(
+                tf.debugging.assert_equal(
+                    tf.shape(given[name]), shape, f"{name} and input_ids differ in shape"
+                )
+                for name in given
+            ),
+            *(_check_range(name, given[name], limit) for name, limit in limits.items()),
+        ]
+
+
+def _check_range(name: str, values: Any, limit: Any) -> Any:
+    """Return an operation that fails unless all values are at least 0 and below the limit."""
+    are_known = tf.reduce_all((values >= 0) & (values < limit))
+    return tf.debugging.Assert(are_known, [f"{name} must be at least 0 and below", limit])
+
+
+def _check_positions(positions: Any, lengths: Any) -> Any:
+    """Return an operation that fails unless positions, int32 [B, P], are below lengths, [B]."""
+    has_rows = tf.debugging.assert_equal(
+        tf.shape(positions)[0], tf.size(lengths), "masked_lm_positions and input_ids differ in rows"
+    )
+    with tf.control_dependencies([has_rows]):
+        limits = lengths[:, tf.newaxis]
+    return _check_range("masked_lm_positions", positions, limits)
+
+
+def _lengths_without_filler(input_ids: Any, cls_id: int) -> Any:
+    """Return the length of each row without the [CLS] at its end: int32 [B], of int32 [B, L]."""
+    ends = tf.range(1, tf.shape(input_ids)[1] + 1)
+    return tf.reduce_max(tf.where(input_ids == cls_id, 1, ends), axis=1)
+
+
+def _without(is_filler: Any, values: Any) -> Any:
+    """Return float32 [B, L, K] with 0 where `is_filler`, bool [B, L]."""
+    return tf.where(is_filler[:, :, tf.newaxis], 0.0, values)
+
+
+NO_ANSWER = -1e9
+"""Stands for the score of what cannot be an answer."""
+
+_DEFAULTS = ("fill_mask", "classify", "score", "tag", "answer")
+"""The signature that answers where a caller names none: the first of them that there is."""
+
+
+def _with_columns(ids: Any) -> Any:
+    """Return int32 [B, L] with some columns where it is an empty batch that has none."""
+    shape = tf.shape(ids)
+    missing = tf.where(shape[0] == 0, tf.maximum(FEWEST_POSITIONS - shape[1], 0), 0)
+    return tf.pad(ids, [[0, 0], [0, missing]])

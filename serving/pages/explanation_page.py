@@ -1,0 +1,116 @@
+"""An explanation as one HTML file that opens without a network.
+
+The style, the scripts and the data stand in the file. Its content security policy allows nothing
+else: the style and the script of these hashes, and no address to load from or send to.
+"""
+
+import base64
+import hashlib
+import zlib
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from model.explaining.explanation import Explanation
+from model.explaining.plain import prediction_as_plain
+from model.explaining.steps import Step
+from pipeline.storage.strict_json import to_json
+
+PAGES = resources.files("serving") / "pages"
+SCRIPTS = ("attention.js", "explanation.js")
+
+SHOWN_COLUMNS = 10
+"""Numbers of each vector in the tables of the steps."""
+
+LEVELS = (255, 127, 63, 31, 15, 7)
+"""Steps in which the square roots of shares are told apart: the most that fit."""
+
+MOST_ATTENTION_BYTES = 4_200_000
+"""Of the packed attention; the whole page stays below 5 MB."""
+
+
+def page(explanation: Explanation) -> bytes:
+    """Return the HTML file."""
+    style = (PAGES / "style.css").read_text(encoding="utf-8")
+    script = "\n".join((PAGES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}"
+    html = (PAGES / "explanation.html").read_text(encoding="utf-8")
+    # What is put in must not be looked through for what comes after it, so the data comes last.
+    for name, text in (
+        ("POLICY", policy),
+        ("STYLE", style),
+        ("SCRIPT", script),
+        ("DATA", _script_safe(page_data(explanation))),
+    ):
+        before, mark, after = html.partition(f"<!--{name}-->")
+        assert mark, name
+        html = before + text + after
+    return html.encode()
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _script_safe(data: dict[str, Any]) -> str:
+    """Return JSON in which no text can end the element that holds it."""
+    text = to_json(data, compact=True)
+    return text.replace("<", "\\u003c")
+
+
+def page_data(explanation: Explanation) -> dict[str, Any]:
+    """Return what the page's script reads."""
+    example = explanation.example
+    layers, heads = explanation.attention.shape[:2]
+    return {
+        "run": explanation.run,
+        "notes": explanation.notes,
+        "pieces": example.pieces,
+        "written": example.written,
+        "input_ids": example.input_ids.tolist(),
+        "segment_ids": example.segment_ids.tolist(),
+        "is_special": example.is_special.tolist(),
+        "words": example.words,
+        "layers": layers,
+        "heads": heads,
+        "layer": explanation.layer,
+        "head": explanation.head,
+        "attention": packed(explanation.attention),
+        "rollout": packed(explanation.rollout),
+        "predictions": [prediction_as_plain(each) for each in explanation.predictions],
+        "steps": [_step(step) for step in explanation.steps],
+    }
+
+
+def packed(shares: np.ndarray) -> dict[str, Any]:
+    """Return shares from 0 to 1 as levels of their square roots: a byte each, deflated, base64.
+
+    Square roots, because most of a long text's shares are near 0, and it is these that an eye has
+    to tell apart. Only runs are looked for: shares repeat no other pattern, and looking took
+    minutes.
+    """
+    roots = np.sqrt(np.clip(shares, 0, 1))
+    for levels in LEVELS:
+        data = np.round(roots * levels).astype(np.uint8).tobytes()
+        deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS, memLevel=9, strategy=zlib.Z_RLE)
+        text = base64.b64encode(deflate.compress(data) + deflate.flush()).decode()
+        if len(text) <= MOST_ATTENTION_BYTES:
+            break
+    return {"levels": levels, "deflated": text}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    """Return a step with the first numbers of its vectors, four digits each."""
+    rows = np.atleast_2d(step.values)
+    return {
+        "name": step.name,
+        "title": step.title,
+        "formula": step.formula,
+        "shape": step.shape,
+        "source": step.source,
+        "size": step.values.shape,
+        "largest": float(np.abs(rows).max()),
+        "rows": [[float(f"{value:.4g}") for value in row[:SHOWN_COLUMNS]] for row in rows],
+    }

@@ -1,0 +1,47 @@
+"""Running the requests that a model brings along, so that the first client does not wait."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from tensorflow_serving.apis import prediction_log_pb2
+
+from pipeline.errors import InputError
+from pipeline.storage.tfrecords import read_records
+from serving.server.runner import Runner
+from serving.server.signature_spec import DEFAULT_SIGNATURE, Signature
+from serving.server.status import invalid
+from serving.server.tensors import arrays_from_protos
+
+WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
+_MAX_RECORDS = 1000
+
+
+def warm_up(version_dir: Path, signatures: dict[str, Signature], runner: Runner) -> None:
+    """Run the Predict requests in the version's warm-up file, if it has one.
+
+    Raises:
+        ServingError: a record does not parse or cannot be run. As in TensorFlow Serving, such a
+            version does not get served.
+    """
+    path = version_dir / WARMUP_FILE
+    if not path.is_file():
+        return
+    for record in itertools.islice(_records(path), _MAX_RECORDS):
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        if not log.HasField("predict_log"):
+            continue
+        request = log.predict_log.request
+        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        if name not in signatures:
+            raise invalid(f'{WARMUP_FILE}: signature "{name}" not found in the model')
+        signature = signatures[name]
+        inputs = arrays_from_protos(signature, request.inputs, runner.max_input_bytes)
+        runner.run(signature, inputs)
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    try:
+        yield from read_records(path)
+    except InputError as error:
+        raise invalid(str(error)) from error

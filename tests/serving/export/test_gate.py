@@ -1,0 +1,126 @@
+"""What the gate compares, and that it lets nothing wrong through."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.run import Run
+from pipeline.errors import JobError
+from serving.export import fresh_process, gate
+from serving.export.golden import Golden, Reference, largest_difference
+from serving.export.signatures import TextModel
+from serving.export.warmup_requests import WARM_UP, write_warm_up
+
+Answers = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def signatures(trained_run: Run) -> Any:
+    return TextModel(trained_run, trained_run.load_model()).signatures()
+
+
+@pytest.fixture(scope="module")
+def asked(trained_run: Run, signatures: Any) -> dict[str, tuple[Golden, Answers]]:
+    """Each signature's golden request, and what the graph answers to it."""
+    goldens = Reference(trained_run, trained_run.load_model()).golden(signatures)
+    return {
+        golden.signature: (
+            golden,
+            {
+                name: value.numpy()
+                for name, value in signatures[golden.signature](
+                    **{name: tf.constant(value) for name, value in golden.inputs.items()}
+                ).items()
+            },
+        )
+        for golden in goldens
+    }
+
+
+def test_right_answers_pass(trained_run: Run, asked: Any, signatures: Any) -> None:
+    assert asked.keys() == signatures.keys()
+    for golden, answer in asked.values():
+        assert largest_difference(golden, answer, trained_run.vocabulary.ids) < 1e-5
+
+
+def test_every_wrong_output_is_seen(trained_run: Run, asked: Any) -> None:
+    """Each output of each signature, changed at one place of one row."""
+    for signature, (golden, answer) in asked.items():
+        for name, values in answer.items():
+            wrong = values.copy()
+            place = np.unravel_index(0, values.shape)
+            if values.dtype.kind == "O":
+                wrong[place] = b"owl" if values[place] != b"owl" else b"fox"
+            elif values.dtype.kind == "b":
+                wrong[place] = not values[place]
+            else:
+                wrong[place] += 1
+            ids = trained_run.vocabulary.ids
+            assert largest_difference(golden, {**answer, name: wrong}, ids) > 1e-3, (
+                signature,
+                name,
+            )
+            if values.dtype.kind == "f":
+                wrong[place] = np.nan
+                assert largest_difference(golden, {**answer, name: wrong}, ids) == np.inf
+
+
+def test_padding_that_is_none_is_seen(trained_run: Run, asked: Any) -> None:
+    golden, answer = asked["embed_tokens"]
+    for name, value in (("vectors", 0.5), ("tokens", b"owl")):
+        wrong = answer[name].copy()
+        wrong[0, -1] = value  # of a short text beside a long one
+        changed = {**answer, name: wrong}
+        assert largest_difference(golden, changed, trained_run.vocabulary.ids) > 0.05
+
+
+def test_fillings_as_likely_as_each_other_may_change_places() -> None:
+    row = {
+        "fillings": np.array([[0.4, 0.3, 0.3 - 1e-7]], np.float32),
+        "positions": np.array([1], np.int32),
+    }
+    golden = Golden("fill_mask", {}, [row])
+    ids = {"boat": 0, "owl": 1, "fox": 2}
+
+    def answer(*tokens: bytes) -> Answers:
+        return {
+            "tokens": np.array([[tokens]], object),
+            "probabilities": np.array([[[0.4, 0.3]]], np.float32),
+            "positions": np.array([[1]], np.int32),
+        }
+
+    assert largest_difference(golden, answer(b"boat", b"owl"), ids) < 1e-6
+    assert largest_difference(golden, answer(b"boat", b"fox"), ids) < 1e-6
+    assert largest_difference(golden, answer(b"owl", b"boat"), ids) > 0.05
+    assert largest_difference(golden, answer(b"boat", b""), ids) == np.inf
+
+
+def test_a_wrong_warm_up_request_is_not_published(
+    trained_run: Run, exported: Path, signatures: Any, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    write_warm_up(copy / WARM_UP, "fox", {"emded": signatures["embed"]}, trained_run.vocabulary)
+    with pytest.raises(JobError, match=r"not exported.*cannot run it: KeyError: 'emded'"):
+        gate.check(copy, [], trained_run.vocabulary, 1e-5)
+
+
+@pytest.mark.parametrize("module", ["keras", "keras_hub", "serving.export.signatures", "model"])
+def test_the_fresh_process_has_no_keras_and_nothing_of_ours(module: str) -> None:
+    script = (
+        "import runpy, sys\n"
+        "forbid = runpy.run_path(sys.argv[1])['Forbid']\n"
+        "sys.meta_path.insert(0, forbid())\n"
+        "import json, numpy\n"
+        f"import {module}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, fresh_process.__file__], capture_output=True, text=True
+    )
+    assert "is not there in a model server" in done.stderr

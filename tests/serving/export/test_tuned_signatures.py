@@ -1,0 +1,202 @@
+"""What models answer that were tuned for a task: the same as the Python model, under its labels."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.bert.network import build_model, weights_by_name
+from model.run import Run, RunConfig, load_run, write_run
+from model.tasks.kinds import Task
+from serving.export.golden import Reference, largest_difference
+from serving.export.signatures import DEFAULT, TextModel
+
+README = Path(__file__).parents[3] / "README.md"
+
+TASKS = {
+    "reviews": ("classify", Task("single", ("bad", "middling", "good"), takes_pairs=False)),
+    "entailment": ("classify", Task("pair", ("follows", "does not"), takes_pairs=True)),
+    "pairs": ("score", Task("regression", (), takes_pairs=True)),
+    "names": ("tag", Task("tagging", ("O", "B-PER", "I-PER"), takes_pairs=False)),
+    "questions": ("answer", Task("span", (), takes_pairs=True)),
+}
+"""Signature and task by the name that the README's questions give to such a model."""
+
+Answers = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def tuned(
+    request: pytest.FixtureRequest, trained_run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Run, Any, dict[str, Any]]:
+    """A name of `TASKS`, a run with random weights, its model, and its signatures."""
+    name = str(request.param)
+    path = tmp_path_factory.mktemp("tuned")
+    model = build_model(trained_run.config, TASKS[name][1])
+    config = RunConfig(trained_run.config, None, trained_run.dataset, task=TASKS[name][1])
+    vocabulary = (trained_run.path / "vocab.txt").read_bytes()
+    write_run(path / "run", config, vocabulary, weights_by_name(model))
+    run = load_run(path / "run")
+    return name, run, model, TextModel(run, model).signatures()
+
+
+def ask(function: Any, inputs: dict[str, Any]) -> Answers:
+    return {
+        name: value.numpy()
+        for name, value in function(**{k: tf.constant(v) for k, v in inputs.items()}).items()
+    }
+
+
+def test_equal_to_the_python_model_and_nothing_wrong_is_missed(tuned: Any) -> None:
+    name, run, model, signatures = tuned
+    signature, task = TASKS[name]
+    assert signatures[DEFAULT] is signatures[signature]
+    assert {"fill_mask", "next_sentence"}.isdisjoint(signatures)
+    both = {key: signatures[key] for key in (DEFAULT, signature)}
+    golden = Reference(run, model).golden(both)[1]
+    answer = ask(signatures[signature], golden.inputs)
+    assert largest_difference(golden, answer, run.vocabulary.ids, task.labels) < 1e-5
+    for output, values in answer.items():
+        wrong = values.copy()
+        place = np.unravel_index(0, values.shape)
+        if values.dtype.kind == "O":
+            wrong[place] = b"I-PER" if values[place] != b"I-PER" else b"O"
+        elif values.dtype.kind == "b":
+            wrong[place] = not values[place]
+        else:
+            wrong[place] += 1
+        changed = {**answer, output: wrong}
+        difference = largest_difference(golden, changed, run.vocabulary.ids, task.labels)
+        assert difference > 1e-4, output
+
+
+def test_empty_batch_gives_an_empty_answer(tuned: Any) -> None:
+    name, _, _, signatures = tuned
+    function = signatures[TASKS[name][0]]
+    empty = {spec.name: tf.zeros([0], tf.string) for spec in function.input_signature}
+    for value in function(**empty).values():
+        assert value.shape[0] == 0
+
+
+def test_the_questions_of_the_readme(tuned: Any) -> None:
+    name, _, _, signatures = tuned
+    lines = README.read_text(encoding="utf-8").splitlines()
+    words = [shlex.split(line) for line in lines if line.startswith("    curl -d ")]
+    (body,) = [json.loads(w[2]) for w in words if w[3].endswith(f"/v1/models/{name}:predict")]
+    assert body["signature_name"] == TASKS[name][0]
+    (instance,) = body["instances"]
+    inputs = instance if isinstance(instance, dict) else {"text": instance}
+    answer = ask(signatures[TASKS[name][0]], {key: [value] for key, value in inputs.items()})
+    labels = TASKS[name][1].labels
+    if name == "names":
+        assert answer["words"][0].tolist() == [b"Ada", b"Lovelace", b"left", b"."]
+        assert answer["start"][0].tolist() == [0, 4, 13, 18]
+        assert {label.decode() for label in answer["labels"][0]} <= set(labels)
+    elif name == "questions":
+        passage = inputs["text_pair"].encode()
+        assert answer["answer"][0] == passage[answer["start"][0] : answer["end"][0]]
+        assert (answer["score"][0] > 0) == bool(answer["answer"][0])
+    elif labels:
+        assert answer["labels"][0].tolist() == [label.encode() for label in labels]
+        assert answer["label"][0] == answer["labels"][0][answer["probabilities"][0].argmax()]
+        assert answer["probabilities"][0].sum() == pytest.approx(1, abs=1e-5)
+    else:
+        assert answer["score"].shape == (1,)
+
+
+def test_requests_of_ids_in_one_batch(tuned: Any) -> None:
+    """A model server fills each input with its own first element."""
+    _, run, _, signatures = tuned
+    vocabulary = run.vocabulary
+    requests = [
+        {
+            "input_ids": np.array([[vocabulary.cls_id, *range(6, length + 4), vocabulary.sep_id]]),
+            "input_mask": np.ones([1, length]),
+            "segment_ids": np.array([[0, 0, *[1] * (length - 2)]]),
+        }
+        for length in (4, 9, 6)
+    ]
+    requests[1]["input_mask"][0, 7:] = 0  # its caller's own padding
+    filled = {
+        name: np.concatenate([
+            np.pad(each[name], [(0, 0), (0, 9 - each[name].shape[1])],
+                   constant_values=each[name][0, 0])
+            for each in requests
+        ]).astype(np.int32)
+        for name in requests[0]
+    }  # fmt: skip
+    together = ask(signatures["predict_ids"], filled)
+    for row, request in enumerate(requests):
+        own = {name: ids.astype(np.int32) for name, ids in request.items()}
+        alone = ask(signatures["predict_ids"], own)
+        for name, (values,) in alone.items():
+            mine = together[name][row][tuple(map(slice, values.shape))]
+            np.testing.assert_allclose(mine, values, atol=1e-5, err_msg=name)
+            if values.ndim == 2:
+                assert not together[name][row, len(values) :].any()
+
+
+@pytest.mark.parametrize("tuned", ["names"], indirect=True)
+@pytest.mark.parametrize("text", ["", " \x00", "Ada"])
+def test_texts_of_few_words_and_of_more_than_are_read(tuned: Any, text: str) -> None:
+    tag = tuned[3]["tag"]
+    alone = ask(tag, {"text": [text]})
+    assert alone["words"][0].tolist() == [b"Ada"] * (text == "Ada")
+    together = ask(tag, {"text": [text, "Ada left " * 20]})
+    assert together["truncated"].tolist() == [False, True]
+    assert together["words"].shape == (2, 40)
+    assert together["labels"][0].tolist()[: alone["labels"].shape[1]] == alone["labels"][0].tolist()
+    assert not any(together["labels"][0][alone["labels"].shape[1] :])
+    is_read = together["labels"][1] != b""
+    assert is_read.sum() < 40
+    assert is_read.tolist() == sorted(is_read, reverse=True)  # those from the start
+
+
+@pytest.mark.parametrize("tuned", ["names"], indirect=True)
+@pytest.mark.parametrize(
+    ("text", "words", "places"),
+    [
+        ("Ada \x00 left Rome", ["Ada", "left", "Rome"], [(0, 3), (6, 10), (11, 15)]),
+        ("The U.N.\u3000met.", ["The", "U.N.", "met."], [(0, 3), (4, 8), (11, 15)]),
+    ],
+)
+def test_words_that_are_tagged(
+    tuned: Any, text: str, words: list[str], places: list[tuple[int, int]]
+) -> None:
+    answer = ask(tuned[3]["tag"], {"text": [text]})
+    assert [word.decode() for word in answer["words"][0]] == words
+    assert list(zip(answer["start"][0], answer["end"][0], strict=True)) == places
+    assert set(answer["labels"][0]) <= {b"O", b"B-PER", b"I-PER"}
+    assert not answer["truncated"][0]
+
+
+@pytest.mark.parametrize("tuned", ["questions"], indirect=True)
+def test_answers_are_found_where_the_scores_are(tuned: Any) -> None:
+    """Weights that score one word of a passage higher, or lower, than all other positions."""
+    _, run, model, _ = tuned
+    head = model.get_layer("task")
+    owl = [(0, 3), (8, 11)]
+    for factor in (1.0, -1.0):
+        head.kernel.assign(tf.zeros_like(head.kernel))
+        head.bias.assign([0.0, 0.0])
+        encoder = model.get_layer("encoder")
+        features = (
+            TextModel(run, model)
+            .texts.encode_question(tf.constant(["owl"]), tf.constant(["the oak owl"]))[0]
+            .features
+        )
+        vector = encoder(features)["sequence_output"][0, 5]  # [CLS] owl [SEP] the oak owl
+        others = encoder(features)["sequence_output"][0, :5]
+        direction = vector - tf.reduce_mean(others, axis=0)
+        head.kernel.assign(tf.stack([direction, direction], axis=1) * factor)
+        answer = ask(
+            TextModel(run, model).signatures()["answer"],
+            {"text": ["owl"], "text_pair": ["the oak owl"]},
+        )
+        start, end = int(answer["start"][0]), int(answer["end"][0])
+        assert answer["answer"][0] == b"the oak owl"[start:end]
+        assert ((start, end) == owl[1]) == (factor > 0)

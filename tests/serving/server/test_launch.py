@@ -1,0 +1,140 @@
+"""Which server `serve` runs, and with which flags; a script stands for the real one."""
+
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clozeline.main import main
+from serving.export.choices import FROZEN_WEIGHTS
+from serving.server.batching import SERVE_DEFAULT
+from serving.server.config_files import read_batching_parameters, read_models_config
+from serving.server.launch import REAL_SERVER, REST_THREADS
+from serving.server.limits import Limits
+
+SCRIPT = f"""#!/bin/sh
+echo "frozen=${next(iter(FROZEN_WEIGHTS))}"
+for flag in "$@"; do echo "$flag"; done
+"""
+
+
+@pytest.fixture
+def real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An executable on PATH with the real server's name, which prints its flags."""
+    program = tmp_path / "bin" / REAL_SERVER
+    program.parent.mkdir()
+    program.write_text(SCRIPT)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return program
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        (tmp_path / "models" / name / "1").mkdir(parents=True)
+        (tmp_path / "models" / name / "1" / "saved_model.pb").touch()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What the embedded server was started with, instead of starting it."""
+    started: list[tuple] = []
+    monkeypatch.setattr(
+        "serving.server.main.serve", lambda *args, **kwargs: started.append((args, kwargs))
+    )
+    return started
+
+
+def flags_of(models: Path, *flags: str) -> dict[str, str]:
+    """Run `serve` as a person would; return the flags of the real server that it became."""
+    command = [sys.executable, "-m", "clozeline", "serve", "--models", str(models), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return dict(line.removeprefix("--").partition("=")[::2] for line in done.stdout.splitlines())
+
+
+def test_the_real_server_batches_by_default(real_server: Path, models: Path) -> None:
+    flags = flags_of(models, "--host", "0.0.0.0", "--frozen-weights")
+    assert flags["frozen"] == "1"
+    assert (flags["rest_api_port"], flags["port"]) == ("8501", "8500")
+    assert [one.name for one in read_models_config(Path(flags["model_config_file"]))] == ["a", "b"]
+    assert "enable_batching" in flags
+    assert flags["rest_api_num_threads"] == str(REST_THREADS) == "32"
+    options = read_batching_parameters(Path(flags["batching_parameters_file"]))
+    ours_alone = {"max_execution_work": None, "max_enqueued_pieces": None}
+    assert options == replace(SERVE_DEFAULT, **ours_alone)
+    assert options.max_execution_batch_size == REST_THREADS  # so that they can fill a batch
+    assert "enable_signature_method_name_check" not in flags
+
+
+def test_the_real_server_with_flags(real_server: Path, models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "batching.config"
+    file.write_text("max_batch_size { value: 4 }\n")
+    check = "--enable-signature-method-name-check"
+    flags = flags_of(models, "--host", "0.0.0.0", "--batching-config", str(file), check)
+    assert flags["batching_parameters_file"] == str(file)
+    assert flags["enable_signature_method_name_check"] == ""
+    flags = flags_of(models, "--host", "0.0.0.0", "--no-batching")
+    assert not {"enable_batching", "batching_parameters_file", "rest_api_num_threads"} & set(flags)
+
+
+@pytest.mark.parametrize("host", [None, "127.0.0.1", "localhost", "::1", "::", "10.0.0.7"])
+def test_the_real_server_never_runs_for_one_address(
+    host: str | None,
+    real_server: Path,
+    models: Path,
+    embedded: list[tuple],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["--host", host] if host else []
+    assert main(["serve", "--models", str(models), *flags]) == 0
+    ((arguments, _),) = embedded
+    assert arguments[:2] == (models, host or "127.0.0.1")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{real_server} is installed, but listens on all addresses, not on ")
+    assert line.endswith("--host 0.0.0.0 runs the installed one.")
+
+
+@pytest.mark.parametrize("flags", [["--embedded"], ["--embedded", "--host", "0.0.0.0"]])
+def test_the_embedded_server_where_it_is_asked_for(
+    flags: list[str],
+    real_server: Path,
+    models: Path,
+    embedded: list[tuple],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check = "--enable-signature-method-name-check"
+    assert main(["serve", "--models", str(models), *flags, check]) == 0
+    ((arguments, _),) = embedded
+    assert arguments[4] == SERVE_DEFAULT
+    assert arguments[6] == Limits(checks_method_names=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rest-port", "0"], "--rest-port 0: tensorflow_model_server takes no free one"),
+        (["--grpc-port", "0"], "--grpc-port 0: tensorflow_model_server takes no free one"),
+        (["--allowed-hosts", "a.b"], "--allowed-hosts: tensorflow_model_server does not check"),
+        (["--batching-config", "missing"], "missing: cannot be read"),
+        (["--models", "missing"], "--models missing: no NAME/VERSION/saved_model.pb in it"),
+    ],
+)
+def test_what_the_real_server_cannot_do_is_refused(
+    flags: list[str],
+    message: str,
+    real_server: Path,
+    models: Path,
+    embedded: list[tuple],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where = ["--models", str(models), "--host", "0.0.0.0"]
+    assert main(["serve", *where, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert embedded == []

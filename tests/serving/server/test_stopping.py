@@ -1,0 +1,226 @@
+"""A server that is told to stop ends in time, whatever still runs, and says what it gave up."""
+
+import concurrent.futures
+import contextlib
+import gc
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import grpc
+import numpy as np
+import pytest
+import requests
+import tensorflow as tf
+from grpc import StatusCode
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving.server.batching import Batcher, BatchingOptions
+from serving.server.callers import Caller, current_caller
+from serving.server.limits import Limits
+from serving.server.main import ModelServer
+from serving.server.metrics import Metrics
+from serving.server.signature_spec import Signature
+from serving.server.status import ServingError
+
+HOST = "127.0.0.1"
+DEADLINE_SECS = 60
+
+ENDLESS = """
+import pathlib, sys, threading
+from serving.server.limits import Limits
+from serving.server.main import serve
+from serving.server.models import Repository
+from serving.server.runner import Runner
+
+def run(*_):
+    print("running", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+Runner.run = run
+if sys.argv[3] == "load":
+    Repository.poll = run
+limits = Limits(stop_timeout_secs=float(sys.argv[2]))
+serve(pathlib.Path(sys.argv[1]), "127.0.0.1", 0, 0, limits=limits)
+"""
+
+
+def ask(port):
+    url = f"http://{HOST}:{port}/v1/models/plus:predict"
+    with contextlib.suppress(requests.ConnectionError):
+        requests.post(url, json={"instances": [1.0]}, timeout=DEADLINE_SECS)
+
+
+def ask_grpc(port, timeout_secs=DEADLINE_SECS):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "plus"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0]))
+    with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        try:
+            stub.Predict(request, timeout=timeout_secs)
+        except grpc.RpcError as error:
+            return error.code()
+    return StatusCode.OK
+
+
+@pytest.fixture
+def endless(models):
+    """Start a server whose runs never end, with one running; return the process."""
+    processes = []
+
+    def start(what, stop_timeout_secs):
+        command = [sys.executable, "-c", ENDLESS, str(models), str(stop_timeout_secs), what]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        ports = {}
+        while len(ports) < 2:
+            line = process.stderr.readline()
+            assert line, "the server ended"
+            if found := re.search(r"(REST|gRPC) at .*:(\d+)", line):
+                ports[found[1]] = int(found[2])
+        client = {"rest": lambda: ask(ports["REST"]), "grpc": lambda: ask_grpc(ports["gRPC"])}
+        if what in client:
+            threading.Thread(target=client[what], daemon=True).start()
+        assert process.stderr.readline() == "running\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("what", "given_up"),
+    [("rest", "1 running requests"), ("grpc", "1 running requests"), ("load", "the load of a v")],
+)
+def test_what_does_not_end_is_given_up_after_the_stop_timeout(endless, what, given_up):
+    process = endless(what, 1)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_SECS) == 1
+    assert time.monotonic() - started < 1 + 2
+    assert f"stopped after 1 s; gave up {given_up}" in process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(endless, number):
+    process = endless("rest", 3600)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(number)
+    assert process.wait(DEADLINE_SECS) == 128 + number
+
+
+# ---- callers that leave
+
+
+def test_a_caller_that_left_is_told_to_whoever_works_for_it():
+    caller, calls = Caller(), []
+    caller.check()
+    with caller.served(), caller.on_leaving(lambda: calls.append("told")):
+        assert current_caller() is caller
+        caller.leave()
+        caller.leave()
+    assert current_caller() is not caller
+    with caller.on_leaving(lambda: calls.append("late")), pytest.raises(ServingError, match="away"):
+        caller.check()
+    assert calls == ["told", "late"]
+
+
+def test_an_error_does_not_keep_the_request_in_memory():
+    class Document(list):
+        """A list that can be referred to weakly."""
+
+    def fail():
+        document = Document()
+        seen.append(weakref.ref(document))
+        try:
+            raise KeyError
+        except KeyError as error:
+            reason = ServingError(StatusCode.INVALID_ARGUMENT, "no")
+            raise reason from error
+
+    seen = []
+    gc.disable()
+    try:
+        with pytest.raises(ServingError) as caught, Caller().served():
+            fail()
+        assert caught.value.message == "no"
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_what_a_caller_queued_is_not_run_once_it_left():
+    runs, running, go = [], threading.Semaphore(0), threading.Event()
+
+    def run(_, inputs):
+        runs.append(inputs["x"].tolist())
+        running.release()
+        assert go.wait(DEADLINE_SECS)
+        return inputs
+
+    batcher = Batcher(run, BatchingOptions(num_batch_threads=1), Metrics())
+    signature = Signature("s", {}, {}, run)
+    caller = Caller()
+
+    def leaving():
+        with caller.served():
+            return batcher.run(signature, {"x": np.array([2.0, 3.0])})
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        first = pool.submit(batcher.run, signature, {"x": np.array([1.0])})
+        assert running.acquire(timeout=DEADLINE_SECS)
+        left = pool.submit(leaving)
+        until(lambda: rows_queued(batcher) == 2)
+        third = pool.submit(batcher.run, signature, {"x": np.array([4.0])})
+        until(lambda: rows_queued(batcher) == 3)
+        caller.leave()
+        assert rows_queued(batcher) == 1
+        go.set()
+        with pytest.raises(ServingError, match="CANCELLED: The client went away"):
+            left.result(DEADLINE_SECS)
+        answers = [future.result()["x"].tolist() for future in (first, third)]
+    batcher.close()
+    assert answers == [[1.0], [4.0]]
+    assert runs == [[1.0], [4.0]]
+
+
+def rows_queued(batcher):
+    return sum(batch.rows for queue in list(batcher._queues.values()) for batch in queue.batches)
+
+
+def until(condition):
+    deadline = time.monotonic() + DEADLINE_SECS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["rest timeout", "rest disconnect", "grpc deadline"])
+def test_a_request_whose_client_left_leaves_the_queue(models, how):
+    waits_for_others = BatchingOptions(batch_timeout_micros=DEADLINE_SECS * 10**6)
+    limits = Limits(rest_timeout_secs=0.5 if how == "rest timeout" else DEADLINE_SECS)
+    server = ModelServer(models, HOST, 0, 0, limits, waits_for_others)
+    server.start()
+    batcher, work = server._runner._batcher, server._backend.work
+    if how == "grpc deadline":
+        assert ask_grpc(server.grpc_port, timeout_secs=0.5) is StatusCode.DEADLINE_EXCEEDED
+    else:
+        timeout_secs = 0.5 if how == "rest disconnect" else DEADLINE_SECS
+        url = f"http://{HOST}:{server.rest_port}/v1/models/plus:predict"
+        try:
+            answer = requests.post(url, json={"instances": [1.0]}, timeout=timeout_secs)
+        except requests.ReadTimeout:
+            assert how == "rest disconnect"
+        else:
+            assert answer.status_code == 504
+    until(lambda: not batcher._queues and not work.running)
+    assert server.stop() == []
