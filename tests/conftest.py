@@ -76,7 +76,7 @@ def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
 HOLD_A_LOCK = """
 import sys
 from pathlib import Path
-from pipeline.locks import only_writer
+from pipeline.storage.locks import only_writer
 with only_writer(Path(sys.argv[1]), "--run it"):
     print("held", flush=True)
     sys.stdin.read()

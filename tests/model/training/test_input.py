@@ -150,7 +150,7 @@ LYING = LENGTH + struct.pack("<I", ((CRC >> 15 | CRC << 17) + 0xA282EAD8) & 0xFF
 READ_IT = """
 import sys
 from pathlib import Path
-from model.input import corrupt_files_named, eval_batches, train_batches
+from model.training.input import corrupt_files_named, eval_batches, train_batches
 from pipeline.errors import InputError
 from pipeline.inspection import read_records
 from pipeline.manifest import read_manifest

@@ -136,7 +136,7 @@ def test_a_directory_that_cannot_be_written(
 STAGE = """
 import sys
 from pathlib import Path
-from pipeline.locks import staging
+from pipeline.storage.locks import staging
 with staging(Path(sys.argv[1]), ".export-") as made:
     (made / "half").write_text("written")
     print("staged", flush=True)
