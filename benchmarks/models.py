@@ -7,7 +7,8 @@ from pathlib import Path
 
 from model.bert.config import SIZES
 from model.bert.network import build_pretraining_model, weights_by_name
-from model.run import RunConfig, TextFacts, load_run, write_run
+from model.run import load_run, write_run
+from model.run_config import RunConfig, TextFacts
 from pipeline.schema import SPECIAL_TOKENS
 from serving.export.choices import ServingPrecision
 from serving.export.export import export_run

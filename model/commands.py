@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from model.bert.config import DOC_STRIDE, ClassWeights
-from model.run import Checkpoint
+from model.run_config import Checkpoint
 from model.tasks.kinds import TaskKind
+from model.training.config import DOC_STRIDE, ClassWeights
 from pipeline.commands import Command
 from pipeline.errors import InputError
 

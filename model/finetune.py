@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model.bert.config import BertConfig, TuningConfig
+from model.bert.config import BertConfig
 from model.commands import Finetune
 from model.pretrain import check_batch_size
-from model.run import RunConfig, TextFacts, only_writer_of_runs, open_run
+from model.run_config import RunConfig, TextFacts
 from model.source import Source, open_source
 from model.tasks.batches import Batches
 from model.tasks.encoding import MAX_QUESTION_PIECES, Encoded, Encoder
@@ -37,11 +37,14 @@ from model.tasks.labels import UNKNOWN, without_unknown
 from model.tasks.measures import LOWER_IS_BETTER, MEASURES
 from model.tasks.objective import Tuning
 from model.tasks.report import measure_text
+from model.training.config import TuningConfig
 from model.training.flops import step_flops
 from model.training.loop import Predictor, Trainer
 from model.training.precision import fastest
-from model.training.session import Evaluations, Phase, Session, restore_run, training_config
-from model.training.strategy import Workers, make_strategy
+from model.training.session import Evaluations, Phase, Session
+from model.training.start import only_writer_of_runs, open_run, restore_run, training_config
+from model.training.strategy import make_strategy
+from model.training.workers import Workers
 from pipeline.console import notes, results, table
 from pipeline.errors import InputError
 from pipeline.manifest import sha256

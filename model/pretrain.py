@@ -12,19 +12,22 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.bert.config import MAX_SETTINGS_BYTES, SIZES, BertConfig, Precision, TrainingConfig
+from model.bert.config import MAX_SETTINGS_BYTES, SIZES, BertConfig
 from model.commands import Pretrain
-from model.run import DatasetFacts, RunConfig, only_writer_of_runs, open_run
+from model.run_config import DatasetFacts, RunConfig
 from model.source import Source, open_source
 from model.tasks.kinds import heads
+from model.training.config import Precision, TrainingConfig
 from model.training.flops import step_flops
 from model.training.input import corrupt_files_named, eval_batches, train_batches
 from model.training.loop import Trainer, distribute
 from model.training.losses import Pretraining, means
 from model.training.precision import fastest
 from model.training.progress import print_result
-from model.training.session import Evaluations, Phase, Session, restore_run, training_config
-from model.training.strategy import Workers, make_strategy
+from model.training.session import Evaluations, Phase, Session
+from model.training.start import only_writer_of_runs, open_run, restore_run, training_config
+from model.training.strategy import make_strategy
+from model.training.workers import Workers
 from pipeline.console import notes, results
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest

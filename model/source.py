@@ -7,7 +7,8 @@ from typing import Any
 
 from model.bert.config import MAX_SETTINGS_BYTES, BertConfig
 from model.bert.network import TASK_HEAD
-from model.run import CONFIG, FORMAT, load_run
+from model.run import load_run
+from model.run_config import CONFIG, FORMAT
 from model.tasks.kinds import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY

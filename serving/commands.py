@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from model.run import Checkpoint
+from model.run_config import Checkpoint
 from pipeline.commands import Command, InputGlobs, check_range
 from pipeline.errors import InputError
 from serving.addresses import checked_address

@@ -12,7 +12,8 @@ import clozeline
 from clozeline.main import main
 from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
-from model.run import RunConfig, TextFacts, write_run
+from model.run import write_run
+from model.run_config import RunConfig, TextFacts
 from model.tasks.measures import tag_measures
 from pipeline.manifest import sha256
 

@@ -26,7 +26,8 @@ from model.interchange.names import (
     task_weights,
 )
 from model.interchange.write_tokenizer import tokenizer_files
-from model.run import Checkpoint, Run
+from model.run import Run
+from model.run_config import Checkpoint
 from model.tasks.kinds import Head, Task
 from pipeline.console import results, table
 from pipeline.errors import InputError

@@ -8,7 +8,8 @@ from rich.markup import escape
 
 from model.interchange.detect import read_checkpoint
 from model.interchange.foreign_checkpoint import FORMAT_NAMES, Imported, by_layer
-from model.run import RunConfig, TextFacts, write_run
+from model.run import write_run
+from model.run_config import RunConfig, TextFacts
 from model.tasks.kinds import Task
 from pipeline.console import results, table
 from pipeline.errors import InputError

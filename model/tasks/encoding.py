@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model.bert.config import DOC_STRIDE
 from model.tasks.examples import Examples, Questions, Texts, Words
 from model.tasks.kinds import Task
+from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
 from pipeline.text.tokenizer import Tokenizer, Vocabulary, build_tokenizer, combine
 

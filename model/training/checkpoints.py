@@ -6,6 +6,7 @@ names the one with the best evaluation, the metric and its value.
 """
 
 import math
+import re
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.run import checkpoint_name, checkpoint_steps
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
 from pipeline.storage.files import crc32c, make_folder, publish, reason, write_atomically
@@ -329,6 +329,29 @@ class Checkpoints:
             if is_verified:
                 raise InputError(f"{path}: does not fit the run's config.json: {why}") from error
             raise DamagedError(why) from error
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of a step's checkpoint, which is a directory."""
+    return f"step-{step:08d}"
+
+
+def checkpoint_steps(directory: Path) -> list[int]:
+    """Return the steps that a directory has checkpoints of, ascending.
+
+    Other names in it are not ours: a copy `step-00000020.bak`, say.
+
+    Raises:
+        JobError: the directory cannot be listed, which does not mean that it is empty.
+    """
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JobError(f"{directory}: cannot be listed: {error.strerror}") from error
+    matches = [re.fullmatch(r"step-(\d{8,})", name, re.ASCII) for name in names]
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def write_checksums(checkpoint: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from model.bert.config import Precision
+from model.training.config import Precision
 from model.training.strategy import is_on_cpu
 
 POLICIES: dict[Precision, str] = {

@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.run import CURVES, LOGS, METRICS, Metrics
+from model.run_config import CURVES, LOGS, METRICS
+from model.training.metrics_file import Metrics
 from pipeline.console import notes, progress, results, table
 
 NOTEWORTHY_WAIT_RATE = 0.05

@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import tensorflow as tf
 
-from model.bert.config import BertConfig, Precision, TrainingConfig
+from model.bert.config import BertConfig
 from model.commands import TrainingFlags
-from model.run import CHECKPOINTS, CURVES, trained_config
+from model.run_config import CURVES
 from model.training.checkpoints import Checkpoints
+from model.training.config import TrainingConfig
 from model.training.curves import draw_curves
 from model.training.flops import matrix_peak
 from model.training.loop import DATA_SECS, NORM, POSITIONS, REAL_POSITIONS, Trainer, distribute
 from model.training.losses import means
 from model.training.progress import Log, Progress
-from model.training.strategy import Workers, device_count
+from model.training.workers import Workers, device_count
 from pipeline.console import notes
 from pipeline.errors import InputError
 
@@ -98,68 +98,6 @@ class Evaluations:
     def is_better(self, value: float, best: float) -> bool:
         """Return whether a value is better than the best before."""
         return value > best if self.higher_is_better else value < best
-
-
-def training_config(
-    options: TrainingFlags, steps: int, seed: int, precision: Precision
-) -> TrainingConfig:
-    """Return what determines a run's updates, from the flags and an earlier start.
-
-    Args:
-        options: the flags.
-        steps: number of updates.
-        seed: of the run.
-        precision: of a new run, if the flags leave it open.
-    """
-    there = trained_config(options.run_dir)
-    before = there.training if there else None
-    warmup_steps = options.warmup_steps
-    if warmup_steps is None:
-        # A run that is given more steps keeps the warm-up it had.
-        warmup_steps = before.warmup_steps if before else round(WARMUP_RATE * steps)
-    if options.precision != "auto":
-        precision = options.precision
-    elif before:
-        precision = before.precision
-    return TrainingConfig(
-        steps=steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        warmup_steps=warmup_steps,
-        weight_decay=options.weight_decay,
-        seed=seed,
-        optimizer=options.optimizer,
-        schedule=options.schedule,
-        precision=precision,
-    )
-
-
-def restore_run(
-    run: Path, training: TrainingConfig, trainer: Trainer, workers: Workers
-) -> Checkpoints:
-    """Load a run's last checkpoint into a trainer, and say where the training stands.
-
-    Returns:
-        The run's checkpoints.
-
-    Raises:
-        InputError: there are checkpoints, but none can be read.
-        JobError: the workers see different ones.
-    """
-    checkpoints = Checkpoints(run / CHECKPOINTS, writes=workers.is_chief)
-    step = checkpoints.restore(trainer.state) or 0
-    workers.check_same(
-        step,
-        f"{run}: the workers do not see the same checkpoints; put --run on a disk that they share",
-    )
-    if step >= training.steps:
-        notes.print(
-            f"{run} is finished ({step:,} steps); give more --steps to train further",
-            soft_wrap=True,
-        )
-    elif step:
-        notes.print(f"{run}: going on from step {step:,} of {training.steps:,}", soft_wrap=True)
-    return checkpoints
 
 
 class Session:

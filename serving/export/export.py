@@ -5,7 +5,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from model.run import Checkpoint, Run
+from model.run import Run
+from model.run_config import Checkpoint
 from pipeline.storage.files import publish, writing
 from pipeline.storage.locks import only_writer, staging
 from serving.export import gate

@@ -20,7 +20,8 @@ from clozeline.main import main
 from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
 from model.commands import Evaluate, Finetune
-from model.run import RunConfig, TextFacts, load_run, write_run
+from model.run import load_run, write_run
+from model.run_config import RunConfig, TextFacts
 from model.tasks.kinds import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256

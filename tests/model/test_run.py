@@ -10,19 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.bert.config import BertConfig, TrainingConfig, TuningConfig
+from model.bert.config import BertConfig
 from model.bert.network import ENCODER_INPUTS, build_model, weights_by_name
-from model.run import (
-    DatasetFacts,
-    Metrics,
-    RunConfig,
-    TextFacts,
-    load_run,
-    open_run,
-    read_config,
-    write_run,
-)
+from model.run import load_run, write_run
+from model.run_config import DatasetFacts, RunConfig, TextFacts, read_config
 from model.tasks.kinds import Task
+from model.training.config import TrainingConfig, TuningConfig
+from model.training.metrics_file import Metrics
+from model.training.start import open_run
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import read_manifest, sha256
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.bert.config import BertConfig, TrainingConfig
+from model.bert.config import BertConfig
 from model.bert.network import build_pretraining_model, weights_by_name, with_intermediates
 from model.tasks.kinds import heads
+from model.training.config import TrainingConfig
 from model.training.loop import Trainer
 from model.training.losses import Pretraining
 from model.training.strategy import make_strategy

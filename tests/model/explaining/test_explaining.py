@@ -13,7 +13,8 @@ from model.bert.network import build_model, weights_by_name
 from model.explaining.example import Example, read_example
 from model.explaining.explanation import Explanation, explain
 from model.explaining.rollout import attention_rollout
-from model.run import DatasetFacts, Run, RunConfig, load_run, write_run
+from model.run import Run, load_run, write_run
+from model.run_config import DatasetFacts, RunConfig
 from model.tasks.kinds import Head, Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256

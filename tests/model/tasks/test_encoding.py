@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bert.config import DOC_STRIDE
 from model.tasks.encoding import NO_LABEL, SHORTEST_WINDOW, Encoder, question_room, windows
 from model.tasks.examples import Question, Questions, Texts, Words
 from model.tasks.kinds import Task
+from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
 from pipeline.text.tokenizer import Vocabulary
 

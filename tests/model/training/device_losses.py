@@ -17,8 +17,9 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 devices = int(sys.argv[2])
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
 
-from model.bert.config import BertConfig, Precision, TrainingConfig  # noqa: E402
+from model.bert.config import BertConfig  # noqa: E402
 from model.tasks.kinds import heads  # noqa: E402
+from model.training.config import Precision, TrainingConfig  # noqa: E402
 from model.training.input import eval_batches, train_batches  # noqa: E402
 from model.training.loop import DATA_SECS, Trainer, distribute  # noqa: E402
 from model.training.losses import Pretraining  # noqa: E402

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.bert.config import BertConfig, TrainingConfig
+from model.bert.config import BertConfig
 from model.tasks.kinds import heads
+from model.training.config import TrainingConfig
 from model.training.input import train_batches
 from model.training.loop import LossScale, Trainer
 from model.training.losses import Pretraining

@@ -9,9 +9,9 @@ import pytest
 
 import clozeline
 from clozeline.main import main
-from model.run import Metrics
 from model.tasks.report import write_answers
 from model.training.checkpoints import Checkpoints
+from model.training.metrics_file import Metrics
 from pipeline.storage.strict_json import to_json
 
 NAN, INF = float("nan"), float("inf")

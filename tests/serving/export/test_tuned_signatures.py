@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from model.bert.network import build_model, weights_by_name
-from model.run import Run, RunConfig, load_run, write_run
+from model.run import Run, load_run, write_run
+from model.run_config import RunConfig
 from model.tasks.kinds import Task
 from serving.export.golden import Reference, largest_difference
 from serving.export.signatures import DEFAULT, TextModel

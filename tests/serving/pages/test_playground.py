@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from docs.browser import Browser
 from model.bert.network import build_model, weights_by_name
-from model.run import Run, RunConfig, load_run, write_run
+from model.run import Run, load_run, write_run
+from model.run_config import RunConfig
 from model.tasks.kinds import Task
 from serving.client import Client
 from serving.export.signatures import TextModel

@@ -1,0 +1,160 @@
+"""What a run says of itself: the contents of its `config.json`, and the names of its files."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from model.bert.config import BertConfig
+from model.tasks.kinds import Head, Task
+from model.training.config import TrainingConfig, TuningConfig
+from pipeline.errors import InputError, JobError
+from pipeline.manifest import Manifest
+from pipeline.schema import Pairing
+from pipeline.storage.strict_json import from_json, to_json
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+LOGS = "logs"
+CURVES = "curves.png"
+FORMAT = "clozeline-run/1"
+
+Checkpoint = Literal["last", "best", "auto"]
+"""Which weights of a run: the last ones, those that were evaluated best, or `auto`: the best where
+there are any, else the last."""
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What every run must know of the texts that it takes.
+
+    Attributes:
+        vocab_sha256: of `vocab.txt`, as hexadecimal digits.
+        lower_case: whether texts are lower-cased and stripped of accents.
+        max_seq_length: L, positions that an example may have.
+    """
+
+    vocab_sha256: str
+    lower_case: bool
+    max_seq_length: int
+
+
+@dataclass(frozen=True)
+class DatasetFacts(TextFacts):
+    """What a pretraining run must know of the dataset it was trained on.
+
+    Attributes:
+        max_predictions: P, masked positions in a record, used or not.
+        pairing: what a record is made of; without pairs no next sentences are learned.
+    """
+
+    max_predictions: int
+    pairing: Pairing
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "DatasetFacts":
+        """Return the facts that stand in a dataset's manifest."""
+        return cls(
+            manifest.vocab_sha256,
+            manifest.lower_case,
+            manifest.max_seq_length,
+            manifest.max_predictions,
+            manifest.pairing,
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The contents of a run's `config.json`.
+
+    Attributes:
+        model: the model's numbers.
+        training: the training's settings; none for a model that was imported.
+        dataset: the facts of the dataset, or of the texts that are not in one.
+        phase2_dataset: of the second phase's dataset.
+        heads: the pretraining heads that are trained.
+        task: what the model was tuned for.
+        tuning: how.
+    """
+
+    model: BertConfig
+    training: TrainingConfig | None
+    dataset: TextFacts
+    phase2_dataset: DatasetFacts | None = None
+    heads: tuple[Head, ...] = ()
+    task: Task | None = None
+    tuning: TuningConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Check what one part alone cannot tell.
+
+        Raises:
+            ValueError: a span task's `doc_stride` is below 1.
+        """
+        if self.tuning and self.task and self.task.kind == "span" and self.tuning.doc_stride < 1:
+            raise ValueError(
+                f"tuning doc_stride must be at least 1 for a span task, "
+                f"received {self.tuning.doc_stride}"
+            )
+
+    def to_json(self) -> str:
+        """Return the text of `config.json`."""
+        parts = {
+            name: part if isinstance(part, tuple) else dataclasses.asdict(part)
+            for name, part in vars(self).items()
+            if part
+        }
+        return to_json({"format": FORMAT, **parts}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        """Parse the text of `config.json`.
+
+        Raises:
+            ValueError: it is not one, or of another format; `TypeError` or `KeyError` where keys
+                differ.
+        """
+        parts = from_json(text)
+        if not isinstance(parts, dict) or parts.get("format") != FORMAT:
+            raise ValueError(f"not a {FORMAT} config")
+
+        def made(name: str, make: Callable[..., Any]) -> Any:
+            return make(**parts[name]) if name in parts else None
+
+        is_dataset = "pairing" in parts["dataset"]
+        return cls(
+            BertConfig.from_dict(parts["model"]),
+            made("training", TrainingConfig),
+            made("dataset", DatasetFacts if is_dataset else TextFacts),
+            made("phase2_dataset", DatasetFacts),
+            tuple(parts.get("heads", ())),
+            Task.from_dict(parts["task"]) if "task" in parts else None,
+            made("tuning", TuningConfig),
+        )
+
+
+def read_config(path: Path) -> RunConfig | None:
+    """Return a run's config; None where there is none yet.
+
+    Raises:
+        InputError: there is one that cannot be read.
+    """
+    file = path / CONFIG
+    try:
+        return RunConfig.from_json(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise JobError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{file}: damaged: {error}; put it back from a copy, "
+            "or start a run in another directory: the checkpoints need it"
+        ) from error
+
+
+def short_sha(sha256: str) -> str:
+    """Return the first digits of a SHA-256, as messages have them."""
+    return f"sha256 {sha256[:12]}…"

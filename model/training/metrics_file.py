@@ -1,0 +1,59 @@
+"""A run's measurements on the disk, a line each."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline.storage.files import sync, write_atomically, writing
+from pipeline.storage.strict_json import from_json, to_json
+
+
+class Metrics:
+    """The run's `metrics.jsonl`: one JSON object a line, each with its `step` and `split`."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        """Open the file, without the lines of steps that are about to be done again."""
+        self.path = path
+        self.cut(first_step)
+
+    def cut(self, step: int) -> None:
+        """Remove the lines of the steps after this one."""
+        if not self.path.exists():
+            return
+        lines = self._text().splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_atomically(self.path, "".join(kept).encode())
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what has been written; a line that was cut off is left out."""
+        if not self.path.exists():
+            return []
+        lines = self._text().splitlines()
+        return [from_json(line) for line in lines if math.isfinite(_step_of(line))]
+
+    def _text(self) -> str:
+        # A damaged line does not keep a run from being resumed.
+        return self.path.read_text(encoding="utf-8", errors="replace")
+
+    def sync(self) -> None:
+        """Wait until the lines are on the disk."""
+        if self.path.exists():
+            sync(self.path)
+            sync(self.path.parent)
+
+    def add(self, step: int, split: str, values: dict[str, Any]) -> None:
+        """Append one line.
+
+        Raises:
+            JobError: the disk is full or failed; `InputError` if the path cannot be written.
+        """
+        with writing(str(self.path)), self.path.open("a", encoding="utf-8") as file:
+            file.write(to_json({"step": step, "split": split, **values}) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """Return a line's step; infinity for one that was cut off or is damaged."""
+    try:
+        return int(from_json(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
