@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress bars, closing tables, one-line notes."""
+"""Terminal output for people: progress bars, result tables, one-line notes."""
 
 import contextlib
 import importlib
@@ -20,18 +20,18 @@ results = Console(highlight=False)
 
 
 def keep_stdout_for_json(json: bool) -> None:
-    """Send what is for people to standard error if standard output is for the JSON result."""
+    """If `json` is set, send tables and text to standard error; standard output is for JSON."""
     results.stderr = json
 
 
 def warn(messages: Iterable[object]) -> None:
-    """Print warnings, a line each."""
+    """Print warnings to standard error, one line each."""
     for message in messages:
         notes.print(f"warning: {message}", markup=False, soft_wrap=True)
 
 
 class CountColumn(ProgressColumn):
-    """Units done, and of how many where that is known."""
+    """Units done, and the total if it is known."""
 
     def render(self, task: Task) -> Text:
         """Return for example `1,250/20,000`."""
@@ -50,10 +50,10 @@ class RateColumn(ProgressColumn):
 
 
 class StatusProgress(Progress):
-    """Bars, and under them each task's status, so that an 80-column terminal shows both."""
+    """Progress bars with each task's status below them: both fit an 80-column terminal."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the table of bars, then a line for every status."""
+        """Yield the table of bars, then one line per status."""
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
             if task.fields.get("status"):
@@ -85,31 +85,40 @@ def table(
     rows: Iterable[Iterable[object]],
     text_columns: frozenset[int] = frozenset({0}),
 ) -> Table:
-    """Return a table; `text_columns` (by index) are left-aligned, the others, of numbers, right.
+    """Return a table; cells are shown literally, so `[unused5]` is not parsed as markup.
 
-    What is in it is shown as it is: `[unused5]` is no style.
+    Args:
+        title: title above the table; may be empty.
+        columns: column headers.
+        rows: cells; integers get thousands separators.
+        text_columns: indices of left-aligned columns; the others (numbers) are right-aligned.
     """
-    made = Table(title=escape(title) or None, title_justify="left", title_style="bold")
+    result = Table(title=escape(title) or None, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         justify: Literal["left", "right"] = "left" if index in text_columns else "right"
-        made.add_column(escape(column), justify=justify, overflow="fold")
+        result.add_column(escape(column), justify=justify, overflow="fold")
     for row in rows:
-        made.add_row(*(f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in row))
-    return made
+        cells = (f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in row)
+        result.add_row(*cells)
+    return result
 
 
 def import_quietly(*modules: str) -> None:
-    """Import modules whose native code greets on standard error; an error still shows all of it."""
-    with tempfile.TemporaryFile() as said:
+    """Import modules while hiding what their native code prints to standard error.
+
+    If an import fails, the hidden output is printed after all.
+    """
+    with tempfile.TemporaryFile() as captured:
+        # Native code writes to file descriptor 2, which replacing sys.stderr would not catch.
         stderr = os.dup(2)
-        os.dup2(said.fileno(), 2)
+        os.dup2(captured.fileno(), 2)
         try:
             for module in modules:
                 importlib.import_module(module)
         except BaseException:
-            said.seek(0)
+            captured.seek(0)
             with contextlib.suppress(OSError):
-                os.write(stderr, said.read())
+                os.write(stderr, captured.read())
             raise
         finally:
             os.dup2(stderr, 2)

@@ -1,14 +1,13 @@
-"""The exceptions that become a one-line message instead of a traceback."""
+"""Exceptions that the front door prints as one line, without a traceback."""
 
 import re
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used.
+    """The user's input (a flag, a file, a request) cannot be used; exit code 2.
 
-    The message is one line: what was wrong, where (file, line or flag), and what to do. The front
-    door prints it without a traceback. Line breaks and other control characters, which may come
-    from the input, are escaped.
+    The message is one line: what was wrong, where (file, line or flag), and what to do. Line breaks
+    and other control characters, which may come from the input, are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -16,11 +15,11 @@ class InputError(Exception):
 
 
 class DamagedFileError(InputError):
-    """A file lacks bytes or has wrong ones; everything before the damage has been read."""
+    """A file is truncated or corrupt; everything before the damage has been read."""
 
 
 class JobError(Exception):
-    """A job failed on its way, through nothing the user typed: a full disk, a lost worker.
+    """A job failed for a reason that is not the user's input: a full disk, a lost worker.
 
     The message is one line; exit code 1.
     """

@@ -1,4 +1,4 @@
-"""`clozeline inspect`: checksums, counts, and examples as a person reads them."""
+"""`clozeline inspect`: verify a dataset's checksums and counts, and print decoded examples."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ LABELS: dict[Pairing, list[str]] = {
     "sop": ["in order", "swapped"],
     "none": ["sentences"],
 }
-"""What `next_sentence_labels` say, in words."""
+"""Descriptions of the values 0 and 1 of `next_sentence_labels`, by pairing."""
 
 
 def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
     """Check every shard against the manifest, then print totals, lengths and examples.
 
     Raises:
-        InputError: a shard's bytes, records or vocabulary are not what the manifest says.
+        InputError: a shard's bytes, its records or the vocabulary do not match the manifest.
     """
     manifest = read_manifest(dataset)
     vocabulary = dataset_vocabulary(dataset, manifest)
@@ -73,7 +73,7 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
 
 
 def text_pieces(batch: dict[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
-    """Return the pieces of the text itself, int64 [n]: labels put back, special tokens left out."""
+    """Return the original pieces of a batch, int64 [n]: unmasked, without special tokens."""
     restored = batch["input_ids"].copy()
     if "masked_lm_weights" in batch:
         row, slot = np.nonzero(batch["masked_lm_weights"])
@@ -83,20 +83,21 @@ def text_pieces(batch: dict[str, np.ndarray], vocabulary: Vocabulary) -> np.ndar
 
 
 def entropy_nats(counts: np.ndarray) -> float:
-    """Return the entropy of a distribution given by counts, in nats (Shannon 1948, eq. 7).
+    """Return the entropy in nats of the distribution given by `counts` (Shannon 1948, eq. 7).
 
-    A model that knew how often each piece occurs, and nothing of its context, would predict with
-    this loss; one that learned something from the context does better.
+    It is the cross-entropy of a unigram model: the loss of a model that knows each piece's
+    frequency and ignores the context. A model that uses the context has a lower loss.
     """
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
 def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dict[str, np.ndarray]]:
-    """Yield a shard's records while checking them.
+    """Check a shard, yielding its records in batches.
 
     Raises:
-        InputError: another checksum, another number of records, or a record that does not parse.
+        InputError: the checksum or the number of records does not match the manifest, or a record
+            does not parse.
     """
     path = dataset / shard.name
     if crc32c(path) != shard.crc32c:
@@ -110,7 +111,7 @@ def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dic
 
 
 def read_records(path: Path, manifest: Manifest) -> Iterator[dict[str, np.ndarray]]:
-    """Yield blocks of parsed records of a TFRecord file.
+    """Yield the parsed records of a TFRecord file, in batches of `READ_BLOCK`.
 
     Raises:
         InputError: the file is truncated or a record does not parse.
@@ -128,7 +129,7 @@ def read_records(path: Path, manifest: Manifest) -> Iterator[dict[str, np.ndarra
 
 
 def length_table(lengths: Counter[int], max_seq_length: int) -> Any:
-    """Return a histogram of real positions an example."""
+    """Return a histogram of the number of real positions per example, as a table."""
     width = -(-max_seq_length // LENGTH_BINS)
     bins: Counter[int] = Counter()
     for length, count in lengths.items():
@@ -144,7 +145,7 @@ def length_table(lengths: Counter[int], max_seq_length: int) -> Any:
 
 
 def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:
-    """Return one record in colour: A plain, B cyan, predictions as `label→what stands there`."""
+    """Return one record as colored text: A plain, B cyan, predictions as `label→input piece`."""
     predictions = (record.get(name, ()) for name in MASKED_LM_FEATURES)
     labels = {
         int(position): vocabulary.pieces[label]

@@ -1,4 +1,4 @@
-"""A dataset's `manifest.json`: what is in the directory, how it was made, and how to check it."""
+"""A dataset's `manifest.json`: its settings, splits, shards with checksums, and statistics."""
 
 import dataclasses
 import hashlib
@@ -22,8 +22,8 @@ class Shard:
     Attributes:
         name: file name inside the dataset.
         examples: number of records.
-        tokens: number of real pieces in them (input_mask ones).
-        size_bytes: length of the file.
+        tokens: number of real positions in them (input_mask = 1).
+        size_bytes: size of the file.
         crc32c: CRC-32C of the whole file, as eight hexadecimal digits.
     """
 
@@ -36,19 +36,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a reader of the dataset needs to know; nothing in it depends on time or place.
+    """Description of a dataset; it contains no time, path or host name, so it is reproducible.
 
     Attributes:
-        settings: every setting of the job that made the dataset, the seed among them.
-        vocab_sha256: of `vocab.txt`, as hexadecimal digits.
+        settings: every setting of the job that made the dataset, including the seed.
+        vocab_sha256: SHA-256 of `vocab.txt`, as hexadecimal digits.
         vocab_size: number of pieces.
         lower_case: whether texts were lower-cased and stripped of accents.
         max_seq_length: L, positions in a record.
-        max_predictions: P, masked positions in a record, used or not.
-        splits: shards by split name, `train` and, where there is one, `eval`.
-        statistics: totals over the corpus and the records, by split where they differ.
-        dropped_documents: number of documents left out, by reason.
-        versions: of the libraries that made it.
+        max_predictions: P, slots for masked positions in a record, used or not.
+        splits: shards by split name: `train` and, unless it is empty, `eval`.
+        statistics: totals by split (documents, sentences, pieces, examples, …).
+        dropped_documents: number of dropped documents by reason.
+        versions: versions of the libraries that made the dataset, by package name.
     """
 
     settings: dict[str, Any]
@@ -64,12 +64,12 @@ class Manifest:
 
     @property
     def pairing(self) -> Pairing:
-        """What a record is made of."""
+        """How sequences are composed: `nsp`, `sop` or `none`."""
         return self.settings["pairing"]
 
     @property
     def masks(self) -> Masks:
-        """Whether the records are masked, or to be masked while they are trained on."""
+        """`static`: the records are masked. `dynamic`: they are masked during training."""
         return self.settings["masks"]
 
     @property
@@ -79,23 +79,25 @@ class Manifest:
 
     @property
     def compression_type(self) -> str:
-        """The shards' compression, by TensorFlow's name."""
+        """TensorFlow's name of the shards' compression."""
         return compression_type(self.settings["compression"])
 
     def examples(self, split: str) -> int:
-        """Return the number of records of a split; 0 for one that is not there."""
+        """Return the number of records of a split; 0 if the split does not exist."""
         return sum(shard.examples for shard in self.splits.get(split, ()))
 
     def to_json(self) -> str:
-        """Return the text of `manifest.json`."""
+        """Return the contents of `manifest.json`."""
         return to_json({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Parse the text of `manifest.json`.
+        """Parse the contents of `manifest.json`.
 
         Raises:
-            ValueError: it is not one, or of another format; `TypeError` where keys differ.
+            ValueError: not a manifest, or one of another format version.
+            KeyError: the splits are missing.
+            TypeError: other keys are missing or unknown.
         """
         fields = from_json(text)
         if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
@@ -111,17 +113,17 @@ def read_manifest(dataset: Path) -> Manifest:
     """Return the manifest of a finished dataset.
 
     Raises:
-        InputError: there is none, or it is damaged, or its shards are not all there.
-        JobError: it cannot be read now: a permission, a lost disk.
+        InputError: the manifest is missing or damaged, or a shard is missing or truncated.
+        JobError: the manifest cannot be read now, for example for lack of permission.
     """
     path = dataset / MANIFEST
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        inside = sorted(str(found.parent) for found in dataset.glob(f"*/{MANIFEST}"))
+        inside = sorted(str(manifest.parent) for manifest in dataset.glob(f"*/{MANIFEST}"))
         hint = f"name one of {' '.join(inside)}" if inside else "make one with clozeline preprocess"
         raise InputError(f"{dataset}: no finished dataset (no {MANIFEST}); {hint}") from None
-    except OSError as error:  # which says nothing about its bytes
+    except OSError as error:  # the dataset itself may be intact
         raise JobError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: cannot be read: {error}; make the dataset again") from error
@@ -139,7 +141,7 @@ def read_manifest(dataset: Path) -> Manifest:
 
 
 def compression_type(compression: Compression) -> str:
-    """Return TensorFlow's name of a compression."""
+    """Return TensorFlow's name of a compression, as `TFRecordDataset` takes it."""
     return {"none": "", "gzip": "GZIP"}[compression]
 
 

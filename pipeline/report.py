@@ -1,4 +1,4 @@
-"""A dataset as a table for people."""
+"""Summarize a dataset as a table, and warn of datasets that a model cannot learn from."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,20 @@ from pipeline.console import table
 from pipeline.manifest import Manifest
 
 MAX_UNKNOWN_RATE = 0.02
-"""Share of [UNK] among the pieces, or among the sentences, above which a dataset is warned of."""
+"""Share of [UNK] among the pieces, or of all-[UNK] sentences, above which a warning is given."""
 
 MAX_RANDOM_NEXT_RATE = 0.75
-"""The same of random next sentences, of which half are to be true ones."""
+"""Share of random next sentences above which a warning is given; BERT expects 0.5."""
 
 
 def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -> Table:
-    """Return the totals of a dataset, a column a split; with the rate where the time is known."""
+    """Return a table of a dataset's totals, one column per split.
+
+    Args:
+        path: the dataset folder, for the title.
+        manifest: the dataset's manifest.
+        seconds: duration of the job, to show the throughput; None = omit it.
+    """
     splits = list(manifest.splits)
     totals = [manifest.statistics[split] for split in splits]
 
@@ -27,7 +33,7 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
         [name.replace("_", " "), *(total.get(name, 0) for total in totals)]
         for name in ("documents", "sentences", "pieces", "examples")
     ]
-    if "unknown_pieces" in totals[0]:  # datasets of earlier versions do not say
+    if "unknown_pieces" in totals[0]:  # datasets of earlier versions lack this statistic
         rows.append(["unknown pieces", *share("unknown_pieces", "pieces")])
         rows.append(["sentences of [UNK] alone", *share("unknown_sentences", "sentences")])
     rows.append(["real positions", *share("real_positions", "positions")])
@@ -41,17 +47,17 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
         ["pieces cut off", *(total.get("truncated_pieces", 0) for total in totals)],
         ["files", *(len(manifest.splits[split]) for split in splits)],
     ]
-    made = table(f"Dataset {path}", ["", *splits], rows)
-    made.caption_justify = "left"
-    made.caption = f"documents dropped: {dropped_documents(manifest.dropped_documents)}"
+    result = table(f"Dataset {path}", ["", *splits], rows)
+    result.caption_justify = "left"
+    result.caption = f"documents dropped: {dropped_documents(manifest.dropped_documents)}"
     if seconds is not None:
         tokens = sum(total["real_positions"] for total in totals)
-        made.caption += f"\n{seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
-    return made
+        result.caption += f"\n{seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
+    return result
 
 
 def dataset_warnings(manifest: Manifest) -> list[str]:
-    """Return what a model may not learn from a dataset, and why, a line each."""
+    """Return one-line warnings about what a model cannot learn from a dataset, and why."""
     total: Counter[str] = Counter()
     for statistics in manifest.statistics.values():
         total.update(statistics)
@@ -59,7 +65,7 @@ def dataset_warnings(manifest: Manifest) -> list[str]:
 
 
 def _unknown(total: Counter[str]) -> Iterator[str]:
-    """Yield a warning if much of the text is [UNK]."""
+    """Yield a warning if too much of the text is [UNK]."""
     pieces = total["unknown_pieces"] / total["pieces"]
     sentences = total["unknown_sentences"] / total["sentences"]
     if max(pieces, sentences) > MAX_UNKNOWN_RATE:
@@ -90,5 +96,5 @@ def _random_next(total: Counter[str], manifest: Manifest) -> Iterator[str]:
 
 
 def dropped_documents(dropped: Mapping[str, int]) -> str:
-    """Return numbers of documents by reason in words."""
+    """Return the number of dropped documents by reason, as text."""
     return ", ".join(f"{number:,} {reason}" for reason, number in dropped.items()) or "none"

@@ -1,33 +1,33 @@
-"""The one table of what a record holds; writer, parser, exporter and tests loop over it."""
+"""The record schema: one table of features that writer, parser, exporter and tests loop over."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""First lines of every vocabulary that `clozeline vocab` writes, so PAD is id 0."""
+"""Special tokens, in the order in which `clozeline vocab` writes them; [PAD] has id 0."""
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS
 
 JOINER = "##"
-"""Begins a piece that continues a word."""
+"""Prefix of a piece that continues a word."""
 
 Pairing = Literal["nsp", "sop", "none"]
-"""What stands in a record: A and the next or a random B (BERT), A and B in order or swapped
-(ALBERT's sentence order), or whole sentences without a pair (RoBERTa)."""
+"""How a sequence is composed. `nsp`: A and the next or a random B (BERT). `sop`: A and B in order
+or swapped (ALBERT's sentence-order prediction). `none`: whole sentences, no pair (RoBERTa)."""
 
 Masks = Literal["static", "dynamic"]
-"""Where pieces are masked: in the records, or anew in every epoch while they are trained on."""
+"""When pieces are masked: in the stored records, or during training, differently each epoch."""
 
 Compression = Literal["none", "gzip"]
-"""How a shard's bytes are packed."""
+"""Compression of the shard files."""
 
 IS_NEXT, IS_RANDOM, IS_SWAPPED = 0, 1, 1
-"""Values of `next_sentence_labels`: 0 = B follows A; 1 = B is random (as in google-research/bert),
-or, in pairs of the kind `sop`, A follows B (as in google-research/albert)."""
+"""Values of `next_sentence_labels`: 0 = B follows A; 1 = B is random (as in google-research/bert)
+or, if the pairing is `sop`, A follows B (as in google-research/albert)."""
 
 
 MASKED_LM_FEATURES = ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights")
-"""What a record has of its masks, besides the masked pieces in `input_ids`."""
+"""Features that hold a record's masked-LM targets; the masked pieces are in `input_ids`."""
 
 Kind = Literal["int64", "float32"]
 
@@ -37,8 +37,8 @@ class Feature:
     """One feature of a `tf.train.Example`.
 
     Attributes:
-        name: the field's own name, which every BERT trainer reads.
-        kind: the `tf.train.Feature` list that holds it; `int64` or `float32`.
+        name: the standard name of BERT's pretraining data.
+        kind: dtype, `int64` or `float32`, which selects the `tf.train.Feature` list.
         length: number of values in every record.
     """
 
@@ -58,7 +58,7 @@ def record_features(
 
     Where masks are `static`, some pieces of input_ids are masked, and there are:
     masked_lm_positions: int64 [P]. Indices into input_ids, ascending; 0 where unused.
-    masked_lm_ids: int64 [P]. The pieces that stood there; 0 where unused.
+    masked_lm_ids: int64 [P]. The original pieces at these positions; 0 where unused.
     masked_lm_weights: float32 [P]. 1 = a prediction, 0 = unused.
 
     Where the pairing is not `none`, there is:

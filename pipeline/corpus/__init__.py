@@ -1,1 +1,1 @@
-"""Corpus files, of any format and compression, to documents."""
+"""Read corpus files of any supported format and compression into documents."""

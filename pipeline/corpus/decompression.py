@@ -1,8 +1,7 @@
-"""Files as plain bytes: decompressed by their ending, and refused where bytes are missing.
+"""Open files as decompressed bytes; truncated or corrupt compressed streams raise an error.
 
-Beam's own `CompressedFile` takes the end of a file for the end of its data, also in the middle of a
-compressed stream, and its `read()` stops after 16 MiB. So files are opened raw, and decompressed
-here.
+Beam's own `CompressedFile` silently accepts a stream that is truncated in the middle, and its
+`read()` stops after 16 MiB. So files are opened raw and decompressed here.
 """
 
 import bz2
@@ -33,15 +32,15 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
         max_window_size=_WINDOW_BYTES
     ).decompressobj(),
 }
-"""By compression, what makes the decompressor of one stream."""
+"""Factory of a decompressor for one stream, by Beam's name of the compression."""
 
 _CORRUPT = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError)
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a file on any filesystem of Beam's, decompressed by its ending.
+    """Open a file on any Beam filesystem; its extension selects the decompressor.
 
-    Reading raises `DamagedFileError` where a compressed stream is cut off or corrupt.
+    Reading raises `DamagedFileError` if a compressed stream is truncated or corrupt.
     """
     compression = CompressionTypes.detect_compression_type(path)
     raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
@@ -51,12 +50,12 @@ def open_file(path: str) -> BinaryIO:
 
 
 def is_compressed(path: str) -> bool:
-    """Return whether a file's ending says that it is compressed."""
+    """Return whether a file's extension is that of a compressed file."""
     return CompressionTypes.detect_compression_type(path) != CompressionTypes.UNCOMPRESSED
 
 
 class _Decompressed(io.RawIOBase):
-    """The bytes that a compressed file holds, as an unbuffered file."""
+    """The decompressed content of a file, as an unbuffered file object."""
 
     def __init__(self, raw: BinaryIO, path: str, compression: str) -> None:
         super().__init__()
@@ -84,18 +83,19 @@ class _Decompressed(io.RawIOBase):
 
 
 def _decompress(raw: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
-    """Yield what a file of concatenated compressed streams holds; zeros may stand after each.
+    """Yield the decompressed chunks of concatenated streams; zero padding may follow each stream.
 
     Raises:
-        DamagedFileError: a stream is cut off or corrupt, something else follows it, or there is
-            none: compressed nothing is some bytes long.
+        DamagedFileError: a stream is truncated or corrupt, other data follow it, or the file has
+            0 bytes: even empty content compresses to a few bytes.
     """
     stream: Any = None
     streams = 0
     while data := raw.read(CHUNK_BYTES):
         while data:
             if stream is None:
-                data = data.lstrip(b"\0") if streams else data  # padding, as gzip and xz allow
+                # gzip and xz allow zero padding after a stream, not before the first one.
+                data = data.lstrip(b"\0") if streams else data
                 if not data:
                     break
                 stream = _DECOMPRESSORS[compression]()
@@ -105,6 +105,7 @@ def _decompress(raw: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
             except _CORRUPT as error:
                 raise damaged(path, _why_corrupt(compression, error, data)) from error
             yield chunk
+            # Streams may be concatenated (`cat a.gz b.gz`): what follows one begins the next.
             data, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
     if not streams:
         raise damaged(path, "has 0 bytes: not even a compressed stream begins in it")
@@ -113,14 +114,14 @@ def _decompress(raw: BinaryIO, path: str, compression: str) -> Iterator[bytes]:
 
 
 def _why_corrupt(compression: str, error: Exception, data: bytes) -> str:
-    """Return what is wrong, given the bytes that could not be decompressed."""
+    """Return the description of a decompression error; `data` are the bytes that caused it."""
     reason = " ".join(str(error).split())
     remedy = "" if suspicion(data) else "; rename it if it is not compressed"
     return f"is not intact {compression} data, which its name promises ({reason}){remedy}"
 
 
 def damaged(path: str, damage: str) -> DamagedFileError:
-    """Return the error to raise for a file, given what is wrong with it."""
+    """Return the error to raise for a damaged file; `damage` describes the fault."""
     return DamagedFileError(
         f"--input {path}: {damage}; get the file again, or add --skip-damaged-files to use what "
         "can be read"

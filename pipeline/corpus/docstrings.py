@@ -1,4 +1,4 @@
-"""A corpus that is on every machine: the English in the docstrings of installed Python code."""
+"""Build a corpus without a download: the English text in docstrings of installed Python code."""
 
 import ast
 import inspect
@@ -16,12 +16,12 @@ from pipeline.errors import InputError
 from pipeline.storage.files import write_atomically
 
 MAX_PACKAGE_SHARE = 0.15
-"""Of the whole corpus; else the largest package would speak for all."""
+"""Largest share of the corpus from one package (0 to 1), so that no package dominates it."""
 
 MIN_MODULE_SENTENCES = 4
-"""A module with less to say makes no document: a pair needs two segments."""
+"""Modules with fewer sentences make no document: a pair needs two segments."""
 
-MAX_SOURCE_BYTES = 1_000_000  # larger files are generated tables
+MAX_SOURCE_BYTES = 1_000_000  # larger source files are mostly generated tables
 
 _ROLE = re.compile(r":[\w:+-]+:`~?([^`<]+)(?:<[^>]*>)?`_*|`{1,2}([^`]+)`{1,2}_*")
 _UNDERLINE = re.compile(r"^[-=~^]{3,}$")
@@ -32,7 +32,7 @@ _TEST_FOLDERS = frozenset({"test", "tests", "testing", "idlelib", "lib2to3"})
 
 @dataclass(frozen=True)
 class Module:
-    """A Python file and the name it is imported by."""
+    """A Python file and its import name."""
 
     name: str
     path: Path
@@ -44,7 +44,7 @@ class Module:
 
 
 def installed_modules() -> list[Module]:
-    """Return the modules of the standard library and the installed packages, packages taking turns.
+    """Return the modules of the standard library and installed packages, round-robin by package.
 
     The order depends on the names alone.
     """
@@ -64,7 +64,7 @@ def installed_modules() -> list[Module]:
 
 
 def module_prose(module: Module) -> str:
-    """Return the prose of a module's docstrings, a paragraph each; empty if it cannot be parsed."""
+    """Return the prose paragraphs of a module's docstrings; empty if it cannot be parsed."""
     try:
         if module.path.stat().st_size > MAX_SOURCE_BYTES:
             return ""
@@ -87,8 +87,8 @@ def module_prose(module: Module) -> str:
 def prose_paragraphs(docstring: str) -> Iterator[str]:
     """Yield a docstring's paragraphs of plain English, one line each.
 
-    Left out are code, tables, lists of parameters, headings, and anything that does not begin and
-    end as a sentence does. Markup around names goes, the names stay.
+    Code, tables, parameter lists, headings, and paragraphs that do not begin and end like a
+    sentence are left out. Markup around names is removed; the names stay.
     """
     for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
         lines = block.split("\n")
@@ -103,21 +103,21 @@ def prose_paragraphs(docstring: str) -> Iterator[str]:
 
 
 def write_corpus(folder: Path, target_bytes: int) -> dict[str, int]:
-    """Write the prose of installed modules, a file a module, up to a size.
+    """Write the prose of installed modules, one file per module, until `target_bytes` are reached.
 
     Returns:
-        Number of documents, packages and bytes.
+        `documents`, `packages`, `bytes`: how many were written.
 
     Raises:
-        InputError: hardly any text was found.
+        InputError: fewer than two modules have enough text.
     """
     sizes: dict[str, int] = {}
     documents = 0
     with progress() as bar, get_context("spawn").Pool() as pool:
         task = bar.add_task("collecting docstrings", total=target_bytes / 1e3, unit="kB", status="")
         modules = installed_modules()
-        # Packages that have had their share still take their turns: parsing them is wasted then,
-        # but the choice stays independent of how far ahead the pool is.
+        # Modules of packages that have reached their share are parsed too, and then skipped: so
+        # the result does not depend on how far ahead the pool has read.
         for module, text in zip(modules, pool.imap(module_prose, modules, 16), strict=True):
             taken = sizes.get(module.package, 0)
             data = text.encode("utf-8", "ignore")

@@ -1,4 +1,4 @@
-"""Parquet files to documents, whichever library wrote them."""
+"""Read documents from Parquet files, whichever library wrote them."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from pipeline.corpus.decompression import damaged, is_compressed, open_file
 from pipeline.errors import DamagedFileError, InputError
 
 ROWS = 1024
-"""Rows that are Python objects at a time."""
+"""Rows converted to Python objects at a time; it bounds memory."""
 
 _UNREADABLE = (pyarrow.ArrowException, OSError)
 
@@ -22,17 +22,17 @@ _IS_TEXT = (
     types.is_string,
     types.is_large_string,
     types.is_string_view,  # Polars
-    types.is_binary,  # text, too, where a writer does not say so
+    types.is_binary,  # some writers store text without a string annotation
     types.is_large_binary,
     types.is_binary_view,
 )
 
 
 def row_groups(path: str, _size: int) -> Iterator[tuple[str, int, int | None]]:
-    """Yield the parts of a Parquet file: path, row group, the row group after it.
+    """Yield one part per row group of a Parquet file: path, its index, the index after it.
 
     Raises:
-        DamagedFileError: it cannot be read.
+        DamagedFileError: the file cannot be read.
     """
     with _open(path) as file, _naming(path):
         count = pyarrow.parquet.read_metadata(file).num_row_groups
@@ -41,9 +41,10 @@ def row_groups(path: str, _size: int) -> Iterator[tuple[str, int, int | None]]:
 
 
 def read_rows(path: str, first: int, end: int, columns: Sequence[str]) -> Iterator[bytes]:
-    """Yield the rows of some row groups as JSON objects.
+    """Yield the rows of row groups `first` to `end` (exclusive) as JSON objects, UTF-8 encoded.
 
-    A row whose text is no UTF-8 becomes that text's bytes, which no reader takes for JSON.
+    For a row whose text is not valid UTF-8, the raw bytes of the text are yielded instead: they do
+    not decode, so the document is dropped as `invalid_utf8` later, where drops are counted.
 
     Raises:
         DamagedFileError: a row group cannot be read.
@@ -58,7 +59,7 @@ def read_rows(path: str, first: int, end: int, columns: Sequence[str]) -> Iterat
 
 
 def _plain(column: Any) -> Any:
-    """Return a column of texts as bytes, one of integers as they are."""
+    """Return a text column as bytes (dictionary-decoded), an integer column unchanged."""
     kind = _values(column.type)
     return column.cast(pyarrow.large_binary() if _is_text(kind) else kind)
 
@@ -74,7 +75,7 @@ def _as_json(row: dict[str, Any]) -> bytes:
 
 
 def _open(path: str) -> Any:
-    """Open a file, seekable also where it is compressed as a whole."""
+    """Open a file as a seekable one, which Parquet needs, even if it is compressed as a whole."""
     file = open_file(path)
     if not is_compressed(path):
         return file
@@ -83,7 +84,7 @@ def _open(path: str) -> Any:
 
 
 def _values(kind: Any) -> Any:
-    """Return the type of a column's values; a dictionary (a categorical) has them beside it."""
+    """Return the type of a column's values; for a dictionary (categorical) column, its values'."""
     return kind.value_type if types.is_dictionary(kind) else kind
 
 
@@ -93,7 +94,7 @@ def _is_text(kind: Any) -> bool:
 
 @contextlib.contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Turn the errors of a Parquet reader, which do not name the file, into one that does."""
+    """Convert a Parquet reader's error, which does not name the file, into a `DamagedFileError`."""
     try:
         yield
     except DamagedFileError:
@@ -106,10 +107,10 @@ def _naming(path: str) -> Iterator[None]:
 def check_parquet(
     paths: Sequence[str], text_column: str, id_column: str | None, *, skip_damaged: bool
 ) -> None:
-    """Check that Parquet files have the column of texts, and that of ids if there is one.
+    """Check that Parquet files have the text column, and the id column if one is set.
 
     Raises:
-        InputError: one has not, or is no Parquet file.
+        InputError: a file lacks a column, the column has another type, or the file is not Parquet.
     """
     for path in paths:
         try:
@@ -128,10 +129,10 @@ def _check_schema(path: str, schema: Any, text_column: str, id_column: str | Non
             raise InputError(f"{flag} {column}: {path} has only {', '.join(schema.names)}")
     kind = schema.field(text_column).type
     if not _is_text(_values(kind)):
-        raise InputError(f"--text-column {text_column}: in {path} it holds {kind}, no text")
+        raise InputError(f"--text-column {text_column}: in {path} it holds {kind}, not text")
     if id_column:
         kind = schema.field(id_column).type
         if not (_is_text(_values(kind)) or types.is_integer(_values(kind))):
             raise InputError(
-                f"--id-column {id_column}: in {path} it holds {kind}, no text or integers"
+                f"--id-column {id_column}: in {path} it holds {kind}, not text or integers"
             )

@@ -1,4 +1,4 @@
-"""Corpus files to documents, as Beam transforms, and documents to sentences."""
+"""Beam transforms that read corpus files into documents; functions that split them in sentences."""
 
 import functools
 import json
@@ -18,30 +18,30 @@ InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 
 EMPTY = "empty"
 INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID = "invalid_utf8", "invalid_json", "no_text", "no_id"
-"""Why a document was dropped while reading."""
+"""Reasons for dropping a document while reading."""
 
 UNREADABLE = frozenset({INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID})
-"""Reasons that speak of damage: the corpus is not what it was said to be."""
+"""Drop reasons that indicate corrupt input rather than short documents."""
 
 DROPPED, REMARKS = "dropped", "remarks"  # tags of side outputs
 
 RANGE_BYTES = 1 << 24
-"""Most bytes of a file that a worker reads at a time; small enough to keep several busy."""
+"""Size of the byte ranges that files are split into; small enough to keep several workers busy."""
 
 BATCH_BYTES = 1 << 20
-"""Text handed to the tokenizer at once; enough that the cost of a call does not show."""
+"""Text tokenized per call; enough that the fixed cost of a call is negligible."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusFormat:
-    """How documents stand in the corpus files.
+    """The format of the corpus files.
 
     Attributes:
-        input_format: `prose`: a file is a document. `lines`: one sentence a line, blank lines
-            between documents. `jsonl`: a JSON object a line. `parquet`: a row a document.
-        language: of the sentence splitter (ISO 639 code); `lines` are not split.
-        text_column: where `jsonl` and `parquet` have the text.
-        id_column: where they have what names a document; None: its text does.
+        input_format: `prose`: one document per file. `lines`: one sentence per line, blank lines
+            between documents. `jsonl`: one JSON object per line. `parquet`: one document per row.
+        language: ISO 639 code for the sentence splitter; not used for `lines`.
+        text_column: column of `jsonl` and `parquet` that holds the text.
+        id_column: column that identifies a document; None = its text identifies it.
     """
 
     input_format: InputFormat
@@ -51,27 +51,28 @@ class CorpusFormat:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that are read."""
+        """Names of the columns to read."""
         return [self.text_column, *([self.id_column] if self.id_column else [])]
 
 
 class ReadDocuments(beam.PTransform):
     """Corpus files → `documents`, the raw bytes of each document, and `REMARKS` on files.
 
-    Files are cut into parts that are read in parallel: ranges of bytes of uncompressed lines, row
-    groups of Parquet. A file is opened by its name and never looked up again, so one that is no
-    longer there is an error, not a gap.
+    Files are split into parts that are read in parallel: byte ranges of uncompressed line formats,
+    row groups of Parquet. A file is opened by its path, not matched by a glob again, so a file
+    that was removed meanwhile is an error, not a silent gap.
     """
 
     def __init__(
         self, files: Mapping[str, int], how: CorpusFormat, *, skip_damaged: bool = False
     ) -> None:
-        """Read some files, given with their sizes in bytes.
+        """Read some files.
 
         Args:
-            files: size by path.
-            how: how documents stand in them.
-            skip_damaged: whether a damaged file is remarked on and left, or fails the job.
+            files: size in bytes by path.
+            how: format of the files.
+            skip_damaged: True = read a damaged file up to the damage and emit a remark; False =
+                fail the job.
         """
         super().__init__()
         self._files = files
@@ -81,8 +82,8 @@ class ReadDocuments(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> Any:
         """Return two PCollections by name.
 
-        `documents`: bytes, one element a document; rows of Parquet are JSON, too. `REMARKS`: (kind
-        of remark, path of the file), the same one perhaps several times.
+        `documents`: bytes, one element per document; Parquet rows are JSON objects. `REMARKS`:
+        (kind of remark, path of the file); may contain duplicates.
         """
         parts, read_part = _PARTS[self._how.input_format]
         columns = self._how.columns
@@ -93,7 +94,7 @@ class ReadDocuments(beam.PTransform):
         )
         read = (
             cut.documents
-            | "Spread" >> beam.Reshuffle()
+            | "Spread" >> beam.Reshuffle()  # else one worker would read all parts of a file
             | "Read" >> self._of_files(functools.partial(_remarked, read_part, columns))
         )
         remarks = (cut[REMARKS], read[REMARKS]) | beam.Flatten()
@@ -105,17 +106,17 @@ class ReadDocuments(beam.PTransform):
 
 
 class _OfFiles(beam.DoFn):
-    """(Path, …) → what a function yields for it; damage is remarked on or raised."""
+    """(Path, …) → the elements that `read` yields for it; damage becomes a remark or an error."""
 
     def __init__(self, read: Callable[..., Iterator[Any]], *, skip_damaged: bool) -> None:
         self._read = read
         self._skip_damaged = skip_damaged
 
     def process(self, part: tuple[Any, ...]) -> Iterator[Any]:
-        """Yield what can be read.
+        """Yield the elements that can be read.
 
         Raises:
-            DamagedFileError: not all of it can be, and damaged files are not to be skipped.
+            DamagedFileError: the file is damaged, and damaged files are not skipped.
         """
         try:
             yield from self._read(*part)
@@ -126,12 +127,12 @@ class _OfFiles(beam.DoFn):
 
 
 def whole_file(path: str, size: int) -> Iterator[tuple[str, int, int | None]]:
-    """Yield the one part of a file that is not cut: path, first byte, its end where it is known."""
+    """Yield a file as one part: path, first byte, size (None if the file is compressed)."""
     yield path, 0, None if is_compressed(path) else size
 
 
 def byte_ranges(path: str, size: int) -> Iterator[tuple[str, int, int | None]]:
-    """Yield the parts of a file of lines: path, first byte, the byte after the last."""
+    """Yield the byte ranges of a file of lines: path, first byte, end (exclusive)."""
     if is_compressed(path):
         yield from whole_file(path, size)
         return
@@ -142,10 +143,10 @@ def byte_ranges(path: str, size: int) -> Iterator[tuple[str, int, int | None]]:
 def read_whole_file(
     path: str, _start: int = 0, stop: int | None = None, **_: Any
 ) -> Iterator[bytes]:
-    """Yield a whole file, decompressed by its ending.
+    """Yield the decompressed content of a file as one document.
 
     Raises:
-        DamagedFileError: it is damaged, or shorter than `stop`.
+        DamagedFileError: the file is damaged, or shorter than `stop`.
     """
     with open_file(path) as file:
         data = file.read()
@@ -154,16 +155,16 @@ def read_whole_file(
 
 
 def read_line_documents(path: str, start: int, stop: int | None, **_: Any) -> Iterator[bytes]:
-    """Yield the documents of a range, which blank lines separate, without those.
+    """Yield the documents of a byte range; blank lines separate documents and are left out.
 
-    Every line belongs to the range that holds its first byte, and a document belongs with the blank
-    line in front of it (the file's first document with byte 0). So a range needs to look neither
-    back beyond its start nor at other ranges, and each document is read exactly once.
+    A line belongs to the range that contains its first byte. A document belongs to the range of
+    the blank line before it (the file's first document: to the range of byte 0). So no range needs
+    to know about another, and each document is read exactly once.
 
     Raises:
         DamagedFileError: the file is damaged, or ends before `stop`.
     """
-    blank_line = 0 if start == 0 else None  # offset of the last one seen
+    blank_line = 0 if start == 0 else None  # offset of the latest blank line; None = none yet
     document: list[bytes] = []
     for offset, line in _lines_from(path, start, stop):
         if not line.strip():
@@ -174,7 +175,7 @@ def read_line_documents(path: str, start: int, stop: int | None, **_: Any) -> It
         elif document:
             document.append(line)
         elif stop is not None and (offset if blank_line is None else blank_line) >= stop:
-            return
+            return  # the document that begins here belongs to the next range
         elif blank_line is not None:
             document.append(line)
     if document:
@@ -182,7 +183,7 @@ def read_line_documents(path: str, start: int, stop: int | None, **_: Any) -> It
 
 
 def read_lines(path: str, start: int, stop: int | None, **_: Any) -> Iterator[bytes]:
-    """Yield the lines of a range that are not blank; a line belongs with its first byte.
+    """Yield the non-blank lines of a range; a line belongs to the range of its first byte.
 
     Raises:
         DamagedFileError: the file is damaged, or ends before `stop`.
@@ -199,7 +200,8 @@ def _lines_from(path: str, start: int, stop: int | None) -> Iterator[tuple[int, 
     offset = start
     with open_file(path) as file:
         if start:
-            # From the byte before: where a line begins exactly at `start`, that is a line break.
+            # Skip the rest of the line before. Begin one byte early: if a line begins exactly at
+            # `start`, only its line break is skipped.
             file.seek(start - 1)
             offset += len(file.readline()) - 1
         while line := file.readline():
@@ -209,7 +211,7 @@ def _lines_from(path: str, start: int, stop: int | None) -> Iterator[tuple[int, 
 
 
 def _check_length(path: str, size: int, expected: int | None) -> None:
-    """Raise `DamagedFileError` if a file ends earlier than when the job began."""
+    """Raise `DamagedFileError` if a file is shorter than it was when the job began."""
     if expected is not None and size < expected:
         raise damaged(path, f"ends after {size:,} bytes, though it had {expected:,} at the start")
 
@@ -220,7 +222,7 @@ _PARTS: dict[InputFormat, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "jsonl": (byte_ranges, read_lines),
     "parquet": (row_groups, read_rows),
 }
-"""How a file is cut into parts, and how a part is read."""
+"""By input format: the function that splits a file into parts, the function that reads a part."""
 
 
 def _remarked(
@@ -230,7 +232,7 @@ def _remarked(
     start: int,
     stop: int | None,
 ) -> Iterator[Any]:
-    """Yield the documents of a part, and a remark on the file if its first one calls for it."""
+    """Yield the documents of a part, and a remark if the file's first document looks wrong."""
     documents = read_part(path, start, stop, columns=columns)
     for number, document in enumerate(documents):
         kind = suspicion(document) if start == number == 0 else None
@@ -240,7 +242,7 @@ def _remarked(
 
 
 def collected(remarks: beam.PCollection) -> beam.PCollection:
-    """Return remarks by kind: (kind, (number of files, some of their paths))."""
+    """Group remarks by kind: (kind, (number of files, up to `MAX_EXAMPLES` paths))."""
     return (
         remarks
         | "Remarks once" >> beam.Distinct()
@@ -254,17 +256,17 @@ def collected(remarks: beam.PCollection) -> beam.PCollection:
 
 
 def batch_documents() -> beam.PTransform:
-    """Return a transform from documents (bytes) to lists of them, about `BATCH_BYTES` each."""
+    """Return a transform that batches documents (bytes) into lists of about `BATCH_BYTES`."""
     return beam.BatchElements(
         min_batch_size=BATCH_BYTES, max_batch_size=BATCH_BYTES, element_size_fn=len
     )
 
 
 def check_columns(files: Sequence[str], how: CorpusFormat, *, skip_damaged: bool = False) -> None:
-    """Check that every Parquet file has the column of texts.
+    """Check that every Parquet file has the text column, and the id column if one is set.
 
     Raises:
-        InputError: one has not, or is no Parquet file and damaged files are not to be skipped.
+        InputError: a file lacks a column, or is not Parquet and damaged files are not skipped.
     """
     if how.input_format == "parquet":
         check_parquet(files, how.text_column, how.id_column, skip_damaged=skip_damaged)
@@ -274,7 +276,7 @@ class DroppedDocumentError(Exception):
     """A document cannot be used.
 
     Attributes:
-        reason: why, in one word.
+        reason: one of the drop reasons above.
     """
 
     def __init__(self, reason: str) -> None:
@@ -283,10 +285,10 @@ class DroppedDocumentError(Exception):
 
 
 def read_document(data: bytes, how: CorpusFormat) -> tuple[str, str]:
-    """Return a document's text, and what names it: its id, or else its text.
+    """Return a document's text and its identity: the value of its id column, or else its text.
 
     Raises:
-        DroppedDocumentError: it has no text.
+        DroppedDocumentError: the document cannot be decoded, or has no text or no id.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -299,8 +301,8 @@ def read_document(data: bytes, how: CorpusFormat) -> tuple[str, str]:
         except (ValueError, RecursionError):
             raise DroppedDocumentError(INVALID_JSON) from None
         text, identity = _columns(row, how)
-    # A lone surrogate, which only JSON's escapes can give, is no character. Windows' line ends are
-    # Unix's, so that a text is the same document, in the same split, with either.
+    # JSON escapes can produce lone surrogates, which UTF-8 cannot encode: replace them. Normalize
+    # Windows line ends, so that a text has the same identity, hence the same split, with both.
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n")
     if not text.strip():
         raise DroppedDocumentError(EMPTY)
@@ -308,14 +310,14 @@ def read_document(data: bytes, how: CorpusFormat) -> tuple[str, str]:
 
 
 def _columns(row: Any, how: CorpusFormat) -> tuple[str, str | None]:
-    """Return the text and the id of a row.
+    """Return the text of a row, and its id as JSON (None without an id column).
 
     Raises:
-        DroppedDocumentError: there is none.
+        DroppedDocumentError: the row has no text or no id.
     """
     text = row.get(how.text_column) if isinstance(row, dict) else None
     if text is None and how.input_format == "parquet":
-        text = ""  # a null
+        text = ""  # a null: an empty document, not a wrong column
     if not isinstance(text, str):
         raise DroppedDocumentError(NO_TEXT)
     if how.id_column is None:
@@ -327,7 +329,7 @@ def _columns(row: Any, how: CorpusFormat) -> tuple[str, str | None]:
 
 
 def text_sentences(text: str, how: CorpusFormat) -> list[str]:
-    """Return a text's sentences, in order; none is empty."""
+    """Return a text's sentences in order, without empty ones."""
     if how.input_format == "lines":
         return [line for line in map(str.strip, text.split("\n")) if line]
     return split_sentences(text, how.language)

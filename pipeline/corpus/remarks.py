@@ -1,17 +1,17 @@
-"""What a corpus file is when it is not what the job expects, and what to do about it."""
+"""Recognize corpus files that are not plain UTF-8 text, and say how to convert them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 DAMAGED_FILE = "damaged_file"
 UTF16, NUL_BYTES, CR_ONLY, COMPRESSED = "utf16", "nul_bytes", "cr_only", "compressed"
-"""Kinds of remark on a file. The first one also counts as a reason why something was dropped."""
+"""Kinds of remark on a file. `DAMAGED_FILE` is also counted among the drop reasons."""
 
 HEAD_BYTES = 1 << 16
-"""Bytes of a file's first document that are searched for NUL bytes."""
+"""Number of bytes of a file's first document that are searched for NUL bytes."""
 
 MAX_EXAMPLES = 3
-"""Files that a message names, of all that it speaks of."""
+"""Number of example files that a message names."""
 
 _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # UTF-16, UTF-32 big-endian
 _MAGIC = (
@@ -21,10 +21,10 @@ _MAGIC = (
     b"\x28\xb5\x2f\xfd",  # zstd
     b"PK\x03\x04",  # zip
 )
-"""What compressed files begin with."""
+"""Magic numbers of compressed files."""
 
 _MEANINGS = {
-    DAMAGED_FILE: "damaged: only what stands before the damage was used",
+    DAMAGED_FILE: "damaged: only the part before the damage was used",
     UTF16: "UTF-16 or UTF-32, not UTF-8; convert with: iconv -f UTF-16 -t UTF-8 OLD > NEW",
     NUL_BYTES: "has NUL bytes, so it is UTF-16 without a byte order mark or no text at all; "
     "convert with: iconv -f UTF-16LE -t UTF-8 OLD > NEW",
@@ -37,12 +37,12 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class Remark:
-    """A remark on some files.
+    """A remark on some files of the corpus.
 
     Attributes:
         kind: one of the kinds above.
-        files: number of files.
-        examples: paths of some of them.
+        files: number of files that the remark applies to.
+        examples: paths of at most `MAX_EXAMPLES` of them.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Remark:
 
 
 def suspicion(document: bytes) -> str | None:
-    """Return the kind of remark that a file's first document calls for, if any."""
+    """Return the kind of remark for a file, given its first document; None if it looks fine."""
     if document.startswith(_BYTE_ORDER_MARKS):
         return UTF16
     if document.startswith(_MAGIC):
@@ -70,16 +70,16 @@ def suspicion(document: bytes) -> str | None:
 
 
 def meaning(document: bytes) -> str | None:
-    """Return what a file is and what to do, given its begin, if that calls for a remark."""
+    """Return the remark's text for a file, given its first bytes; None if it looks fine."""
     kind = suspicion(document)
     return kind and _MEANINGS[kind]
 
 
 def remarks_from(collected: Iterable[tuple[str, tuple[int, list[str]]]]) -> list[Remark]:
-    """Return the remarks that a job's report holds: (kind, (number of files, some paths))."""
+    """Convert the remarks of a job's report, (kind, (number of files, example paths))."""
     return [Remark(kind, files, tuple(paths)) for kind, (files, paths) in sorted(collected)]
 
 
 def hints(remarks: Iterable[Remark]) -> str:
-    """Return what an error message ends with, so that it says what is wrong with the files."""
+    """Return the remarks as a suffix for an error message."""
     return "".join(f"; {remark}" for remark in remarks)

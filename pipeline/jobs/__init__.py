@@ -1,1 +1,1 @@
-"""The Beam jobs: count words, and write the shards of a dataset."""
+"""Beam jobs: count the words of a corpus, write the shards of a dataset."""

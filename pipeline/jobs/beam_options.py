@@ -1,4 +1,4 @@
-"""Beam's edge: its flags pass through untouched, and its failures become one line."""
+"""Pass flags through to Beam, run its pipelines, and convert its failures to one-line errors."""
 
 import argparse
 import contextlib
@@ -25,25 +25,24 @@ WORKER_FLAGS = {
     "num_workers": ("DataflowRunner",),
     "max_num_workers": ("DataflowRunner",),
 }
-"""Which runners read a flag about the number of workers; the others ignore it silently."""
+"""Runners that read each flag about the number of workers; other runners ignore it silently."""
 
 MAX_MESSAGE = 500  # characters; some runners put whole logs into an exception
 
 
 def beam_options(flags: Sequence[str]) -> PipelineOptions:
-    """Return Beam's options for some flags; the runner is `FnApiRunner` unless they name one.
+    """Parse flags into Beam's options; the default runner is `FnApiRunner`.
 
-    Beam's default, `DirectRunner`, tries a runner that it has to download first, so local work
-    names the in-process one.
+    Beam's own default, `DirectRunner`, first tries to download another runner.
 
     Raises:
-        InputError: a flag that Beam does not have, or a number of workers that would be ignored;
-            Beam itself would say nothing.
+        InputError: a flag that Beam does not have, or a number of workers that the runner would
+            ignore; Beam itself accepts both silently.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for options in (PipelineOptions, *PipelineOptions.__subclasses__()):
-        options._add_argparse_args(parser)  # how Beam's own parser is put together
-    parser.set_defaults(**dict.fromkeys(WORKER_FLAGS))  # None: not given
+        options._add_argparse_args(parser)  # private, but how Beam itself builds its parser
+    parser.set_defaults(**dict.fromkeys(WORKER_FLAGS))  # None = flag not set
     try:
         known, unknown = parser.parse_known_args(list(flags))
     except argparse.ArgumentError as error:
@@ -51,45 +50,45 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
     if unknown:
         raise InputError(f"unknown flag {unknown[0]}: neither this command nor Apache Beam has it")
     runner = [] if known.runner else [f"--runner={LOCAL_RUNNER}"]
-    found = PipelineOptions([*runner, *flags])
-    _check_workers(_runner_name(found), vars(known))
-    return found
+    pipeline_options = PipelineOptions([*runner, *flags])
+    _check_workers(_runner_name(pipeline_options), vars(known))
+    return pipeline_options
 
 
 def _runner_name(options: PipelineOptions) -> str:
-    """Return the name of the runner that Beam will take; it knows `flink` as well."""
-    given = options.view_as(StandardOptions).runner.rpartition(".")[2]
-    names = {name.lower(): name for name in StandardOptions.KNOWN_RUNNER_NAMES}
-    return names.get(given.lower(), names.get(f"{given.lower()}runner", given))
+    """Return the class name of the runner; like Beam, accept `flink` for `FlinkRunner`."""
+    name = options.view_as(StandardOptions).runner.rpartition(".")[2]
+    known = {name.lower(): name for name in StandardOptions.KNOWN_RUNNER_NAMES}
+    return known.get(name.lower(), known.get(f"{name.lower()}runner", name))
 
 
 def is_local(options: PipelineOptions) -> bool:
-    """Return whether Beam's local runner takes the job."""
+    """Return whether Beam's local runner executes the job."""
     return _runner_name(options) == LOCAL_RUNNER
 
 
-def _check_workers(runner: str, given: Mapping[str, Any]) -> None:
-    """Check that a runner will start the workers asked for.
+def _check_workers(runner: str, flags: Mapping[str, Any]) -> None:
+    """Check that a runner will start the requested workers.
 
     Args:
-        runner: its name.
-        given: Beam's flags; None are those of `WORKER_FLAGS` that were not given.
+        runner: class name of the runner.
+        flags: values of Beam's flags; None for flags of `WORKER_FLAGS` that are not set.
 
     Raises:
-        InputError: it will not.
+        InputError: the runner ignores a flag, or the flags contradict each other.
     """
     for flag, readers in WORKER_FLAGS.items():
-        if given[flag] is not None and runner not in readers:
+        if flags[flag] is not None and runner not in readers:
             raise InputError(
-                f"--{flag} {given[flag]}: {runner} ignores it; it is for {' and '.join(readers)}, "
+                f"--{flag} {flags[flag]}: {runner} ignores it; it is for {' and '.join(readers)}, "
                 "so leave it out or name another --runner"
             )
-    mode, workers = given["direct_running_mode"] or "in_memory", given["direct_num_workers"]
+    mode, workers = flags["direct_running_mode"] or "in_memory", flags["direct_num_workers"]
     if workers is not None and workers < 0:
         raise InputError(f"--direct_num_workers {workers}: must be 1 or more, or 0 for all cores")
     if mode == "in_memory" and workers not in (None, 1):
         raise InputError(
-            f"--direct_num_workers {workers}: ignored, since all runs in one process; "
+            f"--direct_num_workers {workers}: ignored, since everything runs in one process; "
             "add --direct_running_mode=multi_processing"
         )
     if mode != "in_memory" and workers is None:
@@ -100,7 +99,7 @@ def _check_workers(runner: str, given: Mapping[str, Any]) -> None:
 
 
 def describe_workers(options: PipelineOptions) -> str:
-    """Return which runner takes the job, with how many workers of which kind."""
+    """Return a description of the runner and the number and kind of its workers."""
     flags = options.get_all_options()
     runner = _runner_name(options)
     kinds = {"multi_processing": "worker processes", "multi_threading": "threads"}
@@ -114,11 +113,11 @@ def describe_workers(options: PipelineOptions) -> str:
 
 @contextlib.contextmanager
 def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
-    """Yield a pipeline, and run it when the body has put it together.
+    """Yield an empty pipeline; run it on exit, when the body has built it.
 
     Raises:
-        InputError: there is no such runner, or a worker raised it.
-        JobError: it failed.
+        InputError: Beam has no such runner, or a worker raised an `InputError`.
+        JobError: the job failed.
     """
     try:
         pipeline = beam.Pipeline(LocalRunner() if is_local(options) else None, options)
@@ -134,7 +133,7 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
     except InputError as error:
         raise InputError(_without_step(str(error))) from error
     except Exception as error:
-        if "KeyboardInterrupt" in str(error):  # wrapped by the worker it reached
+        if "KeyboardInterrupt" in str(error):  # Ctrl-C reached a worker, and Beam wrapped it
             raise KeyboardInterrupt from error
         raise _failure(_reason(str(error))) from error
 
@@ -143,7 +142,8 @@ _RAISED_BY_US = re.compile(rf"{JobError.__module__}\.(\w+): ")
 
 
 def _failure(reason: str) -> Exception:
-    """Return the exception for what failed a job; bad input is bad input on a worker, too."""
+    """Return the exception for a failed job: `InputError` if a worker raised one of those."""
+    # Only the text of a worker's exception reaches this process, so its type is read from there.
     raised = _RAISED_BY_US.match(reason)
     if raised and raised[1] != JobError.__name__:
         return InputError(_without_step(reason[raised.end() :]))
@@ -152,12 +152,12 @@ def _failure(reason: str) -> Exception:
 
 
 def _without_step(message: str) -> str:
-    """Return a message without the name of the step that Beam appends."""
+    """Return a message without the name of the pipeline step that Beam appends."""
     return message.partition(" [while running")[0]
 
 
 def _reason(message: str) -> str:
-    """Return what went wrong as one line: what the last traceback ends with, if there is one."""
+    """Return the cause on one line: the last line of the last traceback, if there is one."""
     raised = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", message)
     reason = raised[-1] if raised else message
     return " ".join(reason.split())

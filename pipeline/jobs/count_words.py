@@ -1,4 +1,4 @@
-"""The Beam job behind `clozeline vocab`: how often each word stands in the corpus."""
+"""The Beam job behind `clozeline vocab`: count how often each word occurs in the corpus."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,11 +31,11 @@ from pipeline.storage.strict_json import to_json
 from pipeline.text.tokenizer import normalized_words
 
 MAX_WORDS = 2_000_000
-"""Distinct words handed to the learner, the most frequent first."""
+"""Largest number of distinct words for the vocabulary learner; the most frequent are kept."""
 
 
 def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
-    """Count the words of some texts."""
+    """Return the number of occurrences of each normalized word in some texts."""
     import tensorflow as tf
 
     words = normalized_words(texts, lower_case=lower_case).flat_values
@@ -49,12 +49,12 @@ def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Counted:
-    """What the job found out.
+    """The result of the job.
 
     Attributes:
-        words: occurrences of the most frequent words, `MAX_WORDS` at the most.
-        dropped: documents by reason, and the number of damaged files.
-        remarks: on files of the corpus.
+        words: number of occurrences by word, for the `MAX_WORDS` most frequent words.
+        dropped: number of dropped documents by reason, and of damaged files.
+        remarks: remarks on files of the corpus.
     """
 
     words: dict[str, int]
@@ -63,9 +63,9 @@ class Counted:
 
 
 class CountWords(beam.DoFn):
-    """Documents (bytes) → (word, count), a batch of documents at a time.
+    """Batches of documents (bytes) → (word, count).
 
-    What cannot be used leaves by the side output `DROPPED`, as the reason.
+    For each document that cannot be used, its reason goes to the side output `DROPPED`.
     """
 
     def __init__(self, how: CorpusFormat, *, lower_case: bool, tally: str | None) -> None:
@@ -95,7 +95,7 @@ class CountWords(beam.DoFn):
 def write_report(
     words: Iterable[tuple[str, int]], dropped: dict[str, int], remarks: Iterable[Any], path: str
 ) -> None:
-    """Leave what the workers found as one JSON object."""
+    """Write the workers' results to a file, as one JSON object."""
     report = {"words": dict(words), "dropped": dropped, "remarks": list(remarks)}
     with FileSystems.create(path) as file:
         file.write(to_json(report).encode("utf-8"))
@@ -113,16 +113,16 @@ def count_words(
     """Run the job.
 
     Args:
-        globs: corpus files.
-        how: how documents stand in them.
-        beside: the file to be made of the counts; workers leave them in a folder next to it, or in
-            Beam's `--temp_location`.
+        globs: globs of the corpus files.
+        how: format of the files.
+        beside: path of the vocabulary file that will be written. The job's temporary folder is
+            created in the same directory, or in Beam's `--temp_location`.
         lower_case: whether words are lower-cased and stripped of accents.
-        skip_damaged_files: whether a damaged file is used up to the damage, or fails the job.
-        beam_flags: flags of Beam's.
+        skip_damaged_files: True = use a damaged file up to the damage; False = fail the job.
+        beam_flags: flags for Beam.
 
     Raises:
-        InputError: a flag that Beam does not have, no input, no column of texts, or a damaged file.
+        InputError: a flag that Beam does not have, no input, no text column, or a damaged file.
         JobError: the job failed.
     """
     options = beam_options(beam_flags or [])
@@ -148,6 +148,7 @@ def count_words(
             _ = (
                 counted.words
                 | beam.CombinePerKey(sum)
+                # The word breaks ties, so that the result does not depend on the runner.
                 | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
                 | beam.Map(
                     write_report,

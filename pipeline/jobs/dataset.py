@@ -1,4 +1,4 @@
-"""A dataset directory, from settings to a published manifest."""
+"""Run the preprocessing job and publish its datasets, each with a manifest."""
 
 import importlib.metadata
 import json
@@ -24,20 +24,20 @@ from pipeline.storage.strict_json import to_json
 from pipeline.text.tokenizer import Vocabulary
 
 TEMPORARY = "_temporary-"
-"""What the name of a job's folder inside a dataset begins with; gone when the job ends."""
+"""Prefix of the job's temporary folder inside the dataset folder; removed when the job ends."""
 
 _VERSIONED = ("apache-beam", "numpy", "sentencex", "tensorflow", "tensorflow-text")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the job found out about one dataset.
+    """The job's report on one dataset.
 
     Attributes:
-        shards: as `pipeline.jobs.preprocess.run_job` returns them.
-        dropped: documents by reason, also those dropped before the datasets were parted; and the
-            number of damaged files.
-        remarks: on files of the corpus.
+        shards: entries of `shards` of `pipeline.jobs.preprocess.run_job`, for this dataset.
+        dropped: number of documents dropped by reason, including those dropped while reading, and
+            of damaged files.
+        remarks: remarks on files of the corpus.
     """
 
     shards: list[dict[str, Any]]
@@ -46,12 +46,12 @@ class Report:
 
     @property
     def written(self) -> list[dict[str, Any]]:
-        """The shards that have records."""
+        """The shards that contain records."""
         return [shard for shard in self.shards if "shard" in shard]
 
     @property
     def temporary_files(self) -> dict[str, str]:
-        """By file name, where each shard is before it is published."""
+        """Temporary path of each shard, by its final file name."""
         return {shard["shard"]["name"]: shard["temporary"] for shard in self.written}
 
     @property
@@ -74,21 +74,21 @@ def make_datasets(
     """Run the job and publish its datasets: the shards by renaming, the manifest last.
 
     Args:
-        globs: corpus files.
-        vocab: the vocabulary file.
-        outputs: for each dataset folder its settings, which differ in their lengths alone.
-        overwrite: whether a dataset that stands there already is replaced.
-        max_unreadable_rate: share of the documents that may be damaged (0 to 1).
-        skip_damaged_files: whether a damaged file is used up to the damage, or fails the job.
-        beam_flags: flags of Beam's.
+        globs: globs of the corpus files.
+        vocab: path of the vocabulary file.
+        outputs: settings by dataset folder; they differ only in their sequence lengths.
+        overwrite: whether an existing dataset is replaced.
+        max_unreadable_rate: largest accepted share of unreadable documents (0 to 1).
+        skip_damaged_files: True = use a damaged file up to the damage; False = fail the job.
+        beam_flags: flags for Beam.
 
     Returns:
         The manifest of each folder, and remarks on files of the corpus.
 
     Raises:
-        InputError: no input, no column of texts, a bad vocabulary, an output that holds a dataset
-            already, a corpus that gives no pair, a damaged file, or too many documents that cannot
-            be read.
+        InputError: no input, no text column, an invalid vocabulary, an output that already holds a
+            dataset, a corpus without a usable pair, a damaged file, or too many unreadable
+            documents.
     """
     options = beam_options(beam_flags)
     files = match_files(globs)
@@ -107,7 +107,7 @@ def make_datasets(
                 "written": Stage("pairing, masking, writing", "examples"),
             }
             with watch(Path(tally), stages):
-                found = run_job(
+                report = run_job(
                     files,
                     vocabulary,
                     datasets,
@@ -116,7 +116,7 @@ def make_datasets(
                     tally,
                     skip_damaged=skip_damaged_files,
                 )
-        reports = [_report(found, index) for index in range(len(datasets))]
+        reports = [_report(report, index) for index in range(len(datasets))]
         _check_readable(reports[0], max_unreadable_rate)
         finished = {
             absolute(output): Finished(
@@ -129,11 +129,11 @@ def make_datasets(
     return manifests, reports[0].remarks
 
 
-def _report(found: dict[str, Any], dataset: int) -> Report:
-    """Return what a job's report says of one of its datasets."""
-    shards = [shard for shard in found["shards"] if shard["dataset"] == dataset]
-    remarks = remarks_from(found["remarks"])
-    dropped = Counter(found["dropped"])
+def _report(job_report: dict[str, Any], dataset: int) -> Report:
+    """Return the part of a job's report that concerns one dataset, given by its index."""
+    shards = [shard for shard in job_report["shards"] if shard["dataset"] == dataset]
+    remarks = remarks_from(job_report["remarks"])
+    dropped = Counter(job_report["dropped"])
     dropped.update({remark.kind: remark.files for remark in remarks if remark.kind == DAMAGED_FILE})
     for shard in shards:
         dropped.update(shard["dropped"])
@@ -141,23 +141,23 @@ def _report(found: dict[str, Any], dataset: int) -> Report:
 
 
 def _check_readable(report: Report, max_unreadable_rate: float) -> None:
-    """Raise `InputError` if more documents than allowed cannot be read."""
+    """Raise `InputError` if the share of unreadable documents exceeds the limit."""
     damaged = {reason: report.dropped[reason] for reason in sorted(UNREADABLE & {*report.dropped})}
     count = sum(damaged.values())
     if count > max_unreadable_rate * report.documents:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in damaged.items())
         raise InputError(
             f"--input: {count:,} of {report.documents:,} documents cannot be read ({reasons}); "
-            f"mend them, or allow more with --max-unreadable-rate (now {max_unreadable_rate:g})"
+            f"fix them, or allow more with --max-unreadable-rate (now {max_unreadable_rate:g})"
             f"{hints(report.remarks)}"
         )
 
 
 def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Manifest:
-    """Put together what the workers reported.
+    """Build the manifest from the workers' reports.
 
     Raises:
-        InputError: there is no training record, or the shards are too many.
+        InputError: there is no training record, or there are too many shards.
     """
     splits: dict[str, list[Shard]] = {TRAIN: [], EVAL: []}
     totals: dict[str, Counter[str]] = {TRAIN: Counter(), EVAL: Counter()}
@@ -182,7 +182,7 @@ def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Man
 
 
 def _why_nothing(report: Report, settings: Settings) -> str:
-    """Return what keeps a corpus from being a dataset, and what to do."""
+    """Return why no dataset can be made from the corpus, and what to do."""
     usable = report.documents - report.dropped.total() + report.dropped[NO_OTHER_DOCUMENT]
     if usable == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
@@ -198,12 +198,12 @@ def _why_nothing(report: Report, settings: Settings) -> str:
         )
         return (
             "--input: a corpus of one document: no random next sentence can be drawn from another; "
-            f"give it more documents{hints(report.remarks) or hint}"
+            f"add more documents{hints(report.remarks) or hint}"
         )
     if settings.shards == 1:
         return (
-            f"--input: {usable:,} documents give no training pair: they have the same text, or all "
-            "of them fell into the eval split; give it more documents"
+            f"--input: {usable:,} documents yield no training pair: they have the same text, or "
+            "all of them fell into the eval split; add more documents"
         )
     return (
         f"--shards {settings.shards}: too many for {usable:,} documents, since every shard needs "
@@ -212,7 +212,7 @@ def _why_nothing(report: Report, settings: Settings) -> str:
 
 
 def as_result(manifest: Manifest, output: str) -> dict[str, Any]:
-    """Return what `clozeline preprocess --json` prints."""
+    """Return the JSON result of `clozeline preprocess` for one dataset."""
     return {
         "dataset": output,
         "splits": {split: manifest.examples(split) for split in manifest.splits},

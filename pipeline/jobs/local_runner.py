@@ -1,4 +1,4 @@
-"""Beam's local runner with worker processes that are quiet, and whose death ends the job."""
+"""Beam's local runner with quiet worker processes; if a worker dies, the job fails."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_ha
 from pipeline.errors import JobError
 
 INTERRUPT_EVERY_SECS = 10
-"""How long an interrupt may take to end a job before it is sent again."""
+"""Interval at which the interrupt is repeated until the job has ended."""
 
 
 class LocalRunner(FnApiRunner):
@@ -40,9 +40,9 @@ class LocalRunner(FnApiRunner):
 
 
 def _loopback_server(*args: Any, **kwargs: Any) -> grpc.Server:
-    """Return a gRPC server whose ports only this machine reaches.
+    """Return a gRPC server that listens on the loopback interface only.
 
-    Beam opens its ports on all interfaces, and executes the code that it receives there.
+    Beam opens its ports on all interfaces, and executes code that it receives there.
     """
     server = grpc.server(*args, **kwargs)
     add_port = server.add_insecure_port
@@ -51,29 +51,29 @@ def _loopback_server(*args: Any, **kwargs: Any) -> grpc.Server:
 
 
 _GRPC = types.SimpleNamespace(**vars(grpc) | {"server": _loopback_server})
-"""What the modules of Beam that start worker processes take for `grpc`."""
+"""Replacement for `grpc` in the Beam modules that start worker processes."""
 
 
 @contextlib.contextmanager
 def ending_with_its_workers() -> Iterator[None]:
     """Raise `JobError` in the body when a local worker process dies; Beam would wait forever.
 
-    Tracebacks that Beam logs are left out meanwhile: what fails a job is in its exception as well.
+    Meanwhile, tracebacks in Beam's log are suppressed: the exception contains the same cause.
     """
     deaths: list[str] = []
     ended = threading.Event()
     before = threading.excepthook
 
     def interrupt() -> None:
-        # Not once: what runs in the main thread may swallow it.
+        # Repeat it: code in the main thread may swallow a KeyboardInterrupt.
         while not ended.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             ended.wait(INTERRUPT_EVERY_SECS)
 
     def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
-        if failure.thread and failure.thread.name == "run_worker":  # Beam's, one for each process
+        if failure.thread and failure.thread.name == "run_worker":  # Beam: one thread per worker
             deaths.append(str(failure.exc_value))
-            if len(deaths) == 1:  # a second interrupt would meet Beam cleaning up after the first
+            if len(deaths) == 1:  # a second interrupt would disturb Beam's cleanup after the first
                 threading.Thread(target=interrupt, daemon=True).start()
         elif failure.exc_type is not grpc.RpcError:  # a connection that ended with its worker
             before(failure)
@@ -83,11 +83,11 @@ def ending_with_its_workers() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # A worker that Ctrl-C ended exits with -2 or 130; then so does the job.
+        # Exit codes -2 and 130 mean that Ctrl-C ended the worker: the user interrupted the job.
         if not deaths or deaths[0].endswith((" -2", " 130")):
             raise
         raise JobError(
-            f"the Beam job failed: {deaths[0]}; was it killed for want of memory?"
+            f"the Beam job failed: {deaths[0]}; was it killed because memory ran out?"
         ) from None
     finally:
         ended.set()

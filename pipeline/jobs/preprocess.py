@@ -2,11 +2,11 @@
 
     documents → tokenize → group by shard → draw pairs, mask, encode, write → report
 
-One grouping does shuffle, split, sharding, negatives and de-duplication: a document goes to the
-shard that a hash of its text and the seed names, and inside a shard documents stand in the order of
-that hash. A shard is thereby a random sample of the corpus, the same one on any runner with any
-number of workers, and the random next sentences come from its other documents. Datasets of several
-lengths are made from one such grouping.
+One GroupByKey performs shuffling, splitting, sharding, negative sampling and deduplication: a hash
+of a document's identity and the seed selects its shard, and documents inside a shard are sorted by
+that hash. So a shard is a random sample of the corpus, identical on every runner with any number
+of workers, and random next sentences are drawn from the shard's other documents. Datasets of
+several sequence lengths are made from one grouping.
 """
 
 import json
@@ -60,10 +60,10 @@ COPY_BYTES = 1 << 22
 
 
 class TokenizeDocuments(beam.DoFn):
-    """Batches of documents (bytes) → (shard name, its `Document`s among them).
+    """Batches of documents (bytes) → (shard name, list of the batch's `Document`s in that shard).
 
-    Few large elements, since every element costs Beam some time. Documents that cannot be used
-    leave by the side output `dropped`, as the reason.
+    Elements are few and large, since Beam has a fixed cost per element. For each document that
+    cannot be used, its reason goes to the side output `DROPPED`.
     """
 
     def __init__(self, vocabulary: Vocabulary, settings: Settings, tally: str | None) -> None:
@@ -113,16 +113,16 @@ class TokenizeDocuments(beam.DoFn):
                 continue
             key = document_key(identity, self._settings.seed)
             ids = pieces[bounds[0] : bounds[-1]].tobytes()
-            # A sentence without a piece (only control characters, say) is none.
+            # Drop sentences without a piece, for example those of control characters only.
             packed = (key, ids, lengths[lengths > 0].astype(LENGTH).tobytes())
             by_shard[self._settings.shard_name(key)].append(packed)
         yield from by_shard.items()
 
 
 class WriteShard(beam.DoFn):
-    """(Shard name, its documents) → for each dataset a report on the file written for it.
+    """(Shard name, its documents) → a report per dataset on the shard file that was written.
 
-    A file stands in `temporary` under a name of its own, since Beam may try a bundle again.
+    Each file gets a unique name in `temporary`, since Beam may retry a bundle.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class WriteShard(beam.DoFn):
         self._tally_folder = tally
 
     def setup(self) -> None:
-        """Prepare what every shard needs."""
+        """Build this worker's shard makers and open its tally."""
         self._makers = [ShardMaker(self._vocabulary, settings) for settings in self._datasets]
         self._tally = Tally(self._tally_folder)
 
@@ -152,7 +152,7 @@ class WriteShard(beam.DoFn):
             yield {"dataset": dataset, "name": name, **self._write(maker, name, documents)}
 
     def _write(self, maker: ShardMaker, name: str, documents: list[Document]) -> dict[str, Any]:
-        """Return what was dropped, and, if anything is left, the file, its facts and statistics."""
+        """Write a shard file unless it would be empty; return its report (see `run_job`)."""
         kept, dropped = maker.select(documents)
         if not kept:
             return {"dropped": dict(dropped)}
@@ -180,9 +180,10 @@ class WriteShard(beam.DoFn):
 def write_records(
     path: str, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
 ) -> tuple[int, str]:
-    """Write a TFRecord file on any filesystem of Beam's; return its size in bytes and CRC-32C."""
+    """Write a TFRecord file on any Beam filesystem; return its size in bytes and CRC-32C."""
     if is_local_path(path):
         return _write_records(Path(path), blocks, compression, tally)
+    # The checksum is of the whole file, so write a local one first and upload it.
     with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
         local = Path(folder) / "shard"
         facts = _write_records(local, blocks, compression, tally)
@@ -212,7 +213,7 @@ def write_report(
     remarks: Iterable[Any],
     path: str,
 ) -> None:
-    """Leave what the workers found where the submitting process reads it."""
+    """Write the workers' results to a file for the submitting process, as one JSON object."""
     report = {
         "shards": sorted(shards, key=lambda shard: shard["name"]),
         "dropped": dropped,
@@ -232,22 +233,22 @@ def run_job(
     *,
     skip_damaged: bool,
 ) -> dict[str, Any]:
-    """Run the job and return its report; the shards stand in `temporary`, not yet published.
+    """Run the job and return its report; the shards are in `temporary`, not yet published.
 
     Args:
-        files: corpus files with their sizes in bytes.
-        vocabulary: of the tokenizer.
-        datasets: the settings of each dataset to make; they differ in their lengths alone.
-        options: Beam's.
+        files: size in bytes of each corpus file, by path.
+        vocabulary: vocabulary of the tokenizer.
+        datasets: settings of each dataset; they differ only in their sequence lengths.
+        options: Beam's options.
         temporary: a folder that every worker can write to.
-        tally: a local folder for progress, or None.
-        skip_damaged: whether damaged files are remarked on, or fail the job.
+        tally: a local folder for progress counts, or None.
+        skip_damaged: True = use damaged files up to the damage; False = fail the job.
 
     Returns:
-        `shards`: for each shard of each dataset `dataset` (its index), `name`, `dropped` (documents
-        by reason), and, if it has records, `temporary` (path), `shard` (fields of a manifest's
-        `Shard`) and `statistics`; `dropped`: documents by reason, dropped before they had a shard;
-        `remarks`: on files, see `pipeline.corpus.remarks.remarks_from`.
+        `shards`: one entry per shard and dataset: `dataset` (its index), `name`, `dropped` (number
+        of documents by reason) and, if it has records, `temporary` (path), `shard` (fields of a
+        manifest's `Shard`) and `statistics`. `dropped`: number of documents by reason that were
+        dropped while reading. `remarks`: see `pipeline.corpus.remarks.remarks_from`.
     """
     settings = datasets[0]
     report = FileSystems.join(temporary, "report.json")
@@ -269,6 +270,7 @@ def run_job(
         dropped = tokenized[DROPPED] | beam.combiners.Count.PerElement()
         _ = (
             pipeline
+            # One element, so that a report is written even if no shard exists.
             | "Report" >> beam.Create([None])
             | beam.Map(
                 write_report,

@@ -1,7 +1,7 @@
-"""The folder through which workers hand files to the process that submitted the job.
+"""The temporary folder that workers share with the process that submitted the job.
 
-We delete only what a job of ours made, by name, and folders only when they are empty. Local paths
-are removed by Python: Beam takes a path to be removed for a glob.
+Only files that our jobs create, recognized by name, are deleted, and folders only if empty. Python
+removes local paths, since Beam would interpret a path as a glob.
 """
 
 import contextlib
@@ -23,26 +23,26 @@ from pipeline.storage.publishing import undo
 from pipeline.storage.remote_files import is_local_path, names_in, remove_files, remove_folders
 
 _NAMES = ("mark-*", "documents-*", "train-*", "eval-*", "*vocab.txt", "*.json")
-"""What jobs leave in their folder."""
+"""Glob patterns of the files that jobs create in their folder."""
 
 
 class OnSharedStorage(beam.DoFn):
     """Pass-through DoFn that fails if the worker does not share storage with the submitter.
 
-    Where it does not, its files would end up on its own disk, unnoticed until the job's end.
+    Otherwise the worker's files would end up on its own disk, unnoticed until the job ends.
     """
 
     def __init__(self, folder: str) -> None:
-        """Leave a mark in the folder, before the job is submitted."""
+        """Create a marker file in the folder; runs in the submitter, before workers start."""
         self._folder = folder
         self._mark = FileSystems.join(folder, f"mark-{uuid.uuid4().hex}")
         FileSystems.create(self._mark).close()
 
-    def start_bundle(self) -> None:  # Flink would wait 3 minutes after a `setup` that failed
-        """Look for the mark.
+    def start_bundle(self) -> None:  # not in `setup`: if that fails, Flink waits 3 minutes
+        """Check that the marker file exists.
 
         Raises:
-            JobError: it is not there.
+            JobError: the marker file is missing.
         """
         if not FileSystems.exists(self._mark):
             raise JobError(
@@ -51,26 +51,26 @@ class OnSharedStorage(beam.DoFn):
             )
 
     def process(self, element: Any) -> Iterator[Any]:
-        """Pass an element on."""
+        """Yield the element unchanged."""
         yield element
 
 
 def folder_beside(output: Path, options: PipelineOptions) -> contextlib.AbstractContextManager[str]:
-    """Return a `job_folder` in Beam's `--temp_location`, or else in the directory of a file."""
+    """Return a `job_folder` in Beam's `--temp_location`, or else in the directory of `output`."""
     location = options.view_as(GoogleCloudOptions).temp_location or str(output.parent.absolute())
     return job_folder(location, f".{output.name}.")
 
 
 @contextlib.contextmanager
 def job_folder(parent: str, prefix: str) -> Iterator[str]:
-    """Yield a new folder for one job, and remove what the job left in it.
+    """Yield a new folder for one job; on exit, remove the job's files and the folder.
 
-    Folders of jobs that were killed are removed first, where it is certain that they are dead: a
-    process on this machine had the lock of the folder, and no process has it now.
+    First remove folders of killed jobs, if they are certainly dead: the folder's lock file names a
+    process on this machine, and no process holds the lock.
 
     Args:
-        parent: folder to put it in; made if it is missing, and removed if it stays empty.
-        prefix: what the folder's name begins with; an id follows.
+        parent: folder to create it in; created if missing, removed again if it stays empty.
+        prefix: prefix of the folder's name; a unique id follows.
     """
     folder = FileSystems.join(parent, f"{prefix}{uuid.uuid4().hex}")
     if is_local_path(parent):
@@ -96,22 +96,24 @@ def _remove_left(parent: Path, prefix: str) -> None:
         holder = read_holder(folder / LOCK) if name.startswith(prefix) else None
         if holder is None:
             continue
-        if holder.host != socket.gethostname():  # whose locks may not reach this machine
-            notes.print(f"{folder}: left by {holder}; remove it if that has ended", soft_wrap=True)
+        if holder.host != socket.gethostname():  # another machine's locks may not be visible here
+            notes.print(
+                f"{folder}: left by {holder}; remove it if that process has exited", soft_wrap=True
+            )
             continue
         try:
             with only_writer(folder, str(folder)):
                 undo(str(folder))
                 _empty(str(folder))
             remove_folders([str(folder)])
-        except InputError:  # it is running
+        except InputError:  # locked: the job is still running
             continue
-        except (JobError, OSError) as error:  # it is another user's
+        except (JobError, OSError) as error:  # the folder belongs to another user
             notes.print(f"{folder}: cannot be removed: {error}", soft_wrap=True)
 
 
 def _empty(folder: str) -> None:
-    """Remove what a job leaves in its folder."""
+    """Remove the job's files from its folder."""
     while left := [name for name in names_in(folder) if _is_ours(name)]:  # workers may still write
         remove_files(FileSystems.join(folder, name) for name in left)
 

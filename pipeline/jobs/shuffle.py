@@ -1,8 +1,8 @@
-"""Grouping documents by shard, in bounded memory on any runner.
+"""Group documents by shard, in bounded memory on any runner.
 
-Flink, Spark and Dataflow shuffle through their disks, but Beam's local runner holds all it groups
-in one process's memory. There, documents go through files: workers write what they have gathered,
-a shard's documents next to each other, and only the places in the files are grouped.
+Flink, Spark and Dataflow shuffle via disk, but Beam's local runner keeps all grouped elements in
+the memory of one process. There, workers spill documents to files, sorted by shard, and only the
+locations in the files (`Place`) go through Beam's GroupByKey.
 """
 
 import itertools
@@ -20,23 +20,23 @@ from apache_beam.utils.windowed_value import WindowedValue
 from pipeline.records.shard import Document
 
 SPILL_BYTES = 1 << 25
-"""Tokenized text that a worker gathers before it writes it out."""
+"""Amount of tokenized text that a worker buffers before it writes a file."""
 
 Place = tuple[str, int, int]
-"""Where a shard's documents stand: file, first byte, number of bytes."""
+"""Location of documents of one shard: path of the file, offset in bytes, number of bytes."""
 
 
 class GroupByShard(beam.PTransform):
-    """(Shard name, some of its documents) → (shard name, all of them, in groups)."""
+    """(Shard name, some of its documents) → (shard name, all of its documents, in groups)."""
 
     def __init__(self, temporary: str, *, through_files: bool) -> None:
-        """Group in the runner, or through files in a folder that every worker reaches."""
+        """Group in the runner, or via files in `temporary`, a folder that all workers share."""
         super().__init__()
         self._temporary = temporary
         self._through_files = through_files
 
     def expand(self, documents: beam.PCollection) -> beam.PCollection:
-        """Return a PCollection of one element a shard, to be read with `gathered`."""
+        """Return a PCollection with one element per shard; read its groups with `gathered`."""
         if self._through_files:
             documents = documents | beam.ParDo(Spill(self._temporary))
         return documents | beam.GroupByKey()
@@ -55,16 +55,16 @@ class Spill(beam.DoFn):
         self._folder = folder
 
     def setup(self) -> None:
-        """Prepare this worker's coder, of lists and tuples of bytes."""
+        """Create this worker's coder for lists of tuples of bytes."""
         self._coder = FastPrimitivesCoder()
 
     def start_bundle(self) -> None:
-        """Begin to gather."""
+        """Start with an empty buffer."""
         self._gathered: defaultdict[str, list[Document]] = defaultdict(list)
         self._bytes = 0
 
     def process(self, element: tuple[str, list[Document]]) -> Iterator[tuple[str, Place]]:
-        """Gather documents, and write them out when they are many."""
+        """Buffer documents; write the buffer to a file when it reaches `SPILL_BYTES`."""
         name, documents = element
         self._gathered[name] += documents
         self._bytes += sum(map(len, itertools.chain.from_iterable(documents)))
@@ -72,8 +72,8 @@ class Spill(beam.DoFn):
             yield from self._write()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Write out the rest."""
-        window = GlobalWindow()
+        """Write the rest of the buffer to a file."""
+        window = GlobalWindow()  # Beam wants windowed values here: the bundle has no element
         for place in self._write():
             yield WindowedValue(place, window.max_timestamp(), [window])
 
@@ -94,7 +94,7 @@ class Spill(beam.DoFn):
 
 
 def read_documents(place: Place) -> list[Document]:
-    """Return documents that `Spill` wrote."""
+    """Read documents that `Spill` wrote."""
     path, first, count = place
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         file.seek(first)

@@ -1,4 +1,4 @@
-"""Counts that workers in any process of this machine add up, for a progress bar."""
+"""Progress counts: workers in any process of this machine add to them, a progress bar sums them."""
 
 import contextlib
 import json
@@ -19,7 +19,14 @@ POLL_SECS = 0.25
 
 @dataclass(frozen=True)
 class Stage:
-    """One bar: what it says, what it counts, how many there will be (None where unknown)."""
+    """One progress bar.
+
+    Attributes:
+        description: label of the bar.
+        unit: what the bar counts, as displayed.
+        total: final value in units; None if unknown.
+        counts_per_unit: tally counts per displayed unit, for example 1000 for bytes as kB.
+    """
 
     description: str
     unit: str
@@ -28,14 +35,14 @@ class Stage:
 
 
 def reading(description: str, total_bytes: int) -> Stage:
-    """Return the bar of a stage that reads a known number of bytes."""
+    """Return the stage of a progress bar for reading a known number of bytes."""
     return Stage(description, "kB", total_bytes / 1e3, counts_per_unit=1e3)
 
 
 class Tally:
-    """One worker's side: appends to a file of its own in a folder that the bar watches.
+    """The worker's side: appends counts to its own file in the folder that `watch` polls.
 
-    A worker on another machine has no such folder, and counts nothing.
+    On another machine the folder does not exist; nothing is counted there.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -43,14 +50,14 @@ class Tally:
         self._path = Path(folder) / f"{uuid.uuid4().hex}.jsonl" if folder and watched else None
 
     def add(self, **counts: int) -> None:
-        """Add to the counts; does nothing where nobody watches."""
+        """Add to the counts; no operation if the folder does not exist."""
         if self._path:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(to_json(counts) + "\n")
 
 
 def read_tallies(folder: Path) -> Counter[str]:
-    """Return the sums of all counts so far; a line still being written is left for later."""
+    """Return the sum of all counts so far; incompletely written lines are skipped."""
     totals: Counter[str] = Counter()
     for path in folder.glob("*.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -61,11 +68,11 @@ def read_tallies(folder: Path) -> Counter[str]:
 
 @contextlib.contextmanager
 def watch(folder: Path, stages: dict[str, Stage]) -> Iterator[None]:
-    """Draw a bar a stage while the body runs, and under them the other counts.
+    """Show a progress bar per stage while the body runs, and the remaining counts below them.
 
     Args:
-        folder: where the workers' tallies are.
-        stages: for each count the bar that shows it.
+        folder: folder of the workers' tallies.
+        stages: progress bars by the name of the count that they show.
     """
     stop = threading.Event()
     with progress() as bar:

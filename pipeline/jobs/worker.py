@@ -1,7 +1,7 @@
-"""One local worker process: Beam's SDK worker, silent unless something goes wrong.
+"""A local worker process: Beam's SDK worker, silent unless something fails.
 
 `pipeline.jobs.local_runner` runs it as `python -m pipeline.jobs.worker`, with Beam's settings in
-environment variables. Left alone, Beam's worker logs some twenty lines on standard error, and
+environment variables. By default Beam's worker logs about twenty lines to standard error, and
 TensorFlow more.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Serve the process that started this one until it has no more work."""
+    """Process the runner's bundles until it has no more work."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     import logging
 
@@ -19,12 +19,12 @@ def main() -> None:
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)
     logging.basicConfig(handlers=[errors])
-    # What fails a job is raised in the submitting process, with the same words.
+    # Do not log a failure here: the submitting process raises it with the same message.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     import_quietly("tensorflow", "tensorflow_text")
     from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
-    sdk_worker.print = _print_nothing  # it prints the traceback of what fails a job
+    sdk_worker.print = _print_nothing  # it would print the traceback of a failure
     sdk_worker_main.main(sys.argv)
 
 

@@ -1,4 +1,4 @@
-"""Files on any filesystem that Beam knows: find them, read them, publish them whole."""
+"""Match globs on any Beam filesystem, write and rename atomically, read with a size limit."""
 
 import contextlib
 import errno
@@ -12,17 +12,17 @@ from pathlib import Path
 from pipeline.errors import InputError, JobError
 
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
-"""What a filesystem answers that has no `fsync` for files, or for directories."""
+"""Error numbers of filesystems that do not support `fsync` on files or directories."""
 
 CLOZELINE = "clozeline-"
-"""What the names of our temporary files begin with, where the system's temporary folder has them:
-those of a process that was killed can be told from others."""
+"""Prefix of our names in the system's temporary directory, so that files which a killed process
+left there can be recognized."""
 
 _BAD_PATH = {
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR,
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
 }  # fmt: skip
-"""Errors of a path that cannot be written, on a disk that is sound."""
+"""Error numbers caused by the path itself, not by the disk: the user can fix them."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -37,14 +37,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and not error.filename:
-            error.filename = str(path)  # a full disk is reported without
+            error.filename = str(path)  # ENOSPC comes without a file name
         raise
 
 
 def publish(temporary: Path, final: Path) -> Path:
-    """Rename a local file or directory such that a power cut leaves all of it or nothing.
+    """Rename a local file or directory durably: after a power cut all of it exists, or nothing.
 
-    What is in it reaches the disk before the name does: files, then their directories, then the
+    The contents reach the disk before the name does: files, then their directories, then the
     rename, then the directory of the new name.
 
     Args:
@@ -70,14 +70,14 @@ def publish(temporary: Path, final: Path) -> Path:
 
 @contextlib.contextmanager
 def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors of writing, inside the context, into one line.
+    """Convert write errors inside the context into a one-line error.
 
     Args:
         given: the flag with its value, for the message.
-        kinds: exceptions of a library that mean that a file could not be written.
+        kinds: further exception types, of a library, that indicate a failed write.
 
     Raises:
-        InputError: the path cannot be written, whatever is written there.
+        InputError: the path itself cannot be written.
         JobError: the disk is full or failed.
     """
     failures: tuple[type[Exception], ...] = (OSError, *kinds)
@@ -91,16 +91,16 @@ def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return an error's message on one line, without the graph node that TensorFlow names first."""
+    """Return an error's message on one line, without the `{{node …}}` that TensorFlow prepends."""
     message = re.sub(r"^\{\{.*?\}\}\s*", "", " ".join(str(error).split()))
     return message[:500] or type(error).__name__
 
 
 def sync(path: Path) -> None:
-    """Wait until a local file's bytes, or a directory's list of names, are on the disk.
+    """Flush a local file, or a directory's entries, to the disk (fsync).
 
     Raises:
-        OSError: they cannot be written, or there is no such path.
+        OSError: the disk failed, or the path does not exist.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -113,7 +113,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a local directory with its parents; their names are on the disk on return."""
+    """Create a local directory with its parents, durably: new entries are synced to the disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
@@ -132,25 +132,25 @@ def crc32c(path: Path) -> str:
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:
-    """Return the bytes of a local file that may come from a stranger.
+    """Return the bytes of an untrusted local file.
 
     Devices, FIFOs and sockets are refused: reading them may never end.
 
     Args:
         path: the file, or a link to it.
-        most_bytes: the largest size that a file of its kind has.
+        most_bytes: size limit for this kind of file.
 
     Raises:
-        InputError: it is not a regular file, or is larger.
-        OSError: it cannot be opened or read.
+        InputError: the file is not a regular file, or is larger than `most_bytes`.
+        OSError: the file cannot be opened or read.
     """
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # before it is opened: that alone waits at a FIFO
+    if not stat.S_ISREG(status.st_mode):  # checked before opening: open() blocks on a FIFO
         raise InputError(f"{path}: not a regular file; give a file on a disk")
     data = b""
     if status.st_size <= most_bytes:
         with path.open("rb") as file:
-            data = file.read(most_bytes + 1)  # files in /proc have more than the size they state
+            data = file.read(most_bytes + 1)  # files in /proc are larger than their stated size
     if max(status.st_size, len(data)) > most_bytes:
         raise InputError(
             f"{path}: larger than {most_bytes:,} bytes, the limit for this kind of file; "
@@ -160,22 +160,22 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 
 
 def share(file: Path) -> None:
-    """Let a file that was made private be read by everyone its directory is for."""
-    umask = os.umask(0)
+    """Give a private file (as from `mkstemp`) the permissions of a normally created one."""
+    umask = os.umask(0)  # the umask can only be read by setting it
     os.umask(umask)
     file.chmod(0o666 & ~umask)
 
 
 def absolute(path: str) -> str:
-    """Return a path that workers, which may stand in another folder, understand as well."""
+    """Return an absolute path or a URL: workers may run in another working directory."""
     return path if "://" in path else str(Path(path).absolute())
 
 
 def match_files(globs: Sequence[str]) -> dict[str, int]:
-    """Return the size in bytes of every file that matches, by path, sorted.
+    """Return the size in bytes of every matching file, by path, in sorted order.
 
     Raises:
-        InputError: a glob that matches nothing or a folder, or cannot be looked up.
+        InputError: a glob matches no file or matches a folder, or the filesystem fails.
     """
     from apache_beam.io.filesystem import BeamIOError
     from apache_beam.io.filesystems import FileSystems

@@ -1,4 +1,4 @@
-"""Locks on directories: one process writes one at a time, and what a killed one left is removed."""
+"""Directory locks: one writer per directory; leftovers of killed processes are removed."""
 
 import contextlib
 import errno
@@ -19,10 +19,10 @@ from pipeline.storage.files import make_folder
 from pipeline.storage.strict_json import from_json, to_json
 
 LOCK = ".lock"
-"""File inside a directory that is being written. It is gone when the writer has ended well."""
+"""Name of the lock file in a directory that is being written; removed when the writer exits."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""What a filesystem without locks answers."""
+"""Error numbers of filesystems that do not support locks."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Holder:
     """The contents of a lock file.
 
     Attributes:
-        pid: process id.
-        host: name of its machine.
-        since: when it took the lock, in UTC, for people.
+        pid: id of the process that holds the lock.
+        host: host name of its machine.
+        since: when it took the lock, in UTC, human-readable.
     """
 
     pid: int
@@ -47,13 +47,13 @@ class Holder:
 
 @contextlib.contextmanager
 def only_writer_of_all(directories: Mapping[Path, str]) -> Iterator[None]:
-    """Hold the locks of several directories, or of none.
+    """Hold the locks of several directories, or of none if one is taken.
 
     Args:
-        directories: each with its flag, as `only_writer` takes them.
+        directories: by directory, the flag with its value (`given` of `only_writer`).
 
     Raises:
-        InputError: another process writes one of them; `JobError` as `only_writer`.
+        InputError: another process is writing to one of them; `JobError` as `only_writer`.
     """
     with contextlib.ExitStack() as held:
         for directory, given in directories.items():
@@ -63,19 +63,18 @@ def only_writer_of_all(directories: Mapping[Path, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterator[None]:
-    """Hold a directory's lock while the context lasts.
+    """Hold a directory's lock inside the context.
 
-    The lock is the kernel's (`flock`), which ends with the process: the file of a process that died
-    is left over and holds nobody up. The directory is created; it is removed again if nothing was
-    written into it.
+    The kernel (`flock`) releases the lock when the process exits, so a lock file left by a killed
+    process blocks nobody. The directory is created, and removed again if nothing was written to it.
 
     Args:
         directory: on a local or mounted filesystem.
         given: the flag with its value, for messages.
-        wait_secs: how long to wait for the writer before.
+        wait_secs: how long to wait for the current writer.
 
     Raises:
-        InputError: another process writes the directory, or there is a file in its place.
+        InputError: another process is writing to the directory, or the path is a file.
         JobError: the lock file cannot be written.
     """
     for part in (directory, *directory.parents):
@@ -95,7 +94,7 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
 
 @contextlib.contextmanager
 def _removed_if_empty(directory: Path) -> Iterator[None]:
-    """Remove a directory and its parents afterwards if they are new and nothing is in them."""
+    """On exit, remove the directory and those of its parents that are new, if they are empty."""
     new = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         yield
@@ -107,16 +106,17 @@ def _removed_if_empty(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def staging(parent: Path, prefix: str) -> Iterator[Path]:
-    """Yield a new, empty directory, to be written and then renamed; what is left of it is removed.
+    """Yield a new, empty directory that the caller fills and renames; leftovers are removed.
 
-    So are those of the same prefix that a process on this machine left when it was killed.
+    Directories with the same prefix that killed processes of this machine left are removed first.
 
     Args:
-        parent: the directory to create it in; created too, unless nothing stays in it.
-        prefix: of the name of the hidden or temporary directory that holds it.
+        parent: the directory to create it in; created if missing, and removed again if it stays
+            empty.
+        prefix: prefix of the name of the outer, temporary directory.
 
     Raises:
-        OSError: it cannot be created.
+        OSError: the directory cannot be created.
     """
     with _removed_if_empty(parent):
         make_folder(parent)
@@ -124,10 +124,12 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
         outer = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = FileLock(outer / LOCK, timeout=0, fallback_to_soft=False)
         try:
-            with contextlib.suppress(OSError):  # without locks nobody will sweep it
+            # Without lock support go on unlocked: `_sweep` cannot lock it either, and leaves it.
+            with contextlib.suppress(OSError):
                 lock.acquire()
             _write_holder(outer / LOCK)
-            inner = outer / "new"  # the outer one is private to the user, and has the lock file
+            # `outer` has mkdtemp's private permissions and the lock file: neither is published.
+            inner = outer / "new"
             inner.mkdir()
             yield inner
         finally:
@@ -136,12 +138,12 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def _sweep(parent: Path, prefix: str) -> None:
-    """Remove staging directories whose process has died; those of other machines stay."""
+    """Remove staging directories of dead processes; keep those of other machines."""
     for path in parent.iterdir():
         if not path.name.startswith(prefix):
             continue
         with contextlib.suppress(OSError, Timeout):
-            if path.lstat().st_uid != os.getuid():  # in a temporary directory that all users share
+            if path.lstat().st_uid != os.getuid():  # /tmp is shared by all users
                 continue
             holder = read_holder(path / LOCK)
             if holder and holder.host == socket.gethostname():
@@ -150,9 +152,9 @@ def _sweep(parent: Path, prefix: str) -> None:
 
 
 def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
-    """Return the lock, held; None where the filesystem has no locks."""
+    """Acquire and return a directory's lock; None if the filesystem does not support locks."""
     file = directory / LOCK
-    # A soft lock would outlive a process that is killed on another machine.
+    # filelock's fallback, a soft lock, is a file: a killed process would leave it locked forever.
     lock = FileLock(file, timeout=wait_secs, fallback_to_soft=False)
     try:
         _acquire(lock, directory)
@@ -160,20 +162,21 @@ def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
         holder = read_holder(file)
         raise InputError(
             f"{given}: is being written by {holder or 'another process'}; "
-            "wait until it has ended, or name another directory"
+            "wait until it exits, or choose another directory"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         notes.print(
-            f"{given}: the filesystem has no locks; make sure that no other process writes there",
+            f"{given}: the filesystem does not support locks; make sure that no other process "
+            "writes there",
             soft_wrap=True,
         )
         return None
     before = read_holder(file)
     if before:
         notes.print(
-            f"{given}: {before}, has ended without releasing its lock; taking it over",
+            f"{given}: {before}, exited without releasing its lock; taking it over",
             soft_wrap=True,
         )
     try:
@@ -185,7 +188,8 @@ def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
 
 
 def _release(lock: FileLock) -> None:
-    # Remove the file while it is locked: whoever opened it meanwhile sees that it has no name.
+    # Remove the file while it is still locked. A process that opened it meanwhile then acquires a
+    # lock on an unlinked file; filelock notices that and opens the new one.
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
@@ -196,7 +200,8 @@ def _write_holder(file: Path) -> None:
 
 
 def _acquire(lock: FileLock, directory: Path) -> None:
-    """Create the directory and acquire its lock; the writer before may be removing both."""
+    """Create the directory and acquire its lock."""
+    # The previous writer may be removing both at this moment, hence the retries.
     for attempt in range(10):
         make_folder(directory)
         try:
@@ -209,7 +214,7 @@ def _acquire(lock: FileLock, directory: Path) -> None:
 
 
 def read_holder(file: Path) -> Holder | None:
-    """Return who wrote a lock file; None where it does not say."""
+    """Return the holder that a lock file names; None if the file is missing or invalid."""
     try:
         return Holder(**from_json(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

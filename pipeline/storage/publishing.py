@@ -1,4 +1,4 @@
-"""Finished datasets to their names: what is half published by a job that dies can be undone."""
+"""Publish finished datasets by renaming; a partial publication by a killed job can be undone."""
 
 import contextlib
 import json
@@ -22,16 +22,16 @@ from pipeline.storage.remote_files import (
 from pipeline.storage.strict_json import to_json
 
 JOURNAL = "publishing.json"
-"""File in a job's folder: by dataset folder, the files that are no use without a manifest."""
+"""File in a job's folder: by dataset folder, the files to remove if its manifest is missing."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A dataset that is to be published.
+    """A dataset that is ready to be published.
 
     Attributes:
-        manifest: its manifest.
-        shards: by file name, where the shard is now.
+        manifest: the dataset's manifest.
+        shards: current (temporary) path of each shard, by its final file name.
     """
 
     manifest: Manifest
@@ -39,49 +39,49 @@ class Finished:
 
 
 def check_free(output: str, names: Iterable[str], vocab: bytes, *, overwrite: bool) -> None:
-    """Check that publishing to a folder replaces nothing but a dataset, and that only if asked.
+    """Check that publishing to a folder replaces no file, except a dataset if `overwrite` is set.
 
     Args:
-        output: the folder.
-        names: of the shards that will be published.
-        vocab: the bytes of the vocabulary.
-        overwrite: whether a dataset may be replaced.
+        output: the dataset folder.
+        names: file names of the shards to publish.
+        vocab: contents of the vocabulary file.
+        overwrite: whether an existing dataset may be replaced.
 
     Raises:
-        InputError: it would.
+        InputError: a file would be replaced.
     """
-    there = set(names_in(output))
-    if MANIFEST in there:
+    existing = set(names_in(output))
+    if MANIFEST in existing:
         if not overwrite:
             raise InputError(
-                f"--output {output}: holds a dataset already; choose another folder or add "
+                f"--output {output}: already holds a dataset; choose another folder or add "
                 "--overwrite"
             )
-        there -= {VOCABULARY, *_old_shards(output)}
-    elif VOCABULARY in there and _read(FileSystems.join(output, VOCABULARY)) == vocab:
-        there.remove(VOCABULARY)
-    for name in sorted(there & {VOCABULARY, *names}):
+        existing -= {VOCABULARY, *_old_shards(output)}
+    elif VOCABULARY in existing and _read(FileSystems.join(output, VOCABULARY)) == vocab:
+        existing.remove(VOCABULARY)
+    for name in sorted(existing & {VOCABULARY, *names}):
         raise InputError(
-            f"--output {output}: holds {name}, which no dataset there lists and this one would "
-            "replace; move it, or choose another folder"
+            f"--output {output}: contains {name}, which belongs to no dataset and would be "
+            "replaced; move it, or choose another folder"
         )
 
 
 def publish(
     datasets: Mapping[str, Finished], vocab: bytes, folder: str, *, overwrite: bool
 ) -> None:
-    """Move shards to their names; until its manifest is written there is no dataset.
+    """Rename the shards to their final names; a dataset exists once its manifest is in place.
 
     Args:
-        datasets: by output folder.
-        vocab: the bytes of the vocabulary.
-        folder: the job's own, which holds the shards.
-        overwrite: whether datasets may be replaced.
+        datasets: finished datasets by output folder.
+        vocab: contents of the vocabulary file.
+        folder: the job's folder, which holds the shards.
+        overwrite: whether existing datasets may be replaced.
 
     Raises:
         InputError: another job has published to one of the folders meanwhile.
     """
-    # All is written before a dataset is replaced: the disk may be full.
+    # Write everything before an old dataset is removed: the disk may fill up.
     moves = {}
     for number, (output, finished) in enumerate(datasets.items()):
         check_free(output, finished.shards, vocab, overwrite=overwrite)
@@ -90,9 +90,10 @@ def publish(
         for name, data in ((VOCABULARY, vocab), (MANIFEST, manifest)):
             moves[output][name] = FileSystems.join(folder, f"{number}-{name}")
             _write(moves[output][name], data)
-        there = names_in(output)
-        if VOCABULARY in there and MANIFEST not in there:
-            del moves[output][VOCABULARY]  # the same one, which somebody else put there
+        existing = names_in(output)
+        if VOCABULARY in existing and MANIFEST not in existing:
+            # The user's own file with the same contents: not ours, so `undo` must not remove it.
+            del moves[output][VOCABULARY]
     journal = {output: _to_undo(output, names) for output, names in moves.items()}
     _write(FileSystems.join(folder, JOURNAL), to_json(journal).encode())
     for output, files in moves.items():
@@ -101,28 +102,33 @@ def publish(
 
 
 def undo(folder: str) -> None:
-    """Remove what a job published only in part: shards without a manifest.
+    """Remove what a job published only partially: shards without a manifest.
 
     Args:
-        folder: the job's own.
+        folder: the job's folder, which may contain the `JOURNAL`.
     """
     if JOURNAL not in names_in(folder):
         return
     for output, names in json.loads(_read(FileSystems.join(folder, JOURNAL))).items():
-        there = names_in(output)
-        if MANIFEST not in there:
-            remove_files(FileSystems.join(output, name) for name in names if name in there)
+        existing = names_in(output)
+        if MANIFEST not in existing:
+            remove_files(FileSystems.join(output, name) for name in names if name in existing)
             remove_folders([output])
 
 
 def _to_undo(output: str, names: Iterable[str]) -> list[str]:
-    """Return the files that publishing will make in a folder, and those it will remove."""
+    """Return the files that publishing will create in a folder, and those it will remove."""
     old = _old_shards(output) if MANIFEST in names_in(output) else []
     return sorted({*old, *names} - {MANIFEST})
 
 
 def _publish(output: str, files: Mapping[str, str]) -> None:
-    """Replace a folder's dataset, if it has one, by files that are given by name."""
+    """Rename files into a folder, after removing the dataset that it holds, if any.
+
+    Args:
+        output: the dataset folder.
+        files: temporary path by final name; the manifest is last.
+    """
     make_folders(output)
     old = _old_shards(output) if MANIFEST in names_in(output) else []
     stale = [name for name in old if name not in files]
@@ -135,9 +141,9 @@ def _publish(output: str, files: Mapping[str, str]) -> None:
 
 
 def _old_shards(output: str) -> list[str]:
-    """Return the shards that a folder's manifest lists and that are there.
+    """Return the names of the existing shards that a folder's manifest lists.
 
-    None where the manifest cannot be read: then nobody knows whose they are.
+    Empty if the manifest cannot be read: it is then unknown which files belong to the dataset.
     """
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
         manifest = Manifest.from_json(_read(FileSystems.join(output, MANIFEST)).decode())

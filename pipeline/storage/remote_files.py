@@ -1,7 +1,7 @@
-"""Names, files and folders on any filesystem of Beam's, without Beam's globs.
+"""List, move and remove files and folders on any Beam filesystem, without globbing.
 
-Beam takes a path that is to be listed or removed for a glob: removing `ds[12]/x` would remove
-`ds1/x`. So what is local is done by Python.
+Beam interprets a path to list or remove as a glob: removing `ds[12]/x` would remove `ds1/x`. So
+local paths are handled by Python.
 """
 
 import contextlib
@@ -19,33 +19,33 @@ def is_local_path(path: str) -> bool:
 
 
 def names_in(folder: str) -> list[str]:
-    """Return the names in a folder, sorted; none where there is no such folder."""
+    """Return the sorted names in a folder; empty if the folder does not exist."""
     if is_local_path(folder):
         return sorted(path.name for path in Path(folder).iterdir()) if Path(folder).is_dir() else []
-    found = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
-    return sorted(file.path.rstrip("/").rpartition("/")[2] for file in found)
+    files = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
+    return sorted(file.path.rstrip("/").rpartition("/")[2] for file in files)
 
 
 def make_folders(folder: str) -> list[str]:
-    """Make a folder and those above it; return the ones that were missing, outermost first.
+    """Create a folder and its parents; return those that were missing, outermost first.
 
-    Object stores have no folders, and for remote ones it is not known which were missing.
+    For a remote folder the result is empty: object stores have no folders.
     """
     if not is_local_path(folder):
         if not FileSystems.exists(folder):
             FileSystems.mkdirs(folder)
         return []
-    made = []
+    created = []
     for path in reversed([Path(folder).absolute(), *Path(folder).absolute().parents]):
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             sync(path.parent)
-            made.append(str(path))
-    return made
+            created.append(str(path))
+    return created
 
 
 def move(source: str, target: str) -> None:
-    """Rename a file; a local one is on the disk before its new name is."""
+    """Rename a file; local files durably (`pipeline.storage.files.publish`)."""
     if is_local_path(target):
         publish(Path(source), Path(target))
     else:
@@ -53,7 +53,7 @@ def move(source: str, target: str) -> None:
 
 
 def remove_files(paths: Iterable[str]) -> None:
-    """Remove files; those that are not there are as they should be."""
+    """Remove files; missing ones are ignored."""
     for path in paths:
         if is_local_path(path):
             Path(path).unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def remove_files(paths: Iterable[str]) -> None:
 
 
 def remove_folders(folders: Iterable[str]) -> None:
-    """Remove those of some local folders that are empty, innermost first."""
+    """Remove the empty ones among some local folders, in reverse order (innermost first)."""
     for folder in reversed([*folders]):
         with contextlib.suppress(OSError):
             Path(folder).rmdir()

@@ -1,4 +1,4 @@
-"""JSON files and results: written strictly (RFC 8259) in UTF-8, and read with one kind of error."""
+"""Strict JSON (RFC 8259) in UTF-8; every reading error is a `ValueError`."""
 
 import json
 import math
@@ -8,16 +8,16 @@ _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
 def to_json(value: Any, *, indent: int | None = None, compact: bool = False) -> str:
-    """Return a value as strict JSON text, without a line end after it.
+    """Return a value as strict JSON text, without a trailing line break.
 
-    JSON has no NaN and no infinity (RFC 8259, section 6): such numbers become null. Lone
-    surrogates, which UTF-8 cannot encode, and Unicode's other line ends, at which some readers
-    split JSON Lines, are escaped.
+    JSON has no NaN and no infinity (RFC 8259, section 6): such numbers become null. Escaped are
+    lone surrogates, which UTF-8 cannot encode, and other Unicode line ends, at which some
+    readers split JSON Lines.
 
     Args:
         value: dicts, lists, tuples, strings, numbers, booleans and None, nested.
         indent: spaces per level; None = everything on one line.
-        compact: no space after commas and colons.
+        compact: whether to omit the space after commas and colons.
 
     Raises:
         TypeError: the value contains an object of another type.
@@ -33,7 +33,7 @@ def to_json(value: Any, *, indent: int | None = None, compact: bool = False) -> 
 
 
 def _finite(value: Any) -> Any:
-    """Return the value with None for each number that is not finite."""
+    """Return the value with each non-finite number replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -44,12 +44,12 @@ def _finite(value: Any) -> Any:
 
 
 def from_json(text: str | bytes) -> Any:
-    """Return the value that JSON text holds.
+    """Parse JSON text.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, or nested deeper than Python's parser goes.
+        ValueError: the text is not JSON, not UTF-8, or nested too deeply for Python's parser.
     """
     try:
         return json.loads(text)
-    except RecursionError as error:  # else each caller would need to know of it
+    except RecursionError as error:  # so that callers handle one exception type
         raise ValueError("nested too deeply") from error

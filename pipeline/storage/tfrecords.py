@@ -1,7 +1,7 @@
-"""TFRecord files that may be damaged or a stranger's: every length is compared with the file first.
+"""Read and check untrusted TFRecord files: each length is validated before memory is allocated.
 
-TensorFlow's reader allocates what a record's length asks for before it reads on: a length of 2^40
-ends the process. Format: https://www.tensorflow.org/tutorials/load_data/tfrecord
+TensorFlow's reader allocates a record's stated length before it reads the data: a length of 2^40
+kills the process. Format: https://www.tensorflow.org/tutorials/load_data/tfrecord
 """
 
 import gzip
@@ -16,7 +16,7 @@ import google_crc32c
 from pipeline.errors import InputError
 
 MAX_RECORD_BYTES = 256 << 20
-"""Length of a record from which on it is taken for damaged; ours have some kilobytes."""
+"""Records longer than this are considered damaged; ours have a few kilobytes."""
 
 _HEADER = struct.Struct("<QI")  # length of the data, checksum of the length; the data follow
 _FOOTER = struct.Struct("<I")  # checksum of the data
@@ -24,20 +24,20 @@ _CHUNK = 1 << 20
 
 
 class _DamageError(Exception):
-    """A record is damaged, or the file ends inside it."""
+    """A record is damaged or truncated."""
 
 
 def check_records(path: Path, compression: str = "") -> None:
-    """Check that every length in a file is followed by as many bytes, in constant memory.
+    """Check in constant memory that every record of a file is complete.
 
-    Checksums are left to the reader that comes after.
+    The checksums of the data are not verified: the reader that follows does that.
 
     Args:
         path: a local file.
-        compression: TensorFlow's name, `GZIP` or nothing.
+        compression: TensorFlow's name of the compression: `GZIP`, or empty.
 
     Raises:
-        InputError: a record is cut off, or longer than `MAX_RECORD_BYTES`.
+        InputError: a record is truncated, or longer than `MAX_RECORD_BYTES`.
         OSError: the file cannot be read.
     """
     for _ in _walk(path, compression, with_data=False):
@@ -49,17 +49,17 @@ def read_records(path: Path, compression: str = "") -> Iterator[bytes]:
 
     Args:
         path: a local file.
-        compression: TensorFlow's name, `GZIP` or nothing.
+        compression: TensorFlow's name of the compression: `GZIP`, or empty.
 
     Raises:
-        InputError: a record is damaged, cut off, or longer than `MAX_RECORD_BYTES`.
+        InputError: a record is damaged, truncated, or longer than `MAX_RECORD_BYTES`.
         OSError: the file cannot be read.
     """
     return _walk(path, compression, with_data=True)
 
 
 def _walk(path: Path, compression: str, *, with_data: bool) -> Iterator[bytes]:
-    """Yield each record, or nothing in place of each."""
+    """Yield each record's data; empty bytes for each record if `with_data` is False."""
     number = 0
     with gzip.open(path) if compression else path.open("rb", buffering=_CHUNK) as file:
         size_bytes = None if compression else path.stat().st_size
@@ -81,15 +81,18 @@ def _record(
     Args:
         file: positioned after the record's header.
         header: the header's bytes.
-        size_bytes: of the file; None if it is compressed.
+        size_bytes: size of the file; None if it is compressed.
         with_data: whether the data are read and verified.
+
+    Raises:
+        _DamageError: the record is damaged or truncated.
     """
     if len(header) < _HEADER.size:
         raise _DamageError
     length, crc = _HEADER.unpack(header)
     rest = length + _FOOTER.size
-    is_there = size_bytes is None or file.tell() + rest <= size_bytes
-    if crc != _masked(header[:8]) or length > MAX_RECORD_BYTES or not is_there:
+    is_complete = size_bytes is None or file.tell() + rest <= size_bytes
+    if crc != _masked(header[:8]) or length > MAX_RECORD_BYTES or not is_complete:
         raise _DamageError
     if with_data:
         data, footer = file.read(length), file.read(_FOOTER.size)
@@ -108,6 +111,6 @@ def _record(
 
 
 def _masked(data: bytes) -> int:
-    """Return the CRC-32C of some bytes as TFRecords store it."""
+    """Return the masked CRC-32C that TFRecords store."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -86,7 +86,7 @@ def test_a_file_compressed_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [([1.5], "holds double, no text"), ([["a"]], "holds list.*, no text"), ([5], "holds int64")],
+    [([1.5], "holds double, not text"), ([["a"]], "holds list.*, not text"), ([5], "holds int64")],
 )
 def test_a_column_of_something_else(values: list[Any], said: str, tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"

@@ -285,7 +285,7 @@ def test_vocabulary_of_a_parquet_corpus(rows: list[str], tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("column", "words"),
-    [("txet", ["--text-column txet", "has only id, text"]), ("id", ["holds int64, no text"])],
+    [("txet", ["--text-column txet", "has only id, text"]), ("id", ["holds int64, not text"])],
 )
 def test_parquet_without_the_column(
     column: str,
@@ -384,7 +384,7 @@ def test_documents_of_one_text(
         (tmp_path / name).write_text("The fox sees. The owl hears.")
     more = ["--shards", "1", "--eval-rate", "0"]
     code = preprocess(tmp_path / "[abc]", vocab_path, tmp_path / "ds", *more)
-    expect_error(capsys, code, "3 documents give no training pair: they have the same text")
+    expect_error(capsys, code, "3 documents yield no training pair: they have the same text")
 
 
 def test_documents_alone_in_their_shard_are_counted(
@@ -401,7 +401,7 @@ def test_dataset_is_not_replaced_unasked(
 ) -> None:
     before = shard_bytes(dataset)
     code = preprocess(prose_corpus / "*.txt", vocab_path, dataset)
-    expect_error(capsys, code, "holds a dataset already", "--overwrite")
+    expect_error(capsys, code, "already holds a dataset", "--overwrite")
     assert shard_bytes(dataset) == before
 
 

@@ -40,7 +40,7 @@ def test_a_second_writer_is_told_who_the_first_is(holder: subprocess.Popen, tmp_
         pass
     assert re.fullmatch(
         rf"--run a: is being written by process {holder.pid}, since \d{{4}}-\d\d-\d\d "
-        r"\d\d:\d\d:\d\d UTC; wait until it has ended, or name another directory",
+        r"\d\d:\d\d:\d\d UTC; wait until it exits, or choose another directory",
         str(refused.value),
     )
     with only_writer(tmp_path / "b", "--run b"):
@@ -59,7 +59,7 @@ def test_a_killed_writers_lock_is_taken_over_and_said(
     with only_writer(tmp_path / "a", "--run a"):
         said = capsys.readouterr().err
     assert f"--run a: process {holder.pid}, since 20" in said
-    assert "has ended without releasing its lock; taking it over" in said
+    assert "exited without releasing its lock; taking it over" in said
 
 
 def test_several_directories_are_locked_or_none(holder: subprocess.Popen, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_filesystem_without_locks_is_said(
 ) -> None:
     monkeypatch.setattr(FileLock, "acquire", failing(errno.ENOSYS))
     with only_writer(tmp_path, "--run x"):
-        assert "--run x: the filesystem has no locks; make sure" in capsys.readouterr().err
+        assert "--run x: the filesystem does not support locks; make" in capsys.readouterr().err
 
 
 def test_a_directory_that_cannot_be_written(
