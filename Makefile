@@ -6,7 +6,7 @@ CORPUS ?=
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-flink test-browser bench pictures lint types format sbom audit lock clean
+.PHONY: help install demo test test-all test-flink test-browser bench docs pictures lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,7 +50,11 @@ bench: install  ## our figures and the peers', measured in one run: some 40 minu
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.serving_load
 
-pictures: install  ## the README's pictures anew: RUN=a run tuned for classes, MODELS=exported models
+docs: install  ## build the documentation site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
+pictures: install  ## draw the pictures of the documents again: RUN=a run tuned for classes, MODELS=exported models
 	$(BIN)/python -m docs.make_pictures --run '$(RUN)' --models '$(MODELS)'
 
 lint: install

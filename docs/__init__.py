@@ -1,1 +1,1 @@
-"""The pictures of the README, and the browser that makes them."""
+"""The site: its pages, what generates and tests them, and the browser that draws pictures."""

@@ -1,4 +1,4 @@
-"""Debian's Chromium without a screen, for the tests of our pages and the pictures in the README."""
+"""Debian's Chromium, headless: for the tests of our pages and the pictures in the documents."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Make the README's pictures: `make pictures RUN=... MODELS=...`."""
+"""Draw the pictures of the documents: `make pictures RUN=... MODELS=...`."""
 
 import argparse
 import os
@@ -16,15 +16,15 @@ from model.run import load_run
 from serving.pages.explanation_page import page
 from serving.server.main import ModelServer
 
-DOCS = Path(__file__).parent
+PICTURES = Path(__file__).parent / "pictures"
 WIDTH = 900
 COLOURS = 255  # of the palette: a picture stays below 200 kB
 EXPLAINED = "A stirring and funny film, but the ending is far too long."
 
 
 def keep(browser: Browser, name: str, most_pixels: int) -> None:
-    """Write docs/NAME.png, with a palette."""
-    path = DOCS / f"{name}.png"
+    """Write docs/pictures/NAME.png, with a palette."""
+    path = PICTURES / f"{name}.png"
     browser.screenshot(path, most_pixels)
     with Image.open(path) as picture:
         small = picture.convert("RGB").quantize(COLOURS)

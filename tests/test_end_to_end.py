@@ -1,7 +1,6 @@
 """The whole line through the real commands, each a process of its own."""
 
 import json
-import shlex
 import socket
 import subprocess
 import sys
@@ -12,9 +11,8 @@ import pytest
 import requests
 
 from clozeline.demo import free_port
+from docs.blocks import curl_requests
 from serving.client import Client
-
-README = Path(__file__).parent.parent / "README.md"
 
 
 def clozeline(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -94,17 +92,12 @@ def test_a_person_reads_a_table(ports: tuple[int, int]) -> None:
     assert done.stderr == ""
 
 
-def curl_lines() -> list[tuple[str, str]]:
-    """The bodies of the README's questions to the pretrained model, and the paths they go to."""
-    lines = README.read_text(encoding="utf-8").splitlines()
-    words = [shlex.split(line) for line in lines if line.startswith("    curl -d ")]
-    asked = [(body, url.partition("/models/books")) for _, _, body, url in words]
-    return [(body, path) for body, (_, of_books, path) in asked if of_books]
-
-
-def test_the_questions_of_the_readme(ports: tuple[int, int]) -> None:
+def test_the_requests_of_the_documents(ports: tuple[int, int]) -> None:
     asked = set()
-    for body, path in curl_lines():
+    for url, body in curl_requests():
+        _, of_books, path = url.partition("/models/books")
+        if not of_books:
+            continue
         url = f"http://127.0.0.1:{ports[0]}/v1/models/line{path}"
         answer = requests.post(url, data=body, timeout=60)
         assert answer.status_code == 200, (body, answer.text)

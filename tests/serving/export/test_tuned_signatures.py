@@ -1,22 +1,19 @@
 """What models answer that were tuned for a task: the same as the Python model, under its labels."""
 
 import json
-import shlex
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from docs.blocks import curl_requests
 from model.bert.network import build_model, weights_by_name
 from model.run import Run, load_run, write_run
 from model.run_config import RunConfig
 from model.tasks.kinds import Task
 from serving.export.golden import Reference, largest_difference
 from serving.export.signatures import DEFAULT, TextModel
-
-README = Path(__file__).parents[3] / "README.md"
 
 TASKS = {
     "reviews": ("classify", Task("single", ("bad", "middling", "good"), takes_pairs=False)),
@@ -25,7 +22,7 @@ TASKS = {
     "names": ("tag", Task("tagging", ("O", "B-PER", "I-PER"), takes_pairs=False)),
     "questions": ("answer", Task("span", (), takes_pairs=True)),
 }
-"""Signature and task by the name that the README's questions give to such a model."""
+"""Signature and task by the name that the requests of the documents give to such a model."""
 
 Answers = dict[str, np.ndarray]
 
@@ -83,11 +80,10 @@ def test_empty_batch_gives_an_empty_answer(tuned: Any) -> None:
         assert value.shape[0] == 0
 
 
-def test_the_questions_of_the_readme(tuned: Any) -> None:
+def test_the_requests_of_the_documents(tuned: Any) -> None:
     name, _, _, signatures = tuned
-    lines = README.read_text(encoding="utf-8").splitlines()
-    words = [shlex.split(line) for line in lines if line.startswith("    curl -d ")]
-    (body,) = [json.loads(w[2]) for w in words if w[3].endswith(f"/v1/models/{name}:predict")]
+    model = f"/v1/models/{name}:predict"
+    (body,) = [json.loads(body) for url, body in curl_requests() if url.endswith(model)]
     assert body["signature_name"] == TASKS[name][0]
     (instance,) = body["instances"]
     inputs = instance if isinstance(instance, dict) else {"text": instance}
