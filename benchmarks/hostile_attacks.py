@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import grpc
 
+from pipeline import schema
+
 HOST = "127.0.0.1"
 _SERVICE = "/tensorflow.serving."
 _MIB = 2**20
@@ -127,8 +129,8 @@ ATTACKS |= {
         8,
         lambda: _json(
             signature_name="predict_ids",
-            inputs={name: [[1] * 100_000] for name in ("input_ids", "input_mask", "segment_ids")}
-            | {"masked_lm_positions": [[1]]},
+            inputs={name: [[1] * 100_000] for name in schema.ENCODER_INPUTS}
+            | {schema.MASKED_LM_POSITIONS: [[1]]},
         ),
     ),
     "JSON: 30 kB, 16 clients": _posts(16, lambda: _filled(b"[]", 30_000)),

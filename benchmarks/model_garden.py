@@ -12,12 +12,13 @@ import numpy as np
 import tyro
 
 from benchmarks.commands import PEERS, environment
+from pipeline import schema
 from pipeline.console import import_quietly, results, table
 from pipeline.inspection import read_records
 from pipeline.manifest import read_manifest
 
 # Model Garden's names of two features; it renames them when it has read them.
-THEIR_NAMES = {"input_ids": "input_word_ids", "segment_ids": "input_type_ids"}
+THEIR_NAMES = {schema.INPUT_IDS: "input_word_ids", schema.SEGMENT_IDS: "input_type_ids"}
 
 
 def main(dataset: tyro.conf.Positional[Path], split: str = "train") -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
+from pipeline import schema
 from pipeline.console import progress, results, table, warn
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.records.serialization import parse_examples
 from pipeline.report import dataset_table, dataset_warnings
-from pipeline.schema import IS_NEXT, MASKED_LM_FEATURES, Pairing
+from pipeline.schema import IS_NEXT, Pairing
 from pipeline.storage.files import crc32c
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import Vocabulary, dataset_vocabulary
@@ -45,9 +46,9 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
         task = bar.add_task("checking", total=total, unit="examples", status="")
         for shard in (shard for shards in manifest.splits.values() for shard in shards):
             for batch in check_shard(dataset, shard, manifest):
-                lengths.update(batch["input_mask"].sum(axis=1).tolist())
+                lengths.update(batch[schema.INPUT_MASK].sum(axis=1).tolist())
                 pieces += np.bincount(text_pieces(batch, vocabulary), minlength=len(pieces))
-                bar.advance(task, len(batch["input_ids"]))
+                bar.advance(task, len(batch[schema.INPUT_IDS]))
     results.print(dataset_table(str(dataset), manifest))
     results.print(length_table(lengths, manifest.max_seq_length))
     entropy = entropy_nats(pieces)
@@ -57,7 +58,7 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
     warnings = dataset_warnings(manifest)
     warn(warnings)
     first = next(read_records(dataset / manifest.splits[split][0].name, manifest))
-    for row in range(min(examples, len(first["input_ids"]))):
+    for row in range(min(examples, len(first[schema.INPUT_IDS]))):
         record = {name: values[row] for name, values in first.items()}
         results.print(decoded(record, vocabulary, manifest.pairing))
     results.print(f"Checked {total:,} examples: checksums, records and counts agree.")
@@ -74,12 +75,13 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
 
 def text_pieces(batch: dict[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
     """Return the original pieces of a batch, int64 [n]: unmasked, without special tokens."""
-    restored = batch["input_ids"].copy()
-    if "masked_lm_weights" in batch:
-        row, slot = np.nonzero(batch["masked_lm_weights"])
-        restored[row, batch["masked_lm_positions"][row, slot]] = batch["masked_lm_ids"][row, slot]
+    restored = batch[schema.INPUT_IDS].copy()
+    if schema.MASKED_LM_WEIGHTS in batch:
+        positions, labels, weights = (batch[name] for name in schema.MASKED_LM_FEATURES)
+        row, slot = np.nonzero(weights)
+        restored[row, positions[row, slot]] = labels[row, slot]
     special = [vocabulary.cls_id, vocabulary.sep_id]
-    return restored[(batch["input_mask"] == 1) & ~np.isin(restored, special)]
+    return restored[(batch[schema.INPUT_MASK] == 1) & ~np.isin(restored, special)]
 
 
 def entropy_nats(counts: np.ndarray) -> float:
@@ -104,7 +106,7 @@ def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dic
         raise InputError(f"{path}: corrupt (its CRC-32C is not the manifest's); make it again")
     examples = 0
     for batch in read_records(path, manifest):
-        examples += len(batch["input_ids"])
+        examples += len(batch[schema.INPUT_IDS])
         yield batch
     if examples != shard.examples:
         raise InputError(f"{path}: {examples:,} records where the manifest says {shard.examples:,}")
@@ -146,17 +148,17 @@ def length_table(lengths: Counter[int], max_seq_length: int) -> Any:
 
 def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:
     """Return one record as colored text: A plain, B cyan, predictions as `label→input piece`."""
-    predictions = (record.get(name, ()) for name in MASKED_LM_FEATURES)
+    predictions = (record.get(name, ()) for name in schema.MASKED_LM_FEATURES)
     labels = {
         int(position): vocabulary.pieces[label]
         for position, label, weight in zip(*predictions, strict=True)
         if weight
     }
-    label = record["next_sentence_labels"][0] if pairing != "none" else IS_NEXT
+    label = record[schema.NEXT_SENTENCE_LABELS][0] if pairing != "none" else IS_NEXT
     text = Text(f"\n{LABELS[pairing][label]}:", style="bold")
-    for position in range(int(record["input_mask"].sum())):
-        piece = vocabulary.pieces[record["input_ids"][position]]
-        style = "cyan" if record["segment_ids"][position] else ""
+    for position in range(int(record[schema.INPUT_MASK].sum())):
+        piece = vocabulary.pieces[record[schema.INPUT_IDS][position]]
+        style = "cyan" if record[schema.SEGMENT_IDS][position] else ""
         if position in labels:
             text.append(f" {labels[position]}→{piece}", style="bold magenta")
         else:

@@ -26,7 +26,18 @@ IS_NEXT, IS_RANDOM, IS_SWAPPED = 0, 1, 1
 or, if the pairing is `sop`, A follows B (as in google-research/albert)."""
 
 
-MASKED_LM_FEATURES = ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights")
+INPUT_IDS, INPUT_MASK, SEGMENT_IDS = "input_ids", "input_mask", "segment_ids"
+MASKED_LM_POSITIONS = "masked_lm_positions"
+MASKED_LM_IDS = "masked_lm_ids"
+MASKED_LM_WEIGHTS = "masked_lm_weights"
+NEXT_SENTENCE_LABELS = "next_sentence_labels"
+# Every other module takes a feature's name from here: a name that is typed twice can be mistyped
+# once, and the two ends then exchange nothing.
+
+ENCODER_INPUTS = (INPUT_IDS, INPUT_MASK, SEGMENT_IDS)
+"""Features that the encoder reads."""
+
+MASKED_LM_FEATURES = (MASKED_LM_POSITIONS, MASKED_LM_IDS, MASKED_LM_WEIGHTS)
 """Features that hold a record's masked-LM targets; the masked pieces are in `input_ids`."""
 
 Kind = Literal["int64", "float32"]
@@ -65,9 +76,9 @@ def record_features(
     next_sentence_labels: int64 [1]. 0 = B follows A, 1 = B is from another document, or swapped.
     """
     features = [
-        Feature("input_ids", "int64", max_seq_length),
-        Feature("input_mask", "int64", max_seq_length),
-        Feature("segment_ids", "int64", max_seq_length),
+        Feature(INPUT_IDS, "int64", max_seq_length),
+        Feature(INPUT_MASK, "int64", max_seq_length),
+        Feature(SEGMENT_IDS, "int64", max_seq_length),
     ]
     if masks == "static":
         kinds: tuple[Kind, ...] = ("int64", "int64", "float32")
@@ -76,5 +87,5 @@ def record_features(
             for name, kind in zip(MASKED_LM_FEATURES, kinds, strict=True)
         ]
     if pairing != "none":
-        features.append(Feature("next_sentence_labels", "int64", 1))
+        features.append(Feature(NEXT_SENTENCE_LABELS, "int64", 1))
     return tuple(features)

@@ -22,6 +22,7 @@ from model.bert.layers import (
     gelu_tanh,
 )
 from model.tasks.kinds import Task
+from pipeline import schema
 
 _ACTIVATIONS: dict[str, Any] = {
     "gelu": "gelu",  # Keras's is exact unless asked
@@ -36,8 +37,6 @@ TASK_HEAD = "task"
 SLOTS = "masked_lm_slots"
 """An input of the pretraining model's `at_slots`."""
 
-ENCODER_INPUTS = ("input_ids", "input_mask", "segment_ids")
-
 
 def _initializer(config: BertConfig) -> keras.initializers.Initializer:
     """Return a fresh initializer: two weights that share one would start from equal numbers."""
@@ -47,6 +46,11 @@ def _initializer(config: BertConfig) -> keras.initializers.Initializer:
 def _dense(config: BertConfig, units: int, name: str, activation: Any = None) -> Any:
     initializer = _initializer(config)
     return keras.layers.Dense(units, activation, kernel_initializer=initializer, name=name)
+
+
+def _encoder_inputs() -> dict[str, Any]:
+    """Return symbolic inputs for the encoder, by name: int32 [B, L] each."""
+    return {name: keras.Input((None,), dtype="int32", name=name) for name in schema.ENCODER_INPUTS}
 
 
 def _embed(config: BertConfig, token_embedding: Any, input_ids: Any, segment_ids: Any) -> Any:
@@ -95,7 +99,7 @@ def build_encoder(config: BertConfig) -> keras.Model:
         sequence_output: float [B, L, H]. A vector for every position.
         pooled_output: float [B, H]. tanh of a dense layer on the first position's vector.
     """
-    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
+    inputs = _encoder_inputs()
     token_embedding = TokenEmbedding(
         config.vocab_size,
         config.hidden_size,
@@ -103,9 +107,9 @@ def build_encoder(config: BertConfig) -> keras.Model:
         dtype="float32",
         name="token_embedding",
     )
-    x = _embed(config, token_embedding, inputs["input_ids"], inputs["segment_ids"])
+    x = _embed(config, token_embedding, inputs[schema.INPUT_IDS], inputs[schema.SEGMENT_IDS])
     for index in range(config.num_hidden_layers):
-        x = _encoder_layer(config, index)(x, padding_mask=inputs["input_mask"])
+        x = _encoder_layer(config, index)(x, padding_mask=inputs[schema.INPUT_MASK])
     pooled = _dense(config, config.hidden_size, "pooled_dense", "tanh")(x[:, 0, :])
     outputs = {"sequence_output": x, "pooled_output": pooled}
     return keras.Model(inputs, outputs, name="encoder")
@@ -123,7 +127,7 @@ def with_intermediates(encoder: keras.Model) -> keras.Model:
     hidden_states, attention_scores = [x], []
     for layer in encoder.layers:
         if isinstance(layer, EncoderLayer):
-            padding_mask = encoder.input["input_mask"]
+            padding_mask = encoder.input[schema.INPUT_MASK]
             x, scores = WithAttentionScores(layer)(x, padding_mask)
             hidden_states.append(x)
             attention_scores.append(scores)
@@ -152,7 +156,7 @@ def at_positions(encoder: keras.Model) -> keras.Model:
     positions = keras.Input((None,), dtype="int32", name="positions")
     first = keras.ops.zeros_like(positions[:, :1])  # what is pooled
     *layers, last = (layer for layer in encoder.layers if isinstance(layer, EncoderLayer))
-    mask = {"padding_mask": encoder.input["input_mask"]}
+    mask = {"padding_mask": encoder.input[schema.INPUT_MASK]}
     x = last(
         layers[-1].output if layers else encoder.get_layer("embeddings_dropout").output,
         **mask,
@@ -175,15 +179,15 @@ def from_token_vectors(encoder: keras.Model) -> keras.Model:
     Outputs, by name: the encoder's.
     """
     size = encoder.get_layer("token_embedding").output.shape[-1]
-    inputs = {name: encoder.input[name] for name in ("input_mask", "segment_ids")}
+    inputs = {name: encoder.input[name] for name in (schema.INPUT_MASK, schema.SEGMENT_IDS)}
     inputs["token_vectors"] = tokens = keras.Input((None, size), name="token_vectors")
     positions = encoder.get_layer("position_embedding")(tokens)
-    segments = encoder.get_layer("segment_embedding")(inputs["segment_ids"])
+    segments = encoder.get_layer("segment_embedding")(inputs[schema.SEGMENT_IDS])
     x = encoder.get_layer("embeddings_add")((tokens, positions, segments))
     x = encoder.get_layer("embeddings_layer_norm")(x)
     for layer in encoder.layers:
         if isinstance(layer, EncoderLayer):
-            x = layer(x, padding_mask=inputs["input_mask"])
+            x = layer(x, padding_mask=inputs[schema.INPUT_MASK])
     pooled = encoder.get_layer("pooled_dense")(x[:, 0, :])
     outputs = {"sequence_output": x, "pooled_output": pooled}
     return keras.Model(inputs, outputs, name="encoder_from_token_vectors")
@@ -204,8 +208,8 @@ class PretrainingModel(keras.Model):
 
     def __init__(self, config: BertConfig) -> None:
         encoder = build_encoder(config)
-        inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
-        positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
+        inputs = _encoder_inputs()
+        positions = keras.Input((None,), dtype="int32", name=schema.MASKED_LM_POSITIONS)
         encoded = at_positions(encoder)({**inputs, "positions": positions})
         masked_lm_head = MaskedLMHead(
             token_embedding=encoder.get_layer("token_embedding"),
@@ -219,7 +223,7 @@ class PretrainingModel(keras.Model):
             "masked_lm_logits": masked_lm_head(at_masks),
             "next_sentence_logits": _dense(config, 2, "next_sentence")(encoded["pooled_output"]),
         }
-        inputs["masked_lm_positions"] = positions
+        inputs[schema.MASKED_LM_POSITIONS] = positions
         super().__init__(inputs=inputs, outputs=outputs, name="pretraining")
         slots = keras.Input((), dtype="int32", name=SLOTS)
         chosen = keras.ops.take(keras.ops.reshape(at_masks, (-1, config.hidden_size)), slots, 0)
@@ -277,7 +281,7 @@ def build_task_model(config: BertConfig, task: Task) -> keras.Model:
             end, C = 2.
     """
     encoder = build_encoder(config)
-    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ENCODER_INPUTS}
+    inputs = _encoder_inputs()
     encoded = encoder(inputs)
     x = encoded["sequence_output" if task.is_per_position else "pooled_output"]
     x = Dropout(config.hidden_dropout_prob, dtype="float32", name="task_dropout")(x)

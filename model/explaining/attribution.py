@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from model.explaining.example import Example
 from model.explaining.questions import Question
+from pipeline import schema
 
 FIRST_POINTS, MOST_POINTS = 16, 512
 """Points on the path: from, and doubled up to."""
@@ -115,7 +116,7 @@ def _differentiable(
         inputs = {
             name: tf.repeat(features, rows, axis=0)
             for name, features in example.features().items()
-            if name != "input_ids"
+            if name != schema.INPUT_IDS
         }
         with tf.GradientTape() as tape:
             tape.watch(vectors)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.run import Run
+from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.schema import CLS, JOINER, MASK, SEP
 from pipeline.text.tokenizer import Tokenizer, build_tokenizer, normalize
@@ -71,9 +72,9 @@ class Example:
         import tensorflow as tf
 
         rows = {
-            "input_ids": self.input_ids,
-            "input_mask": np.ones_like(self.input_ids),
-            "segment_ids": self.segment_ids,
+            schema.INPUT_IDS: self.input_ids,
+            schema.INPUT_MASK: np.ones_like(self.input_ids),
+            schema.SEGMENT_IDS: self.segment_ids,
         }
         return {name: tf.constant(row[np.newaxis], tf.int32) for name, row in rows.items()}
 

@@ -14,6 +14,7 @@ from model.explaining.questions import Kind, Question, questions
 from model.explaining.rollout import attention_rollout
 from model.explaining.steps import Step, worked_steps
 from model.run import Run
+from pipeline import schema
 from pipeline.console import progress
 from pipeline.errors import InputError
 
@@ -131,7 +132,7 @@ def _predictions(
 ) -> list[Prediction]:
     """Return the answers, and why those to the first questions are what they are."""
     encode = from_token_vectors(encoder)
-    vectors = encoder.get_layer("token_embedding")(example.features()["input_ids"])
+    vectors = encoder.get_layer("token_embedding")(example.features()[schema.INPUT_IDS])
     predictions = []
     with progress() as bar:
         total = min(len(asked), MOST_ATTRIBUTED)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from model.explaining.explanation import Explanation, Prediction
+from pipeline import schema
 
 
 def as_plain(explanation: Explanation) -> dict[str, Any]:
@@ -16,8 +17,8 @@ def as_plain(explanation: Explanation) -> dict[str, Any]:
         "notes": list(explanation.notes),
         "pieces": list(example.pieces),
         "written": list(example.written),
-        "input_ids": example.input_ids.tolist(),
-        "segment_ids": example.segment_ids.tolist(),
+        schema.INPUT_IDS: example.input_ids.tolist(),
+        schema.SEGMENT_IDS: example.segment_ids.tolist(),
         "words": example.words,
         "cut_pieces": example.cut_pieces,
         "layer": explanation.layer + 1,

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from pipeline import schema
+
 DEVLIN = "Devlin et al. 2018, https://arxiv.org/abs/1810.04805"
 VASWANI = "Vaswani et al. 2017, https://arxiv.org/abs/1706.03762"
 BA = "Ba et al. 2016, https://arxiv.org/abs/1607.06450"
@@ -67,7 +69,8 @@ def worked_steps(
     recorder = Recorder()
     _embeddings(recorder.add, encoder, features)
     below = inside["hidden_states"][layer]
-    seen = encoder.get_layer(f"transformer_layer_{layer}").inside(below, features["input_mask"])
+    mask = features[schema.INPUT_MASK]
+    seen = encoder.get_layer(f"transformer_layer_{layer}").inside(below, mask)
     _attention(recorder.add, seen, layer, head)
     _feed_forward(recorder.add, seen, layer)
     recorder.add(

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from model.tasks.encoding import NO_LABEL, Encoded
 from model.tasks.kinds import Task
+from pipeline import schema
 
 BATCHES_SORTED = 16
 """Batches, after one another in an epoch, whose examples are dealt out by their length. More would
@@ -193,9 +194,9 @@ class Batches:
         input_mask = positions < self._lengths[rows][:, np.newaxis]
         second = positions >= encoded.first_lengths[rows][:, np.newaxis]
         return {
-            "input_ids": input_ids,
-            "input_mask": input_mask.astype(np.int32),
-            "segment_ids": (input_mask & second).astype(np.int32),
+            schema.INPUT_IDS: input_ids,
+            schema.INPUT_MASK: input_mask.astype(np.int32),
+            schema.SEGMENT_IDS: (input_mask & second).astype(np.int32),
             "task_labels": self._labels(rows, length),
             "example_weights": (rows >= 0).astype(np.float32),
         }

@@ -14,6 +14,7 @@ from model.bert.network import build_task_model
 from model.tasks.encoding import NO_LABEL
 from model.tasks.kinds import Task
 from model.training.losses import Batch, Sums, accuracy, cross_entropy, model_outputs
+from pipeline import schema
 
 LAYER = "transformer_layer_"
 
@@ -105,7 +106,7 @@ class Tuning:
 
     def _span_sums(self, logits: tf.Tensor, batch: Batch, weights: tf.Tensor) -> Sums:
         """Return the mean of the losses of start and end, and how often both are right."""
-        hidden = (1.0 - tf.cast(batch["input_mask"], tf.float32)) * HIDDEN
+        hidden = (1.0 - tf.cast(batch[schema.INPUT_MASK], tf.float32)) * HIDDEN
         scores = [logits[:, :, side] + hidden for side in (0, 1)]  # [B, L]
         labels = tf.unstack(batch["task_labels"], num=2, axis=1)
         losses = [cross_entropy(*pair, weights)[0] for pair in zip(scores, labels, strict=True)]

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.serialization import parse_examples
-from pipeline.schema import MASKED_LM_FEATURES, record_features
+from pipeline.schema import record_features
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import dataset_vocabulary
 
@@ -32,7 +33,7 @@ FILES_AT_ONCE = 8
 RECORDS_IN_TURN = 16
 WINDOW_EXAMPLES = 4096
 
-MASKED_FEATURES = ("input_ids", *MASKED_LM_FEATURES)
+MASKED_FEATURES = (schema.INPUT_IDS, *schema.MASKED_LM_FEATURES)
 """What masking makes of a record's pieces."""
 
 
@@ -193,7 +194,7 @@ def _batches(
             parsed |= masked(parsed, number)
         batch = {name: _narrow(values) for name, values in parsed.items()}
         # Filler has masked pieces, and they do not count either.
-        batch["masked_lm_weights"] *= example_weights[:, tf.newaxis]
+        batch[schema.MASKED_LM_WEIGHTS] *= example_weights[:, tf.newaxis]
         return {**batch, "example_weights": example_weights}
 
     # Full batches only: their shapes are constants, which XLA needs.
@@ -232,9 +233,9 @@ def _masking(
         return [masked[feature.name] for feature in made]
 
     def masked_features(parsed: dict[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
-        input_ids = parsed["input_ids"]
+        input_ids = parsed[schema.INPUT_IDS]
         kinds = [tf.as_dtype(feature.kind) for feature in made]
-        values = tf.numpy_function(mask, [input_ids, parsed["input_mask"], number], kinds)
+        values = tf.numpy_function(mask, [input_ids, parsed[schema.INPUT_MASK], number], kinds)
         return {
             feature.name: tf.ensure_shape(value, [input_ids.shape[0], feature.length])
             for feature, value in zip(made, values, strict=True)

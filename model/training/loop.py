@@ -22,6 +22,7 @@ from model.training.optimizer import OPTIMIZERS, OptimizerSettings, make_schedul
 from model.training.precision import dtype_policy
 from model.training.strategy import is_on_cpu
 from model.training.workers import Workers
+from pipeline import schema
 
 NORM = "gradient_norm"
 """Name of the sum, over steps, of the norm of all gradients before clipping."""
@@ -185,8 +186,8 @@ class Trainer:
         scale = self.loss_scale.value() if self.loss_scale else tf.ones([])
         gradients, sums = self._accumulated(batch, weights, first_example, scale)
         sums |= {
-            POSITIONS: tf.cast(tf.size(batch["input_mask"]), tf.float32),
-            REAL_POSITIONS: tf.reduce_sum(tf.cast(batch["input_mask"], tf.float32)),
+            POSITIONS: tf.cast(tf.size(batch[schema.INPUT_MASK]), tf.float32),
+            REAL_POSITIONS: tf.reduce_sum(tf.cast(batch[schema.INPUT_MASK], tf.float32)),
         }
         if self._sends_bfloat16:
             gradients = [tf.cast(gradient, tf.bfloat16) for gradient in gradients]

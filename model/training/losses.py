@@ -20,6 +20,7 @@ from model.bert.kernels import fused
 from model.bert.network import SLOTS, build_pretraining_model
 from model.tasks.kinds import Head
 from model.training.optimizer import same_for_all
+from pipeline import schema
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -134,8 +135,8 @@ def accuracy(
 def _labels_and_weights(head: Head, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
     """Return a head's labels, int32 [B, P] or [B], and their weights, float32 of the same shape."""
     if head == "masked_lm":
-        return batch["masked_lm_ids"], batch["masked_lm_weights"]
-    return batch["next_sentence_labels"][:, 0], batch["example_weights"]
+        return batch[schema.MASKED_LM_IDS], batch[schema.MASKED_LM_WEIGHTS]
+    return batch[schema.NEXT_SENTENCE_LABELS][:, 0], batch["example_weights"]
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Pretraining:
             is a multiple of `SLOTS_AT_ONCE`, or of a twentieth of B·P where that is more, so
             that there are few shapes to compile for.
         """
-        names = ("masked_lm_ids", "masked_lm_weights")
+        names = (schema.MASKED_LM_IDS, schema.MASKED_LM_WEIGHTS)
         ids, weights = (tf.reshape(batch[name], [-1]) for name in names)
         masked_first = tf.argsort(weights, direction="DESCENDING", stable=True)
         count = tf.math.count_nonzero(weights, dtype=tf.int32)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline import schema
 from pipeline.schema import JOINER, SPECIAL_TOKENS
 from pipeline.text.tokenizer import Vocabulary
 
@@ -136,10 +137,10 @@ def mask_pieces(
     row, slot = np.nonzero(used)
     masked[row, positions[row, slot]] = hidden[row, slot]
     return {
-        "input_ids": masked,
-        "masked_lm_positions": positions.astype(np.int64),
-        "masked_lm_ids": labels.astype(np.int64),
-        "masked_lm_weights": used.astype(np.float32),
+        schema.INPUT_IDS: masked,
+        schema.MASKED_LM_POSITIONS: positions.astype(np.int64),
+        schema.MASKED_LM_IDS: labels.astype(np.int64),
+        schema.MASKED_LM_WEIGHTS: used.astype(np.float32),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline import schema
 from pipeline.schema import IS_NEXT, IS_RANDOM, IS_SWAPPED, Pairing
 
 SPECIAL_PIECES: dict[Pairing, int] = {"nsp": 3, "sop": 3, "none": 2}
@@ -288,8 +289,8 @@ def lay_out(
     np.put_along_axis(input_ids, first_sep, sep_id, axis=1)
     np.put_along_axis(input_ids, last_sep, sep_id, axis=1)
     return {
-        "input_ids": input_ids,
-        "input_mask": (position <= last_sep).astype(np.int64),
-        "segment_ids": ((position > first_sep) & (position <= last_sep)).astype(np.int64),
-        "next_sentence_labels": pairs.next_sentence_labels[:, None],
+        schema.INPUT_IDS: input_ids,
+        schema.INPUT_MASK: (position <= last_sep).astype(np.int64),
+        schema.SEGMENT_IDS: ((position > first_sep) & (position <= last_sep)).astype(np.int64),
+        schema.NEXT_SENTENCE_LABELS: pairs.next_sentence_labels[:, None],
     }

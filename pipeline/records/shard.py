@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline import schema
 from pipeline.corpus.readers import CorpusFormat
 from pipeline.manifest import shard_file
 from pipeline.records.masking import Masker, Masking, record_seeds
@@ -217,17 +218,17 @@ class ShardMaker:
                 pad_id=vocabulary.pad_id,
             )
             if settings.masks == "static":
-                numbers = np.arange(start, start + len(arrays["input_ids"]))
+                numbers = np.arange(start, start + len(arrays[schema.INPUT_IDS]))
                 seeds = record_seeds(f"{settings.seed}/{name}/masks", numbers)
-                arrays |= self._masker(arrays["input_ids"], arrays["input_mask"], seeds)
-                statistics["predictions"] += int(arrays["masked_lm_weights"].sum())
+                arrays |= self._masker(arrays[schema.INPUT_IDS], arrays[schema.INPUT_MASK], seeds)
+                statistics["predictions"] += int(arrays[schema.MASKED_LM_WEIGHTS].sum())
             if settings.pairing != "none":
                 label = "random_next" if settings.pairing == "nsp" else "swapped"
-                statistics[label] += int(arrays["next_sentence_labels"].sum())
+                statistics[label] += int(arrays[schema.NEXT_SENTENCE_LABELS].sum())
             statistics.update(
-                examples=len(arrays["input_ids"]),
-                positions=arrays["input_ids"].size,
-                real_positions=int(arrays["input_mask"].sum()),
+                examples=len(arrays[schema.INPUT_IDS]),
+                positions=arrays[schema.INPUT_IDS].size,
+                real_positions=int(arrays[schema.INPUT_MASK].sum()),
             )
             yield encode_examples(arrays, features)
 

@@ -15,10 +15,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.bert.network import ENCODER_INPUTS, with_intermediates
+from model.bert.network import with_intermediates
 from model.run import Run
 from model.tasks.answers import MAX_ANSWER_WORDS
 from model.tasks.encoding import question_room
+from pipeline import schema
 from pipeline.schema import IS_NEXT, MASK
 from pipeline.text.tokenizer import WordUnit, build_tokenizer
 from serving.export.signatures import DEFAULT, NO_POSITION, OPTIONAL_PAIRS
@@ -101,21 +102,21 @@ class Reference:
     def _about_ids(self, signature: str, names: list[str]) -> Golden:
         """Ask about two texts' ids, padded with ones that are not read."""
         rows = [self._asked(TEXTS[2], PAIRS[1]), self._asked(TEXTS[0])]
-        widest = max(len(row["input_ids"]) for row in rows)
+        widest = max(len(row[schema.INPUT_IDS]) for row in rows)
         inputs = {
             name: np.stack([np.pad(row[name], (0, widest - len(row[name]))) for row in rows])
-            for name in ENCODER_INPUTS
+            for name in schema.ENCODER_INPUTS
         }
-        if "masked_lm_positions" in names:
-            inputs["masked_lm_positions"] = np.array([[3, 1, 2], [2, 4, 0]], np.int32)
-            for row, positions in zip(rows, inputs["masked_lm_positions"], strict=True):
+        if schema.MASKED_LM_POSITIONS in names:
+            inputs[schema.MASKED_LM_POSITIONS] = np.array([[3, 1, 2], [2, 4, 0]], np.int32)
+            for row, positions in zip(rows, inputs[schema.MASKED_LM_POSITIONS], strict=True):
                 row["masked_lm_logits"] = row["every_masked_lm_logits"][positions]
         return Golden(signature, inputs, rows, is_padded=False)
 
     def _ask(self, *texts: str) -> dict[str, Any]:
         """Return everything that any signature answers about a text or pair."""
         row = self._encoded(*texts)
-        features = {name: row[name][np.newaxis] for name in ENCODER_INPUTS}
+        features = {name: row[name][np.newaxis] for name in schema.ENCODER_INPUTS}
         hidden = self._looking_in(features)
         sequence, pooled = hidden["sequence_output"][0].numpy(), hidden["pooled_output"][0].numpy()
         row |= {
@@ -138,7 +139,7 @@ class Reference:
             # The longer one loses its last piece; of two as long as each other, the second.
             max(reversed(segments), key=len).pop()
         joined = self._joined(segments)
-        tokens = [vocabulary.pieces[piece].encode() for piece in joined["input_ids"]]
+        tokens = [vocabulary.pieces[piece].encode() for piece in joined[schema.INPUT_IDS]]
         return joined | {"tokens": np.array(tokens, object), "truncated": np.bool_(truncated)}
 
     def _joined(self, segments: list[list[int]]) -> dict[str, Any]:
@@ -149,9 +150,9 @@ class Reference:
             ids += [*segment, vocabulary.sep_id]
             segment_ids += [number] * (len(segment) + 1)
         return {
-            "input_ids": np.array(ids, np.int32),
-            "input_mask": np.ones(len(ids), np.int32),
-            "segment_ids": np.array(segment_ids, np.int32),
+            schema.INPUT_IDS: np.array(ids, np.int32),
+            schema.INPUT_MASK: np.ones(len(ids), np.int32),
+            schema.SEGMENT_IDS: np.array(segment_ids, np.int32),
         }
 
     def _pieces(self, text: str) -> list[int]:
@@ -212,14 +213,14 @@ class Reference:
     def _logits(self, segments: list[list[int]]) -> np.ndarray:
         """Return the task's logits at every position: float32 [L, C]."""
         features = self._joined(segments)
-        of_model = {name: features[name][np.newaxis] for name in ENCODER_INPUTS}
+        of_model = {name: features[name][np.newaxis] for name in schema.ENCODER_INPUTS}
         return self._model(of_model)["task_logits"][0].numpy()
 
     def _pretrained(self, row: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
-        every = np.arange(len(row["input_ids"]), dtype=np.int32)[np.newaxis]
-        heads = self._model({**features, "masked_lm_positions": every})
+        every = np.arange(len(row[schema.INPUT_IDS]), dtype=np.int32)[np.newaxis]
+        heads = self._model({**features, schema.MASKED_LM_POSITIONS: every})
         logits = heads["masked_lm_logits"][0].numpy()
-        positions = np.flatnonzero(row["input_ids"] == self._run.vocabulary.mask_id)
+        positions = np.flatnonzero(row[schema.INPUT_IDS] == self._run.vocabulary.mask_id)
         following = heads["next_sentence_logits"][0]
         return {
             "every_masked_lm_logits": logits,

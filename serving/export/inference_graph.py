@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.bert.config import BertConfig
-from model.bert.network import ENCODER_INPUTS
+from pipeline import schema
 from serving.export.choices import ServingPrecision
 
 HIDDEN = -1e9
@@ -91,7 +91,7 @@ class Network(tf.Module):
             with_scores: whether the attention scores are asked for.
         """
         encode = self.encoded_with_scores if with_scores else self.encoded
-        return Encoded(*encode(*[features[name] for name in ENCODER_INPUTS]))
+        return Encoded(*encode(*[features[name] for name in schema.ENCODER_INPUTS]))
 
     def _encode(
         self, input_ids: Any, input_mask: Any, segment_ids: Any, *, with_scores: bool = False

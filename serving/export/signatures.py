@@ -12,9 +12,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model.bert.network import ENCODER_INPUTS, weights_by_name
+from model.bert.network import weights_by_name
 from model.run import Run
 from model.tasks.answers import MAX_ANSWER_WORDS
+from pipeline import schema
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
 from serving.export.choices import ServingPrecision
@@ -100,7 +101,8 @@ class TextModel(tf.Module):
         described["embed_tokens"] = (self.embed_tokens, both)
         described["attention"] = (self.attention, both)
         described["tokenize"] = (self.tokenize, both)
-        names = [*ENCODER_INPUTS, *(["masked_lm_positions"] if "masked_lm" in self._heads else [])]
+        positions = [schema.MASKED_LM_POSITIONS] if "masked_lm" in self._heads else []
+        names = [*schema.ENCODER_INPUTS, *positions]
         ids = [tf.TensorSpec([None, None], tf.int32, name=name) for name in names]
         described["predict_ids"] = (self.predict_ids, ids)
         return described
@@ -135,7 +137,7 @@ class TextModel(tf.Module):
         return self._filled(self.texts.encode_pairs(text, text_pair, optional=True))
 
     def _filled(self, encoding: Encoding) -> dict[str, Any]:
-        positions = self._mask_positions(encoding.features["input_ids"])  # [B, M]
+        positions = self._mask_positions(encoding.features[schema.INPUT_IDS])  # [B, M]
         encoded = self.network.encode(encoding.features)
         logits = self.network.masked_lm(encoded.sequence_output, tf.maximum(positions, 0))
         best, ids = tf.math.top_k(tf.nn.softmax(logits), min(TOP_K, self._run.config.vocab_size))
@@ -347,7 +349,7 @@ class TextModel(tf.Module):
         """
         encoding = self.texts.encode_pairs(text, text_pair, optional=True)
         encoded = self.network.encode(encoding.features)
-        is_real = tf.cast(encoding.features["input_mask"], tf.float32)[:, :, tf.newaxis]
+        is_real = tf.cast(encoding.features[schema.INPUT_MASK], tf.float32)[:, :, tf.newaxis]
         return {
             "tokens": self.texts.tokens(encoding),
             "vectors": encoded.sequence_output * is_real,
@@ -355,7 +357,7 @@ class TextModel(tf.Module):
         }
 
     def _vectors(self, encoding: Encoding, encoded: Encoded) -> dict[str, Any]:
-        weights = tf.cast(encoding.features["input_mask"], tf.float32)[:, :, tf.newaxis]
+        weights = tf.cast(encoding.features[schema.INPUT_MASK], tf.float32)[:, :, tf.newaxis]
         summed = tf.reduce_sum(encoded.sequence_output * weights, axis=1)
         return {
             "pooled": encoded.pooled_output,
@@ -378,7 +380,7 @@ class TextModel(tf.Module):
         """
         encoding = self.texts.encode_pairs(text, text_pair, optional=True)
         scores = self.network.encode(encoding.features, with_scores=True).attention_scores
-        is_real = tf.cast(encoding.features["input_mask"], tf.float32)
+        is_real = tf.cast(encoding.features[schema.INPUT_MASK], tf.float32)
         return {
             "tokens": self.texts.tokens(encoding),
             "scores": scores * is_real[:, tf.newaxis, tf.newaxis, :, tf.newaxis],
@@ -433,16 +435,16 @@ class TextModel(tf.Module):
         values = (input_ids, input_mask, segment_ids)
         given = {
             name: tf.ensure_shape(ids, [None, None])
-            for name, ids in zip(ENCODER_INPUTS, values, strict=True)
+            for name, ids in zip(schema.ENCODER_INPUTS, values, strict=True)
         }
-        lengths = _lengths_without_filler(given["input_ids"], self._run.vocabulary.cls_id)
+        lengths = _lengths_without_filler(given[schema.INPUT_IDS], self._run.vocabulary.cls_id)
         checks = self._checks_of_ids(given)
         if masked_lm_positions is not None:
             positions = tf.ensure_shape(masked_lm_positions, [None, None])
             checks.append(_check_positions(positions, lengths))
         with tf.control_dependencies(checks):
             features = {name: _with_columns(ids) for name, ids in given.items()}
-        is_filler = tf.range(tf.shape(features["input_ids"])[1]) >= lengths[:, tf.newaxis]
+        is_filler = tf.range(tf.shape(features[schema.INPUT_IDS])[1]) >= lengths[:, tf.newaxis]
         features = {name: tf.where(is_filler, 0, ids) for name, ids in features.items()}
         encoded = self.network.encode(features)
         sequence_output = _without(is_filler, encoded.sequence_output)
@@ -462,9 +464,11 @@ class TextModel(tf.Module):
         """Return operations that fail unless the network can read the inputs, int32 [B, L] each."""
         config = self._run.config
         limits = {
-            "input_ids": config.vocab_size, "input_mask": 2, "segment_ids": config.type_vocab_size,
-        }  # fmt: skip
-        shape = tf.shape(given["input_ids"])
+            schema.INPUT_IDS: config.vocab_size,
+            schema.INPUT_MASK: 2,
+            schema.SEGMENT_IDS: config.type_vocab_size,
+        }
+        shape = tf.shape(given[schema.INPUT_IDS])
         return [
             tf.debugging.assert_less_equal(
                 shape[1],
@@ -495,7 +499,7 @@ def _check_positions(positions: Any, lengths: Any) -> Any:
     )
     with tf.control_dependencies([has_rows]):
         limits = lengths[:, tf.newaxis]
-    return _check_range("masked_lm_positions", positions, limits)
+    return _check_range(schema.MASKED_LM_POSITIONS, positions, limits)
 
 
 def _lengths_without_filler(input_ids: Any, cls_id: int) -> Any:

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from model.tasks.encoding import question_room
+from pipeline import schema
 from pipeline.schema import MASK
 from pipeline.text.tokenizer import Vocabulary, WordUnit, build_tokenizer
 
@@ -101,8 +102,8 @@ class TextEncoder(tf.Module):
 
     def tokens(self, encoding: Encoding) -> Any:
         """Return the piece at each position, string [B, L]; "" for padding."""
-        is_real = tf.cast(encoding.features["input_mask"], tf.bool)
-        return tf.where(is_real, tf.gather(self._pieces, encoding.features["input_ids"]), "")
+        is_real = tf.cast(encoding.features[schema.INPUT_MASK], tf.bool)
+        return tf.where(is_real, tf.gather(self._pieces, encoding.features[schema.INPUT_IDS]), "")
 
     def pieces(self, ids: Any) -> Any:
         """Return the pieces of ids, string of the same shape."""
@@ -148,9 +149,9 @@ class TextEncoder(tf.Module):
         end_of_first = tf.cast(kept[0] + 2, tf.int32)[:, tf.newaxis]
         end = end_of_first + tf.cast(kept[1] + last.row_lengths(), tf.int32)[:, tf.newaxis]
         return {
-            "input_ids": input_ids,
-            "input_mask": tf.cast(columns < end, tf.int32),
-            "segment_ids": tf.cast((columns >= end_of_first) & (columns < end), tf.int32),
+            schema.INPUT_IDS: input_ids,
+            schema.INPUT_MASK: tf.cast(columns < end, tf.int32),
+            schema.SEGMENT_IDS: tf.cast((columns >= end_of_first) & (columns < end), tf.int32),
         }
 
     def encode_words(self, text: Any) -> tuple[Encoding, Words]:
@@ -215,7 +216,7 @@ class TextEncoder(tf.Module):
         texts, starts, limits, of_pieces = words
         before = _ragged(tf.fill([tf.reduce_sum(offset)], NO_WORD), offset)
         at = tf.concat([before, _first(of_pieces, kept)], axis=1).to_tensor(NO_WORD)
-        missing = tf.shape(features["input_ids"])[1] - tf.shape(at)[1]
+        missing = tf.shape(features[schema.INPUT_IDS])[1] - tf.shape(at)[1]
         at = tf.pad(at, [[0, 0], [0, missing]], constant_values=NO_WORD)
         dense = (part.to_tensor() for part in (texts, starts, limits))
         texts, starts, limits = dense

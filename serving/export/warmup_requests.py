@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from pipeline import schema
 from pipeline.text.tokenizer import Vocabulary
 
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
@@ -50,10 +51,10 @@ def example_inputs(
     values: dict[str, Any] = {
         "text": np.array(list(islice(cycle(TEXTS), batch_size)), object),
         "text_pair": np.array(list(islice(cycle(PAIRS), batch_size)), object),
-        "input_ids": np.array([row] * batch_size, np.int32),
-        "input_mask": np.ones([batch_size, len(row)], np.int32),
-        "segment_ids": np.zeros([batch_size, len(row)], np.int32),
-        "masked_lm_positions": np.array([[1]] * batch_size, np.int32),
+        schema.INPUT_IDS: np.array([row] * batch_size, np.int32),
+        schema.INPUT_MASK: np.ones([batch_size, len(row)], np.int32),
+        schema.SEGMENT_IDS: np.zeros([batch_size, len(row)], np.int32),
+        schema.MASKED_LM_POSITIONS: np.array([[1]] * batch_size, np.int32),
     }
     return {name: values[name] for name in names}
 

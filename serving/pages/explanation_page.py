@@ -15,6 +15,7 @@ import numpy as np
 from model.explaining.explanation import Explanation
 from model.explaining.plain import prediction_as_plain
 from model.explaining.steps import Step
+from pipeline import schema
 from pipeline.storage.strict_json import to_json
 
 PAGES = resources.files("serving") / "pages"
@@ -69,8 +70,8 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "notes": explanation.notes,
         "pieces": example.pieces,
         "written": example.written,
-        "input_ids": example.input_ids.tolist(),
-        "segment_ids": example.segment_ids.tolist(),
+        schema.INPUT_IDS: example.input_ids.tolist(),
+        schema.SEGMENT_IDS: example.segment_ids.tolist(),
         "is_special": example.is_special.tolist(),
         "words": example.words,
         "layers": layers,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.bert.config import BertConfig
-from model.bert.network import ENCODER_INPUTS, build_model, weights_by_name
+from model.bert.network import build_model, weights_by_name
 from model.run import load_run, write_run
 from model.run_config import DatasetFacts, RunConfig, TextFacts, read_config
 from model.tasks.kinds import Task
@@ -20,6 +20,7 @@ from model.training.metrics_file import Metrics
 from model.training.start import open_run
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import read_manifest, sha256
+from pipeline.schema import ENCODER_INPUTS
 
 TRAINING = TrainingConfig(
     steps=9, batch_size=8, learning_rate=0.5, warmup_steps=3, weight_decay=0.25, seed=6
