@@ -4,6 +4,7 @@ import ipaddress
 import re
 
 from pipeline.errors import InputError
+from serving.tf_serving import REST_PORT
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@\[\]]+):(?P<port>[0-9]{1,5})")
 MAX_PORT = 65535
@@ -17,7 +18,7 @@ def checked_address(flag: str, text: str) -> str:
     """
     found = _ADDRESS.fullmatch(text)
     if not found or not 1 <= int(found["port"]) <= MAX_PORT or not is_host(found["host"]):
-        raise InputError(f"{flag} {text!r}: expected HOST:PORT, such as 127.0.0.1:8501")
+        raise InputError(f"{flag} {text!r}: expected HOST:PORT, such as 127.0.0.1:{REST_PORT}")
     return text
 
 

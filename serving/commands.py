@@ -18,9 +18,7 @@ from serving.export.choices import (
     ServerVersion,
     ServingPrecision,
 )
-
-MAX_VERSION = (1 << 63) - 1
-"""TensorFlow Serving's version numbers are int64."""
+from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, version_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +81,9 @@ class Serve(Command):
     which names folders, which versions are served, and labels of versions."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 opens the server to the network."""
-    rest_port: int = 8501
+    rest_port: int = REST_PORT
     """Port of the REST API; 0 takes a free one (embedded server)."""
-    grpc_port: int = 8500
+    grpc_port: int = GRPC_PORT
     """Port of the gRPC API; 0 takes a free one (embedded server)."""
     embedded: bool = False
     """Run the embedded server even where `tensorflow_model_server` is installed."""
@@ -190,7 +188,9 @@ class Query(Command):
         for flag, name in (("--model", self.model), ("--version", self.version)):
             if name is not None and not (name and name.isprintable()):
                 raise InputError(f"{flag} {name!a}: expected a name")
-        if self.version and self.version.isdecimal() and int(self.version) > MAX_VERSION:
+        version = self.version or ""
+        is_number = version.isascii() and version.isdigit()
+        if is_number and version_number(version) is None:
             raise InputError(f"--version {self.version}: must be at most {MAX_VERSION}")
 
     def run(self) -> dict[str, Any]:
@@ -198,15 +198,16 @@ class Query(Command):
         from pipeline.console import results
         from serving.client.answers import ask, show
 
-        server = self.server or f"127.0.0.1:{8500 if self.grpc else 8501}"
+        server = self.server or f"127.0.0.1:{GRPC_PORT if self.grpc else REST_PORT}"
         version = self.version
+        number = version_number(version) if version else None
         answer = ask(
             server,
             self.model,
             self.text,
             over_grpc=self.grpc,
             signature=self.signature,
-            version=int(version) if version and version.isdecimal() else version,
+            version=version if number is None else number,
         )
         results.print(show(self.text, answer))
         return answer

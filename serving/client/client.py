@@ -19,6 +19,7 @@ from urllib3.util import Retry
 
 from pipeline.errors import InputError, JobError
 from serving.addresses import is_host
+from serving.tf_serving import DEFAULT_SIGNATURE, GRPC_PORT, MAX_MESSAGE_BYTES, REST_PORT
 
 if TYPE_CHECKING:
     import grpc
@@ -51,11 +52,9 @@ _REFUSED_CODES = {
     "FAILED_PRECONDITION",
     "OUT_OF_RANGE",
 }
-_DEFAULT_SIGNATURE = "serving_default"
 _INIT_OP = "__saved_model_init_op"  # stands among the signatures, and is none
 _BYTES_SUFFIX = "_bytes"  # string outputs with such a name are bytes, not text
 _TRIES = 4
-_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _MAX_MESSAGE_CHARS = 2000
 _POLL_SECS = 0.2
 _GRPC_RETRIES = {
@@ -141,7 +140,7 @@ class _BaseClient(ABC):
             RequestError: the server refused the request as wrong.
             ServerError: the server cannot be reached, failed, or sent no usable answer.
         """
-        name = signature or _DEFAULT_SIGNATURE
+        name = signature or DEFAULT_SIGNATURE
         known = self.signatures(model, version)
         if name not in known:
             only = ", ".join(sorted(known))
@@ -245,7 +244,9 @@ class Client(_BaseClient):
         InputError: `rest` is not an HTTP URL.
     """
 
-    def __init__(self, rest: str = "http://127.0.0.1:8501", timeout_secs: float = 60.0) -> None:
+    def __init__(
+        self, rest: str = f"http://127.0.0.1:{REST_PORT}", timeout_secs: float = 60.0
+    ) -> None:
         super().__init__(_checked_netloc(rest), timeout_secs)
         self._base = rest.rstrip("/") + "/v1/models/"
         # Its warning at every further try would stand before our one line.
@@ -336,7 +337,7 @@ class Client(_BaseClient):
 class GrpcClient(_BaseClient):
     """A client of the gRPC API. Connections that fail are tried again a few times."""
 
-    def __init__(self, target: str = "127.0.0.1:8500", timeout_secs: float = 60.0) -> None:
+    def __init__(self, target: str = f"127.0.0.1:{GRPC_PORT}", timeout_secs: float = 60.0) -> None:
         # Imported here: TensorFlow takes seconds, and the REST client does without it.
         import grpc
         from tensorflow_serving.apis import (
@@ -346,8 +347,8 @@ class GrpcClient(_BaseClient):
 
         super().__init__(target, timeout_secs)
         options = [
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.service_config", json.dumps(_GRPC_RETRIES)),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
@@ -445,7 +446,7 @@ def _checked_netloc(rest: str) -> str:
             return parts.netloc
     except ValueError:  # most of the errors of requests about URLs are such
         pass
-    raise InputError(f"server {rest!r}: expected a URL such as http://127.0.0.1:8501")
+    raise InputError(f"server {rest!r}: expected a URL such as http://127.0.0.1:{REST_PORT}")
 
 
 def _path(model: str, version: Version) -> str:

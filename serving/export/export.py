@@ -12,10 +12,11 @@ from pipeline.storage.locks import only_writer, staging
 from serving.export import gate
 from serving.export.choices import TOLERANCES, ServerVersion, ServingPrecision
 from serving.export.golden import Reference
-from serving.export.server_configs import versions_of, write_configs
+from serving.export.server_configs import write_configs
 from serving.export.signatures import TextModel
 from serving.export.stock_ops import check_ops
-from serving.export.warmup_requests import WARM_UP, write_warm_up
+from serving.export.warmup_requests import write_warm_up
+from serving.tf_serving import WARM_UP_FILE, next_version
 
 PUBLISHING_SECS = 60.0
 """How long to wait while another export renames its version and writes the configurations."""
@@ -68,14 +69,13 @@ def export_run(
     with writing(given), staging(model_path, ".export-") as temporary:
         with writing(given, tf.errors.OpError):
             tf.saved_model.save(module, str(temporary), signatures=signatures)
-            write_warm_up(temporary / WARM_UP, model_path.name, signatures, run.vocabulary)
+            write_warm_up(temporary / WARM_UP_FILE, model_path.name, signatures, run.vocabulary)
         check_ops(temporary, server)
         goldens = Reference(run, model).golden(signatures)
         labels = run.task.labels if run.task else ()
         difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision], labels)
         # Another export may be about to take the same number.
         with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
-            version = max(versions_of(model_path), default=0) + 1
-            path = publish(temporary, model_path / str(version))
+            path = publish(temporary, model_path / str(next_version(model_path)))
             write_configs(model_path)
     return Exported(path, tuple(signatures), difference)

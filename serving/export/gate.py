@@ -25,7 +25,7 @@ from pipeline.storage.tfrecords import read_records
 from pipeline.text.tokenizer import Vocabulary
 from serving.export.choices import FROZEN_WEIGHTS
 from serving.export.golden import Golden, largest_difference
-from serving.export.warmup_requests import WARM_UP
+from serving.tf_serving import WARM_UP_FILE
 
 _PROGRAM = Path(__file__).parent / "fresh_process.py"
 
@@ -53,7 +53,7 @@ def check(
         JobError: the model cannot be loaded or run, or an answer differs by more.
     """
     requests = [(golden.signature, dict(golden.inputs)) for golden in goldens]
-    requests += _warm_up_requests(saved_model / WARM_UP)
+    requests += _warm_up_requests(saved_model / WARM_UP_FILE)
     answers = _answers(saved_model, requests)
     worst = 0.0
     for number, golden in enumerate(goldens):

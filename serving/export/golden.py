@@ -22,7 +22,8 @@ from model.tasks.encoding import question_room
 from pipeline import schema
 from pipeline.schema import IS_NEXT, MASK
 from pipeline.text.tokenizer import WordUnit, build_tokenizer
-from serving.export.signatures import DEFAULT, NO_POSITION, OPTIONAL_PAIRS
+from serving.export.signatures import NO_POSITION, OPTIONAL_PAIRS
+from serving.tf_serving import DEFAULT_SIGNATURE
 
 TEXTS = (
     "The [MASK] barked.",
@@ -77,7 +78,8 @@ class Reference:
             names = [spec.name for spec in function.input_signature]
             if "text" in names:
                 # The default signature is another one's function.
-                kind = next(n for n, f in signatures.items() if f is function and n != DEFAULT)
+                named = (name for name, other in signatures.items() if other is function)
+                kind = next(name for name in named if name != DEFAULT_SIGNATURE)
                 goldens.append(self._about_texts(signature, kind, names))
             else:
                 goldens.append(self._about_ids(signature, names))

@@ -15,6 +15,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline.storage.files import write_atomically
 from serving.export.warmup_requests import BATCH_SIZES
+from serving.tf_serving import MONITORING_CONFIG, versions_of
 
 BATCHING, MODELS, MONITORING = "batching.config", "models.config", "monitoring.config"
 
@@ -31,11 +32,6 @@ num_batch_threads {{ value: 2 }}
 pad_variable_length_inputs: true
 """
 
-_MONITORING = """\
-# GET /monitoring/prometheus/metrics
-prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
-"""
-
 
 def write_configs(model_path: Path) -> None:
     """Write the three files; what a person changed in them stays.
@@ -46,16 +42,11 @@ def write_configs(model_path: Path) -> None:
     Args:
         model_path: models/NAME, with its versions in it.
     """
-    for name, text in ((BATCHING, _BATCHING), (MONITORING, _MONITORING)):
+    for name, text in ((BATCHING, _BATCHING), (MONITORING, MONITORING_CONFIG)):
         if not (model_path / name).exists():
             write_atomically(model_path / name, text.encode())
-    config = models_config(model_path, versions_of(model_path), _stable(model_path))
+    config = models_config(model_path, [*versions_of(model_path)], _stable(model_path))
     write_atomically(model_path / MODELS, config.encode())
-
-
-def versions_of(model_path: Path) -> list[int]:
-    """Return the versions that there are, ascending."""
-    return sorted(int(path.name) for path in model_path.iterdir() if path.name.isdecimal())
 
 
 def _stable(model_path: Path) -> int | None:

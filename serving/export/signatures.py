@@ -27,8 +27,7 @@ from serving.export.text_graph import (
     TextEncoder,
     graph_function,
 )
-
-DEFAULT = "serving_default"
+from serving.tf_serving import DEFAULT_SIGNATURE
 
 OPTIONAL_PAIRS = ("fill_mask_pair", "embed_tokens", "attention", "tokenize")
 """Signatures where an empty second text means that there is none."""
@@ -77,7 +76,7 @@ class TextModel(tf.Module):
         """Return the function of each signature by name: what the run has learned to do."""
         functions = {name: graph_function(*args) for name, args in self._described().items()}
         default = next(name for name in (*_DEFAULTS, "embed") if name in functions)
-        return {DEFAULT: functions[default], **functions}
+        return {DEFAULT_SIGNATURE: functions[default], **functions}
 
     def _described(self) -> dict[str, tuple[Answers, list[tf.TensorSpec]]]:
         """Return each signature's method and inputs by name."""

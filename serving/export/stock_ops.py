@@ -12,6 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from pipeline.errors import InputError
 from serving.export.choices import ServerVersion
+from serving.tf_serving import SAVED_MODEL
 
 _LISTS = Path(__file__).parent / "op_lists"
 
@@ -49,7 +50,7 @@ def check_ops(saved_model: Path, server: ServerVersion) -> None:
         InputError: an operation, an attribute of one, or the graph's version is unknown to it.
     """
     stock = StockOps.of(server)
-    data = (saved_model / "saved_model.pb").read_bytes()
+    data = (saved_model / SAVED_MODEL).read_bytes()
     refused = f"TensorFlow Serving {server} cannot run this model: "
     for meta_graph in saved_model_pb2.SavedModel.FromString(data).meta_graphs:
         graph = meta_graph.graph_def

@@ -16,9 +16,6 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from pipeline import schema
 from pipeline.text.tokenizer import Vocabulary
 
-WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
-"""Where a model server looks for them."""
-
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 """Rows of the requests, and the batches that a server makes of its clients' requests.
 

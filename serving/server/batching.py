@@ -24,6 +24,7 @@ from serving.server.callers import current_caller
 from serving.server.metrics import Metrics
 from serving.server.signature_spec import Arrays, Signature, size_bytes
 from serving.server.status import ServingError, invalid
+from serving.tf_serving import MAX_MESSAGE_BYTES
 
 RunNow = Callable[[Signature, Arrays], Arrays]
 
@@ -165,7 +166,7 @@ class Batcher:
         run: RunNow,
         options: BatchingOptions,
         metrics: Metrics,
-        max_output_bytes: int = 64 * 1024 * 1024,
+        max_output_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._run = run
         self._max_output_bytes = max_output_bytes

@@ -27,8 +27,9 @@ from serving.server.backend import Backend
 from serving.server.json_answer import number_text, string_text
 from serving.server.json_values import Json, converter, is_base64, json_type, quoted
 from serving.server.loading import Servable
-from serving.server.signature_spec import DEFAULT_SIGNATURE, Arrays
+from serving.server.signature_spec import Arrays
 from serving.server.status import ServingError, invalid, shortened
+from serving.tf_serving import DEFAULT_SIGNATURE
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _KINDS = {CLASSIFY: "classification", REGRESS: "regression"}

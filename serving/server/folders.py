@@ -1,6 +1,5 @@
 """What lies on disk: models and their versions, as NAME/VERSION/saved_model.pb."""
 
-import re
 from pathlib import Path
 
 from grpc import StatusCode
@@ -8,8 +7,7 @@ from grpc import StatusCode
 from pipeline.errors import InputError
 from serving.server.config_files import ModelConfig, read_models_config
 from serving.server.status import ServingError
-
-SAVED_MODEL = "saved_model.pb"
+from serving.tf_serving import SAVED_MODEL, versions_of
 
 
 def read_models(source: Path) -> list[ModelConfig]:
@@ -21,17 +19,6 @@ def read_models(source: Path) -> list[ModelConfig]:
     if source.is_file():
         return read_models_config(source)
     return [ModelConfig(path.name, path) for path in model_dirs(source)]
-
-
-def versions_of(model_dir: Path) -> dict[int, Path]:
-    """Return the version directories of a model: those with a whole number for a name."""
-    if not model_dir.is_dir():
-        return {}
-    return {
-        int(child.name): child
-        for child in model_dir.iterdir()
-        if re.fullmatch("[0-9]{1,18}", child.name) and child.is_dir()
-    }
 
 
 def model_dirs(base: Path) -> list[Path]:

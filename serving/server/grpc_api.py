@@ -32,9 +32,10 @@ from serving.server.grpc_admission import Admission, thread_count
 from serving.server.limits import Limits
 from serving.server.loading import Servable
 from serving.server.models import Repository
-from serving.server.signature_spec import DEFAULT_SIGNATURE, Signature
+from serving.server.signature_spec import Signature
 from serving.server.status import ServingError, invalid, shortened
 from serving.server.tensors import arrays_from_protos, message_bytes, write_array
+from serving.tf_serving import DEFAULT_SIGNATURE
 
 _log = logging.getLogger(__name__)
 _MESSAGE_CHARS = 1024

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.console import notes
 from pipeline.errors import InputError
+from serving.tf_serving import MONITORING_CONFIG, SAVED_MODEL, versions_of
 
 REAL_SERVER = "tensorflow_model_server"
 ALL_ADDRESSES = "0.0.0.0"
@@ -16,8 +17,6 @@ ALL_ADDRESSES = "0.0.0.0"
 REST_THREADS = 32
 """Threads of the real server's REST API. A thread waits for its request's answer, so that its
 default, 4 a core, caps a batch at 8 rows on 2 cores; this many can fill a batch of 32."""
-
-_METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ def exec_real_server(program: str, settings: ServeSettings) -> None:
             )
     models = settings.models
     config = models if models.is_file() else _temporary_file(_folder_config(models))
-    monitoring = _temporary_file(f'prometheus_config {{ enable: true path: "{_METRICS_PATH}" }}\n')
+    monitoring = _temporary_file(MONITORING_CONFIG)
     notes.print(
         f"{program} serves {models} on all addresses: REST on port {settings.rest_port}, gRPC on "
         f"{settings.grpc_port}; --embedded runs the embedded server.",
@@ -150,13 +149,18 @@ num_batch_threads {{ value: {SERVE_DEFAULT.num_batch_threads} }}
 
 
 def _folder_config(models: Path) -> str:
-    names = sorted({path.parts[-3] for path in models.glob("*/[0-9]*/saved_model.pb")})
+    folders = sorted(models.iterdir()) if models.is_dir() else []
+    names = [folder.name for folder in folders if _has_model(folder)]
     if not names:
         raise InputError(
-            f"--models {models}: no NAME/VERSION/saved_model.pb in it; "
+            f"--models {models}: no NAME/VERSION/{SAVED_MODEL} in it; "
             f"make one with clozeline export --output {models}/NAME"
         )
     return models_config(models.resolve(), names)
+
+
+def _has_model(model_path: Path) -> bool:
+    return any((path / SAVED_MODEL).is_file() for path in versions_of(model_path).values())
 
 
 def _temporary_file(text: str) -> str:

@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from serving.tf_serving import MAX_MESSAGE_BYTES
+
 PIECE_BYTES = 64 * 1024
 """What of an answer is handed over to a connection at a time."""
 
@@ -12,7 +14,7 @@ class Limits:
     """Bounds on memory, on threads, on waiting, and on what requests may ask for."""
 
     # Largest answer, and bound of what a request may become in memory.
-    max_message_bytes: int = 64 * 1024 * 1024
+    max_message_bytes: int = MAX_MESSAGE_BYTES
     # Largest request: body (REST, before and after decompression) or message (gRPC).
     max_body_bytes: int = 4 * 1024 * 1024
     # Bytes of requests and answers that the server holds at a time, over all clients.

@@ -11,12 +11,13 @@ import tensorflow_text  # noqa: F401  (registers the ops that text models are ma
 from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from serving.server.folders import SAVED_MODEL, check_regular, fingerprint
+from serving.server.folders import check_regular, fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
 from serving.server.signature_spec import Signature, signature_from
 from serving.server.status import ServingError, from_tensorflow
 from serving.server.warmup_replay import warm_up
+from serving.tf_serving import SAVED_MODEL
 
 _SERVE_TAG = "serve"
 

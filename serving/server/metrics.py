@@ -1,4 +1,4 @@
-"""What monitoring reads at /monitoring/prometheus/metrics, under TensorFlow Serving's names."""
+"""What monitoring reads from a server, under TensorFlow Serving's names."""
 
 import re
 from collections.abc import Sequence
@@ -11,8 +11,6 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-
-PATH = "/monitoring/prometheus/metrics"
 
 # The library puts `_total` behind the names of counters; TensorFlow Serving's have none.
 _TOTAL = re.compile(r"^((?:# (?:HELP|TYPE) )?:[\w:]+)_total(?=[ {])", re.MULTILINE)

@@ -10,10 +10,11 @@ from grpc import StatusCode
 from pipeline.console import notes
 from pipeline.errors import InputError
 from serving.server.config_files import ModelConfig
-from serving.server.folders import fingerprint, read_models, versionless_dirs, versions_of
+from serving.server.folders import fingerprint, read_models, versionless_dirs
 from serving.server.loading import Loader, Servable, loaded_once
 from serving.server.memory import collect_all
 from serving.server.status import ServingError, invalid, shortened
+from serving.tf_serving import versions_of
 
 
 @dataclass(frozen=True)

@@ -45,18 +45,17 @@ from serving.server.json_answer import error_answer, predict_answer
 from serving.server.json_request import Layout, parse_document, read_inputs, signature_name
 from serving.server.limits import PIECE_BYTES
 from serving.server.loading import Servable
-from serving.server.metrics import PATH as METRICS_PATH
 from serving.server.origins import NOSNIFF, KnownHosts, OriginCheck
 from serving.server.playground import playground_routes
-from serving.server.signature_spec import DEFAULT_SIGNATURE, Arrays, Signature, size_bytes
+from serving.server.signature_spec import Arrays, Signature, size_bytes
 from serving.server.status import HTTP_STATUS, ServingError, invalid, shortened
+from serving.tf_serving import DEFAULT_SIGNATURE, METRICS_PATH, version_number
 
 _log = logging.getLogger(__name__)
 
 _WHICH = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _ASK = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?P<metadata>/metadata)?", re.I)
 _RUN = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<verb>classify|regress|predict)", re.I)
-_MAX_VERSION = 2**63 - 1
 # Compressed JSON of ids and masks reaches a ratio of 100; a bomb of one repeated byte, 1,000.
 _MAX_RATIO = 200
 _RATIO_FROM_BYTES = 1024 * 1024
@@ -343,9 +342,10 @@ def _target(scope: Scope) -> str:
 def _version(match: re.Match[str]) -> int | None:
     if match["version"] is None:
         return None
-    if len(match["version"]) > 19 or int(match["version"]) > _MAX_VERSION:
+    number = version_number(match["version"])
+    if number is None:
         raise _VersionTooLargeError
-    return int(match["version"])
+    return number
 
 
 def _check_media_type(content_type: str) -> None:

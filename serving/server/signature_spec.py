@@ -12,7 +12,6 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.server.status import invalid, shortened
 
-DEFAULT_SIGNATURE = "serving_default"
 MAX_RANK = 64  # of NumPy's arrays; TensorFlow itself has 254
 Arrays = dict[str, np.ndarray]  # by name; strings are objects of bytes
 Shape = tuple[int, ...]

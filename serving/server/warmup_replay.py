@@ -9,11 +9,11 @@ from tensorflow_serving.apis import prediction_log_pb2
 from pipeline.errors import InputError
 from pipeline.storage.tfrecords import read_records
 from serving.server.runner import Runner
-from serving.server.signature_spec import DEFAULT_SIGNATURE, Signature
+from serving.server.signature_spec import Signature
 from serving.server.status import invalid
 from serving.server.tensors import arrays_from_protos
+from serving.tf_serving import DEFAULT_SIGNATURE, WARM_UP_FILE
 
-WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 _MAX_RECORDS = 1000
 
 
@@ -24,7 +24,7 @@ def warm_up(version_dir: Path, signatures: dict[str, Signature], runner: Runner)
         ServingError: a record does not parse or cannot be run. As in TensorFlow Serving, such a
             version does not get served.
     """
-    path = version_dir / WARMUP_FILE
+    path = version_dir / WARM_UP_FILE
     if not path.is_file():
         return
     for record in itertools.islice(_records(path), _MAX_RECORDS):
@@ -34,7 +34,7 @@ def warm_up(version_dir: Path, signatures: dict[str, Signature], runner: Runner)
         request = log.predict_log.request
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         if name not in signatures:
-            raise invalid(f'{WARMUP_FILE}: signature "{name}" not found in the model')
+            raise invalid(f'{WARM_UP_FILE}: signature "{name}" not found in the model')
         signature = signatures[name]
         inputs = arrays_from_protos(signature, request.inputs, runner.max_input_bytes)
         runner.run(signature, inputs)

@@ -21,7 +21,7 @@ from serving.server.config_files import VersionPolicy, read_batching_parameters,
 from serving.server.launch import REAL_SERVER, REST_THREADS
 from serving.server.limits import Limits
 from serving.server.main import ModelServer
-from serving.server.metrics import PATH
+from serving.tf_serving import GRPC_PORT, METRICS_PATH, REST_PORT
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
 DIGEST = "sha256:" + "5a" * 32
@@ -175,7 +175,10 @@ def test_what_refers_to_the_deployment_finds_it():
         for volume in POD["spec"]["volumes"]
     }
     assert of_kind("PersistentVolumeClaim")["metadata"]["name"] in claims
-    assert POD["metadata"]["annotations"]["prometheus.io/path"] == PATH
+    assert POD["metadata"]["annotations"]["prometheus.io/path"] == METRICS_PATH
+    ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
+    assert ports == {"rest": REST_PORT, "grpc": GRPC_PORT}
+    assert {f"--rest_api_port={REST_PORT}", f"--port={GRPC_PORT}"} <= {*SERVER["command"]}
 
 
 def test_the_labels_of_the_canary():

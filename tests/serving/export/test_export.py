@@ -20,7 +20,7 @@ from model.run import Run, load_run
 from pipeline.errors import InputError
 from pipeline.text.tokenizer import build_tokenizer
 from serving.export import export
-from serving.export.warmup_requests import WARM_UP
+from serving.tf_serving import WARM_UP_FILE
 
 TEXTS = ["The [MASK] sees the [MASK] .", "boat", "The owl fears [MASK]", ""]
 PAIRS = [("The fox sees the owl.", "The deer hears."), ("The boat", "and the [MASK] tide passes")]
@@ -358,7 +358,7 @@ def test_directory(trained_run: Run, exported: Path, model: Any) -> None:
 
 def test_every_signature_has_a_warm_up_request(exported: Path, signatures: Any) -> None:
     warmed = set()
-    for record in tf.data.TFRecordDataset(str(exported / WARM_UP)):
+    for record in tf.data.TFRecordDataset(str(exported / WARM_UP_FILE)):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         request = log.predict_log.request
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}

@@ -15,7 +15,8 @@ from pipeline.errors import JobError
 from serving.export import fresh_process, gate
 from serving.export.golden import Golden, Reference, largest_difference
 from serving.export.signatures import TextModel
-from serving.export.warmup_requests import WARM_UP, write_warm_up
+from serving.export.warmup_requests import write_warm_up
+from serving.tf_serving import WARM_UP_FILE
 
 Answers = dict[str, np.ndarray]
 
@@ -106,7 +107,9 @@ def test_a_wrong_warm_up_request_is_not_published(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
-    write_warm_up(copy / WARM_UP, "fox", {"emded": signatures["embed"]}, trained_run.vocabulary)
+    write_warm_up(
+        copy / WARM_UP_FILE, "fox", {"emded": signatures["embed"]}, trained_run.vocabulary
+    )
     with pytest.raises(JobError, match=r"not exported.*cannot run it: KeyError: 'emded'"):
         gate.check(copy, [], trained_run.vocabulary, 1e-5)
 

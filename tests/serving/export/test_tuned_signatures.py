@@ -13,7 +13,8 @@ from model.run import Run, load_run, write_run
 from model.run_config import RunConfig
 from model.tasks.kinds import Task
 from serving.export.golden import Reference, largest_difference
-from serving.export.signatures import DEFAULT, TextModel
+from serving.export.signatures import TextModel
+from serving.tf_serving import DEFAULT_SIGNATURE
 
 TASKS = {
     "reviews": ("classify", Task("single", ("bad", "middling", "good"), takes_pairs=False)),
@@ -52,9 +53,9 @@ def ask(function: Any, inputs: dict[str, Any]) -> Answers:
 def test_equal_to_the_python_model_and_nothing_wrong_is_missed(tuned: Any) -> None:
     name, run, model, signatures = tuned
     signature, task = TASKS[name]
-    assert signatures[DEFAULT] is signatures[signature]
+    assert signatures[DEFAULT_SIGNATURE] is signatures[signature]
     assert {"fill_mask", "next_sentence"}.isdisjoint(signatures)
-    both = {key: signatures[key] for key in (DEFAULT, signature)}
+    both = {key: signatures[key] for key in (DEFAULT_SIGNATURE, signature)}
     golden = Reference(run, model).golden(both)[1]
     answer = ask(signatures[signature], golden.inputs)
     assert largest_difference(golden, answer, run.vocabulary.ids, task.labels) < 1e-5

@@ -1,0 +1,43 @@
+"""What a version is: one rule for the export, both servers and requests."""
+
+from pathlib import Path
+
+import pytest
+
+from serving.tf_serving import next_version, version_number, versions_of
+
+# What TensorFlow Serving 2.20 takes for a version: file_system_storage_path_source.cc parses the
+# name of a directory as an int64 (`strings::safe_strto64`) that is at least 0.
+NUMBERS = {
+    "0": 0, "7": 7, "007": 7, "20261125": 20261125, "1764104221000000000": 1764104221000000000,
+    "9223372036854775807": 2**63 - 1, "0" * 30 + "5": 5,
+}  # fmt: skip
+NO_NUMBERS = [
+    "", "a", "-1", "+1", "1.5", "1e3", "v1", "1.bak", ".export-1", "9223372036854775808",
+    "9" * 5000, "٣", "１", "²", "1_000", " 1", "1\n", "0x1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "number"), NUMBERS.items())
+def test_a_whole_number_is_a_version(name: str, number: int) -> None:
+    assert version_number(name) == number
+
+
+@pytest.mark.parametrize("name", NO_NUMBERS)
+def test_no_other_name_is_a_version(name: str) -> None:
+    assert version_number(name) is None
+
+
+def test_versions_are_directories_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("10", "9", "1.bak", "٣"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "11").write_text("a file")
+    assert list(versions_of(tmp_path).items()) == [(9, tmp_path / "9"), (10, tmp_path / "10")]
+    assert versions_of(tmp_path / "none") == {}
+
+
+def test_the_next_version_is_no_name_that_is_taken(tmp_path: Path) -> None:
+    assert next_version(tmp_path) == 1
+    (tmp_path / "4").mkdir()
+    (tmp_path / "5").write_text("a file")
+    assert next_version(tmp_path) == 6
