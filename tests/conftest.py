@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -71,6 +72,48 @@ def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limit
+
+
+def bind(port: int) -> socket.socket:
+    """A socket that has a port of the loopback address and does not listen."""
+    bound = socket.socket()
+    try:
+        bound.bind(("127.0.0.1", port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def is_free(port: int) -> bool:
+    """Return whether nobody uses a port now."""
+    with contextlib.suppress(OSError), bind(port):
+        return True
+    return False
+
+
+@pytest.fixture(scope="session")
+def free_ports(worker_id: str) -> Callable[[int], list[int]]:
+    """Find ports for processes that take no port 0 or do not say which one they got.
+
+    The system gives no port below 32768 to connections and to sockets bound to port 0, so no other
+    test takes one of these before its process does; each worker of pytest-xdist has its own 500.
+    """
+    first = 20_000 + 500 * (0 if worker_id == "master" else int(worker_id.removeprefix("gw")))
+    rng = Random(os.getpid())  # two runs on one machine hardly ever try the same ones
+
+    def find(count: int) -> list[int]:
+        shuffled = rng.sample(range(first, first + 500), 500)
+        return [port for port in shuffled if is_free(port)][:count]
+
+    return find
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port where nothing listens, and that nobody else can take meanwhile."""
+    with bind(0) as bound:
+        yield bound.getsockname()[1]
 
 
 HOLD_A_LOCK = """

@@ -4,7 +4,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,8 +52,8 @@ def folder(prose_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def ports(folder: Path) -> Iterator[tuple[int, int]]:
-    rest, grpc = free_port(), free_port()
+def ports(folder: Path, free_ports: Callable[[int], list[int]]) -> Iterator[tuple[int, int]]:
+    rest, grpc = free_ports(2)
     command = [sys.executable, "-m", "clozeline", "serve", "--models", str(folder / "models")]
     server = subprocess.Popen([*command, "--rest-port", str(rest), "--grpc-port", str(grpc)])
     try:
@@ -115,9 +115,9 @@ def test_wrong_questions_are_one_line(ports: tuple[int, int]) -> None:
     assert f"--model nope: not served at {server} (Servable not found" in unknown.stderr
 
 
-def test_nothing_answers() -> None:
+def test_nothing_answers(refusing_port: int) -> None:
     done = clozeline(
-        "query", "--model", "line", "--server", f"127.0.0.1:{free_port()}", "x", code=1
+        "query", "--model", "line", "--server", f"127.0.0.1:{refusing_port}", "x", code=1
     )
     assert "start one with clozeline serve" in done.stderr
     assert len(done.stderr.splitlines()) == 1

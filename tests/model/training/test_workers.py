@@ -4,11 +4,10 @@ import json
 import os
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,10 @@ STEPS = 200
 Start = Callable[..., list[subprocess.Popen]]
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
 @pytest.fixture
-def start(dataset: Path, small_model: str, tmp_path: Path) -> Start:
+def start(
+    dataset: Path, small_model: str, tmp_path: Path, free_ports: Callable[[int], list[int]]
+) -> Iterator[Start]:
     """Start this many workers on a run, the last with flags of its own."""
 
     def start(
@@ -170,7 +163,9 @@ def test_other_flags_on_one_worker_end_all(start: Start, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_a_worker_keeps_the_memory_of_large_blocks() -> None:
+def test_a_worker_keeps_the_memory_of_large_blocks(
+    free_ports: Callable[[int], list[int]],
+) -> None:
     # As gRPC does with gradients, step after step, in threads of its own. Three blocks are more
     # than one of the heaps that such threads have.
     code = (

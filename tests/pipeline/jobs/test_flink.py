@@ -4,12 +4,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,8 @@ FLINK = ["--runner=FlinkRunner", f"--flink_job_server_jar={JOB_SERVER}", "--flin
 EMBEDDED = [*FLINK, "--environment_type=LOOPBACK", "--parallelism=2"]
 
 pytestmark = pytest.mark.flink
+
+FreePorts = Callable[[int], list[int]]
 
 
 def clozeline(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -53,12 +54,6 @@ def local(prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPat
     return output
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def answers(url: str) -> dict:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
@@ -67,9 +62,10 @@ def answers(url: str) -> dict:
         return {}
 
 
-def start_cluster(folder: Path, *before: str) -> Iterator[list[str]]:
+def start_cluster(folder: Path, free: list[int], *before: str) -> Iterator[list[str]]:
     """Run `cluster.sh`, after some words of a command, and yield the flags of its jobs."""
-    ports = {name: str(free_port()) for name in ("REST_PORT", "RPC_PORT", "WORKER_POOL_PORT")}
+    names = ("REST_PORT", "RPC_PORT", "WORKER_POOL_PORT")
+    ports = {name: str(port) for name, port in zip(names, free, strict=True)}
     log = folder / "cluster.log"
     with log.open("wb") as output:
         cluster = subprocess.Popen(
@@ -127,9 +123,9 @@ def test_bad_input_is_one_line(prose_corpus: Path, vocab_path: Path, tmp_path: P
 
 
 def test_standing_cluster_makes_the_same_bytes(
-    local: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+    local: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path, free_ports: FreePorts
 ) -> None:
-    for flags in start_cluster(tmp_path):
+    for flags in start_cluster(tmp_path, free_ports(3)):
         done = preprocess(prose_corpus, vocab_path, tmp_path / "ds", *flags)
         assert done.returncode == 0, done.stderr
         assert contents(tmp_path / "ds") == contents(local)
@@ -137,13 +133,13 @@ def test_standing_cluster_makes_the_same_bytes(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_storage_that_is_not_shared_is_found_out(
-    prose_corpus: Path, vocab_path: Path, tmp_path: Path
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path, free_ports: FreePorts
 ) -> None:
     own = tmp_path / "own"
     own.mkdir()
     # The cluster sees another disk where the submitting process writes.
     mount = f'mount -t tmpfs none {own} && exec "$0"'
-    for flags in start_cluster(tmp_path, "unshare", "--mount", "sh", "-c", mount):
+    for flags in start_cluster(tmp_path, free_ports(3), "unshare", "--mount", "sh", "-c", mount):
         done = preprocess(prose_corpus, vocab_path, own / "ds", *flags)
         assert done.returncode == 1
         assert re.search(r"_temporary-\w+ is not the same folder on worker", done.stderr)

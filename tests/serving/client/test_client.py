@@ -178,14 +178,9 @@ def test_inputs_that_make_no_tensor(client):
         client.predict("a b", {"text": [object()]})
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return bound.getsockname()[1]
-
-
 @pytest.mark.parametrize("kind", ["rest", "grpc"])
-def test_nothing_answers(kind):
-    where = f"127.0.0.1:{free_port()}"
+def test_nothing_answers(kind, refusing_port):
+    where = f"127.0.0.1:{refusing_port}"
     client = Client(f"http://{where}") if kind == "rest" else GrpcClient(where)
     expected = f"nothing answers at {where}; start one with clozeline serve --models DIR"
     with pytest.raises(ServerError) as caught:
@@ -428,8 +423,8 @@ def test_query_names_a_version_that_is_not_served(
 
 
 @pytest.mark.parametrize("flags", [[], ["--grpc"]])
-def test_exit_code_of_query_where_nothing_answers(capsys, flags):
-    where = ["--server", f"127.0.0.1:{free_port()}", "--model", "m"]
+def test_exit_code_of_query_where_nothing_answers(capsys, flags, refusing_port):
+    where = ["--server", f"127.0.0.1:{refusing_port}", "--model", "m"]
     assert main(["query", *where, *flags, "text"]) == 1
     assert "nothing answers at" in capsys.readouterr().err
 

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -157,14 +156,8 @@ def test_nesting_without_end_is_refused(opening):
         parse_document(('{"instances": ' + opening * 100_000).encode())
 
 
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        bound = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in bound]
-
-
 @pytest.mark.slow
-def test_ten_thousand_requests_a_twentieth_of_them_malformed(exported):
+def test_ten_thousand_requests_a_twentieth_of_them_malformed(exported, free_ports):
     models, name = exported.parent.parent, exported.parent.name
     rest_port, grpc_port = free_ports(2)
     ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]

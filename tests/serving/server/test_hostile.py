@@ -1,7 +1,5 @@
 """Requests made to end the server, to fill its memory or to keep it busy: it goes on answering."""
 
-import contextlib
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,15 +21,11 @@ DEADLINE_SECS = 60
 class Server:
     """A server process, a gRPC stub for it, and its memory."""
 
-    def __init__(self, models: Path, name: str = "types") -> None:
-        with contextlib.ExitStack() as stack:
-            sockets = [
-                stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)
-            ]
-            self.rest_port, self.grpc_port = (each.getsockname()[1] for each in sockets)
+    def __init__(self, models: Path, name: str, ports: list[int]) -> None:
+        self.rest_port, self.grpc_port = ports
         command = [sys.executable, "-m", "clozeline", "serve", "--embedded", "--models", models]
-        ports = ["--rest-port", str(self.rest_port), "--grpc-port", str(self.grpc_port)]
-        self.process = subprocess.Popen([*command, *ports])
+        where = ["--rest-port", str(self.rest_port), "--grpc-port", str(self.grpc_port)]
+        self.process = subprocess.Popen([*command, *where])
         Client(f"http://127.0.0.1:{self.rest_port}").wait_until_ready(name, 120)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
         self.stub = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
@@ -60,10 +54,10 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, save_types):
+def server(tmp_path_factory, save_types, free_ports):
     base = tmp_path_factory.mktemp("models")
     save_types(base / "types" / "1")
-    started = Server(base)
+    started = Server(base, "types", free_ports(2))
     yield started
     started.stop()
 
@@ -174,12 +168,12 @@ class Wide(tf.Module):
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory):
+def wide(tmp_path_factory, free_ports):
     base = tmp_path_factory.mktemp("wide")
     module = Wide()
     signatures = {"serving_default": module.scores, "logits": module.logits}
     tf.saved_model.save(module, str(base / "wide" / "1"), signatures=signatures)
-    started = Server(base, "wide")
+    started = Server(base, "wide", free_ports(2))
     yield started
     started.stop()
 
