@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,10 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import pytest
 
 import clozeline
+
+# A shell script lets commands that it starts with `&` ignore interrupts, and the processes that
+# tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOPICS = {
     "sea": ["boat", "wave", "harbour", "sailor", "anchor", "tide", "fish", "net", "gull", "storm"],

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from clozeline.demo import free_port
 from docs.blocks import curl_requests
 from serving.client import Client
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -61,27 +61,21 @@ def ending_with_its_workers() -> Iterator[None]:
     Meanwhile, tracebacks in Beam's log are suppressed: the exception contains the same cause.
     """
     deaths: list[str] = []
-    ended = threading.Event()
     before = threading.excepthook
-
-    def interrupt() -> None:
-        # Repeat it: code in the main thread may swallow a KeyboardInterrupt.
-        while not ended.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            ended.wait(INTERRUPT_EVERY_SECS)
 
     def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
         if failure.thread and failure.thread.name == "run_worker":  # Beam: one thread per worker
             deaths.append(str(failure.exc_value))
             if len(deaths) == 1:  # a second interrupt would disturb Beam's cleanup after the first
-                threading.Thread(target=interrupt, daemon=True).start()
+                interrupt()
         elif failure.exc_type is not grpc.RpcError:  # a connection that ended with its worker
             before(failure)
 
     threading.excepthook = on_thread_failure
     logging.getLogger().addFilter(_is_no_traceback)
     try:
-        yield
+        with _interrupting() as interrupt:
+            yield
     except KeyboardInterrupt:
         # Exit codes -2 and 130 mean that Ctrl-C ended the worker: the user interrupted the job.
         if not deaths or deaths[0].endswith((" -2", " 130")):
@@ -90,9 +84,41 @@ def ending_with_its_workers() -> Iterator[None]:
             f"the Beam job failed: {deaths[0]}; was it killed because memory ran out?"
         ) from None
     finally:
-        ended.set()
         threading.excepthook = before
         logging.getLogger().removeFilter(_is_no_traceback)
+
+
+@contextlib.contextmanager
+def _interrupting() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises `KeyboardInterrupt` in the body, repeatedly until the body ends.
+
+    It sends a signal of its own, since a process that a script starts with `&` ignores SIGINT.
+    Python runs signal handlers in the main thread only, so elsewhere the function does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    ended = threading.Event()
+
+    def on_signal(*_: object) -> None:
+        if not ended.is_set():
+            raise KeyboardInterrupt
+
+    def send() -> None:
+        # Repeat it: code in the main thread may swallow a KeyboardInterrupt.
+        while not ended.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            ended.wait(INTERRUPT_EVERY_SECS)
+
+    sender = threading.Thread(target=send, daemon=True)
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    try:
+        yield sender.start
+    finally:
+        ended.set()
+        if sender.ident is not None:
+            sender.join()  # after it, no signal comes that the handler before could meet
+        signal.signal(signal.SIGUSR1, before or signal.SIG_DFL)
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:

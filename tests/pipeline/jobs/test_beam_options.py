@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,16 +63,29 @@ def test_what_runs_is_said(flags: list[str], local: bool, said: str) -> None:
     assert describe_workers(options) == said
 
 
-def start(corpus: Path, vocab: Path, output: Path) -> subprocess.Popen[str]:
-    """Begin to preprocess with two worker processes, in a session of its own."""
+@contextlib.contextmanager
+def started(
+    corpus: Path, vocab: Path, output: Path, *, before: Callable[[], object] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Begin to preprocess with two worker processes, in a session of its own.
+
+    Args:
+        before: called in the new process, before the command.
+    """
     where = ["--input", corpus / "*.txt", "--vocab", vocab, "--output", output]
     command = [Path(sys.executable).parent / "clozeline", "preprocess", *where, "--shards", "2"]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*command, PROCESSES, "--direct_num_workers=2"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+        preexec_fn=before,
+    ) as job:
+        try:
+            yield job
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
 
 
 def workers(session: int) -> list[int]:
@@ -87,14 +101,6 @@ def workers(session: int) -> list[int]:
         except OSError:
             continue  # it has ended
     return found
-
-
-def test_worker_processes_are_quiet(prose_corpus: Path, vocab_path: Path, tmp_path: Path) -> None:
-    job = start(prose_corpus, vocab_path, tmp_path / "ds")
-    _, said = job.communicate(timeout=120)
-    assert job.returncode == 0
-    assert "runner: FnApiRunner, 2 worker processes" in said
-    assert not [word for word in ("INFO", "WARNING", "I0000", "oneDNN") if word in said], said
 
 
 LOOPBACK = {
@@ -123,39 +129,55 @@ def listening(process: int) -> set[str]:
     }
 
 
-def test_ports_of_a_job_are_on_loopback(
+def test_workers_are_quiet_and_their_ports_on_loopback(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    job = start(prose_corpus, vocab_path, tmp_path / "ds")
     seen: set[str] = set()
-    while job.poll() is None:
-        with contextlib.suppress(OSError):  # ended meanwhile
-            for process in [job.pid, *workers(job.pid)]:
-                seen |= listening(process)
-    job.communicate()
+    with started(prose_corpus, vocab_path, tmp_path / "ds") as job:
+        while job.poll() is None:
+            with contextlib.suppress(OSError):  # ended meanwhile
+                for process in [job.pid, *workers(job.pid)]:
+                    seen |= listening(process)
+            time.sleep(0.1)  # leave the processor to the job
+        _, said = job.communicate()
     assert job.returncode == 0
     assert seen
     assert seen <= LOOPBACK
+    assert "runner: FnApiRunner, 2 worker processes" in said
+    assert not [word for word in ("INFO", "WARNING", "I0000", "oneDNN") if word in said], said
+
+
+def ignore_interrupts() -> None:
+    """As a shell script does for a command that it starts with `&`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.mark.parametrize(
-    ("death", "code", "said"),
+    ("death", "before", "code", "said"),
     [
-        (signal.SIGKILL, 1, "the Beam job failed: Worker subprocess exited with return code"),
-        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGKILL, None, 1, "the Beam job failed: Worker subprocess exited with return code"),
+        (signal.SIGKILL, ignore_interrupts, 1, "the Beam job failed: Worker subprocess exited"),
+        (signal.SIGINT, None, 130, "interrupted"),
     ],
+    ids=["killed", "killed in the background", "interrupted"],
 )
 def test_a_worker_that_dies_ends_the_job(
-    death: int, code: int, said: str, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+    death: int,
+    before: Callable[[], object] | None,
+    code: int,
+    said: str,
+    prose_corpus: Path,
+    vocab_path: Path,
+    tmp_path: Path,
 ) -> None:
-    job = start(prose_corpus, vocab_path, tmp_path / "ds")
-    while not (running := workers(job.pid)):
-        assert job.poll() is None
-        time.sleep(0.1)
-    time.sleep(1)  # until Python runs in them
-    for process in running:
-        os.kill(process, death)
-    _, errors = job.communicate(timeout=60)
+    with started(prose_corpus, vocab_path, tmp_path / "ds", before=before) as job:
+        while not (running := workers(job.pid)):
+            assert job.poll() is None
+            time.sleep(0.1)
+        time.sleep(1)  # until Python runs in them
+        for process in running:
+            os.kill(process, death)
+        _, errors = job.communicate(timeout=60)
     assert job.returncode == code
     assert errors.splitlines()[-1].startswith(f"clozeline: {said}")
     assert "Traceback" not in errors
