@@ -186,6 +186,21 @@ def normalized_words(texts: Any, *, lower_case: bool) -> Any:
     return tf_text.regex_split(texts, f"{_SPACES}|{_ALONE}", _ALONE)
 
 
+def are_visible(characters: Sequence[str]) -> list[bool]:
+    """Return whether each is a letter, mark, number, punctuation or symbol.
+
+    Others are white space, controls, private use and code points without a character. TensorFlow's
+    tables decide, as for the tokenizer, since those of `unicodedata` differ between Pythons.
+    """
+    import tensorflow as tf
+
+    if not characters:
+        return []
+    visible = r"[\p{L}\p{M}\p{N}\p{P}\p{S}]"
+    matched = tf.strings.regex_full_match(characters, visible)
+    return [bool(each) for each in matched.numpy()]
+
+
 WordUnit = Literal["bert", "whitespace"]
 """bert: words between white space, punctuation and CJK ideographs, which are words of their own, as
 the tokenizer splits them. whitespace: words between white space, as in files of tagged words."""

@@ -3,7 +3,6 @@
 import io
 import itertools
 import tempfile
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from pipeline.errors import InputError
 from pipeline.schema import JOINER, SPECIAL_TOKENS
 from pipeline.storage.files import CLOZELINE
+from pipeline.text.tokenizer import are_visible
 
 ALPHABET, CHARACTER_COVERAGE = 1000, 0.9995
 """Characters kept, the most frequent first: so many, or as many as make up this share of a text in
@@ -65,9 +65,10 @@ def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
     for word, count in word_counts.items():
         for character in word:
             counts[character] += count
-    for character in list(counts):
+    characters = list(counts)
+    for character, visible in zip(characters, are_visible(characters), strict=True):
         # White space and controls never stand inside a word of ours.
-        if character == _RESERVED or unicodedata.category(character)[0] in "ZC":
+        if character == _RESERVED or not visible:
             del counts[character]
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
     reached = itertools.accumulate(counts[character] for character in ranked)

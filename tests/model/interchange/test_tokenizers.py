@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 import sys
-import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from model.interchange.read_tokenizer import TokenizerFiles, read_tokenizer
 from pipeline.errors import InputError
 from pipeline.schema import SPECIAL_TOKENS
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
+from tests.golden.unicode import category
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 HUGGING_FACE = sorted(path for path in (GOLDEN / "hugging_face").iterdir() if path.is_dir())
@@ -52,7 +52,7 @@ def blocks() -> list[str]:
         characters = [
             character
             for character in map(chr, range(first, first + 256))
-            if unicodedata.category(character) not in ("Cn", "Cs", "Co") and character not in differ
+            if category(character) not in ("Cn", "Cs", "Co") and character not in differ
         ]
         # In a row, 90 letters at most, once syllables of Hangul are taken apart: the library takes
         # words of more than 100 for unknown.
@@ -317,8 +317,8 @@ def preset(tmp_path: Path, pieces: list[str], **settings: Any) -> Path:
 
 
 def test_ids_of_a_preset_but_for_controls_and_spaces(tmp_path: Path) -> None:
-    characters = [c for c in map(chr, range(0x3000)) if unicodedata.category(c) not in ("Cn", "Cs")]
-    letters = [c for c in characters if unicodedata.category(c)[0] not in "CZ"]
+    characters = [c for c in map(chr, range(0x3000)) if category(c) not in ("Cn", "Cs")]
+    letters = [c for c in characters if category(c)[0] not in "CZ"]
     path = preset(tmp_path, [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)])
     imported = read_checkpoint(path)
     assert "splits words at format characters" in imported.notes[-1]
@@ -328,7 +328,7 @@ def test_ids_of_a_preset_but_for_controls_and_spaces(tmp_path: Path) -> None:
     rows = keras_hub.models.BertTokenizer.from_preset(str(path))(texts)
     wanted = [[int(index) for index in row] for row in rows]
     differ = {
-        unicodedata.category(character)
+        category(character)
         for character, one, other in zip(characters, found, wanted, strict=True)
         if one != other
     }

@@ -10,7 +10,6 @@ import lzma
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Callable
 from functools import cache, partial, reduce
 from operator import methodcaller
@@ -26,6 +25,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from pipeline.schema import SPECIAL_TOKENS
 from pipeline.text.tokenizer import WordUnit, build_tokenizer, normalized_words
+from tests.golden.unicode import VERSION, category
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN: dict[str, Any] = json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def long_words_unknown(text: str, characters: int) -> str:
 
 
 def without_private_use(text: str) -> str:
-    return "".join(character for character in text if unicodedata.category(character) != "Co")
+    return "".join(character for character in text if category(character) != "Co")
 
 
 def new_letters_lowered(text: str) -> str:
@@ -55,7 +55,7 @@ OVER_100 = partial(long_words_unknown, characters=100)
 # To Hugging Face a capital sigma is never a final one, and private use is no text.
 NO_FINAL_SIGMA = methodcaller("replace", "Σ", "σ")
 NO_PRIVATE_USE = without_private_use
-# Python 3.11 knows the cases of letters new in Unicode 14, TensorFlow's ICU does not.
+# Python knows the cases of letters new in Unicode 14, TensorFlow's ICU does not.
 NEW_LETTERS = new_letters_lowered
 
 REWRITINGS: dict[tuple[str, str], list[Callable[[str], str]]] = {
@@ -149,7 +149,7 @@ def characters() -> list[str]:
     return [
         chr(code)
         for code in range(sys.maxunicode + 1)
-        if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")
+        if category(chr(code)) not in ("Cn", "Cs", "Co")
         and (not 0xAC00 <= code <= 0xD7A3 or code % 97 == 0)
     ]
 
@@ -171,13 +171,13 @@ def new_letters(mode: str) -> set[str]:
 
 
 def test_same_unicode() -> None:
-    assert unicodedata.unidata_version == GOLDEN["made_with"]["unicode"]
+    assert GOLDEN["made_with"]["unicode"] == VERSION
 
 
 @pytest.mark.parametrize("mode", ["uncased", "cased"])
 def test_every_character_as_google(mode: str) -> None:
     texts = [f"a{character}b" for character in characters()]
-    alphabet = "".join(c for c in characters() if unicodedata.category(c)[0] not in "CZ")
+    alphabet = "".join(c for c in characters() if category(c)[0] not in "CZ")
     rows = spelled(texts, alphabet, lower_case=mode == "uncased")
     found = dict(zip(characters(), rows, strict=True))
     differ = {character for character, fate in fates(mode).items() if found[character] != fate}
@@ -273,20 +273,20 @@ def test_places_are_those_of_hugging_face() -> None:
         assert list(zip(starts[row], limits[row], strict=True)) == offsets, text
         for word, (start, end) in zip(words[row], offsets, strict=True):
             written = text.encode()[start:end].decode()
-            assert word.decode() == "".join(c for c in written if unicodedata.category(c) != "Cc")
+            assert word.decode() == "".join(c for c in written if category(c) != "Cc")
 
 
 def test_hugging_face_differs_from_google_where_its_unicode_tables_are_older() -> None:
     for mode in ("uncased", "cased"):
         for fate, ranges in GOLDEN["characters"][mode]["huggingface"].items():
             for code in code_points(ranges):
-                category = unicodedata.category(chr(code))
+                kind = category(chr(code))
                 assert (
-                    category in ("Mn", "Mc", "Cf") or category[0] == "P"  # added since, or changed
+                    kind in ("Mn", "Mc", "Cf") or kind[0] == "P"  # added since, or changed
                     or code == 0x166D  # punctuation until Unicode 12
                     or 0x2B820 <= code <= 0x2B91F  # begins CJK extension E too late: a slip
-                    or (category, fate) == ("Co", "dropped")
-                ), (hex(code), category, fate)  # fmt: skip
+                    or (kind, fate) == ("Co", "dropped")
+                ), (hex(code), kind, fate)  # fmt: skip
 
 
 @pytest.mark.data

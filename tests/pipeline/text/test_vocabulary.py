@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from random import Random
 
@@ -6,8 +7,9 @@ import pytest
 from clozeline.main import main
 from pipeline.errors import InputError
 from pipeline.schema import SPECIAL_TOKENS
-from pipeline.text.tokenizer import build_tokenizer
-from pipeline.text.vocabulary import ALPHABET, learn_vocabulary
+from pipeline.text.tokenizer import are_visible, build_tokenizer
+from pipeline.text.vocabulary import ALPHABET, frequent_characters, learn_vocabulary
+from tests.golden.unicode import category
 
 COUNTS = {"low": 50, "lower": 20, "lowest": 15, "new": 40, "newer": 25, "wide": 10, ",": 90}
 
@@ -95,3 +97,14 @@ def test_case(lower_case: bool, prose_corpus: Path, tmp_path: Path) -> None:
     pieces = (tmp_path / "v.txt").read_text(encoding="utf-8").splitlines()
     assert ("the" if lower_case else "The") in pieces
     assert any(piece != piece.lower() for piece in pieces[5:]) == (not lower_case)
+
+
+def test_the_alphabet_is_that_of_every_python() -> None:
+    every = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
+    found = dict(zip(every, are_visible(every), strict=True))
+    assert {category(character)[0] for character in every if found[character]} == set("LMNPSC")
+    # Those that TensorFlow knows and Unicode 14 does not have yet.
+    assert {category(c) for c in every if found[c] and category(c)[0] in "ZC"} == {"Cn"}
+    assert not [c for c in every if not found[c] and category(c)[0] not in "ZC"]
+    # Unicode 15 has the first, 15.1 the second: Python 3.11, 3.12 and 3.13 do not agree on them.
+    assert frequent_characters({"\U0001fae8": 1, "\U0002ebf0": 1, "\ue000": 1}) == {"\U0001fae8"}
