@@ -1,12 +1,22 @@
 # What a person types. `make` alone lists it.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+# The newest Python of these that runs (a shim of pyenv may not) and can make environments.
+PYTHONS := python3.13 python3.12 python3.11 python3
+USABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in $(PYTHONS); do \
+    $$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
+NO_PYTHON := make: no Python 3.11, 3.12 or 3.13 with its venv module here; install one (on Debian and \
+    Ubuntu, apt-get install python3-venv), or name one: make PYTHON=...
+
 VENV := .venv
 BIN := $(VENV)/bin
+# One process for each core, four at most: each takes 1 to 2 GB. One test file stays in one process.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 CORPUS ?=
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-flink test-browser bench docs pictures lint types format sbom audit lock clean
+.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser bench docs pictures lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,7 +24,9 @@ help:  ## list the targets
 install: $(VENV)/.installed  ## build .venv from requirements.lock, with the clozeline command in it
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "$(NO_PYTHON)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), $$($(BIN)/python -V), from requirements.lock"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
@@ -23,10 +35,16 @@ demo: install  ## text → vocabulary → records → BERT → model server; COR
 	$(BIN)/clozeline demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
 test: install lint types  ## lint, types and the tests that take seconds each
-	$(BIN)/python -m pytest -m "not slow and not flink and not browser"
+	$(PYTEST) -m "not slow and not flink and not browser"
+
+test-slow: install  ## the tests that take more than some ten seconds each
+	$(PYTEST) -m slow
+
+test-pythons: install  ## tests of pipeline/ on the oldest and the newest supported Python that are here
+	.ci/pythons
 
 test-all: install lint types  ## the slow ones too; Flink and the browser have targets of their own
-	$(BIN)/python -m pytest -m "not flink and not browser"
+	$(PYTEST) -m "not flink and not browser"
 
 test-flink: install build/flink/job-server.jar  ## the job on Flink, which Maven fetches; needs Java 17
 	$(BIN)/python -m pytest -m flink
@@ -77,9 +95,16 @@ sbom: install  ## list all packages of requirements.lock in build/sbom.json (Cyc
 audit: install  ## compare requirements.lock with known vulnerabilities, if their database can be reached
 	.ci/audit
 
-lock: install  ## write requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --no-annotate \
-	    --python-version 3.11 --extra dev --output-file requirements.lock pyproject.toml
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --no-annotate \
+    --extra dev pyproject.toml
+
+lock: install  ## resolve pyproject.toml into requirements.lock, and check that every Python gets the same
+	$(COMPILE) --python-version 3.11 --output-file requirements.lock
+	mkdir -p build
+	for version in 3.12 3.13; do \
+	    cp requirements.lock build/$$version.lock && \
+	    $(COMPILE) --python-version $$version --output-file build/$$version.lock && \
+	    cmp requirements.lock build/$$version.lock || exit 1; done
 
 clean:  ## remove what was built; data, runs and models stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

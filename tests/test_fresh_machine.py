@@ -1,0 +1,77 @@
+"""What a fresh machine installs: one lock for every Python that the project supports."""
+
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DIRECT = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+SUPPORTED = SpecifierSet(PROJECT["requires-python"])
+PYTHONS = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in SUPPORTED]
+LOCK = (ROOT / "requirements.lock").read_text()
+PINS = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:", LOCK, re.MULTILINE))
+
+
+def requirements(python: str) -> list[Requirement]:
+    """All requirements that pyproject.toml leads to on a Python, by what packages say of theirs."""
+    environment = {**default_environment(), "python_version": python}
+    environment["python_full_version"] = f"{python}.0"
+    found = [Requirement(line) for line in DIRECT]
+    seen = set()
+    for requirement in found:
+        for extra in ["", *requirement.extras]:
+            name = canonicalize_name(requirement.name)
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            for line in importlib.metadata.requires(name) or []:
+                needed = Requirement(line)
+                if not needed.marker or needed.marker.evaluate({**environment, "extra": extra}):
+                    found.append(needed)
+    return found
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_lock_is_what_pyproject_asks_for(python: str) -> None:
+    needed = requirements(python)
+    assert {canonicalize_name(requirement.name) for requirement in needed} == set(PINS)
+    unfit = [
+        str(requirement)
+        for requirement in needed
+        if not requirement.specifier.contains(
+            PINS[canonicalize_name(requirement.name)], prereleases=True
+        )
+    ]
+    assert unfit == []
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_packages_of_the_lock_support_every_python(name: str) -> None:
+    supported = SpecifierSet(importlib.metadata.metadata(name).get("Requires-Python", ""))
+    assert [python for python in PYTHONS if f"{python}.0" not in supported] == []
+
+
+def test_the_lock_names_no_registry_and_pins_with_hashes_only() -> None:
+    assert "://" not in LOCK
+    assert "index" not in re.sub(r"^\S+==.*$", "", LOCK, flags=re.MULTILINE)
+    assert {line for line in LOCK.splitlines() if not line.startswith("    --hash=sha256:")} == {
+        f"{name}=={version} \\" for name, version in PINS.items()
+    }
+
+
+def test_make_takes_the_pythons_that_pyproject_allows() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert PYTHONS == ["3.11", "3.12", "3.13"]
+    newest_first = [f"python{python}" for python in reversed(PYTHONS)]
+    assert f"PYTHONS := {' '.join(newest_first)} python3\n" in makefile
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
+    assert f"--python-version {PYTHONS[0]} --output-file requirements.lock" in makefile
+    assert f"for version in {' '.join(PYTHONS[1:])}; do" in makefile
