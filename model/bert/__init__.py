@@ -1,1 +1,1 @@
-"""The network: a BERT in numbers, its layers, its kernels, its functional Keras models."""
+"""The network: BERT's config, its layers, fused kernels, and functional Keras models."""

@@ -1,4 +1,4 @@
-"""A BERT's architecture in numbers, under Hugging Face's field names, and the sizes by name."""
+"""BERT's hyperparameters under Hugging Face's field names, and the standard sizes by name."""
 
 import dataclasses
 import difflib
@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.storage.strict_json import from_json, to_json
 
 MAX_SETTINGS_BYTES = 16 * 2**20
-"""The largest `config.json` that is read; labels of 100,000 classes take 8 MB."""
+"""Size limit of a `config.json`; the labels of 100,000 classes take 8 MB."""
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """Values of `hidden_act`, Hugging Face's names: `gelu` is the exact GELU of the paper's erf form
@@ -27,7 +27,7 @@ _POSITIVE = (
     "type_vocab_size",
 )
 _MOST = 1e38
-"""float32 has no larger powers of ten."""
+"""Upper limit of float settings: the largest power of ten that float32 holds."""
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -41,13 +41,14 @@ class BertConfig:
         num_hidden_layers: number of Transformer layers.
         num_attention_heads: N, heads of each layer; divides `hidden_size`.
         intermediate_size: width inside each feed-forward block.
-        hidden_act: activation there and in the masked-LM head; one of `ACTIVATIONS`.
-        hidden_dropout_prob: share of embeddings' and blocks' outputs dropped in training, 0 to 1.
-        attention_probs_dropout_prob: share of attention weights dropped in training, 0 to 1.
-        max_position_embeddings: the longest sequence that has position vectors, in pieces.
-        type_vocab_size: number of segments that `segment_ids` may name.
-        initializer_range: standard deviation of the truncated normal that weights start from.
-        layer_norm_eps: added to the variance in every layer normalization.
+        hidden_act: activation of the feed-forward blocks and the masked-LM head; one of
+            `ACTIVATIONS`.
+        hidden_dropout_prob: dropout rate of embeddings' and blocks' outputs, 0 to below 1.
+        attention_probs_dropout_prob: dropout rate of attention weights, 0 to below 1.
+        max_position_embeddings: largest sequence length, in pieces.
+        type_vocab_size: number of segment types, S: `segment_ids` are below it.
+        initializer_range: standard deviation of the truncated normal that initializes weights.
+        layer_norm_eps: epsilon added to the variance in every layer normalization.
     """
 
     vocab_size: int
@@ -67,7 +68,7 @@ class BertConfig:
         """Check every field.
 
         Raises:
-            ValueError: a field is out of its range, or two do not fit each other.
+            ValueError: a field is out of range, or two fields contradict each other.
         """
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -83,7 +84,7 @@ class BertConfig:
                 )
         for name in ("initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value < _MOST:  # so that NaN is none, too
+            if not _is_number(value) or not 0 < value < _MOST:  # written so that NaN fails too
                 raise ValueError(f"{name} must be above 0, received {reprlib.repr(value)}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -101,15 +102,15 @@ class BertConfig:
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """Return the fields as the text of a JSON object."""
+        """Return the fields as a JSON object."""
         return to_json(self.to_dict(), indent=1) + "\n"
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "BertConfig":
-        """Return the config of some fields by name; those left out have their defaults.
+        """Return the config with the given fields; the others have their defaults.
 
         Raises:
-            ValueError: a key is no field, `vocab_size` is missing, or a value is out of range.
+            ValueError: a key is unknown, `vocab_size` is missing, or a value is out of range.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in settings:
@@ -123,10 +124,10 @@ class BertConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "BertConfig":
-        """Return the config that `to_json` wrote.
+        """Parse a config that `to_json` wrote.
 
         Raises:
-            ValueError: the text is no JSON object, or not one of a config.
+            ValueError: the text is not a JSON object, or not a valid config.
         """
         settings = from_json(text)
         if not isinstance(settings, dict):
@@ -142,7 +143,7 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Size:
-    """The three numbers that tell the sizes apart; the feed-forward width is 4 × `hidden_size`.
+    """The three hyperparameters of a standard size; the feed-forward width is 4 × `hidden_size`.
 
     Attributes:
         num_hidden_layers: number of Transformer layers.

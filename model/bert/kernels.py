@@ -1,13 +1,13 @@
-"""What a network computes number by number between its matrix products, each as one kernel.
+"""Element-wise computations between the matrix multiplications, each fused into one kernel on CPUs.
 
-On a CPU the products are fastest as TensorFlow's own operations, which use oneDNN and with it the
-units for bfloat16; everything between them is fastest when XLA makes one kernel of it. In the scope
-of `fused_on_cpu` each function here is such a kernel, and so is its gradient, which starts from the
-function's inputs: nothing in between is written to memory, but for an activation's slope. Outside
-of that scope they are plain TensorFlow, for a server, or to be compiled with all the rest for a GPU
-or TPU.
+On a CPU, matrix multiplications are fastest as TensorFlow operations, which use oneDNN and its
+bfloat16 support; everything between them is fastest when XLA fuses it into one kernel. In the scope
+of `fused_on_cpu` each function here is such a kernel, and so is its gradient, which is recomputed
+from the function's inputs: no intermediate result is stored, except the slope of an activation.
+Outside that scope the functions are plain TensorFlow, for a server, or for XLA to compile with the
+whole step for a GPU or TPU.
 
-All compute in float32 and return the dtype of their first argument.
+All functions compute in float32 and return the dtype of their first argument.
 
 Shapes: B batch, L positions, H hidden size, N heads, D = H / N.
 """
@@ -26,15 +26,16 @@ _fuse = ContextVar("fuse", default=False)
 
 XLA_FLAGS = "XLA_FLAGS"
 NO_YNN = "--xla_cpu_experimental_ynn_fusion_type="
-"""A kernel that runs twice at once, as two batches of an evaluation do, may kill the process where
-XLA hands a part of it to YNNPACK: it adds a constant to a list without a lock (TensorFlow 2.21; the
-maximum in `attention_weights` is such a part). Without, that kernel takes a tenth longer."""
+"""Flag that keeps XLA from using YNNPACK. YNNPACK is not thread-safe: if one kernel runs twice
+concurrently, as in evaluation, it may crash the process, since it appends to a list of constants
+without a lock (TensorFlow 2.21; the maximum in `attention_weights` is such a case). Without
+YNNPACK that kernel takes 10% longer."""
 
 
 def _avoid_ynn() -> None:
-    """Tell XLA before its first kernel; what the variable has already comes after, and wins."""
+    """Set the flag before XLA compiles its first kernel; the user's own flags take precedence."""
     flags = os.environ.get(XLA_FLAGS, "")
-    if not flags or flags.startswith("-"):  # otherwise it names a file
+    if not flags or flags.startswith("-"):  # otherwise the variable names a file with flags
         os.environ[XLA_FLAGS] = f"{NO_YNN} {flags}".strip()
 
 
@@ -43,7 +44,7 @@ _avoid_ynn()
 
 @contextmanager
 def fused_on_cpu(fuse: bool) -> Iterator[None]:
-    """Trace the functions of this module as XLA kernels of their own, or not."""
+    """Inside the context, trace this module's functions as XLA kernels if `fuse` is set."""
     token = _fuse.set(fuse)
     try:
         yield
@@ -52,10 +53,12 @@ def fused_on_cpu(fuse: bool) -> Iterator[None]:
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function of tensors by position, and of settings by name, one kernel in that scope.
+    """Decorate a function to be one XLA kernel in the scope of `fused_on_cpu`.
 
-    Where the second tensor is a `bias` that is added to the first one, a product, its gradient is
-    the sum of the product's, which TensorFlow multiplies faster than XLA adds it up.
+    The function takes tensors as positional arguments and settings as keyword arguments. If its
+    second tensor is a `bias` added to the first one, the gradient of the bias is the sum of the
+    first one's gradient over all positions: it is computed outside the kernel, as a matrix product
+    with ones (`_bias_gradient`), since XLA's reduction is slower.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)
     has_bias = list(signature(function).parameters)[1:2] == ["bias"]
@@ -78,9 +81,11 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
             outputs = compiled(*inputs, **settings)
 
             def gradients(*upstream: tf.Tensor) -> Any:
-                given = upstream if isinstance(outputs, tuple) else upstream[0]
-                found = gradient(inputs, given, settings)
-                return [found[0], _of_bias(found[0]), *found[1:]] if has_bias else found
+                of_outputs = upstream if isinstance(outputs, tuple) else upstream[0]
+                of_inputs = gradient(inputs, of_outputs, settings)
+                if not has_bias:
+                    return of_inputs
+                return [of_inputs[0], _bias_gradient(of_inputs[0]), *of_inputs[1:]]
 
             return outputs, gradients
 
@@ -89,8 +94,8 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _of_bias(gradient: tf.Tensor) -> tf.Tensor:
-    """Return the sums over all axes but the last, float32 [K], of float [..., K]."""
+def _bias_gradient(gradient: tf.Tensor) -> tf.Tensor:
+    """Return the sum of a gradient, float [..., K], over all axes but the last: float32 [K]."""
     rows = tf.reshape(gradient, [-1, gradient.shape[-1]])
     ones = tf.ones(tf.stack([1, tf.shape(rows)[0]]), rows.dtype)
     return _float32(tf.matmul(ones, rows)[0])
@@ -100,9 +105,9 @@ def _float32(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(x, tf.float32)
 
 
-# ---- sums: XLA adds up rows and columns number by number on a CPU, and takes four to five times as
-# long as for the product with ones. So in a kernel every sum is such a product, and the gradients
-# are written out where TensorFlow's own would have others.
+# ---- sums: XLA's row and column reductions are scalar loops on a CPU, four to five times slower
+# than a product with a vector of ones. So inside a kernel every sum is such a product, and where
+# TensorFlow's automatic gradient would contain reductions, the gradient is written by hand.
 
 
 def _ones(count: tf.Tensor) -> tf.Tensor:
@@ -115,7 +120,7 @@ def _row_sums(x: tf.Tensor) -> tf.Tensor:
 
 
 def _column_sums(x: tf.Tensor) -> tf.Tensor:
-    """Return the sums over all axes but the last, float32 [K], of float32 [..., K]."""
+    """Return the sums of float32 [..., K] over all axes but the last: float32 [K]."""
     rows = tf.reshape(x, [-1, x.shape[-1]])
     return tf.linalg.matvec(rows, _ones(tf.shape(rows)[0]), transpose_a=True)
 
@@ -126,7 +131,7 @@ def _biased(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
 
 def _softmax(x: tf.Tensor) -> tf.Tensor:
-    """Return float32 [..., K] whose rows add up to 1."""
+    """Return the softmax over the last axis, float32 [..., K]."""
     return _softmax_in_kernel(x) if _fuse.get() else tf.nn.softmax(x)
 
 
@@ -140,11 +145,11 @@ def _softmax_in_kernel(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
 # ---- dropout
 
 FIRST_EXAMPLE = 1 << 32
-"""See `_kept`."""
+"""Factor of the first example's index in a dropout state, see `_dropped`."""
 
 
 def _scrambled(x: tf.Tensor) -> tf.Tensor:
-    """Return 32 bits each of which depends on all of x's: the finalizer of MurmurHash3.
+    """Return a hash, uint32, of uint32 x: MurmurHash3's finalizer, a bijection.
 
     Austin Appleby, https://github.com/aappleby/smhasher (public domain), `fmix32`.
     """
@@ -155,26 +160,27 @@ def _scrambled(x: tf.Tensor) -> tf.Tensor:
 
 
 def _dropped(x: tf.Tensor, state: tf.Tensor, rate: float) -> tf.Tensor:
-    """Return float32 x with a share `rate` of its numbers set to 0 and the others scaled up.
+    """Return float32 x after dropout: a share `rate` of elements is 0, the others are scaled up.
 
-    Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html. What is dropped is a
-    function of the state, the example's number in the whole batch, and the number's place in the
-    example: a counter that is scrambled twice with two keys of the example. So a step drops the
-    same on any number of devices, compiled or not, and forward and backward need not pass each
-    other a mask. Philox, which XLA computes in no kernel with anything else, took a third of the
-    whole step.
+    Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html. The mask comes from a
+    counter-based generator: a hash of the state, the example's index in the global batch, and the
+    element's index in the example. So a step drops the same elements on any number of devices,
+    compiled or not, and the backward pass recomputes the mask instead of storing it. Philox,
+    TensorFlow's generator, cannot be fused by XLA and took a third of the whole step.
 
     Args:
         x: float32 [B, ...].
-        state: int64 [2]. A seed, and the number in the whole batch of the first example here times
-            `FIRST_EXAMPLE`, plus another seed below that.
-        rate: 0 to 1.
+        state: int64 [2]. A seed, of which the low 32 bits count; and `FIRST_EXAMPLE` times the
+            index in the global batch of the first example of x, plus a second seed below 2^32.
+        rate: dropout rate, 0 to below 1.
     """
     if not rate:
         return x
     shape = tf.shape(x)
     rows = tf.ones_like(shape[1:])
     seed, other_seed = tf.cast(state % FIRST_EXAMPLE, tf.uint32)[0], state[1] % FIRST_EXAMPLE
+    # Keys depend on the index in the global batch, not on this device, so that every split of the
+    # batch over devices drops the same elements.
     examples = tf.cast(state[1] // FIRST_EXAMPLE, tf.int32) + tf.range(shape[0])
     first_key = _scrambled(tf.cast(examples, tf.uint32) + seed)
     second_key = _scrambled(tf.bitwise.bitwise_xor(first_key, tf.cast(other_seed, tf.uint32)))
@@ -190,12 +196,12 @@ def _dropped(x: tf.Tensor, state: tf.Tensor, rate: float) -> tf.Tensor:
 
 @fused
 def dropout(x: tf.Tensor, state: tf.Tensor, *, rate: float) -> tf.Tensor:
-    """Return x with a share of its numbers dropped.
+    """Return x after dropout.
 
     Args:
         x: float [B, ...].
-        state: int64 [2], of `_dropped`.
-        rate: 0 to 1.
+        state: int64 [2]. State of the random generator, see `_dropped`.
+        rate: dropout rate, 0 to below 1.
     """
     return tf.cast(_dropped(_float32(x), state, rate), x.dtype)
 
@@ -204,7 +210,7 @@ def dropout(x: tf.Tensor, state: tf.Tensor, *, rate: float) -> tf.Tensor:
 
 
 def _normalized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """Ba et al. 2016, https://arxiv.org/abs/1607.06450, over the last axis."""
+    """Layer normalization over the last axis (Ba et al. 2016, https://arxiv.org/abs/1607.06450)."""
     if _fuse.get():
         normalized: tf.Tensor = _normalized_in_kernel(x, gamma, beta, epsilon)
         return normalized
@@ -237,7 +243,7 @@ def _normalized_in_kernel(
 
 @fused
 def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float) -> tf.Tensor:
-    """Return float [..., H] normalized over its last axis, times gamma plus beta, float32 [H]."""
+    """Return the layer normalization of float [..., H]; gamma and beta are float32 [H]."""
     return tf.cast(_normalized(_float32(x), gamma, beta, epsilon), x.dtype)
 
 
@@ -253,17 +259,17 @@ def add_and_norm(
     rate: float,
     epsilon: float,
 ) -> tf.Tensor:
-    """Return what closes a block: the product x plus bias, dropped from, on top of the residual.
+    """Return LayerNorm(residual + dropout(x + bias)), the end of a Transformer block.
 
     Args:
-        x: float [B, L, H].
+        x: float [B, L, H]. The block's last matrix product, without its bias.
         bias: float32 [H].
-        residual: float [B, L, H].
-        gamma: float32 [H].
-        beta: float32 [H].
-        state: int64 [2], of `dropout`.
-        rate: of the dropout.
-        epsilon: of the normalization.
+        residual: float [B, L, H]. The block's input.
+        gamma: float32 [H]. Scale of the normalization.
+        beta: float32 [H]. Offset of the normalization.
+        state: int64 [2]. State of the dropout, see `_dropped`.
+        rate: dropout rate, 0 to below 1.
+        epsilon: epsilon of the normalization.
     """
     added = _float32(residual) + _dropped(_biased(x, bias), state, rate)
     return tf.cast(_normalized(added, gamma, beta, epsilon), x.dtype)
@@ -272,8 +278,8 @@ def add_and_norm(
 def activated(x: tf.Tensor, bias: tf.Tensor, *, activation: Callable[..., Any]) -> tf.Tensor:
     """Return activation(x + bias) of float [..., H] and float32 [H].
 
-    The one function here that keeps something for its gradient: its slope, in place of x. Both
-    take the same powers and error functions, which are most of the work.
+    The only function here that stores something for its gradient: the activation's slope, instead
+    of x. Value and slope share their exponentials and error functions, which are most of the work.
     """
     if not _fuse.get():
         return tf.cast(activation(_biased(x, bias)), x.dtype)
@@ -284,7 +290,7 @@ def activated(x: tf.Tensor, bias: tf.Tensor, *, activation: Callable[..., Any]) 
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             of_x = _times(upstream, slopes)
-            return of_x, _of_bias(of_x)
+            return of_x, _bias_gradient(of_x)
 
         return outputs, gradient
 
@@ -296,7 +302,7 @@ def activated(x: tf.Tensor, bias: tf.Tensor, *, activation: Callable[..., Any]) 
 def _activated_and_slopes(
     x: tf.Tensor, bias: tf.Tensor, *, activation: Callable[..., Any]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return activation(x + bias), and its derivative there."""
+    """Return activation(x + bias) and the activation's derivative at x + bias."""
     at = _biased(x, bias)
     with tf.GradientTape() as tape:
         tape.watch(at)
@@ -320,13 +326,13 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
 @fused
 def split_heads(x: tf.Tensor, bias: tf.Tensor, *, heads: int, scale: float = 1.0) -> tf.Tensor:
-    """Return x + bias, times scale, by head: float [B, N, L, D].
+    """Return (x + bias) · scale, split into heads: float [B, N, L, D].
 
     Args:
         x: float [B, L, H].
         bias: float32 [H].
         heads: N.
-        scale: what queries are divided by √D with.
+        scale: 1/√D for queries, else 1.
     """
     shape = tf.shape(x)
     size = x.shape[-1] // heads
@@ -335,20 +341,20 @@ def split_heads(x: tf.Tensor, bias: tf.Tensor, *, heads: int, scale: float = 1.0
 
 
 HIDDEN = -1e9
-"""What is added to the score of padding."""
+"""Added to the attention scores of padding; its softmax is exactly 0 in float32."""
 
 
 @fused
 def attention_weights(
     scores: tf.Tensor, padding_mask: tf.Tensor, state: tf.Tensor, *, rate: float
 ) -> tf.Tensor:
-    """Return each position's share in what a head gathers, in training with some dropped.
+    """Return the attention weights after dropout, float [B, N, L, L].
 
     Args:
-        scores: float [B, N, L, L]. Of each position (last axis) for each other.
+        scores: float [B, N, L, L]. Attention scores; the last axis is the keys' position.
         padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
-        state: int64 [2], of `dropout`.
-        rate: of the dropout.
+        state: int64 [2]. State of the dropout, see `_dropped`.
+        rate: dropout rate, 0 to below 1.
     """
     hidden = (1.0 - _float32(padding_mask))[:, tf.newaxis, tf.newaxis, :] * HIDDEN
     return tf.cast(_dropped(_softmax(_float32(scores) + hidden), state, rate), scores.dtype)
@@ -356,7 +362,7 @@ def attention_weights(
 
 @fused
 def merge_heads(x: tf.Tensor) -> tf.Tensor:
-    """Return float [B, L, H] of [B, N, L, D]."""
+    """Concatenate the heads of float [B, N, L, D] to [B, L, H]."""
     shape = tf.shape(x)
     merged = tf.transpose(x, [0, 2, 1, 3])
     return tf.reshape(merged, [shape[0], shape[2], x.shape[1] * x.shape[3]])

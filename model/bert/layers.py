@@ -1,10 +1,10 @@
-"""The layers where KerasHub's and Keras's lack something.
+"""Layers that replace those of KerasHub and Keras where these lack something.
 
 A token embedding and a masked-LM head with dense gradients, and a Transformer layer with two
-dropout rates. All read their weights in float32, and multiply in what Keras's dtype policy asks
-for: Keras itself would narrow biases and LayerNorm's weights too.
+dropout rates. All keep float32 weights and do matrix multiplications in the compute dtype of
+Keras's policy; Keras itself would also cast biases and LayerNorm's weights.
 
-Weights, their names and shapes are KerasHub's, so its checkpoints fit.
+Weights have KerasHub's names and shapes, so its checkpoints can be loaded.
 
 Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary size, N heads,
 D = H / N.
@@ -28,29 +28,29 @@ def gelu_tanh(x: Any) -> Any:
 
 
 def policy_dtype() -> str:
-    """Return what layers made now are to multiply in: float32, bfloat16 or float16."""
+    """Return the compute dtype of the current Keras policy: float32, bfloat16 or float16."""
     return keras.config.dtype_policy().compute_dtype
 
 
 def product(x: tf.Tensor, kernel: Any) -> tf.Tensor:
-    """Return x [..., H] times a kernel [H, K] in the dtype of x."""
+    """Return the matrix product of x [..., H] and a kernel [H, K], in the dtype of x."""
     return tf.tensordot(x, tf.cast(kernel, x.dtype), axes=1)
 
 
 def rows_of(positions: Any, x: tf.Tensor) -> tf.Tensor:
-    """Return one-hot rows [B, P, L] that pick positions int32 [B, P] of x [B, L, H] as a product.
+    """Return one-hot rows [B, P, L] that select positions int32 [B, P] of x [B, L, H] by matmul.
 
-    Fast on every device, forward and back, where a gather's gradient is a scatter.
+    A matrix product is fast in both directions on every device; a gather's gradient is a scatter.
     """
     return ops.one_hot(positions, ops.shape(x)[1], dtype=x.dtype)
 
 
 @tf.custom_gradient
 def dense_lookup(table: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """Return the rows of a table; the gradient is one dense tensor instead of `tf.IndexedSlices`.
+    """Look up rows of a table; the gradient is a dense tensor instead of `tf.IndexedSlices`.
 
-    The table is also the masked-LM head's matrix, whose gradient is dense. TensorFlow would add
-    the two by turning the dense one into V more slices, a scatter of V + B·L rows.
+    The table is also the masked-LM head's output matrix, whose gradient is dense. To add the two,
+    TensorFlow would convert the dense one to slices, a scatter of V + B·L rows.
 
     Args:
         table: float [V, H].
@@ -67,13 +67,13 @@ def dense_lookup(table: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, Any]:
 
 @keras.saving.register_keras_serializable(package="clozeline")
 class TokenEmbedding(keras.layers.ReversibleEmbedding):
-    """Piece vectors, tied to the masked-LM head, with a dense gradient."""
+    """Token embedding, tied to the masked-LM head's output matrix, with a dense gradient."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, autocast=False)
 
     def call(self, inputs: Any, reverse: bool = False) -> Any:
-        """Return vectors [B, L, H] of ids int32 [B, L], or in reverse logits [B, P, V]."""
+        """Return vectors [B, L, H] for ids int32 [B, L]; if reversed, logits [B, P, V]."""
         table = ops.convert_to_tensor(self.embeddings)
         if not reverse:
             return dense_lookup(tf.identity(table), ops.cast(inputs, "int32"))
@@ -90,7 +90,7 @@ class LayerNorm(keras.layers.LayerNormalization):
         super().__init__(**kwargs, autocast=False)
 
     def call(self, inputs: Any) -> Any:
-        """Return the inputs, float [..., H], normalized."""
+        """Return the normalized inputs, float [..., H]."""
         gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
         return functions.layer_norm(inputs, gamma, beta, epsilon=self.epsilon)
 
@@ -100,11 +100,11 @@ class Dropout(keras.layers.Dropout):
     """Keras's dropout, computed by `functions.dropout`."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Return the inputs, in training with a share of `rate` dropped."""
+        """Return the inputs, after dropout if training."""
         return functions.dropout(inputs, **self.draw(training))
 
     def draw(self, training: bool) -> dict[str, Any]:
-        """Return the next `state` and the `rate` for a function that drops; the rate may be 0."""
+        """Return the next `state` and the `rate` for a kernel; the rate is 0 outside training."""
         if training and self.rate > 0:
             return {"state": self.seed_generator.next(), "rate": self.rate}
         return {"state": tf.zeros([2], tf.int64), "rate": 0.0}
@@ -112,15 +112,16 @@ class Dropout(keras.layers.Dropout):
 
 @keras.saving.register_keras_serializable(package="clozeline")
 class EncoderLayer(keras.layers.Layer):
-    """A Transformer layer: self-attention, then a feed-forward block, each added and normalized.
+    """A Transformer layer: self-attention and a feed-forward block, with residuals and LayerNorm.
 
     Devlin et al. 2018, https://arxiv.org/abs/1810.04805; Vaswani et al. 2017,
-    https://arxiv.org/abs/1706.03762. What lies between the products is in `model.bert.kernels`. The
-    parts are there for their weights, which have the names of KerasHub's TransformerEncoder.
+    https://arxiv.org/abs/1706.03762. The computation between matrix products is in
+    `model.bert.kernels`. The sublayers are never called: they only hold the weights, under the
+    names of KerasHub's TransformerEncoder.
 
     Attributes:
-        recompute: whether the gradient starts from the layer's inputs, and nothing in between is
-            kept for it (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+        recompute: whether to use gradient checkpointing: keep only the layer's inputs for the
+            backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class EncoderLayer(keras.layers.Layer):
         return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)
 
     def _fresh_initializer(self) -> keras.initializers.Initializer:
-        """Return a copy with a seed of its own, so that no two weights start from equal numbers."""
+        """Return a copy with its own seed: weights sharing an initializer would start equal."""
         return self.kernel_initializer.clone()
 
     def call(
@@ -189,19 +190,20 @@ class EncoderLayer(keras.layers.Layer):
         training: bool = False,
         return_attention_scores: bool = False,
     ) -> Any:
-        """Return [B, L, H], and if asked the attention weights [B, N, L, L].
+        """Return the outputs [B, L, H] and, if requested, the attention weights [B, N, L, L].
 
         Args:
             inputs: float [B, L, H].
             padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
-            positions: int32 [B, P]. Those whose outputs are wanted, [B, P, H] then; None = all.
-            training: whether numbers are dropped.
-            return_attention_scores: whether the weights, none of them dropped, come too.
+            positions: int32 [B, P]. Positions to compute, outputs are [B, P, H]; None = all.
+            training: whether to apply dropout.
+            return_attention_scores: whether to return the attention weights, before dropout, too.
         """
         inputs = tf.cast(inputs, self.product_dtype)
         chosen = None if positions is None else rows_of(positions, inputs)
         dropouts = (self._weights_dropout, self._attention_dropout, self._output_dropout)
-        # Drawn here, once: a second computation must drop the same.
+        # Draw the states outside `_compute`: gradient checkpointing runs it a second time, which
+        # must drop the same elements.
         drawn = [dropout.draw(training) for dropout in dropouts]
         states, rates = [d["state"] for d in drawn], [d["rate"] for d in drawn]
         compute = partial(self._compute, rates=rates, chosen=chosen)
@@ -214,23 +216,23 @@ class EncoderLayer(keras.layers.Layer):
         return x, functions.attention_weights(scores, padding_mask, **nothing_dropped)
 
     def inside(self, inputs: Any, padding_mask: Any) -> dict[str, tf.Tensor]:
-        """Return what the layer computes on its way to its output, outside of training.
+        """Return the layer's intermediate results and its output, without dropout.
 
         Args:
             inputs: float [B, L, H].
             padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
 
         Returns:
-            queries: float [B, N, L, D], divided by √D.
+            queries: float [B, N, L, D], already scaled by 1/√D.
             keys: float [B, N, L, D].
             values: float [B, N, L, D].
             scores: float [B, N, L, L]. Products of queries and keys.
-            weights: float [B, N, L, L]. Share of each position (last axis) in what is gathered.
-            gathered: float [B, N, L, D]. What each head gathers.
-            concatenated: float [B, L, H]. The same, heads side by side.
-            attended: float [B, L, H]. What closes the attention block.
-            intermediate: float [B, L, I]. The wide vectors of the feed-forward block.
-            output: float [B, L, H].
+            weights: float [B, N, L, L]. Attention weights; the last axis is the keys' position.
+            gathered: float [B, N, L, D]. Weighted sums of the values, by head.
+            concatenated: float [B, L, H]. The weighted sums of all heads, concatenated.
+            attended: float [B, L, H]. Output of the attention block after residual and LayerNorm.
+            intermediate: float [B, L, I]. Activations inside the feed-forward block.
+            output: float [B, L, H]. Output of the layer.
         """
         seen: dict[str, tf.Tensor] = {}
         inputs = tf.cast(inputs, self.product_dtype)
@@ -247,17 +249,19 @@ class EncoderLayer(keras.layers.Layer):
         chosen: tf.Tensor | None = None,
         seen: dict[str, tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the layer's output [B, L, H] and the scores of positions [B, N, L, L].
+        """Return the layer's output [B, L, H] and the attention scores [B, N, L, L].
 
         Args:
             inputs: float [B, L, H].
-            padding_mask: int32 [B, L].
-            states: of the dropouts: of attention weights, of both blocks' outputs.
-            rates: of the same.
-            chosen: float [B, P, L]. One-hot rows of the positions that are wanted: P take the
-                place of L in what is returned, but for the last axis of the scores.
-            seen: takes what `inside` returns, if it is given.
+            padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+            states: dropout states, int64 [2] each: for the attention weights, for the attention
+                block's output, for the feed-forward block's output.
+            rates: dropout rates, in the order of `states`.
+            chosen: float [B, P, L]. One-hot rows of the positions to compute; the results then
+                have P instead of L positions, except on the last axis of the scores.
+            seen: dictionary to add the results of `inside` to; None = do not record them.
         """
+        # Only queries and everything after them shrink to P positions: every position is attended.
         asking = inputs if chosen is None else tf.matmul(chosen, inputs)
         concatenated, scores = self._attend(asking, inputs, padding_mask, states[0], rates[0], seen)
         dense = self._attention.output_dense
@@ -290,21 +294,22 @@ class EncoderLayer(keras.layers.Layer):
         rate: float,
         seen: dict[str, tf.Tensor] | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return what all heads gather, and the scores of positions.
+        """Compute multi-head attention, without the output projection.
 
         Args:
-            asking: float [B, P, H]. The positions that gather.
-            inputs: float [B, L, H]. Those that are gathered from.
-            padding_mask: int32 [B, L].
-            state: of the weights' dropout.
-            rate: of the same.
-            seen: takes what `inside` returns, if it is given.
+            asking: float [B, P, H]. Inputs of the queries.
+            inputs: float [B, L, H]. Inputs of the keys and values.
+            padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+            state: int64 [2]. Dropout state for the attention weights.
+            rate: dropout rate of the attention weights.
+            seen: dictionary to add the intermediate results to; None = do not record them.
 
         Returns:
-            float [B, P, H], and float [B, N, P, L].
+            The concatenated heads, float [B, P, H], and the attention scores, float [B, N, P, L].
         """
         attention = self._attention
         size = attention.query_dense.kernel.shape[-1]
+        # Scale the queries, not the scores: L · D numbers per head instead of L · L.
         queries = self._heads(attention.query_dense, asking, size**-0.5)
         keys = self._heads(attention.key_dense, inputs)
         values = self._heads(attention.value_dense, inputs)
@@ -318,7 +323,7 @@ class EncoderLayer(keras.layers.Layer):
         return concatenated, scores
 
     def _heads(self, dense: Any, x: tf.Tensor, scale: float = 1.0) -> tf.Tensor:
-        """Return what a dense layer to the heads makes of [B, L, H], times scale: [B, N, L, D]."""
+        """Apply a query, key or value projection to [B, L, H] and scale it: [B, N, L, D]."""
         kernel = tf.reshape(dense.kernel, [x.shape[-1], -1])
         bias = tf.reshape(dense.bias, [-1])
         return functions.split_heads(product(x, kernel), bias, heads=self.num_heads, scale=scale)
@@ -338,7 +343,7 @@ class EncoderLayer(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Return what makes the same layer again."""
+        """Return the constructor's arguments, for serialization."""
         return {
             **super().get_config(),
             "product_dtype": self.product_dtype,
@@ -354,10 +359,10 @@ class EncoderLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="clozeline")
 class WithAttentionScores(keras.layers.Layer):
-    """An encoder layer, with its attention scores as a second output.
+    """An encoder layer with its attention weights as a second output.
 
-    A layer around it, because Keras takes every call of one layer to have as many outputs as its
-    first.
+    It wraps the layer, because Keras assumes that all calls of a layer have the same number of
+    outputs as the first call.
     """
 
     def __init__(self, layer: EncoderLayer, **kwargs: Any) -> None:
@@ -366,15 +371,15 @@ class WithAttentionScores(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, padding_mask: Any) -> tuple[Any, Any]:
-        """Return what the layer makes of [B, L, H], and the scores [B, N, L, L]."""
+        """Return the layer's output [B, L, H] and its attention weights [B, N, L, L]."""
         return self.layer(inputs, padding_mask=padding_mask, return_attention_scores=True)
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
 class MaskedLMHead(keras_hub.layers.MaskedLMHead):
-    """KerasHub's masked-LM head, with the masked positions gathered by a matrix product.
+    """KerasHub's masked-LM head, but it selects the masked positions by a matrix product.
 
-    KerasHub gathers number by number (B·P·H of them), whose gradient is as large a scatter.
+    KerasHub gathers B·P·H single elements; the gradient is a scatter of the same size.
     """
 
     def __init__(self, product_dtype: str | None = None, **kwargs: Any) -> None:
@@ -382,9 +387,9 @@ class MaskedLMHead(keras_hub.layers.MaskedLMHead):
         self.product_dtype = product_dtype or policy_dtype()
 
     def call(self, inputs: Any, mask_positions: Any = None) -> Any:
-        """Return logits [B, P, V] of the encoder's output [B, L, H] at positions int32 [B, P].
+        """Return logits [B, P, V] for the encoder's output [B, L, H] at positions int32 [B, P].
 
-        Without positions, logits [..., V] of an output [..., H] at those already.
+        Without positions, return logits [..., V] for all vectors [..., H] of the inputs.
         """
         x = tf.cast(inputs, self.product_dtype)
         if mask_positions is not None:
@@ -408,5 +413,5 @@ class MaskedLMHead(keras_hub.layers.MaskedLMHead):
         return (*at, self.vocabulary_size)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what makes the same layer again."""
+        """Return the constructor's arguments, for serialization."""
         return {**super().get_config(), "product_dtype": self.product_dtype}

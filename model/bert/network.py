@@ -1,7 +1,7 @@
-"""The network as functional Keras models: the encoder, and the encoder with its heads.
+"""Functional Keras models: the encoder, and the encoder with its heads.
 
-Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary size, C outputs of a
-task.
+Shapes: B batch, L positions, P masked positions, H hidden size, N heads, V vocabulary size, C
+outputs of a task.
 
 Architecture: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
 """
@@ -25,21 +25,21 @@ from model.tasks.kinds import Task
 from pipeline import schema
 
 _ACTIVATIONS: dict[str, Any] = {
-    "gelu": "gelu",  # Keras's is exact unless asked
+    "gelu": "gelu",  # Keras's default is the exact form
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "relu": "relu",
 }
 
 TASK_HEAD = "task"
-"""Name of a tuned model's own layer."""
+"""Name of the head's layer in a fine-tuned model."""
 
 SLOTS = "masked_lm_slots"
-"""An input of the pretraining model's `at_slots`."""
+"""Name of the additional input of `PretrainingModel.at_slots`."""
 
 
 def _initializer(config: BertConfig) -> keras.initializers.Initializer:
-    """Return a fresh initializer: two weights that share one would start from equal numbers."""
+    """Return a new initializer: weights that share one would start with equal values."""
     return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 
@@ -54,7 +54,7 @@ def _encoder_inputs() -> dict[str, Any]:
 
 
 def _embed(config: BertConfig, token_embedding: Any, input_ids: Any, segment_ids: Any) -> Any:
-    """Return the sum of token, position and segment vectors, normalized: float32 [B, L, H]."""
+    """Return the normalized sum of token, position and segment embeddings: float32 [B, L, H]."""
     tokens = token_embedding(input_ids)
     positions = keras_hub.layers.PositionEmbedding(
         config.max_position_embeddings,
@@ -116,12 +116,12 @@ def build_encoder(config: BertConfig) -> keras.Model:
 
 
 def with_intermediates(encoder: keras.Model) -> keras.Model:
-    """Return a model of an encoder's own layers that also gives what is between them.
+    """Return a model that shares an encoder's layers and also outputs intermediate results.
 
     Outputs, by name: the encoder's, and
-        hidden_states: a list of float [B, L, H]. The embeddings, and what each layer makes of them.
-        attention_scores: a list of float [B, N, L, L], one a layer. Share of each position (last
-            axis) in what a head gathers for another one.
+        hidden_states: a list of float [B, L, H]. The embeddings, then each layer's output.
+        attention_scores: a list of float [B, N, L, L], one per layer. Attention weights; the last
+            axis is the keys' position.
     """
     x = encoder.get_layer("embeddings_dropout").output
     hidden_states, attention_scores = [x], []
@@ -141,10 +141,10 @@ def with_intermediates(encoder: keras.Model) -> keras.Model:
 
 
 def at_positions(encoder: keras.Model) -> keras.Model:
-    """Return a model of an encoder's own layers, the last of which computes at some positions only.
+    """Return a model that shares an encoder's layers; the last one computes only some positions.
 
-    Pretraining looks at nothing else, and the last layer's feed-forward block at all positions
-    takes an eighth of a step of mini.
+    Pretraining needs no others, and computing the last layer's feed-forward block at all positions
+    would take an eighth of a step of size mini.
 
     Inputs, by name: the encoder's, and
         positions: int32 [B, P].
@@ -154,7 +154,7 @@ def at_positions(encoder: keras.Model) -> keras.Model:
         pooled_output: float [B, H].
     """
     positions = keras.Input((None,), dtype="int32", name="positions")
-    first = keras.ops.zeros_like(positions[:, :1])  # what is pooled
+    first = keras.ops.zeros_like(positions[:, :1])  # position 0, [CLS], for the pooled output
     *layers, last = (layer for layer in encoder.layers if isinstance(layer, EncoderLayer))
     mask = {"padding_mask": encoder.input[schema.INPUT_MASK]}
     x = last(
@@ -171,10 +171,10 @@ def at_positions(encoder: keras.Model) -> keras.Model:
 
 
 def from_token_vectors(encoder: keras.Model) -> keras.Model:
-    """Return a model of an encoder's own layers that starts from vectors instead of pieces.
+    """Return a model that shares an encoder's layers and takes vectors instead of piece ids.
 
-    Inputs, by name: the encoder's but `input_ids`, and
-        token_vectors: float32 [B, L, H]. What the token embedding gives for pieces, or anything.
+    Inputs, by name: the encoder's except `input_ids`, and
+        token_vectors: float32 [B, L, H]. Outputs of the token embedding, or any other vectors.
 
     Outputs, by name: the encoder's.
     """
@@ -195,15 +195,17 @@ def from_token_vectors(encoder: keras.Model) -> keras.Model:
 
 @keras.saving.register_keras_serializable(package="clozeline")
 class PretrainingModel(keras.Model):
-    """The functional model of `build_pretraining_model`, which saves its config, not its graph.
+    """The functional model of `build_pretraining_model`; it is serialized as its config.
 
-    Keras would give the loaded head a token embedding of its own: the graph does not say that a
-    layer inside a layer is shared.
+    Serialized as a graph, the loaded masked-LM head would get a separate token embedding: Keras's
+    graph does not record that a layer nested in another one is shared.
 
     Attributes:
         encoder: the encoder.
-        at_slots: a model of the same layers that takes masked_lm_slots int32 [S], too, numbers of
-            places among all B·P of masked_lm_positions, and gives masked_lm_logits [S, V] there.
+        at_slots: a model of the same layers with an additional input masked_lm_slots int32 [S],
+            flat indices into the B·P slots of masked_lm_positions; its masked_lm_logits are
+            [S, V]. Training passes only slots that hold a prediction, since the output matrix
+            makes each slot expensive.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -236,17 +238,17 @@ class PretrainingModel(keras.Model):
         self.encoder = encoder
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
-        """Return a layer, or the whole `encoder`, whose layers the graph has one by one."""
+        """Return a layer by name or index; `encoder` is not a node of the graph, but works too."""
         return self.encoder if name == "encoder" else super().get_layer(name, index)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what makes the same model again."""
+        """Return the model's config, for serialization."""
         return self.config.to_dict()
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PretrainingModel":
         """Return the model that `get_config` describes."""
-        del custom_objects  # every layer of it is registered
+        del custom_objects  # not needed: every layer is registered
         return cls(BertConfig.from_dict(config))
 
 
@@ -259,26 +261,25 @@ def build_pretraining_model(config: BertConfig) -> keras.Model:
         masked_lm_positions: int32 [B, P]. Indices into input_ids.
 
     Outputs, by name:
-        masked_lm_logits: float [B, P, V]. Scores of all pieces at those positions only; the output
+        masked_lm_logits: float [B, P, V]. Logits of all pieces at those positions; the output
             matrix is the token embedding.
-        next_sentence_logits: float [B, 2]. Scores of 0 = B follows A and 1 = B is random.
+        next_sentence_logits: float [B, 2]. Logits: 0 = B follows A, 1 = B is random.
     """
     return PretrainingModel(config)
 
 
 def build_task_model(config: BertConfig, task: Task) -> keras.Model:
-    """Return the encoder with the head of a task: a dense layer after a dropout.
+    """Return the encoder with a task's head: dropout and a dense layer.
 
-    Its layers are `encoder` and `task`. The head reads the pooled vector, or for an answer at
-    every position the encoder's last vectors, as in google-research/bert (run_classifier.py,
+    Its layers are `encoder` and `task`. The head's input is the pooled output or, for tasks with an
+    answer per position, the sequence output, as in google-research/bert (run_classifier.py,
     run_squad.py).
 
     Inputs, by name: the encoder's.
 
     Outputs, by name:
-        task_logits: float32 [B, C], or [B, L, C] for an answer at every position. Scores of the
-            classes; the number of a regression, C = 1; of a span the scores of its start and its
-            end, C = 2.
+        task_logits: float32 [B, C], or [B, L, C] for an answer per position. Logits of the classes;
+            the predicted number of a regression (C = 1); logits of a span's start and end (C = 2).
     """
     encoder = build_encoder(config)
     inputs = _encoder_inputs()
@@ -292,17 +293,17 @@ def build_task_model(config: BertConfig, task: Task) -> keras.Model:
 
 
 def build_model(config: BertConfig, task: Task | None) -> keras.Model:
-    """Return the model of a task, or without one the pretraining model."""
+    """Return the model of a task; the pretraining model if the task is None."""
     return build_task_model(config, task) if task else build_pretraining_model(config)
 
 
 def recompute_layers(model: keras.Model) -> None:
-    """Let the gradients of a model's Transformer layers start from their inputs."""
+    """Switch on gradient checkpointing in a model's Transformer layers."""
     for layer in model.get_layer("encoder").layers:
         if isinstance(layer, EncoderLayer):
             layer.recompute = True
 
 
 def weights_by_name(model: keras.Model) -> dict[str, Any]:
-    """Return a model's weights as TensorFlow variables, by Keras's path of each."""
+    """Return a model's weights, as TensorFlow variables by their Keras path."""
     return {weight.path: weight.value for weight in model.weights}

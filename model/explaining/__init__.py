@@ -1,1 +1,1 @@
-"""What a model computes for one text or pair, and why it answers as it does, as plain data."""
+"""Explain a model's computation and answers for one text or pair: attention, attributions."""

@@ -1,6 +1,6 @@
-"""Integrated gradients: how much each piece of the text adds to an answer.
+"""Integrated gradients: how much each piece of the text contributes to an answer.
 
-Shapes: L positions, H hidden size, S points on the path.
+Shapes: L positions, H hidden size, S points on the integration path.
 """
 
 from collections.abc import Callable
@@ -16,29 +16,29 @@ from model.explaining.questions import Question
 from pipeline import schema
 
 FIRST_POINTS, MOST_POINTS = 16, 512
-"""Points on the path: from, and doubled up to."""
+"""Number of points on the integration path: initial number, and the limit of doubling it."""
 
 WANTED_ERROR = 0.01
-"""Of the difference that the attributions must add up to."""
+"""Target for the completeness error, relative to the difference from the baseline."""
 
 NO_DIFFERENCE = 1e-6
-"""Below it float32 has no digits left for an error of a hundredth."""
+"""Differences below this are treated as zero: float32 cannot resolve 1% of them."""
 
 POSITIONS_AT_ONCE = 2048
-"""Bounds the memory."""
+"""Number of positions (points × L) per batch; it bounds the memory."""
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each piece adds to the value of an answer.
+    """The contribution of each piece to the value of an answer.
 
     Attributes:
         answer: index of the answer.
-        by_piece: float32 [L]. They add up to `value - baseline_value`.
-        value: of the answer, for the text.
-        baseline_value: the same for a text in which no word says anything.
-        error: how far the sum is off, as a share of that difference.
-        points: on the path.
+        by_piece: float32 [L]. Attributions; their sum approximates `value - baseline_value`.
+        value: the answer's probability, or the predicted number, for the text.
+        baseline_value: the same value for the baseline.
+        error: completeness error: |sum of attributions - difference| / |difference|.
+        points: number of points on the integration path.
     """
 
     answer: int
@@ -50,7 +50,7 @@ class Attribution:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the sum is right to a hundredth, or there is no difference to speak of."""
+        """Whether the completeness error is within the target, or there is no difference."""
         difference = abs(self.value - self.baseline_value)
         return self.error <= WANTED_ERROR or difference <= NO_DIFFERENCE
 
@@ -58,19 +58,19 @@ class Attribution:
 def integrated_gradients(
     encode: keras.Model, token_vectors: Any, example: Example, question: Question, answer: int
 ) -> Attribution:
-    """Return what each piece adds to an answer's probability, or to the number that is answered.
+    """Return each piece's contribution to an answer's probability, or to a predicted number.
 
-    Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365, equation 1: the gradient along the
-    straight path from a baseline to the token embeddings of the text. The baseline has zeros for
-    every word, which the paper proposes for text, but the vectors of [CLS], [SEP] and [MASK]: they
-    say nothing about it. The integral is a Gauss-Legendre sum, of twice as many points until the
-    attributions add up.
+    Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365, equation 1: the gradient is
+    integrated along the straight path from a baseline to the text's token embeddings. The baseline
+    is zero for every word, as the paper proposes for text, but keeps the vectors of [CLS], [SEP]
+    and [MASK], which carry no content. The integral is computed by Gauss-Legendre quadrature; the
+    number of points is doubled until the completeness error reaches `WANTED_ERROR`.
 
     Args:
-        encode: the encoder from its token vectors on (`model.bert.network.from_token_vectors`).
-        token_vectors: float32 [1, L, H]. Of the example.
+        encode: the encoder from token vectors (`model.bert.network.from_token_vectors`).
+        token_vectors: float32 [1, L, H]. Token embeddings of the example.
         example: the text.
-        question: what is asked.
+        question: the question whose answer is explained.
         answer: index of the answer to explain.
     """
     words = (~example.is_special).astype(np.float32)[np.newaxis, :, np.newaxis]
@@ -81,24 +81,24 @@ def integrated_gradients(
     points = FIRST_POINTS
     while True:
         by_piece = _integral(value_of, path, points)
-        found = Attribution(
+        attribution = Attribution(
             answer, by_piece, float(value), float(baseline_value),
             abs(float(by_piece.sum()) - difference) / max(abs(difference), 1e-30), points,
         )  # fmt: skip
-        if found.is_complete or points == MOST_POINTS:
-            return found
+        if attribution.is_complete or points == MOST_POINTS:
+            return attribution
         points *= 2
 
 
 @dataclass(frozen=True)
 class _Path:
-    """The straight line from the baseline to the text: float32 [1, L, H] both."""
+    """The straight path from the baseline (`start`) to the text (`end`): float32 [1, L, H]."""
 
     end: Any
     start: Any
 
     def at(self, shares: Any) -> Any:
-        """Return the points at shares float [S] of the way: float32 [S, L, H]."""
+        """Return the points at fractions float [S] of the path: float32 [S, L, H]."""
         return self.start + tf.reshape(tf.cast(shares, tf.float32), [-1, 1, 1]) * self.step
 
     @property
@@ -128,7 +128,7 @@ def _differentiable(
 
 
 def _integral(value_of: Callable[[Any], tuple[Any, Any]], path: _Path, points: int) -> np.ndarray:
-    """Return the gradient times the path's direction, summed over H, integrated: float32 [L]."""
+    """Integrate gradient × path direction, summed over H, along the path: float32 [L]."""
     nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
     length = path.end.shape[1]
     at_once = max(1, POSITIONS_AT_ONCE // length)

@@ -1,4 +1,4 @@
-"""One text or pair as a model reads it: pieces, ids, segments, and the text of each piece."""
+"""One text or pair as the model's input: pieces, ids, segments, and the text of each piece."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,17 @@ from pipeline.text.tokenizer import Tokenizer, build_tokenizer, normalize
 
 @dataclass(frozen=True)
 class Example:
-    """What goes into a model.
+    """A tokenized text or pair.
 
     Attributes:
-        pieces: [CLS] A [SEP] or [CLS] A [SEP] B [SEP], L of them.
-        written: the text that each piece stands for; it differs where a piece is [UNK].
+        pieces: L pieces, [CLS] A [SEP] or [CLS] A [SEP] B [SEP].
+        written: the text that each piece represents; it differs where a piece is [UNK].
         input_ids: int32 [L]. The pieces' ids.
         segment_ids: int32 [L]. 0 = [CLS] A [SEP], 1 = B [SEP].
-        is_special: bool [L]. [CLS], [SEP] and [MASK].
-        is_spaced: bool [L]. Pieces with white space or nothing before them, and the special ones.
-        cut_pieces: pieces that did not fit and were left out.
+        is_special: bool [L]. True for [CLS], [SEP] and [MASK].
+        is_spaced: bool [L]. True for special pieces, and for pieces at the text's start or after
+            white space.
+        cut_pieces: number of pieces that were truncated.
     """
 
     pieces: tuple[str, ...]
@@ -52,7 +53,7 @@ class Example:
 
     @cached_property
     def words(self) -> list[list[int]]:
-        """Positions by word: a piece that continues a word is with the one before it."""
+        """Positions of each word's pieces; a `##` piece belongs to the word before it."""
         words: list[list[int]] = []
         for position, piece in enumerate(self.pieces):
             if piece.startswith(JOINER) and len(piece) > len(JOINER):
@@ -63,7 +64,7 @@ class Example:
 
     @property
     def tagged_words(self) -> list[list[int]]:
-        """Positions by word between white space, the unit of tagging, without special pieces."""
+        """Positions of each white-space-separated word, the unit of tagging; no special pieces."""
         words = np.split(np.arange(len(self)), np.flatnonzero(self.is_spaced)[1:])
         return [word.tolist() for word in words if not self.is_special[word[0]]]
 
@@ -80,10 +81,10 @@ class Example:
 
 
 def read_example(run: Run, texts: Sequence[str]) -> Example:
-    """Return one text, or two, as a run's model reads them; what does not fit is cut off.
+    """Tokenize one or two texts for a run's model, truncating them to its sequence length.
 
     Raises:
-        InputError: a text is empty, or the run takes another number of texts.
+        InputError: a text is empty, or the run's model takes another number of texts.
     """
     _check_number(run, len(texts))
     tokenizer = build_tokenizer(run.vocabulary.pieces, lower_case=run.dataset.lower_case)
@@ -110,7 +111,7 @@ def read_example(run: Run, texts: Sequence[str]) -> Example:
 
 
 def _check_number(run: Run, texts: int) -> None:
-    """Raise `InputError` where a run has not learned to read that many texts at once."""
+    """Raise `InputError` if the run's model was not trained on this number of texts."""
     if run.task is not None and run.task.takes_pairs != (texts == 2):
         takes = "two texts" if run.task.takes_pairs else "one text"
         raise InputError(f"TEXT_PAIR: {run.path} takes {takes}; give {takes}")
@@ -119,25 +120,25 @@ def _check_number(run: Run, texts: int) -> None:
 
 
 def _pieces_of(run: Run, tokenizer: Tokenizer, text: str) -> list[tuple[int, str, bool]]:
-    """Return the id and text of every piece, and whether it is `is_spaced`; `[MASK]` is one."""
+    """Return each piece as (id, text, `is_spaced`); a literal `[MASK]` becomes one piece."""
     import tensorflow as tf
 
-    found: list[tuple[int, str, bool]] = []
+    pieces: list[tuple[int, str, bool]] = []
     for index, part in enumerate(text.split(MASK)):
         if index:
-            found.append((run.vocabulary.mask_id, MASK, True))
+            pieces.append((run.vocabulary.mask_id, MASK, True))
         clean = normalize(tf.constant([part]), lower_case=run.dataset.lower_case)
         ids, begins, ends = tokenizer.wordpiece.tokenize_with_offsets(clean)
         data = clean[0].numpy()
         where = zip(ids[0].numpy(), begins[0].numpy(), ends[0].numpy(), strict=True)
         for piece, begin, end in where:
             before = data[:begin].decode("utf-8")[-1:]
-            found.append((int(piece), data[begin:end].decode("utf-8"), before.strip() == ""))
-    return found
+            pieces.append((int(piece), data[begin:end].decode("utf-8"), before.strip() == ""))
+    return pieces
 
 
 def _trimmed(lengths: list[int], room: int) -> list[int]:
-    """Return how many pieces of each text are kept, as the exported model keeps them."""
+    """Return the number of pieces to keep of each text, truncated like in the exported model."""
     import tensorflow as tf
     import tensorflow_text as tf_text
 

@@ -1,4 +1,4 @@
-"""Everything there is to show about one text or pair: the worked example, attention, answers."""
+"""Compute a complete explanation of one text or pair: worked steps, attention, answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,25 +19,24 @@ from pipeline.console import progress
 from pipeline.errors import InputError
 
 MOST_ANSWERS = 10
-"""Answers shown of a question, best first."""
+"""Largest number of answers shown per question, best first."""
 
 MOST_ATTRIBUTED = 8
-"""Questions whose best answer is attributed to the pieces; each takes a while."""
+"""Largest number of questions whose best answer is attributed: integrated gradients are slow."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model answers to one question.
+    """A model's answer to one question.
 
     Attributes:
-        kind: what is asked.
+        kind: kind of the question.
         title: the question in words.
-        formula: of the answers' values.
-        source: of the formula.
-        position: of the piece that it is about; None = the whole text.
-        answers: the best ones with their probability, best first; or the number that is answered.
-        attribution: what each piece adds to the best answer's probability, or to the number; None
-            where it was not computed.
+        formula: formula for the answers' probabilities, or the number.
+        source: reference for the formula.
+        position: position of the piece that the question is about; None = the whole text.
+        answers: (answer, probability), best first; of a regression, the predicted number.
+        attribution: attribution of the best answer to the pieces; None = not computed.
     """
 
     kind: Kind
@@ -51,19 +50,19 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model computes for an example.
+    """The explanation of a model's computation for one example.
 
     Attributes:
-        run: the run's path.
-        example: the text as the model reads it.
-        layer: of the worked steps, from 0.
-        head: of the worked steps, from 0.
-        steps: from the pieces to the pooled vector.
-        attention: float32 [layers, heads, L, L]. Share of each position (last axis) in what a head
-            gathers for another one.
-        rollout: float32 [L, L]. The same through all layers.
-        predictions: what the model answers.
-        notes: what a reader must know, a sentence each.
+        run: path of the run.
+        example: the tokenized text.
+        layer: layer of the worked steps, from 0.
+        head: attention head of the worked steps, from 0.
+        steps: intermediate results from the pieces to the pooled vector.
+        attention: float32 [layers, heads, L, L]. Attention weights; the last axis is the keys'
+            position.
+        rollout: float32 [L, L]. Attention rollout through all layers.
+        predictions: the model's answers.
+        notes: remarks for the reader, one sentence each.
     """
 
     run: str
@@ -80,18 +79,18 @@ class Explanation:
 def explain(
     run: Run, texts: Sequence[str], layer: int, head: int, position: int | None = None
 ) -> Explanation:
-    """Return what a run's model computes for one text, or two.
+    """Explain the computation of a run's model for one or two texts.
 
     Args:
         run: a run with trained weights.
-        texts: one text, or two.
-        layer: of the worked steps, from 0.
-        head: of the worked steps, from 0.
-        position: of the piece that the masked-LM head is asked for where there is no [MASK]; None
-            is the last one.
+        texts: one or two texts.
+        layer: layer of the worked steps, from 0.
+        head: attention head of the worked steps, from 0.
+        position: position of the piece that the masked-LM head predicts if the text has no [MASK];
+            None = the last piece.
 
     Raises:
-        InputError: the run cannot take the texts, or lacks the layer, the head or the position.
+        InputError: the model cannot take the texts, or the layer, head or position does not exist.
     """
     config = run.config
     _check_below("--layer", layer + 1, config.num_hidden_layers, "layers")
@@ -130,7 +129,7 @@ def _check_below(flag: str, number: int, last: int, of_what: str) -> None:
 def _predictions(
     encoder: keras.Model, example: Example, asked: list[Question], inside: dict[str, Any]
 ) -> list[Prediction]:
-    """Return the answers, and why those to the first questions are what they are."""
+    """Return the answers to all questions, with attributions for the first `MOST_ATTRIBUTED`."""
     encode = from_token_vectors(encoder)
     vectors = encoder.get_layer("token_embedding")(example.features()[schema.INPUT_IDS])
     predictions = []
@@ -164,7 +163,7 @@ def _prediction(
 
 
 def _notes(run: Run, example: Example, asked: list[Question]) -> list[str]:
-    """Return what a reader must know."""
+    """Return remarks for the reader: truncation, missing heads, limits."""
     notes = []
     if example.cut_pieces:
         notes.append(

@@ -1,4 +1,4 @@
-"""An explanation as plain lists and numbers, for `--json`."""
+"""Convert an explanation to plain lists and numbers, for `--json`."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +10,7 @@ from pipeline import schema
 
 
 def as_plain(explanation: Explanation) -> dict[str, Any]:
-    """Return all of an explanation under its field names; layer and head count from 1."""
+    """Return an explanation by its field names; layer and head are numbered from 1."""
     example = explanation.example
     return {
         "run": explanation.run,
@@ -31,7 +31,7 @@ def as_plain(explanation: Explanation) -> dict[str, Any]:
 
 
 def prediction_as_plain(prediction: Prediction) -> dict[str, Any]:
-    """Return one prediction, with what each piece adds to it."""
+    """Return one prediction with its attribution."""
     plain = asdict(prediction)
     attribution = prediction.attribution
     if attribution is not None:
@@ -43,7 +43,7 @@ def prediction_as_plain(prediction: Prediction) -> dict[str, Any]:
 
 
 def numbers(values: np.ndarray) -> Any:
-    """Return float32 numbers as lists, each with the digits that it has."""
+    """Return float32 numbers as nested lists, with the shortest digits that identify each."""
     if values.ndim > 1:
         return [numbers(row) for row in values]
     return [float(str(value)) for value in values.astype(np.float32)]

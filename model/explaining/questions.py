@@ -1,4 +1,4 @@
-"""What a model can be asked about an example: each question as scores of its possible answers."""
+"""Questions that a model can answer about an example, each with scores for its answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from model.tasks.kinds import Task
 Kind = Literal["masked_lm", "next_sentence", "class", "score", "tag", "start", "end"]
 
 IS_NEXT_LABELS = ("follows", "does not follow")
-"""By index, as `next_sentence_labels` number them."""
+"""Names of the values of `next_sentence_labels`."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Question:
     """A question and how a model scores its answers.
 
     Attributes:
-        kind: what is asked.
+        kind: kind of the question.
         title: the question in words.
-        formula: how the answers' probabilities, or the number, follow from the encoder's vectors:
-            z the last layer's, p the pooled one.
-        source: where the formula comes from.
-        answers: the possible ones by index.
-        position: of the piece that it is about; None = the whole text.
-        scores: of the encoder's outputs, all answers' scores: float [B, answers].
+        formula: formula for the answers' probabilities, or the number, from the encoder's vectors:
+            z is the sequence output, p the pooled output.
+        source: reference for the formula.
+        answers: the possible answers, by index.
+        position: position of the piece that the question is about; None = the whole text.
+        scores: function from the encoder's outputs to the answers' scores, float [B, answers].
     """
 
     kind: Kind
@@ -45,38 +45,38 @@ class Question:
 
     @property
     def is_number(self) -> bool:
-        """Whether the answer is a number, which is its score, instead of a choice."""
+        """Whether the answer is a number (its score), not a choice among answers."""
         return self.kind == "score"
 
     def values(self, encoded: dict[str, Any]) -> Any:
-        """Return each answer's probability, or the number: float32 [B, answers]."""
+        """Return the answers' probabilities, or the number: float32 [B, answers]."""
         scores = tf.cast(self.scores(encoded), tf.float32)
         return scores if self.is_number else tf.nn.softmax(scores)
 
 
 def questions(run: Run, model: keras.Model, example: Example, position: int) -> list[Question]:
-    """Return what a run's model has learned to answer about an example.
+    """Return the questions that a run's model was trained to answer about an example.
 
     Args:
         run: the run.
-        model: its model, with trained weights.
-        example: one text, or two.
-        position: of the piece that is asked for besides [MASK], if there is no [MASK].
+        model: the run's model with trained weights.
+        example: one or two texts.
+        position: position to predict with the masked-LM head if the text has no [MASK].
     """
     if run.task is not None:
         return _task_questions(run.task, model, example)
-    found: list[Question] = []
+    result: list[Question] = []
     if "masked_lm" in run.heads:
-        for place in example.masks or [position]:
-            found.append(_masked_lm(run, model, example, place))
+        for masked in example.masks or [position]:
+            result.append(_masked_lm(run, model, example, masked))
     if "next_sentence" in run.heads and example.has_pair:
         scores = partial(_of_the_text, model.get_layer("next_sentence"))
-        found.append(
+        result.append(
             Question("next_sentence", "Does the second text follow the first?",
                      "softmax(W p + b)", f"{DEVLIN}, section 3.1, task #2",
                      IS_NEXT_LABELS, None, scores)
         )  # fmt: skip
-    return found
+    return result
 
 
 def _masked_lm(run: Run, model: keras.Model, example: Example, position: int) -> Question:

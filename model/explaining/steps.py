@@ -1,4 +1,4 @@
-"""The computation for one example step by step, with the numbers that the model itself computes.
+"""The computation for one example step by step, with the model's own intermediate results.
 
 Shapes: L positions, H hidden size, D = H / N the size of a head, I the feed-forward block's width,
 V vocabulary size.
@@ -24,11 +24,11 @@ class Step:
     """One step of the computation.
 
     Attributes:
-        name: for programs.
-        title: what it is, in a few words.
-        formula: how it follows from the steps before.
-        shape: the axes of the values by name.
-        source: where the formula comes from.
+        name: identifier in the JSON result.
+        title: short description.
+        formula: formula that computes the values from earlier steps.
+        shape: names of the axes of the values, for example `L × H`.
+        source: reference for the formula.
         values: float32, of that shape.
     """
 
@@ -41,7 +41,7 @@ class Step:
 
 
 class Recorder:
-    """Collects steps, whose values are taken out of batches of one."""
+    """Collects steps; it removes the batch axis, of size 1, from their values."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -49,7 +49,7 @@ class Recorder:
     def add(
         self, name: str, title: str, formula: str, shape: str, source: str, values: Any
     ) -> None:
-        """Add a step with the values [1, ...] of its only example."""
+        """Add a step with values [1, ...]."""
         numbers = np.asarray(values, np.float32)[0]
         self.steps.append(Step(name, title, formula, shape, source, numbers))
 
@@ -57,14 +57,14 @@ class Recorder:
 def worked_steps(
     encoder: keras.Model, inside: dict[str, Any], features: dict[str, Any], layer: int, head: int
 ) -> list[Step]:
-    """Return the steps from pieces to the pooled vector, by way of one layer and head.
+    """Return the steps from pieces to the pooled vector, through one layer and head.
 
     Args:
-        encoder: of a trained model.
-        inside: what `with_intermediates` makes of the features.
+        encoder: encoder of a trained model.
+        inside: outputs of `with_intermediates` for the features.
         features: the encoder's inputs, int32 [1, L] each.
-        layer: from 0.
-        head: from 0.
+        layer: layer to show, from 0.
+        head: attention head to show, from 0.
     """
     recorder = Recorder()
     _embeddings(recorder.add, encoder, features)
@@ -104,7 +104,8 @@ def _embeddings(add: Add, encoder: keras.Model, features: dict[str, Any]) -> Non
 def _attention(add: Add, seen: dict[str, Any], layer: int, head: int) -> None:
     where = f"layer {layer + 1}, head {head + 1}"
     parts = {name: seen[name][:, head] for name in seen if seen[name].shape.rank == 4}
-    # The model divides the queries, which are fewer numbers than the scores, by √D.
+    # The model has scaled the queries by 1/√D (see EncoderLayer._attend); undo that here, since
+    # the formula shows Q without the scale.
     queries = parts["queries"] * parts["queries"].shape[-1] ** 0.5
     projected, equation = f"{VASWANI}, section 3.2.2", f"{VASWANI}, equation 1"
     for name, title, formula, shape, source, values in (

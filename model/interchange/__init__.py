@@ -1,4 +1,4 @@
-"""Checkpoints of other formats: read into what a run is made of, and written from one."""
+"""Import checkpoints of other formats as runs, and export runs to other formats."""
 
 from model.interchange.detect import read_checkpoint
 from model.interchange.foreign_checkpoint import Imported

@@ -1,4 +1,4 @@
-"""Recognises a checkpoint's format by looking at its directory, and reads it."""
+"""Detect a checkpoint's format from the files in its directory, and read it."""
 
 import os
 from dataclasses import replace
@@ -13,19 +13,21 @@ from model.interchange.keras_hub import read_keras_hub
 from pipeline.errors import InputError
 
 _RUN_KEYS = {"format", "model", "dataset"}
+"""Keys that the `config.json` of a run has, and no other format's."""
 
 
 def read_checkpoint(path: Path) -> Imported:
-    """Read a Hugging Face directory, a TensorFlow 1 checkpoint's or a KerasHub preset.
+    """Read a Hugging Face directory, a TensorFlow 1 checkpoint or a KerasHub preset.
 
     Args:
-        path: the directory.
+        path: directory of the checkpoint.
 
     Raises:
-        InputError: it is none of these, no BERT of a kind that we have, or cannot be read.
+        InputError: the directory has none of these formats, holds an unsupported kind of model,
+            or cannot be read.
     """
     if not path.is_dir():
-        kind = "not a directory; give the one that it is in" if path.exists() else "is not there"
+        kind = "not a directory; give its directory" if path.exists() else "does not exist"
         raise InputError(f"{path}: {kind}")
     settings = read_json(path, CONFIG)
     # Several published directories have the files of both formats.
@@ -36,7 +38,7 @@ def read_checkpoint(path: Path) -> Imported:
             "in it; give a checkpoint's directory"
         )
     if settings is not None and settings.values.keys() >= _RUN_KEYS:
-        raise InputError(f"{path}: is a run already; there is nothing to import")
+        raise InputError(f"{path}: already a run; there is nothing to import")
     if settings is not None and "class_name" in settings.values:
         return read_keras_hub(path)
     has_both = has_google and has_checkpoint(path)
@@ -45,5 +47,5 @@ def read_checkpoint(path: Path) -> Imported:
     imported = read_hugging_face(path)
     if not has_both:
         return imported
-    note = f"the TensorFlow 1 checkpoint of {GOOGLE_CONFIG} in it is not read; the safetensors are"
+    note = f"the directory also holds a TensorFlow 1 checkpoint ({GOOGLE_CONFIG}); it is ignored"
     return replace(imported, notes=(*imported.notes, note))

@@ -1,4 +1,4 @@
-"""A run to a directory that `transformers` loads: config, safetensors and tokenizer files."""
+"""Export a run to a directory that `transformers` loads: config, safetensors, tokenizer files."""
 
 from pathlib import Path
 from typing import Any
@@ -39,30 +39,31 @@ from pipeline.storage.strict_json import to_json
 _TUNED = {kind: model for model, kind in PER_POSITION.items()}
 
 _WITHOUT_POOLER = ("BertForMaskedLM", *PER_POSITION)
-"""Those of their models that would warn of one."""
+"""Classes of `transformers` without a pooler: they would warn about unused weights."""
 
 
 def export_hugging_face(
     run: Run, output: Path, *, checkpoint: Checkpoint, encoder_only: bool
 ) -> dict[str, Any]:
-    """Write a run as a directory, and tell what is in it.
+    """Export a run's checkpoint, and print a summary.
 
     Args:
-        run: with a checkpoint.
-        output: appears when it is whole.
-        checkpoint: which one.
+        run: a run with at least one checkpoint.
+        output: directory to write; it appears, by one rename, when it is complete.
+        checkpoint: which checkpoint to export.
         encoder_only: whether heads are left out.
 
     Returns:
-        What `--json` prints.
+        The JSON result of the command.
 
     Raises:
-        InputError: the run has no such checkpoint, or the output is there already or cannot be
-            written.
+        InputError: the run has no such checkpoint, or the output exists or cannot be written.
         JobError: the disk is full or failed.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output {output}: is there already; give another, or remove it")
+        raise InputError(
+            f"--output {output}: already exists; choose another directory or remove it"
+        )
     heads, task = ((), None) if encoder_only else (run.heads, run.task)
     model = _TUNED.get(task.kind, CLASSIFIER) if task else PRETRAINING[heads]
     ours = {
@@ -98,7 +99,7 @@ def _tensors(
     heads: tuple[Head, ...],
     task: Task | None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the weights of one of their models by its names, and our paths of the others."""
+    """Return the weights that class `model` has, by their names, and the paths of the others."""
     prefix = ENCODER_PREFIX if heads or task else ""
     encoder = encoder_weights(config)
     if model in _WITHOUT_POOLER:
@@ -116,7 +117,7 @@ def _tensors(
 
 
 def _config(run: Run, model: str, task: Task | None) -> dict[str, Any]:
-    """Return the contents of `config.json`."""
+    """Return the contents of Hugging Face's `config.json`."""
     settings = {
         "architectures": [model],
         "model_type": "bert",
@@ -132,7 +133,7 @@ def _config(run: Run, model: str, task: Task | None) -> dict[str, Any]:
         settings["id2label"] = {str(index): label for index, label in enumerate(task.labels)}
     if "id2label" in settings:
         settings["label2id"] = {label: int(index) for index, label in settings["id2label"].items()}
-    # Their library has no such setting, and keeps those that it does not know.
+    # transformers has no such setting, but keeps unknown ones.
     return settings | ({TAKES_PAIRS: True} if task.takes_pairs else {})
 
 
@@ -145,13 +146,13 @@ def _write(
     """Write a directory under a temporary name, then rename it."""
     with (
         writing(f"--output {output}", SafetensorError),
-        staging(output.parent, f".{output.name}-") as made,
+        staging(output.parent, f".{output.name}-") as staged,
     ):
         for name, contents in files.items():
             text = to_json(contents, indent=2) + "\n"
-            (made / name).write_text(text, encoding="utf-8")
-        (made / VOCABULARY).write_bytes(vocabulary)
-        # Their library refuses a file that does not say so.
-        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
-        share(made / WEIGHTS)
-        publish(made, output)
+            (staged / name).write_text(text, encoding="utf-8")
+        (staged / VOCABULARY).write_bytes(vocabulary)
+        # transformers refuses a file without this metadata.
+        save_file(tensors, staged / WEIGHTS, metadata={"format": "pt"})
+        share(staged / WEIGHTS)
+        publish(staged, output)

@@ -1,4 +1,4 @@
-"""What a reader of any format returns, and what the readers share."""
+"""The result of reading a checkpoint of any format, and functions that the readers share."""
 
 import difflib
 import re
@@ -26,13 +26,12 @@ from pipeline.errors import InputError
 from pipeline.text.tokenizer import Vocabulary
 
 MIN_SEQ_LENGTH = 5
-"""The shortest sequence: [CLS], two texts of a piece, and a [SEP] after each."""
+"""Smallest usable sequence length: [CLS], two texts of one piece, and a [SEP] after each."""
 
 ADDED_TOKEN = (
-    "which its tokenizer finds in texts before it cuts them; ours would cut it into pieces, "
-    "and give the model other ids"
+    "which its tokenizer keeps whole; ours would split it into pieces, and give the model other ids"
 )
-"""What is wrong with a token that is none of BERT's five special ones."""
+"""End of the message about an added token that is not one of BERT's five special tokens."""
 
 FORMAT_NAMES: dict[Format, str] = {
     "hugging_face": "Hugging Face directory",
@@ -43,13 +42,13 @@ FORMAT_NAMES: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class Texts:
-    """What a checkpoint says of the texts that it takes.
+    """How a checkpoint's model expects its texts.
 
     Attributes:
-        vocabulary: the bytes of a `vocab.txt`.
+        vocabulary: contents of a `vocab.txt`.
         lower_case: whether texts are lower-cased and stripped of accents.
-        max_seq_length: L, the longest sequence that it takes, in pieces.
-        notes: what was taken for granted, a line each.
+        max_seq_length: L, the largest sequence length, in pieces.
+        notes: assumptions that were made, one line each.
     """
 
     vocabulary: bytes
@@ -59,14 +58,14 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The weights that were taken from a checkpoint.
+class MatchedWeights:
+    """A checkpoint's weights, matched to those of our model.
 
     Attributes:
-        weights: float32, by our path.
-        heads: the pretraining heads that are whole.
-        missing: paths of those of our model that the checkpoint has not.
-        unused: names of what else it has.
+        weights: float32 values, by our path.
+        heads: the pretraining heads whose weights are complete.
+        missing: our paths of weights that the checkpoint lacks.
+        unused: names of the checkpoint's weights that our model lacks.
     """
 
     weights: dict[str, np.ndarray]
@@ -77,21 +76,21 @@ class Found:
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint of another format, read.
+    """The contents of a checkpoint of another format.
 
     Attributes:
-        path: its directory.
-        form: its format.
-        config: the model's numbers.
-        vocabulary: the bytes of a `vocab.txt` with a piece for every row of the embedding.
+        path: directory of the checkpoint.
+        form: format of the checkpoint.
+        config: hyperparameters of the model.
+        vocabulary: contents of a `vocab.txt` with one piece per row of the token embedding.
         lower_case: whether texts are lower-cased and stripped of accents.
-        max_seq_length: L, the longest sequence that it takes, in pieces.
-        heads: the pretraining heads that are whole.
-        task: what it was tuned for; None of a pretraining model or a bare encoder.
-        weights: float32, by our path.
-        missing: paths of those weights of our model that the checkpoint has not.
-        unused: names of what else it has.
-        notes: what a person should know, a line each.
+        max_seq_length: L, the largest sequence length, in pieces.
+        heads: the pretraining heads whose weights are complete.
+        task: the task of a fine-tuned model; None for a pretraining model or a bare encoder.
+        weights: float32 values, by our path.
+        missing: our paths of weights that the checkpoint lacks.
+        unused: names of the checkpoint's weights that our model lacks.
+        notes: remarks for the user, one line each.
     """
 
     path: Path
@@ -115,10 +114,10 @@ class Imported:
         config: BertConfig,
         texts: Texts,
         task: Task | None,
-        found: Found,
+        matched: MatchedWeights,
         notes: Iterable[str] = (),
     ) -> "Imported":
-        """Return the whole of what a reader found."""
+        """Build the result from the parts that a reader has read."""
         return cls(
             path=path,
             form=form,
@@ -126,23 +125,23 @@ class Imported:
             vocabulary=texts.vocabulary,
             lower_case=texts.lower_case,
             max_seq_length=texts.max_seq_length,
-            heads=found.heads,
+            heads=matched.heads,
             task=task,
-            weights=found.weights,
-            missing=found.missing,
-            unused=found.unused,
+            weights=matched.weights,
+            missing=matched.missing,
+            unused=matched.unused,
             notes=(*texts.notes, *notes),
         )
 
 
 @dataclass(frozen=True)
 class Source:
-    """The weights in a checkpoint's files, read one at a time.
+    """The weights in a checkpoint's files, read on demand.
 
     Attributes:
-        path: where they are, for messages.
-        shapes: by name.
-        read: returns the values of a name; raises `InputError`.
+        path: path of the file or files, for messages.
+        shapes: shapes by name.
+        read: function that returns the values of a name; raises `InputError`.
     """
 
     path: Path
@@ -152,21 +151,22 @@ class Source:
 
 def find_weights(
     encoder: Source, heads: Source, form: Format, config: BertConfig, task: Task | None
-) -> Found:
-    """Return the weights of our model that a checkpoint has.
+) -> MatchedWeights:
+    """Match a checkpoint's weights to those of our model, and read them.
 
     Args:
-        encoder: where the encoder's weights are.
-        heads: where the others are; may be the same.
-        form: how they are called there.
-        config: the model's numbers.
-        task: what the model was tuned for. Pretraining heads are looked for only without one.
+        encoder: source of the encoder's weights.
+        heads: source of the heads' weights; may be the same.
+        form: format of the checkpoint, which determines the names.
+        config: hyperparameters of the model.
+        task: the task of a fine-tuned model; None = look for pretraining heads.
 
     Raises:
-        InputError: a weight of the encoder, its pooler excepted, or of the task is not there, or
-            one has another shape than the config says.
+        InputError: weights of the encoder (except its pooler) or of the task's head are missing, or
+            a shape does not match the config.
     """
-    if config.num_hidden_layers > len(encoder.shapes):  # before so many names are made
+    # An untrusted config may claim billions of layers: check before their names are generated.
+    if config.num_hidden_layers > len(encoder.shapes):
         raise InputError(
             f"{encoder.path}: {len(encoder.shapes)} weights in it, too few for the "
             f"{config.num_hidden_layers} layers of the config; they must be of one model"
@@ -176,7 +176,7 @@ def find_weights(
     unused = {(source.path, name) for source in (encoder, heads) for name in source.shapes}
     for part in _parts(encoder, heads, config, task):
         absent = part.absent(form)
-        if absent and part.is_needed:
+        if absent and part.required:
             raise InputError(
                 f"{part.source.path}: no {absent[0]} in it ({len(absent)} of {len(part.weights)} "
                 f"weights of the {part.name} are missing{_example(part.source, absent[0])}); "
@@ -189,7 +189,7 @@ def find_weights(
         for weight in part.weights:
             weights[weight.path] = _read(part.source, weight, form)
             unused.discard((part.source.path, weight.stored[form].name))
-    return Found(
+    return MatchedWeights(
         weights=weights,
         heads=tuple(head for head in HEADS if head in whole),
         missing=tuple(missing),
@@ -198,8 +198,8 @@ def find_weights(
 
 
 def _example(source: Source, name: str) -> str:
-    """Return a remark that names the weight in a checkpoint whose name is most like another."""
-    # Not too many and not too long: comparing takes time.
+    """Return a remark with the checkpoint's weight whose name is most similar to `name`."""
+    # Limit the number and length of names: the comparison takes quadratic time.
     known = [known for known in sorted(source.shapes) if len(known) <= 200][:1000]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0)
     return f"; a weight that it has is {shown(close[0])}" if close else ""
@@ -207,22 +207,22 @@ def _example(source: Source, name: str) -> str:
 
 @dataclass(frozen=True)
 class _Part:
-    """Weights that are there together, or not used.
+    """Weights that are used only if all of them are present.
 
     Attributes:
-        name: for messages; a head's own.
-        source: where they are.
-        weights: which.
-        is_needed: whether the model is none without them.
+        name: name of the part, for messages; for a head, the head's name.
+        source: source of the weights.
+        weights: the weights of the part.
+        required: whether to refuse the checkpoint if these are missing.
     """
 
     name: str
     source: Source
     weights: list[Weight]
-    is_needed: bool
+    required: bool
 
     def absent(self, form: Format) -> list[str]:
-        """Return the names of those that are not there; our paths where a format has no name."""
+        """Return the names of missing weights; our paths if the format has no name for them."""
         names = [
             weight.stored[form].name if form in weight.stored else weight.path
             for weight in self.weights
@@ -231,7 +231,7 @@ class _Part:
 
 
 def _parts(encoder: Source, heads: Source, config: BertConfig, task: Task | None) -> list[_Part]:
-    """Return what our model is made of."""
+    """Return the parts of our model: encoder, pooler, and the task's or the pretraining heads."""
     weights = encoder_weights(config)
     pooler = [weight for weight in weights if weight.path.startswith(f"{POOLER}/")]
     body = [weight for weight in weights if weight not in pooler]
@@ -247,35 +247,35 @@ def _read(source: Source, weight: Weight, form: Format) -> np.ndarray:
     shape = source.shapes[stored.name]
     if shape != stored.shape:
         raise InputError(
-            f"{source.path}: {stored.name} has the shape {by(shape)}, where the config asks for "
-            f"{by(stored.shape)}; config and weights must be of one model"
+            f"{source.path}: {stored.name} has the shape {by(shape)}, but the config requires "
+            f"{by(stored.shape)}; config and weights must belong to the same model"
         )
     values = weight.to_ours(source.read(stored.name), form)
     if not np.isfinite(values).all():
         raise InputError(
-            f"{source.path}: {stored.name} has values that are no numbers; "
-            "it was saved after its training had blown up"
+            f"{source.path}: {stored.name} contains NaN or infinity; "
+            "it was saved after its training diverged"
         )
     return values
 
 
 def by(shape: Iterable[int]) -> str:
-    """Return a shape as messages show it, 2×3 for instance."""
+    """Return a shape for a message, for example 2×3."""
     return "×".join(map(str, shape)) or "()"
 
 
 def make_config(
     path: Path, settings: Mapping[str, Any], their_names: Mapping[str, str] | None = None
 ) -> BertConfig:
-    """Return the config of what a file says.
+    """Build the model's config from a file's settings.
 
     Args:
-        path: of the file, for messages.
-        settings: under our names.
-        their_names: what the file calls them, by ours, where it has other names.
+        path: path of the file, for messages.
+        settings: values by our names.
+        their_names: the file's names by our names, if they differ, for messages.
 
     Raises:
-        InputError: a value is missing or one that we do not have.
+        InputError: a value is missing or not supported.
     """
     try:
         return BertConfig.from_dict(settings)
@@ -288,18 +288,18 @@ def make_config(
 def make_texts(
     path: Path, data: bytes, lower_case: bool | None, max_seq_length: int, size: int
 ) -> Texts:
-    """Return what is known of a checkpoint's texts.
+    """Validate a checkpoint's vocabulary, and pad it to the rows of the embedding.
 
     Args:
-        path: of the vocabulary.
-        data: its pieces, one a line.
-        lower_case: whether texts are lower-cased; None where no file says so, and the pieces must.
-        max_seq_length: L, the longest sequence, in pieces.
-        size: V, rows of the embedding. More rows than pieces are common: they are never used.
+        path: path of the vocabulary.
+        data: its contents, one piece per line.
+        lower_case: whether texts are lower-cased; None = no file says so, guess from the pieces.
+        max_seq_length: L, the largest sequence length, in pieces.
+        size: V, rows of the token embedding. More rows than pieces are common; they are unused.
 
     Raises:
-        InputError: the vocabulary is not valid, or has more pieces than there are rows; or
-            sequences are too short for any text.
+        InputError: the vocabulary is invalid or has more pieces than the embedding has rows, or
+            the sequence length is too small for any text.
     """
     if max_seq_length < MIN_SEQ_LENGTH:
         raise InputError(
@@ -310,7 +310,7 @@ def make_texts(
     if len(pieces) > size:
         raise InputError(
             f"{path}: {len(pieces)} pieces, but the config's vocab_size is {size}; "
-            "config and vocabulary must be of one model"
+            "config and vocabulary must belong to the same model"
         )
     if len(pieces) < size:
         notes.append(
@@ -325,16 +325,16 @@ def make_texts(
 
 
 def is_cased(piece: str) -> bool:
-    """Return whether a piece has a capital; special ones as [UNK] do not count."""
+    """Return whether a piece contains a capital letter; False for special ones like [UNK]."""
     return piece != piece.lower() and not (piece.startswith("[") and piece.endswith("]"))
 
 
 def as_bytes(pieces: Iterable[str]) -> bytes:
-    """Return the contents of a `vocab.txt`."""
+    """Return the contents of a `vocab.txt` with these pieces."""
     return "".join(f"{piece}\n" for piece in pieces).encode()
 
 
 def by_layer(names: Iterable[str]) -> str:
-    """Return the layers that weights are of, each with their number."""
+    """Summarize weights as their layers, each with its number of weights."""
     counts = Counter(name.replace(".", "/").split("/")[0] for name in names)
     return ", ".join(f"{layer} ({count})" for layer, count in counts.items())

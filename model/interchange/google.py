@@ -1,4 +1,4 @@
-"""Reads google-research/bert's TensorFlow 1 checkpoints, with `bert_config.json` beside them."""
+"""Read google-research/bert's TensorFlow 1 checkpoints, with a `bert_config.json` next to them."""
 
 import re
 from dataclasses import fields, replace
@@ -24,21 +24,21 @@ from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
 CONFIG = "bert_config.json"
 
 _LATEST = "checkpoint"
-"""Names the latest of several checkpoints."""
+"""Name of the file that records which of several checkpoints is the latest."""
 _MAX_LATEST_BYTES = 2**20
 
 _TRAINING = re.compile(r"(/adam_[mv]|^global_step|/AdamWeightDecayOptimizer(_1)?)$")
-"""What the trainer kept beside the weights."""
+"""Names of optimizer state, which is stored with the weights."""
 
 _ACTIVATIONS = {"gelu": "gelu_new"}
-"""What google-research/bert calls otherwise: its `gelu` is the tanh approximation."""
+"""Activations that google-research/bert names differently: its `gelu` is the tanh form."""
 
 
 def read_google(path: Path) -> Imported:
-    """Read a directory.
+    """Read the checkpoint in a directory.
 
     Raises:
-        InputError: it is no BERT of a kind that we have, or something in it cannot be read.
+        InputError: the model is not a supported BERT, or a file cannot be read.
     """
     settings = read_json(path, CONFIG) or Settings(path / CONFIG, {})
     ours = {field.name for field in fields(BertConfig)} & settings.values.keys()
@@ -50,7 +50,7 @@ def read_google(path: Path) -> Imported:
     )
     source = _open(path)
     task = _task(source)
-    found = find_weights(source, source, "google", config, task)
+    matched = find_weights(source, source, "google", config, task)
     data = read_bytes(path, VOCABULARY, MAX_VOCABULARY_BYTES)
     if data is None:
         raise InputError(
@@ -58,11 +58,11 @@ def read_google(path: Path) -> Imported:
         )
     longest = config.max_position_embeddings
     texts = make_texts(path / VOCABULARY, data, None, longest, config.vocab_size)
-    return Imported.of(path, "google", config, texts, task, found)
+    return Imported.of(path, "google", config, texts, task, matched)
 
 
 def _task(source: Source) -> Task | None:
-    """Return what `run_classifier.py` or `run_squad.py` tuned; the checkpoint names no labels."""
+    """Return the task that `run_classifier.py` or `run_squad.py` trained; labels are not stored."""
     if "cls/squad/output_weights" in source.shapes:
         return Task("span", (), takes_pairs=True)
     outputs = next(iter(source.shapes.get("output_weights", ())), 0)
@@ -74,15 +74,15 @@ def _task(source: Source) -> Task | None:
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Return whether a directory has a checkpoint's index."""
+    """Return whether a directory contains a checkpoint's index file."""
     return any(path.glob("*.index"))
 
 
 def _open(path: Path) -> Source:
-    """Return a checkpoint's weights.
+    """Return the weights of a directory's checkpoint, without optimizer state.
 
     Raises:
-        InputError: there is none, or several, or it cannot be read.
+        InputError: there is no checkpoint, there are several, or it cannot be read.
     """
     source = open_bundle(_prefix(path))
     shapes = {name: shape for name, shape in source.shapes.items() if not _TRAINING.search(name)}
@@ -90,10 +90,10 @@ def _open(path: Path) -> Source:
 
 
 def _prefix(path: Path) -> Path:
-    """Return what the names of a directory's checkpoint begin with; of several, the latest."""
+    """Return the path prefix of the directory's checkpoint; of several, the latest one's."""
     prefixes = {file.with_suffix("") for file in path.glob("*.index")}
     if len(prefixes) > 1 and regular_file(path, _LATEST, _MAX_LATEST_BYTES):
-        # The file names the folder where it was trained; only the last part counts.
+        # The file contains a path on the machine that trained it; only the name is used.
         state = tf.train.get_checkpoint_state(str(path))
         latest = path / Path(state.model_checkpoint_path).name if state else None
         prefixes = {latest} if latest in prefixes else prefixes

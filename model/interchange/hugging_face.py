@@ -1,4 +1,4 @@
-"""Reads Hugging Face's directories: `config.json`, safetensors, `vocab.txt` or `tokenizer.json`."""
+"""Read Hugging Face directories: `config.json`, safetensors, `vocab.txt` or `tokenizer.json`."""
 
 import shlex
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 
-_WANTED = {
+_SUPPORTED = {
     "model_type": ("bert",),
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
@@ -37,7 +37,7 @@ _WANTED = {
     "pruned_heads": ({}, []),
     "quantization_config": (),
 }
-"""What settings must be for the model to be ours; one that is not there, or null, is fine."""
+"""Supported values by setting; a setting that is missing or null is accepted too."""
 
 PER_POSITION: dict[str, TaskKind] = {
     "BertForTokenClassification": "tagging",
@@ -50,50 +50,50 @@ PRETRAINING: dict[tuple[Head, ...], str] = {
     ("next_sentence",): "BertForNextSentencePrediction",
     (): "BertModel",
 }
-"""The class of a model with these pretraining heads."""
+"""Class in `transformers` by the pretraining heads of the model."""
 
 TAKES_PAIRS = "takes_pairs"
-"""What we note of a classifier in `config.json`; others do not say it."""
+"""Our own setting in a classifier's `config.json`: whether it takes two texts."""
 
 _HEADS = {"BertForQuestionAnswering": "qa_outputs.weight"}
-"""The weight of a head's rows, where it is not the classifier's."""
+"""Name of the head's weight by class, if it is not `classifier.weight`."""
 
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
-"""What `problem_type` may be in `transformers`."""
+"""Values of `problem_type` in `transformers`."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-"""What older files have beside the weights."""
+"""Buffers that older files store in addition to weights."""
 
 _TWINS = {
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-"""What files may have twice: the masked-LM head's matrix is the token embedding."""
+"""Tied weights that files may store twice: the masked-LM head's matrix is the token embedding."""
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def read_hugging_face(path: Path) -> Imported:
-    """Read a directory.
+    """Read the model and tokenizer in a directory.
 
     Raises:
-        InputError: it is no BERT of a kind that we have, or something in it cannot be read.
+        InputError: the model is not a supported BERT, or a file cannot be read.
     """
     settings = read_json(path, CONFIG) or Settings(path / CONFIG, {})
-    for name, wanted in _WANTED.items():
+    for name, supported in _SUPPORTED.items():
         value = settings.values.get(name)
-        if value is not None and value not in wanted:
+        if value is not None and value not in supported:
             raise InputError(
-                f"{settings.path}: {name} {shown(value)}: not a BERT encoder of the kind we have"
+                f"{settings.path}: {name} {shown(value)}: not a supported kind of BERT encoder"
             )
     ours = [field.name for field in fields(BertConfig) if field.name in settings.values]
     config = make_config(settings.path, {name: settings.values[name] for name in ours})
     source, names = _open(path, settings)
     task, notes = _task(settings, source)
-    found = find_weights(source, source, "hugging_face", config, task)
-    found = replace(found, unused=tuple(names[name] for name in found.unused))
+    matched = find_weights(source, source, "hugging_face", config, task)
+    matched = replace(matched, unused=tuple(names[name] for name in matched.unused))
     files = read_tokenizer(path, settings)
     longest = config.max_position_embeddings
     texts = make_texts(
@@ -103,11 +103,11 @@ def read_hugging_face(path: Path) -> Imported:
         min(longest, files.max_length or longest),
         config.vocab_size,
     )
-    return Imported.of(path, "hugging_face", config, texts, task, found, (*files.notes, *notes))
+    return Imported.of(path, "hugging_face", config, texts, task, matched, (*files.notes, *notes))
 
 
 def _task(settings: Settings, source: Source) -> tuple[Task | None, list[str]]:
-    """Return what a directory's model was tuned for, and a note where ours cannot be."""
+    """Return the task of a fine-tuned model, and a note if the task is not supported."""
     architecture = _architecture(settings)
     problem = settings.get("problem_type", str)
     if problem not in (None, *_PROBLEMS):
@@ -117,11 +117,13 @@ def _task(settings: Settings, source: Source) -> tuple[Task | None, list[str]]:
     head = _HEADS.get(architecture, "classifier.weight")
     count = next(iter(source.shapes.get(head, ())), 0)
     if count == 0:
-        raise InputError(f"{source.path}: no {head} in it, which {architecture} has")
+        raise InputError(f"{source.path}: no {head} in it, which {architecture} requires")
     if architecture in PER_POSITION:
         kind = PER_POSITION[architecture]
     elif problem == "multi_label_classification" or (problem == "regression" and count != 1):
-        return None, [f"{problem} with {count} outputs is no task of ours; the encoder is read"]
+        return None, [
+            f"{problem} with {count} outputs is not supported; only the encoder is imported"
+        ]
     else:
         kind = "regression" if count == 1 else "single"
     labels = _labels(settings, count)
@@ -133,12 +135,12 @@ def _task(settings: Settings, source: Source) -> tuple[Task | None, list[str]]:
 
 
 def _labels(settings: Settings, count: int) -> tuple[str, ...]:
-    """Return the names of a head's rows, in their order.
+    """Return the labels of a head's rows, in order.
 
-    As in `transformers`, a row without a name is called `LABEL_` and its index.
+    As in `transformers`, a row without a label is called `LABEL_` and its index.
 
     Raises:
-        InputError: there are names without a row, or two rows have the same one.
+        InputError: a label has no row, or two rows have the same label.
     """
     names = settings.get("id2label", dict) or {}
     rows = {str(index): None for index in range(count)}
@@ -147,10 +149,10 @@ def _labels(settings: Settings, count: int) -> tuple[str, ...]:
             raise settings.error(
                 "id2label",
                 f"names a row {shown(index)} ({shown(name)}), but the head has {count} rows, "
-                f"counted from 0; config and weights must be of one model",
+                f"counted from 0; config and weights must belong to the same model",
             )
         if not isinstance(name, str | int) or isinstance(name, bool):
-            raise settings.error("id2label", f"names row {index} {shown(name)}, which is no string")
+            raise settings.error("id2label", f"names row {index} {shown(name)}: not a string")
     labels = tuple(str(names.get(row, f"LABEL_{row}")) for row in rows)
     row_of: dict[str, str] = {}
     for row, label in zip(rows, labels, strict=True):
@@ -158,13 +160,13 @@ def _labels(settings: Settings, count: int) -> tuple[str, ...]:
             raise settings.error(
                 "id2label",
                 f"names both row {row_of[label]} and row {row} {shown(label)}; "
-                "give each row a name of its own",
+                "give each row a different name",
             )
     return labels
 
 
 def _architecture(settings: Settings) -> str | None:
-    """Return the name of the model's class in `transformers`, where the file has one."""
+    """Return the model's class name in `transformers`; None if the file does not contain it."""
     names = settings.get("architectures", list) or []
     if not all(isinstance(name, str) for name in names):
         raise settings.error("architectures", f"must be a list of strings, not {shown(names)}")
@@ -172,15 +174,18 @@ def _architecture(settings: Settings) -> str | None:
 
 
 def has_safetensors(path: Path) -> bool:
-    """Return whether a directory has weights that are read."""
+    """Return whether a directory contains safetensors weights."""
     return (path / WEIGHTS).exists() or (path / INDEX).exists()
 
 
 def _open(path: Path, settings: Settings) -> tuple[Source, dict[str, str]]:
-    """Return a directory's weights under the table's names, and the files' names by those.
+    """Return a directory's weights under the names of `model.interchange.names`.
+
+    Returns:
+        The weights, and the names in the files by the names of `model.interchange.names`.
 
     Raises:
-        InputError: there are none, or none that can be read.
+        InputError: the directory has no weights that can be read.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     stored: dict[str, tuple[Any, str]] = {}  # the open file, and the name there
@@ -192,7 +197,9 @@ def _open(path: Path, settings: Settings) -> tuple[Source, dict[str, str]]:
                 if ours in _BUFFERS:
                     continue
                 if described.get_dtype() not in _FLOATS:
-                    raise InputError(f"{file}: {shown(name)} is {described.get_dtype()}, no float")
+                    raise InputError(
+                        f"{file}: {shown(name)} is {described.get_dtype()}, not floating point"
+                    )
                 shapes[ours], stored[ours] = tuple(described.get_shape()), (opened, name)
 
     def read(name: str) -> np.ndarray:
@@ -209,7 +216,7 @@ def _open(path: Path, settings: Settings) -> tuple[Source, dict[str, str]]:
 
 
 def _table_name(name: str) -> str:
-    """Return what the table calls a weight; `gamma` and `beta` are older names."""
+    """Return a weight's name in `model.interchange.names`; `gamma` and `beta` are older names."""
     name = name.removeprefix(ENCODER_PREFIX)
     for old, new in (("gamma", "weight"), ("beta", "bias")):
         name = name.replace(f"LayerNorm.{old}", f"LayerNorm.{new}")
@@ -218,7 +225,7 @@ def _table_name(name: str) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn the library's errors into one that names the file."""
+    """Convert the library's errors to an `InputError` that names the file."""
     try:
         yield
     except (SafetensorError, OSError, ValueError) as error:
@@ -229,7 +236,7 @@ def _files(path: Path, settings: Settings) -> list[Path]:
     """Return the safetensors files of a directory.
 
     Raises:
-        InputError: there are none, or one that the index names is missing or elsewhere.
+        InputError: there are none, or a file that the index lists is missing or elsewhere.
     """
     whole = regular_file(path, WEIGHTS)
     if whole is not None:
@@ -242,20 +249,20 @@ def _files(path: Path, settings: Settings) -> list[Path]:
         raise InputError(f"{index.path}: no weight_map in it; download it again")
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise InputError(f"{index.path}: names {shown(name)}, which is not beside it")
+            raise InputError(f"{index.path}: lists {shown(name)}, which is not in its directory")
     files = {name: regular_file(path, name) for name in sorted(set(names))}
     for name, file in files.items():
         if file is None:
-            raise InputError(f"{index.path}: names {shown(name)}, which is not beside it")
+            raise InputError(f"{index.path}: lists {shown(name)}, which is not in its directory")
     return [file for file in files.values() if file]
 
 
 def _no_weights(path: Path, settings: Settings) -> str:
-    """Return the message for a directory without safetensors."""
+    """Return the error message for a directory without safetensors."""
     pickle = next((name for name in _PICKLES if (path / name).exists()), None)
     if pickle is None:
         return f"{path}: no {WEIGHTS}; give a directory with one"
-    # The user may run this, so nothing that a checkpoint's author wrote may be in it.
+    # The user may run this command, so no text from the untrusted checkpoint may enter it.
     known = {*PER_POSITION, CLASSIFIER, *PRETRAINING.values()}
     name = _architecture(settings)
     model = name if name in known else "BertModel"
@@ -264,7 +271,7 @@ def _no_weights(path: Path, settings: Settings) -> str:
         f"t.{model}.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])"
     )
     return (
-        f"{path / pickle}: a pickle, which can run any program, so it is never read; where you "
+        f"{path / pickle}: a pickle, which can execute any code, so it is never read; if you "
         f"trust it and have transformers, convert it: "
         f"{shlex.join(['python', '-c', program, str(path), 'NEW'])}, and copy the vocabulary"
     )

@@ -1,4 +1,4 @@
-"""A checkpoint of another format to a run, and what of it was not found or not used."""
+"""Import a checkpoint of another format as a run, and report missing and unused weights."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,20 +21,20 @@ Casing = Literal["auto", "cased", "uncased"]
 def import_checkpoint(
     source: Path, run: Path, *, casing: Casing, takes_pairs: bool, seed: int
 ) -> dict[str, Any]:
-    """Make a run of a checkpoint, and tell what became of it.
+    """Import a checkpoint as a run, and print a summary.
 
     Args:
         source: directory of the checkpoint.
-        run: directory of the run.
-        casing: how texts are, where the checkpoint does not know better.
-        takes_pairs: whether its classifier takes two texts, which no format says.
-        seed: of the weights that the checkpoint lacks.
+        run: directory of the run to create.
+        casing: whether texts are lower-cased; auto = as the checkpoint's files say.
+        takes_pairs: whether the classifier takes two texts; no format stores this.
+        seed: seed for weights missing from the checkpoint.
 
     Returns:
-        What `--json` prints.
+        The JSON result of the command.
 
     Raises:
-        InputError: the checkpoint is not of our kind, or the run is there already.
+        InputError: the checkpoint is not supported, or the run already exists.
     """
     imported = _as_asked(read_checkpoint(source), casing, takes_pairs)
     write_run(run, _run_config(imported), imported.vocabulary, _variables(imported, seed))
@@ -43,14 +43,14 @@ def import_checkpoint(
 
 
 def _as_asked(imported: Imported, casing: Casing, takes_pairs: bool) -> Imported:
-    """Return the checkpoint with what the user knows of it."""
+    """Return the checkpoint with the user's casing and number of texts applied."""
     if casing != "auto":
         imported = replace(imported, lower_case=casing == "uncased")
     task = imported.task
     if not takes_pairs or (task and task.takes_pairs):
         return imported
     if task is None or task.kind == "tagging":
-        raise InputError(f"--takes-pairs: {imported.path} is no classifier of texts")
+        raise InputError(f"--takes-pairs: {imported.path} is not a text classifier")
     kind = "pair" if task.kind == "single" else task.kind
     return replace(imported, task=Task(kind, task.labels, takes_pairs=True))
 
@@ -61,7 +61,7 @@ def _run_config(imported: Imported) -> RunConfig:
 
 
 def _variables(imported: Imported, seed: int) -> dict[str, Any]:
-    """Return the variables of our model with the checkpoint's weights, the others drawn."""
+    """Return our model's variables with the checkpoint's weights; others are random (`seed`)."""
     import keras
 
     from model.bert.network import build_model, weights_by_name
@@ -91,7 +91,7 @@ def _as_result(imported: Imported, run: Path) -> dict[str, Any]:
 
 
 def _table(imported: Imported, run: Path) -> Any:
-    """Return what a person wants to know, a line each."""
+    """Return a summary of the imported checkpoint as a table."""
     config, task = imported.config, imported.task
     size = sum(values.size for values in imported.weights.values())
     rows = [
@@ -105,7 +105,7 @@ def _table(imported: Imported, run: Path) -> Any:
         ("not found", by_layer(imported.missing) or "nothing"),
         ("not used", by_layer(imported.unused) or "nothing"),
     ]  # fmt: skip
-    made = table(f"Run {run}", ["", "imported"], rows, text_columns=frozenset({0, 1}))
-    made.caption = escape("\n".join(imported.notes)) or None
-    made.caption_justify = "left"
-    return made
+    result = table(f"Run {run}", ["", "imported"], rows, text_columns=frozenset({0, 1}))
+    result.caption = escape("\n".join(imported.notes)) or None
+    result.caption_justify = "left"
+    return result

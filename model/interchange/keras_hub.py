@@ -1,4 +1,4 @@
-"""Reads KerasHub's presets as `save_to_preset` writes them: JSON files and HDF5 weights."""
+"""Read KerasHub presets as `save_to_preset` writes them: JSON files and HDF5 weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,15 +39,16 @@ _SETTINGS = {
     "max_sequence_length": "max_position_embeddings",
     "num_segments": "type_vocab_size",
 }
-"""KerasHub's names of ours."""
+"""Our setting names by KerasHub's names."""
 
 _FIXED = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12}
-"""What its `BertBackbone` has no setting for."""
+"""Settings that KerasHub's `BertBackbone` hard-codes."""
 
 _MOST_CLASSES = 1_000_000
 
 _MOST_COMPRESSION = 4
-"""Trained weights hardly compress; four times leaves room for those that are still zeros."""
+"""Limit on the compression ratio of weights, against decompression bombs. Trained weights hardly
+compress; 4 leaves room for weights that are still zero."""
 
 _TOKENIZES: dict[str, tuple[type, Any]] = {
     "split": (bool, True),
@@ -55,7 +56,7 @@ _TOKENIZES: dict[str, tuple[type, Any]] = {
     "suffix_indicator": (str, JOINER),
     "oov_token": (str, UNK),
 }
-"""Settings of KerasHub's tokenizer, their types, and the values that ours has."""
+"""Settings of KerasHub's tokenizer: their types, and the values that our tokenizer implements."""
 
 _HEAD_DIFFERS = (
     "KerasHub computes its masked-LM head with the exact GELU and epsilon 1e-5; "
@@ -64,10 +65,10 @@ _HEAD_DIFFERS = (
 
 
 def read_keras_hub(path: Path) -> Imported:
-    """Read a directory.
+    """Read the preset in a directory.
 
     Raises:
-        InputError: it is no BERT of a kind that we have, or something in it cannot be read.
+        InputError: the model is not a supported BERT, or a file cannot be read.
     """
     settings = _config(path, CONFIG, "BertBackbone")
     missing = _SETTINGS.keys() - settings.values.keys()
@@ -81,29 +82,29 @@ def read_keras_hub(path: Path) -> Imported:
     task = _task(path)
     has_more = task or (path / TASK_WEIGHTS).exists()
     heads = _open(path, TASK_WEIGHTS) if has_more else encoder
-    found = find_weights(encoder, heads, "keras_hub", config, task)
+    matched = find_weights(encoder, heads, "keras_hub", config, task)
     texts = _texts(path, config.vocab_size, config.max_position_embeddings)
-    notes = [_HEAD_DIFFERS] if "masked_lm" in found.heads else []
-    return Imported.of(path, "keras_hub", config, texts, task, found, notes)
+    notes = [_HEAD_DIFFERS] if "masked_lm" in matched.heads else []
+    return Imported.of(path, "keras_hub", config, texts, task, matched, notes)
 
 
 def _config(path: Path, name: str, class_name: str) -> Settings:
-    """Return the settings in a file that describes an object of KerasHub's.
+    """Return the config in a file that describes a KerasHub object.
 
     Raises:
-        InputError: it describes another one.
+        InputError: the file is missing, or describes an object of another class.
     """
     settings = read_json(path, name)
     if settings is None:
-        raise InputError(f"{path / name}: is not there; give a whole preset")
-    found = settings.get("class_name", str)
-    if found != class_name or "config" not in settings.values:
-        raise InputError(f"{path / name}: describes {shown(found)}, not {class_name}")
+        raise InputError(f"{path / name}: does not exist; give a complete preset")
+    described = settings.get("class_name", str)
+    if described != class_name or "config" not in settings.values:
+        raise InputError(f"{path / name}: describes {shown(described)}, not {class_name}")
     return settings.part("config")
 
 
 def _task(path: Path) -> Task | None:
-    """Return what a classifier is for; a preset names no labels."""
+    """Return the task of a classifier preset; presets do not store labels."""
     described = read_json(path, TASK)
     name = described.get("class_name", str) if described else None
     if name != "BertTextClassifier":
@@ -120,7 +121,7 @@ def _task(path: Path) -> Task | None:
 
 
 def _texts(path: Path, size: int, longest: int) -> Texts:
-    """Return what is known of the texts; a preset of a backbone alone has no tokenizer."""
+    """Read the preset's tokenizer; a preset of a bare backbone has none and is refused."""
     if not (path / TOKENIZER).exists():
         raise InputError(
             f"{path}: no vocabulary ({TOKENIZER} and {VOCABULARY}): save_to_preset of a task "
@@ -149,7 +150,7 @@ def _texts(path: Path, size: int, longest: int) -> Texts:
 
 
 def _cleaning_differs(lower_case: bool, strip_accents: bool) -> str:
-    """Return the note on texts that KerasHub's tokenizer cleans in another way than BERT's own."""
+    """Return a note on how KerasHub's text normalization differs from BERT's."""
     others = ["splits words at format characters and not at no-break spaces"]
     if lower_case:
         others.append("folds compatibility forms (ß, ½)")
@@ -161,11 +162,11 @@ def _cleaning_differs(lower_case: bool, strip_accents: bool) -> str:
 
 
 def _open(path: Path, name: str) -> Source:
-    """Return the weights in a file.
+    """Return the weights in an HDF5 file.
 
     Raises:
-        InputError: it is not there or cannot be read, points to other files, or says that it has
-            more than it stores.
+        InputError: the file is missing or cannot be read, refers to other files, or declares more
+            data than it stores.
     """
     file_path = regular_file(path, name) or path / name
     shapes: dict[str, tuple[int, ...]] = {}
@@ -177,7 +178,7 @@ def _open(path: Path, name: str) -> Source:
             return
         if item.external or item.is_virtual or item.dtype.kind != "f" or item.shape is None:
             raise InputError(f"{file_path}: {name} is not an array of floats in this file")
-        # What is not stored reads as zeros: a few bytes can stand for gigabytes.
+        # HDF5 returns zeros for data that are not stored: a few bytes can declare gigabytes.
         if item.chunks is None and item.id.get_storage_size() < item.nbytes:
             raise InputError(
                 f"{file_path}: {name} has the shape {by(item.shape)}, but "
@@ -203,7 +204,7 @@ def _open(path: Path, name: str) -> Source:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn the library's errors into one that names the file."""
+    """Convert the library's errors to an `InputError` that names the file."""
     try:
         yield
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:

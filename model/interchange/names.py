@@ -1,4 +1,4 @@
-"""The one table of what every weight is called, and how it lies, in each format.
+"""The table of every weight's name, shape and orientation in each checkpoint format.
 
 Dimensions: V pieces, L positions, S segments, H hidden size, N heads, D = H / N, I intermediate
 size, C outputs of a task.
@@ -17,24 +17,24 @@ from model.tasks.kinds import Head, Task
 Format = Literal["hugging_face", "google", "keras_hub"]
 
 ENCODER_PREFIX = "bert."
-"""What Hugging Face puts before the names of an encoder that has a head; the table is without."""
+"""Hugging Face's prefix for the encoder's weights if the model has a head; not in this table."""
 
 POOLER = "pooled_dense"
-"""The layer that makes `pooled_output`; not every published encoder has one."""
+"""Name of the layer that computes `pooled_output`; not every published encoder has one."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """The weights of a layer, in each format; {n} is the index of a Transformer layer.
+    """The weights of a layer in each format; {n} is the index of a Transformer layer.
 
     Attributes:
-        kind: one of `_PARTS`.
-        ours: Keras's path.
-        inputs: dimensions that it takes, a letter each; the rows of a table.
-        outputs: dimensions that it gives.
-        hugging_face: the name of its module.
-        google: its variable scope in google-research/bert; None where there is no such layer.
-        keras_hub: its group in KerasHub's HDF5 files, below `layers`.
+        kind: key of `_PARTS`.
+        ours: Keras path of our layer.
+        inputs: input dimensions, one letter each; for a table, its rows.
+        outputs: output dimensions, one letter each.
+        hugging_face: name of the module in `transformers`.
+        google: variable scope in google-research/bert; None = no such layer.
+        keras_hub: group in KerasHub's HDF5 files, below `layers`; None = no such layer.
     """
 
     kind: str
@@ -98,7 +98,7 @@ _HEADS: dict[Head, tuple[_Layer, ...]] = {
     ),
 }
 HEADS = tuple(_HEADS)
-_TASK = _Layer("head", "task", "H", "C", "classifier", "", "dense")  # of a text as a whole
+_TASK = _Layer("head", "task", "H", "C", "classifier", "", "dense")  # one answer per text
 _TASKS = {
     "tagging": _Layer("head", "task", "H", "C", "classifier", None, None),
     "span": _Layer("head", "task", "H", "C", "qa_outputs", "cls/squad", None),
@@ -111,18 +111,18 @@ _PARTS = {
     "head": (("kernel", ".weight", "/output_weights"), ("bias", ".bias", "/output_bias")),
     "bias": (("output_bias", ".bias", "/output_bias"),),
 }
-"""What each kind of layer is made of: the ends of our names, Hugging Face's and Google's."""
+"""Weights of each kind of layer: name suffixes in our model, in Hugging Face's and Google's."""
 # fmt: on
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight in a file.
+    """A weight as stored in a file.
 
     Attributes:
-        name: there.
-        shape: there.
-        is_transposed: whether it is a matrix [outputs, inputs], the other way round than ours.
+        name: name in the file.
+        shape: shape in the file.
+        is_transposed: whether it is stored as [outputs, inputs]; ours is [inputs, outputs].
     """
 
     name: str
@@ -132,12 +132,12 @@ class Stored:
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight.
+    """One weight of our model, and its stored forms.
 
     Attributes:
-        path: of ours, Keras's, as `model.bert.network.weights_by_name` has it.
-        shape: of ours.
-        stored: what it is in each format that has it.
+        path: Keras path in our model, as in `model.bert.network.weights_by_name`.
+        shape: shape in our model.
+        stored: name and shape in each format that has the weight.
     """
 
     path: str
@@ -145,13 +145,13 @@ class Weight:
     stored: dict[Format, Stored]
 
     def to_ours(self, values: np.ndarray, form: Format) -> np.ndarray:
-        """Return the values of a file, of any float type, as ours: float32."""
+        """Convert values from a file, of any float dtype, to our shape and float32."""
         if self.stored[form].is_transposed:
             values = values.T
         return np.ascontiguousarray(values.reshape(self.shape), np.float32)
 
     def to_theirs(self, values: np.ndarray, form: Format) -> np.ndarray:
-        """Return ours as a file has them: float32."""
+        """Convert our values to the shape that a format stores: float32."""
         stored = self.stored[form]
         if stored.is_transposed:
             values = values.reshape(stored.shape[::-1]).T
@@ -159,7 +159,7 @@ class Weight:
 
 
 def encoder_weights(config: BertConfig) -> list[Weight]:
-    """Return the weights of an encoder; the pooler's are the last."""
+    """Return the weights of an encoder; the pooler's are last."""
     sizes = _sizes(config)
     weights = [weight for layer in _EMBEDDINGS for weight in _weights(layer, sizes)]
     for index in range(config.num_hidden_layers):
@@ -169,7 +169,7 @@ def encoder_weights(config: BertConfig) -> list[Weight]:
 
 
 def head_weights(config: BertConfig, head: Head) -> list[Weight]:
-    """Return the weights of a pretraining head; its output matrix is the token embedding."""
+    """Return the weights of a pretraining head, without the tied token embedding."""
     return [weight for layer in _HEADS[head] for weight in _weights(layer, _sizes(config))]
 
 
@@ -201,7 +201,7 @@ def _weights(layer: _Layer, sizes: dict[str, int], index: int = 0) -> Iterator[W
     def named(name: str) -> str:
         return name.replace("{n}", str(index)).replace("{_n}", f"_{index}" if index else "")
 
-    for place, (ours, hugging_face, google) in enumerate(_PARTS[layer.kind]):
+    for index_in_layer, (ours, hugging_face, google) in enumerate(_PARTS[layer.kind]):
         is_matrix = ours == "kernel"
         shape = (*inputs, *outputs) if ours in ("kernel", "embeddings") else outputs
         flat = (prod(inputs), prod(outputs)) if len(shape) > len(outputs) else (prod(outputs),)
@@ -216,6 +216,6 @@ def _weights(layer: _Layer, sizes: dict[str, int], index: int = 0) -> Iterator[W
             name = named(layer.google + google).removeprefix("/")
             stored["google"] = Stored(name, *(turned if is_turned else (flat, False)))
         if layer.keras_hub is not None:
-            name = named(f"layers/{layer.keras_hub}/vars/{place}")
+            name = named(f"layers/{layer.keras_hub}/vars/{index_in_layer}")
             stored["keras_hub"] = Stored(name, shape)
         yield Weight(named(f"{layer.ours}/{ours}"), shape, stored)

@@ -1,9 +1,9 @@
-"""Reads the tokenizer of a Hugging Face directory; one that gives other ids than ours is refused.
+"""Read the tokenizer of a Hugging Face directory; refuse it if ours would produce other ids.
 
-Where `tokenizer_config.json` and `tokenizer.json` disagree on how texts are cleaned, the one that
-`transformers` follows is followed, and a note says so: its BERT classes apply what
-`tokenizer_config.json` says over what is in `tokenizer.json`, its classes for any tokenizer do what
-`tokenizer.json` says. Where they disagree on ids, there is no right one, and both are refused.
+If `tokenizer_config.json` and `tokenizer.json` disagree on text normalization, we follow the same
+file as `transformers`, with a note: its BERT classes let `tokenizer_config.json` override
+`tokenizer.json`, its generic classes use `tokenizer.json`. If they disagree on ids, neither can be
+trusted, and the directory is refused.
 """
 
 from collections.abc import Iterator
@@ -35,16 +35,16 @@ from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES, split_pieces
 ADDED_TOKENS = "added_tokens.json"
 
 _CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
-"""Those that cut texts as BERT does, without the `Fast` that may follow."""
+"""Classes that tokenize like BERT; a suffix `Fast` may follow."""
 _ANY_CLASS = ("PreTrainedTokenizer", "TokenizersBackend")
-"""Those that do what `tokenizer.json` says."""
+"""Generic classes, which do what `tokenizer.json` says."""
 
 _RULES = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-"""Settings of `tokenizer_config.json`, and what `tokenizer.json`'s normalizer calls them."""
+"""Names of settings in `tokenizer.json`'s normalizer, by their names in `tokenizer_config.json`."""
 
 _FIXED: dict[str, tuple[type, Any]] = {
     "do_basic_tokenize": (bool, True),
@@ -52,22 +52,23 @@ _FIXED: dict[str, tuple[type, Any]] = {
     "wordpieces_prefix": (str, JOINER),
     "truncation_side": (str, "right"),
 }
-"""Other settings of `tokenizer_config.json`, their types, and the values that ours has."""
+"""Other settings of `tokenizer_config.json`: types, and values that our tokenizer implements."""
 
 _LEAST_WORD_CHARACTERS = 100
-"""Words of more characters are [UNK] to `transformers`; ours cuts those of up to 800 bytes."""
+"""Longest word, in characters, that `transformers` splits (longer ones are [UNK]); our tokenizer
+splits words of up to 800 bytes."""
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a directory says of its tokenizer.
+    """The tokenizer described by a directory's files.
 
     Attributes:
-        path: of the vocabulary.
-        vocabulary: the bytes of a `vocab.txt`.
-        lower_case: whether texts are lower-cased and stripped of accents; None = nothing says so.
-        max_length: the longest sequence, in pieces; None = nothing says so.
-        notes: where its files disagree, and which of them is followed; a line each.
+        path: path of the vocabulary.
+        vocabulary: contents of a `vocab.txt`.
+        lower_case: whether texts are lower-cased and stripped of accents; None = not specified.
+        max_length: largest sequence length, in pieces; None = not specified.
+        notes: contradictions between files, and which file is followed; one line each.
     """
 
     path: Path
@@ -81,11 +82,11 @@ def read_tokenizer(directory: Path, model: Settings) -> TokenizerFiles:
     """Read the tokenizer of a Hugging Face directory.
 
     Args:
-        directory: of the checkpoint.
-        model: its `config.json`, which may name the class.
+        directory: directory of the checkpoint.
+        model: its `config.json`, which may name the tokenizer's class.
 
     Raises:
-        InputError: there is no vocabulary, or texts are cut in a way that ours are not.
+        InputError: there is no vocabulary, or our tokenizer would produce other ids.
     """
     config = read_json(directory, TOKENIZER_CONFIG) or Settings(directory / TOKENIZER_CONFIG, {})
     whole = read_json(directory, TOKENIZER, MAX_TOKENIZER_BYTES)
@@ -111,19 +112,21 @@ def _check_algorithm(whole: Settings) -> None:
     """Raise `InputError` unless a `tokenizer.json` describes BERT's algorithm."""
     path = whole.path
     model, normalizer = whole.part("model"), whole.part("normalizer")
-    wanted = [
+    required = [
         ("model", model, "type", "WordPiece"),
         ("normalizer", normalizer, "type", "BertNormalizer"),
         ("pre_tokenizer", whole.part("pre_tokenizer"), "type", "BertPreTokenizer"),
         ("unk_token", model, "unk_token", UNK),
         ("continuing_subword_prefix", model, "continuing_subword_prefix", JOINER),
     ]
-    for name, part, key, value in wanted:
+    for name, part, key, value in required:
         if key not in part.values:
             raise InputError(f"{path}: not a BERT tokenizer: {part.within}{key} is missing")
-        found = part.values[key]
-        if found != value:
-            raise InputError(f"{path}: not a BERT tokenizer: {name} is {shown(found)}, not {value}")
+        actual = part.values[key]
+        if actual != value:
+            raise InputError(
+                f"{path}: not a BERT tokenizer: {name} is {shown(actual)}, not {value}"
+            )
     if normalizer.get("clean_text", bool) is False:
         raise normalizer.error(
             "clean_text", "false: ours drops control characters, and would give the model other ids"
@@ -132,18 +135,18 @@ def _check_algorithm(whole: Settings) -> None:
     if most is not None and most < _LEAST_WORD_CHARACTERS:
         raise model.error(
             "max_input_chars_per_word",
-            f"{shown(most)}: longer words are {UNK} to it, and to ours they are not; "
-            f"{_LEAST_WORD_CHARACTERS} at least are needed",
+            f"{shown(most)}: it maps longer words to {UNK}, ours does not; "
+            f"must be at least {_LEAST_WORD_CHARACTERS}",
         )
     if whole.part("truncation").get("direction", str) == "Left":
-        raise whole.error("truncation.direction", "Left: ours cuts off the end of a long text")
+        raise whole.error("truncation.direction", "Left: ours truncates long texts at the end")
 
 
 def _class_name(config: Settings, model: Settings, has_whole: bool) -> str:
     """Return the tokenizer's class in `transformers`, without `Fast`.
 
     Raises:
-        InputError: it does not cut texts as BERT does.
+        InputError: the class does not tokenize like BERT.
     """
     for settings in (config, model):
         name = settings.get("tokenizer_class", str)
@@ -151,19 +154,19 @@ def _class_name(config: Settings, model: Settings, has_whole: bool) -> str:
             break
     else:
         if "auto_map" in config.values:
-            raise config.error("auto_map", "names a tokenizer of its own code, which is never run")
+            raise config.error("auto_map", "names a tokenizer with custom code, which is never run")
         return _CLASSES[0]
     name = name.removesuffix("Fast")
     if name not in _CLASSES and not (name in _ANY_CLASS and has_whole):
-        raise settings.error("tokenizer_class", f"{shown(name)} does not cut texts as BERT does")
+        raise settings.error("tokenizer_class", f"{shown(name)} does not tokenize like BERT")
     return name
 
 
 def _cleaning(config: Settings, whole: Settings | None, name: str) -> tuple[bool | None, list[str]]:
-    """Return whether texts are lower-cased, and notes where two files disagree on the cleaning.
+    """Return whether texts are lower-cased, and notes on files that contradict each other.
 
     Raises:
-        InputError: texts are cleaned in a way that ours are not.
+        InputError: our tokenizer does not implement this text normalization.
     """
     normalizer = whole.part("normalizer") if whole else Settings(config.path, {})
     rules, notes = {}, []
@@ -189,8 +192,8 @@ def _cleaning(config: Settings, whole: Settings | None, name: str) -> tuple[bool
         )
     if rules["tokenize_chinese_chars"] is False:
         raise InputError(
-            f"{config.path}: tokenize_chinese_chars false: ours takes every Chinese character for "
-            "a word, and would give the model other pieces"
+            f"{config.path}: tokenize_chinese_chars false: ours splits at every Chinese character, "
+            "and would give the model other pieces"
         )
     return lower_case, notes
 
@@ -200,11 +203,11 @@ def _json(value: bool | None) -> str:
 
 
 def _added_tokens(directory: Path, config: Settings, whole: Settings | None) -> dict[str, int]:
-    """Return the ids of BERT's special tokens, where files say them.
+    """Return the ids of BERT's special tokens that files specify.
 
     Raises:
-        InputError: a file has another added token, calls a special token by another name, or gives
-            it another id than another file does.
+        InputError: a file has another added token or another name for a special token, or two
+            files specify different ids.
     """
     special = read_json(directory, SPECIAL_TOKENS_MAP) or Settings(
         directory / SPECIAL_TOKENS_MAP, {}
@@ -229,7 +232,7 @@ def _added_tokens(directory: Path, config: Settings, whole: Settings | None) -> 
 
 
 def _check_names(settings: Settings) -> None:
-    """Raise `InputError` unless a file calls the special tokens as BERT does."""
+    """Raise `InputError` unless a file uses BERT's names for the special tokens."""
     for key in (*NAMES, "bos_token", "eos_token"):
         value = settings.values.get(key)
         if value is None:
@@ -240,7 +243,7 @@ def _check_names(settings: Settings) -> None:
 
 
 def _content(settings: Settings, key: str, value: Any) -> str:
-    """Return a token that is written as a string, or as an object with its content."""
+    """Return a token given as a string, or as an object with the key `content`."""
     token = value.get("content") if isinstance(value, dict) else value
     if not isinstance(token, str):
         raise settings.error(key, f"must be a token, not {shown(value)}")
@@ -248,11 +251,11 @@ def _content(settings: Settings, key: str, value: Any) -> str:
 
 
 _Added = tuple[Settings, str, str, int | None]
-"""Where a token is added: the file and the key; the token; and its id, where the file says it."""
+"""An added token: the file and key that add it, the token, and its id (None = not specified)."""
 
 
 def _listed(settings: Settings) -> Iterator[_Added]:
-    """Yield the tokens that a file adds without saying their ids."""
+    """Yield the tokens that a file adds without ids."""
     for key in ("additional_special_tokens", "extra_special_tokens", "never_split"):
         tokens = settings.values.get(key)
         if isinstance(tokens, dict) and key == "extra_special_tokens":
@@ -289,10 +292,10 @@ def _id(settings: Settings, key: str, value: Any) -> int:
 def _read_vocabulary(
     directory: Path, whole: Settings | None, added: dict[str, int]
 ) -> tuple[Path, bytes, dict[str, int]]:
-    """Return where the vocabulary is, its bytes, and the ids by piece.
+    """Return the vocabulary's path, its contents as a `vocab.txt`, and the ids by piece.
 
     Raises:
-        InputError: there is none, it cannot be read, or two files give other ids.
+        InputError: there is none, it cannot be read, or two files specify different ids.
     """
     path = directory / VOCABULARY
     data = read_bytes(directory, VOCABULARY, MAX_VOCABULARY_BYTES)
@@ -304,7 +307,7 @@ def _read_vocabulary(
     if whole is None:
         ids = {piece: index for index, piece in enumerate(lines)}
         if data is not None and ids.items() >= added.items():
-            return path, data, ids  # repeated pieces are found where it is parsed
+            return path, data, ids  # duplicate pieces are detected when it is parsed
     else:
         path, ids = whole.path, _ids(whole)
     for token, index in added.items():
@@ -326,35 +329,35 @@ def _read_vocabulary(
 
 
 def _ids(whole: Settings) -> dict[str, int]:
-    """Return the ids by piece in a `tokenizer.json`."""
+    """Return the ids by piece of a `tokenizer.json`."""
     model = whole.part("model")
     vocabulary = model.get("vocab", dict) or {}
     return {piece: _id(model, "vocab", index) for piece, index in vocabulary.items()}
 
 
 def _check_agreement(path: Path, lines: tuple[str, ...], pieces: list[str]) -> None:
-    """Raise `InputError` unless a `vocab.txt` has the pieces of the `tokenizer.json`.
+    """Raise `InputError` unless a `vocab.txt` has the same pieces as the `tokenizer.json`.
 
-    White space at the end of a line and empty lines at the end of the file make no piece.
+    Trailing white space in lines and empty lines at the end of the file are ignored.
     """
-    here, there = ([piece.rstrip() for piece in listed] for listed in (lines, pieces))
-    while here and not here[-1] and len(here) > len(there):
-        here.pop()
-    for index, (one, other) in enumerate(zip(here, there, strict=False)):
+    ours, theirs = ([piece.rstrip() for piece in listed] for listed in (lines, pieces))
+    while ours and not ours[-1] and len(ours) > len(theirs):
+        ours.pop()
+    for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
         if one != other:
             raise InputError(
-                f"{path}: line {index + 1} is another piece than {TOKENIZER} has at {index}; "
+                f"{path}: line {index + 1} differs from the piece with id {index} in {TOKENIZER}; "
                 "keep the file that the model was trained with"
             )
-    if len(here) > len(there) or not {*there[len(here) :]} <= {*SPECIAL_TOKENS}:
+    if len(ours) > len(theirs) or not {*theirs[len(ours) :]} <= {*SPECIAL_TOKENS}:
         raise InputError(
-            f"{path}: {len(here)} pieces, where {TOKENIZER} has {len(there)}; "
+            f"{path}: {len(ours)} pieces, but {TOKENIZER} has {len(theirs)}; "
             "keep the file that the model was trained with"
         )
 
 
 def _check_template(processor: Settings, whole: Settings, ids: dict[str, int]) -> None:
-    """Raise `InputError` unless special tokens are put around texts as BERT has them."""
+    """Raise `InputError` unless special tokens are placed around texts as in BERT."""
     kind = processor.get("type", str)
     is_ours = False
     if kind == "BertProcessing":
@@ -367,15 +370,15 @@ def _check_template(processor: Settings, whole: Settings, ids: dict[str, int]) -
         is_ours = templates == [SINGLE, PAIR] and numbers == [[ids.get(CLS)], [ids.get(SEP)]]
     if not is_ours:
         raise whole.error(
-            "post_processor", f"does not make {CLS} A {SEP} and {CLS} A {SEP} B {SEP} of texts"
+            "post_processor", f"does not produce {CLS} A {SEP} and {CLS} A {SEP} B {SEP}"
         )
 
 
 def _max_length(config: Settings, whole: Settings | None) -> tuple[int | None, list[str]]:
-    """Return the longest sequence that files name, in pieces, and a note where two disagree.
+    """Return the largest sequence length that files specify, and a note if two files disagree.
 
     Raises:
-        InputError: it is not a length.
+        InputError: the value is not a valid length.
     """
     key = "model_max_length"
     value = config.values.get(key)
@@ -387,11 +390,11 @@ def _max_length(config: Settings, whole: Settings | None) -> tuple[int | None, l
         raise config.error(
             key, f"must be a number of pieces of at least {MIN_SEQ_LENGTH}, not {shown(value)}"
         )
-    # transformers writes 1e30 where there is no limit.
+    # transformers writes 1e30 for "no limit".
     length = int(min(value, 2**31))
     if other is None or other == length:
         return length, []
     return length, [
-        f"{TOKENIZER_CONFIG} has {key} {shown(value)}, {TOKENIZER} cuts texts off at "
+        f"{TOKENIZER_CONFIG} has {key} {shown(value)}, {TOKENIZER} truncates texts to "
         f"{shown(other)} pieces; {TOKENIZER_CONFIG} is followed, as transformers does"
     ]

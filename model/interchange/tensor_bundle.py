@@ -1,8 +1,8 @@
-"""Reads TensorFlow's checkpoints, an index and data files, which may come from a stranger.
+"""Read untrusted TensorFlow checkpoints: an index file and data files.
 
-TensorFlow's own reader ends the process at a malformed index. The index is a LevelDB table
+TensorFlow's own reader aborts the process on a malformed index. The index is a LevelDB table
 (https://github.com/google/leveldb/blob/main/doc/table_format.md) of `BundleEntryProto`s by name;
-TensorFlow has written it without compression since its version 1.2.
+since version 1.2 TensorFlow writes it without compression.
 """
 
 import struct
@@ -22,11 +22,11 @@ from model.interchange.foreign_checkpoint import Source
 from pipeline.errors import InputError
 
 _MAX_INDEX_BYTES = 16 * 2**20
-"""The largest index; those of BERT-large have 100 kB."""
+"""Size limit of an index; that of BERT-large has 100 kB."""
 
 _MOST_NAMES = 16
-"""Names in a block take at most so many times its size: every 16th is written in full, the others
-leave out what they begin with like the one before."""
+"""Limit on the total length of a block's names, in multiples of the block's size. Names share a
+prefix with the previous name, and every 16th name is written in full."""
 
 _FOOTER_BYTES = 48
 _MAGIC = 0xDB4775248B80FB57
@@ -36,17 +36,17 @@ def open_bundle(prefix: Path) -> Source:
     """Return the weights of a checkpoint.
 
     Args:
-        prefix: what the names of its files begin with.
+        prefix: common path prefix of its files.
 
     Raises:
-        InputError: a file is missing or malformed, or the index claims more than is stored.
+        InputError: a file is missing or malformed, or the index declares more data than stored.
     """
     entries = dict(_read_index(prefix))
     files = _data_files(prefix, entries.pop(b"", b""))
     tensors: dict[str, tuple[Any, tf.DType]] = {}
     claimed = 0
     for key, value in entries.items():
-        if key.startswith(b"\0"):  # a slice, whose tensor has an entry of its own
+        if key.startswith(b"\0"):  # a slice; the whole tensor has a separate entry
             continue
         try:
             name, entry = key.decode(), tensor_bundle_pb2.BundleEntryProto.FromString(value)
@@ -64,7 +64,7 @@ def open_bundle(prefix: Path) -> Source:
     def read(name: str) -> np.ndarray:
         entry, dtype = tensors[name]
         if not dtype.is_floating:
-            raise InputError(f"{prefix}: {shown(name)} is {dtype.name}, no float")
+            raise InputError(f"{prefix}: {shown(name)} is {dtype.name}, not floating point")
         with files[entry.shard_id].open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
@@ -84,7 +84,7 @@ def _shape(entry: Any) -> tuple[int, ...]:
 
 
 def _check_size(prefix: Path, name: str, entry: Any, dtype: tf.DType, files: list[Path]) -> None:
-    """Raise `InputError` unless a tensor's bytes are as many as its shape says, and are there."""
+    """Raise `InputError` unless a tensor's size matches its shape and its data exist."""
     shape = _shape(entry)
     if entry.slices or len(shape) > 8:
         raise _malformed(prefix, f"{shown(name)} is stored in slices")
@@ -97,7 +97,7 @@ def _check_size(prefix: Path, name: str, entry: Any, dtype: tf.DType, files: lis
 
 
 def _data_files(prefix: Path, header: bytes) -> list[Path]:
-    """Return a checkpoint's data files, in their order."""
+    """Return a checkpoint's data files, in order."""
     try:
         described = tensor_bundle_pb2.BundleHeaderProto.FromString(header)
     except DecodeError as error:
@@ -108,7 +108,7 @@ def _data_files(prefix: Path, header: bytes) -> list[Path]:
     for shard in range(described.num_shards):
         name = f"{prefix.name}.data-{shard:05d}-of-{described.num_shards:05d}"
         file = regular_file(prefix.parent, name)
-        if file is None:  # ends the loop early where a number of shards is made up
+        if file is None:  # also ends the loop early if the number of shards is forged
             raise _malformed(prefix, f"no {name}")
         files.append(file)
     return files
@@ -134,7 +134,7 @@ def _read_index(prefix: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(data: bytes, begin: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a block of the table."""
+    """Yield the keys and values of a block of the LevelDB table."""
     block, trailer = data[begin : begin + size], data[begin + size : begin + size + 5]
     kind, checksum = struct.unpack("<BI", trailer)
     if checksum != _masked_crc(data[begin : begin + size + 1]):
@@ -156,7 +156,7 @@ def _block(data: bytes, begin: int, size: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
-    """Return the numbers from a place on, 7 bits a byte, lowest first, and where they end."""
+    """Decode `count` varints (7 bits per byte, low bits first); return them and their end."""
     numbers = []
     for _ in range(count):
         number = shift = 0
@@ -169,6 +169,6 @@ def _varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
 
 
 def _masked_crc(data: bytes) -> int:
-    """Return the CRC-32C of some bytes, as TensorFlow and LevelDB store it."""
+    """Return the masked CRC-32C that TensorFlow and LevelDB store."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""Writes Hugging Face's tokenizer files: `tokenizer.json` and those next to it."""
+"""Write Hugging Face's tokenizer files: `tokenizer.json`, its config and special tokens."""
 
 from typing import Any
 
@@ -16,24 +16,24 @@ NAMES = {
     "cls_token": CLS,
     "mask_token": MASK,
 }
-"""What `transformers` calls the special tokens."""
+"""Special tokens by their names in `transformers`."""
 
 
 def _part(name: str, segment: int) -> dict[str, Any]:
-    """Return a special token or a text in a template, as `tokenizer.json` has it."""
+    """Return an element of a `tokenizer.json` template: a special token, or text A or B."""
     kind = "Sequence" if name in "AB" else "SpecialToken"
     return {kind: {"id": name, "type_id": segment}}
 
 
 SINGLE = [_part(CLS, 0), _part("A", 0), _part(SEP, 0)]
 PAIR = [*SINGLE, _part("B", 1), _part(SEP, 1)]
-"""What a text and two texts become, with the segment of each part."""
+"""Templates for one text and for two texts, with the segment of each part."""
 
 
 def tokenizer_files(
     vocabulary: Vocabulary, *, lower_case: bool, max_length: int
 ) -> dict[str, dict[str, Any]]:
-    """Return the contents of the files that `transformers` makes our tokenizer of, by name."""
+    """Return the contents, by name, of the files from which `transformers` loads a tokenizer."""
     common = {
         **NAMES,
         "do_lower_case": lower_case,
@@ -83,7 +83,7 @@ def _whole(vocabulary: Vocabulary, lower_case: bool) -> dict[str, Any]:
             "type": "WordPiece",
             "unk_token": UNK,
             "continuing_subword_prefix": JOINER,
-            # Ours counts bytes, theirs characters. `transformers` itself insists on 100.
+            # Our limit is in bytes, theirs in characters. `transformers` itself always uses 100.
             "max_input_chars_per_word": MAX_WORD_BYTES,
             "vocab": vocabulary.ids,
         },

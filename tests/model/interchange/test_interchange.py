@@ -248,7 +248,7 @@ def test_takes_pairs(tmp_path: Path) -> None:
     run = load_run(run_of(HUGGING_FACE / "single", tmp_path, takes_pairs=True))
     assert run.task == Task("pair", ("bad", "so-so", "good"), True)
     assert read_checkpoint(export_of(run.path, tmp_path)[0]).task == run.task
-    with pytest.raises(InputError, match=r"--takes-pairs: .*tagging is no classifier of texts"):
+    with pytest.raises(InputError, match=r"--takes-pairs: .*tagging is not a text classifier"):
         run_of(HUGGING_FACE / "tagging", tmp_path, takes_pairs=True)
 
 
@@ -474,18 +474,18 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (settings("config.json", model_type="roberta"), "model_type roberta: not a BERT encoder"),
+        (settings("config.json", model_type="roberta"), "model_type roberta: not a supported"),
         (settings("config.json", position_embedding_type="relative_key"),
          "config.json: position_embedding_type relative_key: not a BERT"),
-        (settings("config.json", is_decoder=True), "is_decoder True: not a BERT encoder"),
+        (settings("config.json", is_decoder=True), "is_decoder True: not a supported"),
         (settings("config.json", add_cross_attention=True), "add_cross_attention True: not a"),
         (settings("config.json", tie_word_embeddings=False), "tie_word_embeddings False: not a"),
-        (settings("config.json", pruned_heads={"0": [1]}), "pruned_heads .*: not a BERT encoder"),
+        (settings("config.json", pruned_heads={"0": [1]}), "pruned_heads .*: not a supported"),
         (settings("config.json", quantization_config={"bits": 4}), "quantization_config .*: not"),
         (settings("config.json", hidden_act="silu"), "hidden_act must be one of gelu, .*'silu'"),
         (settings("config.json", vocab_size=None), "vocab_size is missing from"),
         (settings("config.json", intermediate_size=24),
-         "intermediate.dense.weight has the shape 20×12, where the config asks for 24×12; config"),
+         "intermediate.dense.weight has the shape 20×12, but the config requires 24×12; config"),
         (settings("config.json", num_hidden_layers=3),
          "no encoder.layer.2.attention.self.query.weight in it .16 of 53 weights of the encoder"),
         (settings("config.json", num_hidden_layers=10**30), "weights in it, too few for the 10000"),
@@ -495,26 +495,26 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
         (tensor(WORD_EMBEDDINGS, np.zeros((28, 12), np.int8)),
          "bert.embeddings.word_embeddings.weight is I8, no float"),
         (tensor("bert.pooler.dense.bias", np.full(12, np.nan, np.float32)),
-         "pooler.dense.bias has values that are no numbers; it was saved after its training"),
+         "pooler.dense.bias contains NaN or infinity; it was saved after its training"),
         (truncated("model.safetensors"), "model.safetensors: cannot be read as safetensors: "),
         (pickled, "pytorch_model.bin: a pickle, .* it is never read; .* t.BertForSequenceClassifi"),
         (without("model.safetensors"), "no model.safetensors; give a directory with one"),
-        (index_that_leaves, "index.json: names ../elsewhere.safetensors, which is not beside it"),
+        (index_that_leaves, "index.json: lists ../elsewhere.safetensors, which is not in its"),
         (without("tokenizer.json"), r"no vocabulary \(vocab.txt or tokenizer.json\); copy"),
-        (other_vocabulary(SPECIAL), "vocab.txt: line 2 is another piece than tokenizer.json has"),
+        (other_vocabulary(SPECIAL), "vocab.txt: line 2 differs from the piece with id 1"),
         (vocabulary_with({"new": 99}), "the ids of its 27 pieces do not count up from 0"),
         (vocabulary_with({"new": True}), r"model.vocab has an id that is not .*: True"),
         (vocabulary_with({f"new{index}": 26 + index for index in range(3)}),
          "tokenizer.json: 29 pieces, but the config's vocab_size is 28; config and vocabul"),
         (settings("tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer"),
-         "tokenizer_class BertJapaneseTokenizer does not cut texts as BERT does"),
+         "tokenizer_class BertJapaneseTokenizer does not tokenize like BERT"),
         (settings("tokenizer_config.json", strip_accents=False), "strip_accents False with do_lo"),
         (settings("tokenizer_config.json", tokenize_chinese_chars=False), "tokenize_chinese_chars"),
         (settings("tokenizer.json", model={"type": "BPE"}), "not a BERT tokenizer: model is BPE"),
         (settings("tokenizer.json", pre_tokenizer={"type": "Whitespace"}),
          "not a BERT tokenizer: pre_tokenizer is Whitespace, not BertPreTokenizer"),
         (settings("tokenizer.json", added_tokens=[{"content": "<x>", "id": 99}]),
-         "tokenizer.json: added_tokens has <x>, which its tokenizer finds in texts before it cuts"),
+         "tokenizer.json: added_tokens has <x>, which its tokenizer keeps whole"),
         (settings("tokenizer.json", added_tokens=[{"content": "\ud800", "id": 26}]),
          "tokenizer.json: cannot be read as JSON: .*surrogates not allowed"),
         (vocabulary_with({"a\nb": 26}),
@@ -544,7 +544,7 @@ def test_bad_hugging_face_directories(
         (truncated("model.ckpt-1.data-00000-of-00001"), "model.ckpt-1: cannot be read as a check"),
         (without("vocab.txt"), "vocab.txt: no vocabulary: No such file .*; copy it there"),
         (settings("bert_config.json", hidden_act="tanh"), "bert_config.json: hidden_act must be"),
-        (settings("bert_config.json", vocab_size=13), "has the shape 12×12, where the config asks"),
+        (settings("bert_config.json", vocab_size=13), "has the shape 12×12, but the config"),
     ],
 )  # fmt: skip
 def test_bad_checkpoints_of_google(
@@ -607,9 +607,9 @@ def test_bad_presets(
 def test_what_is_no_directory_of_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing: is not there"):
         read_checkpoint(tmp_path / "nothing")
-    with pytest.raises(InputError, match="json: not a directory; give the one"):
+    with pytest.raises(InputError, match="json: not a directory; give its"):
         read_checkpoint(HUGGING_FACE / "encoder" / "config.json")
-    with pytest.raises(InputError, match="is a run already; there is nothing to import"):
+    with pytest.raises(InputError, match="already a run; there is nothing to import"):
         read_checkpoint(run_of(HUGGING_FACE / "encoder", tmp_path))
 
 
@@ -657,7 +657,7 @@ def test_a_task_that_we_do_not_have_leaves_its_encoder(problem: str, tmp_path: P
     imported = read_checkpoint(path)
     assert imported.task is None
     assert imported.unused == ("classifier.bias", "classifier.weight")
-    assert f"{problem} with 3 outputs is no task of ours" in imported.notes[-1]
+    assert f"{problem} with 3 outputs is not supported" in imported.notes[-1]
 
 
 def test_labels_that_are_not_told_apart(tmp_path: Path) -> None:

@@ -181,14 +181,14 @@ def test_every_combination_of_cleaning(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("added_tokens.json", {"<user>": 26}, "<user> has <user>, which its tokenizer finds in"),
+        ("added_tokens.json", {"<user>": 26}, "<user> has <user>, which its tokenizer keeps whole"),
         ("added_tokens.json", {"[CLS]": 9}, r"\[CLS\] gives \[CLS\] the id 9, where another file"),
         ("tokenizer_config.json", {"additional_special_tokens": ["[E1]"]}, r"has \[E1\], which"),
         ("tokenizer_config.json", {"extra_special_tokens": {"x": "[E1]"}}, r"has \[E1\], which"),
         ("tokenizer_config.json", {"extra_special_tokens": ["[E1]"]}, r"has \[E1\], which"),
         ("tokenizer_config.json", {"never_split": ["covid"]}, "never_split has covid, which its"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"6": {"content": "the"}}},
-         "added_tokens_decoder has the, which its tokenizer finds"),
+         "added_tokens_decoder has the, which its tokenizer keeps"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"6": {"content": "[CLS]"}}},
          r"added_tokens_decoder|added_tokens gives \[CLS\] the id"),
         ("tokenizer_config.json", {"do_basic_tokenize": False}, "do_basic_tokenize False: ours"),
@@ -204,16 +204,16 @@ def test_every_combination_of_cleaning(name: str, tmp_path: Path) -> None:
         ("tokenizer.json", {"added_tokens": [{"id": 6, "content": "the"}]}, "added_tokens has the"),
         ("tokenizer.json", {"added_tokens": [{"id": 6, "content": "[CLS]"}]},
          r"gives \[CLS\] the id 3, where another file"),
-        ("tokenizer.json", {"post_processor": ...}, "post_processor does not make"),
+        ("tokenizer.json", {"post_processor": ...}, "post_processor does not produce"),
         ("tokenizer.json", {"post_processor": {"type": "RobertaProcessing"}}, "post_processor do"),
         ("tokenizer.json", {"post_processor": {"type": "BertProcessing", "cls": ["[CLS]", 4],
                                                "sep": ["[SEP]", 3]}}, "post_processor does not"),
         ("tokenizer.json", {"truncation": {"direction": "Left", "max_length": 9}},
-         "truncation.direction Left: ours cuts off the end"),
+         "truncation.direction Left: ours truncates long texts at the end"),
         ("vocab.txt", "[PAD]\n[unused0]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nthe\n",
-         "vocab.txt: line 7 is another piece than tokenizer.json has at 6; keep"),
+         "vocab.txt: line 7 differs from the piece with id 6 in tokenizer.json; keep"),
         ("vocab.txt", "[PAD]\n[unused0]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\na\n",
-         "vocab.txt: 8 pieces, where tokenizer.json has 26; keep"),
+         "vocab.txt: 8 pieces, but tokenizer.json has 26; keep"),
     ],
 )  # fmt: skip
 def test_tokenizers_that_would_give_other_ids(
@@ -233,7 +233,7 @@ def test_words_that_only_its_tokenizer_takes_for_too_long(tmp_path: Path) -> Non
     whole = json.loads((path / "tokenizer.json").read_text())
     whole["model"]["max_input_chars_per_word"] = 12
     (path / "tokenizer.json").write_text(json.dumps(whole))
-    with pytest.raises(InputError, match="max_input_chars_per_word 12: longer words are"):
+    with pytest.raises(InputError, match="max_input_chars_per_word 12: it maps longer words to"):
         read(path)
 
 
@@ -242,7 +242,7 @@ def test_a_class_that_only_the_models_config_names(tmp_path: Path) -> None:
     path = copy_of(tmp_path)
     edit(path / "tokenizer_config.json", tokenizer_class=...)
     edit(path / "config.json", tokenizer_class="BertJapaneseTokenizer")
-    message = r"config\.json: tokenizer_class BertJapaneseTokenizer does not cut texts as BERT"
+    message = r"config\.json: tokenizer_class BertJapaneseTokenizer does not tokenize like BERT"
     with pytest.raises(InputError, match=message):
         read_checkpoint(path)
 
@@ -281,8 +281,8 @@ def test_what_is_followed_is_said(tmp_path: Path) -> None:
     assert files.notes == (
         "tokenizer_config.json has do_lower_case true, tokenizer.json has lowercase false; "
         "tokenizer_config.json is followed, as transformers does for BertTokenizer",
-        "tokenizer_config.json has model_max_length 16, tokenizer.json cuts texts off at 9 pieces; "
-        "tokenizer_config.json is followed, as transformers does",
+        "tokenizer_config.json has model_max_length 16, tokenizer.json truncates texts to 9 "
+        "pieces; tokenizer_config.json is followed, as transformers does",
     )
     edit(path / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     files = read(path)

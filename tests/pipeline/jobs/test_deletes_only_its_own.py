@@ -155,7 +155,7 @@ def test_a_file_that_is_no_dataset_is_not_replaced(
 ) -> None:
     (tmp_path / name).write_text("mine")
     assert preprocess(prose_corpus, vocab_path, tmp_path, *overwrite) == 2
-    assert f"--output {tmp_path}: holds {name}, which no dataset" in capsys.readouterr().err
+    assert f"--output {tmp_path}: contains {name}, which belongs" in capsys.readouterr().err
     assert contents(tmp_path) == {name: b"mine"}
 
 
