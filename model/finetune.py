@@ -37,11 +37,12 @@ from model.tasks.labels import UNKNOWN, without_unknown
 from model.tasks.measures import LOWER_IS_BETTER, MEASURES
 from model.tasks.objective import Tuning
 from model.tasks.report import measure_text
-from model.training.config import TuningConfig
+from model.training.config import RecoveryConfig, TuningConfig
+from model.training.evaluations import Evaluations
 from model.training.flops import step_flops
 from model.training.loop import Predictor, Trainer
 from model.training.precision import fastest
-from model.training.session import Evaluations, Phase, Session
+from model.training.session import Phase, Session
 from model.training.start import only_writer_of_runs, open_run, restore_run, training_config
 from model.training.strategy import make_strategy
 from model.training.workers import Workers
@@ -144,21 +145,16 @@ def tune(
     missing = source.fill(trainer.weights, prepared.task)
     new = ", ".join(missing) or "none"
     notes.print(f"starts from {options.init}; new weights: {new}", soft_wrap=True)
-    checkpoints = restore_run(run, training, trainer, workers)
-    data = LabelledData(prepared, seed)
+    opened = restore_run(run, training, trainer, workers)
     evaluations = evaluations_of(options, prepared)
-    session = Session(
-        options,
-        Phase(data, 0, training.steps),
-        training,
-        trainer,
-        workers,
-        checkpoints,
-        evaluations,
+    recovery = RecoveryConfig(
+        options.checkpoint_every_steps, options.on_blow_up, options.blow_up_ratio
     )
+    phase = Phase(LabelledData(prepared, seed), 0, training.steps)
+    session = Session(opened, phase, evaluations, recovery)
     measured = session.train()
-    best = checkpoints.best
-    if session.gave_up:
+    best = opened.checkpoints.best
+    if session.stopped_early:
         notes.print(
             f"stopped early at step {trainer.steps_done:,}: {evaluations.patience} evaluations "
             f"without a better {evaluations.measure}"
@@ -168,10 +164,11 @@ def tune(
         "task": options.task,
         "seed": seed,
         "steps": trainer.steps_done,
-        **measured,
+        "split": measured.split,
+        **measured.values,
         **({"best_step": best.step, f"best_{evaluations.measure}": best.value} if best else {}),
-        "examples_per_sec": session.examples_per_sec,
-        "tokens_per_sec": session.tokens_per_sec,
+        "examples_per_sec": session.throughput.examples_per_sec,
+        "tokens_per_sec": session.throughput.tokens_per_sec,
         "seconds": time.monotonic() - started,
     }
 

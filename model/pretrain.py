@@ -17,14 +17,15 @@ from model.commands import Pretrain
 from model.run_config import DatasetFacts, RunConfig
 from model.source import Source, open_source
 from model.tasks.kinds import heads
-from model.training.config import Precision, TrainingConfig
+from model.training.config import Precision, RecoveryConfig, TrainingConfig
+from model.training.evaluations import Evaluations
 from model.training.flops import step_flops
 from model.training.input import corrupt_files_named, eval_batches, train_batches
 from model.training.loop import Trainer, distribute
 from model.training.losses import Pretraining, means
 from model.training.precision import fastest
 from model.training.progress import print_result
-from model.training.session import Evaluations, Phase, Session
+from model.training.session import Phase, Session
 from model.training.start import only_writer_of_runs, open_run, restore_run, training_config
 from model.training.strategy import make_strategy
 from model.training.workers import Workers
@@ -74,7 +75,7 @@ def pretrain(options: Pretrain) -> dict[str, Any]:
         "model": options.model,
         "steps": session.trainer.steps_done,
         **measured,
-        "tokens_per_sec": session.tokens_per_sec,
+        "tokens_per_sec": session.throughput.tokens_per_sec,
         "mfu": session.mfu,
         "seconds": time.monotonic() - started,
     }
@@ -118,18 +119,21 @@ def train(
         new = ", ".join(source.fill(trainer.weights, None)) or "none"
         notes.print(f"starts from {options.init}; new weights: {new}", soft_wrap=True)
     evaluations = Evaluations(options.eval_every_steps)
+    recovery = RecoveryConfig(
+        options.checkpoint_every_steps, options.on_blow_up, options.blow_up_ratio
+    )
     with workers.lost_ones_named():
-        checkpoints = restore_run(options.run_dir, training, trainer, workers)
+        run = restore_run(options.run_dir, training, trainer, workers)
         for phase in phases(options, training, manifest, second):
             if phase.end_step <= trainer.steps_done < training.steps:
                 continue
             if phase.first_step:
                 notes.print(f"second phase: {phase.data}", soft_wrap=True)
-                checkpoints.forget_best(phase.first_step)
-            session = Session(options, phase, training, trainer, workers, checkpoints, evaluations)
+                run.checkpoints.forget_best(phase.first_step)
+            session = Session(run, phase, evaluations, recovery)
             with phase.data.faults_named():
                 measured = session.train()
-    return session, measured
+    return session, {"split": measured.split, **measured.values}
 
 
 @dataclass(frozen=True)

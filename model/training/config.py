@@ -1,4 +1,4 @@
-"""What determines the updates of a training, as a run's `config.json` keeps it."""
+"""The settings of a training: what determines its updates, how they are computed, and saved."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -40,6 +40,22 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """When checkpoints are written, and what happens when the loss diverges.
+
+    Attributes:
+        checkpoint_every_steps: updates between checkpoints.
+        on_blow_up: stop; or skip: return to the last checkpoint, and leave out the batches since.
+        blow_up_ratio: the loss diverges when it is this many times its moving average; infinity:
+            only when it is not a finite number.
+    """
+
+    checkpoint_every_steps: int = 500
+    on_blow_up: Literal["stop", "skip"] = "stop"
+    blow_up_ratio: float = 3.0
 
 
 ClassWeights = Literal["none", "balanced"]

@@ -1,6 +1,7 @@
 """A run's measurements on the disk, a line each."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from pipeline.storage.files import sync, write_atomically, writing
 from pipeline.storage.strict_json import from_json, to_json
 
 
-class Metrics:
+class MetricsFile:
     """The run's `metrics.jsonl`: one JSON object a line, each with its `step` and `split`."""
 
     def __init__(self, path: Path, first_step: int) -> None:
@@ -41,7 +42,7 @@ class Metrics:
             sync(self.path)
             sync(self.path.parent)
 
-    def add(self, step: int, split: str, values: dict[str, Any]) -> None:
+    def add(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Append one line.
 
         Raises:

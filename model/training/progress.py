@@ -1,4 +1,4 @@
-"""What is seen of a training: the bar or plain lines, `metrics.jsonl`, and TensorBoard."""
+"""What the terminal shows of a training: a progress bar, or a plain line now and then."""
 
 import time
 from collections.abc import Iterator
@@ -6,10 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
-from model.run_config import CURVES, LOGS, METRICS
-from model.training.metrics_file import Metrics
+from model.run_config import CURVES
 from pipeline.console import notes, progress, results, table
 
 NOTEWORTHY_WAIT_RATE = 0.05
@@ -85,26 +82,6 @@ class Progress:
             notes.print(
                 f"{line} · {time_left(left)} left (of {self.steps:,} steps)", soft_wrap=True
             )
-
-
-class Log:
-    """The run's measurements: `metrics.jsonl` and TensorBoard's event files."""
-
-    def __init__(self, run: Path, first_step: int) -> None:
-        self.metrics = Metrics(run / METRICS, first_step)
-        self.writer = tf.summary.create_file_writer(str(run / LOGS))
-
-    def cut(self, step: int) -> None:
-        """Forget what is after a step, which is about to be done again."""
-        self.metrics.cut(step)
-
-    def add(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Write the measures of a split at a step."""
-        self.metrics.add(step, split, values)
-        with self.writer.as_default():
-            for name, value in values.items():
-                tf.summary.scalar(f"{split}/{name}", value, step)
-        self.writer.flush()
 
 
 def print_result(result: dict[str, Any]) -> None:

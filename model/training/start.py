@@ -10,6 +10,7 @@ from model.run_config import CHECKPOINTS, CONFIG, RunConfig, read_config, short_
 from model.training.checkpoints import Checkpoints, checkpoint_steps
 from model.training.config import Precision, TrainingConfig
 from model.training.loop import Trainer
+from model.training.session import TrainingRun
 from model.training.workers import Workers
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
@@ -67,11 +68,8 @@ def training_config(
 
 def restore_run(
     run: Path, training: TrainingConfig, trainer: Trainer, workers: Workers
-) -> Checkpoints:
+) -> TrainingRun:
     """Load a run's last checkpoint into a trainer, and say where the training stands.
-
-    Returns:
-        The run's checkpoints.
 
     Raises:
         InputError: there are checkpoints, but none can be read.
@@ -90,7 +88,7 @@ def restore_run(
         )
     elif step:
         notes.print(f"{run}: going on from step {step:,} of {training.steps:,}", soft_wrap=True)
-    return checkpoints
+    return TrainingRun(run, training, trainer, workers, checkpoints)
 
 
 @contextlib.contextmanager

@@ -188,6 +188,7 @@ def test_stopped_and_gone_on_with_is_as_never_stopped(
     flags = {"steps": 12, "layer_decay": 0.8, "class_weights": "balanced", "xla": True}
     options(**flags, run_dir=tmp_path / "whole").run()
     from model.training import session
+    from model.training.run_log import RunLog
 
     original = session.Session._call_steps
     monkeypatch.setattr(session.Session, "_call_steps", lambda self, step: 1)
@@ -196,7 +197,7 @@ def test_stopped_and_gone_on_with_is_as_never_stopped(
         if step == 5 and split == "train":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(session.Session, "_log", stop_at_5)
+    monkeypatch.setattr(RunLog, "add", stop_at_5)
     with pytest.raises(KeyboardInterrupt):
         options(**flags).run()
     monkeypatch.undo()

@@ -22,7 +22,8 @@ from model.pretrain import check_batch_size, model_config, open_dataset
 from model.run import load_run
 from model.training.checkpoints import Best, Checkpoints
 from model.training.loop import Trainer
-from model.training.session import Session, stop_requested
+from model.training.session import Session
+from model.training.signals import stop_requested
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
 

@@ -16,7 +16,7 @@ from model.run import load_run, write_run
 from model.run_config import DatasetFacts, RunConfig, TextFacts, read_config
 from model.tasks.kinds import Task
 from model.training.config import TrainingConfig, TuningConfig
-from model.training.metrics_file import Metrics
+from model.training.metrics_file import MetricsFile
 from model.training.start import open_run
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import read_manifest, sha256
@@ -254,12 +254,12 @@ def test_no_weights_yet(run: Path) -> None:
 
 def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    log = Metrics(path, 0)
+    log = MetricsFile(path, 0)
     for step in (5, 10, 15):
         log.add(step, "train", {"loss": step / 2})
     with path.open("a") as file:
         file.write('{"step": 1')  # cut off by a kill
-    Metrics(path, 10).add(12, "eval", {"loss": 1.5})
+    MetricsFile(path, 10).add(12, "eval", {"loss": 1.5})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 5, "split": "train", "loss": 2.5},
         {"step": 10, "split": "train", "loss": 5.0},
@@ -280,7 +280,7 @@ def test_a_disk_that_is_full_ends_an_import_with_a_line(
 
 
 def test_damaged_metrics_are_left_out(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
     for step in (1, 2, 3):
         metrics.add(step, "train", {"loss": step / 2})
     whole = metrics.path.read_bytes().splitlines(keepends=True)

@@ -11,7 +11,7 @@ import clozeline
 from clozeline.main import main
 from model.tasks.report import write_answers
 from model.training.checkpoints import Checkpoints
-from model.training.metrics_file import Metrics
+from model.training.metrics_file import MetricsFile
 from pipeline.storage.strict_json import to_json
 
 NAN, INF = float("nan"), float("inf")
@@ -42,7 +42,7 @@ def test_strings_are_utf_8_on_one_line() -> None:
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
     metrics.add(3, "train", {"task_loss": NAN, "gradient_norm": INF})
     line = {"step": 3, "split": "train", "task_loss": None, "gradient_norm": None}
     assert strict(metrics.path.read_bytes()) == line

@@ -1,0 +1,74 @@
+"""A loss that diverges: noticed by a moving average, and answered with a stop or a roll-back."""
+
+import math
+from collections.abc import Mapping
+
+from model.training.config import RecoveryConfig
+from pipeline.errors import InputError
+
+RECENT_WEIGHT = 0.1
+"""Weight of the latest call in the moving average of the loss."""
+
+MAX_ROLL_BACKS = 5
+"""Roll-backs to one checkpoint, after which the training stops."""
+
+
+class DivergenceGuard:
+    """Tells whether the loss diverges, and how often the training may go back because of it.
+
+    Attributes:
+        config: when the loss counts as diverging, and what to do then.
+        recent_loss: moving average of the loss; 0 before the first call.
+        roll_backs: to the last checkpoint.
+    """
+
+    def __init__(self, config: RecoveryConfig, recent_loss: float = 0.0) -> None:
+        self.config = config
+        self.recent_loss = recent_loss
+        self.roll_backs = 0
+
+    def diverged(self, sums: Mapping[str, float], loss: float) -> bool:
+        """Return whether a call diverged: a sum is not finite, or the loss far above the average.
+
+        Args:
+            sums: of the call, by name: losses, weights, the norms of the gradients.
+            loss: mean loss of the call.
+        """
+        if not all(map(math.isfinite, sums.values())):
+            return True
+        recent = self.recent_loss or loss
+        if loss > self.config.blow_up_ratio * recent:
+            return True
+        self.recent_loss = RECENT_WEIGHT * loss + (1 - RECENT_WEIGHT) * recent
+        return False
+
+    def roll_back(self, step: int, saved_step: int, learning_rate: float) -> str:
+        """Count a roll-back to the last checkpoint.
+
+        Args:
+            step: updates done when the loss had diverged.
+            saved_step: updates done at the last checkpoint.
+            learning_rate: the highest one, which may be the cause.
+
+        Returns:
+            What happened, for a message.
+
+        Raises:
+            InputError: the training is to stop instead, or has been rolled back too often.
+        """
+        blown_up = f"the loss blew up before step {step:,} (last checkpoint: step {saved_step:,})"
+        lower = f"a lower --learning-rate than {learning_rate:g}"
+        if self.config.on_blow_up == "stop":
+            raise InputError(
+                f"{blown_up}; start a new --run with {lower}, or give --on-blow-up skip"
+            )
+        self.roll_backs += 1
+        if self.roll_backs > MAX_ROLL_BACKS:
+            raise InputError(
+                f"{blown_up}, for the {self.roll_backs}th time; start a new --run with {lower}"
+            )
+        return blown_up
+
+    def saved(self) -> None:
+        """Start to count again: there is a new checkpoint to go back to."""
+        self.roll_backs = 0

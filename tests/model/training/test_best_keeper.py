@@ -1,0 +1,71 @@
+"""The best checkpoint, across two starts of a run, and as several workers agree on it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from model.training.best_keeper import BestKeeper
+from model.training.checkpoints import Best, Checkpoints
+from model.training.evaluations import Evaluations
+from model.training.workers import Workers
+from pipeline.errors import InputError
+
+F1 = Evaluations(measure="f1", higher_is_better=True, patience=2)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    made = Checkpoints(tmp_path / "checkpoints")
+    for step in (10, 20, 30):
+        made.save(step, {"step": tf.Variable(step)})
+    made.wait()
+    return made
+
+
+def keeper(
+    checkpoints: Checkpoints, lines: Any = (), evaluations: Evaluations = F1, chief: Any = None
+) -> BestKeeper:
+    workers: Any = chief or Workers(tf.distribute.get_strategy())
+    return BestKeeper(checkpoints.directory.parent, evaluations, checkpoints, workers, lines)
+
+
+def test_the_best_is_marked_and_patience_counts_from_it(checkpoints: Checkpoints) -> None:
+    best = keeper(checkpoints)
+    assert best.record({"loss": 9.0, "f1": 0.5})
+    best.mark(10, {"loss": 9.0, "f1": 0.5})
+    assert checkpoints.best == Best(10, "f1", 0.5)
+    assert not best.record({"loss": 1.0, "f1": 0.4})
+    assert not best.early_stopping.is_exhausted
+    assert not best.record({"loss": 1.0, "f1": 0.5})
+    assert best.early_stopping.is_exhausted
+    assert best.record({"loss": 1.0, "f1": 0.6})
+    assert not best.early_stopping.is_exhausted
+
+
+def test_a_second_start_counts_on(checkpoints: Checkpoints) -> None:
+    checkpoints.mark_best(10, "f1", 0.5)
+    lines = [{"step": step, "split": "eval", "f1": 0.1} for step in (10, 20, 30)]
+    second = keeper(checkpoints, lines)
+    assert second.early_stopping.since_best == 2
+    assert second.early_stopping.is_exhausted
+
+
+def test_another_measure_than_the_run_was_started_with_is_refused(
+    checkpoints: Checkpoints,
+) -> None:
+    checkpoints.mark_best(10, "accuracy", 0.5)
+    with pytest.raises(InputError, match=r"selected by accuracy, not f1; give --metric accuracy"):
+        keeper(checkpoints)
+
+
+def test_what_the_chief_finds_counts_on_every_worker(checkpoints: Checkpoints) -> None:
+    """A worker without the log and with another value follows the chief."""
+    checkpoints.mark_best(10, "f1", 0.5)
+    said = iter([1.0, 1.0, 0.0])  # evaluations since the best one, is best, is not
+    best = keeper(checkpoints, chief=SimpleNamespace(of_chief=lambda _: next(said)))
+    assert best.early_stopping.since_best == 1
+    assert best.record({"f1": 0.1})
+    assert not best.record({"f1": 0.9})
