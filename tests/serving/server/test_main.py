@@ -16,9 +16,9 @@ import requests
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from clozeline.commands.serve import Serve
 from pipeline.errors import InputError
 from serving.addresses import checked_address, joined
-from serving.commands import Serve
 from serving.server.batching import BatchingOptions
 from serving.server.limits import Limits
 from serving.server.main import ModelServer, _bound_socket, serve
