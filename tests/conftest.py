@@ -1,6 +1,7 @@
-"""What tests of several rooms share: quiet TensorFlow and a small corpus."""
+"""What tests of several rooms share: quiet TensorFlow, a small corpus, a run trained on it."""
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -17,6 +18,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import pytest
 
 import clozeline
+from clozeline.main import main
+from model.run import Run, load_run
 
 # A shell script lets commands that it starts with `&` ignore interrupts, and the processes that
 # tests start would inherit that.
@@ -61,6 +64,31 @@ def vocab_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
     path.write_text("\n".join(pieces) + "\n", encoding="utf-8")
     return path
+
+
+TINY = {
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "intermediate_size": 40, "max_position_embeddings": 32, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained_run(
+    prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    folder = tmp_path_factory.mktemp("trained")
+    size = len(vocab_path.read_text(encoding="utf-8").splitlines())
+    (folder / "tiny.json").write_text(json.dumps(TINY | {"vocab_size": size}))
+    assert main(
+        ["preprocess", "--input", str(prose_corpus / "*.txt"), "--vocab", str(vocab_path),
+         "--output", str(folder / "ds"), "--max-seq-length", "32", "--max-predictions", "4",
+         "--eval-rate", "0.2"]
+    ) == 0  # fmt: skip
+    assert main(
+        ["pretrain", "--dataset", str(folder / "ds"), "--run", str(folder / "run"),
+         "--model", str(folder / "tiny.json"), "--steps", "2", "--batch-size", "8"]
+    ) == 0  # fmt: skip
+    return load_run(folder / "run")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
-"""A run trained for two steps, the model exported from it, helper models, and a browser."""
+"""The model exported from a run trained for two steps, helper models, and a browser."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,31 +8,7 @@ import tensorflow as tf
 
 from clozeline.main import main
 from docs.browser import Browser
-from model.run import Run, load_run
-
-TINY = {
-    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
-    "intermediate_size": 40, "max_position_embeddings": 32, "initializer_range": 0.3,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def trained_run(
-    prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Run:
-    folder = tmp_path_factory.mktemp("trained")
-    size = len(vocab_path.read_text(encoding="utf-8").splitlines())
-    (folder / "tiny.json").write_text(json.dumps(TINY | {"vocab_size": size}))
-    assert main(
-        ["preprocess", "--input", str(prose_corpus / "*.txt"), "--vocab", str(vocab_path),
-         "--output", str(folder / "ds"), "--max-seq-length", "32", "--max-predictions", "4",
-         "--eval-rate", "0.2"]
-    ) == 0  # fmt: skip
-    assert main(
-        ["pretrain", "--dataset", str(folder / "ds"), "--run", str(folder / "run"),
-         "--model", str(folder / "tiny.json"), "--steps", "2", "--batch-size", "8"]
-    ) == 0  # fmt: skip
-    return load_run(folder / "run")
+from model.run import Run
 
 
 @pytest.fixture(scope="session")
