@@ -12,11 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from clozeline.commands.demo import Demo
 from pipeline.console import notes, results, table
 from pipeline.errors import InputError, JobError
 from pipeline.storage.files import write_atomically
 from serving.client import Client
-from serving.commands import Demo
 
 MODEL = "demo"
 MAX_SEQ_LENGTH, MAX_PREDICTIONS = 64, 10

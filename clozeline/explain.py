@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from clozeline.commands.explain import Explain
 from clozeline.show.explanation import shown
 from model.explaining.explanation import Explanation, explain
 from model.explaining.plain import as_plain
 from model.run import load_run
 from pipeline.console import results
 from pipeline.storage.files import write_atomically
-from serving.commands import Explain
 
 
 def explain_texts(options: Explain) -> dict[str, Any]:

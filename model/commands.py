@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from clozeline.options import Command
 from model.run_config import Checkpoint
 from model.tasks.kinds import TaskKind
 from model.training.config import DOC_STRIDE, ClassWeights
-from pipeline.commands import Command
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,13 +1,16 @@
 """Exceptions that the front door prints as one line, without a traceback."""
 
+import math
 import re
 
 
 class InputError(Exception):
-    """The user's input (a flag, a file, a request) cannot be used; exit code 2.
+    """The user's input (a setting, a file, a request) cannot be used.
 
-    The message is one line: what was wrong, where (file, line or flag), and what to do. Line breaks
-    and other control characters, which may come from the input, are escaped.
+    The message is one line: what was wrong, where (file, line or field), and what to do. Fields of
+    the configuration stand in backquotes, followed by their value: "`batch_size` 7: must be ...".
+    Python callers read that; the front door prints flags instead. Line breaks and other control
+    characters, which may come from the input, are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -21,8 +24,25 @@ class DamagedFileError(InputError):
 class JobError(Exception):
     """A job failed for a reason that is not the user's input: a full disk, a lost worker.
 
-    The message is one line; exit code 1.
+    The message is one line.
     """
+
+
+def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Check that a number lies between two bounds, both included.
+
+    Args:
+        name: field of the configuration.
+        value: the field's value; NaN is refused.
+        low: smallest allowed value.
+        high: largest allowed value.
+
+    Raises:
+        InputError: the value is out of range.
+    """
+    if not low <= value <= high:
+        rule = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise InputError(f"`{name}` {value}: must be {rule}")
 
 
 def _escaped(control: re.Match[str]) -> str:

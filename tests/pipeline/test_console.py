@@ -6,8 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from pipeline import console
-from pipeline.console import progress, table
+from pipeline import progress as bars
+from pipeline.console import table
+from pipeline.progress import progress
 
 
 def test_a_table_shows_pieces_in_brackets() -> None:
@@ -20,7 +21,7 @@ def test_a_table_shows_pieces_in_brackets() -> None:
 
 def test_a_bar_says_which_time_is_which_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(console, "notes", Console(file=shown, width=80, force_terminal=False))
+    monkeypatch.setattr(bars, "stderr", Console(file=shown, width=80, force_terminal=False))
     with progress() as bar:
         task = bar.add_task("pairing, masking, writing", total=900, unit="examples", status="")
         bar.update(task, completed=450)

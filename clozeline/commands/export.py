@@ -1,0 +1,58 @@
+"""`clozeline export`: run → SavedModel for a model server."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from clozeline.options import Command
+from model.run_config import Checkpoint
+from serving.export.choices import ServerVersion, ServingPrecision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Save a trained run as a SavedModel that takes raw strings, for a model server."""
+
+    # The front door calls options.run(), so the field has another name than its flag.
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """The run to export."""
+    output: Path
+    """Where the model goes: models/NAME. The version is the next free number in it."""
+    precision: ServingPrecision = "float32"
+    """What weights are stored and multiplied in: bfloat16 is half as large, and faster on a CPU
+    with units for it."""
+    checkpoint: Checkpoint = "auto"
+    """The best by evaluation, the last; auto: the best where there is one."""
+    for_server: ServerVersion = "2.20"
+    """Release of TensorFlow Serving that must know every operation of the model."""
+
+    def run(self) -> dict[str, Any]:
+        """Export; return where the version is and what it answers."""
+        from model.run import load_run
+        from pipeline.console import results
+        from serving.export.export import export_run
+
+        exported = export_run(
+            load_run(self.run_dir),
+            self.output,
+            precision=self.precision,
+            checkpoint=self.checkpoint,
+            server=self.for_server,
+        )
+        path = exported.path
+        size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        difference = exported.largest_difference
+        results.print(
+            f"{path}: exported, {size_bytes / 1e6:.1f} MB; answers differ from the Python model's "
+            f"by at most {difference:.1g}"
+        )
+        results.print(f"serve it:  clozeline serve --models {self.output.parent}")
+        return {
+            "model": str(path),
+            "version": int(path.name),
+            "size_bytes": size_bytes,
+            "signatures": list(exported.signatures),
+            "largest_difference": difference,
+        }
