@@ -70,7 +70,7 @@ bench: install  ## our figures and the peers', measured in one run: some 40 minu
 
 docs: install  ## build the documentation site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo build/site/index.html
+	@echo 'To read it: $(BIN)/python -m http.server --directory build/site --bind 127.0.0.1 8000'
 
 pictures: install  ## draw the pictures of the documents again: RUN=a run tuned for classes, MODELS=exported models
 	$(BIN)/python -m docs.make_pictures --run '$(RUN)' --models '$(MODELS)'

@@ -27,6 +27,11 @@ def test_every_page_is_short_enough_to_read() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_every_block_is_read() -> None:
+    fences = sum(page.read_text(encoding="utf-8").count("```") for page in pages())
+    assert fences == 2 * len([*blocks()])
+
+
 def test_the_files_and_modules_that_the_documents_name_exist() -> None:
     rooms = "pipeline|model|serving|clozeline|tests|benchmarks|docs"
     for page in pages():
