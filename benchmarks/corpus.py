@@ -1,9 +1,9 @@
-"""Text to measure on, of any size: the shared books, or docstrings where there are none.
+"""Generate a benchmark corpus of any size from the shared books, or from docstrings without them.
 
-    python -m benchmarks.corpus --lines 64 corpus.txt    # 64 MB, one sentence a line
-    python -m benchmarks.corpus --prose 64 folder        # 64 MB of prose, a document a file
+    python -m benchmarks.corpus --lines 64 corpus.txt    # 64 MB, one sentence per line
+    python -m benchmarks.corpus --prose 64 folder        # 64 MB of prose, one document per file
 
-Text that is used more than once comes in another order each time, so no two documents are alike.
+Text that is repeated to reach the size is shuffled each time, so no two documents are equal.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from pipeline.text.sentences import split_sentences
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
 DOCSTRINGS_BYTES = 4_000_000
 DOCUMENT_PARAGRAPHS = 20
-"""In a document of lines: a few pages, so that a corpus has thousands of documents."""
+"""Paragraphs per document of lines: a few pages, so that a corpus has thousands of documents."""
 FILE_BYTES = 50_000
-"""A document of prose: a chapter."""
+"""Size of a document of prose: about a chapter."""
 
 
 def data_folder() -> Path:
-    """Return the shared data's folder: `$CLOZELINE_DATA`, or beside the checkout."""
+    """Return the shared data folder: `$CLOZELINE_DATA`, or `shared/data` next to the checkout."""
     return Path(os.environ.get("CLOZELINE_DATA", DEFAULT_DATA))
 
 
 def read_paragraphs() -> list[str]:
     """Return the paragraphs of the books in `$CLOZELINE_DATA/books`, one line each, in order.
 
-    Where there are no books, of the docstrings of the installed packages.
+    If there are no books, return those of the installed packages' docstrings.
     """
     books = data_folder() / "books"
     if books.is_dir():
@@ -50,13 +50,13 @@ def _paragraphs(folder: Path) -> list[str]:
 
 
 def _endless(paragraphs: Sequence[str]) -> Iterator[str]:
-    """Yield the paragraphs again and again, each time in another order."""
+    """Yield the paragraphs repeatedly, shuffled from the second time on."""
     for repeat in count():
         yield from Random(repeat).sample(paragraphs, len(paragraphs)) if repeat else paragraphs
 
 
 def write_lines(path: Path, size_bytes: int, paragraphs: Sequence[str]) -> None:
-    """Write a file of one sentence a line, blank lines between documents."""
+    """Write a file with one sentence per line and blank lines between documents."""
     sentences = {paragraph: "\n".join(split_sentences(paragraph)) for paragraph in paragraphs}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
@@ -69,7 +69,7 @@ def write_lines(path: Path, size_bytes: int, paragraphs: Sequence[str]) -> None:
 
 
 def write_prose(folder: Path, size_bytes: int, paragraphs: Sequence[str]) -> None:
-    """Write files of prose, blank lines between paragraphs."""
+    """Write files of prose with blank lines between paragraphs."""
     folder.mkdir(parents=True, exist_ok=True)
     source = _endless(paragraphs)
     for number in range(max(1, size_bytes // FILE_BYTES)):

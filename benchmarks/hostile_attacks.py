@@ -1,8 +1,8 @@
-"""What hostile clients send to a model server on loopback, bounded in number and in time.
+"""Attacks of hostile clients on a model server on loopback, bounded in number and time.
 
-`benchmarks.hostile` runs each attack in a process of its own, so that the interpreter which sends
-good requests beside it has its time for itself. Nothing here imports TensorFlow: requests are
-written byte by byte.
+`benchmarks.hostile` runs each attack in a separate process, so that it does not slow down the
+interpreter that sends valid requests. This module does not import TensorFlow: requests are encoded
+by hand.
 """
 
 import argparse
@@ -38,11 +38,11 @@ class Target:
     deadline: float  # of time.monotonic()
 
     def is_open(self) -> bool:
-        """Return whether the attack goes on."""
+        """Return whether the attack should continue."""
         return time.monotonic() < self.deadline
 
     def wait(self, secs: float = 3600.0) -> None:
-        """Wait so long, but not past the deadline."""
+        """Wait for `secs` seconds, but not past the deadline."""
         time.sleep(max(0.0, min(secs, self.deadline - time.monotonic())))
 
 
@@ -58,7 +58,7 @@ def _attack(name: str) -> Callable[[Callable[[Target], None]], Callable[[Target]
 
 
 def _at_once(target: Target, clients: int, work: Callable[[], None]) -> None:
-    """Let clients do something again and again until the deadline, whatever comes of it."""
+    """Let concurrent clients repeat `work` until the deadline, ignoring errors."""
 
     def client() -> None:
         while target.is_open():
@@ -86,7 +86,7 @@ def _head(target: Target, length: str, *headers: str, verb: str = "predict") -> 
 
 
 def _post(target: Target, body: bytes, *headers: str) -> None:
-    """Send a request, and read the answer to its end or until the deadline."""
+    """Send a request, and read the response to its end or until the deadline."""
     with _connected(target) as client:
         client.sendall(_head(target, f"Content-Length: {len(body)}", "Connection: close", *headers))
         client.sendall(body)
@@ -279,7 +279,7 @@ def _pipelined(target: Target) -> None:
 def _hold(
     target: Target, port: int, count: int, start: Callable[[], bytes], then: bytes = b""
 ) -> None:
-    """Keep connections open, and send something each second. What is closed is opened again."""
+    """Keep connections open, send `then` each second, and reopen closed connections."""
     clients: list[socket.socket | None] = [None] * count
     first = start()
     while target.is_open():
@@ -442,9 +442,9 @@ def _leave_grpc(target: Target) -> None:
 
 @_attack("gRPC: answers that nobody reads")
 def _no_reading_grpc(target: Target) -> None:
-    """Speak HTTP/2 by hand: with a window of zero, the server cannot send an answer.
+    """Speak HTTP/2 by hand: with a flow-control window of zero, the server cannot send a response.
 
-    96 calls at a time, fewer than there are places: more are told that the server is busy.
+    96 concurrent calls, fewer than the server admits; further ones would be refused as busy.
     """
     long = _field(8, _LONG.encode()) * 2
     inputs = {
@@ -485,7 +485,7 @@ def main() -> None:
     deadline = time.monotonic() + min(options.seconds, 120)
     target = Target(options.model, options.rest_port, options.grpc_port, deadline)
     ATTACKS[options.attack](target)
-    os._exit(0)  # without waiting for what the server still keeps
+    os._exit(0)  # do not wait for connections that the server still holds
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What a run learns on the books, beside Hugging Face's model on the same records and steps.
+"""Compare the losses of pretraining on books with those of Hugging Face's model on the same data.
 
     python -m benchmarks.learning     # an hour: ours, then theirs
 
-A vocabulary of 16,000 pieces and records of 128 are made of the text, and a mini model is trained
-with the same settings by both. Ours is in `build/bench/learning/run`; `losses.png` beside it has
-the curves of both.
+The text is tokenized with a vocabulary of 16,000 pieces into records of 128 positions, and both
+train a model of size mini with the same settings. Our run is in `build/bench/learning/run`; the
+loss curves of both are in `losses.png` in the same folder.
 """
 
 import json
@@ -36,12 +36,12 @@ MEASURES = (
 
 
 def main(*, steps: int = 2000, learning_rate: float = 1e-3, megabytes: float = 17) -> None:
-    """Train both and show their measures.
+    """Train both models and print their metrics.
 
     Args:
-        steps: updates of 32 × 128 positions.
-        learning_rate: the highest, after a tenth of the steps.
-        megabytes: how much text.
+        steps: optimizer steps; the batch size is 32 × 128 positions.
+        learning_rate: peak learning rate, reached after a tenth of the steps.
+        megabytes: size of the corpus.
     """
     dataset = make_dataset(FOLDER, megabytes)
     flags = {"steps": steps, "learning-rate": learning_rate, "warmup-steps": steps // 10}
@@ -74,7 +74,7 @@ def main(*, steps: int = 2000, learning_rate: float = 1e-3, megabytes: float = 1
 
 
 def draw(picture: Path, ours: Path, theirs: Path) -> None:
-    """Draw the losses in training of both, from what they wrote, a JSON object a line."""
+    """Draw the training losses of both, from JSON Lines files."""
     import_quietly("tensorflow")
     from model.training.curves import draw_curves
 
@@ -90,7 +90,7 @@ def draw(picture: Path, ours: Path, theirs: Path) -> None:
 
 
 def make_dataset(folder: Path, megabytes: float) -> Path:
-    """Return a dataset of the books, 16,000 pieces and records of 128."""
+    """Create (once) a dataset of the books: 16,000 pieces, records of 128 positions."""
     dataset = folder / "dataset"
     if not (dataset / "manifest.json").exists():
         write_prose(folder / "corpus", int(megabytes * 1e6), read_paragraphs())
@@ -102,17 +102,17 @@ def make_dataset(folder: Path, megabytes: float) -> Path:
 
 
 def clozeline(*arguments: Any) -> dict[str, Any]:
-    """Run one of our commands, and return its result."""
+    """Run a clozeline command, and return its JSON result."""
     command = [*map(str, (CLOZELINE, *arguments)), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def write_batches(
     dataset: Path, path: Path, split: str, count: int | None, batch_size: int
 ) -> Path:
-    """Write the batches that our input pipeline gives a run, for a peer to read."""
+    """Write the batches of our input pipeline to a file, so that a peer trains on the same ones."""
     import_quietly("tensorflow")
     from model.training.input import eval_batches, train_batches
 
@@ -124,7 +124,7 @@ def write_batches(
     else:
         batches = eval_batches(dataset, manifest, split, batch_size=batch_size)
     kept = list(islice(batches.as_numpy_iterator(), count))
-    # Pieces and positions fit in 16 bits, and weights are 0 or 1.
+    # Piece ids and positions fit in 16 bits, and weights are 0 or 1.
     arrays: dict[str, Any] = {
         name: np.stack([b[name] for b in kept]).astype(np.uint16) for name in kept[0]
     }
@@ -133,13 +133,13 @@ def write_batches(
 
 
 def hugging_face(folder: Path, batches: dict[str, Path], **settings: Any) -> dict[str, float]:
-    """Train Hugging Face's model, and return its speed and measures; losses go to a file."""
+    """Train Hugging Face's model; return its speed and metrics, and write its losses to a file."""
     defaults = {
         "seed": SEED,
         "threads": 2,
         "log_every_steps": 40,
         "evaluate": True,
-        "score_masked_only": True,  # the same losses, in a third of the time
+        "score_masked_only": True,  # computes the same losses in a third of the time
     }
     paths = {name: str(path) for name, path in batches.items()}
     file = folder / "hugging_face.json"
@@ -149,8 +149,8 @@ def hugging_face(folder: Path, batches: dict[str, Path], **settings: Any) -> dic
     with log.open("w") as output:
         script = [python, PEERS / "hugging_face_training.py", file]
         subprocess.run([*map(str, script)], stdout=output, stderr=subprocess.DEVNULL, check=True)
-    found: dict[str, float] = json.loads(log.read_text().splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(log.read_text().splitlines()[-1])
+    return result
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Check that Model Garden's pretraining data loader reads our records as they are.
+"""Check that Model Garden's pretraining data loader reads our records with identical values.
 
 Run as `python -m benchmarks.model_garden DATASET`.
 """
@@ -17,15 +17,15 @@ from pipeline.console import import_quietly, results, table
 from pipeline.inspection import read_records
 from pipeline.manifest import read_manifest
 
-# Model Garden's names of two features; it renames them when it has read them.
+# Model Garden renames two features after reading them.
 THEIR_NAMES = {schema.INPUT_IDS: "input_word_ids", schema.SEGMENT_IDS: "input_type_ids"}
 
 
 def main(dataset: tyro.conf.Positional[Path], split: str = "train") -> None:
-    """Read a split with both and compare every value.
+    """Read a split with both loaders and compare every value.
 
     Args:
-        dataset: a dataset of static masks and next-sentence pairs, not compressed.
+        dataset: an uncompressed dataset with static masks and next-sentence pairs.
         split: train or eval.
     """
     import_quietly("tensorflow")

@@ -1,4 +1,4 @@
-"""Models to measure with: a size's shapes, random weights, made-up words."""
+"""Models for benchmarks: standard sizes with random weights and a synthetic vocabulary."""
 
 import hashlib
 import itertools
@@ -18,18 +18,18 @@ MAX_SEQ_LENGTH = 128
 
 
 def words(count: int) -> list[str]:
-    """Return so many made-up words, each of them one piece of the vocabulary."""
+    """Return `count` synthetic words; each is one piece of the vocabulary."""
     letters = itertools.product(string.ascii_lowercase, repeat=4)
     return ["".join(each) for each in itertools.islice(letters, count)]
 
 
 def export_random(folder: Path, size: str, precision: ServingPrecision = "float32") -> Path:
-    """Export a model of a named size with random weights.
+    """Export a model of a standard size with random weights.
 
     Args:
-        folder: gets `run-SIZE/` and `models/SIZE/1/`; what is there already is taken as it is.
-        size: such as "base".
-        precision: of the exported weights.
+        folder: folder for `run-SIZE/` and `models/SIZE/1/`; existing ones are reused.
+        size: name of the size, for example "base".
+        precision: dtype of the exported weights.
 
     Returns:
         `folder/models/SIZE/1`.

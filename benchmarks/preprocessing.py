@@ -1,11 +1,11 @@
-"""How fast and how large `clozeline preprocess` is, beside the peers' scripts in the same run.
+"""Measure the speed and memory of `clozeline preprocess` and of the peers' scripts, in one run.
 
-    make bench                                   # all of it, some ten minutes
-    python -m benchmarks.preprocessing --quick   # small corpora: to see that it runs
+    make bench                                   # everything, about ten minutes
+    python -m benchmarks.preprocessing --quick   # small corpora, a smoke test
 
-Start-up is left out: what a command takes for a tiny corpus is subtracted. Where a core is named,
-the command and all that it starts run on one. Tokens are WordPieces of the text itself, 30,522
-pieces in the vocabulary, counted once by us and used for everyone.
+Start-up time is excluded: the time for a tiny corpus is subtracted. "One core" means that the
+command and its child processes are pinned to one core. Tokens are the WordPieces of the text
+(vocabulary of 30,522 pieces), counted once by us and used for all.
 """
 
 import json
@@ -30,15 +30,15 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result.
+    """One row of the result table.
 
     Attributes:
-        measure: what was measured.
-        value: the figure, with its unit.
-        against: what it is held against, measured in the same run.
-        ratio: of the two.
-        wanted: the least, or the most.
-        reached: whether it holds.
+        measure: name of the measurement.
+        value: the measured figure, with its unit.
+        against: the figure it is compared with, measured in the same run.
+        ratio: ratio of the two.
+        wanted: target for the value or the ratio.
+        reached: whether the target is met.
     """
 
     measure: str
@@ -50,7 +50,7 @@ class Row:
 
 
 class Bench:
-    """The runs, each made once and kept."""
+    """Runs the commands on corpora that are generated once and reused."""
 
     def __init__(self, *, quick: bool) -> None:
         self.scale = 16 if quick else 1
@@ -61,21 +61,21 @@ class Bench:
         self._paragraphs = read_paragraphs()
 
     def lines(self, megabytes: float) -> Path:
-        """Return a file of sentences."""
+        """Return a corpus file with one sentence per line."""
         path = BUILD / "corpora" / f"{megabytes:g}.txt"
         if not path.exists():
             write_lines(path, int(megabytes * MB), self._paragraphs)
         return path
 
     def prose(self, megabytes: float) -> Path:
-        """Return a folder of books."""
+        """Return a corpus folder of prose."""
         path = BUILD / "corpora" / f"{megabytes:g}"
         if not path.exists():
             write_prose(path, int(megabytes * MB), self._paragraphs)
         return path
 
     def ours(self, corpus: Path, *flags: str, cores: int | None = None) -> tuple[Run, int]:
-        """Run `clozeline preprocess`; return what it took and the corpus's tokens."""
+        """Run `clozeline preprocess`; return its measurements and the corpus's number of tokens."""
         output = BUILD / "dataset"
         shutil.rmtree(output, ignore_errors=True)
         where: list[str | Path] = [
@@ -112,7 +112,7 @@ class Bench:
         return run([*command, *(f"--{name}={value}" for name, value in flags.items())], cores=1)
 
     def hugging_face(self, corpus: Path) -> Run:
-        """Run tokenize-and-group."""
+        """Run Hugging Face's tokenize-and-group script."""
         output = BUILD / "hugging_face_output"
         shutil.rmtree(output, ignore_errors=True)
         python = environment("hugging_face")
@@ -121,31 +121,31 @@ class Bench:
 
 
 def main(*, quick: bool = False) -> None:
-    """Measure, show, and leave the figures in build/bench/preprocessing.json.
+    """Measure, print, and write the figures to build/bench/preprocessing.json.
 
     Args:
-        quick: small corpora and one repeat, to see that it runs.
+        quick: use small corpora and one repeat, as a smoke test.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     bench = Bench(quick=quick)
     steps = (speed, prose, scaling, workers, memory)
     rows = [row for step in track(steps, description="measuring") for row in step(bench)]
     cells = [[*astuple(row)[:-1], "yes" if row.reached else "no"] for row in rows]
-    columns = ("preprocess", "measured", "against", "ratio", "wanted", "reached")
+    columns = ("preprocess", "measured", "compared with", "ratio", "target", "met")
     results.print(table("", columns, cells))
-    found = BUILD / "preprocessing.json"
-    found.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    results.print(f"figures: {found}")
+    figures = BUILD / "preprocessing.json"
+    figures.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    results.print(f"figures: {figures}")
 
 
 def speed(bench: Bench) -> list[Row]:
-    """Tokens a second on one core, lines to static masks, beside two peers."""
+    """Measure tokens per second on one core, lines with static masks, and compare two peers."""
     tiny = bench.lines(0.2)
     big = bench.lines(64 / bench.scale)
     for_garden = bench.lines(1.6 / bench.scale)
     for_hugging_face = bench.lines(16 / bench.scale)
     ours, garden, hugging_face = [], [], []
-    for _ in range(bench.repeats):  # side by side, since the machine's speed changes
+    for _ in range(bench.repeats):  # interleaved, since the machine's speed varies over time
         start, few = bench.ours(tiny, cores=1)
         done, many = bench.ours(big, cores=1)
         ours.append((many - few) / (done.seconds - start.seconds))
@@ -159,20 +159,20 @@ def speed(bench: Bench) -> list[Row]:
     rows = [
         Row("lines, one core", _rate(best), "", "", "≥ 1.0 M tokens/s", best >= 1e6),
     ]
-    for name, peer, wanted in (
+    for name, peer, target in (
         ("tf-models-official", max(garden), 8),
         ("datasets, no pairs, no masks", max(hugging_face), 5),
     ):
         ratio = best / peer
         rows.append(
-            Row(f"… beside {name}", _rate(best), _rate(peer), f"{ratio:.1f} ×", f"≥ {wanted} ×",
-                ratio >= wanted)
+            Row(f"… vs. {name}", _rate(best), _rate(peer), f"{ratio:.1f} ×", f"≥ {target} ×",
+                ratio >= target)
         )  # fmt: skip
     return rows
 
 
 def prose(bench: Bench) -> list[Row]:
-    """Tokens a second on one core, sentence splitting included."""
+    """Measure tokens per second on one core, including sentence splitting."""
     rates = []
     for _ in range(bench.repeats):
         start, few = bench.ours(bench.prose(0.5), cores=1)
@@ -183,7 +183,7 @@ def prose(bench: Bench) -> list[Row]:
 
 
 def scaling(bench: Bench) -> list[Row]:
-    """Seconds for 16 times the text."""
+    """Measure how the time grows for 16 times the text."""
     tiny, small, large = (bench.lines(size) for size in (0.2, 16 / bench.scale, 256 / bench.scale))
     start, once, sixteen = (
         min(bench.ours(corpus, cores=1)[0].seconds for _ in range(bench.repeats))
@@ -195,7 +195,7 @@ def scaling(bench: Bench) -> list[Row]:
 
 
 def workers(bench: Bench) -> list[Row]:
-    """Seconds of one worker process and of two."""
+    """Measure the speed-up of two worker processes over one."""
     tiny, large = bench.lines(0.2), bench.lines(128 / bench.scale)
     seconds = {}
     for count in (1, 2):
@@ -207,11 +207,11 @@ def workers(bench: Bench) -> list[Row]:
         seconds[count] = done - start
     ratio = seconds[1] / seconds[2]
     values = f"{seconds[2]:.1f} s", f"{seconds[1]:.1f} s"
-    return [Row("2 worker processes beside 1", *values, f"{ratio:.2f} ×", "≥ 1.7 ×", ratio >= 1.7)]
+    return [Row("2 worker processes vs. 1", *values, f"{ratio:.2f} ×", "≥ 1.7 ×", ratio >= 1.7)]
 
 
 def memory(bench: Bench) -> list[Row]:
-    """Peak memory of a process for 16 times the text."""
+    """Measure how the peak memory of a process grows for 16 times the text."""
     rows = []
     processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     for name, flags, words in (

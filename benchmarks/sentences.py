@@ -1,7 +1,7 @@
-"""How often and how fast `pipeline.text.sentences` splits, beside other splitters, in one run.
+"""Compare the accuracy and speed of `pipeline.text.sentences` with other sentence splitters.
 
-`benchmarks/sentences.txt` holds two paragraphs of each of 32 books, split by hand: the splitters'
-answers were laid side by side, and a person decided where they differ.
+`benchmarks/sentences.txt` holds two paragraphs from each of 32 books, split by hand: where the
+splitters disagreed, a person decided.
 
     python -m benchmarks.sentences
 """
@@ -24,14 +24,14 @@ PEER_NAMES = ("blingfire", "syntok", "pysbd")
 
 
 def ends(paragraph: str, sentences: Sequence[str]) -> set[int]:
-    """Return where sentences end, in characters other than white space; not the paragraph's end."""
+    """Return the offsets of sentence ends, in non-space characters, except the paragraph's end."""
     lengths = [len(re.sub(r"\s", "", sentence)) for sentence in sentences]
-    found = {sum(lengths[:count]) for count in range(1, len(lengths) + 1)}
-    return found - {0, len(re.sub(r"\s", "", paragraph))}
+    offsets = {sum(lengths[:count]) for count in range(1, len(lengths) + 1)}
+    return offsets - {0, len(re.sub(r"\s", "", paragraph))}
 
 
 def here(split: Callable[[list[str]], list[list[str]]]) -> Callable[[list[str]], dict]:
-    """Return what times a splitter of our own environment."""
+    """Wrap a splitter of this environment so that it returns its time and its sentences."""
 
     def timed(paragraphs: list[str]) -> dict:
         began = time.perf_counter()
@@ -42,7 +42,7 @@ def here(split: Callable[[list[str]], list[list[str]]]) -> Callable[[list[str]],
 
 
 def peer(name: str) -> Callable[[list[str]], dict]:
-    """Return what times another splitter in an environment of its own."""
+    """Return a function that runs and times a peer's splitter in a separate environment."""
 
     def timed(paragraphs: list[str]) -> dict:
         command = [environment("sentences"), PEERS / "sentences.py", name]
@@ -68,19 +68,19 @@ def sentencex_alone(paragraphs: list[str]) -> list[list[str]]:
 
 
 def tf_text(paragraphs: list[str]) -> list[list[str]]:
-    """Split with TF Text, all in one call."""
+    """Split with TF Text, in one call."""
     import tensorflow_text
 
-    found = tensorflow_text.StateBasedSentenceBreaker().break_sentences(paragraphs)
-    return [[sentence.decode() for sentence in each] for each in found.to_list()]
+    sentences = tensorflow_text.StateBasedSentenceBreaker().break_sentences(paragraphs)
+    return [[sentence.decode() for sentence in each] for each in sentences.to_list()]
 
 
 def main() -> None:
-    """Measure and show."""
+    """Measure and print."""
     import_quietly("tensorflow", "tensorflow_text")
     by_hand = [block.split("\n") for block in BY_HAND.read_text().strip().split("\n\n")]
     paragraphs = [" ".join(sentences) for sentences in by_hand]
-    wanted = list(map(ends, paragraphs, by_hand))
+    expected = list(map(ends, paragraphs, by_hand))
     much = read_paragraphs()
     while sum(map(len, much)) > TIMED_BYTES:
         much = much[::2]
@@ -92,12 +92,12 @@ def main() -> None:
     }
     rows = []
     for name, split in splitters.items():
-        found = list(map(ends, paragraphs, split(paragraphs)["sentences"]))
-        missed = sum(len(want - have) for want, have in zip(wanted, found, strict=True))
-        false = sum(len(have - want) for want, have in zip(wanted, found, strict=True))
+        actual = list(map(ends, paragraphs, split(paragraphs)["sentences"]))
+        missed = sum(len(want - have) for want, have in zip(expected, actual, strict=True))
+        false = sum(len(have - want) for want, have in zip(expected, actual, strict=True))
         rate = sum(map(len, much)) / split(much)["seconds"] / 1e6
         rows.append((name, missed, false, f"{rate:.2f}"))
-    count = sum(map(len, wanted))
+    count = sum(map(len, expected))
     title = f"{count} sentence ends within {len(paragraphs)} paragraphs"
     results.print(table(title, ("splitter", "missed", "false", "MB/s"), rows))
 

@@ -1,11 +1,11 @@
-"""How fast an exported model answers in process, beside Hugging Face's in PyTorch and ONNX Runtime.
+"""Compare the in-process latency of an exported model with Hugging Face's in PyTorch and ONNX.
 
-    make bench                               # with all the others
-    python -m benchmarks.serving --one-core  # CPU time on one core: for a machine that is shared
+    make bench                               # with all other benchmarks
+    python -m benchmarks.serving --one-core  # CPU time on one core, for a shared machine
 
-BERT-base with random weights and 30,522 pieces, of 128 positions and of 16. Ours take raw strings,
-the peers ids; all give the last layer and the pooled vector. Ours run as with `clozeline serve
---frozen-weights`.
+BERT-base with random weights and 30,522 pieces, with 128 and with 16 positions. Our model takes raw
+strings, the peers take ids; all return the last layer and the pooled vector. Ours runs as with
+`clozeline serve --frozen-weights`.
 """
 
 import json
@@ -35,7 +35,7 @@ MODES = {
 }
 
 INT8 = "ONNX Runtime, dynamic int8"
-"""An aim, no measure: it answers with other numbers."""
+"""Shown for information, not a target: quantization changes the results."""
 
 OURS = """\
 import json, sys, time
@@ -56,15 +56,15 @@ print(json.dumps(found))
 """
 
 Times = dict[str, float]
-"""Milliseconds of a batch by its shape, the median."""
+"""Median latency of a batch, in milliseconds, by its shape."""
 
 
 class Bench:
-    """Runs ours and the peers, each in a process of its own.
+    """Runs our model and the peers', each in a separate process.
 
     Attributes:
-        repeats: timed batches of each shape.
-        one_core: whether to run on one core, and take the time that the process had it.
+        repeats: number of timed batches per shape.
+        one_core: whether to run on one core and measure CPU time.
     """
 
     def __init__(self, *, repeats: int, one_core: bool) -> None:
@@ -86,7 +86,7 @@ class Bench:
         return self._run(command, FROZEN_WEIGHTS)
 
     def peer(self, mode: str) -> Times:
-        """Time a peer."""
+        """Time a peer's model."""
         settings = {
             "mode": mode, "shapes": SHAPES, "repeats": self.repeats,
             "threads": 1 if self.one_core else os.cpu_count(),
@@ -113,15 +113,15 @@ class Bench:
 
 
 def main(*, quick: bool = False, one_core: bool = False, only: tuple[str, ...] = ()) -> None:
-    """Measure, show, and leave the figures in build/bench/serving.json.
+    """Measure, print, and write the figures to build/bench/serving.json.
 
     Args:
-        quick: a few batches each, to see that it runs.
-        one_core: on one core, in CPU time: other processes disturb that least.
-        only: some of the peers' names.
+        quick: run a few batches each, as a smoke test.
+        one_core: run on one core and measure CPU time, which other processes disturb least.
+        only: names of the peers to run; empty = all.
     """
     bench = Bench(repeats=3 if quick else 15, one_core=one_core)
-    # Before and after the peers: the machine's speed changes.
+    # Measure ours before and after the peers, since the machine's speed varies over time.
     first = bench.ours("bfloat16")
     in_float32 = bench.ours("float32")
     peers = {name: bench.peer(mode) for name, mode in MODES.items() if not only or name in only}
@@ -131,7 +131,7 @@ def main(*, quick: bool = False, one_core: bool = False, only: tuple[str, ...] =
     rows.append(_short_texts(ours))
     unit = "ms of CPU time, one core" if one_core else "ms"
     cells = [[*astuple(row)[:-1], "yes" if row.reached else "no"] for row in rows]
-    columns = (f"BERT-base in process, {unit}", "measured", "against", "ratio", "wanted", "reached")
+    columns = (f"BERT-base in process, {unit}", "ours", "compared with", "ratio", "target", "met")
     results.print(table("", columns, cells))
     file = BUILD / "serving.json"
     file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
@@ -139,25 +139,25 @@ def main(*, quick: bool = False, one_core: bool = False, only: tuple[str, ...] =
 
 
 def _rows(shape: str, ours: Times, in_float32: Times, peers: dict[str, Times]) -> list[Row]:
-    """Return a row for our float32 model and one for each peer."""
+    """Return a row that compares with our float32 model, and one for each peer."""
     rows = [
-        Row(f"{shape}: bfloat16 beside ours in float32", f"{ours[shape]:,.0f}",
+        Row(f"{shape}: bfloat16 vs. ours in float32", f"{ours[shape]:,.0f}",
             f"{in_float32[shape]:,.0f}", f"{in_float32[shape] / ours[shape]:.2f} ×", "", True)
     ]  # fmt: skip
     for name, times in peers.items():
         ratio = times[shape] / ours[shape]
         counts = shape.endswith("x 128") and name != INT8
         rows.append(
-            Row(f"{shape}: bfloat16 beside {name}", f"{ours[shape]:,.0f}", f"{times[shape]:,.0f}",
+            Row(f"{shape}: bfloat16 vs. {name}", f"{ours[shape]:,.0f}", f"{times[shape]:,.0f}",
                 f"{ratio:.2f} ×", "≥ 1 ×" if counts else "", ratio >= 1 or not counts)
         )  # fmt: skip
     return rows
 
 
 def _short_texts(ours: Times) -> Row:
-    """Return whether 16 positions cost an eighth of 128, or little more."""
+    """Return a row that checks that 16 positions cost little more than an eighth of 128."""
     ratio = ours["8 x 16"] / ours["8 x 128"]
-    return Row("8 x 16 beside 8 x 128", f"{ours['8 x 16']:,.0f}", f"{ours['8 x 128']:,.0f}",
+    return Row("8 x 16 vs. 8 x 128", f"{ours['8 x 16']:,.0f}", f"{ours['8 x 128']:,.0f}",
                f"{ratio:.2f} ×", "≤ 0.25 ×", ratio <= 0.25)  # fmt: skip
 
 

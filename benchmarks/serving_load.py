@@ -1,8 +1,8 @@
-"""The embedded server under load: beside the model in process, with batching beside without.
+"""Measure the embedded server under load, compared with the in-process model, and its batching.
 
 `python -m benchmarks.serving_load` measures BERT-base with random weights, in bfloat16. Server and
-clients share the machine's cores. With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 in the environment, server
-and process have frozen weights.
+clients share the machine's cores. With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 in the environment, both
+server and in-process model use frozen weights.
 """
 
 import argparse
@@ -37,12 +37,12 @@ _REST_PORT, _GRPC_PORT = 18601, 18600
 
 @dataclass(frozen=True)
 class Load:
-    """What many clients saw.
+    """Throughput and latency that many clients observed.
 
     Attributes:
-        per_sec: answers a second, of all clients together.
-        p50_ms: half of the answers took no longer.
-        p99_ms: 99 % of the answers took no longer.
+        per_sec: responses per second, over all clients.
+        p50_ms: median latency.
+        p99_ms: 99th percentile of the latency.
     """
 
     per_sec: float
@@ -51,13 +51,13 @@ class Load:
 
 
 def texts(count: int, length: int, seed: int) -> list[str]:
-    """Return so many texts of so many words, each word one piece."""
+    """Return `count` texts of `length` words; each word is one piece."""
     rng, known = Random(seed), words(5000)
     return [" ".join(rng.choices(known, k=length)) for _ in range(count)]
 
 
 def request_for(model: str, batch: Sequence[str]) -> predict_pb2.PredictRequest:
-    """Return the message that asks for the vectors of texts."""
+    """Return the request message for the embeddings of texts."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = SIGNATURE
@@ -82,14 +82,14 @@ def serving(models: Path, *flags: str, offset: int = 0) -> Iterator[int]:
 
 
 def stub_for(port: int) -> prediction_service_pb2_grpc.PredictionServiceStub:
-    """Return a client's end of a connection of its own."""
-    options = [("grpc.use_local_subchannel_pool", 1)]  # else channels share one connection
+    """Return a stub with a separate connection."""
+    options = [("grpc.use_local_subchannel_pool", 1)]  # by default channels share one connection
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=options)
     return prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
 def in_process_against_server(version_dir: Path, rounds: int) -> tuple[float, float]:
-    """Return the sequences a second of the model in this process, and of the server, in turns."""
+    """Return sequences per second of the model in this process and of the server, interleaved."""
     loaded = tf.saved_model.load(str(version_dir))
     function = loaded.signatures[SIGNATURE]
     batch = texts(BATCH, LONG_WORDS, seed=3)
@@ -111,7 +111,7 @@ def in_process_against_server(version_dir: Path, rounds: int) -> tuple[float, fl
 
 
 def load(port: int, model: str, seconds: float) -> Load:
-    """Let many clients ask for one short text after another."""
+    """Let many clients send one short text after another."""
     requests = [request_for(model, [text]) for text in texts(64, SHORT_WORDS, seed=4)]
     stop = threading.Event()
 
@@ -139,7 +139,7 @@ def load(port: int, model: str, seconds: float) -> Load:
 def with_batching_against_without(
     version_dir: Path, rounds: int, seconds: float
 ) -> list[tuple[Load, Load]]:
-    """Return what clients saw of a server that batches and of one that does not, in turns."""
+    """Return the load measurements of a server with batching and of one without, interleaved."""
     models, name = version_dir.parent.parent, version_dir.parent.name
     with serving(models) as batching, serving(models, "--no-batching", offset=10) as plain:
         for port in (batching, plain):

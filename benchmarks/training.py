@@ -1,10 +1,11 @@
-"""How fast `clozeline pretrain` is, beside Hugging Face's and KerasHub's models in the same run.
+"""Compare the speed of `clozeline pretrain` with Hugging Face's and KerasHub's, in the same run.
 
-    make bench                              # with all the others
-    python -m benchmarks.training --quick   # a few steps each: to see that it runs
+    make bench                              # with all other benchmarks
+    python -m benchmarks.training --quick   # a few steps each, a smoke test
 
-Whole steps, optimizer included, after compilation, on the same batches of real text: 30,522 pieces,
-records of 128. The peers compute next sentences too, but for KerasHub's.
+Full training steps including the optimizer, after compilation, on the same batches of real text:
+30,522 pieces, records of 128 positions. Hugging Face's model also computes the next-sentence loss,
+KerasHub's does not.
 """
 
 import json
@@ -32,7 +33,7 @@ LENGTH = 128
 
 
 class Bench:
-    """The datasets and the runs on them."""
+    """Creates the datasets and runs the trainings."""
 
     def __init__(self, *, quick: bool) -> None:
         self.quick = quick
@@ -42,7 +43,7 @@ class Bench:
         write_lines(FOLDER / "corpus.txt", 4_000_000, read_paragraphs())
 
     def dataset(self, length: int) -> Path:
-        """Return a dataset of records of this length."""
+        """Create (once) a dataset with records of this length."""
         path = FOLDER / f"dataset-{length}"
         if not path.exists():
             clozeline("preprocess", "--input", FOLDER / "corpus.txt", "--input-format", "lines",
@@ -51,7 +52,7 @@ class Bench:
         return path
 
     def ours(self, model: str, batch_size: int, steps: int, length: int = LENGTH) -> dict[str, Any]:
-        """Train as the command does, and return its result, and its peak memory in bytes."""
+        """Train with the command; return its result with `peak_bytes`, its peak memory."""
         shutil.rmtree(FOLDER / "run", ignore_errors=True)
         command = [
             CLOZELINE, "pretrain", "--dataset", self.dataset(length), "--run", FOLDER / "run",
@@ -71,7 +72,7 @@ class Bench:
     def peer(
         self, name: str, batch_size: int, steps: int, *, bfloat16: bool, compile: bool
     ) -> float:
-        """Train a peer's model of our last run's sizes, and return its tokens a second."""
+        """Train a peer's model with our last run's config; return its tokens per second."""
         batches = FOLDER / f"batches-{batch_size}.npz"
         if not batches.exists():
             write_batches(self.dataset(LENGTH), batches, "train", 24, batch_size)
@@ -93,11 +94,11 @@ class Bench:
 
 
 def main(*, quick: bool = False, only: tuple[str, ...] = ()) -> None:
-    """Measure, show, and leave the figures in build/bench/training.json.
+    """Measure, print, and write the figures to build/bench/training.json.
 
     Args:
-        quick: a few steps each, to see that it runs.
-        only: some of mini, base, input-alone, workers and sizes.
+        quick: run a few steps each, as a smoke test.
+        only: some of mini, base, input-alone, workers and sizes; empty = all.
     """
     bench = Bench(quick=quick)
     parts: dict[str, Callable[[Bench], list[Row]]] = {
@@ -106,11 +107,11 @@ def main(*, quick: bool = False, only: tuple[str, ...] = ()) -> None:
     chosen = [parts[name] for name in only or parts]
     rows = [row for part in track(chosen, description="measuring") for row in part(bench)]
     cells = [[*astuple(row)[:-1], "yes" if row.reached else "no"] for row in rows]
-    columns = ("pretrain", "measured", "against", "ratio", "wanted", "reached")
+    columns = ("pretrain", "measured", "compared with", "ratio", "target", "met")
     results.print(table("", columns, cells))
-    found = BUILD / "training.json"
-    found.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    results.print(f"figures: {found}")
+    figures = BUILD / "training.json"
+    figures.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    results.print(f"figures: {figures}")
 
 
 MODES = {
@@ -125,14 +126,14 @@ MODES = {
 
 
 def mini(bench: Bench) -> list[Row]:
-    """Tokens a second of mini, 32 × 128."""
-    # Ours compiles for a few numbers of masked pieces as they come: enough steps that it is little.
+    """Measure tokens per second of size mini, batches of 32 × 128."""
+    # Ours recompiles for a few different numbers of masked pieces; enough steps amortize that.
     return _beside(bench, "mini", 32, 2.0, list(MODES), steps=150, peer_steps=14)
 
 
 def base(bench: Bench) -> list[Row]:
-    """Tokens a second of base, 8 × 128."""
-    # The fastest ones with mini; the others take minutes to compile.
+    """Measure tokens per second of size base, batches of 8 × 128."""
+    # Only the peers that are fastest with mini; the others take minutes to compile.
     fastest = ["Hugging Face, bf16", "Hugging Face, compiled, bf16", "KerasHub fit, bf16"]
     return _beside(bench, "base", 8, 1.2, fastest, steps=16, peer_steps=8)
 
@@ -141,14 +142,14 @@ def _beside(
     bench: Bench,
     model: str,
     batch_size: int,
-    wanted: float,
+    target: float,
     modes: list[str],
     steps: int,
     peer_steps: int,
 ) -> list[Row]:
     if bench.quick:
         steps, peer_steps = 6, 5
-    # Before and after the peers: the machine's speed changes.
+    # Measure ours before and after the peers, since the machine's speed varies over time.
     ours = [bench.ours(model, batch_size, steps)["tokens_per_sec"]]
     peers = {}
     for words in modes:
@@ -159,8 +160,8 @@ def _beside(
     title = f"{model}, {batch_size} × {LENGTH}"
     rows = [
         Row(f"{title}: {words}", f"{best:,.0f} tokens/s", f"{speed:,.0f}", f"{best / speed:.2f} ×",
-            f"≥ {wanted:g} × the best" if speed == best_peer else "",
-            speed != best_peer or best / speed >= wanted)
+            f"≥ {target:g} × the best" if speed == best_peer else "",
+            speed != best_peer or best / speed >= target)
         for words, speed in peers.items()
     ]  # fmt: skip
     mfu = f"{last['mfu']:.0%} of the matrix peak"
@@ -168,7 +169,7 @@ def _beside(
 
 
 def input_alone(bench: Bench) -> list[Row]:
-    """Tokens a second of the input pipeline on one core, beside the training step's."""
+    """Measure tokens per second of the input pipeline on one core, compared with the step's."""
     step = bench.ours("mini", 32, 6 if bench.quick else 40)["tokens_per_sec"]
     code = (
         "import os, sys, time; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
@@ -192,7 +193,7 @@ def input_alone(bench: Bench) -> list[Row]:
 
 
 def workers(bench: Bench) -> list[Row]:
-    """Tokens a second of two worker processes on a core each, beside one process on one core."""
+    """Measure the speed-up of two worker processes, one core each, over one process."""
     steps = 6 if bench.quick else 200
     dataset, cores = bench.dataset(LENGTH), sorted(os.sched_getaffinity(0))
 
@@ -217,12 +218,12 @@ def workers(bench: Bench) -> list[Row]:
     one, two = train(1), train(2)
     again = train(1)
     ratio = two / max(one, again)
-    return [Row("2 workers, a core each, beside 1", f"{two:,.0f} tokens/s",
+    return [Row("2 workers, one core each, vs. 1", f"{two:,.0f} tokens/s",
                 f"{max(one, again):,.0f}", f"{ratio:.2f} ×", "≥ 1.7 ×", ratio >= 1.7)]  # fmt: skip
 
 
 def sizes(bench: Bench) -> list[Row]:
-    """Step time and memory against length and batch size, with the line that theory gives."""
+    """Measure step time and memory by length and batch size, compared with the FLOP count."""
     import_quietly("tensorflow")
     from model.bert.config import SIZES
     from model.training.flops import step_flops
@@ -230,15 +231,15 @@ def sizes(bench: Bench) -> list[Row]:
     rows = []
     first: tuple[float, float] | None = None
     for length, batch_size in ((128, 8), (128, 32), (128, 64), (256, 16), (512, 8)):
-        found = bench.ours("mini", batch_size, 6 if bench.quick else 60, length)
-        seconds = batch_size * length / found["tokens_per_sec"]
+        result = bench.ours("mini", batch_size, 6 if bench.quick else 60, length)
+        seconds = batch_size * length / result["tokens_per_sec"]
         flops = step_flops(SIZES["mini"].config(30522), batch_size, length, 20)
         first = first or (seconds, flops)
         theory = first[0] * flops / first[1]
         rows.append(
             Row(f"mini, {batch_size} × {length}: a step", f"{seconds * 1e3:,.0f} ms",
-                f"{theory * 1e3:,.0f} ms by its products", f"{seconds / theory:.2f} ×",
-                f"{found['peak_bytes'] / 1e6:,.0f} MB", True)
+                f"{theory * 1e3:,.0f} ms by its FLOPs", f"{seconds / theory:.2f} ×",
+                f"{result['peak_bytes'] / 1e6:,.0f} MB", True)
         )  # fmt: skip
     return rows
 

@@ -1,4 +1,4 @@
-"""HOST:PORT as people type it."""
+"""Parse and format addresses of the form HOST:PORT."""
 
 import ipaddress
 import re
@@ -14,10 +14,10 @@ def checked_address(flag: str, text: str) -> str:
     """Return `text` if it is HOST:PORT, with brackets around an IPv6 host.
 
     Raises:
-        InputError: it is not.
+        InputError: the text is not HOST:PORT.
     """
-    found = _ADDRESS.fullmatch(text)
-    if not found or not 1 <= int(found["port"]) <= MAX_PORT or not is_host(found["host"]):
+    match = _ADDRESS.fullmatch(text)
+    if not match or not 1 <= int(match["port"]) <= MAX_PORT or not is_host(match["host"]):
         raise InputError(f"{flag} {text!r}: expected HOST:PORT, such as 127.0.0.1:{REST_PORT}")
     return text
 
@@ -28,12 +28,12 @@ def joined(host: str, port: int) -> str:
 
 
 def is_host(text: str) -> bool:
-    """Return whether a text can be a host's name or address; IPv6 in brackets or without."""
+    """Return whether a text is a valid host name or IP address; IPv6 with or without brackets."""
     try:
         if ":" in text:
             ipaddress.IPv6Address(text.strip("[]"))
         else:
             text.encode("idna")
-    except ValueError:  # such as UnicodeError: a part of the name is empty or too long
+    except ValueError:  # includes UnicodeError: a label of the name is empty or too long
         return False
     return bool(text)

@@ -1,9 +1,9 @@
-"""Hugging Face's way from text to training data: tokenize, join, cut into blocks of equal length.
+"""Hugging Face's preprocessing: tokenize, concatenate, and cut into blocks of equal length.
 
     python hugging_face.py corpus.txt vocab.txt output 128
 
-The two `map`s are those of its `run_mlm.py`; masks are drawn later, pairs not at all. It stands
-alone, for an environment that has `datasets` and `transformers` only.
+The two `map` calls are those of its `run_mlm.py`, which draws masks later and makes no pairs. The
+script is self-contained, for an environment with only `datasets` and `transformers`.
 """
 
 import sys

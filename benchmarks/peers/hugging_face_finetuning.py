@@ -1,9 +1,9 @@
-"""Hugging Face's BertForSequenceClassification on labelled texts, in a plain PyTorch loop.
+"""Fine-tune Hugging Face's BertForSequenceClassification in a plain PyTorch loop.
 
     python hugging_face_finetuning.py settings.json
 
-AdamW, linear decay after a warm-up, gradients clipped at 1. Prints a JSON object with the measure
-on the held-out texts, and the examples a second of training and evaluation together.
+AdamW, linear warm-up and decay, gradients clipped to norm 1. Prints a JSON object with the metric
+on the held-out texts, and the examples per second of training and evaluation together.
 """
 
 import csv
@@ -55,10 +55,10 @@ def main(settings: dict) -> None:
         order = rng.permutation(len(texts))
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
-            wanted = torch.tensor(
+            targets = torch.tensor(
                 [labels[i] for i in rows], dtype=torch.float if is_regression else torch.long
             )
-            outputs([texts[i] for i in rows], labels=wanted).loss.backward()
+            outputs([texts[i] for i in rows], labels=targets).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -69,7 +69,7 @@ def main(settings: dict) -> None:
                 return
     model.eval()
     with torch.no_grad():
-        found = np.concatenate(
+        logits = np.concatenate(
             [
                 outputs(held_out[first : first + batch_size]).logits.float().numpy()
                 for first in range(0, len(held_out), batch_size)
@@ -77,15 +77,15 @@ def main(settings: dict) -> None:
         )
     seconds = time.perf_counter() - started
     if is_regression:
-        measure = np.corrcoef(found[:, 0], expected)[0, 1]
+        measure = np.corrcoef(logits[:, 0], expected)[0, 1]
     else:
-        measure = np.mean(found.argmax(axis=1) == expected)
+        measure = np.mean(logits.argmax(axis=1) == expected)
     examples = len(texts) * settings["epochs"] + len(held_out)
     print(json.dumps({"measure": float(measure), "examples_per_sec": examples / seconds}))
 
 
 def read(path: str) -> tuple[list, list]:
-    """Return the texts of each row, and its number, of a table whose last column has that."""
+    """Return the texts and the label of each row of a table; the label is the last column."""
     with Path(path).open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
     labels = [float(row[-1]) if "." in row[-1] else int(row[-1]) for row in rows]

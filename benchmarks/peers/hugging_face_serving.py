@@ -1,9 +1,9 @@
-"""Hugging Face's BertModel answering batches, in PyTorch and in ONNX Runtime.
+"""Time the inference of Hugging Face's BertModel in PyTorch and in ONNX Runtime.
 
     python hugging_face_serving.py settings.json
 
-Prints a JSON object: milliseconds, on the clock and of CPU time, of each batch, by its shape. It
-stands alone, for an environment that has `torch`, `transformers` and `onnxruntime`.
+Prints a JSON object: wall time and CPU time of each batch in milliseconds, by shape. The script is
+self-contained, for an environment with `torch`, `transformers` and `onnxruntime`.
 """
 
 import json
@@ -20,16 +20,16 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import BertConfig, BertModel
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
-UNTIMED = 3  # they compile
+UNTIMED = 3  # the first batches include compilation
 
 
 def main(settings: dict) -> None:
-    """Answer, and print how long it took."""
+    """Run the model on random batches, and print the times."""
     torch.manual_seed(1)
     torch.set_num_threads(settings["threads"])
     model = BertModel(BertConfig(**settings["model"])).eval()
     answer = (_onnx if settings["mode"].startswith("onnx") else _torch)(model, settings)
-    found = {}
+    times = {}
     for batch, length in settings["shapes"]:
         ids = np.random.default_rng(2).integers(5, settings["model"]["vocab_size"], [batch, length])
         inputs = (ids, np.ones_like(ids), np.zeros_like(ids))
@@ -40,12 +40,12 @@ def main(settings: dict) -> None:
             wall, cpu = time.perf_counter(), time.process_time()
             answer(inputs)
             taken.append([1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)])
-        found[f"{batch} x {length}"] = taken
-    print(json.dumps(found))
+        times[f"{batch} x {length}"] = taken
+    print(json.dumps(times))
 
 
 def _torch(model: BertModel, settings: dict) -> Callable[[tuple], None]:
-    """Return PyTorch's way: weights in bfloat16, compiled where asked."""
+    """Return the PyTorch inference function: bfloat16 weights, compiled if the mode says so."""
     model = model.to(torch.bfloat16)
     forward = torch.compile(model) if "compiled" in settings["mode"] else model
 
@@ -57,7 +57,7 @@ def _torch(model: BertModel, settings: dict) -> Callable[[tuple], None]:
 
 
 def _onnx(model: BertModel, settings: dict) -> Callable[[tuple], None]:
-    """Return ONNX Runtime's way, with all of its graph optimizations."""
+    """Return the ONNX Runtime inference function, with all graph optimizations."""
     folder = Path(tempfile.mkdtemp())
     file = folder / "model.onnx"
     ids = torch.ones([2, 16], dtype=torch.int64)

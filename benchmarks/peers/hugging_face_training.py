@@ -1,9 +1,10 @@
-"""Hugging Face's BertForPreTraining in PyTorch, trained on batches that we wrote.
+"""Train Hugging Face's BertForPreTraining in PyTorch on batches that we wrote.
 
     python hugging_face_training.py settings.json
 
-Prints a JSON object a line: the losses of so many steps, at the end the speed and the losses on the
-held-out batches. It stands alone, for an environment that has `torch` and `transformers` only.
+Prints JSON Lines: the losses every `log_every_steps` steps, finally the speed and the metrics on
+the held-out batches. The script is self-contained, for an environment with only `torch` and
+`transformers`.
 """
 
 import json
@@ -16,11 +17,11 @@ import torch
 from transformers import BertConfig, BertForPreTraining
 
 NOT_DECAYED = ("bias", "LayerNorm.weight")
-UNTIMED_STEPS = 3  # they compile
+UNTIMED_STEPS = 3  # the first steps include compilation
 
 
 def main(settings: dict) -> None:
-    """Train, and print what came of it."""
+    """Train, and print losses, speed and metrics."""
     torch.manual_seed(settings["seed"])
     torch.set_num_threads(settings["threads"])
     model = BertForPreTraining(BertConfig(**settings["model"]))
@@ -39,26 +40,26 @@ def main(settings: dict) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: (s + 1) / warmup if s < warmup else (steps - s) / (steps - warmup)
     )
-    # The whole model scores every position; the masked ones are all that the loss looks at.
+    # The full model computes logits at every position, but the loss needs only the masked ones.
     trained = model.bert if settings["score_masked_only"] else model
     forward = torch.compile(trained) if settings["compile"] else trained
     train, held_out = (_batches(settings[name]) for name in ("train", "eval"))
 
     def outputs(batch: dict) -> tuple:
-        """Return both losses, then the scores of pieces and their labels, scores of sentences."""
+        """Return both losses, the masked-LM logits and labels, and the next-sentence logits."""
         labels = batch["labels"]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings["bfloat16"]):
-            found = forward(
+            result = forward(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["input_mask"],
                 token_type_ids=batch["segment_ids"],
             )
             if settings["score_masked_only"]:
-                there = labels != -100
-                vectors, labels = found.last_hidden_state[there], labels[there]
-                pieces, sentences = model.cls(vectors, found.pooler_output)
+                is_masked = labels != -100
+                vectors, labels = result.last_hidden_state[is_masked], labels[is_masked]
+                pieces, sentences = model.cls(vectors, result.pooler_output)
             else:
-                pieces, sentences = found.prediction_logits, found.seq_relationship_logits
+                pieces, sentences = result.prediction_logits, result.seq_relationship_logits
         pieces, labels = pieces.float().view(-1, model.config.vocab_size), labels.view(-1)
         masked = torch.nn.functional.cross_entropy(pieces, labels)
         following = torch.nn.functional.cross_entropy(
@@ -100,10 +101,10 @@ def _evaluate(model: BertForPreTraining, held_out: dict, outputs: object) -> dic
             real = batch["example_weights"] > 0
             batch = {name: values[real] for name, values in batch.items()}
             masked, following, pieces, labels, sentences = outputs(batch)
-            there = labels != -100
-            count = np.array([there.sum().item(), len(batch["labels"])])
+            is_masked = labels != -100
+            count = np.array([is_masked.sum().item(), len(batch["labels"])])
             nats += np.array([masked.item(), following.item()]) * count
-            best = pieces.argmax(-1)[there] == labels[there]
+            best = pieces.argmax(-1)[is_masked] == labels[is_masked]
             next_best = sentences.argmax(-1) == batch["next_sentence_labels"][:, 0]
             right += [best.sum().item(), next_best.sum().item()]
             counts += count
@@ -120,15 +121,15 @@ def _batches(path: str) -> dict:
 
 
 def _batch(batches: dict, step: int) -> dict:
-    """Return one of them, with the pieces to be found again as labels, and -100 elsewhere."""
+    """Return one batch with `labels`: the original pieces where masked, -100 elsewhere."""
     batch = {
         name: torch.from_numpy(values[step % len(values)].astype(np.int64))
         for name, values in batches.items()
     }
     labels = torch.full_like(batch["input_ids"], -100)
-    there = batch["masked_lm_weights"] > 0
-    rows = torch.arange(len(labels))[:, None].expand(there.shape)
-    labels[rows[there], batch["masked_lm_positions"][there]] = batch["masked_lm_ids"][there]
+    used = batch["masked_lm_weights"] > 0
+    rows = torch.arange(len(labels))[:, None].expand(used.shape)
+    labels[rows[used], batch["masked_lm_positions"][used]] = batch["masked_lm_ids"][used]
     return {**batch, "labels": labels}
 
 

@@ -1,4 +1,4 @@
-"""KerasHub's BertMaskedLM, trained by Keras's `fit` on batches that we wrote: no next sentence.
+"""Train KerasHub's BertMaskedLM with Keras's `fit` on batches that we wrote, without NSP.
 
     python keras_hub_training.py settings.json
 
@@ -15,18 +15,18 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-UNTIMED_STEPS = 3  # they compile
+UNTIMED_STEPS = 3  # the first steps include compilation
 
 
 class Clock(keras.callbacks.Callback):
-    """The time at the end of each step."""
+    """Callback that records the time at the end of each step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Note the time; Keras calls it."""
+        """Record the time."""
         del batch, logs
         self.times.append(time.perf_counter())
 

@@ -1,4 +1,4 @@
-"""Read a dataset with Model Garden's pretraining data loader; print what it found as JSON.
+"""Read a dataset with Model Garden's pretraining data loader; print shapes and hashes as JSON.
 
 Run as `python model_garden.py 'dataset/train-*.tfrecord' 128 20`.
 """
@@ -26,11 +26,11 @@ def main(files: str, length: int, predictions: int) -> None:
         name: np.concatenate([batch[name] for batch in batches]).astype(np.float64)
         for name in sorted(batches[0])
     }
-    found = {
+    digests = {
         name: [*values.shape, hashlib.sha256(values.tobytes()).hexdigest()]
         for name, values in features.items()
     }
-    print(json.dumps(found))
+    print(json.dumps(digests))
 
 
 if __name__ == "__main__":

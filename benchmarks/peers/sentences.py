@@ -1,4 +1,4 @@
-"""Split paragraphs with another splitter, for an environment that has it: JSON in, JSON out.
+"""Split paragraphs with a peer's splitter, in its own environment: JSON in, JSON out.
 
     echo '["One. Two."]' | python sentences.py blingfire
 

@@ -1,4 +1,4 @@
-"""A client for model servers over REST and gRPC, which needs no TensorFlow."""
+"""A client for model servers; over REST it does not need TensorFlow."""
 
 from serving.client.client import Client, GrpcClient, RequestError, ServerError, Signature
 

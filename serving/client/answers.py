@@ -1,4 +1,4 @@
-"""A question in words to a server, and its answer as a table."""
+"""Query a model server with texts, and show its response as a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,19 +12,20 @@ from pipeline.errors import InputError
 from pipeline.schema import MASK
 from serving.client.client import Client, GrpcClient, ServerError, Signature, Version
 
-_TEXTS = ("text", "question", "text_pair", "passage", "context")  # in the order they are typed
+# Names of text inputs, in the order in which users type the texts.
+_TEXTS = ("text", "question", "text_pair", "passage", "context")
 _FOR_MASKS = ("fill_mask", "fill_mask_pair")
-# What a model was tuned for comes before what every model can do.
+# A fine-tuned task's signature is preferred to those that every model has.
 _FOR_TEXTS = ("answer", "classify", "score", "tag", "next_sentence", "embed", "embed_tokens")
 _SHOWN_VALUES = 6
 _NOT_SERVED = ("Servable not found", "Unrecognized servable version label")  # in both servers
 
 
 def signature_for(texts: Sequence[str], known: Mapping[str, Signature]) -> str:
-    """Return the first of a model's signatures that answers such texts.
+    """Return the default signature for these texts: the first suitable one that the model has.
 
     Raises:
-        InputError: there is none.
+        InputError: no signature takes this number of texts.
     """
     has_mask = any(MASK in text for text in texts)
     for name in (*_FOR_MASKS, *_FOR_TEXTS) if has_mask else _FOR_TEXTS:
@@ -45,25 +46,25 @@ def ask(
     signature: str = "",
     version: Version = None,
 ) -> dict[str, Any]:
-    """Ask a server about one text or a pair.
+    """Send one text or pair to a server.
 
     Args:
-        server: HOST:PORT.
-        model: its name.
-        texts: one, or two.
-        over_grpc: ask the gRPC port.
-        signature: what to ask for; "" finds one that fits the texts.
-        version: by number or label; None is the newest.
+        server: address HOST:PORT.
+        model: name of the model.
+        texts: one or two texts.
+        over_grpc: whether to use gRPC; the server's port must be its gRPC port.
+        signature: name of the signature; "" = choose one that fits the texts.
+        version: number or label of the version; None = the newest.
 
     Returns:
-        `signature`, and each output of it for this one text, as plain lists and numbers.
+        `signature`, and each of its outputs for this text, as plain lists and numbers.
 
     Raises:
-        InputError: the texts or the signature do not fit, or the server refuses the request.
-        ServerError: the server cannot be reached, failed, or sent no usable answer.
+        InputError: the signature does not take these texts, or the server refused the request.
+        ServerError: the server cannot be reached, failed, or sent an unusable response.
     """
     if over_grpc:
-        import_quietly("tensorflow")  # whose messages gRPC's tensors are
+        import_quietly("tensorflow")  # it defines the tensor messages of the gRPC API
     client: Client | GrpcClient = GrpcClient(server) if over_grpc else Client(f"http://{server}")
     try:
         known = client.signatures(model, version)
@@ -81,7 +82,7 @@ def ask(
 
 
 def _not_served(server: str, model: str, version: Version, error: ServerError) -> str:
-    """Return the message for a model, version or label that the server does not have."""
+    """Return the error message for a model, version or label that the server does not serve."""
     if isinstance(version, str):
         flags = f"--model {model} --version {version}"
         advice = "labels are those of the models.config that serve's --models names"
@@ -93,10 +94,10 @@ def _not_served(server: str, model: str, version: Version, error: ServerError) -
 
 
 def _inputs(name: str, signature: Signature, texts: Sequence[str]) -> dict[str, list[str]]:
-    """Return the texts by the names of a signature's inputs, each as a batch of one.
+    """Return the texts by the signature's input names, each as a batch of one.
 
     Raises:
-        InputError: the signature takes fewer texts, or other inputs than texts.
+        InputError: the signature takes fewer texts, or inputs that are not texts.
     """
     names = sorted(signature.inputs, key=_position)
     takes = ", ".join(f"{each} ({signature.inputs[each]})" for each in names) or "nothing"
@@ -109,8 +110,8 @@ def _inputs(name: str, signature: Signature, texts: Sequence[str]) -> dict[str, 
             f"--signature {name}: takes {takes}, received {len(texts)} texts; "
             f"leave {texts[-1]!r} out"
         )
-    given = [*texts, ""]  # a second text that is missing is an empty one
-    return {each: [text] for each, text in zip(names, given, strict=False)}
+    padded = [*texts, ""]  # an empty second text means a single text
+    return {each: [text] for each, text in zip(names, padded, strict=False)}
 
 
 def _position(name: str) -> int:
@@ -118,7 +119,7 @@ def _position(name: str) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Return an array as lists of text and numbers; bytes that are no UTF-8 become U+FFFD."""
+    """Convert an array to lists of text and numbers; invalid UTF-8 becomes U+FFFD."""
     values = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(values, list):
         return [_plain(each) for each in values]
@@ -128,17 +129,17 @@ def _plain(value: Any) -> Any:
 
 
 def show(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return an answer as a person reads it."""
+    """Return a human-readable view of a response."""
     needed, view = _SHOW.get(answer["signature"], ((), _values))
-    # Another exporter's signature may have the name of one of ours, and other outputs.
+    # A signature of another exporter may have the same name as ours but other outputs.
     shown = (view if answer.keys() >= set(needed) else _values)(texts, answer)
     if answer.get("truncated"):
-        return Group(shown, "The text was longer than the model takes; its end was cut off.")
+        return Group(shown, "The text is longer than the model takes; its end was cut off.")
     return shown
 
 
 def _fillings(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return one table with the candidates for every mask, a column a mask."""
+    """Return a table of the candidates for each mask, one column per mask."""
     tokens, probabilities = answer["tokens"], answer["probabilities"]
     masks = [index for index, position in enumerate(answer["positions"]) if position >= 0]
     rows = [
@@ -154,7 +155,7 @@ def _next_sentence(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 
 
 def _classes(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return the classes, the likeliest first."""
+    """Return the classes with their probabilities, the most probable first."""
     pairs = zip(answer["probabilities"], answer["labels"], strict=True)
     rows = [[label, f"{probability:.3f}"] for probability, label in sorted(pairs, reverse=True)]
     return table("", ["class", "probability"], rows)
@@ -171,7 +172,7 @@ def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 
 
 def _attention(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return where each piece looks most, by the mean over the heads of each layer."""
+    """Return the piece that each piece attends to most, per layer, averaged over the heads."""
     real = [index for index, token in enumerate(answer["tokens"]) if token]
     tokens = [answer["tokens"][index] for index in real]
     scores = np.array(answer["scores"])[:, :, real][:, :, :, real].mean(axis=1)  # [layers, L, L]
@@ -184,7 +185,7 @@ def _attention(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 
 
 def _values(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return every output by name, long ones cut."""
+    """Return all outputs by name, long ones shortened."""
     return table("", ["output", "value"], [
         [name, _short(value)] for name, value in answer.items() if name not in _NOT_SHOWN
     ])  # fmt: skip
@@ -208,4 +209,4 @@ _SHOW = {
     "embed_tokens": (("mean",), _vector),
     "attention": (("tokens", "scores"), _attention),
 }
-"""By signature: the outputs that a view shows, and the view."""
+"""By signature: the outputs that its view requires, and the view function."""

@@ -1,4 +1,4 @@
-"""Asking a model server, over REST or gRPC: this one or TensorFlow Serving itself."""
+"""Clients for model servers over REST and gRPC: the embedded server or TensorFlow Serving."""
 
 import base64
 import json
@@ -40,9 +40,9 @@ _DTYPES = {
     "DT_STRING": np.object_,
 }
 _KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
-"""NumPy's kinds of the JSON numbers that may stand for a kind of dtype."""
+"""NumPy kinds of parsed JSON numbers that are accepted for each kind of output dtype."""
 
-# What says that the request is wrong; other errors are the server's, or of this moment.
+# Status codes that mean an invalid request; others are server errors or temporary ones.
 _REFUSED_STATUS = set(range(400, 500)) - {408, 409, 429, 499}
 _REFUSED_CODES = {
     "INVALID_ARGUMENT",
@@ -52,8 +52,8 @@ _REFUSED_CODES = {
     "FAILED_PRECONDITION",
     "OUT_OF_RANGE",
 }
-_INIT_OP = "__saved_model_init_op"  # stands among the signatures, and is none
-_BYTES_SUFFIX = "_bytes"  # string outputs with such a name are bytes, not text
+_INIT_OP = "__saved_model_init_op"  # listed with the signatures, but is not one
+_BYTES_SUFFIX = "_bytes"  # string outputs whose name has this suffix are bytes, not text
 _TRIES = 4
 _MAX_MESSAGE_CHARS = 2000
 _POLL_SECS = 0.2
@@ -74,30 +74,30 @@ _GRPC_RETRIES = {
 
 
 class ServerError(JobError):
-    """The server cannot be reached, failed, or sent no usable answer. One line; exit code 1."""
+    """The server cannot be reached, failed, or sent an unusable response. Exit code 1."""
 
 
 class RequestError(ServerError, InputError):
-    """The server refused the request as wrong. One line, the server's; exit code 2."""
+    """The server refused the request as invalid; the message is the server's. Exit code 2."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes and gives: names to TensorFlow dtype names such as "DT_STRING"."""
+    """Inputs and outputs of a signature: TensorFlow dtype names such as "DT_STRING", by name."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
 
 
 Version = int | str | None
-"""A version's number, or a label such as "canary"; None is the newest."""
+"""A version's number, or a label such as "canary"; None = the newest version."""
 
 
 class _BaseClient(ABC):
-    """What both transports share: results of one kind, and waiting for a model.
+    """Base class of both transports: typed results, and waiting for a model.
 
-    Signatures are asked for once and kept, so make a new client for a model whose inputs or outputs
-    have changed.
+    Signatures are fetched once and cached, so create a new client after a model's inputs or
+    outputs have changed.
     """
 
     def __init__(self, address: str, timeout_secs: float) -> None:
@@ -106,11 +106,11 @@ class _BaseClient(ABC):
         self._signatures: dict[tuple[str, Version], dict[str, Signature]] = {}
 
     def signatures(self, model: str, version: Version = None) -> dict[str, Signature]:
-        """Return what the signatures of a model take and give, by name.
+        """Return the signatures of a model by name.
 
         Raises:
-            RequestError: the server refused the request as wrong.
-            ServerError: the server cannot be reached, failed, or sent no usable answer.
+            RequestError: the server refused the request as invalid.
+            ServerError: the server cannot be reached, failed, or sent an unusable response.
         """
         key = (model, version)
         if key not in self._signatures:
@@ -127,18 +127,19 @@ class _BaseClient(ABC):
         """Run one signature on a batch.
 
         Args:
-            model: the model's name.
-            inputs: each input's batch by name, as (nested) lists or arrays; text as str or bytes.
-            signature: the signature's name; "" is serving_default.
-            version: the version to ask, by number or by label; None is the newest.
+            model: name of the model.
+            inputs: the batch of each input by name, as nested lists or arrays; text as str or
+                bytes.
+            signature: name of the signature; "" = serving_default.
+            version: number or label of the version; None = the newest.
 
         Returns:
-            Every output by name, in the dtype of the signature. Strings are object arrays of str,
-            or of bytes where the output's name ends in `_bytes`.
+            All outputs by name, in the signature's dtypes. Strings are object arrays of str, or of
+            bytes if the output's name ends in `_bytes`.
 
         Raises:
-            RequestError: the server refused the request as wrong.
-            ServerError: the server cannot be reached, failed, or sent no usable answer.
+            RequestError: the server refused the request as invalid.
+            ServerError: the server cannot be reached, failed, or sent an unusable response.
         """
         name = signature or DEFAULT_SIGNATURE
         known = self.signatures(model, version)
@@ -155,14 +156,14 @@ class _BaseClient(ABC):
         signature: str = "",
         version: Version = None,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Run one signature on any number of rows, so many at a time.
+        """Run one signature on any number of rows, `batch_size` rows per request.
 
-        Args and Raises are those of `predict`; also InputError, for inputs with different numbers
+        Args and Raises are those of `predict`; also InputError if the inputs have different numbers
         of rows.
 
         Yields:
-            The outputs of each batch, in order. Those of different batches may differ in their
-            inner shapes: the longest text of a batch decides.
+            The outputs of each batch, in order. Inner shapes may differ between batches: they
+            depend on the longest text of the batch.
         """
         lengths = {name: len(values) for name, values in inputs.items()}
         if len(set(lengths.values())) != 1 or batch_size < 1:
@@ -180,7 +181,7 @@ class _BaseClient(ABC):
 
     @abstractmethod
     def _fetch_signatures(self, model: str, version: Version) -> dict[str, Signature]:
-        """Return what each signature takes and gives."""
+        """Fetch the signatures of a model from the server."""
 
     @abstractmethod
     def _predict(
@@ -194,10 +195,10 @@ class _BaseClient(ABC):
         """Run the signature of that name on the inputs."""
 
     def wait_until_ready(self, model: str, timeout_secs: float) -> int:
-        """Return the newest version that is available, as soon as there is one.
+        """Wait until a version of a model is available, and return the newest one.
 
         Raises:
-            ServerError: there was none within `timeout_secs`.
+            ServerError: no version was available within `timeout_secs`.
         """
         deadline = time.monotonic() + timeout_secs
         while True:
@@ -226,7 +227,7 @@ class _BaseClient(ABC):
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Turn the errors of reading an answer that is not of the API's form into a ServerError."""
+        """Convert errors while parsing a malformed response into a ServerError."""
         try:
             yield
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -237,8 +238,7 @@ class _BaseClient(ABC):
 class Client(_BaseClient):
     """A client of the REST API.
 
-    Refused connections, and answers that the server is busy (429, 503), are tried again a few times
-    with growing pauses.
+    Refused connections and "busy" responses (429, 503) are retried with exponential backoff.
 
     Raises:
         InputError: `rest` is not an HTTP URL.
@@ -249,17 +249,17 @@ class Client(_BaseClient):
     ) -> None:
         super().__init__(_checked_netloc(rest), timeout_secs)
         self._base = rest.rstrip("/") + "/v1/models/"
-        # Its warning at every further try would stand before our one line.
+        # urllib3 would log a warning per retry before our one-line error.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         self._session = requests.Session()
         retry = Retry(
             total=_TRIES - 1,
-            read=False,  # a prediction that takes too long is not asked for again
+            read=False,  # do not repeat a prediction that timed out: the server still computes it
             backoff_factor=0.1,
             status_forcelist=(429, 503),
             allowed_methods=("GET", "POST"),
             raise_on_status=False,
-            respect_retry_after_header=False,  # a server could keep us waiting for days
+            respect_retry_after_header=False,  # a server could make us wait for days
         )
         self._session.mount(rest, HTTPAdapter(max_retries=retry))
 
@@ -293,7 +293,7 @@ class Client(_BaseClient):
         answer = self._ask("POST", _path(model, version) + ":predict", request)
         with self._reading("outputs"):
             outputs = answer["outputs"]
-            if len(signature.outputs) == 1:  # comes bare
+            if len(signature.outputs) == 1:  # the REST API omits the name of a single output
                 outputs = {next(iter(signature.outputs)): outputs}
             return {
                 output: _array_from_json(output, dtype, outputs[output])
@@ -308,7 +308,7 @@ class Client(_BaseClient):
             )
         except requests.Timeout as error:
             raise self._too_slow() from error
-        # A redirection to an invalid URL is one of the two others.
+        # A redirect to an invalid URL raises HTTPError or ValueError.
         except (requests.RequestException, HTTPError, ValueError) as error:
             raise self._unanswered(error) from error
         status = f"HTTP {answer.status_code} {answer.reason}"
@@ -325,20 +325,20 @@ class Client(_BaseClient):
         raise (RequestError if refused else ServerError)(_one_line(message) or status)
 
     def _unanswered(self, error: Exception) -> ServerError:
-        """Return the error for a request without a valid HTTP answer."""
+        """Return the error for a request without a valid HTTP response."""
         cause = error.args[0] if error.args else None
         if isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError):
             return self._nothing_answers()
         while error.args and isinstance(error.args[-1], Exception):
-            error = error.args[-1]  # the one that says what happened
+            error = error.args[-1]  # the innermost exception has the cause
         return self._not_a_model_server(f"no valid HTTP answer ({error})")
 
 
 class GrpcClient(_BaseClient):
-    """A client of the gRPC API. Connections that fail are tried again a few times."""
+    """A client of the gRPC API. Failed connections are retried with exponential backoff."""
 
     def __init__(self, target: str = f"127.0.0.1:{GRPC_PORT}", timeout_secs: float = 60.0) -> None:
-        # Imported here: TensorFlow takes seconds, and the REST client does without it.
+        # Imported here: TensorFlow takes seconds to import, and the REST client does not need it.
         import grpc
         from tensorflow_serving.apis import (
             model_service_pb2_grpc,
@@ -397,9 +397,9 @@ class GrpcClient(_BaseClient):
         request = predict_pb2.PredictRequest()
         _name_model(request.model_spec, model, version)
         request.model_spec.signature_name = name
-        for given, values in inputs.items():
-            proto = _tensor_proto(given, values, signature.inputs.get(given))
-            request.inputs[given].CopyFrom(proto)
+        for input_name, values in inputs.items():
+            proto = _tensor_proto(input_name, values, signature.inputs.get(input_name))
+            request.inputs[input_name].CopyFrom(proto)
         answer = self._ask(self._prediction.Predict, request)
         with self._reading("outputs"):
             return {
@@ -428,7 +428,7 @@ class GrpcClient(_BaseClient):
 
 
 def _one_line(message: str) -> str:
-    """Return a message of somebody else's as one line that is safe to print."""
+    """Return an untrusted message as one line that is safe to print to a terminal."""
     words = " ".join(message[:_MAX_MESSAGE_CHARS].split())
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
 
@@ -437,14 +437,14 @@ def _checked_netloc(rest: str) -> str:
     """Return HOST:PORT of a URL.
 
     Raises:
-        InputError: it is not one of HTTP.
+        InputError: the URL is not an HTTP URL.
     """
     try:
         requests.Request("GET", rest).prepare()
         parts = urlsplit(rest)
         if parts.scheme in ("http", "https") and is_host(parts.hostname or "") and parts.port != 0:
             return parts.netloc
-    except ValueError:  # most of the errors of requests about URLs are such
+    except ValueError:  # most URL errors of requests are subclasses of it
         pass
     raise InputError(f"server {rest!r}: expected a URL such as http://127.0.0.1:{REST_PORT}")
 
@@ -477,23 +477,23 @@ def _dtype_name(number: int) -> str:
 
 
 def _unpack(packed: Any, message: Any) -> None:
-    """Read an `Any` of protocol buffers into a message.
+    """Unpack a protocol buffers `Any` into a message.
 
     Raises:
-        ValueError: it holds none of that type.
+        ValueError: it contains a message of another type, or is malformed.
     """
     from google.protobuf.message import DecodeError
 
     try:
-        found = packed.Unpack(message)
+        is_unpacked = packed.Unpack(message)
     except DecodeError as error:
         raise ValueError(str(error)) from error
-    if not found:
+    if not is_unpacked:
         raise ValueError(f"no {message.DESCRIPTOR.name}")
 
 
 def _jsonable(value: Any) -> Any:
-    """Return what the JSON writer does not know as something it does."""
+    """Convert bytes and NumPy values for the JSON encoder."""
     if isinstance(value, bytes):
         return {"b64": base64.b64encode(value).decode("ascii")}
     if isinstance(value, np.ndarray | np.generic):
@@ -502,10 +502,10 @@ def _jsonable(value: Any) -> Any:
 
 
 def _array_from_json(name: str, dtype: str, values: Any) -> np.ndarray:
-    """Return an output as an array of the signature's dtype.
+    """Convert an output from JSON to an array of the signature's dtype.
 
     Raises:
-        LookupError, TypeError, ValueError, ArithmeticError: the values are not of that dtype.
+        LookupError, TypeError, ValueError, ArithmeticError: the values do not have that dtype.
     """
     if dtype == "DT_STRING":
         array = np.array(values, dtype=np.object_)
@@ -515,25 +515,25 @@ def _array_from_json(name: str, dtype: str, values: Any) -> np.ndarray:
     array = np.array(values)
     if dtype not in _DTYPES or not array.size:
         return array.astype(_DTYPES.get(dtype, array.dtype))
-    wanted: Any = np.dtype(_DTYPES[dtype])
-    if array.dtype.kind not in _KINDS[wanted.kind]:
+    target: Any = np.dtype(_DTYPES[dtype])
+    if array.dtype.kind not in _KINDS[target.kind]:
         raise TypeError(f"output {name} is {array.dtype}, its signature says {dtype}")
-    if wanted.kind in "iu" and not np.can_cast(array.dtype, wanted):
-        limits = np.iinfo(wanted)
+    if target.kind in "iu" and not np.can_cast(array.dtype, target):
+        limits = np.iinfo(target)  # astype would wrap around silently
         if array.min() < limits.min or array.max() > limits.max:
             raise OverflowError(f"output {name} has a number that is not {dtype}")
-    return array.astype(wanted)
+    return array.astype(target)
 
 
 def _array_from_proto(name: str, dtype: str, outputs: Mapping[str, Any]) -> np.ndarray:
-    """Return an output as an array of the signature's dtype.
+    """Convert an output from a TensorProto to an array of the signature's dtype.
 
     Raises:
-        LookupError, TypeError, ValueError: it is missing, or no such tensor.
+        LookupError, TypeError, ValueError: the output is missing, malformed or of another dtype.
     """
     import tensorflow as tf
 
-    if name not in outputs:  # a map of protocol buffers would make an empty one
+    if name not in outputs:  # indexing a protobuf map would insert an empty value
         raise KeyError(name)
     received = _dtype_name(outputs[name].dtype)
     if received != dtype:
@@ -548,10 +548,10 @@ def _text_or_bytes(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _each(function: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
-    made = np.empty(array.shape, dtype=np.object_)
+    result = np.empty(array.shape, dtype=np.object_)
     for index, value in np.ndenumerate(array):
-        made[index] = function(value)
-    return made
+        result[index] = function(value)
+    return result
 
 
 def _name_model(spec: "model_pb2.ModelSpec", model: str, version: Version) -> None:
@@ -563,13 +563,13 @@ def _name_model(spec: "model_pb2.ModelSpec", model: str, version: Version) -> No
 
 
 def _tensor_proto(name: str, values: Any, dtype: str | None) -> Any:
-    """Return the values as a tensor; one that the model does not have keeps NumPy's dtype."""
+    """Convert values to a TensorProto; an input that the model lacks keeps NumPy's dtype."""
     import tensorflow as tf
     from tensorflow.core.framework import types_pb2
 
     try:
         known = None if dtype is None else types_pb2.DataType.Value(dtype)
-        if dtype == "DT_STRING":  # as an array: TensorFlow flattens a ragged list of strings
+        if dtype == "DT_STRING":  # TensorFlow would flatten a ragged list of strings silently
             values = np.array(values, dtype=np.object_)
         return tf.make_tensor_proto(values, dtype=known)
     except (TypeError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""The pages that people open in a browser: the explanation and the playground."""
+"""HTML pages: the explanation of one text, and the server's playground."""

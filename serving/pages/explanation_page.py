@@ -1,7 +1,7 @@
-"""An explanation as one HTML file that opens without a network.
+"""Render an explanation as a self-contained HTML file that works offline.
 
-The style, the scripts and the data stand in the file. Its content security policy allows nothing
-else: the style and the script of these hashes, and no address to load from or send to.
+Style, scripts and data are embedded in the file. Its content security policy allows only the style
+and script with these hashes, and no network access.
 """
 
 import base64
@@ -22,13 +22,13 @@ PAGES = resources.files("serving") / "pages"
 SCRIPTS = ("attention.js", "explanation.js")
 
 SHOWN_COLUMNS = 10
-"""Numbers of each vector in the tables of the steps."""
+"""Number of components of each vector in the tables of the steps."""
 
 LEVELS = (255, 127, 63, 31, 15, 7)
-"""Steps in which the square roots of shares are told apart: the most that fit."""
+"""Quantization levels for square roots of attention weights; the first that fits is used."""
 
 MOST_ATTENTION_BYTES = 4_200_000
-"""Of the packed attention; the whole page stays below 5 MB."""
+"""Size limit of the packed attention, so that the whole page stays below 5 MB."""
 
 
 def page(explanation: Explanation) -> bytes:
@@ -37,7 +37,7 @@ def page(explanation: Explanation) -> bytes:
     script = "\n".join((PAGES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}"
     html = (PAGES / "explanation.html").read_text(encoding="utf-8")
-    # What is put in must not be looked through for what comes after it, so the data comes last.
+    # The data are inserted last: they are user text, and might contain one of the placeholders.
     for name, text in (
         ("POLICY", policy),
         ("STYLE", style),
@@ -56,13 +56,13 @@ def _hash(text: str) -> str:
 
 
 def _script_safe(data: dict[str, Any]) -> str:
-    """Return JSON in which no text can end the element that holds it."""
+    """Return JSON that cannot close the <script> element which contains it."""
     text = to_json(data, compact=True)
     return text.replace("<", "\\u003c")
 
 
 def page_data(explanation: Explanation) -> dict[str, Any]:
-    """Return what the page's script reads."""
+    """Return the data that the page's script reads."""
     example = explanation.example
     layers, heads = explanation.attention.shape[:2]
     return {
@@ -86,11 +86,11 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
 
 
 def packed(shares: np.ndarray) -> dict[str, Any]:
-    """Return shares from 0 to 1 as levels of their square roots: a byte each, deflated, base64.
+    """Quantize the square roots of attention weights to a byte each, deflated and in base64.
 
-    Square roots, because most of a long text's shares are near 0, and it is these that an eye has
-    to tell apart. Only runs are looked for: shares repeat no other pattern, and looking took
-    minutes.
+    Square roots, because most weights of a long text are near 0, where differences must stay
+    visible. Deflate only uses run-length matches (`Z_RLE`): the bytes have no other repetitions,
+    and searching for them took minutes.
     """
     roots = np.sqrt(np.clip(shares, 0, 1))
     for levels in LEVELS:
@@ -103,7 +103,7 @@ def packed(shares: np.ndarray) -> dict[str, Any]:
 
 
 def _step(step: Step) -> dict[str, Any]:
-    """Return a step with the first numbers of its vectors, four digits each."""
+    """Return a step with the first components of its vectors, to four significant digits."""
     rows = np.atleast_2d(step.values)
     return {
         "name": step.name,
