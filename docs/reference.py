@@ -1,6 +1,5 @@
 """The page `commands.md`: every command and flag, from the same dataclasses that parse them."""
 
-import importlib
 import types
 from dataclasses import MISSING, Field, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import docstring_parser
 import tyro
 
-from clozeline.main import COMMANDS
+from clozeline.commands import COMMANDS, options_of
 
 INTRODUCTION = """\
 # Commands
@@ -25,8 +24,7 @@ def page() -> str:
 
 def section(name: str) -> str:
     """Return a command's heading, description and table of flags."""
-    entry = COMMANDS[name]
-    options = getattr(importlib.import_module(entry.module), entry.options)
+    options = options_of(name)
     described = docstring_parser.parse(options.__doc__)
     rows = "\n".join(_rows(options))
     return f"""\

@@ -4,15 +4,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from clozeline.demo import free_port
-from clozeline.main import COMMANDS, main, parse
+from clozeline.commands import COMMANDS
+from clozeline.main import main, parse
+from clozeline.options import BeamCommand
 from docs import reference
 from docs.blocks import ROOT, Block, blocks, pages
 from serving.client import Client
@@ -51,7 +52,7 @@ def test_every_command_of_the_documents_can_be_parsed() -> None:
         if name == "--help":
             continue
         options, unknown = parse(name, words)
-        assert not unknown or options.takes_beam_flags, (name, unknown)
+        assert not unknown or isinstance(options, BeamCommand), (name, unknown)
 
 
 def test_the_walk_through_names_every_command() -> None:
@@ -146,9 +147,11 @@ def quick(words: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_commands_and_the_python_of_the_documents_run(folder: Path) -> None:
+def test_the_commands_and_the_python_of_the_documents_run(
+    folder: Path, free_ports: Callable[[int], list[int]]
+) -> None:
     """Page by page in one directory and one process; what an earlier page ran is not run again."""
-    rest_port, grpc_port = free_port(), free_port()
+    rest_port, grpc_port = free_ports(2)
     done = []
     with ExitStack() as stack:
         for block in blocks():
