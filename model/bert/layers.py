@@ -374,6 +374,16 @@ class WithAttentionScores(keras.layers.Layer):
         """Return the layer's output [B, L, H] and its attention weights [B, N, L, L]."""
         return self.layer(inputs, padding_mask=padding_mask, return_attention_scores=True)
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that create the same layer."""
+        return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "WithAttentionScores":
+        """Create the layer from the arguments that `get_config` returns."""
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**{**config, "layer": layer})
+
 
 @keras.saving.register_keras_serializable(package="clozeline")
 class MaskedLMHead(keras_hub.layers.MaskedLMHead):
@@ -411,6 +421,12 @@ class MaskedLMHead(keras_hub.layers.MaskedLMHead):
         """Return [B, P, V]."""
         at = inputs_shape[:-1] if mask_positions_shape is None else mask_positions_shape
         return (*at, self.vocabulary_size)
+
+    def compute_output_spec(self, inputs: Any, mask_positions: Any = None) -> Any:
+        """Return the symbolic logits: Keras would take them to be in the dtype of the weights."""
+        positions_shape = None if mask_positions is None else mask_positions.shape
+        shape = self.compute_output_shape(inputs.shape, positions_shape)
+        return keras.KerasTensor(shape, dtype=self.product_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for serialization."""
