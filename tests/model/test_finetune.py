@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from model.bert.network import build_model, weights_by_name
 from model.commands import Evaluate, Finetune
 from model.run import load_run, write_run
 from model.run_config import RunConfig, TextFacts
-from model.tasks.kinds import Task
+from model.tasks.kinds import Task, TaskKind
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 
@@ -357,19 +357,35 @@ def long_examples(folder: Path) -> dict[str, tuple[Task, Path]]:
     tags.write_text("\n".join([*(f"{word} O" for word in LONG.split()), "", "fine B", ""]))
     answers = folder / "long.json"
     answers.write_text(json.dumps({"data": [{"paragraphs": passages}]}))
-    one = table(folder / "one.tsv", [(LONG, "b"), ("so", "a")], "text", "label")
-    two = table(
-        folder / "two.tsv", [(LONG, LONG, "1.5"), ("so", LONG, "2")], "text", "text_pair", "label"
-    )
+    # After each long row comes the part of it that fits into 24 positions with [CLS] and one or two
+    # [SEP]. Of two texts, the longer one is truncated first.
+    words = LONG.split()
+    of_one, first, second = (" ".join(words[:count]) for count in (22, 11, 10))
+    one = table(folder / "one.tsv", [(LONG, "b"), (of_one, "b")], "text", "label")
+    pairs = [(LONG, LONG), (first, second), ("so", LONG), ("so", " ".join(words[:20]))]
+    classes = [(*pair, label) for pair, label in zip(pairs, "bbaa", strict=True)]
+    numbers = [(*pair, label) for pair, label in zip(pairs, ("1.5", "1.5", "2", "2"), strict=True)]
+    names = ("text", "text_pair", "label")
     return {
         "single": (Task("single", ("a", "b"), takes_pairs=False), one),
-        "regression": (Task("regression", (), takes_pairs=True), two),
+        "pair": (
+            Task("pair", ("a", "b"), takes_pairs=True),
+            table(folder / "p.tsv", classes, *names),
+        ),
+        "regression": (
+            Task("regression", (), takes_pairs=True),
+            table(folder / "r.tsv", numbers, *names),
+        ),
         "tagging": (Task("tagging", ("B", "O"), takes_pairs=False), tags),
         "span": (Task("span", (), takes_pairs=True), answers),
     }
 
 
-@pytest.mark.parametrize("kind", ["single", "regression", "tagging", "span"])
+def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    return {name for name in one | other if one.get(name) != other.get(name)}
+
+
+@pytest.mark.parametrize("kind", get_args(TaskKind))
 def test_examples_longer_than_the_model_reads_are_evaluated(
     encoder: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -384,7 +400,11 @@ def test_examples_longer_than_the_model_reads_are_evaluated(
     )
     assert np.isfinite(evaluate.run()["loss"])
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert len(answers) == (4 if kind == "span" else 2)
+    assert len(answers) == {"single": 2, "tagging": 2}.get(kind, 4)
+    if kind in ("single", "pair", "regression"):
+        for whole, read in zip(answers[::2], answers[1::2], strict=True):
+            assert len(whole) > 2
+            assert differing(whole, read) <= {"text", "text_pair", "line"}
     if kind == "tagging":
         assert [len(answer["answer"]) for answer in answers] == [len(LONG.split()), 1]
 
