@@ -1,1 +1,1 @@
-"""The training loop under tf.distribute, and what it needs: batches, losses, checkpoints."""
+"""Training under tf.distribute: input, losses, optimizer, compiled loop, checkpoints."""

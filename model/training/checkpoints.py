@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written whole or not at all, next to the training, and verified when read.
+"""Checkpoints of a run: written atomically in the background, and verified when read.
 
-Each is a directory `step-NNNNNNNN` with a `tf.train.Checkpoint`, in which every weight has the name
-that Keras gives it, and `checksums.json`, the size and CRC-32C of each of its files. `best.json`
-names the one with the best evaluation, the metric and its value.
+Each is a directory `step-NNNNNNNN` with a `tf.train.Checkpoint`, in which weights are stored by
+their Keras path, and `checksums.json`, the size and CRC-32C of each of its files. `best.json`
+contains the step of the best checkpoint, the metric that selected it, and the metric's value.
 """
 
 import math
@@ -34,14 +34,14 @@ _PASSING = (
     tf.errors.ResourceExhaustedError,
     tf.errors.UnavailableError,
 )
-"""TensorFlow's errors that say nothing about the bytes of a checkpoint."""
+"""Temporary errors of TensorFlow, which do not mean that a checkpoint is corrupt."""
 
 _READS = 10
-"""Attempts at checkpoints that a training removes while they are being read."""
+"""Number of attempts to read a checkpoint if a concurrent training removes it meanwhile."""
 
 
 class DamagedError(Exception):
-    """The bytes of a checkpoint are not those that were written; the message says which."""
+    """A checkpoint's files do not match their checksums; the message names the file."""
 
 
 class GoneError(Exception):
@@ -53,9 +53,9 @@ class Best:
     """The contents of `best.json`.
 
     Attributes:
-        step: updates done at that checkpoint.
-        metric: name of the evaluation metric that selected it; None in files that do not say.
-        value: of the metric; NaN if it was not a finite number.
+        step: step of the checkpoint.
+        metric: name of the evaluation metric that selected it; None in files of old releases.
+        value: value of the metric; NaN if it was not finite.
     """
 
     step: int
@@ -67,9 +67,9 @@ class Checkpoints:
     """The checkpoints in a directory.
 
     Attributes:
-        directory: where they are.
-        keep: how many of the last ones stay; the best one does too.
-        writes: whether this process may change the directory, as only one of a run's workers may.
+        directory: directory of the checkpoints.
+        keep: number of recent checkpoints to keep; the best one is kept as well.
+        writes: whether this process may modify the directory; True for one worker of a run only.
     """
 
     def __init__(self, directory: Path, keep: int = 3, *, writes: bool = True) -> None:
@@ -81,16 +81,16 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """Return the steps that there are checkpoints of, ascending; `checkpoint_steps`."""
+        """Return the steps of all checkpoints, ascending; see `checkpoint_steps`."""
         return checkpoint_steps(self.directory)
 
     @property
     def marked(self) -> Best | None:
-        """What `best.json` says; None without one.
+        """The contents of `best.json`; None if it does not exist.
 
         Raises:
-            InputError: it is damaged.
-            JobError: it cannot be read.
+            InputError: the file is damaged.
+            JobError: the file cannot be read.
         """
         file = self.directory / _BEST
         try:
@@ -113,21 +113,22 @@ class Checkpoints:
 
     @property
     def best(self) -> Best | None:
-        """What `best.json` says of a checkpoint that is there; None without one.
+        """The contents of `best.json`; None if the file or its checkpoint does not exist.
 
         Raises:
-            InputError: as `marked`; `JobError` too.
+            InputError: the file is damaged.
+            JobError: the file cannot be read.
         """
         best = self.marked
         return best if best and self._path(best.step).exists() else None
 
     def mark_best(self, step: int, metric: str, value: float) -> None:
-        """Keep the checkpoint of a step as the best one, once it is written.
+        """Mark the checkpoint of a step as the best one; wait until it is written.
 
         Args:
-            step: it has been, or is being saved.
+            step: step of a checkpoint that has been, or is being saved.
             metric: name of the evaluation metric.
-            value: of the metric.
+            value: value of the metric.
         """
         self.wait()
         if self.writes:
@@ -136,55 +137,55 @@ class Checkpoints:
             self._remove_old()
 
     def forget_best(self, step: int) -> None:
-        """Let a best checkpoint of up to this step go: others are measured on other data."""
+        """Unpin the best checkpoint up to this step; later evaluations use another dataset."""
         best = self.best
         if self.writes and best and best.step <= step:
             (self.directory / _BEST).unlink()
 
     def hold(self, state: dict[str, Any]) -> None:
-        """Copy the state, so that `roll_back` can return to it.
+        """Copy the state in memory, so that `roll_back` can restore it.
 
         Args:
-            state: trackable objects, or dicts of variables, by name.
+            state: variables, or dictionaries of variables, by name.
         """
-        self.wait()  # the copy may still be on its way to the disk
+        self.wait()  # the background thread may still be writing the previous copy
         if not self._copy:
             with tf.device("CPU:0"):
                 self._copy = tf.nest.map_structure(_variable_like, state)
         tf.nest.map_structure(lambda copy, value: copy.assign(value), self._copy, state)
 
     def roll_back(self, state: dict[str, Any]) -> None:
-        """Set the state to what was held or saved last."""
+        """Restore the state from the last `hold` or `save`."""
         tf.nest.map_structure(lambda value, copy: value.assign(copy), state, self._copy)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Copy the state, and let it be written while the training goes on.
+        """Copy the state, and write the copy in the background while the training continues.
 
-        Errors in the writing come up at the next call of this class.
+        A write error is raised by the next call of `save`, `hold`, `wait` or `check`.
 
         Args:
-            step: number of updates done.
-            state: what to save: dicts of variables, or variables, by name.
+            step: number of steps done.
+            state: variables, or dictionaries of variables, by name.
 
         Raises:
-            JobError: the one before could not be written.
+            JobError: the previous checkpoint could not be written.
         """
         self.hold(state)
         if self.writes:
             self._pending = self._writer.submit(self._write, step)
 
     def wait(self) -> None:
-        """Return when nothing is left to be written.
+        """Wait until the pending checkpoint is written.
 
         Raises:
-            JobError: something could not be.
+            JobError: it could not be written.
         """
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
 
     def check(self) -> None:
-        """Raise the error of a save that has failed by now; `JobError`."""
+        """Raise the `JobError` of a background save that has already failed; do not wait."""
         if self._pending and self._pending.done():
             self.wait()
 
@@ -200,7 +201,7 @@ class Checkpoints:
         except (OSError, tf.errors.OpError) as error:
             _remove([partial])
             raise JobError(
-                f"{final}: cannot be written: {reason(error)}; the checkpoints before it are whole"
+                f"{final}: cannot be written: {reason(error)}; earlier checkpoints are intact"
             ) from error
         self._remove_old()
 
@@ -208,30 +209,30 @@ class Checkpoints:
         best = self.best
         for step in self.steps()[: -self.keep]:
             if not best or step != best.step:
-                # Who reads it sees all of its files or none.
+                # Rename before removing, so that a concurrent reader sees all files or none.
                 _remove([self._path(step).replace(self.directory / f"{_PARTIAL}{step}")])
 
     def restore(self, state: dict[str, Any]) -> int | None:
         """Read the last undamaged checkpoint into the state, and return its step.
 
-        A damaged one is named in a note, and renamed if an older one can be read. Leftovers of a
-        save that was killed are removed.
+        A damaged checkpoint is reported, and renamed if an older one can be read. Leftovers of a
+        killed save are removed.
 
         Returns:
-            The step; None where there is no checkpoint.
+            The step; None if there is no checkpoint.
 
         Raises:
-            InputError: all of them are damaged, or the last one is of another model.
-            JobError: one cannot be read now, whatever its bytes are: a permission, a lost disk.
+            InputError: all checkpoints are damaged, or the last one belongs to another model.
+            JobError: a checkpoint cannot be read now, for example for lack of permission.
         """
         if self.writes:
             _remove(self.directory.glob(f"{_PARTIAL}[0-9]*"))
         for _ in range(_READS):
             try:
                 return self._restore_last(state)
-            except GoneError:  # by a training, which has newer ones
+            except GoneError:  # removed by a running training, which has written newer ones
                 continue
-        raise JobError(f"{self.directory}: the checkpoints disappear while they are being read")
+        raise JobError(f"{self.directory}: checkpoints are removed while they are being read")
 
     def _restore_last(self, state: dict[str, Any]) -> int | None:
         damaged: list[int] = []
@@ -240,7 +241,7 @@ class Checkpoints:
                 self._read(step, state)
             except DamagedError as error:
                 notes.print(
-                    f"{self._path(step)}: damaged ({error}); going back to the one before",
+                    f"{self._path(step)}: damaged ({error}); falling back to the one before",
                     soft_wrap=True,
                 )
                 damaged.append(step)
@@ -260,7 +261,8 @@ class Checkpoints:
         """Read the best checkpoint by evaluation into the state, and return its step.
 
         Raises:
-            InputError: there is none, or it is damaged or missing, or of another model.
+            InputError: there is no best checkpoint, it is damaged or missing, or it belongs to
+                another model.
             JobError: it cannot be read now.
         """
         step = 0
@@ -279,7 +281,7 @@ class Checkpoints:
                     f"{self._path(step)}: the best checkpoint is damaged ({error}); put it back "
                     "from a backup, or give --checkpoint last"
                 ) from error
-            except GoneError:  # a training may have a better one by now
+            except GoneError:  # a running training may have marked a better one meanwhile
                 continue
             return step
         raise InputError(
@@ -291,7 +293,7 @@ class Checkpoints:
         return self.directory / checkpoint_name(step)
 
     def _set_aside(self, step: int) -> None:
-        """Rename a damaged checkpoint, so that a person can look at it."""
+        """Rename a damaged checkpoint, so that it is ignored but can be examined."""
         path, number = self.directory / f"{_DAMAGED}{step:08d}", 1
         while path.exists():
             number += 1
@@ -303,10 +305,10 @@ class Checkpoints:
         """Read a checkpoint into the state.
 
         Raises:
-            DamagedError: its bytes are not those that were written.
-            GoneError: it is not there any more.
-            InputError: it is whole, but of another model.
-            JobError: it cannot be read now.
+            DamagedError: the checkpoint's files are corrupt.
+            GoneError: the checkpoint was removed.
+            InputError: the checkpoint is intact, but belongs to another model.
+            JobError: the checkpoint cannot be read now.
         """
         path = self._path(step)
         try:
@@ -321,7 +323,8 @@ class Checkpoints:
                 f"{path}: cannot be read: {reason(error)}; nothing was changed: "
                 "try again when it can be"
             ) from error
-        # TensorFlow has no one error for this: a short file, for one, is an IndexError.
+        # TensorFlow raises many types for a corrupt checkpoint, for example IndexError for a short
+        # file. If the checksums were verified, the file is intact and the model must be different.
         except (tf.errors.OpError, ValueError, LookupError, RuntimeError, AssertionError) as error:
             if not path.exists():
                 raise GoneError from error
@@ -332,17 +335,17 @@ class Checkpoints:
 
 
 def checkpoint_name(step: int) -> str:
-    """Return the name of a step's checkpoint, which is a directory."""
+    """Return the directory name of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
-    """Return the steps that a directory has checkpoints of, ascending.
+    """Return the steps of a directory's checkpoints, ascending.
 
-    Other names in it are not ours: a copy `step-00000020.bak`, say.
+    Other names are ignored, for example a user's copy `step-00000020.bak`.
 
     Raises:
-        JobError: the directory cannot be listed, which does not mean that it is empty.
+        JobError: the directory exists but cannot be listed.
     """
     try:
         names = [path.name for path in directory.iterdir()]
@@ -355,7 +358,7 @@ def checkpoint_steps(directory: Path) -> list[int]:
 
 
 def write_checksums(checkpoint: Path) -> None:
-    """Write the size in bytes and the CRC-32C of each file of a checkpoint next to them."""
+    """Write `checksums.json`: size in bytes and CRC-32C of each file of a checkpoint."""
     files = {
         file.name: {"bytes": file.stat().st_size, "crc32c": crc32c(file)}
         for file in sorted(filter(Path.is_file, checkpoint.iterdir()))
@@ -368,17 +371,17 @@ def verify(checkpoint: Path) -> bool:
     """Compare a checkpoint's files with its checksums.
 
     Returns:
-        Whether it has any: those of earlier releases have none.
+        Whether the checkpoint has checksums; those of earlier releases have none.
 
     Raises:
-        DamagedError: a file is missing, or has other bytes.
+        DamagedError: a file is missing or corrupt.
         OSError: a file cannot be read.
     """
     file = checkpoint / _CHECKSUMS
     names = {path.name for path in checkpoint.iterdir()}
     if file.name not in names:
         for path in filter(Path.is_file, checkpoint.iterdir()):
-            crc32c(path)  # what cannot be read is not taken for damaged
+            crc32c(path)  # raises OSError for an unreadable file, which is not a damaged one
         return False
     try:
         listed = {

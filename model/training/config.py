@@ -1,4 +1,4 @@
-"""The settings of a training: what determines its updates, how they are computed, and saved."""
+"""Configs of a training: hyperparameters, recovery from divergence, fine-tuning."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,20 +9,22 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What determines a run's sequence of updates, apart from the model and the dataset.
+    """Hyperparameters that, with model and dataset, determine the weights after each step.
 
     Attributes:
-        steps: number of updates; the learning rate falls to 0 over them.
-        batch_size: examples an update, over all devices.
-        learning_rate: the highest, reached at the end of the warm-up.
-        warmup_steps: updates over which the learning rate rises from 0.
-        weight_decay: share of a weight taken off at each update, times the learning rate.
-        seed: of the initial weights, the order of the examples, and dropout.
+        steps: total number of steps; the learning rate decays to 0 over them.
+        batch_size: global batch size, over all devices.
+        learning_rate: peak learning rate, reached at the end of the warm-up.
+        warmup_steps: number of steps over which the learning rate rises from 0.
+        weight_decay: decoupled weight decay: each step multiplies a weight by
+            1 - learning rate · weight_decay.
+        seed: seed of the initial weights, the order of the examples, and dropout.
         optimizer: adamw or lamb.
-        schedule: how the learning rate falls; one of `model.training.optimizer.SCHEDULES`.
-        precision: what matrices are multiplied in; one of `model.training.precision.POLICIES`.
-        phase2_steps: updates, the last of them all, on a second dataset; 0 = there is none.
-        phase2_batch_size: examples an update there.
+        schedule: decay of the learning rate; one of `model.training.optimizer.SCHEDULES`.
+        precision: compute dtype of matrix multiplications; one of
+            `model.training.precision.POLICIES`.
+        phase2_steps: number of steps on a second dataset, the last of `steps`; 0 = no phase 2.
+        phase2_batch_size: global batch size in phase 2.
     """
 
     steps: int
@@ -44,13 +46,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RecoveryConfig:
-    """When checkpoints are written, and what happens when the loss diverges.
+    """When checkpoints are written, and how the training reacts to divergence.
 
     Attributes:
-        checkpoint_every_steps: updates between checkpoints.
-        on_blow_up: stop; or skip: return to the last checkpoint, and leave out the batches since.
-        blow_up_ratio: the loss diverges when it is this many times its moving average; infinity:
-            only when it is not a finite number.
+        checkpoint_every_steps: number of steps between checkpoints.
+        on_blow_up: stop; or skip: restore the last checkpoint and skip the batches since then.
+        blow_up_ratio: a loss of this many times its moving average counts as divergence; infinity =
+            only a loss that is not finite does.
     """
 
     checkpoint_every_steps: int = 500
@@ -66,18 +68,19 @@ DOC_STRIDE = 128
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """What else determines the updates of a run that is tuned for a task.
+    """Further hyperparameters of a fine-tuned run.
 
     Attributes:
-        train_sha256: of the labelled examples, as hexadecimal digits.
-        init: what the weights come from.
-        layer_decay: times which a layer's learning rate is that of the layer above it (Howard &
-            Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2); 1 = the same everywhere.
-        frozen_layers: number of Transformer layers, from below, that stay as they are, and the
-            embeddings with them; 0 = none of both.
-        class_weights: balanced: an example counts by how rare its class is.
-        doc_stride: pieces between the starts of two windows of a long passage; at least 1 for a
-            span task, 0 for the others.
+        train_sha256: SHA-256 of the labelled examples, as hexadecimal digits.
+        init: source of the initial weights.
+        layer_decay: layer-wise learning-rate decay: ratio of a layer's learning rate to that of the
+            layer above (Howard & Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2);
+            1 = none.
+        frozen_layers: number of lowest Transformer layers that are frozen, together with the
+            embeddings; 0 = nothing is frozen.
+        class_weights: balanced: weight examples inversely to the frequency of their class.
+        doc_stride: stride between the windows of a long passage, in pieces; at least 1 for a span
+            task, 0 for other tasks.
     """
 
     train_sha256: str

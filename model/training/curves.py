@@ -1,4 +1,4 @@
-"""A run's curves as a picture."""
+"""Plot a run's metrics as a PNG."""
 
 import io
 from pathlib import Path
@@ -31,15 +31,15 @@ def draw_curves(
     title: str,
     styles: dict[str, dict[str, Any]] = STYLES,
 ) -> None:
-    """Draw every measure against the steps, as a PNG.
+    """Plot every metric against the steps, as a PNG.
 
     Args:
-        path: the file.
-        lines: of `metrics.jsonl`.
-        title: what stands above it.
-        styles: Matplotlib's settings of the line of each split.
+        path: file to write.
+        lines: lines of `metrics.jsonl`.
+        title: title of the figure.
+        styles: Matplotlib line settings by split.
     """
-    # No pyplot: it would ask for a screen.
+    # Not pyplot: it would require a display.
     from matplotlib.figure import Figure
 
     panels = [(name, words) for name, words in PANELS if any(name in line for line in lines)]

@@ -1,10 +1,10 @@
 """Batches from a dataset directory, in an order that is a pure function of (seed, epoch).
 
-The train stream is endless: epoch after epoch, each with its own order of files and records, cut
-into batches that run across the epochs' ends, so no record is dropped and every batch is full. The
-batch at a step is therefore known from the step alone, and a run that starts at step N sees what an
-uninterrupted one would. Records with dynamic masks are masked here, each from its number in that
-stream: a pure function, too, of seed, epoch and record.
+The train stream is endless: each epoch has a different order of files and records, and batches
+cross the ends of epochs, so no record is dropped and every batch is full. The batch of a step
+depends only on the step, so a resumed run sees the same batches as an uninterrupted one. Records of
+a dataset with dynamic masks are masked here, seeded by their index in the stream: masks, too, are a
+pure function of seed, epoch and record.
 
 Shapes: B batch, L positions, P masked positions.
 """
@@ -26,15 +26,15 @@ from pipeline.schema import record_features
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import dataset_vocabulary
 
-# Records are shuffled over a shard when it is written. What is left to do is to change their order
-# from epoch to epoch: files in random order, several of them read in turns, and windows of records
-# in random order. A window is some 2 MB of serialized records.
+# Records are already shuffled within a shard. Here it remains to vary the order between epochs:
+# shuffle the files, interleave several of them, and shuffle windows of records. A window has about
+# 2 MB of serialized records.
 FILES_AT_ONCE = 8
 RECORDS_IN_TURN = 16
 WINDOW_EXAMPLES = 4096
 
 MASKED_FEATURES = (schema.INPUT_IDS, *schema.MASKED_LM_FEATURES)
-"""What masking makes of a record's pieces."""
+"""Features that masking computes from a record's pieces."""
 
 
 ALONE = tf.distribute.InputContext()
@@ -50,15 +50,15 @@ def train_batches(
     seed: int,
     skip_examples: int,
 ) -> tf.data.Dataset:
-    """Return the endless train stream from one of its examples on, or a process's share of it.
+    """Return the endless train stream, or this process's share of it.
 
     Args:
-        dataset: the directory.
+        dataset: directory of the dataset.
         manifest: its manifest.
-        context: which process this is, and how many devices there are.
-        batch_size: examples a global batch, which has B for each device.
-        seed: of the order.
-        skip_examples: number of examples of the stream to leave out at its start.
+        context: index of this process, and the number of processes and devices.
+        batch_size: global batch size; B = batch_size / number of devices.
+        seed: seed of the order.
+        skip_examples: number of examples to skip at the start of the stream.
 
     Returns:
         Batches: the features by name, int32 or float32 [B, length], and
@@ -81,16 +81,16 @@ def eval_batches(
     *,
     batch_size: int,
 ) -> tf.data.Dataset:
-    """Return a split once, in the order of its files, in batches that are all full.
+    """Return one pass over a split, in the order of its files, in full batches.
 
-    The last one is filled up with copies of the first record that have weight 0.
+    The last batch is padded with copies of the first record that have weight 0.
 
     Args:
-        dataset: the directory.
+        dataset: directory of the dataset.
         manifest: its manifest.
         split: name of the split.
-        context: which process this is, and how many devices there are.
-        batch_size: examples a global batch, which has B for each device.
+        context: index of this process, and the number of processes and devices.
+        batch_size: global batch size; B = batch_size / number of devices.
 
     Returns:
         Batches: the features by name, int32 or float32 [B, length], and
@@ -102,7 +102,7 @@ def eval_batches(
     weighted = records.map(lambda record: (record, 1.0)).concatenate(
         filler.map(lambda record: (record, 0.0))
     )
-    # The same masks every time, so that evaluations can be compared.
+    # The same masks in every evaluation, so that their results are comparable.
     return _batches(weighted, dataset, manifest, context, batch_size, (f"{split}/masks", 0))
 
 
@@ -111,16 +111,17 @@ def _files(dataset: Path, manifest: Manifest, split: str) -> list[str]:
 
 
 def _records(files: Any, manifest: Manifest) -> tf.data.Dataset:
-    """Return the serialized records of some files, one after the other."""
+    """Return the serialized records of some files, in order."""
     names = tf.data.Dataset.from_tensor_slices(tf.reshape(files, [-1]))
     checked = names.map(_checking(manifest.compression_type))
     return tf.data.TFRecordDataset(checked, manifest.compression_type)
 
 
 def _checking(compression: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the identity of files, which checks each once before TensorFlow reads it.
+    """Return a pass-through function of file names that checks each file once before it is read.
 
-    A walk over the lengths takes as long as reading the file once, in the first epoch.
+    TensorFlow's reader would abort the process on a corrupt length. The check takes as long as
+    reading the file once, in the first epoch only.
     """
     known = set()
 
@@ -133,9 +134,9 @@ def _checking(compression: str) -> Callable[[tf.Tensor], tf.Tensor]:
                 check_records(path, compression)
                 known.add(version)
         except OSError:
-            pass  # TensorFlow says so
+            pass  # TensorFlow's reader reports a missing or unreadable file
         except InputError as error:
-            raise ValueError(str(error)) from error  # an InvalidArgumentError in the graph
+            raise ValueError(str(error)) from error  # becomes an InvalidArgumentError in the graph
         return name
 
     def checked(file: tf.Tensor) -> tf.Tensor:
@@ -147,7 +148,7 @@ def _checking(compression: str) -> Callable[[tf.Tensor], tf.Tensor]:
 def _shuffled_records(
     files: list[str], manifest: Manifest, seed: int, epoch: tf.Tensor
 ) -> tf.data.Dataset:
-    """Return the serialized records of an epoch, in its order."""
+    """Return the serialized records of an epoch in their shuffled order."""
     epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
     shuffled = tf.random.experimental.stateless_shuffle(tf.constant(files), epoch_seed)
     records = tf.data.Dataset.from_tensor_slices(shuffled).interleave(
@@ -171,18 +172,18 @@ def _batches(
     batch_size: int,
     masks: tuple[str, int],
 ) -> tf.data.Dataset:
-    """Return parsed, and where they are not yet, masked batches of (serialized record, weight).
+    """Return batches of parsed records, masked here if the dataset has dynamic masks.
 
-    Global batches are cut into one for each device, and these dealt out to the processes, before
-    anything is parsed: every process reads all records, and computes on its own.
+    Global batches are split by device, and the parts are distributed over the processes before
+    parsing: every process reads all records, but parses and masks only its own.
 
     Args:
-        weighted: the records.
-        dataset: the directory, which has the vocabulary.
+        weighted: pairs of serialized record and weight.
+        dataset: directory of the dataset, which contains the vocabulary.
         manifest: its manifest.
-        context: which process this is, and how many devices there are.
-        batch_size: examples a global batch.
-        masks: name of the stream that masks are drawn from, and the first record's number in it.
+        context: index of this process, and the number of processes and devices.
+        batch_size: global batch size.
+        masks: name of the random stream for masks, and the first record's index in it.
     """
     is_dynamic = manifest.masks == "dynamic"
     masked = _masking(dataset, manifest, *masks) if is_dynamic else None
@@ -193,11 +194,11 @@ def _batches(
         if masked:
             parsed |= masked(parsed, number)
         batch = {name: _narrow(values) for name, values in parsed.items()}
-        # Filler has masked pieces, and they do not count either.
+        # Filler records have masked pieces too; these must not count either.
         batch[schema.MASKED_LM_WEIGHTS] *= example_weights[:, tf.newaxis]
         return {**batch, "example_weights": example_weights}
 
-    # Full batches only: their shapes are constants, which XLA needs.
+    # drop_remainder makes the shapes static, which XLA needs; the stream has full batches only.
     size = context.get_per_replica_batch_size(batch_size)
     batches = weighted.batch(size, drop_remainder=True).enumerate()
     if context.num_input_pipelines > 1:
@@ -207,7 +208,7 @@ def _batches(
     batches = batches.map(parse)
     options = tf.data.Options()
     options.deterministic = True
-    # The split over processes is done here, batch by batch.
+    # Auto-sharding must be off: batches are distributed over the processes above.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(2).with_options(options)
 
@@ -215,7 +216,7 @@ def _batches(
 def _masking(
     dataset: Path, manifest: Manifest, stream: str, first_record: int
 ) -> Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
-    """Return a function from a parsed batch and its number to the features that masking adds."""
+    """Return a function from a parsed batch and its index to the features that masking computes."""
     settings = manifest.settings
     masker = Masker(
         dataset_vocabulary(dataset, manifest),
@@ -224,38 +225,37 @@ def _masking(
         max_predictions=manifest.max_predictions,
     )
     static = record_features(manifest.max_seq_length, manifest.max_predictions)
-    made = [feature for feature in static if feature.name in MASKED_FEATURES]
+    computed = [feature for feature in static if feature.name in MASKED_FEATURES]
 
     def mask(input_ids: np.ndarray, input_mask: np.ndarray, number: np.ndarray) -> list[np.ndarray]:
         rows = len(input_ids)
         seeds = record_seeds(stream, first_record + number * rows + np.arange(rows))
         masked = masker(input_ids, input_mask, seeds)
-        return [masked[feature.name] for feature in made]
+        return [masked[feature.name] for feature in computed]
 
     def masked_features(parsed: dict[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
         input_ids = parsed[schema.INPUT_IDS]
-        kinds = [tf.as_dtype(feature.kind) for feature in made]
+        kinds = [tf.as_dtype(feature.kind) for feature in computed]
         values = tf.numpy_function(mask, [input_ids, parsed[schema.INPUT_MASK], number], kinds)
         return {
             feature.name: tf.ensure_shape(value, [input_ids.shape[0], feature.length])
-            for feature, value in zip(made, values, strict=True)
+            for feature, value in zip(computed, values, strict=True)
         }
 
     return masked_features
 
 
 def _narrow(values: tf.Tensor) -> tf.Tensor:
-    """Return int64 values as int32, which accelerators compute with; others as they are."""
+    """Cast int64 values to int32, which accelerators support better; return others unchanged."""
     return tf.cast(values, tf.int32) if values.dtype == tf.int64 else values
 
 
 @contextmanager
 def corrupt_files_named(dataset: Path, manifest: Manifest) -> Iterator[None]:
-    """Turn TensorFlow's error about a record or a file into one that names it.
+    """Convert TensorFlow's error about a record or file into one that names the file.
 
     Raises:
-        InputError: a TFRecord file is gone or cannot be read through, or a record is not of the
-            manifest.
+        InputError: a TFRecord file is missing or corrupt, or a record does not match the manifest.
     """
     try:
         yield
@@ -267,10 +267,10 @@ def corrupt_files_named(dataset: Path, manifest: Manifest) -> Iterator[None]:
 
 
 def _check_file(file: str, manifest: Manifest) -> None:
-    """Read a TFRecord file through.
+    """Read a whole TFRecord file.
 
     Raises:
-        InputError: it is gone, or a record of it is damaged or lacks a feature.
+        InputError: the file is missing, or a record is damaged or lacks a feature.
     """
     good = 0
     try:
@@ -280,7 +280,8 @@ def _check_file(file: str, manifest: Manifest) -> None:
             good += 1
     except (tf.errors.NotFoundError, FileNotFoundError) as error:
         raise InputError(
-            f"{file}: is gone; put it back, and the same command goes on from the last checkpoint"
+            f"{file}: is missing; put it back and repeat the command, which resumes from the last "
+            "checkpoint"
         ) from error
     except tf.errors.DataLossError as error:
         raise InputError(

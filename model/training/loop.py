@@ -1,9 +1,9 @@
-"""The compiled training loop: replica steps, one reduction of gradients, the update.
+"""The compiled training loop: per-replica gradients, their all-reduce, the optimizer step.
 
 One call of `train` runs many steps. Each replica computes its forward and backward pass in one XLA
 program; outside of it the gradients are summed over the replicas, clipped and applied.
 
-Shapes: B examples a replica, G seed generators (one a dropout layer).
+Shapes: B examples per replica, G seed generators (one per dropout layer).
 """
 
 from collections.abc import Callable, Iterator
@@ -25,31 +25,31 @@ from model.training.workers import Workers
 from pipeline import schema
 
 NORM = "gradient_norm"
-"""Name of the sum, over steps, of the norm of all gradients before clipping."""
+"""Name of a sum over steps: the global norm of the gradients before clipping."""
 
 POSITIONS, REAL_POSITIONS = "positions", "real_positions"
-"""Names of the number of positions, and of those that are no padding."""
+"""Names of two sums: the number of positions, and of those that are not padding."""
 
 DATA_SECS = "data_secs"
-"""Name of the seconds that were spent waiting for batches."""
+"""Name of a sum: the time spent waiting for batches, in seconds."""
 
 
 class Trainer:
     """A model, its optimizer and its step counter on the devices of a strategy.
 
     Attributes:
-        strategy: where the replicas are.
-        accumulation_steps: parts that a replica's batch is computed in, one after the other.
-        times_data: whether the wait for batches is measured, which TensorFlow refuses where every
-            operation is to be deterministic.
-        objective: what is minimised.
-        config: the model's numbers.
-        model: the objective's.
-        predictor: the model, to be asked.
-        optimizer: what updates it.
-        step: int64 []. Number of updates done.
-        position: int64 []. Number of batches of the train stream that are used up: the updates, and
-            the batches that were skipped.
+        strategy: distribution strategy of the replicas.
+        accumulation_steps: number of gradient-accumulation steps per optimizer step.
+        times_data: whether the wait for batches is measured; TensorFlow refuses that if operations
+            must be deterministic.
+        objective: the losses to minimise.
+        config: hyperparameters of the model.
+        model: the objective's model.
+        predictor: the model for inference.
+        optimizer: the optimizer of the model's weights.
+        step: int64 []. Number of optimizer steps done.
+        position: int64 []. Number of batches consumed from the train stream: steps plus batches
+            skipped after a divergence.
     """
 
     def __init__(
@@ -87,15 +87,16 @@ class Trainer:
             )
             self.step = _counter(0)
             self.position = _counter(0)
-            # float16 has no small numbers: gradients come scaled up, as far as they stay finite.
+            # Small gradients underflow in float16, so the loss is scaled up as far as possible.
             self.loss_scale = LossScale() if training.precision == "float16" else None
-        # Most gradients are products in bfloat16; so, half the bytes go from worker to worker.
+        # With bfloat16 products the gradients have no more digits than bfloat16 anyway; sending
+        # them between workers as bfloat16 halves the traffic.
         several = Workers(strategy).count > 1
         self._sends_bfloat16 = several and training.precision == "bfloat16"
-        # What Keras keeps besides weights: the state of each dropout layer's seed generator.
+        # Keras's other variables: the state of each dropout layer's seed generator.
         weights = {id(weight) for weight in self.model.weights}
         self._seed_states = [v for v in self.model.variables if id(v) not in weights]
-        # A CPU multiplies faster outside of XLA: see model/bert/kernels.py.
+        # On CPUs matrix products are faster outside of XLA: see model/bert/kernels.py.
         self._fuse = xla and is_on_cpu(strategy)
         whole = xla and not self._fuse
         self._gradients = tf.function(self._gradients_and_sums, jit_compile=whole, autograph=False)
@@ -104,12 +105,12 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """Number of updates done, read from whichever device has it."""
+        """Number of optimizer steps done, as a Python integer."""
         return int(self.step.numpy())
 
     @property
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds, by name."""
+        """The variables that a checkpoint stores, by name."""
         return {
             "model": self.weights,
             "momentum": self.optimizer.momentum,
@@ -121,25 +122,25 @@ class Trainer:
 
     @tf.function
     def train(self, batches: Iterator[Batch], steps: tf.Tensor) -> Sums:
-        """Do some updates and return the sums over them, float32 [] each, by name.
+        """Run optimizer steps and return the sums over them, float32 [] each, by name.
 
-        They are those of the objective, and `NORM`, `POSITIONS`, `REAL_POSITIONS` and `DATA_SECS`.
+        The sums are those of the objective, and `NORM`, `POSITIONS`, `REAL_POSITIONS`, `DATA_SECS`.
 
         Args:
             batches: per-replica batches of the train stream.
-            steps: int32 []. Number of updates.
+            steps: int32 []. Number of steps.
         """
         names = (*self.objective.sum_names, NORM, POSITIONS, REAL_POSITIONS)
         totals = dict.fromkeys(names, tf.zeros([]))
         data_secs = tf.zeros([], tf.float64)
         for _ in tf.range(steps):
-            # Not before the last step is done, or the wait for that would be counted.
+            # Start the clock after the previous step, or the wait for that would be counted too.
             with tf.control_dependencies(list(totals.values())):
-                asked = self._now()
-            with tf.control_dependencies([asked]):
+                requested = self._now()
+            with tf.control_dependencies([requested]):
                 batch = next(batches)
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-                data_secs += self._now() - asked
+                data_secs += self._now() - requested
             sums = self._first(self.strategy.run(self._train_replica, args=(batch,)))
             if self.loss_scale:
                 sums[NORM] = self.loss_scale.updated(sums[NORM])
@@ -151,12 +152,12 @@ class Trainer:
         return totals
 
     def _now(self) -> tf.Tensor:
-        """Return the time in seconds, float64 []; 0 where it is not to be asked."""
+        """Return the time in seconds, float64 []; 0 if times are not measured."""
         return tf.timestamp() if self.times_data else tf.zeros([], tf.float64)
 
     @tf.function
     def evaluate(self, batches: Iterator[Batch], count: tf.Tensor) -> Sums:
-        """Return the sums over some batches, float64 [] each, by name; nothing is updated.
+        """Return the sums of the objective over some batches, float64 [] each, by name.
 
         Args:
             batches: per-replica batches.
@@ -164,22 +165,22 @@ class Trainer:
         """
         totals = dict.fromkeys(self.objective.sum_names, tf.zeros([], tf.float64))
         for _ in tf.range(count):
-            # Nothing waits for the batch before: the second fills the first one's gaps, and more
-            # than two (TensorFlow's default is ten) only take memory.
+            # Batches are independent: two in parallel keep the cores busy, and more (TensorFlow's
+            # default is ten) only need memory.
             tf.autograph.experimental.set_loop_options(parallel_iterations=2)
             sums = self._first(self.strategy.run(self._measure_replica, args=(next(batches),)))
             totals = {name: totals[name] + tf.cast(sums[name], tf.float64) for name in totals}
         return totals
 
     def _first(self, sums: dict[str, Any]) -> Sums:
-        """Return what is the same in every replica."""
+        """Return the first replica's values, for sums that are equal in every replica."""
         return {
             name: self.strategy.experimental_local_results(values)[0]
             for name, values in sums.items()
         }
 
     def _train_replica(self, batch: Batch) -> Sums:
-        """Do one update in a replica's context and return the sums over all replicas."""
+        """Do one step in a replica's context and return the sums over all replicas."""
         replica = tf.distribute.get_replica_context()
         weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, self.objective.weights(batch))
         first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
@@ -204,13 +205,13 @@ class Trainer:
         first_example: tf.Tensor,
         scale: tf.Tensor,
     ) -> tuple[list[tf.Tensor], Sums]:
-        """Return the gradients and sums of a replica's batch, computed a part after the other.
+        """Return the gradients and sums of a replica's batch, with gradient accumulation.
 
         Args:
-            batch: the replica's.
-            weights: of the global batch.
-            first_example: int32 []. Number in the global batch of the replica's first example.
-            scale: float32 []. Times which the gradients are to come.
+            batch: the replica's batch.
+            weights: weights of the global batch, by head.
+            first_example: int32 []. Index in the global batch of the replica's first example.
+            scale: float32 []. Factor on the gradients (loss scaling).
         """
         part_size = batch["example_weights"].shape[0] // self.accumulation_steps
         if self.accumulation_steps == 1:
@@ -237,23 +238,23 @@ class Trainer:
             lambda index, *_: index < self.accumulation_steps,
             add_part,
             start,
-            parallel_iterations=1,  # one part in memory at a time
+            parallel_iterations=1,  # only one part's activations in memory at a time
         )
         return gradients, sums
 
     def _measure_replica(self, batch: Batch) -> Sums:
-        # A compiled function must be entered in the replica's context, or it takes the variables
-        # of another device.
+        # A compiled function must be called in the replica's context, or it uses the variables of
+        # another device.
         sums = self._measures(batch)
         replica = tf.distribute.get_replica_context()
         summed: Sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
         return summed
 
     def _dropout_seeds(self, first_example: tf.Tensor | int) -> tf.Tensor:
-        """Return what `random_dropout` needs of every dropout layer, int64 [G, 2].
+        """Return the dropout states (see `model.bert.kernels`) of all layers, int64 [G, 2].
 
         Args:
-            first_example: number in the global batch of the first example to be dropped from.
+            first_example: index in the global batch of the first example of the replica's part.
         """
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.identity(self.step)])
         layers = len(self._seed_states)
@@ -266,10 +267,10 @@ class Trainer:
     def _gradients_and_sums(
         self, batch: Batch, weights: Sums, seeds: tf.Tensor, scale: tf.Tensor
     ) -> tuple[list[tf.Tensor], Sums]:
-        """Return the gradients of this replica's share of the loss times scale, and its sums."""
+        """Return the gradients of this replica's share of the scaled loss, and its sums."""
         if self._fuse:
             batch = self.objective.packed(batch)
-        # In this scope Keras's seed generators read what we give and keep nothing.
+        # In a StatelessScope Keras's seed generators return our states and update none of theirs.
         states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
         variables = [weight.value for weight in self.model.trainable_variables]
         with fused_on_cpu(self._fuse), keras.StatelessScope(state_mapping=list(states)):
@@ -277,7 +278,7 @@ class Trainer:
                 outputs = self.objective.outputs(self.model, batch, training=True)
                 sums = self.objective.sums(outputs, batch)
                 loss = global_loss(sums, weights) * scale
-            # A head that is not trained has gradients of 0.
+            # The weights of a head without a loss get gradients of zero instead of None.
             gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         return [tf.convert_to_tensor(g) for g in gradients], sums
 
@@ -290,10 +291,10 @@ class Trainer:
 
 
 class Predictor:
-    """A model on the devices of a strategy, to be asked.
+    """A model for inference on the devices of a strategy.
 
     Attributes:
-        strategy: where the replicas are.
+        strategy: distribution strategy of the replicas.
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *, xla: bool) -> None:
@@ -305,7 +306,7 @@ class Predictor:
         )
 
     def predict(self, batch: Any) -> dict[str, np.ndarray]:
-        """Return the model's outputs for a global batch, in its order, the same on every worker.
+        """Return the model's outputs for a global batch, in order; equal on every worker.
 
         Args:
             batch: per-replica batches.
@@ -317,7 +318,7 @@ class Predictor:
 
     @tf.function
     def _over_replicas(self, batch: Any) -> Any:
-        # As with `_measure_replica`, compiled in the replica's context.
+        # Called in the replica's context, for the same reason as in `_measure_replica`.
         return self.strategy.run(lambda replica: self._outputs(replica), args=(batch,))
 
     def _forward(self, batch: Batch) -> Batch:
@@ -331,13 +332,14 @@ def _counter(start: int) -> tf.Variable:
 
 
 class LossScale:
-    """A factor on the loss that keeps float16 gradients from vanishing, found by trying.
+    """Dynamic loss scaling, which keeps float16 gradients from underflowing.
 
-    Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740, section 3.2: halved by gradients
-    that are not finite, whose update is left out, and doubled by so many steps without.
+    Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740, section 3.2: non-finite gradients
+    skip the step and halve the factor; after `STEPS_TO_DOUBLE` finite steps it is doubled.
 
     Attributes:
-        state: what a checkpoint holds: powers of 2, and steps since it changed.
+        state: variables for the checkpoint: `power` (the factor's exponent to base 2) and `steps`
+            (finite steps since it changed).
     """
 
     START_POWER = 15
@@ -351,11 +353,14 @@ class LossScale:
         return tf.pow(2.0, tf.cast(self.state["power"], tf.float32))
 
     def updated(self, norm: tf.Tensor) -> tf.Tensor:
-        """Change it after a step, and return the norm of the step's gradients to add up.
+        """Update the factor after a step, and return the gradient norm to record.
 
         Args:
-            norm: float32 []. 0 is returned for one that is not finite, unless the factor cannot
-                become smaller: then something else is wrong.
+            norm: float32 []. Global norm of the step's gradients.
+
+        Returns:
+            float32 []. The norm; 0 if it is not finite, since the step was merely skipped, unless
+            the factor is already 1: then the divergence is real and must be seen.
         """
         power, steps = (tf.identity(self.state[name]) for name in ("power", "steps"))
         finite = tf.math.is_finite(norm)
@@ -371,18 +376,19 @@ def distribute(
     strategy: tf.distribute.Strategy,
     batches: Callable[[tf.distribute.InputContext], tf.data.Dataset],
 ) -> Iterator[dict[str, Any]]:
-    """Return an iterator that gives each replica its batch of every global batch.
+    """Return an iterator over per-replica batches.
 
     Args:
-        strategy: where the replicas are.
-        batches: returns those of one process, for its devices in turns.
+        strategy: distribution strategy of the replicas.
+        batches: function that returns the batches of one process, round-robin over its devices.
     """
     if strategy.num_replicas_in_sync == 1:
         return iter(batches(tf.distribute.InputContext()))
 
     def endless(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        # Nobody takes more batches than there are. Told that they may end, TensorFlow makes ready
-        # for a smaller last one, and several workers lose the shapes that XLA needs.
+        # Declare the dataset infinite (callers never read past its end): for a finite one
+        # TensorFlow prepares for a partial last batch, and with several workers the static shapes
+        # that XLA needs are lost.
         infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return batches(context).apply(infinite)
 

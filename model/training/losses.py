@@ -1,7 +1,7 @@
-"""Losses and accuracies, as sums and weights to divide once, at the end; those of pretraining.
+"""Losses and accuracies as (sum, weight) pairs, and the objective of pretraining.
 
-Every function returns (sum, weight): summed over batches and replicas first and divided then, the
-mean is exact whatever the batches' sizes.
+Every function returns (sum, weight). Both are summed over batches and replicas and divided once at
+the end, so the mean is exact for any batch sizes.
 
 Shapes: B batch, P masked positions, S packed slots of B·P, V vocabulary size, C classes.
 
@@ -31,37 +31,37 @@ SLOTS_AT_ONCE = 32
 
 
 class Objective(Protocol):
-    """What a training minimises: a model, and the losses of its heads.
+    """What a training minimises: a model and the losses of its heads.
 
-    The sums of a head are its `loss` and its `weight`, the number of what is predicted, and often
-    its `accuracy`, the number of what is right.
+    The sums of a head are its `loss`, its `weight` (the number of predictions) and often its
+    `accuracy` (the number of correct predictions).
     """
 
     @property
     def sum_names(self) -> list[str]:
-        """Names of everything that `sums` adds up, each `HEAD_loss`, `HEAD_weight` or the like."""
+        """Names of the results of `sums`: `HEAD_loss`, `HEAD_weight` and so on."""
 
     def build_model(self, config: BertConfig) -> keras.Model:
-        """Return the model; weights that are to stay as they are are not trainable."""
+        """Return the model; frozen weights are not trainable."""
 
     def weights(self, batch: Batch) -> Sums:
         """Return the weight of a batch by head, float32 [] each."""
 
     def packed(self, batch: Batch) -> Batch:
-        """Return a batch without what counts nothing, in shapes that differ from batch to batch."""
+        """Drop positions with zero weight; output shapes vary per batch."""
 
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
-        """Return what the model makes of a batch, packed or not."""
+        """Return the model's outputs for a batch, packed or not."""
 
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
         """Return every sum over a batch, packed or not, by name, float32 [] each."""
 
     def learning_rate_factor(self, path: str) -> float:
-        """Return times which the learning rate holds for the weight of this name."""
+        """Return the learning-rate multiplier for this weight."""
 
 
 def model_outputs(model: keras.Model, batch: Batch, *, training: bool) -> Batch:
-    """Return what a model makes of those features of a batch that it takes."""
+    """Call a model on those features of a batch that are its inputs."""
     return model({name: batch[name] for name in model.input}, training=training)
 
 
@@ -71,8 +71,8 @@ def cross_entropy(
     """Return the summed cross-entropy in nats and the summed weight, float32 [] each.
 
     Args:
-        logits: float [..., C]. Computed on in float32 whatever they come as.
-        labels: int32 [...]. Right class, 0 to C - 1.
+        logits: float [..., C]. The computation is in float32 for every dtype.
+        labels: int32 [...]. Correct class, 0 to C - 1.
         weights: float32 [...]. 1 = counts, 0 = does not.
     """
     return tf.reduce_sum(_nats(logits, labels) * weights), tf.reduce_sum(weights)
@@ -80,8 +80,11 @@ def cross_entropy(
 
 @tf.custom_gradient
 def _nats(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """Return the cross-entropy of each row, float32 [...]; the logits are read thrice in all."""
-    # Which one is highest is asked for the accuracy, too, and TensorFlow computes it once.
+    """Return the cross-entropy of each row, float32 [...].
+
+    With V columns, memory bandwidth dominates: logits are read three times, gradients included.
+    """
+    # The accuracy uses the same argmax; TensorFlow merges the two and computes it once.
     highest, chosen = (_at(logits, classes) for classes in (_best(logits, labels.dtype), labels))
     log_sums = _log_sums(logits, highest)
 
@@ -102,7 +105,7 @@ def _at(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
 
 @fused
 def _log_sums(logits: tf.Tensor, highest: tf.Tensor) -> tf.Tensor:
-    """Return the logarithms of the rows' sums of e to the logits, given the highest of each row."""
+    """Return the log-sum-exp of each row, given the highest logit of each row (for stability)."""
     shifted = tf.cast(logits, tf.float32) - highest[..., tf.newaxis]
     return highest + tf.math.log(tf.reduce_sum(tf.exp(shifted), axis=-1))
 
@@ -111,7 +114,7 @@ def _log_sums(logits: tf.Tensor, highest: tf.Tensor) -> tf.Tensor:
 def _logit_gradients(
     logits: tf.Tensor, log_sums: tf.Tensor, labels: tf.Tensor, upstream: tf.Tensor
 ) -> tf.Tensor:
-    """Return the softmax less 1 at the label, times upstream, of the dtype of the logits."""
+    """Return (softmax - one_hot(label)) · upstream, in the dtype of the logits."""
     shares = tf.exp(tf.cast(logits, tf.float32) - log_sums[..., tf.newaxis])
     is_label = tf.range(tf.shape(logits)[-1], dtype=labels.dtype) == labels[..., tf.newaxis]
     gradients = (shares - tf.cast(is_label, tf.float32)) * upstream[..., tf.newaxis]
@@ -121,11 +124,11 @@ def _logit_gradients(
 def accuracy(
     logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the weight of what the highest logit gets right and the summed weight.
+    """Return the summed weight of correct predictions and the summed weight, float32 [] each.
 
     Args:
         logits: float [..., C].
-        labels: int32 [...]. Right class, 0 to C - 1.
+        labels: int32 [...]. Correct class, 0 to C - 1.
         weights: float32 [...]. 1 = counts, 0 = does not.
     """
     right = tf.equal(_best(logits, labels.dtype), labels)
@@ -141,17 +144,17 @@ def _labels_and_weights(head: Head, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Masked pieces and, where there are pairs, next sentences.
+    """The objective of pretraining: masked LM and, for paired data, next-sentence prediction.
 
     Attributes:
-        heads: the ones that are trained.
+        heads: the heads to train.
     """
 
     heads: Sequence[Head]
 
     @property
     def sum_names(self) -> list[str]:
-        """Names of everything that `sums` adds up.
+        """Names of the results of `sums`.
 
         A head's `weight` is the number of masked pieces, or of examples.
         """
@@ -162,19 +165,19 @@ class Pretraining:
         return build_pretraining_model(config)
 
     def weights(self, batch: Batch) -> Sums:
-        """Return the number of masked pieces and of examples that count, by head."""
+        """Return the number of masked pieces and of (non-filler) examples, by head."""
         return {head: tf.reduce_sum(_labels_and_weights(head, batch)[1]) for head in self.heads}
 
     def packed(self, batch: Batch) -> Batch:
-        """Return a batch with the slots that have a masked piece only, S of the B·P.
+        """Drop prediction slots that are unused, keeping S of the B·P slots.
 
-        An eighth of them has none: a text may be shorter than its record.
+        About an eighth of the slots is unused, since texts may be shorter than their record.
 
         Returns:
-            The batch, with masked_lm_ids int32 [S] and masked_lm_weights float32 [S], and with
-            masked_lm_slots int32 [S], their numbers among B·P. The last few may count nothing: S
-            is a multiple of `SLOTS_AT_ONCE`, or of a twentieth of B·P where that is more, so
-            that there are few shapes to compile for.
+            The batch, with masked_lm_ids int32 [S], masked_lm_weights float32 [S] and
+            masked_lm_slots int32 [S], flat indices into the B·P slots. The last few may be unused:
+            S is rounded up to a multiple of `SLOTS_AT_ONCE`, or of a twentieth of B·P if that is
+            larger, to limit the number of shapes that XLA compiles for.
         """
         names = (schema.MASKED_LM_IDS, schema.MASKED_LM_WEIGHTS)
         ids, weights = (tf.reshape(batch[name], [-1]) for name in names)
@@ -182,19 +185,19 @@ class Pretraining:
         count = tf.math.count_nonzero(weights, dtype=tf.int32)
         step = tf.maximum(SLOTS_AT_ONCE, tf.size(weights) // 20)
         size = -(-tf.maximum(count, 1) // step) * step
-        slots = masked_first[:size]  # all, where there are fewer than that
-        found = dict(zip(names, (tf.gather(ids, slots), tf.gather(weights, slots)), strict=True))
-        return {**batch, **found, SLOTS: slots}
+        slots = masked_first[:size]  # slicing clips at B·P
+        kept = dict(zip(names, (tf.gather(ids, slots), tf.gather(weights, slots)), strict=True))
+        return {**batch, **kept, SLOTS: slots}
 
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
-        """Return the pretraining model's outputs; of a packed batch, masked_lm_logits [S, V]."""
+        """Return the model's outputs; for a packed batch masked_lm_logits are [S, V]."""
         return model_outputs(model.at_slots if SLOTS in batch else model, batch, training=training)
 
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
         """Return every sum over a batch, float32 [] each.
 
         Args:
-            outputs: the pretraining model's: masked_lm_logits [B, P, V] or [S, V],
+            outputs: outputs of the pretraining model: masked_lm_logits [B, P, V] or [S, V],
                 next_sentence_logits [B, 2].
             batch: the batch's features, and example_weights float32 [B]: 1 = counts, 0 = filler.
         """
@@ -209,11 +212,11 @@ class Pretraining:
 
 
 def global_loss(sums: Batch, global_weights: Batch) -> tf.Tensor:
-    """Return a replica's share of the heads' losses, added; the shares of all replicas add up.
+    """Return a replica's share of the total loss; the loss is the sum of all replicas' shares.
 
     Args:
-        sums: this replica's, of an `Objective`.
-        global_weights: its weights, summed over the replicas. A batch without a masked piece has
+        sums: this replica's sums of an `Objective`.
+        global_weights: the weights summed over all replicas. A batch without a masked piece has
             weight 0 and loss 0.
     """
     return tf.add_n(
@@ -222,7 +225,7 @@ def global_loss(sums: Batch, global_weights: Batch) -> tf.Tensor:
 
 
 def means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean of every measure, and the heads' `loss` together, from their sums."""
+    """Return the mean of every metric, and the heads' total `loss`, from their sums."""
     averaged = {}
     for name, value in sums.items():
         head, _, what = name.rpartition("_")

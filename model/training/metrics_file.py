@@ -1,4 +1,4 @@
-"""A run's measurements on the disk, a line each."""
+"""The log of a run's metrics, as JSON Lines."""
 
 import math
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from pipeline.storage.strict_json import from_json, to_json
 
 
 class MetricsFile:
-    """The run's `metrics.jsonl`: one JSON object a line, each with its `step` and `split`."""
+    """The run's `metrics.jsonl`: one JSON object per line, with its `step` and `split`."""
 
     def __init__(self, path: Path, first_step: int) -> None:
-        """Open the file, without the lines of steps that are about to be done again."""
+        """Open the file; remove the lines of steps that will be repeated after a resume."""
         self.path = path
         self.cut(first_step)
 
@@ -26,18 +26,18 @@ class MetricsFile:
         write_atomically(self.path, "".join(kept).encode())
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return what has been written; a line that was cut off is left out."""
+        """Return all lines; incompletely written or damaged ones are skipped."""
         if not self.path.exists():
             return []
         lines = self._text().splitlines()
         return [from_json(line) for line in lines if math.isfinite(_step_of(line))]
 
     def _text(self) -> str:
-        # A damaged line does not keep a run from being resumed.
+        # A damaged line must not prevent a resume.
         return self.path.read_text(encoding="utf-8", errors="replace")
 
     def sync(self) -> None:
-        """Wait until the lines are on the disk."""
+        """Flush the lines to the disk (fsync)."""
         if self.path.exists():
             sync(self.path)
             sync(self.path.parent)
@@ -53,7 +53,7 @@ class MetricsFile:
 
 
 def _step_of(line: str) -> float:
-    """Return a line's step; infinity for one that was cut off or is damaged."""
+    """Return a line's step; infinity if the line is incomplete or damaged."""
     try:
         return int(from_json(line)["step"])
     except (ValueError, KeyError, TypeError):

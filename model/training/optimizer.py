@@ -1,9 +1,9 @@
-"""AdamW and LAMB on gradients that are already summed over the replicas; learning-rate schedules.
+"""AdamW and LAMB for gradients that are already summed over the replicas; learning-rate schedules.
 
-Keras's AdamW clips each replica's gradients before it sums them, and sums them itself; ours clips
-what the whole batch gives, once.
+Keras's AdamW clips each replica's gradients separately and then sums them; ours clips the gradient
+of the global batch once.
 
-Sources: Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101; the bias correction, with the
+Sources: Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101; the bias correction, with
 epsilon outside of it, is that of Kingma & Ba 2014, https://arxiv.org/abs/1412.6980, algorithm 1.
 LAMB: You et al. 2019, https://arxiv.org/abs/1904.00962, algorithm 2.
 """
@@ -16,26 +16,26 @@ from typing import Any
 import tensorflow as tf
 
 NOT_DECAYED = ("gamma", "beta", "bias", "output_bias")
-"""Last parts of the names of weights that are not decayed: LayerNorm's gamma and beta, biases."""
+"""Name suffixes of weights without weight decay: LayerNorm's gamma and beta, biases."""
 
 Schedule = Callable[[tf.Tensor], tf.Tensor]
 
 
 def is_decayed(path: str) -> bool:
-    """Return whether the weight of this name (`…/layer/weight`) is decayed."""
+    """Return whether weight decay applies to the weight with this path (`…/layer/weight`)."""
     return path.rsplit("/", 1)[-1] not in NOT_DECAYED
 
 
 def same_for_all(path: str) -> float:
-    """Return 1: every weight is updated at the schedule's learning rate."""
+    """Return the learning-rate multiplier 1, the same for every weight."""
     del path
     return 1.0
 
 
 FINAL_DECAY_RATE = 0.1
-"""Share of the steps over which `warmup-stable-decay` falls."""
+"""Share of the steps after the warm-up over which `warmup-stable-decay` decays to 0."""
 
-# By name, the share of the peak at a share of the way from the warm-up's end to the last step.
+# Learning rate relative to the peak, as a function of the progress (0 to 1) after the warm-up.
 _FALLS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "linear": lambda way: 1.0 - way,
     "cosine": lambda way: 0.5 * (1.0 + tf.cos(math.pi * way)),
@@ -46,19 +46,19 @@ SCHEDULES = tuple(_FALLS)
 
 
 def make_schedule(name: str, peak: float, warmup_steps: int, steps: int) -> Schedule:
-    """Return the learning rate by step: a linear rise to the peak, then a fall to 0.
+    """Return the learning rate by step: a linear warm-up to the peak, then a decay to 0.
 
-    Step numbers count updates done, so the first update has step 0 and rate peak / warmup_steps;
-    the fall would reach 0 at step `steps`, which no update has.
+    Steps are numbered from 0, so the first step has the rate peak / warmup_steps. The decay would
+    reach 0 at step `steps`, one after the last.
 
     Args:
-        name: how it falls. linear: BERT's. cosine: half a period (Loshchilov & Hutter 2016,
-            https://arxiv.org/abs/1608.03983). polynomial: the root of what is left of the way
-            (NVIDIA's for LAMB). warmup-stable-decay: it stays at the peak and falls linearly at
-            the very end (Hu et al. 2024, https://arxiv.org/abs/2404.06395).
-        peak: highest learning rate, at step `warmup_steps` - 1 and the one after it.
-        warmup_steps: length of the rise; 0 = start at the peak.
-        steps: length of the whole.
+        name: kind of decay. linear: BERT's. cosine: half a period (Loshchilov & Hutter 2016,
+            https://arxiv.org/abs/1608.03983). polynomial: square root of the remaining share of
+            steps (NVIDIA's for LAMB). warmup-stable-decay: constant, then a linear decay over the
+            last tenth (Hu et al. 2024, https://arxiv.org/abs/2404.06395).
+        peak: peak learning rate, at steps `warmup_steps` - 1 and `warmup_steps`.
+        warmup_steps: number of warm-up steps; 0 = start at the peak.
+        steps: total number of steps.
     """
 
     def rate(step: tf.Tensor) -> tf.Tensor:
@@ -72,14 +72,15 @@ def make_schedule(name: str, peak: float, warmup_steps: int, steps: int) -> Sche
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The numbers of AdamW and LAMB, those of the BERT paper.
+    """Hyperparameters of AdamW and LAMB; the defaults are those of the BERT paper.
 
     Attributes:
-        weight_decay: share of a weight taken off at each update, times the learning rate.
-        beta_1: decay of the mean gradient per step.
-        beta_2: decay of the mean squared gradient per step.
-        epsilon: added to the root of the mean squared gradient.
-        clip_norm: longest allowed norm of all gradients together.
+        weight_decay: decoupled weight decay: each step multiplies a weight by
+            1 - learning rate · weight_decay.
+        beta_1: decay rate of the first moment (mean gradient).
+        beta_2: decay rate of the second moment (mean squared gradient).
+        epsilon: added to the square root of the second moment.
+        clip_norm: largest global norm of the gradients; larger ones are scaled down.
     """
 
     weight_decay: float = 0.01
@@ -90,11 +91,11 @@ class OptimizerSettings:
 
 
 class AdamW:
-    """The update of some variables, and its state.
+    """The AdamW optimizer of some variables.
 
     Attributes:
-        momentum: mean gradient by the variable's name.
-        velocity: mean squared gradient by the variable's name.
+        momentum: first moments, by the variable's path.
+        velocity: second moments, by the variable's path.
     """
 
     def __init__(
@@ -104,13 +105,13 @@ class AdamW:
         settings: OptimizerSettings,
         learning_rate_factor: Callable[[str], float] = same_for_all,
     ) -> None:
-        """Make zero state for the variables; call it in the scope of their strategy.
+        """Create the moments, initially zero; call it in the scope of the variables' strategy.
 
         Args:
-            variables: by name.
-            schedule: the learning rate.
-            settings: the other numbers.
-            learning_rate_factor: times which the learning rate holds for the variable of a name.
+            variables: the variables to optimize, by path.
+            schedule: learning rate by step.
+            settings: the other hyperparameters.
+            learning_rate_factor: function from a variable's path to its learning-rate multiplier.
         """
         self.learning_rate_factor = learning_rate_factor
         self.variables = dict(variables)
@@ -124,12 +125,12 @@ class AdamW:
     ) -> tf.Tensor:
         """Update every variable and return the gradients' global norm before clipping, float32 [].
 
-        Nothing changes if the norm is not finite. Call it in a replica's context.
+        If the norm is not finite, nothing changes. Call it in a replica's context.
 
         Args:
-            gradients: one a variable, in their order, summed over the replicas, times scale.
-            step: int64 []. Number of updates done before this one.
-            scale: float32 []. What they are to be divided by.
+            gradients: one per variable, in order, summed over the replicas, multiplied by `scale`.
+            step: int64 []. Number of steps done before this one.
+            scale: float32 []. Loss scale, by which the gradients are divided.
         """
         norm = tf.linalg.global_norm(gradients) / scale
         numbers = self._numbers(step, norm, scale)
@@ -140,7 +141,7 @@ class AdamW:
     def _numbers(
         self, step: tf.Tensor, norm: tf.Tensor, scale: tf.Tensor | float
     ) -> dict[str, tf.Tensor]:
-        """Return this step's scalars, float32 [] each."""
+        """Return this step's scalars, float32 [] each; no-op values if the norm is not finite."""
         settings = self.settings
         number = tf.cast(step + 1, tf.float32)
         unbias_1 = 1.0 - tf.pow(settings.beta_1, number)
@@ -165,7 +166,7 @@ class AdamW:
         for (path, variable), gradient in zip(self.variables.items(), gradients, strict=True):
             slots = (self.momentum[path], self.velocity[path])
             update = self._decay_and_update if is_decayed(path) else self._update
-            update = _faster(update, self.learning_rate_factor(path))
+            update = _rescaled(update, self.learning_rate_factor(path))
             strategy.extended.update(variable, update, args=(gradient, *slots, numbers))
 
     def _decay_and_update(
@@ -176,7 +177,7 @@ class AdamW:
         velocity: tf.Variable,
         numbers: dict[str, tf.Tensor],
     ) -> None:
-        # One pass, whose result becomes the variable; `assign_sub` would read and write it again.
+        # One pass over the memory; `assign_sub` would read and write the variable once more.
         variable.assign(variable * (1.0 - numbers["learning_rate"] * self.settings.weight_decay))
         self._update(variable, gradient, momentum, velocity, numbers)
 
@@ -188,8 +189,8 @@ class AdamW:
         velocity: tf.Variable,
         numbers: dict[str, tf.Tensor],
     ) -> None:
-        # The kernel behind tf.keras's old Adam: one pass in place over the four arrays. Its powers
-        # of beta are 0 because `numbers` has the bias corrections already.
+        # TensorFlow's fused Adam kernel: one in-place pass over the four arrays. The powers of beta
+        # are 0 to switch off its bias correction, which is already in `numbers`.
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=momentum.handle,
@@ -205,10 +206,10 @@ class AdamW:
 
 
 class Lamb(AdamW):
-    """AdamW whose step on a weight is as long as a share of that weight: for very large batches.
+    """LAMB, for very large batches: AdamW with each step scaled by the weight's norm (trust ratio).
 
-    Biases and LayerNorm, which are not decayed, take AdamW's own step, as in google-research/bert's
-    and NVIDIA's LAMB.
+    Biases and LayerNorm, which are not decayed, take AdamW's step, as in google-research/bert's and
+    NVIDIA's LAMB.
     """
 
     def _decay_and_update(
@@ -230,8 +231,8 @@ class Lamb(AdamW):
         variable.assign_sub(numbers["learning_rate"] * ratio * step)
 
 
-def _faster(update: Callable[..., None], factor: float) -> Callable[..., None]:
-    """Return the update at a multiple of the learning rate."""
+def _rescaled(update: Callable[..., None], factor: float) -> Callable[..., None]:
+    """Return the update function with its learning rate multiplied by a factor."""
 
     def call(*arguments: Any) -> None:
         *others, numbers = arguments

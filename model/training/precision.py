@@ -1,4 +1,4 @@
-"""What the matrix products compute in; weights, sums and the update are float32 everywhere."""
+"""Compute dtypes of matrix multiplications; weights, sums and optimizer stay float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,18 +15,19 @@ POLICIES: dict[Precision, str] = {
     "bfloat16": "mixed_bfloat16",
     "float16": "mixed_float16",
 }
-"""Keras's names of them."""
+"""Keras dtype policies by our names."""
 
 CPU_FLAGS = {"amx_bf16", "avx512_bf16"}
-"""Linux's names of what CPUs multiply bfloat16 with. A training step of mini took 0.6 of float32's
-time with either: AMX on an Intel Xeon (57 %), AVX-512 on an AMD EPYC of Zen 4 (64 %)."""
+"""Linux's names of CPU extensions for bfloat16. With either, a training step of size mini took
+about 0.6 of the time in float32: AMX on an Intel Xeon (57 %), AVX-512 on an AMD EPYC of Zen 4
+(64 %)."""
 
 AMPERE = 8
-"""NVIDIA's first generation of GPUs with units for bfloat16, by compute capability."""
+"""Major compute capability of NVIDIA's first GPUs with bfloat16 support."""
 
 
 def fastest(strategy: tf.distribute.Strategy) -> Precision:
-    """Return bfloat16 where every device has units for it, else float32."""
+    """Return bfloat16 if every device has hardware support for it, else float32."""
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return "bfloat16"
     if is_on_cpu(strategy):
@@ -37,7 +38,7 @@ def fastest(strategy: tf.distribute.Strategy) -> Precision:
 
 
 def _cpu_flags() -> list[str]:
-    """Return what Linux says that the CPU can do; nothing on other systems."""
+    """Return the CPU's feature flags from Linux; empty on other systems."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].split()
     except OSError:
@@ -46,7 +47,7 @@ def _cpu_flags() -> list[str]:
 
 @contextmanager
 def dtype_policy(precision: Precision) -> Iterator[None]:
-    """Build Keras layers that compute in a precision."""
+    """Inside the context, Keras layers are built with this compute dtype."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(POLICIES[precision])
     try:

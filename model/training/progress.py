@@ -1,4 +1,4 @@
-"""What the terminal shows of a training: a progress bar, or a plain line now and then."""
+"""Show a training's progress: a bar on a terminal, else a plain line every few seconds."""
 
 import time
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from model.run_config import CURVES
 from pipeline.console import notes, progress, results, table
 
 NOTEWORTHY_WAIT_RATE = 0.05
-"""Share of the time spent waiting for batches from which on the line of progress says so."""
+"""Share of time spent waiting for batches above which the progress line shows it."""
 
 PLAIN_LINE_SECS = 15.0
-"""Time between two lines where there is no terminal to draw a bar on."""
+"""Interval between plain lines if the output is not a terminal."""
 
 
 MEASURES = {
@@ -21,11 +21,11 @@ MEASURES = {
     "next_sentence_accuracy": "next",
     "task_accuracy": "right",
 }
-"""What the line of progress shows, where there is such a measure, and in what word."""
+"""Labels of the metrics that the progress line shows, by metric name."""
 
 
 def status_line(values: dict[str, float]) -> str:
-    """Return the measures of a window in a few words."""
+    """Return a window's metrics as one short line."""
     shares = [f"{word} {values[name]:.1%}" for name, word in MEASURES.items() if name in values]
     if values.get("data_wait_rate", 0) > NOTEWORTHY_WAIT_RATE:
         shares.append(f"waiting for data {values['data_wait_rate']:.0%}")
@@ -42,7 +42,7 @@ def time_left(seconds: float) -> str:
 
 
 class Progress:
-    """The bar on a terminal; a plain line every so often elsewhere."""
+    """A progress bar on a terminal; a plain line every `PLAIN_LINE_SECS` otherwise."""
 
     def __init__(self, steps: int, first_step: int, batch_size: int) -> None:
         self.steps = steps
@@ -61,16 +61,16 @@ class Progress:
 
     @contextmanager
     def shown(self) -> Iterator["Progress"]:
-        """Show the bar for as long as the context lasts."""
+        """Show the bar inside the context."""
         with self.bar:
             yield self
 
     def update(self, step: int, values: dict[str, float]) -> None:
-        """Show where the training is.
+        """Show the progress after a call of the training loop.
 
         Args:
-            step: number of updates done.
-            values: measures of the latest of them, by name.
+            step: number of steps done.
+            values: metrics of the latest steps, by name.
         """
         speed = f"{values['tokens_per_sec']:,.0f} tokens/s"
         line = f"step {step:,} · {status_line(values)} · {speed}"
@@ -85,7 +85,7 @@ class Progress:
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print the closing table."""
+    """Print the result table."""
     rows = [
         (f"masked pieces: loss ({result['split']})", f"{result['masked_lm_loss']:.4f} nats"),
         ("masked pieces: right", f"{result['masked_lm_accuracy']:.2%}"),

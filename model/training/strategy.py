@@ -1,4 +1,4 @@
-"""Which devices train in step: one, all of this machine's, those of several machines, or a TPU."""
+"""Choose the distribution strategy: one device, all local GPUs, several workers, or a TPU."""
 
 import ctypes
 import json
@@ -14,38 +14,39 @@ from pipeline.errors import InputError
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
 TF_CONFIG = "TF_CONFIG"
-"""The variable that tells a worker who the others are, and which one it is:
+"""Environment variable with the addresses of all workers and the index of this one:
 https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable"""
 
 TPU_NAME = "TPU_NAME"
 
-# Parameters of mallopt(3), in bytes: M_MMAP_THRESHOLD, from where a block is mapped on its own, the
-# largest that is taken; M_TRIM_THRESHOLD, how much may be free at the end of a heap; M_TOP_PAD. A
-# thread other than the first has heaps of 64 MB, of which the last is given back when nothing in it
-# is used, unless it and what is free before it are smaller than M_TOP_PAD: so, two heaps.
+# Parameters of mallopt(3), in bytes. M_MMAP_THRESHOLD: blocks of this size or more are mapped
+# separately; set to the largest value that glibc accepts. M_TRIM_THRESHOLD: how much free memory a
+# heap may keep at its end. M_TOP_PAD: other threads than the first have heaps of 64 MB; glibc frees
+# an unused last heap unless it and the free memory before it are smaller than M_TOP_PAD, so this is
+# two heaps.
 _GLIBC_SIZES = {-3: 32 << 20, -1: 1 << 30, -2: 128 << 20}
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """Return the strategy of this name.
+    """Return the strategy with this name.
 
     Args:
-        name: `one` device (the first GPU where there is one); `mirrored` over all GPUs, or over the
-            logical CPUs where there is none; `multi-worker` over all devices of the workers that
-            `TF_CONFIG` names; `tpu`, the one that `TPU_NAME` names, or this machine's; `auto` is
-            the first of multi-worker, tpu and mirrored that there is reason for, else one.
+        name: `one`: a single device (the first GPU, if any). `mirrored`: all local GPUs, or the
+            logical CPUs without a GPU. `multi-worker`: all devices of the workers in `TF_CONFIG`.
+            `tpu`: the TPU named by `TPU_NAME`, or the local one. `auto`: chosen from the hardware
+            and the environment (see `_detected`).
 
     Raises:
-        InputError: there is no strategy of this name, or none of its devices.
+        InputError: the name is unknown, or the strategy's devices are not available.
     """
     if name not in STRATEGIES:
         raise InputError(f"--strategy {name}: expected one of {', '.join(STRATEGIES)}")
     if name == "auto":
-        name = _found()
+        name = _detected()
     if name == "multi-worker":
         _check_tf_config()
         keep_freed_memory()
-        # Before anything else is computed: collectives must be set up first.
+        # Must be created before any other TensorFlow operation: it sets up the collectives.
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         return _tpu_strategy()
@@ -53,15 +54,15 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         gpus = tf.config.list_logical_devices("GPU")
         devices = gpus or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
-    # TensorFlow's default strategy: the first GPU, or the CPU, without the cost of distribution.
+    # TensorFlow's default strategy uses the first GPU, or the CPU, without distribution overhead.
     return tf.distribute.get_strategy()
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep large blocks that are freed for the next ones of their size.
+    """Make glibc reuse large freed blocks instead of returning them to the kernel.
 
-    gRPC copies gradients in blocks of megabytes, and for each glibc would ask Linux for new pages:
-    12,000 page faults in a step of mini. Other libraries stay as they are.
+    gRPC copies gradients in blocks of megabytes; glibc would request new pages for each of them,
+    12,000 page faults in a step of size mini. Other C libraries are left unchanged.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -70,8 +71,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(parameter, size)
 
 
-def _found() -> str:
-    """Return the strategy that the surroundings ask for."""
+def _detected() -> str:
+    """Return the strategy's name for `auto`: from TF_CONFIG, TPU_NAME and the hardware."""
     if os.environ.get(TF_CONFIG):
         return "multi-worker"
     if os.environ.get(TPU_NAME) or tf.config.list_physical_devices("TPU"):
@@ -80,7 +81,7 @@ def _found() -> str:
 
 
 def _check_tf_config() -> None:
-    """Raise `InputError` unless `TF_CONFIG` names the workers and which one this is."""
+    """Raise `InputError` unless `TF_CONFIG` contains the workers and the index of this one."""
     text = os.environ.get(TF_CONFIG, "")
     example = (
         '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
@@ -115,6 +116,6 @@ def _tpu_strategy() -> tf.distribute.Strategy:
 
 
 def is_on_cpu(strategy: tf.distribute.Strategy) -> bool:
-    """Return whether the replicas of a strategy compute on CPUs."""
+    """Return whether a strategy's replicas run on CPUs."""
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
     return not (on_tpu or tf.config.list_logical_devices("GPU"))

@@ -1,4 +1,4 @@
-"""The processes that train together, as they agree on what only one of them knows."""
+"""The worker processes of a strategy, and how they agree on values that only one of them knows."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,19 +10,19 @@ from pipeline.errors import JobError
 
 
 def device_count(strategy: tf.distribute.Strategy) -> int:
-    """Return how many times the first device's matrix units there are; a process has one CPU."""
+    """Return the number of devices for the peak FLOP rate; a process counts as one CPU device."""
     if is_on_cpu(strategy):
         return Workers(strategy).count
     return int(strategy.num_replicas_in_sync)
 
 
 class Workers:
-    """The processes of a strategy, as they agree on what only one of them knows.
+    """The worker processes of a strategy.
 
     Attributes:
-        count: how many there are.
-        index: number of this one; a task of type chief comes first.
-        strategy: theirs.
+        count: number of workers.
+        index: index of this worker; a task of type chief comes first.
+        strategy: their distribution strategy.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -37,20 +37,20 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is the process that writes the run's files and talks."""
+        """Whether this is the worker that writes the run's files and prints."""
         return self.index == 0
 
     def __str__(self) -> str:
-        """Return which one this is."""
+        """Return for example `worker 2 of 4`."""
         return f"worker {self.index + 1} of {self.count}"
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Return the sums over the workers of some numbers, the same everywhere.
+        """Return the sums of some numbers over all workers, equal on every worker.
 
-        Every worker must call it as often, with as many numbers.
+        A collective: all workers must call it equally often, with equally many numbers.
 
         Args:
-            values: each below 2^53 in all.
+            values: this worker's numbers; sums below 2^53 are exact.
         """
         if self.count == 1:
             return list(values)
@@ -59,36 +59,36 @@ class Workers:
         return self._all_reduced(shares).numpy().tolist()
 
     def of_chief(self, value: float) -> float:
-        """Return the chief's number."""
+        """Return the chief's value on every worker (a broadcast)."""
         return self.sums([value if self.is_chief else 0.0])[0]
 
     def any(self, value: bool) -> bool:
-        """Return whether it is true of any worker."""
+        """Return whether the value is true on any worker."""
         return self.sums([float(value)])[0] > 0
 
     def check_same(self, number: float, message: str) -> None:
-        """Raise `JobError` with a message unless every worker has the same number."""
-        if self.any(self.of_chief(number) != number):  # all of them end, not only the odd one
+        """Raise `JobError` with a message unless all workers have the same number."""
+        if self.any(self.of_chief(number) != number):  # every worker raises, not only the odd one
             raise JobError(message)
 
     @contextmanager
     def lost_ones_named(self) -> Iterator[None]:
-        """Turn TensorFlow's errors about a worker that is gone into a `JobError`."""
+        """Convert TensorFlow's errors about a lost worker into a `JobError`."""
         try:
             yield
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError) as e:
             if self.count == 1:
                 raise
             raise JobError(
-                f"{self}: another one is gone; start all of them again: "
-                "they go on from the last checkpoint"
+                f"{self}: lost the connection to another worker; start all workers again, they "
+                "resume from the last checkpoint"
             ) from e
 
     @tf.function
     def _all_reduced(self, values: tf.Tensor) -> tf.Tensor:
         def replica_sum() -> tf.Tensor:
             replica = tf.distribute.get_replica_context()
-            # What is computed here has the replica's device, which the reduction looks at.
+            # `identity` places the values on the replica's device, which the all-reduce requires.
             return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(values))
 
         return self.strategy.experimental_local_results(self.strategy.run(replica_sum))[0]

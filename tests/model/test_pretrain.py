@@ -381,7 +381,7 @@ def test_a_shard_that_disappears_ends_the_training_by_name(
         return train(trainer, *arguments)
 
     monkeypatch.setattr(Trainer, "train", train_and_lose)
-    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: is gone; put it back"):
+    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: is missing; put it back"):
         options(dataset=tmp_path / "leaky", steps=40).run()
 
 
@@ -405,7 +405,7 @@ def test_a_disk_that_is_full_ends_the_training_with_a_line(options: Options) -> 
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert "step-00000008: cannot be written: " in last
-    assert last.endswith("the checkpoints before it are whole")
+    assert last.endswith("earlier checkpoints are intact")
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in (flags.run_dir / "checkpoints").iterdir()) == kept
 

@@ -271,7 +271,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "export-hf": ["--run", str(run), "--output"],
         }
         assert main([command, *flags[command], last]) == 2
-        assert f"{last}: is there already; give another" in capsys.readouterr().err
+        assert f"{last}: already exists; choose another" in capsys.readouterr().err
 
 
 PUBLISHED = lzma.decompress((GOLDEN / "vocab_uncased_en.txt.xz").read_bytes())
@@ -476,7 +476,7 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
     [
         (settings("config.json", model_type="roberta"), "model_type roberta: not a supported"),
         (settings("config.json", position_embedding_type="relative_key"),
-         "config.json: position_embedding_type relative_key: not a BERT"),
+         "config.json: position_embedding_type relative_key: not a supported"),
         (settings("config.json", is_decoder=True), "is_decoder True: not a supported"),
         (settings("config.json", add_cross_attention=True), "add_cross_attention True: not a"),
         (settings("config.json", tie_word_embeddings=False), "tie_word_embeddings False: not a"),
@@ -493,7 +493,7 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
         (tensor("classifier.weight", None), "no classifier.weight in it, which BertForSequ"),
         (tensor("bert.pooler.dense.bias", None), "no pooler.dense.bias in it .1 of 2 weights of"),
         (tensor(WORD_EMBEDDINGS, np.zeros((28, 12), np.int8)),
-         "bert.embeddings.word_embeddings.weight is I8, no float"),
+         "bert.embeddings.word_embeddings.weight is I8, not floating point"),
         (tensor("bert.pooler.dense.bias", np.full(12, np.nan, np.float32)),
          "pooler.dense.bias contains NaN or infinity; it was saved after its training"),
         (truncated("model.safetensors"), "model.safetensors: cannot be read as safetensors: "),
@@ -605,7 +605,7 @@ def test_bad_presets(
 
 
 def test_what_is_no_directory_of_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing: is not there"):
+    with pytest.raises(InputError, match="nothing: does not exist"):
         read_checkpoint(tmp_path / "nothing")
     with pytest.raises(InputError, match="json: not a directory; give its"):
         read_checkpoint(HUGGING_FACE / "encoder" / "config.json")

@@ -82,7 +82,7 @@ def test_a_damaged_last_one_is_said_and_the_one_before_used(
     assert values(state) == [[300.0, 300.5], 300]
     said = capsys.readouterr().err
     assert "step-00004000: damaged (" in said
-    assert "); going back to the one before" in said
+    assert "); falling back to the one before" in said
     assert "step-00004000: kept as damaged-00004000" in said
     assert saved.steps() == [20, 300]
     aside = saved.directory / "damaged-00004000"  # nothing of it is lost
@@ -299,7 +299,9 @@ def test_a_save_that_fails_is_said_and_leaves_nothing(
 
     monkeypatch.setattr(tf.train.Checkpoint, "write", full)
     saved.save(5000, make_state(5.0))
-    with pytest.raises(JobError, match=r"step-00005000: cannot be written: No space left .* whole"):
+    with pytest.raises(
+        JobError, match=r"step-00005000: cannot be written: No space left .* intact"
+    ):
         saved.wait()
     assert saved.steps() == [20, 300, 4000]
     assert not list(saved.directory.glob("partial-*"))

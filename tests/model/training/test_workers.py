@@ -147,8 +147,8 @@ def test_a_worker_that_is_killed_ends_the_others_with_a_line(start: Start, tmp_p
     codes, said = ended(workers)
     assert codes == [1, -signal.SIGKILL]
     assert said[0].splitlines()[-1] == (
-        "clozeline: worker 1 of 2: another one is gone; start all of them again: "
-        "they go on from the last checkpoint"
+        "clozeline: worker 1 of 2: lost the connection to another worker; start all workers "
+        "again, they resume from the last checkpoint"
     )
     assert "Traceback" not in said[0]
 
