@@ -245,12 +245,12 @@ class AttentionFigure {
     middle.append(canvas);
     this.drawLines = () => this.strokeLines(context, middle.clientWidth, row);
     this.drawLines();
-    this.tell("Each word on the left reads the words on the right. Point at a word, or choose one " +
-      "with the arrow keys, to see its lines alone.");
+    this.tell("Each word on the left attends to the words on the right. Point at a word, or select one " +
+      "with the arrow keys, to see only its lines.");
   }
 
   makeList(side, labels, segments) {
-    const name = side === "reads" ? "words that read" : "words that are read";
+    const name = side === "reads" ? "words that attend (queries)" : "words attended to (keys)";
     const list = make("ol", { className: side, tabIndex: 0, role: "listbox", ariaLabel: name });
     labels.forEach((label, index) => {
       const item = make("li", { textContent: label, role: "option", title: label });
@@ -289,7 +289,7 @@ class AttentionFigure {
     const strongest = labels.map((label, each) => [share(each), label]);
     strongest.sort((a, b) => b[0] - a[0]);
     const list = strongest.slice(0, 5).map(([each, label]) => `${label} ${percent(each)}`);
-    this.tell(`${labels[index]} ${side === "reads" ? "reads" : "is read by"}: ${list.join(", ")}`);
+    this.tell(`${labels[index]} ${side === "reads" ? "attends to" : "is attended to by"}: ${list.join(", ")}`);
   }
 
   strokeLines(context, width, row) {
@@ -331,7 +331,7 @@ class AttentionFigure {
     const [canvas, context] = this.makeCanvas(margin + cell * size, margin + cell * size);
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", "Heat map: rows read, columns are read");
+    canvas.setAttribute("aria-label", "Heat map: rows attend to columns");
     const scroller = make("div", { className: "scrolls" }, canvas);
     this.figure.append(scroller);
     const draw = () => {
@@ -344,8 +344,8 @@ class AttentionFigure {
     context.imageSmoothingEnabled = false;
     this.listenOnMap(canvas, margin, cell, draw);
     draw();
-    this.tell("Rows read, columns are read; the more colour, the more. Point at a field, or use the " +
-      "arrow keys.");
+    this.tell("Rows (queries) attend to columns (keys); a stronger colour means more attention. " +
+      "Point at a cell, or use the arrow keys.");
   }
 
   /** Return the room that labels need beside a heat map. */
@@ -403,7 +403,7 @@ class AttentionFigure {
       draw();
       if (this.pointed) {
         const share = percent(shares[row * size + column]);
-        this.tell(`${labels[row]} reads ${labels[column]}: ${share}`);
+        this.tell(`${labels[row]} attends to ${labels[column]}: ${share}`);
       }
     };
     canvas.addEventListener("pointermove", (event) => {
@@ -431,7 +431,7 @@ class AttentionFigure {
     const [canvas, context] = this.makeCanvas(left + heads * pitch, 22 + layers * pitch);
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", "Heat maps of all heads: a row a layer, a column a head");
+    canvas.setAttribute("aria-label", "Heat maps of all heads: one row per layer, one column per head");
     this.figure.append(make("div", { className: "scrolls" }, canvas));
     const maps = make("canvas", { width: canvas.width, height: canvas.height });
     this.drawMaps(maps, canvas, left, side);
@@ -446,8 +446,8 @@ class AttentionFigure {
     };
     this.listenOnHeads(canvas, left, pitch, draw);
     draw();
-    this.tell("A row a layer, a column a head. Click one, or go there with the arrow keys and " +
-      "press Enter, to see it large.");
+    this.tell("One row per layer, one column per head. Click one, or select it with the arrow keys and " +
+      "press Enter, to enlarge it.");
   }
 
   drawMaps(maps, canvas, left, side) {

@@ -78,13 +78,13 @@ function makePrediction(data, prediction) {
   const [best] = prediction.answers[0];
   const sum = signed(found.value - found.baseline_value);
   card.append(
-    make("h3", { textContent: `What each word adds to “${best}”` }),
+    make("h3", { textContent: `Contribution of each word to “${best}”` }),
     ...makeText(data, found.by_piece),
     make("p", { className: "small quiet", textContent:
-      `Green speaks for it, red against it. The amounts ${found.is_complete ? "add up to" : "do NOT add up to"} ` +
-      `${sum}: from ${found.baseline_value.toFixed(4)} with no words to ${found.value.toFixed(4)}, ` +
-      `off by ${(100 * found.error).toFixed(2)} % (integrated gradients, ${found.points} points).` }),
-    make("details", {}, make("summary", { textContent: "the amounts" }),
+      `Green: evidence for it; red: evidence against it. The contributions ${found.is_complete ? "add up to" : "do NOT add up to"} ` +
+      `${sum}: from ${found.baseline_value.toFixed(4)} for the baseline without words to ${found.value.toFixed(4)}; ` +
+      `completeness error ${(100 * found.error).toFixed(2)} % (integrated gradients, ${found.points} points).` }),
+    make("details", {}, make("summary", { textContent: "table of contributions" }),
       make("div", { className: "scrolls" }, makeAmounts(data, found.by_piece))));
   return card;
 }
@@ -101,7 +101,7 @@ function makeFormula(formula, source) {
 
 function makeInput(data) {
   const head = make("tr");
-  for (const name of ["piece", "position", "id", "segment"]) {
+  for (const name of ["token", "position", "id", "segment"]) {
     head.append(make("th", { textContent: name }));
   }
   const body = make("tbody");
@@ -157,7 +157,7 @@ function makeStep(data, step, number) {
 
 function showSteps(root, data) {
   const input = make("details", { open: data.pieces.length <= SHORT },
-    make("summary", {}, "1. Pieces, ids and segments",
+    make("summary", {}, "1. Tokens, ids and segments",
       make("span", { className: "formula", textContent: "[CLS] A [SEP] B [SEP]" })),
     make("div", { className: "scrolls" }, makeInput(data)));
   const steps = data.steps.map((step, index) => makeStep(data, step, index + 2));
@@ -174,7 +174,7 @@ async function main() {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   byId("run").textContent =
-    `${data.run} · ${data.layers} layers, ${data.heads} heads · ${data.pieces.length} pieces`;
+    `${data.run} · ${data.layers} layers, ${data.heads} heads · ${data.pieces.length} tokens`;
   for (const note of data.notes) {
     byId("notes").append(make("p", { className: "note", textContent: note }));
   }

@@ -13,7 +13,7 @@ const TASKS = [
     signature: (has, values) => (values.text_pair ? "fill_mask_pair" : "fill_mask"),
     fields: () => [TEXT, { ...PAIR, label: "Second text (may be empty)" }],
     check: ({ text, text_pair: pair }) => (text + pair).includes("[MASK]") ? "" :
-      "There is no [MASK] in the text. Write [MASK] where a word is to be filled in.",
+      "There is no [MASK] in the text. Write [MASK] in place of the word to predict.",
     show: showFillings,
   },
   {
@@ -21,7 +21,7 @@ const TASKS = [
     signature: () => "next_sentence",
     fields: () => [
       { ...TEXT, first: "He opened the door." }, { ...PAIR, first: "The room was empty." }],
-    check: ({ text_pair: pair }) => (pair.trim() ? "" : "Type a second text, too."),
+    check: ({ text_pair: pair }) => (pair.trim() ? "" : "Type a second text."),
     show: (answer) => [makeBars([["follows", answer.is_next_probability],
       ["does not follow", 1 - answer.is_next_probability]])],
   },
@@ -36,12 +36,12 @@ const TASKS = [
   {
     id: "compare", title: "Compare",
     signature: () => "embed",
-    fields: () => [{ name: "text", label: "Texts, one a line", rows: 5,
+    fields: () => [{ name: "text", label: "Texts, one per line", rows: 5,
       first: "The dog barked at the cat.\nA hound growled at a kitten.\nShares fell on Monday." }],
     rows: ({ text }) => lines(text).map((line) => ({ text: line })),
     check: ({ text }) => {
-      if (lines(text).length < 2) return "Type at least two texts, one a line.";
-      return lines(text).length > MOST_COMPARED ? `At most ${MOST_COMPARED} texts, one a line.` : "";
+      if (lines(text).length < 2) return "Type at least two texts, one per line.";
+      return lines(text).length > MOST_COMPARED ? `Type at most ${MOST_COMPARED} texts, one per line.` : "";
     },
     show: showSimilarities,
   },
@@ -91,7 +91,7 @@ function makeBars(rows) {
 
 function showFillings({ tokens, probabilities, positions }) {
   const masks = positions.map((position, index) => index).filter((index) => positions[index] >= 0);
-  if (!masks.length) return [make("p", {}, "The [MASK] was cut off with the end of the text.")];
+  if (!masks.length) return [make("p", {}, "The text was truncated before the [MASK].")];
   return masks.map((mask, number) => make("section", {},
     make("h3", { textContent: masks.length > 1 ? `[MASK] number ${number + 1}` : "[MASK]" }),
     makeBars(tokens[mask].map((token, rank) => [token, probabilities[mask][rank]]))));
@@ -127,7 +127,7 @@ function showSimilarities(_, answers, values) {
     });
     body.append(line);
   });
-  return [make("h3", { textContent: "Cosine of the mean vectors: 1 = the same direction" }),
+  return [make("h3", { textContent: "Cosine similarity of the mean vectors" }),
     make("div", { className: "scrolls" }, make("table", {}, make("thead", {}, head), body))];
 }
 
@@ -165,12 +165,12 @@ async function getJson(url, options) {
     response = await fetch(url, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. Is clozeline serve still running? " +
-      "What you typed stays here.");
+    throw new Error("The server does not answer. Check that clozeline serve is running. " +
+      "Your text is kept.");
   }
   const content = await response.json().catch(() => ({}));
   if (response.ok) return content;
-  throw new Error(`The server refuses: ${content.error ?? `status ${response.status}`}`);
+  throw new Error(`The server refused the request: ${content.error ?? `status ${response.status}`}`);
 }
 
 function modelUrl() {
@@ -193,7 +193,7 @@ function typedValues() {
     try {
       values[field.name] = JSON.parse(field.value);
     } catch {
-      throw new Error(`${field.name} is no JSON yet: expected for example [2, 3].`);
+      throw new Error(`${field.name} is not valid JSON; an example is [2, 3].`);
     }
   }
   return values;
@@ -201,11 +201,11 @@ function typedValues() {
 
 /** Return what is wrong with what is typed, in a sentence, or nothing. */
 function problem(values, signature) {
-  if (!byId("model").value) return "No model is loaded. Put one into the folder that is served.";
+  if (!byId("model").value) return "No model is loaded. Export one into the served folder.";
   if (!(signature in state.signatures)) {
     const has = signatureNames().join(", ");
-    return `The model ${byId("model").value} has no signature ${signature}: it was not trained or ` +
-      `exported for that. It has ${has}.`;
+    return `The model ${byId("model").value} has no signature ${signature}, because it was not trained or ` +
+      `tuned for it. Its signatures: ${has}.`;
   }
   const isEmpty = typeof values.text === "string" && !values.text.trim();
   return isEmpty ? "Type a text." : state.task.check(values);
@@ -257,13 +257,13 @@ function showAnswer(predictions, values, signature) {
   showHint("");
   byId("hint").hidden = !wasCut;
   byId("hint").textContent =
-    wasCut ? "The text is longer than the model takes; its end was cut off." : "";
+    wasCut ? "The text is longer than the model's maximum and was truncated." : "";
   byId("answer-card").hidden = false;
   // An answer of one output comes without its name.
   const names = Object.keys(state.signatures[signature].outputs);
   const named = predictions.map((each) => (names.length === 1 ? { [names[0]]: each } : each));
   byId("answer").replaceChildren(...state.task.show(named[0], named, values));
-  byId("asked").textContent = `Signature ${signature}. From a terminal:`;
+  byId("asked").textContent = `Signature: ${signature}. The same request in a terminal:`;
 }
 
 // ---- the form

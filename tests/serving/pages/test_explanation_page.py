@@ -101,7 +101,7 @@ def test_lines_of_a_word_and_another_layer_and_head(
         opened.press(*["arrow_down"] * (reader + 1))
         shares = word_shares(explained, layer, head)[reader]
         best = int(np.argmax(shares))
-        opened.wait(lambda: opened.find(".status").text.startswith("lighthouses reads: "))
+        opened.wait(lambda: opened.find(".status").text.startswith("lighthouses attends to: "))
         strongest = opened.find(".status").text.split(": ", 1)[1].split(", ")[0]
         assert strongest.startswith(f"{words[best]} ")
         shown = float(strongest.split()[-2]) / 100
@@ -138,7 +138,7 @@ def test_the_heat_map_by_keys_and_all_heads(opened: Browser, explained: Explanat
     opened.press("arrow_down", "arrow_down", "arrow_right")
     words, shares = words_of(explained), word_shares(explained, LAYER, HEAD)
     status = opened.find(".status").text
-    assert status.startswith(f"{words[1]} reads {words[1]}: ")
+    assert status.startswith(f"{words[1]} attends to {words[1]}: ")
     assert float(status.split()[-2]) / 100 == pytest.approx(shares[1, 1], abs=0.012)
     opened.screenshot(SCREENSHOTS / "explanation-heat-map.png")
     opened.find("input[value=heads]").click()

@@ -241,7 +241,7 @@ def test_attention_by_layer_and_head(page: Browser) -> None:
     shares = np.array(answer["scores"])[1, 2, 1]  # of "the"
     by_word = [shares[0], shares[1], shares[2:5].sum(), shares[5], shares[6]]
     best = int(np.argmax(by_word))
-    assert page.find(".status").text.startswith(f"the reads: {words[best]} ")
+    assert page.find(".status").text.startswith(f"the attends to: {words[best]} ")
     page.screenshot(SCREENSHOTS / "playground-attention.png")
     type_into(page, "text", "The fox.")
     page.wait(lambda: page.texts(".lines .reads li") == ["[CLS]", "the", "fox", ".", "[SEP]"])
@@ -256,24 +256,25 @@ def test_any_signature(page: Browser) -> None:
     type_into(page, "input_ids", "[2, 3]")
     type_into(page, "input_mask", "[1, 1]")
     type_into(page, "segment_ids", "[0, 0")
-    assert "segment_ids is no JSON yet" in hint(page, "no JSON")
+    assert "segment_ids is not valid JSON" in hint(page, "not valid JSON")
     type_into(page, "segment_ids", "[0, 0]")
     type_into(page, "masked_lm_positions", "[1]")
     page.wait(lambda: "pooled_output" in page.find("#answer").text)
     type_into(page, "input_ids", '["a"]')
-    assert "The server refuses: " in hint(page, "The server refuses")
+    assert "The server refused the request: " in hint(page, "The server refused")
     assert all("status of 400" in message for message in page.log())  # noted by Chromium itself
 
 
 @pytest.mark.browser
 def test_what_cannot_be_answered_is_a_sentence(page: Browser) -> None:
     type_into(page, "text", "No gap.")
-    assert hint(page, "no [MASK]").endswith("where a word is to be filled in.")
+    assert hint(page, "no [MASK]").endswith("in place of the word to predict.")
     assert not page.find("#answer-card").is_displayed()
     type_into(page, "text", " ")
     hint(page, "Type a text.")
     type_into(page, "text", "The [MASK] " + "fox " * 40)
-    assert hint(page, "cut off") == "The text is longer than the model takes; its end was cut off."
+    truncated = "The text is longer than the model's maximum and was truncated."
+    assert hint(page, "truncated") == truncated
     assert page.find("#answer-card").is_displayed()
 
 
@@ -284,7 +285,7 @@ def test_the_server_gone_and_back(browser: Browser, models: Path) -> None:
     browser.wait(lambda: browser.texts("#answer .name"))
     server.stop()
     type_into(browser, "text", "The [MASK]")
-    assert "The server does not answer. Is clozeline serve still running?" in hint(
+    assert "The server does not answer. Check that clozeline serve is running." in hint(
         browser, "does not answer"
     )
     again = started(models, server.rest_port)
