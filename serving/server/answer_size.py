@@ -1,8 +1,8 @@
-"""Refusing requests whose outputs would fill the memory, before they run where shapes tell.
+"""Refuse requests whose outputs are too large, before the run if shapes allow an estimate.
 
-A signature leaves axes of its outputs open, so their sizes are known after a run only. Before it,
-an open axis counts as long as the longest axis of the inputs, which is what it is at most in models
-of sequences. What texts become depends on the tokenizer: their outputs are not estimated.
+Output shapes have unknown axes, so exact sizes are known only after the run. For the estimate, an
+unknown axis is as long as the longest axis of the inputs, the upper bound in sequence models.
+Outputs of text inputs depend on the tokenizer and are not estimated.
 """
 
 import math
@@ -14,22 +14,23 @@ from serving.server.signature_spec import Arrays, Signature, TensorInfo
 from serving.server.status import invalid
 
 _ITEM_BYTES = {tf.string: 24}  # TensorFlow's string object
-# The axis may be that of a shorter input: 512 ids, of which 20 are predicted as one of 250,000
-# pieces, count as 512 MB. Nothing beyond this many times the limit is tried.
+# The estimate may be too high, since the axis may be that of a shorter input: 512 ids with 20
+# predictions over 250,000 pieces count as 512 MB. So only requests whose estimate exceeds the limit
+# by this factor are refused before the run.
 _MOST_TIMES_OVER = 8
 
 
 def check_before_run(signature: Signature, inputs: Arrays, max_bytes: int) -> None:
-    """Refuse inputs whose outputs take more than the limit as far as shapes tell.
+    """Refuse inputs if their outputs are estimated to exceed the limit.
 
     Args:
-        signature: what is to run.
-        inputs: arrays that fit it.
-        max_bytes: limit for the outputs together.
+        signature: the signature to run.
+        inputs: arrays that match its inputs.
+        max_bytes: limit for all outputs together.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, outputs of fixed size are larger than the limit; or those of
-            numbers could be many times as large.
+        ServingError: INVALID_ARGUMENT: outputs of known size exceed the limit, or the estimate for
+            numeric inputs exceeds `_MOST_TIMES_OVER` times the limit.
     """
     rows = max((len(array) for array in inputs.values() if array.ndim), default=1)
     infos = [info for info in signature.outputs.values() if info.shape is not None]
@@ -44,7 +45,7 @@ def check_answer(size_bytes: int, max_bytes: int) -> None:
     """Refuse outputs that are too large.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, they are.
+        ServingError: INVALID_ARGUMENT: the outputs exceed the limit.
     """
     if size_bytes > max_bytes:
         raise invalid(
@@ -54,7 +55,7 @@ def check_answer(size_bytes: int, max_bytes: int) -> None:
 
 
 def _size_bytes(info: TensorInfo, rows: int, length: int) -> int:
-    """Return an output's size if its open axes have a length, the first of them `rows`."""
+    """Return an output's size if its unknown axes have this length, and its first axis `rows`."""
     first, *inner = info.shape or (1,)
     sizes = [rows if first is None else first]
     sizes += [length if size is None else size for size in inner]

@@ -1,4 +1,4 @@
-"""What REST and gRPC share: from a request to the model it means, counted for monitoring."""
+"""State that REST and gRPC share: models, runner, limits, and request metrics."""
 
 import contextlib
 import threading
@@ -17,7 +17,7 @@ from serving.server.status import ServingError
 
 
 class Work:
-    """Counts what threads do for requests right now, as a server that stops has to know it."""
+    """Counts requests that threads are working on, so that a stopping server can wait for them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Backend:
-    """The models, what runs them, and the server's bounds and counters."""
+    """The models, their runner, and the server's limits and metrics."""
 
     repository: Repository
     runner: Runner
@@ -56,14 +56,14 @@ class Backend:
     budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the budget that the limits say."""
+        """Create the budget from the limits."""
         limits = self.limits
         budget = Budget(limits.max_accepted_requests, limits.max_bytes_in_flight)
         object.__setattr__(self, "budget", budget)
 
     @contextlib.contextmanager
     def counted(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
-        """Count what happens inside as one request; see `Metrics.request` for the arguments."""
+        """Record the block as one request in the metrics; arguments as in `Metrics.request`."""
         status = "OK"
         started = time.perf_counter()
         try:

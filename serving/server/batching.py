@@ -1,9 +1,9 @@
-"""Requests of several clients run as one batch, as TensorFlow Serving's batching session does it.
+"""Run requests of several clients as one batch, like TensorFlow Serving's batching session.
 
-Tasks of one signature whose inner shapes agree queue up together. A batch leaves its queue when it
-is full, or its first task has waited long enough, and a thread is free. Differences on purpose:
-what has no rows never gets here, so it never waits; if a batch fails its halves are run again, so
-that a request which fails does so alone.
+Tasks of one signature with equal inner shapes share a queue. A batch leaves its queue when a thread
+is free and the batch is full or its first task has reached the timeout. Intended differences:
+requests without rows bypass the queue, so they never wait; if a batch fails, its halves are run
+again, so that a faulty request fails alone.
 """
 
 import os
@@ -33,36 +33,37 @@ RunNow = Callable[[Signature, Arrays], Arrays]
 class BatchingOptions:
     """TensorFlow Serving's `BatchingParameters`, with its defaults."""
 
-    # Rows of the largest request that is accepted.
+    # Largest accepted request, in rows.
     max_batch_size: int = 1000
     # How long the first request of a batch waits for others while a thread is free.
     batch_timeout_micros: int = 0
-    # Batches that wait for a thread, per signature; a request over that is told to come back later.
+    # Queued batches per signature; further requests are refused with UNAVAILABLE.
     max_enqueued_batches: int = 10
-    # Batches that run at a time.
+    # Number of batches that run concurrently.
     num_batch_threads: int = os.cpu_count() or 1
-    # Sizes that batches are filled up to, in rising order; () fills none up.
+    # Batch sizes, ascending; batches are padded to the next one. () = no padding.
     allowed_batch_sizes: tuple[int, ...] = ()
-    # Whether inputs of different inner shapes are filled up to one with their first element, or
-    # else not batched together.
+    # Whether inputs with different inner shapes are padded (with their first element) and batched;
+    # otherwise they are not batched together.
     pad_variable_length_inputs: bool = False
-    # Rows at which a batch is closed; None: at max_batch_size. A larger request runs as a batch of
-    # its own, or split if that is enabled.
+    # Rows at which a batch is full; None = max_batch_size. A larger request runs as a separate
+    # batch, or is split if that is enabled.
     max_execution_batch_size: int | None = None
     enable_large_batch_splitting: bool = False
-    # Also at this work a batch is closed, and a request is split: bytes of text plus numbers, over
-    # all inputs. A row may be larger by itself. None: only rows count.
+    # Work at which a batch is full and a request is split: bytes of text plus count of numbers,
+    # over all inputs. A single row may exceed it. None = only rows count.
     max_execution_work: int | None = None
-    # Pieces of a request that are queued at a time, so that others have their turn; None: all.
+    # Pieces of a split request that are queued at a time, so that other requests get their turn;
+    # None = all.
     max_enqueued_pieces: int | None = None
-    # The label of this server's batches in metrics.
+    # Label of this server's batches in metrics.
     thread_pool_name: str = "batch_threads"
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
 
         Raises:
-            InputError: a number is out of range; TensorFlow Serving's words where it has some.
+            InputError: a number is out of range; in TensorFlow Serving's wording if it has one.
         """
         for name, least in _LEAST.items():
             value = getattr(self, name)
@@ -82,7 +83,7 @@ class BatchingOptions:
 
     @property
     def execution_size(self) -> int:
-        """Rows at which a batch is closed."""
+        """Number of rows at which a batch is full."""
         return self.max_execution_batch_size or self.max_batch_size
 
 
@@ -96,11 +97,11 @@ _LEAST = {
     "max_enqueued_pieces": 1,
 }
 
-# What `serve` does without a file: batches only what waits anyway, so a lone client waits for none.
-# One batch at a time, which all cores share: while it runs the next one fills. With a thread for
-# each core, batches of 32 clients' texts had 7 rows, not 15, and a text took a fifth more CPU.
-# A larger request runs in pieces, one after the other: 1,000 long texts in one run would take 12 GB
-# for their attention, and others would wait for it. The work is that of some four long texts.
+# Defaults of `serve` without a batching file. Timeout 0: only requests that wait anyway form a
+# batch, so a single client never waits. One batch at a time uses all cores; meanwhile the next one
+# fills. With one thread per core, batches of 32 clients' texts had 7 rows instead of 15, and a text
+# took 20% more CPU. Larger requests are split and run piece by piece: 1,000 long texts in one run
+# would need 12 GB for attention and block other clients. The work limit is about four long texts.
 SERVE_DEFAULT = BatchingOptions(
     max_execution_batch_size=32,
     max_enqueued_batches=128,
@@ -111,7 +112,7 @@ SERVE_DEFAULT = BatchingOptions(
 )
 
 
-_Shapes = dict[tuple[str, int], int]  # (output, axis) to size, of all axes but rows
+_Shapes = dict[tuple[str, int], int]  # size by (output, axis), except for the axis of rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Size:
-    """How much there is to run."""
+    """Size of a task or batch, in rows and in work (see `BatchingOptions`)."""
 
     rows: int = 0
     work: int = 0
@@ -159,7 +160,7 @@ class _Queue:
 
 
 class Batcher:
-    """Takes requests from many threads and runs them in batches in a few of its own."""
+    """Accepts requests from many threads and runs them in batches on its own threads."""
 
     def __init__(
         self,
@@ -179,17 +180,17 @@ class Batcher:
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
 
     def close(self) -> None:
-        """Run what is queued without more waiting, then end the threads."""
+        """Run queued requests without further waiting, then end the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
 
     def run(self, signature: Signature, inputs: Arrays) -> Arrays:
-        """Return the outputs for one request, whose inputs all have the same number of rows > 0.
+        """Return the outputs for one request; all inputs must have the same number of rows > 0.
 
         Raises:
-            ServingError: INVALID_ARGUMENT, too many rows or too large outputs; UNAVAILABLE, the
-                queue is full; the client left before it ran; else what running it raises.
+            ServingError: INVALID_ARGUMENT: too many rows, or outputs too large. UNAVAILABLE: the
+                queue is full. Also if the client disconnected, or the run failed.
         """
         rows = len(next(iter(inputs.values())))
         if rows > self._options.max_batch_size:
@@ -213,7 +214,7 @@ class Batcher:
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
     def _results(self, signature: Signature, tasks: list[_Task]) -> list[Arrays]:
-        """Queue tasks and wait for them; stop once what they gave takes too much memory."""
+        """Queue tasks and wait for them; stop when their outputs exceed the memory limit."""
         results: list[Arrays] = []
         total_bytes = 0
         step = self._options.max_enqueued_pieces or len(tasks)
@@ -230,10 +231,11 @@ class Batcher:
     def _at_one_shape(
         self, signature: Signature, tasks: list[_Task], shapes: list[_Shapes]
     ) -> list[Arrays]:
-        """Run pieces again, each with the rows that gave the largest outputs.
+        """Run the pieces again, each together with the rows that produce the largest shapes.
 
-        The longest text of a run decides its outputs' shapes. All rows in one run would have one
-        shape, too, and take the memory that pieces are to save.
+        The longest text of a run determines the output shapes, so the pieces' outputs cannot be
+        concatenated. One run with all rows would solve that, but needs the memory that splitting is
+        meant to save.
         """
         largest = {key: max(each[key] for each in shapes) for key in shapes[0]}
         longest: list[Arrays] = []
@@ -257,18 +259,18 @@ class Batcher:
     def _longest_row(
         self, signature: Signature, inputs: Arrays, key: tuple[str, int], size: int
     ) -> Arrays:
-        """Return the one row of which a run has this size, by halving."""
+        """Find by bisection a row whose run produces this size."""
         while (rows := len(next(iter(inputs.values())))) > 1:
             half = _rows(inputs, 0, rows // 2)
-            is_there = self._sizes(signature, half)[key] == size
-            inputs = half if is_there else _rows(inputs, rows // 2, rows)
+            is_in_half = self._sizes(signature, half)[key] == size
+            inputs = half if is_in_half else _rows(inputs, rows // 2, rows)
         return inputs
 
     def _sizes(self, signature: Signature, inputs: Arrays) -> _Shapes:
         return _inner_shapes(self._run(signature, inputs))
 
     def _pieces(self, inputs: Arrays, rows: int) -> list[_Task]:
-        """Return the request as tasks of a batch's size, or as one if it is not to be split."""
+        """Split a request into tasks of at most a batch's size, if splitting is enabled."""
         work = _work_of_rows(inputs, rows)
         whole = _Size(rows, sum(work))
         if not self._options.enable_large_batch_splitting or self._fits(whole):
@@ -283,7 +285,7 @@ class Batcher:
         return tasks
 
     def _fits(self, size: _Size) -> bool:
-        """Return whether so much may run as one batch."""
+        """Return whether this size is within the limits of one batch."""
         most_work = self._options.max_execution_work
         has_few_rows = size.rows <= self._options.execution_size
         return has_few_rows and (most_work is None or size.work <= most_work)
@@ -311,7 +313,7 @@ class Batcher:
             self._changed.notify(len(tasks))
 
     def _forget(self, tasks: list[_Task]) -> None:
-        """Take tasks that have not begun to run out of their queues."""
+        """Remove tasks that are not running yet from their queues."""
         with self._changed:
             dropped = {task for task in tasks if task.done.cancel()}
             for key, queue in list(self._queues.items()):
@@ -322,7 +324,7 @@ class Batcher:
                     del self._queues[key]
 
     def _placed(self, last: _Size | None, tasks: list[_Task]) -> list[bool]:
-        """Return for each task whether it begins a new batch, or else joins the last one."""
+        """Return for each task whether it starts a new batch instead of joining the last one."""
         placed = []
         for task in tasks:
             opens_batch = last is None or not self._fits(last + task.size)
@@ -331,7 +333,7 @@ class Batcher:
         return placed
 
     def _shapes(self, inputs: Arrays) -> Hashable:
-        """Return what must agree for inputs to share a batch: inner shapes, or else ranks."""
+        """Return the key that inputs of one batch share: inner shapes, or ranks if padded."""
         padded = self._options.pad_variable_length_inputs
         return tuple(
             (name, array.ndim if padded else array.shape[1:])
@@ -339,11 +341,11 @@ class Batcher:
         )
 
     def _work(self) -> None:
-        while (found := self._next()) is not None:
-            self._process(*found)
+        while (batch := self._next()) is not None:
+            self._process(*batch)
 
     def _next(self) -> tuple[Signature, list[_Task]] | None:
-        """Return a batch as soon as one is due; None once all are done and no more will come."""
+        """Wait for a due batch and return it; None after `close`, when all queues are empty."""
         with self._changed:
             while self._queues or not self._closing:
                 waits = []
@@ -366,15 +368,15 @@ class Batcher:
     def _take(self, key: Hashable, queue: _Queue) -> list[_Task]:
         batch = queue.batches.popleft()
         for task in batch.tasks:
-            task.done.set_running_or_notify_cancel()  # from here on it cannot be forgotten
+            task.done.set_running_or_notify_cancel()  # from here on it cannot be cancelled
         if queue.batches:
-            self._queues.move_to_end(key)  # every queue has its turn
+            self._queues.move_to_end(key)  # round-robin over the queues
         else:
             del self._queues[key]
         return batch.tasks
 
     def _process(self, signature: Signature, tasks: list[_Task]) -> None:
-        """Run tasks as one batch; if that fails, each half of them, down to the one that fails."""
+        """Run tasks as one batch; if it fails, bisect it down to the task that fails."""
         now = time.monotonic()
         total = sum(task.rows for task in tasks)
         size = min(
@@ -409,7 +411,7 @@ def _inner_shapes(arrays: Arrays) -> _Shapes:
 
 
 def _work_of_rows(inputs: Arrays, rows: int) -> list[int]:
-    """Return each row's bytes of text plus numbers, over all inputs."""
+    """Return each row's work: bytes of text plus count of numbers, over all inputs."""
     work = [0] * rows
     for array in inputs.values():
         if array.dtype == np.object_:
@@ -434,7 +436,7 @@ def _check_rows(outputs: Arrays, rows: int) -> None:
 
 
 def _merged(parts: Sequence[Arrays], rows: int) -> Arrays:
-    """Return the parts one under another, the last row repeated until there are `rows` rows."""
+    """Concatenate the parts' rows, and repeat the last row up to `rows` rows."""
     return {name: _stacked([part[name] for part in parts], rows) for name in parts[0]}
 
 
@@ -449,7 +451,7 @@ def _stacked(arrays: Sequence[np.ndarray], rows: int) -> np.ndarray:
 
 
 def _padded(array: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """Return the array with its inner axes filled up at their ends with its own first element."""
+    """Pad an array's inner axes at their ends with its first element, like TensorFlow Serving."""
     widths = [(0, 0), *((0, size - old) for size, old in zip(shape, array.shape[1:], strict=True))]
     empty: Any = b"" if array.dtype == np.object_ else 0
     return np.pad(array, widths, constant_values=array.flat[0] if array.size else empty)

@@ -1,8 +1,9 @@
-"""What all requests together may take of the server: places, bytes, and turns at the interpreter.
+"""Limits shared by all requests: concurrent requests, bytes in flight, turns for Python work.
 
-Every request holds its bytes from when they are read until its answer is sent, and a place from
-the last byte of the request until the answer is ready: answers that nobody reads take no places.
-The last eighth of either is for addresses that hold little, so that one address alone cannot shut
+A request holds its bytes from reading until its response is sent, and a place (one of the
+concurrent requests) from its last byte until its response is ready: responses that nobody reads
+hold no place.
+The last eighth of both is reserved for addresses that hold little, so that one address cannot lock
 out the others.
 """
 
@@ -17,19 +18,19 @@ from grpc import StatusCode
 
 from serving.server.status import ServingError
 
-# Of every request this much is free, so that a few large requests do not turn small ones away.
-# Connections bound its sum. Python work on no more than this needs no turn, either.
+# The first bytes of every request are not counted, so that a few large requests do not lock out
+# small ones; the number of connections bounds their sum. Python work up to this size needs no turn.
 SMALL_BYTES = 32 * 1024
-# The interpreter runs one thread at a time anyway.
+# The interpreter runs one thread at a time anyway (GIL).
 _MAX_TURNS = 1
-# A turn may keep the interpreter all the while, and an answer to a status request needs it some ten
-# times. So after a turn, large work rests as long as the turn took, but no longer than this.
+# A turn may hold the GIL throughout, and a status request needs it about ten times. So after a turn
+# the next one waits as long as this one took, up to this limit.
 _MOST_REST_SECS = 0.1
-_RESERVED = 8  # one part in so many is for addresses that hold less than such a part
+_RESERVED = 8  # 1/8 is reserved for addresses that hold less than 1/8
 
 
 class _Pool:
-    """A number of units that addresses share."""
+    """A number of units (places or bytes) that client addresses share."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -38,7 +39,7 @@ class _Pool:
         self._total = 0
 
     def change(self, address: str, units: int) -> bool:
-        """Take units for an address, or give back if negative; return whether it was possible."""
+        """Acquire units for an address (release if negative); return whether it was possible."""
         with self._lock:
             if units > 0 and not self._has_room(address, units):
                 return False
@@ -60,7 +61,7 @@ class _Pool:
 
 
 class Budget:
-    """Places and bytes of one server; every method may be called from any thread."""
+    """Places and bytes of one server; all methods are thread-safe."""
 
     def __init__(self, max_places: int, max_bytes: int) -> None:
         self._places = _Pool(max_places)
@@ -71,20 +72,20 @@ class Budget:
 
     @property
     def bytes_in_flight(self) -> int:
-        """Return the bytes that requests hold beyond what is free."""
+        """Return the number of counted bytes that requests hold."""
         return self._bytes.total
 
     def request(self, address: str) -> "Share":
-        """Return the share of a new request, which holds nothing yet; release it at the end."""
+        """Return a new request's share, initially empty; the caller must release it."""
         return Share(self._places, self._bytes, address)
 
     @contextlib.contextmanager
     def turn(self, size_bytes: int) -> Iterator[None]:
-        """Wait for a turn at Python work on so many bytes, such as parsing or writing JSON.
+        """Wait for a turn at Python work on this many bytes, such as parsing or writing JSON.
 
-        Threads that keep the interpreter busy slow every other one down, the event loop too, so
-        they work one at a time. Small work does not wait. Garbage collection is paused: it would
-        look through millions of new lists again and again.
+        CPU-bound Python threads slow down all others, including the event loop, so they work one at
+        a time. Small work does not wait. Garbage collection is paused, since it would traverse
+        millions of new lists repeatedly.
         """
         if size_bytes <= SMALL_BYTES:
             yield
@@ -102,7 +103,7 @@ class Budget:
 
 
 class Share:
-    """What one request holds, until everyone who works on it has released it."""
+    """The places and bytes of one request; reference-counted by the threads that work on it."""
 
     def __init__(self, places: _Pool, in_flight: _Pool, address: str) -> None:
         self._places = places
@@ -114,10 +115,10 @@ class Share:
         self._users = 1
 
     def take_place(self) -> None:
-        """Take a place, once.
+        """Acquire a place; call it once.
 
         Raises:
-            ServingError: UNAVAILABLE, none is free.
+            ServingError: UNAVAILABLE: no place is free.
         """
         with self._lock:
             if not self._places.change(self._address, 1):
@@ -126,17 +127,17 @@ class Share:
             self._has_place = True
 
     def give_place(self) -> None:
-        """Give the place back, if one is held."""
+        """Release the place, if one is held."""
         with self._lock:
             if self._has_place:
                 self._has_place = False
                 self._places.change(self._address, -1)
 
     def hold(self, size_bytes: int) -> None:
-        """Hold so many bytes from here on, instead of what was held before.
+        """Set the number of bytes that the request holds.
 
         Raises:
-            ServingError: UNAVAILABLE, there is no room; what was held is still held.
+            ServingError: UNAVAILABLE: not enough bytes are free; the number is unchanged.
         """
         with self._lock:
             charge = max(0, size_bytes - SMALL_BYTES)
@@ -146,12 +147,12 @@ class Share:
             self._charged = charge
 
     def retain(self) -> None:
-        """Ask for one more `release`, of another thread."""
+        """Increment the reference count, for another thread that will call `release`."""
         with self._lock:
             self._users += 1
 
     def release(self) -> None:
-        """Give everything back if this is the last of those who use it."""
+        """Decrement the reference count; at zero, release everything."""
         with self._lock:
             self._users -= 1
             if self._users:
@@ -163,10 +164,10 @@ class Share:
 
 
 class _PausedCollection:
-    """Pauses Python's garbage collection while any thread is inside.
+    """Pauses Python's cyclic garbage collection while any thread is inside.
 
-    For every 700 lists of a document it looks at all that is there: 4 MiB of `[]` take 1.5 s, in
-    which no other thread runs, and without it 0.07 s. Documents have no cycles.
+    A collection runs for every 700 new lists: parsing 4 MiB of `[]` takes 1.5 s with it, during
+    which no other thread runs, and 0.07 s without. Parsed documents have no cycles.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Who waits for an answer, so that work which nobody waits for any more is given up."""
+"""Track whether a request's client is still connected, so that abandoned work is cancelled."""
 
 import contextlib
 import threading
@@ -12,7 +12,7 @@ from serving.server.status import ServingError
 
 
 class Caller:
-    """The client of one request. Any thread may call its methods."""
+    """The client of one request; all methods are thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -20,7 +20,7 @@ class Caller:
         self._callbacks: list[Callable[[], None]] = []
 
     def leave(self, reason: ServingError | None = None) -> None:
-        """Note that nobody waits any more, and why; later calls change nothing."""
+        """Record that the client no longer waits, and why; later calls have no effect."""
         with self._lock:
             if self._reason:
                 return
@@ -30,17 +30,17 @@ class Caller:
             callback()
 
     def check(self) -> None:
-        """Do nothing as long as the client waits.
+        """Raise an error if the client no longer waits.
 
         Raises:
-            ServingError: the client has left; the reason that `leave` was given.
+            ServingError: the reason passed to `leave`.
         """
         if self._reason:
             raise self._reason
 
     @contextlib.contextmanager
     def on_leaving(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Call `callback` if the client leaves within the block, or has left before."""
+        """Call `callback` if the client leaves during the block or has already left."""
         with self._lock:
             self._callbacks.append(callback)
             has_left = self._reason is not None
@@ -54,9 +54,9 @@ class Caller:
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
-        """Make this the `current_caller` of what this thread does within the block.
+        """Make this the thread's `current_caller` during the block.
 
-        An error that leaves the block no longer refers to the request, which could be large.
+        The tracebacks of errors are cleared, so that they do not keep a large request in memory.
         """
         token = _current.set(self)
         try:
@@ -72,15 +72,14 @@ _current: ContextVar[Caller | None] = ContextVar("caller", default=None)
 
 
 def current_caller() -> Caller:
-    """Return the client that this thread works for; one that never leaves if there is none."""
+    """Return the client that this thread works for; if none, a dummy that never leaves."""
     return _current.get() or Caller()
 
 
 def forget_locals(error: BaseException | None) -> None:
-    """Clear the variables of functions that have ended with an error.
+    """Clear the local variables in an error's traceback.
 
-    The error refers to them, and they to it, so that only the next full garbage collection would
-    free them.
+    Error and locals refer to each other, a cycle that only a full garbage collection would free.
     """
     while error:
         traceback.clear_frames(error.__traceback__)

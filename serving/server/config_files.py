@@ -29,15 +29,15 @@ _MAX_FILE_BYTES = 1024 * 1024
 class VersionPolicy:
     """Which of the versions on disk are served: TensorFlow Serving's `ServableVersionPolicy`."""
 
-    latest: int | None = 1  # so many of the newest; None: all, or those of `specific`
+    latest: int | None = 1  # number of newest versions; None = all, or those in `specific`
     specific: frozenset[int] = frozenset()
 
     def choose(self, versions: Iterable[int]) -> list[int]:
-        """Return those of the versions that are to be served, oldest first."""
-        found = sorted(versions)
+        """Return the versions to serve, oldest first."""
+        available = sorted(versions)
         if self.specific:
-            return [version for version in found if version in self.specific]
-        return found if self.latest is None else found[-self.latest :]
+            return [version for version in available if version in self.specific]
+        return available if self.latest is None else available[-self.latest :]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class ModelConfig:
     """One model to serve."""
 
     name: str
-    base_path: Path  # holds VERSION/saved_model.pb
+    base_path: Path  # contains VERSION/saved_model.pb
     policy: VersionPolicy = VersionPolicy()
-    labels: dict[str, int] = field(default_factory=dict)  # name to version
+    labels: dict[str, int] = field(default_factory=dict)  # version by label
 
 
 def read_models_config(path: Path) -> list[ModelConfig]:
@@ -68,7 +68,7 @@ def models_from_proto(config: model_server_config_pb2.ModelServerConfig) -> list
     """Return the models of a configuration message.
 
     Raises:
-        InputError: it contradicts itself; TensorFlow Serving's words where it has some.
+        InputError: it is invalid; in TensorFlow Serving's wording if it has one.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise InputError(
@@ -94,7 +94,7 @@ def _model(model: Any) -> ModelConfig:
         base_path = Path(model.base_path)
         base_path.resolve()
         base_path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:  # too long; links in a circle; a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # name too long; link cycle; NUL byte
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"model {model.name}: base_path: {reason}") from error
     return ModelConfig(
@@ -117,7 +117,7 @@ def _policy(policy: Any) -> VersionPolicy:
 
 
 def read_batching_parameters(path: Path) -> BatchingOptions:
-    """Return what a batching parameters file says; what it leaves out has TensorFlow's default.
+    """Read a batching parameters file; missing fields have TensorFlow Serving's defaults.
 
     Raises:
         InputError: the file cannot be read, does not parse, or a number is out of range.

@@ -1,8 +1,8 @@
-"""How long REST connections may wait for their clients, and how many there may be.
+"""Time limits and a maximum number for REST connections.
 
-The HTTP server itself limits none of this: a client that connects and sends nothing, a byte a
-second, or reads nothing, is waited for without end, and a process out of file descriptors cannot
-even load a new version.
+The HTTP server itself has no such limits: it waits forever for a client that sends nothing, sends a
+byte per second, or does not read; and a process without free file descriptors cannot even load a
+new version.
 """
 
 import asyncio
@@ -16,20 +16,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from serving.server.limits import Limits
 
 _TICK_SECS = 1.0
-# What the process needs besides connections: models, threads, sockets that just were accepted.
+# File descriptors for other purposes than connections: models, threads, just accepted sockets.
 _OTHER_FILES = 256
 _MOST_FILES = 16_384
-# A client that sends a body over the limit hears so once it has sent all; so many limits are read.
+# Clients read the error response to a too large body only after sending all of it. So up to this
+# many times the limit is read and discarded before the connection is closed.
 _MAX_DISCARDED = 16
-# Reading a part of a body takes 12 us, in which the event loop does nothing else, whatever the size
-# of the part. Clients may send so many small ones (1 MB in parts of a byte took 12 s).
+# Each chunk of a body costs 12 us of the event loop, independent of its size (1 MB in chunks of one
+# byte took 12 s). So the number of small chunks is limited.
 _MAX_SMALL_PARTS = 4096
 _SMALL_PART_BYTES = 64
 _MAX_HEAD_BYTES = 64 * 1024
 
 
 class _BoundedParts(h11.Connection):
-    """Refuses a body in many small parts: chunks, or what arrived at a time of other bodies."""
+    """Refuses a body in too many small parts: HTTP chunks, or received packets."""
 
     _parts = 0
     _part_bytes = 0
@@ -53,15 +54,15 @@ class _BoundedParts(h11.Connection):
 
 
 class BoundedProtocol(H11Protocol):
-    """Closes a connection that keeps the server waiting, and the slowest one if there are too many.
+    """Closes connections whose client is too slow, and the slowest one if there are too many.
 
-    A connection is in one of these stages, each with a time limit but the last two:
+    A connection is in one of these stages; all but the last two have a time limit here:
 
-        head      the client sends the head of a request, or nothing
-        rest      the answer is sent, but the client still sends the body, which is thrown away
-        answer    the client takes the answer; the time counts from the last byte that it took
-        body      the client sends the body; the application limits its time
-        run       the application works
+        head      the client sends the head of a request, or is idle
+        rest      the response is sent, but the client still sends the body, which is discarded
+        answer    the client reads the response; the time counts from its last progress
+        body      the client sends the body; the application limits this time
+        run       the application processes the request
     """
 
     def __init__(self, limits: Limits, evictions: "Evictions", **options: Any) -> None:
@@ -76,7 +77,7 @@ class BoundedProtocol(H11Protocol):
         self._discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a new connection, and close another one if it is one too many."""
+        """Accept a new connection, and close another one if there are too many."""
         super().connection_made(transport)
         self._since_secs = self.loop.time()
         self._tick = self.loop.call_later(_TICK_SECS, self._look)
@@ -89,7 +90,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the client; of a body that nobody reads, only so many."""
+        """Receive bytes from the client; limit the bytes of a body that is discarded."""
         if self._current_stage()[0] == "rest":
             self._discarded += len(data)
             if self._discarded > _MAX_DISCARDED * self._limits.max_request_bytes:
@@ -100,14 +101,14 @@ class BoundedProtocol(H11Protocol):
         super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a malformed request, unless its answer has begun: then end the connection."""
+        """Answer a malformed request; close the connection if a response has already begun."""
         if self.cycle and self.cycle.response_started and self.conn.our_state is not h11.IDLE:
             self.transport.abort()
         else:
             super().send_400_response(msg)
 
     def _look(self) -> None:
-        """Close the connection if it has been in one stage for too long."""
+        """Close the connection if it has been in one stage for too long; runs every tick."""
         stage = self._current_stage()
         now_secs = self.loop.time()
         if stage != self._stage:
@@ -148,13 +149,13 @@ class BoundedProtocol(H11Protocol):
 class Evictions:
     """Closes the slowest connections of one server when there are too many.
 
-    Looking for the slowest of 1,000 takes longer than accepting a connection, so one look serves
-    for as many new connections as there were old ones.
+    Finding the slowest of 1,000 connections takes longer than accepting one, so one sorted list is
+    used for as many evictions as it has entries.
     """
 
     def __init__(self, max_connections: int) -> None:
         self._max_connections = max_connections
-        # Weak, so that what ends meanwhile is not kept in memory.
+        # Weak references: do not keep closed connections in memory.
         self._slowest_last: list[tuple[float, weakref.ref[BoundedProtocol]]] = []
 
     def make_room(self, connections: set[BoundedProtocol]) -> None:
@@ -166,6 +167,7 @@ class Evictions:
             slowest = reference()
             if slowest not in connections:
                 continue
+            # Skip a connection that has made progress since the list was sorted.
             if slowest.waits and slowest.since_secs == since_secs:
                 slowest.evict()
 
@@ -175,7 +177,7 @@ class Evictions:
 
 
 def raise_file_limit() -> None:
-    """Let the process open as many files as it is allowed to, within reason."""
+    """Raise the process's soft limit of open files up to its hard limit, at most `_MOST_FILES`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -183,7 +185,7 @@ def raise_file_limit() -> None:
 
 
 def connection_limit(limits: Limits) -> int:
-    """Return how many connections each API may have, given the files the process may open."""
+    """Return the maximum number of connections per API, given the limit of open files."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return limits.max_connections

@@ -1,4 +1,4 @@
-"""Answers about models rather than from them: status and metadata, as messages and as JSON."""
+"""Responses about models: status and metadata, as protobuf messages and as JSON."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 from serving.server.loading import Servable
 from serving.server.models import VersionStatus
 
-_SIGNATURES = "signature_def"  # the one metadata field there is
+_SIGNATURES = "signature_def"  # the only metadata field of the API
 
 
 def status_response(
@@ -26,14 +26,14 @@ def status_response(
 
 
 def status_json(statuses: list[VersionStatus]) -> bytes:
-    """Return the states of a model's versions as REST answers them."""
+    """Return the states of a model's versions as a REST response body."""
     return _as_json(_plain(status_response(statuses)))
 
 
 def metadata_response(
     servable: Servable, fields: list[str]
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Return a model's signatures as a message, if they are among the fields asked for."""
+    """Return a model's signatures as a message, if they are among the requested fields."""
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     response.model_spec.name = servable.name
     response.model_spec.version.value = servable.version
@@ -43,12 +43,12 @@ def metadata_response(
 
 
 def unknown_field(fields: list[str]) -> str | None:
-    """Return the first metadata field that does not exist."""
+    """Return the first requested metadata field that does not exist; None if all exist."""
     return next((field for field in fields if field != _SIGNATURES), None)
 
 
 def metadata_json(servable: Servable) -> bytes:
-    """Return a model's signatures as REST answers them."""
+    """Return a model's signatures as a REST response body."""
     spec = _plain(metadata_response(servable, []).model_spec)
     return _as_json(
         {"model_spec": spec, "metadata": {_SIGNATURES: _plain(_signature_map(servable))}}

@@ -1,8 +1,8 @@
 """Classify, Regress and MultiInference: signatures that take `tf.train.Example`s.
 
-Their inputs and outputs have fixed names. SavedModels of TensorFlow 1 say in `method_name` what a
-signature is for; what `tf.saved_model.save` writes always says Predict, so as in TensorFlow Serving
-that is not looked at unless the server is told to.
+Their inputs and outputs have fixed names. In SavedModels of TensorFlow 1, `method_name` states a
+signature's purpose; `tf.saved_model.save` always writes Predict there. So, as in TensorFlow
+Serving, it is ignored unless the server is configured to check it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ from serving.tf_serving import DEFAULT_SIGNATURE
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _KINDS = {CLASSIFY: "classification", REGRESS: "regression"}
 _COLUMNS = {"classes": np.dtype(np.object_), "scores": np.dtype(np.float32)}
-_CLASS_BYTES = 64  # of a label, a score or a regression as a message in memory
+_CLASS_BYTES = 64  # memory of a label, score or regression value as a protobuf message
 _INT64 = range(-(2**63), 2**63)
 _to_float, _to_bytes = converter(tf.float32), converter(tf.string)
 
@@ -43,7 +43,7 @@ def read_examples(document: dict[str, Json]) -> input_pb2.Input:
     """Return the `examples` of a JSON request, with its `context` if it has one.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there are none or one cannot be an Example.
+        ServingError: INVALID_ARGUMENT: there are none, or one cannot be converted to an Example.
     """
     if "examples" not in document:
         raise _misformatted(
@@ -91,7 +91,7 @@ def _add(feature: feature_pb2.Feature, name: str, value: Json) -> None:
 
 
 def _feature_value(name: str, value: Json) -> tuple[str, Any]:
-    """Return the name of the list of a Feature that the value belongs to, and it in its type."""
+    """Return the field of `Feature` for a JSON value, and the value converted to its type."""
     if isinstance(value, bool):
         return "int64_list", int(value)
     if isinstance(value, str) or is_base64(value):
@@ -113,7 +113,7 @@ def _feature_value(name: str, value: Json) -> tuple[str, Any]:
 def classify(
     servable: Servable, signature_name: str, examples: input_pb2.Input, backend: Backend
 ) -> classification_pb2.ClassificationResult:
-    """Return label and score of every class, for each example.
+    """Return the label and score of every class for each example.
 
     Raises:
         ServingError: the signature does not classify, there are no examples, or the graph failed.
@@ -140,7 +140,7 @@ def classify(
 
 
 def _check_column(name: str, array: np.ndarray, rows: int) -> None:
-    """Compare an output of a classification with what it must be."""
+    """Check the shape and dtype of a classification output."""
     if array.ndim != 2:
         raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}")
     if array.dtype != _COLUMNS[name]:
@@ -220,7 +220,7 @@ def multi_inference(
 
 
 def answering_spec(servable: Servable, signature_name: str) -> model_pb2.ModelSpec:
-    """Return what an answer says about who gave it."""
+    """Return the model spec of a response: the model, version and signature that produced it."""
     spec = model_pb2.ModelSpec(name=servable.name, signature_name=signature_name)
     spec.version.value = servable.version
     return spec
@@ -229,7 +229,7 @@ def answering_spec(servable: Servable, signature_name: str) -> model_pb2.ModelSp
 def _run(
     servable: Servable, name: str, method: str, examples: input_pb2.Input, backend: Backend
 ) -> tuple[Arrays, int]:
-    """Return the outputs of a signature that the method can use, and how many examples."""
+    """Run a signature on examples; return its outputs and the number of examples."""
     if name not in servable.definitions:
         raise invalid(f"No signature was found with the name: {shortened(name)}")
     definition = servable.definitions[name]
@@ -249,10 +249,11 @@ def _run(
 
 
 def _check_definition(definition: meta_graph_pb2.SignatureDef, method: str) -> None:
-    """Refuse a signature whose inputs and outputs are not those of a method, as the real server.
+    """Check that a signature has the inputs and outputs of a method, like TensorFlow Serving.
 
     Raises:
-        ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, it lacks one or has too many.
+        ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION: an input or output is missing or
+            extra.
     """
     outputs = definition.outputs.keys()
     if len(definition.inputs) != 1:
@@ -277,7 +278,7 @@ def _unusable(message: str) -> ServingError:
 
 
 def _bounded(examples: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    """Yield examples while they are within the limit: each repeats the context."""
+    """Yield serialized examples up to a total size; each of them repeats the context."""
     total_bytes = 0
     for example in examples:
         total_bytes += len(example)
@@ -287,7 +288,11 @@ def _bounded(examples: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
 
 
 def _serialized(examples: input_pb2.Input) -> Iterable[bytes]:
-    """Yield each example's bytes; the context's go before its own, which override them so."""
+    """Yield each serialized example, preceded by the serialized context.
+
+    Concatenated protobuf messages are merged when parsed, so the example's features override the
+    context's.
+    """
     if examples.WhichOneof("kind") == "example_list_with_context":
         context = examples.example_list_with_context.context.SerializeToString()
         for example in examples.example_list_with_context.examples:
@@ -298,7 +303,7 @@ def _serialized(examples: input_pb2.Input) -> Iterable[bytes]:
 
 
 def classification_json(result: classification_pb2.ClassificationResult) -> bytes:
-    """Return classes as REST answers them: for each example a list of [label, score]."""
+    """Return classes as a REST response body: for each example a list of [label, score]."""
     rows = [
         ", ".join(
             f"[{string_text(one.label.encode())}, {number_text(one.score)}]" for one in row.classes
@@ -309,7 +314,7 @@ def classification_json(result: classification_pb2.ClassificationResult) -> byte
 
 
 def regression_json(result: regression_pb2.RegressionResult) -> bytes:
-    """Return numbers as REST answers them."""
+    """Return regression values as a REST response body."""
     return _results(number_text(row.value) for row in result.regressions)
 
 

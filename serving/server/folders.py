@@ -1,4 +1,4 @@
-"""What lies on disk: models and their versions, as NAME/VERSION/saved_model.pb."""
+"""Find models and versions on disk: NAME/VERSION/saved_model.pb."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from serving.tf_serving import SAVED_MODEL, versions_of
 
 
 def read_models(source: Path) -> list[ModelConfig]:
-    """Return the models of a folder, or those that a `models.config` names.
+    """Return the models in a folder, or those in a `models.config`.
 
     Raises:
-        InputError: there is no model, or the file cannot be used.
+        InputError: there is no model, or the file is invalid.
     """
     if source.is_file():
         return read_models_config(source)
@@ -25,7 +25,7 @@ def model_dirs(base: Path) -> list[Path]:
     """Return the directories under `base` that have at least one version.
 
     Raises:
-        InputError: `base` is no directory or has no model in it.
+        InputError: `base` is not a directory or contains no model.
     """
     expected = f"expected {base}/NAME/VERSION/{SAVED_MODEL}; clozeline export writes it"
     if not base.is_dir():
@@ -33,9 +33,9 @@ def model_dirs(base: Path) -> list[Path]:
     if any((path / SAVED_MODEL).is_file() for path in versions_of(base).values()):
         raise InputError(f"{base}: this is one model; give the directory above, {base.parent}")
     children = sorted(path for path in base.iterdir() if path.is_dir())
-    found = [path for path in children if versions_of(path) and not path.name.startswith(".")]
-    if found:
-        return found
+    models = [path for path in children if versions_of(path) and not path.name.startswith(".")]
+    if models:
+        return models
     names = "".join(f"; {path} has no numeric version" for path in versionless_dirs(base)[:1])
     raise InputError(f"{base}: no model in it{names} ({expected})")
 
@@ -50,12 +50,12 @@ def versionless_dirs(base: Path) -> list[Path]:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse a version with FIFOs, sockets or devices in it: reading them may never end.
+    """Refuse a version that contains FIFOs, sockets or devices: reading them may never end.
 
-    Links are followed, to files and to the directories right below the version.
+    Links to files and to directories directly below the version are followed.
 
     Raises:
-        ServingError: FAILED_PRECONDITION, naming the first of them.
+        ServingError: FAILED_PRECONDITION: the first such file.
     """
     for file in sorted({*path.rglob("*"), *path.glob("*/*")}):
         if file.exists() and not file.is_file() and not file.is_dir():
@@ -63,6 +63,6 @@ def check_regular(path: Path) -> None:
 
 
 def fingerprint(path: Path) -> object:
-    """Return something that differs once a file below `path` has changed; it can be a key."""
+    """Return a hashable value that changes when a file below `path` changes (size or mtime)."""
     stats = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
     return tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats)

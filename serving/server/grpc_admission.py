@@ -1,9 +1,9 @@
-"""What a gRPC call may take before its method runs, and until its answer is sent.
+"""Admission control for gRPC calls: limits on time and number before the method runs.
 
-gRPC's own server gives every call a thread and waits there for the request without end, and parses
-requests one after the other in the thread that accepts calls. Here a call waits for its request in
-bounded time and number, is parsed in its own thread, and then takes its place in the budget that it
-shares with REST.
+gRPC's server gives every call a thread that waits for the request without a time limit, and parses
+all requests in the single thread that accepts calls. Here the number and time of waiting calls are
+limited, a request is parsed in the call's own thread, and it then acquires a place in the budget
+that it shares with REST.
 """
 
 import logging
@@ -23,8 +23,9 @@ from serving.server.status import ServingError, invalid
 
 _log = logging.getLogger(__name__)
 
-# Calls that wait for their request: so many are waited for; of more, those that have taken longer
-# than a client needs that sends at all; but never more than the threads there are for them.
+# Limits on calls that wait for their request. Above _MAX_WAITING, those that wait longer than
+# _GRACE_SECS are cancelled (a client that sends at all needs less); above _MOST_WAITING, the number
+# of threads for waiting calls, also younger ones.
 _MAX_WAITING = 64
 _GRACE_SECS = 0.5
 _MOST_WAITING = 256
@@ -40,12 +41,12 @@ _UNLIMITED = frozenset(
 
 
 def thread_count(limits: Limits) -> int:
-    """Return how many threads calls need, those that wait for their requests included."""
+    """Return the number of threads for calls, including those that wait for their request."""
     return limits.max_accepted_requests + _MOST_WAITING + _MAX_WAITING
 
 
 class Admission(grpc.ServerInterceptor):
-    """Turns every unary method into one that reads its only request itself."""
+    """Converts every unary method to a streaming one that reads its only request itself."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -56,7 +57,7 @@ class Admission(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
-        """Return the method's handler; None if there is no such method."""
+        """Return the method's handler; None if the method does not exist."""
         handler = continuation(handler_call_details)
         if handler is None:
             return None
@@ -82,9 +83,9 @@ class Admission(grpc.ServerInterceptor):
             self._clocks.forget(context)
             share.release()
 
-        share.retain()  # by this thread, and by the call, whose answer is sent after it
+        share.retain()  # one reference for this thread, one for the call, which outlives it
         if not context.add_callback(at_end):
-            share.release()  # it has ended already
+            share.release()  # the call has already ended
         try:
             packed = self._request(context, requests)
             if packed is None:
@@ -108,7 +109,7 @@ class Admission(grpc.ServerInterceptor):
         try:
             return self._clocks.received(context, requests)
         except grpc.RpcError:
-            # gRPC does not tell which. Its own log, which does, has a line for each such call.
+            # gRPC does not say which of these; its own log does, but with a line for each call.
             _log.error(
                 "A gRPC call ended before its request was read: the client compressed it, which is "
                 "refused, or went away, or took too long"
@@ -135,20 +136,20 @@ class Admission(grpc.ServerInterceptor):
 
 
 class _Clocks:
-    """Cancels calls whose client sends no request, or takes no answer."""
+    """Cancels calls whose client does not send its request or does not read the response."""
 
     def __init__(self, timeout_secs: float) -> None:
         self._timeout_secs = timeout_secs
         self._lock = threading.Lock()
-        self._waiting: dict[grpc.ServicerContext, float] = {}  # to its start, oldest first
-        self._sending: dict[grpc.ServicerContext, float] = {}  # to its deadline
+        self._waiting: dict[grpc.ServicerContext, float] = {}  # start time by call, oldest first
+        self._sending: dict[grpc.ServicerContext, float] = {}  # deadline by call
         threading.Thread(target=self._work, name="grpc-clocks", daemon=True).start()
 
     def received(self, context: grpc.ServicerContext, requests: Iterator[bytes]) -> bytes | None:
-        """Return the call's request; None if the client ends without one.
+        """Wait for the call's request; return None if the client sends none.
 
         Raises:
-            grpc.RpcError: the call ended meanwhile, or was cancelled because it took too long.
+            grpc.RpcError: the call ended, or was cancelled because it took too long.
         """
         with self._lock:
             self._waiting[context] = time.monotonic()
@@ -162,7 +163,7 @@ class _Clocks:
                 self._waiting.pop(context, None)
 
     def _evicted(self) -> list[grpc.ServicerContext]:
-        """Take out the calls that have waited longest if there are too many."""
+        """Remove and return the calls that have waited longest, if there are too many."""
         evicted = []
         latest = time.monotonic() - _GRACE_SECS
         while len(self._waiting) > _MAX_WAITING:
@@ -174,13 +175,13 @@ class _Clocks:
         return evicted
 
     def start_sending(self, context: grpc.ServicerContext, size_bytes: int) -> None:
-        """Give the client time to take an answer of this size."""
+        """Set the deadline for the client to read a response of this size."""
         allowed_secs = self._timeout_secs * (1 + size_bytes / PIECE_BYTES)
         with self._lock:
             self._sending[context] = time.monotonic() + allowed_secs
 
     def forget(self, context: grpc.ServicerContext) -> None:
-        """Note that the call has ended."""
+        """Remove a call that has ended."""
         with self._lock:
             self._sending.pop(context, None)
 
@@ -200,5 +201,5 @@ class _Clocks:
 
 
 def _address(peer: str) -> str:
-    """Return the address of gRPC's `ipv4:ADDRESS:PORT`."""
+    """Return the address part of gRPC's `ipv4:ADDRESS:PORT`."""
     return peer.partition(":")[2].rpartition(":")[0]

@@ -41,11 +41,11 @@ _log = logging.getLogger(__name__)
 _MESSAGE_CHARS = 1024
 _ENTRYPOINT = "GRPC"  # in metrics
 _HANDSHAKE_MS = 2000
-_MAX_STREAMS = 128  # of a connection; a client that sends more at a time opens another
+_MAX_STREAMS = 128  # concurrent streams per connection; a client that needs more opens another
 
 
 def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the servicer method with ServingError made the call's status."""
+    """Decorate a servicer method: a ServingError becomes the call's status."""
 
     @functools.wraps(method)
     def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
@@ -61,7 +61,7 @@ def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _abort(context: grpc.ServicerContext, error: ServingError) -> NoReturn:
-    """End a call with an error; a long message is cut where TensorFlow Serving cuts it."""
+    """End a call with an error; truncate long messages like TensorFlow Serving."""
     message = error.message
     if len(message) > _MESSAGE_CHARS:
         message = message[:_MESSAGE_CHARS] + "...TRUNCATED"
@@ -85,11 +85,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 message = f'Serving signature key "{shortened(name)}" not found.'
                 raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
             signature = servable.signatures[name]
-            wanted = _wanted_outputs(signature, list(request.output_filter))
+            requested = _requested_outputs(signature, list(request.output_filter))
             runner = self._backend.runner
             inputs = arrays_from_protos(signature, request.inputs, runner.max_input_bytes)
             outputs = runner.run(signature, inputs)
-            outputs = {key: outputs[key] for key in wanted}
+            outputs = {key: outputs[key] for key in requested}
             check_answer(sum(map(message_bytes, outputs.values())), runner.max_answer_bytes)
             return _predict_response(servable, signature, outputs)
 
@@ -110,7 +110,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def Regress(  # noqa: N802
         self, request: regression_pb2.RegressionRequest
     ) -> regression_pb2.RegressionResponse:
-        """Give examples a number each."""
+        """Predict a number for each example."""
         with self._backend.counted(request.model_spec.name, "Regress", _ENTRYPOINT):
             servable = find_servable(self._backend.repository, request.model_spec)
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
@@ -147,7 +147,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Which models there are, and their states."""
+    """Model status and configuration."""
 
     def __init__(self, repository: Repository, limits: Limits) -> None:
         self._repository = repository
@@ -168,7 +168,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def HandleReloadConfigRequest(  # noqa: N802
         self, request: model_management_pb2.ReloadConfigRequest
     ) -> model_management_pb2.ReloadConfigResponse:
-        """Serve other models."""
+        """Replace the set of served models."""
         if not self._limits.allow_reload:
             message = "Reloading is off: start the server with --allow-reload to allow it"
             raise ServingError(grpc.StatusCode.PERMISSION_DENIED, message)
@@ -189,7 +189,7 @@ def find_servable(repository: Repository, spec: model_pb2.ModelSpec) -> Servable
     """Return the model that a request names.
 
     Raises:
-        ServingError: no name, or no such model, version or label.
+        ServingError: the name is missing, or the model, version or label does not exist.
     """
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
@@ -200,7 +200,7 @@ def _version(spec: model_pb2.ModelSpec) -> int | None:
     return spec.version.value if spec.HasField("version") else None
 
 
-def _wanted_outputs(signature: Signature, output_filter: list[str]) -> list[str]:
+def _requested_outputs(signature: Signature, output_filter: list[str]) -> list[str]:
     seen: set[str] = set()
     for name in output_filter:
         if name not in signature.outputs:
@@ -228,7 +228,7 @@ def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
     """Return a server that is bound to HOST:PORT but not started, and its port.
 
     Raises:
-        InputError: the port is taken or the host is none of this machine's.
+        InputError: the port is in use, or the host is not an address of this machine.
     """
     limits = backend.limits
     count = thread_count(limits)
@@ -253,16 +253,16 @@ def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
     transfer_ms = int(limits.transfer_timeout_secs * 1000)
-    # Connections that send nothing count against those that are allowed, and gRPC closes none of
-    # them for a new one; so they end soon.
+    # Idle new connections count against the maximum, and gRPC does not close one of them for a new
+    # one; so their time limit is short.
     handshake_ms = min(transfer_ms, _HANDSHAKE_MS)
     return [
         ("grpc.max_receive_message_length", limits.max_request_bytes),
         ("grpc.max_send_message_length", limits.max_message_bytes),
-        ("grpc.so_reuseport", 0),  # else two servers share a port without a word
-        # gRPC does not bound what a compressed message unpacks to, so none is taken.
+        ("grpc.so_reuseport", 0),  # otherwise two servers could share a port silently
+        # gRPC does not limit the decompressed size of a message, so compression is refused.
         ("grpc.compression_enabled_algorithms_bitset", 1),
-        ("grpc.http2.bdp_probe", 0),  # a stream that is not read buffers 64 KiB, never more
+        ("grpc.http2.bdp_probe", 0),  # keeps the buffer of an unread stream at 64 KiB
         ("grpc.max_concurrent_streams", _MAX_STREAMS),
         ("grpc.max_allowed_incoming_connections", connection_limit(limits)),
         ("grpc.max_connection_idle_ms", int(limits.idle_timeout_secs * 1000)),

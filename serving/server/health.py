@@ -1,7 +1,7 @@
-"""Addresses for health checks, which TensorFlow Serving's API lacks.
+"""Endpoints for health checks, which TensorFlow Serving's API lacks.
 
-Its status of a model is 200 even if no version can be loaded, so a probe cannot use it. These are
-the addresses of the Open Inference Protocol, which KServe, Triton and others share:
+Its model status is HTTP 200 even if no version can be loaded, so probes cannot use it. These are
+the endpoints of the Open Inference Protocol, which KServe, Triton and others use:
 
     GET /v2/health/live          200
     GET /v2/health/ready         200 if any version of any model is AVAILABLE, else 503

@@ -1,4 +1,4 @@
-"""Arrays to TensorFlow Serving's JSON answers: pure functions, no transport."""
+"""Format arrays as TensorFlow Serving's JSON responses: pure functions, no transport."""
 
 import base64
 import itertools
@@ -18,14 +18,14 @@ _INDENT = "    "
 MAX_BYTES = Limits().max_message_bytes
 Writer = Callable[[np.ndarray], list[str]]
 Writers = dict[str, Writer]
-_BLOCK_NODES = 16_384  # lists and leaves that exist as Python objects at a time
+_BLOCK_NODES = 16_384  # lists and leaves that exist as Python objects at a time; bounds memory
 _CHUNK_CHARS = 64 * 1024
-_PLAIN_BYTES = bytes(set(range(0x20, 0x100)) - set(b'"\\'))  # JSON text has them as they are
-_BYTES_SUFFIX = "_bytes"  # string outputs with such a name are written in base64
+_PLAIN_BYTES = bytes(set(range(0x20, 0x100)) - set(b'"\\'))  # bytes that JSON does not escape
+_BYTES_SUFFIX = "_bytes"  # string outputs whose name has this suffix are encoded in base64
 
 
 def predict_answer(outputs: Arrays, layout: Layout, max_bytes: int = MAX_BYTES) -> bytes:
-    """Return the body that answers a predict request made in the same layout.
+    """Return the response body for a predict request in the same layout.
 
     Raises:
         ServingError: what `predict_chunks` raises.
@@ -34,17 +34,17 @@ def predict_answer(outputs: Arrays, layout: Layout, max_bytes: int = MAX_BYTES) 
 
 
 def predict_chunks(outputs: Arrays, layout: Layout, max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
-    """Return the body that answers a predict request, in chunks that are made when they are taken.
+    """Return the response body for a predict request, in lazily generated chunks.
 
     Args:
-        outputs: arrays by name; strings are objects of bytes.
-        layout: of the request.
-        max_bytes: limit for the body.
+        outputs: arrays by name; strings are object arrays of bytes.
+        layout: layout of the request.
+        max_bytes: size limit of the body.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, an output cannot be written as JSON, the body could be
-            larger than the limit, or row format was asked for and the outputs have no batch
-            dimension in common.
+        ServingError: INVALID_ARGUMENT: an output cannot be written as JSON, the body could exceed
+            the limit, or the row format was requested and the outputs have no common batch
+            dimension.
     """
     if layout is Layout.ROW:
         _check_batch(outputs)
@@ -60,18 +60,18 @@ def predict_chunks(outputs: Arrays, layout: Layout, max_bytes: int = MAX_BYTES) 
 
 
 def error_answer(message: str) -> bytes:
-    """Return the body of an answer that is an error."""
+    """Return the body of an error response."""
     quoted = json.dumps(message, ensure_ascii=False)
     return f'{{\n{_INDENT}"error": {quoted}\n}}'.encode("utf-8", "surrogateescape")
 
 
 def number_text(value: float) -> str:
-    """Return a float32 as it stands in answers."""
+    """Format a float32 as in responses."""
     return _floats(np.array([value], dtype=np.float32))[0]
 
 
 def string_text(value: bytes) -> str:
-    """Return a string as it stands in answers."""
+    """Format a string as in responses."""
     return json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False)
 
 
@@ -89,7 +89,7 @@ def _check_batch(outputs: dict[str, np.ndarray]) -> None:
 
 
 def _most_bytes(name: str, array: np.ndarray, layout: Layout) -> int:
-    """Return what the JSON text of an output can take at most."""
+    """Return an upper bound for the size of an output's JSON text."""
     lists = _nodes(array.shape) - array.size
     lines = array.size + 2 * lists  # a list ends on a line of its own
     rows = array.shape[0] if array.ndim else 1
@@ -110,12 +110,12 @@ def _most_leaf_bytes(name: str, array: np.ndarray) -> int:
 
 
 def _nodes(shape: tuple[int, ...]) -> int:
-    """Return how many lists and leaves an array's JSON has."""
+    """Return the number of lists and leaves in an array's JSON."""
     return 1 + sum(itertools.accumulate(shape, operator.mul))
 
 
 def _encoded(texts: Iterator[str]) -> Iterator[bytes]:
-    """Join short texts to chunks; strings that are not UTF-8 leave as the bytes they are."""
+    """Join short texts to encoded chunks; strings that are not UTF-8 keep their bytes."""
     waiting: list[str] = []
     chars = 0
     for text in texts:
@@ -144,7 +144,7 @@ def _rows(outputs: Arrays, writers: Writers) -> Iterator[str]:
 
 
 def _row_objects(outputs: Arrays, writers: Writers, start: int, stop: int) -> Iterator[str]:
-    """Yield the objects of some rows; of a single one, which may be large, in parts."""
+    """Yield the JSON objects of some rows; a single row, which may be large, in parts."""
     opening, inner = "\n" + _INDENT * 2, "\n" + _INDENT * 3
     if stop - start == 1:
         for number, (name, array) in enumerate(outputs.items()):
@@ -177,7 +177,7 @@ def _columns(outputs: Arrays, writers: Writers) -> Iterator[str]:
 
 
 def _tokens(array: np.ndarray, write: Writer, level: int | None) -> Iterator[str]:
-    """Yield an array's text: on one line, or on lines indented from a level on."""
+    """Yield an array's JSON text: on one line (`level` None), or indented from a level on."""
     if _nodes(array.shape) <= _BLOCK_NODES:
         leaves = _leaves(array, write)
         yield _on_one_line(leaves) if level is None else _on_lines(leaves, level)
@@ -188,7 +188,7 @@ def _tokens(array: np.ndarray, write: Writer, level: int | None) -> Iterator[str
 
 
 def _list(array: np.ndarray, write: Writer, level: int | None, closing: str) -> Iterator[str]:
-    """Yield the text of an array that may be large, block by block of its rows."""
+    """Yield the JSON text of a large array in blocks of rows."""
     inner = None if level is None else level + 1
     line = "" if inner is None else "\n" + _INDENT * inner
     separator = ", " if inner is None else "," + line
@@ -206,7 +206,7 @@ def _list(array: np.ndarray, write: Writer, level: int | None, closing: str) -> 
 
 
 def _blocks(arrays: list[np.ndarray]) -> Iterator[tuple[int, int]]:
-    """Yield first and last row (exclusive) of blocks that are written at a time."""
+    """Yield the first and last row (exclusive) of each block of at most `_BLOCK_NODES` nodes."""
     rows = len(arrays[0])
     step = max(1, _BLOCK_NODES // sum(_nodes(array.shape[1:]) for array in arrays))
     for start in range(0, rows, step):
@@ -214,7 +214,7 @@ def _blocks(arrays: list[np.ndarray]) -> Iterator[tuple[int, int]]:
 
 
 def _row(array: np.ndarray, number: int) -> np.ndarray:
-    """Return one row; of a list of scalars it is an array, too."""
+    """Return one row as an array, also if it is a scalar."""
     return array[number : number + 1].reshape(array.shape[1:])
 
 

@@ -77,10 +77,10 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
 
 
 def signature_name(document: dict[str, Json]) -> str:
-    """Return the signature asked for; "" is the default one.
+    """Return the requested signature's name; "" = the default signature.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the name is not a string.
+        ServingError: INVALID_ARGUMENT: the name is not a string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
@@ -94,11 +94,11 @@ def signature_name(document: dict[str, Json]) -> str:
 def read_inputs(
     document: dict[str, Json], signature: Signature
 ) -> tuple[Layout, dict[str, np.ndarray]]:
-    """Return the layout of the request and its inputs as arrays; strings are objects of bytes.
+    """Return the layout of the request and its inputs; strings are object arrays of bytes.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the document does not fit the signature; UNIMPLEMENTED, an
-            input has a type that JSON requests cannot carry.
+        ServingError: INVALID_ARGUMENT: the document does not match the signature. UNIMPLEMENTED: an
+            input has a dtype that JSON requests do not support.
     """
     if not signature.inputs:
         raise invalid(f"Failed to get input map for signature: {signature.name}")
@@ -146,9 +146,9 @@ def _array(value: Json, info: TensorInfo) -> np.ndarray:
 
 
 def _array_at_once(value: Json, info: TensorInfo) -> np.ndarray | None:
-    """Return nested lists as an array, or None where anything could be wrong with them.
+    """Fast path: convert nested lists to an array; None if anything might be wrong with them.
 
-    Reading value by value, which words the errors, takes ten times as long.
+    The slow path, value by value, takes ten times as long but produces the error messages.
     """
     shape: list[int] = []
     level = [value]
@@ -164,7 +164,7 @@ def _array_at_once(value: Json, info: TensorInfo) -> np.ndarray | None:
 
 
 def _rows_at_once(instances: list[Json], signature: Signature) -> dict[str, np.ndarray] | None:
-    """Return all instances as arrays, or None where anything could be wrong with them."""
+    """Fast path: convert all instances to arrays; None if anything might be wrong with them."""
     names = signature.inputs.keys()
     columns: dict[str, list[Json]] = {}
     if set(map(type, instances)) != {dict}:
@@ -234,7 +234,7 @@ def _failed_element(where: str, error: ServingError) -> ServingError:
 
 
 class _Column:
-    """One input's values, gathered over the instances, which must all have one shape."""
+    """One input's values over all instances, which must have equal shapes."""
 
     def __init__(self, info: TensorInfo) -> None:
         self._info = info
@@ -260,7 +260,7 @@ class _Column:
 
 
 def _as_array(values: list[Any], shape: tuple[int, ...], info: TensorInfo) -> np.ndarray:
-    if len(shape) > MAX_RANK:  # with the rows
+    if len(shape) > MAX_RANK:  # including the axis of rows
         raise _too_deep(len(shape))
     flat = np.empty(len(values), dtype=info.dtype.as_numpy_dtype)
     flat[:] = values
@@ -272,7 +272,7 @@ def _listed(shape: tuple[int, ...]) -> str:
 
 
 def _shape(value: Json) -> tuple[int, ...]:
-    """Return the shape that the first element of every nested list says."""
+    """Return the shape according to the first element of every nested list."""
     shape: list[int] = []
     while isinstance(value, list):
         shape.append(len(value))

@@ -1,4 +1,4 @@
-"""Single JSON values: to a tensor's dtype, and quoted in messages."""
+"""Convert single JSON values to a tensor's dtype, and quote them in messages."""
 
 import base64
 import binascii
@@ -20,10 +20,10 @@ _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 
 
 def converter(dtype: tf.DType) -> Callable[[Json], Any]:
-    """Return the function that takes one JSON value to a value of the dtype.
+    """Return a function that converts one JSON value to the dtype.
 
     The function raises ServingError: INVALID_ARGUMENT for a value of another type, UNIMPLEMENTED if
-    JSON requests cannot carry the dtype.
+    JSON requests do not support the dtype.
     """
     if dtype == tf.string:
         return _to_bytes
@@ -33,20 +33,20 @@ def converter(dtype: tf.DType) -> Callable[[Json], Any]:
         largest = float(dtype.max)
         return lambda value: _to_float(value, dtype, largest)
     if dtype.name in _INTEGERS:
-        allowed = range(dtype.min, dtype.max + 1)  # once: each takes TensorFlow microseconds
+        allowed = range(dtype.min, dtype.max + 1)  # computed once: dtype.min takes microseconds
         return lambda value: _to_integer(value, dtype, allowed)
     return lambda value: _unsupported(value, dtype)
 
 
 def convert_all(values: list[Json], dtype: tf.DType) -> np.ndarray | None:
-    """Return JSON values as an array, at once.
+    """Convert JSON values to an array in one step.
 
     Args:
-        values: any.
-        dtype: of the array; strings become objects of bytes.
+        values: JSON values of any type.
+        dtype: dtype of the array; strings become objects of bytes.
 
     Returns:
-        None if it is not certain that the function of `converter` takes each of them.
+        The array; None unless the function of `converter` certainly accepts all values.
     """
     types = set(map(type, values))
     try:
@@ -125,7 +125,7 @@ def _unsupported(value: Json, dtype: tf.DType) -> Any:
 
 
 def json_type(value: Json) -> str:
-    """Return the name of a value's type as error messages have it."""
+    """Return the name of a value's JSON type, as in TensorFlow Serving's error messages."""
     if value is None or isinstance(value, bool):
         return {None: "Null", False: "False", True: "True"}[value]
     names: dict[type, str] = {dict: "Object", list: "Array", str: "String"}
@@ -138,7 +138,7 @@ def is_base64(value: Json) -> bool:
 
 
 def quoted(value: Json) -> str:
-    """Return a JSON value as error messages show it: objects on lines, lists on one, cut."""
+    """Format a JSON value for error messages: objects on several lines, lists on one, truncated."""
     text = ""
     for token in _tokens(value, 0):
         text += token[: 2 * _QUOTED_CHARS]

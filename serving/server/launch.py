@@ -1,4 +1,4 @@
-"""Start a model server: the real one where it is installed, else the embedded one."""
+"""Start a model server: TensorFlow Serving if it is installed, else the embedded server."""
 
 import os
 import shutil
@@ -12,30 +12,30 @@ from serving.tf_serving import MONITORING_CONFIG, SAVED_MODEL, versions_of
 
 REAL_SERVER = "tensorflow_model_server"
 ALL_ADDRESSES = "0.0.0.0"
-"""The --host for which the real server may run: it listens on all addresses, whatever one wants."""
+"""The only --host for which the real server is used: it always listens on all addresses."""
 
 REST_THREADS = 32
-"""Threads of the real server's REST API. A thread waits for its request's answer, so that its
-default, 4 a core, caps a batch at 8 rows on 2 cores; this many can fill a batch of 32."""
+"""Number of threads for the real server's REST API. Each thread waits for one response, so the
+default of 4 per core limits a batch to 8 rows on 2 cores; 32 threads can fill a batch of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """How models are served.
+    """Settings of a model server.
 
     Attributes:
-        models: folder of NAME/VERSION/saved_model.pb, or a `models.config`.
-        host: address to listen on; the real server knows only all of them.
-        rest_port: of the REST API; 0 takes a free one, but not in the real server.
-        grpc_port: of the gRPC API; the same.
-        embedded: run the embedded server in any case.
-        batching: run requests of several clients together.
-        batching_config: a batching parameters file that says how; None: 32 rows at a time.
-        allow_reload: let gRPC clients of the embedded server replace its list of models.
-        allowed_hosts: names that REST clients of the embedded server may use for it.
-        max_body_mb: largest request that the embedded server takes, in MiB.
-        stop_timeout_secs: how long running requests of the embedded server may take to end.
-        checks_method_names: whether Classify and Regress need signatures whose method_name says so.
+        models: folder with NAME/VERSION/saved_model.pb, or a `models.config`.
+        host: address to listen on; the real server always listens on all addresses.
+        rest_port: port of the REST API; 0 = a free port (embedded server only).
+        grpc_port: port of the gRPC API; 0 = a free port (embedded server only).
+        embedded: whether to run the embedded server even if the real one is installed.
+        batching: whether to batch requests of several clients.
+        batching_config: a batching parameters file; None = batches of up to 32 rows.
+        allow_reload: whether gRPC clients may replace the list of models (embedded server).
+        allowed_hosts: host names that REST clients may use for the embedded server.
+        max_body_mb: size limit of requests, in MiB (embedded server).
+        stop_timeout_secs: how long running requests may take after a stop (embedded server).
+        checks_method_names: whether Classify and Regress require the matching `method_name`.
     """
 
     models: Path
@@ -53,10 +53,10 @@ class ServeSettings:
 
 
 def serve_models(settings: ServeSettings) -> None:
-    """Serve models until interrupted, by the real server if it is installed and may run.
+    """Serve models until interrupted, with the real server if it is installed and usable.
 
     Raises:
-        InputError: no model there, a file or a flag that cannot be used, or a port is taken.
+        InputError: no model exists, a file or flag cannot be used, or a port is in use.
     """
     from serving.server.batching import SERVE_DEFAULT
     from serving.server.config_files import read_batching_parameters
@@ -93,17 +93,17 @@ def serve_models(settings: ServeSettings) -> None:
 
 
 def exec_real_server(program: str, settings: ServeSettings) -> None:
-    """Become TensorFlow's model server, configured as ours would be.
+    """Replace this process by TensorFlow's model server, configured like the embedded one.
 
     Raises:
-        InputError: no model there, or a flag that only the embedded server knows.
+        InputError: no model exists, or a flag is supported by the embedded server only.
     """
     if settings.allowed_hosts:
         raise InputError(f"--allowed-hosts: {REAL_SERVER} does not check them; add --embedded")
     for flag, port in (("--rest-port", settings.rest_port), ("--grpc-port", settings.grpc_port)):
-        if port == 0:  # which turns the API off there
+        if port == 0:  # would switch off the API in the real server
             raise InputError(
-                f"{flag} 0: {REAL_SERVER} takes no free one; name it or add --embedded"
+                f"{flag} 0: {REAL_SERVER} cannot choose a free port; give one or add --embedded"
             )
     models = settings.models
     config = models if models.is_file() else _temporary_file(_folder_config(models))
@@ -116,7 +116,8 @@ def exec_real_server(program: str, settings: ServeSettings) -> None:
     flags = [
         f"--model_config_file={config}",
         "--model_config_file_poll_wait_seconds=1",
-        "--allow_version_labels_for_unavailable_models",  # else labels end a first start
+        # Without it, version labels make the first start fail.
+        "--allow_version_labels_for_unavailable_models",
         f"--monitoring_config_file={monitoring}",
         f"--rest_api_port={settings.rest_port}",
         f"--port={settings.grpc_port}",
@@ -134,7 +135,7 @@ def exec_real_server(program: str, settings: ServeSettings) -> None:
 
 
 def _batching_parameters() -> str:
-    """Return a batching parameters file that has the real server batch as ours does by default."""
+    """Return a batching parameters file with the embedded server's defaults."""
     from serving.server.batching import SERVE_DEFAULT
 
     return f"""\

@@ -1,4 +1,4 @@
-"""How much the server takes on at once."""
+"""The server's limits on memory, concurrency and time."""
 
 import os
 from dataclasses import dataclass
@@ -6,47 +6,47 @@ from dataclasses import dataclass
 from serving.tf_serving import MAX_MESSAGE_BYTES
 
 PIECE_BYTES = 64 * 1024
-"""What of an answer is handed over to a connection at a time."""
+"""Size of the pieces in which a response is written to a connection."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on memory, on threads, on waiting, and on what requests may ask for."""
+    """Limits on memory, threads and waiting, and on the operations that requests may use."""
 
-    # Largest answer, and bound of what a request may become in memory.
+    # Largest response, and the largest size of a request in memory.
     max_message_bytes: int = MAX_MESSAGE_BYTES
     # Largest request: body (REST, before and after decompression) or message (gRPC).
     max_body_bytes: int = 4 * 1024 * 1024
-    # Bytes of requests and answers that the server holds at a time, over all clients.
+    # Bytes of requests and responses in memory, over all clients.
     max_bytes_in_flight: int = 256 * 1024 * 1024
-    # Predictions that run at a time; TensorFlow spreads each over the cores by itself.
+    # Concurrent predictions; TensorFlow parallelizes each of them over the cores.
     max_concurrent_runs: int = max(2, os.cpu_count() or 1)
-    # Predictions accepted, from the last byte of the request until the answer is ready; one more is
-    # told to come back later.
+    # Accepted predictions, from the last byte of the request until the response is ready; further
+    # ones are refused with UNAVAILABLE.
     max_accepted_requests: int = 128
-    # Open connections per API. When a REST client opens one more, the one that has kept the server
-    # waiting longest is closed; gRPC refuses it.
+    # Open connections per API. For one more, REST closes the connection whose client has been
+    # slowest; gRPC refuses the new one.
     max_connections: int = 1024
-    # A client gets this long to send a request's head, then its body, and to take each next 64 KiB
-    # of an answer.
+    # Time limit for a client to send a request's head, to send its body, and to read each 64 KiB of
+    # a response.
     transfer_timeout_secs: float = 10.0
     # A connection without a request is closed after this long.
     idle_timeout_secs: float = 30.0
-    # A gRPC connection is closed after this long, so that clients find other servers.
+    # A gRPC connection is closed after this time, so that clients discover other servers.
     max_connection_age_secs: float = 3600.0
-    # A REST client hears of a timeout after this long; TensorFlow Serving's default.
+    # Time limit of a REST request; TensorFlow Serving's default.
     rest_timeout_secs: float = 30.0
-    # Running requests get this long to end when the server stops.
+    # How long running requests may take after the server is told to stop.
     stop_timeout_secs: float = 30.0
-    # Whether gRPC clients may replace the list of models, and how many models it may then have.
+    # Whether gRPC clients may replace the list of models, and its maximum length then.
     allow_reload: bool = False
     max_models: int = 32
-    # Whether Classify and Regress need signatures whose method_name says so.
+    # Whether Classify and Regress require signatures with the matching method_name.
     checks_method_names: bool = False
-    # Between two looks for new versions; TensorFlow Serving's default.
+    # Interval of polling for new versions; TensorFlow Serving's default.
     poll_secs: float = 1.0
 
     @property
     def max_request_bytes(self) -> int:
-        """Return the size of the largest request that is accepted."""
+        """Return the size limit of requests."""
         return min(self.max_body_bytes, self.max_message_bytes)

@@ -1,4 +1,4 @@
-"""Loading one version of a model from its directory."""
+"""Load one version of a model from its directory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,22 +24,22 @@ _SERVE_TAG = "serve"
 
 @dataclass(frozen=True)
 class Servable:
-    """One loaded version of a model. It lives as long as a request or the repository holds it."""
+    """One loaded version of a model; freed when no request and no repository refers to it."""
 
     name: str
     version: int
-    definitions: dict[str, meta_graph_pb2.SignatureDef]  # all of them, for metadata
-    signatures: dict[str, Signature]  # those that can be run
-    root: Any  # what tf.saved_model.load returned: it owns the variables
+    definitions: dict[str, meta_graph_pb2.SignatureDef]  # all signatures, for metadata
+    signatures: dict[str, Signature]  # the executable signatures
+    root: Any  # result of tf.saved_model.load, which owns the variables
 
 
 Loader = Callable[[str, int, Path], Servable]
 
 
 def saved_model_loader(runner: Runner, metrics: Metrics | None = None) -> Loader:
-    """Return the function that loads one version and runs its warm-up requests.
+    """Return a function that loads one version and runs its warm-up requests.
 
-    The function raises ServingError when the version cannot be served.
+    The function raises ServingError if the version cannot be served.
     """
     metrics = metrics or Metrics()
 
@@ -48,7 +48,7 @@ def saved_model_loader(runner: Runner, metrics: Metrics | None = None) -> Loader
             check_regular(path)
             servable = _load(name, version, path)
             warm_up(path, servable.signatures, runner)
-        except Exception as error:  # whatever a broken directory provokes in TensorFlow
+        except Exception as error:  # TensorFlow raises many types for a broken SavedModel
             metrics.load(str(path), succeeded=False)
             if isinstance(error, ServingError):
                 raise
@@ -60,7 +60,7 @@ def saved_model_loader(runner: Runner, metrics: Metrics | None = None) -> Loader
 
 
 def loaded_once(load: Loader) -> Loader:
-    """Return a loader by which models of several names share the memory of the same files."""
+    """Return a loader that shares one loaded model between names with the same files."""
     loaded: WeakValueDictionary[object, Servable] = WeakValueDictionary()
 
     def load_or_share(name: str, version: int, path: Path) -> Servable:

@@ -1,16 +1,16 @@
-"""One line a minute for each kind of event that clients can provoke."""
+"""Limit the log to one line per minute for each kind of event that clients can trigger."""
 
 import logging
 import threading
 import time
 
 _INTERVAL_SECS = 60.0
-# Their tracebacks are of clients' doing; ours point at a fault of the server.
+# Tracebacks of these libraries are caused by clients; ours indicate a fault of the server.
 _WITHOUT_TRACEBACK = ("uvicorn", "asyncio", "grpc")
 
 
 class OncePerMinute(logging.Filter):
-    """Passes a record if its line of code has not logged for a minute; the next tells how often."""
+    """Passes at most one record per minute and line of code, with the number of dropped ones."""
 
     def __init__(self, interval_secs: float = _INTERVAL_SECS) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class OncePerMinute(logging.Filter):
         self._dropped: dict[tuple[str, int], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is to be written, shortened where it has a traceback."""
+        """Return whether to log the record; replace a client-caused traceback by its error."""
         key, now_secs = (record.pathname, record.lineno), time.monotonic()
         with self._lock:
             if now_secs - self._last_secs.get(key, -self._interval_secs) < self._interval_secs:
@@ -41,7 +41,7 @@ _LIMIT = OncePerMinute()
 
 
 def limit_log_lines() -> None:
-    """Put the limit on every handler that writes what the server and its libraries log."""
+    """Add the limit to all log handlers; calling it again has no effect."""
     for handler in (*logging.root.handlers, logging.lastResort):
         if handler:
-            handler.addFilter(_LIMIT)  # does nothing the second time
+            handler.addFilter(_LIMIT)

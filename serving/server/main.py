@@ -1,4 +1,4 @@
-"""Starting and stopping the embedded server."""
+"""Start and stop the embedded server."""
 
 import functools
 import gc
@@ -37,20 +37,21 @@ from serving.server.origins import known_hosts
 from serving.server.rest import rest_app
 from serving.server.runner import Runner
 
-# After the stop timeout, transports get this long to end their threads.
+# Additional time for the transports to end their threads after the stop timeout.
 _STOP_MARGIN_SECS = 0.5
-# Connections that the event loop accepts at a time, before it serves those that it has.
+# Number of connections that the event loop accepts before it serves existing ones.
 _ACCEPTED_AT_ONCE = 128
-# Connections that the kernel holds until the event loop accepts them (it cuts this to
-# net.core.somaxconn). It drops the first packet of any beyond, which a client repeats after 1 s.
+# Length of the kernel's accept queue (limited by net.core.somaxconn). If it is full, the kernel
+# drops a new client's first packet, which the client repeats after 1 s.
 _ACCEPT_QUEUE = 4096
 
 
 class ModelServer:
     """A REST and a gRPC server over a folder of models or a `models.config`.
 
-    Constructing it binds both ports and loads the models, `start` begins to answer, `stop` lets
-    running requests finish. Port 0 takes a free one; `rest_port` and `grpc_port` are the real ones.
+    The constructor binds both ports and loads the models; `start` begins to answer requests; `stop`
+    lets running requests finish. Port 0 chooses a free port; `rest_port` and `grpc_port` are the
+    actual ones.
 
     Raises:
         InputError: no models, a model that cannot be loaded, or a port in use.
@@ -78,7 +79,7 @@ class ModelServer:
         self._socket = _bound_socket(host, rest_port, "--rest-port")
         self.rest_port = self._socket.getsockname()[1]
         try:
-            # gRPC would print lines of its own about a port that is taken.
+            # Try the port first: gRPC prints its own lines if it is in use.
             _bound_socket(host, grpc_port, "--grpc-port").close()
             self._grpc, self.grpc_port = grpc_server(backend, joined(host, grpc_port))
             self.served = self.repository.load_all()
@@ -89,16 +90,16 @@ class ModelServer:
         hosts = known_hosts(self._socket.getsockname()[0], host, allowed_hosts)
         app = rest_app(backend, self._threads, hosts)
         self._rest = uvicorn.Server(_uvicorn_config(app, limits))
-        # Not in the main thread, so that uvicorn leaves the signals to us.
+        # Outside the main thread uvicorn installs no signal handlers; ours stay in effect.
         self._rest_thread = threading.Thread(
             target=self._rest.run, args=([self._socket],), name="rest", daemon=True
         )
 
     def start(self) -> None:
-        """Answer requests from here on; returns when both ports do.
+        """Start to answer requests; return when both APIs are ready.
 
         Raises:
-            InputError: another process began to listen at the REST port meanwhile.
+            InputError: another process has started to listen on the REST port meanwhile.
         """
         try:
             self._socket.listen()
@@ -110,15 +111,16 @@ class ModelServer:
         self._rest_thread.start()
         while self._rest_thread.is_alive() and not self._rest.started:
             self._rest_thread.join(0.01)
-        self._socket.listen(_ACCEPT_QUEUE)  # uvicorn has one number for both
+        # uvicorn uses one number for both the queue and its accepts; set the queue's length here.
+        self._socket.listen(_ACCEPT_QUEUE)
         self.repository.start_polling(self._limits.poll_secs)
         self._trimmer.start()
 
     def stop(self) -> list[str]:
-        """Accept nothing new, let running requests finish for `stop_timeout_secs`, and return.
+        """Refuse new requests, let running ones finish for `stop_timeout_secs`, and return.
 
         Returns:
-            What still goes on in threads that cannot be stopped: nobody waits for it any more.
+            Descriptions of work that still runs in threads, which cannot be stopped.
         """
         deadline = time.monotonic() + self._limits.stop_timeout_secs + _STOP_MARGIN_SECS
 
@@ -150,19 +152,19 @@ def serve(
 ) -> None:
     """Serve models until SIGINT or SIGTERM; a second signal ends the process at once.
 
-    Requests that are running may finish within `Limits.stop_timeout_secs`. If some do not, it ends
-    the process, with exit code 1, since their threads cannot be stopped.
+    Running requests may finish within `Limits.stop_timeout_secs`. If some do not, the process exits
+    with code 1, since their threads cannot be stopped.
 
     Args:
-        models: holds NAME/VERSION/saved_model.pb; the newest version of each name is served, and a
-            newer one is picked up when it appears. Or a `models.config`.
-        host: the address to listen at, such as 127.0.0.1.
-        rest_port: for REST; 0 takes a free one.
-        grpc_port: for gRPC; 0 takes a free one.
-        batching: how requests of several clients are run together; None: not at all.
-        allowed_hosts: names that REST clients may use for this server besides loopback names and
-            `host`. Empty: all names if `host` is not a loopback address.
-        limits: bounds on memory, on connections and on waiting.
+        models: folder with NAME/VERSION/saved_model.pb (the newest version of each name is served,
+            and a newer one is loaded when it appears), or a `models.config`.
+        host: address to listen on, for example 127.0.0.1.
+        rest_port: port of the REST API; 0 = a free port.
+        grpc_port: port of the gRPC API; 0 = a free port.
+        batching: batching options; None = no batching.
+        allowed_hosts: host names that REST clients may use, in addition to loopback names and
+            `host`. Empty = all names, if `host` is not a loopback address.
+        limits: limits on memory, connections and time.
 
     Raises:
         InputError: no models, a model that cannot be loaded, or a port in use.
@@ -170,7 +172,8 @@ def serve(
     raise_file_limit()
     limit_log_lines()
     share_one_heap()
-    keep_freed_memory()  # until the next trim: else long texts take 30 % more CPU for new pages
+    # Keep freed memory until the next trim: otherwise page faults cost long texts 30 % more CPU.
+    keep_freed_memory()
     stopping = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -203,23 +206,23 @@ def serve(
 
 
 def _end_process() -> None:
-    """End without waiting for threads, as the interpreter would."""
+    """Exit without waiting for threads, which a normal exit of the interpreter does."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
 def _bound_socket(host: str, port: int, flag: str) -> socket.socket:
-    """Return a TCP socket that has the port but does not listen yet.
+    """Return a TCP socket that is bound to the port but does not listen yet.
 
-    Clients are refused until the models are loaded, as by TensorFlow Serving.
+    Connections are refused until the models are loaded, as in TensorFlow Serving.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, where = found[0]
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, where = infos[0]
     except (socket.gaierror, OverflowError) as error:
         raise InputError(f"--host {host} {flag} {port}: {error}") from error
-    # With its protocol named: asyncio sets TCP_NODELAY only then, without which answers wait 40 ms.
+    # Pass the protocol: only then asyncio sets TCP_NODELAY, without which responses wait 40 ms.
     bound = socket.socket(family, kind, protocol)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,8 +1,8 @@
-"""Giving back the memory that requests took, which neither Python nor the C library does by itself.
+"""Return memory of finished requests to the system, which Python and glibc do not do by themselves.
 
-Python looks for garbage among all objects only once a quarter of them is new. TensorFlow and the
-models have so many that connections which have ended would stay for hours. So what is there when
-the server starts is set aside, and the few others are looked through often.
+Python runs a full garbage collection only when a quarter of all objects is new. TensorFlow and the
+models have so many objects that closed connections would stay in memory for hours. So the objects
+that exist at the start are exempt (frozen), and the few new ones are collected often.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ _M_ARENA_MAX = -8  # a parameter of mallopt(3)
 
 
 def share_one_heap() -> None:
-    """Let all threads that start from here on allocate from one heap, which can be trimmed whole.
+    """Make all new threads allocate from one heap, which can be trimmed as a whole.
 
-    Of the heaps that threads have to themselves, glibc keeps the free end.
+    glibc does not trim the free end of per-thread heaps.
     """
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def set_aside() -> None:
-    """Exempt all objects that exist from garbage collection, until `collect_all`."""
+    """Exempt all existing objects from garbage collection, until `collect_all`."""
     gc.collect()
     gc.freeze()
 
 
 def collect_all() -> None:
-    """Collect garbage among all objects, as after a model was unloaded."""
+    """Run a garbage collection over all objects, for example after unloading a model."""
     was_set_aside = gc.get_freeze_count() > 0
     gc.unfreeze()
     gc.collect()
@@ -40,7 +40,7 @@ def collect_all() -> None:
 
 
 def trim() -> None:
-    """Collect what is garbage by now, and give unused pages of all heaps back to the system."""
+    """Collect garbage, and return unused pages of all heaps to the system."""
     if gc.get_freeze_count():
         gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
@@ -48,11 +48,11 @@ def trim() -> None:
 
 
 class Trimmer:
-    """Trims the heaps every few seconds, in a thread, if there was work since the last time.
+    """A thread that trims the heaps every few seconds, if requests have ended since the last time.
 
     Args:
-        work_done: returns a number that grows with the work that was done.
-        interval_secs: between two looks at it.
+        work_done: returns a counter of finished work.
+        interval_secs: interval between two checks.
     """
 
     def __init__(self, work_done: Callable[[], int], interval_secs: float = _INTERVAL_SECS) -> None:
@@ -66,14 +66,14 @@ class Trimmer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread soon."""
+        """Tell the thread to end."""
         self._stopping.set()
 
     def _run(self) -> None:
         trimmed_at, is_quiet = 0, True
         while not self._stopping.wait(self._interval_secs):
             done = self._work_done()
-            # Once more after the last work: what it ended with, such as a connection, ends later.
+            # Trim once more after the last work: its connections are closed somewhat later.
             if done != trimmed_at or not is_quiet:
                 trimmed_at, is_quiet = done, done == trimmed_at
                 trim()

@@ -1,4 +1,4 @@
-"""What monitoring reads from a server, under TensorFlow Serving's names."""
+"""Prometheus metrics of a server, under TensorFlow Serving's names."""
 
 import re
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from prometheus_client import (
     generate_latest,
 )
 
-# The library puts `_total` behind the names of counters; TensorFlow Serving's have none.
+# The library appends `_total` to the names of counters; TensorFlow Serving's names do not have it.
 _TOTAL = re.compile(r"^((?:# (?:HELP|TYPE) )?:[\w:]+)_total(?=[ {])", re.MULTILINE)
 
-# Requests for models that do not exist share a time series: one for each name fills the memory.
+# Requests for unknown models share one time series: one per name would let clients fill the memory.
 NO_MODEL = ""
 
 
 def _exponential(scale: float, growth: float, count: int) -> tuple[float, ...]:
-    """Return TensorFlow's bucket limits of that name."""
+    """Return bucket limits like TensorFlow's `Buckets::Exponential`."""
     return tuple(scale * growth**power for power in range(count))
 
 
 class Metrics:
-    """Counters and histograms of one server; every method may be called from any thread."""
+    """Counters and histograms of one server; all methods are thread-safe."""
 
     def __init__(self) -> None:
         disable_created_metrics()
@@ -76,18 +76,18 @@ class Metrics:
         """Count one prediction.
 
         Args:
-            model: the model's name, or NO_MODEL where there is none of the name asked for.
+            model: name of the model, or NO_MODEL if the requested model does not exist.
             api: "Predict", "Classify", "Regress" or "MultiInference".
             entrypoint: "REST" or "GRPC".
             status: the name of the gRPC code, such as "OK".
-            latency_secs: from the request's last byte to the answer's first.
+            latency_secs: time from the request's last byte to the response's first.
         """
         self._requests.labels(model, status).inc()
         if status == "OK":
             self._latency.labels(model, api, entrypoint).observe(latency_secs * 1e6)
 
     def batch(self, pool: str, waited_secs: Sequence[float], rows: int, size: int) -> None:
-        """Count one batch that was run: how long its tasks waited, and rows with padding."""
+        """Record one executed batch: its tasks' queuing times, its rows, its size with padding."""
         for secs in waited_secs:
             self._queuing.labels(pool).observe(secs * 1e6)
         self._processed.observe(size)
@@ -98,5 +98,5 @@ class Metrics:
         self._loads.labels(path, "success" if succeeded else "fail").inc()
 
     def page(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in Prometheus's text format."""
         return _TOTAL.sub(r"\1", generate_latest(self._registry).decode()).encode()

@@ -1,4 +1,4 @@
-"""The models that are served: which versions are loaded, and which one a request means."""
+"""The repository of served models: loads, unloads and finds versions."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from serving.tf_serving import versions_of
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What is known about one version, in TensorFlow Serving's terms."""
+    """The status of one version, in TensorFlow Serving's terms."""
 
     version: int
     state: str  # "LOADING", "AVAILABLE" or "END" (unloaded, or failed to load: see code)
@@ -28,9 +28,9 @@ class VersionStatus:
 
 
 class _Model:
-    """One name: the versions that are served and what became of the others.
+    """One model: its served versions and the status of the others.
 
-    Requests read its tables from other threads, so these are replaced, never changed.
+    Requests read its dictionaries from other threads, so they are replaced, never modified.
     """
 
     def __init__(self, config: ModelConfig, load: Loader) -> None:
@@ -40,24 +40,24 @@ class _Model:
         self.statuses: dict[int, VersionStatus] = {}
         self._load = load
         self.chosen: list[int] = []
-        self._paths: dict[int, Path] = {}  # where each version that is served was loaded from
-        self._failed: dict[int, object] = {}  # version to what its files were like
+        self._paths: dict[int, Path] = {}  # path that each served version was loaded from
+        self._failed: dict[int, object] = {}  # fingerprint of the files of each failed version
 
     def update(self) -> list[VersionStatus]:
-        """Serve the versions that the policy chooses of those on disk, and no others.
+        """Serve the versions on disk that the policy chooses, and no others.
 
-        What is served stays until one that was chosen can be loaded. A version that failed is tried
-        again once its files change: they may have been on their way still.
+        Served versions stay until a chosen one is loaded. A version that failed is retried when its
+        files change: they may have been incomplete.
 
         Returns:
-            The status of each version that was tried and failed.
+            The status of each version that failed to load.
         """
         failures = self.load_chosen()
         self.unload_others()
         return failures
 
     def load_chosen(self) -> list[VersionStatus]:
-        """Do the first half of `update`: nothing that is served goes away."""
+        """First half of `update`: load the chosen versions; nothing is unloaded."""
         versions = versions_of(self.config.base_path)
         self.chosen = self.config.policy.choose(versions)
         return [
@@ -68,18 +68,18 @@ class _Model:
         ]
 
     def unload_others(self) -> None:
-        """Do the second half of `update`, and give the labels to their versions."""
+        """Second half of `update`: unload versions that are not chosen, and assign the labels."""
         if any(version in self.serving for version in self.chosen):
             self._unload(set(self.serving) - set(self.chosen))
         self._assign_labels()
 
     def unload_all(self) -> None:
-        """Serve nothing of this model any more."""
+        """Stop serving this model."""
         self.labels = {}
         self._unload(set(self.serving))
 
     def latest(self) -> Servable | None:
-        """Return the newest version that is served."""
+        """Return the newest served version; None if there is none."""
         serving = self.serving
         return serving[max(serving)] if serving else None
 
@@ -101,14 +101,14 @@ class _Model:
         return None
 
     def _unload(self, versions: set[int]) -> None:
-        """Hand these versions out no more; requests that hold one still finish with it."""
+        """Stop serving these versions; running requests can still finish."""
         kept = {version: held for version, held in self.serving.items() if version not in versions}
         self.serving = kept
         for version in sorted(versions):
             self._note(VersionStatus(version, "END"))
 
     def _assign_labels(self) -> None:
-        """Give the configured labels to their versions; one that is not served gets none yet."""
+        """Assign the configured labels to served versions; others keep their previous version."""
         moved = {
             label: version
             for label, version in self.config.labels.items()
@@ -126,37 +126,37 @@ class _Model:
 
 
 class Repository:
-    """Finds, loads, replaces and hands out models. Requests may ask from any thread."""
+    """All served models; requests may call its methods from any thread."""
 
     def __init__(self, source: Path, load: Loader) -> None:
-        """Look at what is to be served; nothing is loaded yet.
+        """Read the list of models; nothing is loaded yet.
 
         Args:
-            source: a folder of NAME/VERSION/saved_model.pb, or a `models.config`.
-            load: loads one version.
+            source: a folder with NAME/VERSION/saved_model.pb, or a `models.config`.
+            load: function that loads one version.
 
         Raises:
-            InputError: there is no model, or the file cannot be used.
+            InputError: there is no model, or the file is invalid.
         """
         self._source = source
         self._read: Callable[[], list[ModelConfig]] = lambda: read_models(source)
         self._configs = self._read()
         self._roots = {config.base_path.resolve().parent for config in self._configs}
-        # What disappears from a folder is served on; what is struck from a file is not.
+        # A model that disappears from a folder is still served; one removed from a file is not.
         self._keeps_dropped = source.is_dir()
         self._load = loaded_once(load)
         self._models: dict[str, _Model] = {}
         self._changing = threading.Lock()  # one load or reload at a time
         self._stopping = threading.Event()
         self._poller: threading.Thread | None = None
-        self._complaints: dict[str, str] = {}  # the last one about each model, or the file: ""
+        self._complaints: dict[str, str] = {}  # last message by model; key "": the config file
 
     def load_all(self) -> list[Servable]:
-        """Load the versions that are to be served.
+        """Load the chosen versions of all models.
 
         Raises:
-            InputError: a model has no version, or one of its versions cannot be loaded; or a label
-                names a version that is not served.
+            InputError: a model has no version, a version cannot be loaded, or a label names a
+                version that is not served.
         """
         models = {config.name: _Model(config, self._load) for config in self._configs}
         for model in models.values():
@@ -168,7 +168,7 @@ class Repository:
         return [held for model in models.values() for held in model.serving.values()]
 
     def poll(self) -> None:
-        """Look once for new models and new versions, and at the configuration file."""
+        """Check once for new models, new versions, and changes of the configuration file."""
         with self._changing:
             try:
                 self._configs = self._read()
@@ -177,7 +177,8 @@ class Repository:
                     self._unload_dropped(self._configs)
                 self._complain_once("", "")
             except InputError as error:
-                # A folder that is gone is no news; a file that is being edited may be wrong.
+                # Ignore a missing folder silently; report a file that is invalid, perhaps only
+                # while it is being edited.
                 said = "" if self._keeps_dropped else f"the models stay as they were: {error}"
                 self._complain_once("", said)
             listed = {config.name for config in self._configs}
@@ -186,7 +187,7 @@ class Repository:
                     self._update(name, model)
 
     def _update(self, name: str, model: _Model) -> None:
-        """Look for new versions of one model; what keeps it from that keeps no other one back."""
+        """Check for new versions of one model; an error does not affect other models."""
         try:
             _update_and_tell(model)
         except OSError as error:
@@ -195,22 +196,22 @@ class Repository:
             self._complain_once(name, "")
 
     def _complain_once(self, about: str, message: str) -> None:
-        """Say what is wrong unless it was so at the last look; "" = nothing is."""
+        """Print a message unless it is the same as last time; "" = no problem."""
         if message and message != self._complaints.get(about):
             notes.out(message)
         self._complaints[about] = message
 
     def reload(self, configs: list[ModelConfig]) -> None:
-        """Serve these models and no others, from now on; if one cannot be served, as before.
+        """Replace the served models by these; if one cannot be loaded, nothing changes.
 
         Raises:
-            ServingError: PERMISSION_DENIED, a model outside the folders served at the start;
-                NOT_FOUND, a model without a version; or what loading one raised.
+            ServingError: PERMISSION_DENIED: a model outside the folders served at the start.
+                NOT_FOUND: a model without a version. Also any error of loading a version.
         """
         for config in configs:
             if config.base_path.resolve().parent not in self._roots:
                 base_path = shortened(str(config.base_path))
-                message = f"{base_path}: not beside the models that the server began with"
+                message = f"{base_path}: not in a folder of the models that the server started with"
                 raise ServingError(StatusCode.PERMISSION_DENIED, message)
         with self._changing:
             models_before = self._models
@@ -219,7 +220,7 @@ class Repository:
                 for config in configs:
                     _load_chosen_or_raise(self._models[config.name])
             except ServingError:
-                self._models = models_before  # the next poll gives them their configurations back
+                self._models = models_before  # the next poll restores their configurations
                 raise
             for config in configs:
                 self._models[config.name].unload_others()
@@ -229,7 +230,7 @@ class Repository:
             self._unload_dropped(configs)
 
     def _configure(self, configs: list[ModelConfig]) -> None:
-        """Take over a list of models; what they say is done by their next update."""
+        """Set the models' configurations; the next update applies them."""
         models = dict(self._models)
         for config in configs:
             known = models.setdefault(config.name, _Model(config, self._load))
@@ -241,23 +242,23 @@ class Repository:
             self._models[name].unload_all()
 
     def start_polling(self, interval_secs: float) -> None:
-        """Poll in a thread of its own until `stop_polling`."""
+        """Poll in a background thread until `stop_polling`."""
 
         def work() -> None:
             while not self._stopping.wait(interval_secs):
                 try:
                     self.poll()
-                except OSError as error:  # a directory went away under our eyes; look again later
+                except OSError as error:  # a directory was removed meanwhile; retry later
                     notes.out(f"looking for new versions: {error}")
 
         self._poller = threading.Thread(target=work, name="model-poller", daemon=True)
         self._poller.start()
 
     def stop_polling(self, timeout_secs: float | None = None) -> bool:
-        """End the polling thread; a load in progress is finished first.
+        """Stop the polling thread; a load in progress is finished first.
 
         Returns:
-            Whether it ended within `timeout_secs`.
+            Whether the thread ended within `timeout_secs`.
         """
         self._stopping.set()
         if self._poller:
@@ -265,15 +266,15 @@ class Repository:
         return not (self._poller and self._poller.is_alive())
 
     def is_known(self, name: str) -> bool:
-        """Return whether there is a model of that name."""
+        """Return whether a model with this name exists."""
         return name in self._models
 
     def served(self) -> dict[str, list[int]]:
-        """Return the versions that are served of each model, by its name."""
+        """Return the served versions of each model, by name."""
         return {name: list(model.serving) for name, model in self._models.items() if model.serving}
 
     def find(self, name: str, version: int | None = None, label: str = "") -> Servable:
-        """Return a served version of a model: the one asked for, or else the newest.
+        """Return a served version of a model: the requested one, or the newest.
 
         Raises:
             ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
@@ -296,12 +297,12 @@ class Repository:
     def statuses(
         self, name: str, version: int | None = None, label: str = ""
     ) -> list[VersionStatus]:
-        """Return what is known about a model's versions, newest first.
+        """Return the status of a model's versions, newest first.
 
-        A label selects none of them, as in TensorFlow Serving, but it has to exist.
+        A label must exist but does not select a version, as in TensorFlow Serving.
 
         Raises:
-            ServingError: NOT_FOUND, no such model or version; INVALID_ARGUMENT, no such label.
+            ServingError: NOT_FOUND: no such model or version. INVALID_ARGUMENT: no such label.
         """
         model = self._models.get(name)
         known = model.statuses if model else {}
@@ -331,7 +332,7 @@ def _update_and_tell(model: _Model) -> None:
     for version in sorted(set(model.serving) - before):
         notes.out(f"{model.config.name} version {version} is served now")
     if set(model.serving) != before:
-        collect_all()  # a loaded model holds itself in circles, and memory with them
+        collect_all()  # a loaded model has reference cycles, which keep its memory
 
 
 def _load_chosen_or_raise(model: _Model) -> None:

@@ -1,9 +1,8 @@
-"""Which HTTP requests are refused unread: other sites' pages, unknown hosts, ambiguous lengths.
+"""Refuse HTTP requests from pages of other sites, for unknown hosts, and with ambiguous lengths.
 
-A server on a loopback address can be reached by every page that a browser on that machine shows.
-A page of another site can point its own name at 127.0.0.1 (DNS rebinding), or send a POST whose
-answer it cannot read. Both are recognised by headers that pages cannot set: `Host`, `Origin` and
-`Sec-Fetch-Site`.
+Every page in a browser on this machine can reach a server on a loopback address: it can resolve its
+own host name to 127.0.0.1 (DNS rebinding), or send a POST without reading the response (CSRF). Both
+are recognised by headers that pages cannot set: `Host`, `Origin` and `Sec-Fetch-Site`.
 """
 
 import ipaddress
@@ -22,11 +21,11 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 @dataclass(frozen=True)
 class KnownHosts:
-    """The names under which clients may reach the server.
+    """The host names under which clients may reach the server.
 
     Args:
-        names: lower-case host names without port. Loopback names are always known.
-        others: whether hosts that are not listed are accepted.
+        names: lower-case host names without port. Loopback names are always accepted.
+        others: whether all other host names are accepted too.
     """
 
     names: frozenset[str] = frozenset()
@@ -41,12 +40,12 @@ class KnownHosts:
 
 
 def known_hosts(bound: str, host: str, allowed: tuple[str, ...] = ()) -> KnownHosts:
-    """Return the hosts that a server accepts.
+    """Return the host names that a server accepts.
 
     Args:
-        bound: the IP address that it is bound to. Unless it is a loopback address, and unless
-            `allowed` restricts them, all hosts are accepted.
-        host: the address as the user gave it.
+        bound: IP address that the server is bound to. If it is not a loopback address and `allowed`
+            is empty, all host names are accepted.
+        host: address as given by the user.
         allowed: further host names, without port.
     """
     names = frozenset(name.lower().rstrip(".") for name in (host, *allowed))
@@ -75,9 +74,9 @@ def _host_name(url: str) -> str | None:
 
 
 def refusal(method: str, headers: Headers, hosts: KnownHosts) -> tuple[int, str] | None:
-    """Return the status and the message that refuse a request, or None for one to answer."""
+    """Return the HTTP status and message to refuse a request with; None to accept it."""
     if "content-length" in headers and "transfer-encoding" in headers:
-        # A proxy in front may go by the other one, and take the rest for another request.
+        # Request smuggling: a proxy may use the other header and see a different next request.
         return 400, "Content-Length and Transfer-Encoding contradict each other"
     host = headers.get("host")
     if host and not hosts.knows(host):
@@ -88,9 +87,9 @@ def refusal(method: str, headers: Headers, hosts: KnownHosts) -> tuple[int, str]
 
 
 def _is_same_origin(headers: Headers, hosts: KnownHosts) -> bool:
-    """Return whether a request is from a page of this server, or from no page at all."""
+    """Return whether a request is from a page of this server, or not from a browser page."""
     fetch_site = headers.get("sec-fetch-site")
-    if fetch_site is not None:  # of all current browsers, on HTTPS and loopback addresses
+    if fetch_site is not None:  # sent by all current browsers, on HTTPS and loopback addresses
         return fetch_site in ("same-origin", "none")
     origin = headers.get("origin")
     if origin is None:
@@ -99,7 +98,7 @@ def _is_same_origin(headers: Headers, hosts: KnownHosts) -> bool:
 
 
 class OriginCheck:
-    """An ASGI application that answers refused requests itself and passes on the others."""
+    """An ASGI middleware that answers refused requests itself and passes on the others."""
 
     def __init__(self, app: ASGIApp, hosts: KnownHosts) -> None:
         self._app = app

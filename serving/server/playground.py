@@ -1,7 +1,7 @@
-"""The playground at `/`: a page where one types, and sees what the loaded models answer.
+"""The playground at `/`: a page to type texts and see the responses of the loaded models.
 
-The page asks the REST API as any other client does. What it needs besides, the names of the loaded
-models, TensorFlow Serving's API does not tell, so that has an address outside of the API:
+The page uses the REST API like any other client. TensorFlow Serving's API cannot list the loaded
+models, so the list has a separate endpoint:
 
     GET /                     the page, with its style and scripts under /playground/
     GET /playground/models    {"models": [{"name": ..., "versions": [...]}]}, newest version first
@@ -23,7 +23,7 @@ _FILES = {
 }
 
 _HEADERS = {
-    # No script or style but these files, no address but this server's, and in no other's page.
+    # Only these scripts and styles, only connections to this server, and no embedding in frames.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

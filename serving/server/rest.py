@@ -4,11 +4,11 @@
     GET  /v1/models/NAME[/versions/N|/labels/L][/metadata]
     GET  /monitoring/prometheus/metrics
 
-and what the real server does not have: at / the page of `serving.server.playground`, and the
-addresses of `serving.server.health`.
+and, in addition to the real server's API, the page of `serving.server.playground` at / and the
+endpoints of `serving.server.health`.
 
-Paths match without regard to case, and a query string counts as part of the path: both as in
-TensorFlow Serving.
+Paths are case-insensitive, and a query string counts as part of the path: both as in TensorFlow
+Serving.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 _WHICH = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _ASK = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?P<metadata>/metadata)?", re.I)
 _RUN = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<verb>classify|regress|predict)", re.I)
-# Compressed JSON of ids and masks reaches a ratio of 100; a bomb of one repeated byte, 1,000.
+# Compressed JSON of ids and masks reaches a ratio of 100; a bomb of one repeated byte 1,000.
 _MAX_RATIO = 200
 _RATIO_FROM_BYTES = 1024 * 1024
 _NOT_FOUND = (
@@ -66,11 +66,11 @@ _NOT_FOUND = (
 
 
 class _VersionTooLargeError(Exception):
-    """A version that is no int64: answered 400 with an empty body."""
+    """A version number that exceeds int64: HTTP 400 with an empty body."""
 
 
 class _BodyTooLargeError(ServingError):
-    """A request body over the limit: answered 413."""
+    """A request body over the limit: HTTP 413."""
 
     def __init__(self, limit: int) -> None:
         message = f"Request body is larger than {limit} bytes"
@@ -78,7 +78,7 @@ class _BodyTooLargeError(ServingError):
 
 
 class _RatioError(ServingError):
-    """A compressed body that holds next to nothing: answered 413."""
+    """A compressed body with a suspicious compression ratio: HTTP 413."""
 
     def __init__(self) -> None:
         message = f"Request body unpacks to more than {_MAX_RATIO} times its size"
@@ -86,7 +86,7 @@ class _RatioError(ServingError):
 
 
 class _MediaTypeError(ServingError):
-    """A request body that does not claim to be JSON: answered 415."""
+    """A request body whose Content-Type is not JSON: HTTP 415."""
 
     def __init__(self, media_type: str) -> None:
         message = f"Content-Type {media_type[:100]!r}: expected application/json"
@@ -94,12 +94,12 @@ class _MediaTypeError(ServingError):
 
 
 def rest_app(backend: Backend, threads: futures.Executor, hosts: KnownHosts) -> ASGIApp:
-    """Return the application. Predictions run in `threads`; the event loop only moves bytes.
+    """Return the ASGI application.
 
     Args:
-        backend: the models and what runs them.
-        threads: runs the predictions.
-        hosts: the names under which clients may reach the server.
+        backend: the models and their runner.
+        threads: executor for predictions; the event loop only transfers bytes.
+        hosts: host names under which clients may reach the server.
     """
     extras = [*playground_routes(backend.repository), *health_routes(backend.repository)]
     api = Route("/{path:path}", _RestApi(backend, threads))
@@ -107,7 +107,7 @@ def rest_app(backend: Backend, threads: futures.Executor, hosts: KnownHosts) -> 
 
 
 class _RestApi:
-    """Every path and method: which are errors, and how, is part of the API."""
+    """Handles every path and method: the errors for unknown ones are part of the API too."""
 
     def __init__(self, backend: Backend, threads: futures.Executor) -> None:
         self._backend = backend
@@ -171,7 +171,7 @@ class _RestApi:
         )
 
     async def _run(self, request: Request, run: re.Match[str], share: Share) -> Response:
-        """Predict, classify or regress."""
+        """Handle a predict, classify or regress request."""
         _check_media_type(request.headers.get("content-type", ""))
         name, version, label = unquote(run["name"]), _version(run), run["label"] or ""
         caller = Caller()
@@ -189,12 +189,12 @@ class _RestApi:
             except ClientDisconnect as error:
                 raise ServingError(StatusCode.CANCELLED, "The client went away") from error
             finally:
-                caller.leave()  # what has not begun to run is given up; a run cannot be stopped
+                caller.leave()  # cancels queued work; a running prediction cannot be stopped
 
     def _start(
         self, verb: Callable[["_Query"], bytes], query: "_Query", caller: Caller
     ) -> asyncio.Future[bytes]:
-        """Run a verb in a thread, which keeps the query's share until it ends."""
+        """Run a verb in a thread; the thread holds the query's share until it ends."""
 
         def work() -> bytes:
             try:
@@ -208,7 +208,7 @@ class _RestApi:
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _predict(self, query: "_Query") -> bytes:
-        """Return the answer to a predict request (in a thread, as the next two)."""
+        """Return the response body of a predict request; runs in a thread, like the next two."""
         signature, layout, inputs = self._read_predict(query)
         query.share.hold(len(query.body) + size_bytes(inputs))
         outputs = self._backend.runner.run(signature, inputs)
@@ -223,32 +223,32 @@ class _RestApi:
         with self._backend.budget.turn(len(query.body)):
             current_caller().check()
             document = parse_document(query.body)
-            wanted = signature_name(document) or DEFAULT_SIGNATURE
+            requested = signature_name(document) or DEFAULT_SIGNATURE
             servable = self._backend.repository.find(query.name, query.version, query.label)
-            if wanted not in servable.signatures:
-                message = f'Serving signature name: "{shortened(wanted)}" not found'
+            if requested not in servable.signatures:
+                message = f'Serving signature name: "{shortened(requested)}" not found'
                 raise invalid(f"{message} in signature def")
-            signature = servable.signatures[wanted]
+            signature = servable.signatures[requested]
             return signature, *read_inputs(document, signature)
 
     def _read_examples(self, query: "_Query") -> tuple[Servable, str, input_pb2.Input]:
         with self._backend.budget.turn(len(query.body)):
             current_caller().check()
             document = parse_document(query.body)
-            wanted = signature_name(document) or DEFAULT_SIGNATURE
+            requested = signature_name(document) or DEFAULT_SIGNATURE
             examples = read_examples(document)
             servable = self._backend.repository.find(query.name, query.version, query.label)
-            return servable, wanted, examples
+            return servable, requested, examples
 
     def _classify(self, query: "_Query") -> bytes:
-        """Return the answer to a classify request."""
-        servable, wanted, examples = self._read_examples(query)
-        return classification_json(classify(servable, wanted, examples, self._backend))
+        """Return the response body of a classify request."""
+        servable, requested, examples = self._read_examples(query)
+        return classification_json(classify(servable, requested, examples, self._backend))
 
     def _regress(self, query: "_Query") -> bytes:
-        """Return the answer to a regress request."""
-        servable, wanted, examples = self._read_examples(query)
-        return regression_json(regress(servable, wanted, examples, self._backend))
+        """Return the response body of a regress request."""
+        servable, requested, examples = self._read_examples(query)
+        return regression_json(regress(servable, requested, examples, self._backend))
 
     async def _body(self, request: Request, share: Share) -> bytes:
         limit = self._limits.max_request_bytes
@@ -263,7 +263,7 @@ class _RestApi:
 
 @dataclass(frozen=True)
 class _Query:
-    """A request to predict, classify or regress, read to its end."""
+    """A completely received predict, classify or regress request."""
 
     body: bytes
     name: str
@@ -273,7 +273,7 @@ class _Query:
 
 
 async def _unless_gone(request: Request, answer: asyncio.Future[bytes]) -> bytes:
-    """Return the answer; raise ClientDisconnect as soon as the client does not wait for it."""
+    """Wait for the answer; raise ClientDisconnect as soon as the client disconnects."""
     gone = asyncio.ensure_future(_disconnected(request))
     either: set[asyncio.Future[Any]] = {answer, gone}
     try:
@@ -292,19 +292,18 @@ async def _disconnected(request: Request) -> None:
 
 
 def _look_at(answer: asyncio.Future[bytes]) -> None:
-    """Keep asyncio from logging an error that no one waits for."""
+    """Retrieve an unused result, so that asyncio does not log its error as never retrieved."""
     if not answer.cancelled():
         answer.exception()
 
 
 async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Yield the body, decompressed if it is gzip; a broken gzip body counts as empty.
+    """Yield the body, decompressed if it is gzip; a corrupt gzip body counts as empty.
 
-    Ends after one chunk that exceeds the limit.
+    Ends after the first chunk that exceeds the limit.
 
     Raises:
-        ServingError: the body is larger than the limit as it was sent, or unpacks to more than
-            `_MAX_RATIO` times its size.
+        ServingError: the body as sent exceeds the limit, or its compression ratio `_MAX_RATIO`.
     """
     if int(request.headers.get("content-length", 0)) > limit:
         raise _BodyTooLargeError(limit)
@@ -319,9 +318,9 @@ async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
         if packed > limit:
             raise _BodyTooLargeError(limit)
         if gzip.eof:
-            continue  # whatever stands behind the first member is no part of the document
+            continue  # data after the first gzip member do not belong to the document
         try:
-            # One byte over the limit is enough to know: no gzip bomb gets to unfold.
+            # Decompress at most one byte more than the limit, so that a bomb cannot expand.
             part = await asyncio.to_thread(gzip.decompress, chunk, limit + 1 - unpacked)
         except zlib.error:
             return
@@ -334,7 +333,7 @@ async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 
 def _target(scope: Scope) -> str:
-    """Return the path as it was sent, with its query string."""
+    """Return the raw path with its query string."""
     query = scope["query_string"]
     return (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
 
@@ -349,9 +348,10 @@ def _version(match: re.Match[str]) -> int | None:
 
 
 def _check_media_type(content_type: str) -> None:
-    """Refuse what a form of another site's page can send: text/plain and multipart/form-data.
+    """Refuse types that a form on another site can send: text/plain and multipart/form-data.
 
-    `curl -d` and Python's urllib call JSON a form; a form of a page cannot be JSON in that type.
+    x-www-form-urlencoded is accepted: `curl -d` and Python's urllib send JSON with that type, and a
+    form of that type cannot contain valid JSON.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     known = ("", "application/json", "application/x-www-form-urlencoded")
@@ -370,10 +370,10 @@ def _json(status: int, body: bytes) -> Response:
 
 
 class _InPieces(Response):
-    """An answer of which the connection buffers one piece at a time."""
+    """A response that is sent in pieces, so that the connection buffers only one at a time."""
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it (ASGI)."""
+        """Send the response (ASGI)."""
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **head})
         for start in range(0, len(self.body), PIECE_BYTES):

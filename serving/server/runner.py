@@ -1,4 +1,4 @@
-"""Running a signature on named tensors: the core that REST, gRPC and warm-up share."""
+"""Run a signature on named arrays: the core that REST, gRPC and warm-up share."""
 
 import threading
 
@@ -15,7 +15,7 @@ from serving.server.status import from_tensorflow
 
 
 class Runner:
-    """Runs signatures, a bounded number at a time; others wait for their turn, or in a batch."""
+    """Runs signatures with limited concurrency, and with batching if it is enabled."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Runner:
             self._batcher = Batcher(self._run_now, batching, metrics or Metrics(), most)
 
     def close(self) -> None:
-        """End the threads that run batches; what they have begun is finished."""
+        """End the batching threads after their queued work."""
         if self._batcher:
             self._batcher.close()
 
@@ -39,8 +39,8 @@ class Runner:
         """Return the outputs by name; strings are object arrays of bytes.
 
         Raises:
-            ServingError: the inputs do not fit the signature, the outputs are too large, the graph
-                failed, the queue of batches is full, or the client left before it ran.
+            ServingError: the inputs do not match the signature, the outputs are too large, the
+                graph failed, the batching queue is full, or the client disconnected before the run.
         """
         check_inputs(signature, inputs)
         check_before_run(signature, inputs, self.max_answer_bytes)
@@ -51,7 +51,7 @@ class Runner:
                 run = self._batcher.run
         outputs = run(signature, inputs)
         check_answer(size_bytes(outputs), self.max_answer_bytes)
-        current_caller().check()  # writing an answer may take longer than computing it
+        current_caller().check()  # do not format a response for nobody: it may take long
         return outputs
 
     def _run_now(self, signature: Signature, arrays: Arrays) -> Arrays:
@@ -63,7 +63,7 @@ class Runner:
                     for name, value in arrays.items()
                 }
                 outputs = signature.function(**tensors)
-                # Arrays of numbers are TensorFlow's own memory, read-only, and no copies.
+                # Numeric arrays are read-only views of TensorFlow's memory, not copies.
                 return {name: np.asarray(outputs[name]) for name in signature.outputs}
         except (tf.errors.OpError, TypeError, ValueError) as error:
             raise from_tensorflow(error) from error

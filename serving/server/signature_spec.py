@@ -1,4 +1,4 @@
-"""What a signature takes and gives, and whether inputs fit it."""
+"""Inputs and outputs of a signature, and checks whether arrays match them."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,14 +12,14 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.server.status import invalid, shortened
 
-MAX_RANK = 64  # of NumPy's arrays; TensorFlow itself has 254
-Arrays = dict[str, np.ndarray]  # by name; strings are objects of bytes
+MAX_RANK = 64  # NumPy's limit; TensorFlow's is 254
+Arrays = dict[str, np.ndarray]  # arrays by name; strings are object arrays of bytes
 Shape = tuple[int, ...]
 _NAMES_SHOWN = 64
 
 
 def size_bytes(arrays: Arrays) -> int:
-    """Return the memory that arrays take, with the bytes of their strings."""
+    """Return the memory size of arrays, including the bytes of their strings."""
     return sum(
         array.nbytes + (sum(map(len, array.flat)) if array.dtype == np.object_ else 0)
         for array in arrays.values()
@@ -28,21 +28,21 @@ def size_bytes(arrays: Arrays) -> int:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a signature says about one input or output."""
+    """Dtype and shape of one input or output."""
 
     dtype: tf.DType
-    shape: tuple[int | None, ...] | None  # None: unknown rank, or a size that is not fixed
-    graph_name: str  # the tensor in the graph, such as "serving_default_text:0"
+    shape: tuple[int | None, ...] | None  # None = unknown rank; a size None = unknown size
+    graph_name: str  # name of the tensor in the graph, for example "serving_default_text:0"
 
     @property
     def has_rows(self) -> bool:
-        """Whether the first axis is known to be a batch of any size."""
+        """Whether the first axis is a batch axis of unknown size."""
         return bool(self.shape) and self.shape is not None and self.shape[0] is None
 
 
 @dataclass(frozen=True)
 class Signature:
-    """One function of a loaded model. Both tables are sorted by name."""
+    """One function of a loaded model; inputs and outputs are sorted by name."""
 
     name: str
     inputs: Mapping[str, TensorInfo]
@@ -51,7 +51,7 @@ class Signature:
 
     @property
     def can_batch(self) -> bool:
-        """Whether rows of several requests can share a run."""
+        """Whether rows of several requests can be batched."""
         infos = (*self.inputs.values(), *self.outputs.values())
         return bool(self.inputs) and all(info.has_rows for info in infos)
 
@@ -59,7 +59,7 @@ class Signature:
 def signature_from(
     name: str, definition: meta_graph_pb2.SignatureDef, function: Callable[..., Any]
 ) -> Signature:
-    """Return the signature that a SavedModel describes by `definition`."""
+    """Build a signature from its definition in a SavedModel and its function."""
     return Signature(name, _infos(definition.inputs), _infos(definition.outputs), function)
 
 
@@ -79,10 +79,10 @@ def _sizes(shape: tensor_shape_pb2.TensorShapeProto) -> tuple[int | None, ...]:
 
 
 def check_inputs(signature: Signature, inputs: Arrays) -> None:
-    """Compare names, dtypes and ranks of arrays with the signature.
+    """Check names, dtypes and ranks of arrays against the signature.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, naming what does not fit.
+        ServingError: INVALID_ARGUMENT, naming the first mismatch.
     """
     check_names(signature, inputs)
     for name in signature.inputs:
@@ -91,10 +91,10 @@ def check_inputs(signature: Signature, inputs: Arrays) -> None:
 
 
 def check_names(signature: Signature, names: Collection[str]) -> None:
-    """Compare the names of a request's inputs with the signature's.
+    """Check the names of a request's inputs against the signature's.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, naming what does not fit.
+        ServingError: INVALID_ARGUMENT, naming the first mismatch.
     """
     if len(names) != len(signature.inputs):
         raise invalid(_sizes_differ(names, signature.inputs))
@@ -108,10 +108,10 @@ def check_names(signature: Signature, names: Collection[str]) -> None:
 
 
 def check_dtype(signature: Signature, name: str, received: str) -> None:
-    """Compare one input's dtype, named as by `type_name`, with the signature's.
+    """Check one input's dtype, as named by `type_name`, against the signature's.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, they differ.
+        ServingError: INVALID_ARGUMENT: they differ.
     """
     expected = type_name(signature.inputs[name].dtype)
     if received != expected:
@@ -120,12 +120,12 @@ def check_dtype(signature: Signature, name: str, received: str) -> None:
 
 
 def check_rank(signature: Signature, name: str, shape: Shape) -> None:
-    """Refuse a rank that is lower than the signature's, which crashes kernels.
+    """Refuse a rank lower than the signature's, which would crash kernels.
 
-    Higher ranks and inner sizes are left to the graph, as in TensorFlow Serving.
+    Higher ranks and inner sizes are checked by the graph, as in TensorFlow Serving.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the rank is too low.
+        ServingError: INVALID_ARGUMENT: the rank is too low.
     """
     expected = signature.inputs[name].shape
     if expected is not None and len(shape) < len(expected):
@@ -151,6 +151,6 @@ def _sizes_differ(received: Collection[str], expected: Collection[str]) -> str:
 
 
 def _braced(names: Iterable[str]) -> str:
-    """Return the first names in braces; a client may send millions."""
+    """Return the first names in braces; a client may send millions of names."""
     first = sorted(itertools.islice(names, _NAMES_SHOWN))
     return "{" + shortened(",".join(first)) + "}"

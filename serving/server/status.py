@@ -1,4 +1,4 @@
-"""The one exception that requests fail with, and its code in gRPC and in HTTP."""
+"""The exception for failed requests, and its status codes in gRPC and HTTP."""
 
 import re
 
@@ -31,7 +31,7 @@ _BY_NUMBER = {code.value[0]: code for code in StatusCode}
 
 
 class ServingError(Exception):
-    """A request, or the load of a model, cannot be done."""
+    """A request, or the loading of a model, failed."""
 
     def __init__(self, code: StatusCode, message: str) -> None:
         super().__init__(message)
@@ -43,12 +43,12 @@ class ServingError(Exception):
 
 
 def invalid(message: str) -> ServingError:
-    """Return the error for a request that does not fit the model."""
+    """Return the error for an invalid request (INVALID_ARGUMENT)."""
     return ServingError(StatusCode.INVALID_ARGUMENT, message)
 
 
 def shortened(text: str) -> str:
-    """Return text that a client sent as a message quotes it: its first 256 bytes."""
+    """Truncate a client's text to its first 256 bytes, for a message."""
     encoded = text[: _QUOTED_BYTES + 1].encode("utf-8", "surrogateescape")
     if len(encoded) <= _QUOTED_BYTES:
         return text
@@ -56,21 +56,21 @@ def shortened(text: str) -> str:
 
 
 def from_tensorflow(error: Exception) -> ServingError:
-    """Return TensorFlow's error as the model server's: same code, without Python's decoration."""
+    """Convert TensorFlow's error to a ServingError: same code, without Python's additions."""
     if isinstance(error, tf.errors.OpError):
         code = _BY_NUMBER.get(error.error_code, StatusCode.UNKNOWN)
         return ServingError(code, _undecorated(error.message)[:_GRAPH_MESSAGE_CHARS])
     if isinstance(error, FileNotFoundError):
         return ServingError(StatusCode.NOT_FOUND, str(error))
-    if isinstance(error, UnicodeDecodeError):  # TensorFlow quotes bytes that it was asked about
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes the request's bytes
         return invalid(_undecorated(error.object.decode("utf-8", "replace"))[:_GRAPH_MESSAGE_CHARS])
     return ServingError(StatusCode.UNKNOWN, str(error) or type(error).__name__)
 
 
 def _undecorated(message: str) -> str:
-    """Return the statement of an error without the Python stack and the eager op's name."""
+    """Return an error message without Python stack and eager op name."""
     statement = message.rpartition("<stack traces unavailable>\n")[2]
-    # Graphs of TensorFlow 1 come with the stack, and so the paths, of the server that loaded them.
+    # Graphs of TensorFlow 1 add the Python stack, which contains paths of this server.
     statement = re.sub(r'\AGraph execution error:.*\n  File "[^\n]*\s+', "", statement, flags=re.S)
     statement = re.sub(r"\A\{\{function_node __wrapped__\S*\}\} ", "", statement)
     return re.sub(r" \[Op:[^\]]*\]\Z", "", statement)

@@ -1,7 +1,7 @@
-"""Tensors to and from the protocol buffers that gRPC and warm-up records carry.
+"""Convert tensors from and to the protocol buffers of gRPC and warm-up records.
 
-TensorFlow's own parser is not used on requests: it follows the dtype that the client names, and for
-DT_VARIANT and DT_RESOURCE it decodes whatever the client put there, which can end the process.
+TensorFlow's own parser is not used for requests: it trusts the client's dtype, and for DT_VARIANT
+and DT_RESOURCE it decodes arbitrary client data, which can crash the process.
 """
 
 import itertools
@@ -27,19 +27,21 @@ from serving.server.signature_spec import (
 )
 from serving.server.status import ServingError, invalid
 
-# TensorFlow's string object, whose text lies elsewhere if it is longer than 22 bytes.
+# Size of TensorFlow's string object; text longer than 22 bytes is stored outside of it.
 _STRING_BYTES = 24
-_CHUNK_VALUES = 65_536  # copied into a message at a time, so that few Python numbers exist at once
+_CHUNK_VALUES = (
+    65_536  # values copied into a message at a time; bounds the number of Python objects
+)
 
 
 @dataclass(frozen=True)
 class _Field:
-    """The field of a TensorProto that holds values of a dtype.
+    """The field of a TensorProto that stores values of a dtype.
 
     Attributes:
-        name: of the field.
+        name: name of the field.
         wire: NumPy dtype of the field's values.
-        bits: unsigned dtype that a value's bit pattern has in the field, if it is sent as that.
+        bits: unsigned dtype of the bit pattern, if values are stored as bit patterns; else None.
     """
 
     name: str
@@ -70,20 +72,20 @@ _FIELDS = {
 def arrays_from_protos(
     signature: Signature, protos: Mapping[str, tensor_pb2.TensorProto], max_bytes: int
 ) -> Arrays:
-    """Return a request's tensors as arrays by name; strings are objects of bytes.
+    """Convert a request's tensors to arrays by name; strings are object arrays of bytes.
 
-    Names, dtypes and ranks are compared with the signature, and sizes with the limit, before any
-    value is read. A list of values shorter than the shape is extended with its last value, and a
-    longer one is cut: what TensorFlow's own parser does.
+    Names, dtypes and ranks are checked against the signature, and sizes against the limit, before
+    any value is read. As in TensorFlow's parser, a list of values shorter than the shape is
+    extended with its last value, and a longer one is truncated.
 
     Args:
-        signature: what the tensors are for.
-        protos: tensors by name, as a client sent them.
-        max_bytes: limit for all tensors together, in memory and after that extension.
+        signature: the signature to run.
+        protos: tensors by name, as sent by a client.
+        max_bytes: limit for the memory of all tensors together, after the extension.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, the tensors do not fit the signature, are malformed or are
-            too large; UNIMPLEMENTED, the signature has a dtype that messages cannot carry.
+        ServingError: INVALID_ARGUMENT: the tensors do not match the signature, are malformed or too
+            large. UNIMPLEMENTED: the signature has a dtype that messages do not support.
     """
     check_names(signature, protos)
     shapes: dict[str, Shape] = {}
@@ -103,7 +105,7 @@ def arrays_from_protos(
 
 
 def _dtype_name(number: int) -> str:
-    """Return the name of a DataType; a client may send a number that has none."""
+    """Return the name of a DataType; a client may send an unknown number."""
     try:
         return type_name(tf.dtypes.as_dtype(number))
     except TypeError:
@@ -111,8 +113,8 @@ def _dtype_name(number: int) -> str:
 
 
 def _shape(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> Shape:
-    """Return the shape; without its zeros it has `max_bytes` elements at most, as NumPy needs."""
-    dims = proto.tensor_shape.dim  # unknown_rank is not looked at, as in TensorFlow
+    """Return the validated shape; the product of its nonzero sizes is at most `max_bytes`."""
+    dims = proto.tensor_shape.dim  # unknown_rank is ignored, as in TensorFlow
     if len(dims) > MAX_RANK:
         raise invalid(f"Input {name}: expected at most {MAX_RANK} dimensions, got {len(dims)}")
     shape = tuple(dim.size for dim in dims)
@@ -132,7 +134,7 @@ def _field(dtype: tf.DType) -> _Field:
 
 
 def _size_bytes(proto: tensor_pb2.TensorProto, dtype: tf.DType, shape: Shape) -> int:
-    """Return what the tensor takes in TensorFlow's memory, repeated values included."""
+    """Return the tensor's size in TensorFlow's memory, including repeated values."""
     _field(dtype)
     count = math.prod(shape)
     if dtype != tf.string:
@@ -157,7 +159,7 @@ def _array(name: str, proto: tensor_pb2.TensorProto, dtype: tf.DType, shape: Sha
 
 
 def _values(proto: tensor_pb2.TensorProto, count: int, dtype: tf.DType) -> np.ndarray:
-    """Return the first `count` values of the dtype's field, or fewer if it has fewer."""
+    """Return the first `count` values of the dtype's field; fewer if it has fewer."""
     field = _field(dtype)
     values = getattr(proto, field.name)
     if dtype == tf.string:
@@ -172,7 +174,7 @@ def _values(proto: tensor_pb2.TensorProto, count: int, dtype: tf.DType) -> np.nd
 
 
 def _extended(values: np.ndarray, count: int, dtype: tf.DType) -> np.ndarray:
-    """Repeat the last value, or else zero or "", until there are `count` values."""
+    """Extend values to `count` with the last value; with zero or "" if there is none."""
     if len(values) == count:
         return values
     nothing: Any = b"" if dtype == tf.string else 0
@@ -188,7 +190,7 @@ def _objects(values: list[bytes]) -> np.ndarray:
 
 
 def _numbers_in(content: bytes, count: int, dtype: tf.DType) -> np.ndarray | None:
-    """Return the values that raw bytes hold; None if they are not `count` values."""
+    """Decode raw bytes to numbers; None if they are not `count` valid values."""
     if len(content) != count * dtype.size:
         return None
     if dtype == tf.bool and max(content) > 1:
@@ -197,7 +199,7 @@ def _numbers_in(content: bytes, count: int, dtype: tf.DType) -> np.ndarray | Non
 
 
 def _strings_in(content: bytes, count: int, _dtype: tf.DType) -> np.ndarray | None:
-    """Return the strings in raw bytes: all lengths as varints, then the texts; None if wrong."""
+    """Decode raw bytes to strings: all lengths as varints, then the texts; None if malformed."""
     lengths: list[int] = []
     position = 0
     while len(lengths) < count:
@@ -219,7 +221,7 @@ def _strings_in(content: bytes, count: int, _dtype: tf.DType) -> np.ndarray | No
 
 
 def message_bytes(array: np.ndarray) -> int:
-    """Return what an array takes in a message at most; strings are objects of bytes."""
+    """Return an upper bound of an array's size in a message; strings are objects of bytes."""
     if array.dtype == np.object_:
         return sum(map(len, array.flat)) + 6 * array.size
     if array.dtype.kind not in "iu" or not array.size:
@@ -230,15 +232,15 @@ def message_bytes(array: np.ndarray) -> int:
 
 
 def write_array(proto: tensor_pb2.TensorProto, array: np.ndarray, dtype: tf.DType) -> None:
-    """Fill an empty message with an array as TensorFlow Serving sends it: in the typed field.
+    """Write an array to an empty message, in the typed field like TensorFlow Serving.
 
     Args:
         proto: the message.
-        array: values; strings are objects of bytes.
-        dtype: of the array, as the signature names it.
+        array: the values; strings are objects of bytes.
+        dtype: dtype in the signature.
 
     Raises:
-        ServingError: UNIMPLEMENTED, messages cannot carry the dtype.
+        ServingError: UNIMPLEMENTED: messages do not support the dtype.
     """
     field = _field(dtype)
     proto.dtype = dtype.as_datatype_enum

@@ -1,4 +1,4 @@
-"""Running the requests that a model brings along, so that the first client does not wait."""
+"""Replay a model's warm-up requests after loading, so that the first client does not wait."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ def warm_up(version_dir: Path, signatures: dict[str, Signature], runner: Runner)
     """Run the Predict requests in the version's warm-up file, if it has one.
 
     Raises:
-        ServingError: a record does not parse or cannot be run. As in TensorFlow Serving, such a
-            version does not get served.
+        ServingError: a record cannot be parsed or run. As in TensorFlow Serving, such a version is
+            not served.
     """
     path = version_dir / WARM_UP_FILE
     if not path.is_file():

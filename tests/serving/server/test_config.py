@@ -287,15 +287,15 @@ def test_reload(lab, tmp_path):
         ),
         (
             ['name: "mm" base_path: "/etc"'],
-            "PERMISSION_DENIED: /etc: not beside the models that the server began with",
+            "PERMISSION_DENIED: /etc: not in a folder of the models",
         ),
         (
             ['name: "mm" base_path: "%s/link"'],
-            "PERMISSION_DENIED: %s/link: not beside the models that the server began with",
+            "PERMISSION_DENIED: %s/link: not in a folder of the models",
         ),
         (
             ['name: "mm" base_path: "%s/mm/../../.."'],
-            "PERMISSION_DENIED: %s/mm/../../..: not beside the models that the server began with",
+            "PERMISSION_DENIED: %s/mm/../../..: not in a folder of the models",
         ),
     ],
 )

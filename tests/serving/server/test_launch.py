@@ -119,8 +119,8 @@ def test_the_embedded_server_where_it_is_asked_for(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--rest-port", "0"], "--rest-port 0: tensorflow_model_server takes no free one"),
-        (["--grpc-port", "0"], "--grpc-port 0: tensorflow_model_server takes no free one"),
+        (["--rest-port", "0"], "--rest-port 0: tensorflow_model_server cannot choose a free port"),
+        (["--grpc-port", "0"], "--grpc-port 0: tensorflow_model_server cannot choose a free port"),
         (["--allowed-hosts", "a.b"], "--allowed-hosts: tensorflow_model_server does not check"),
         (["--batching-config", "missing"], "missing: cannot be read"),
         (["--models", "missing"], "--models missing: no NAME/VERSION/saved_model.pb in it"),
