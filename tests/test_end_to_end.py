@@ -85,7 +85,7 @@ def test_pairs_and_embeddings(ports: tuple[int, int]) -> None:
     assert len(vector["mean"]) == len(vector["pooled"]) == 128
 
 
-def test_a_person_reads_a_table(ports: tuple[int, int]) -> None:
+def test_answers_are_shown_as_a_table(ports: tuple[int, int]) -> None:
     done = clozeline("query", "--model", "line", "--server", f"127.0.0.1:{ports[0]}", "A [MASK].")
     assert "mask 1" in done.stdout
     assert done.stderr == ""
@@ -114,7 +114,7 @@ def test_wrong_questions_are_one_line(ports: tuple[int, int]) -> None:
     assert f"--model nope: not served at {server} (Servable not found" in unknown.stderr
 
 
-def test_nothing_answers(refusing_port: int) -> None:
+def test_nothing_listens(refusing_port: int) -> None:
     done = clozeline(
         "query", "--model", "line", "--server", f"127.0.0.1:{refusing_port}", "x", code=1
     )

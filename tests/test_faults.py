@@ -135,7 +135,7 @@ def test_a_passage_longer_than_the_window(
 
 @pytest.mark.parametrize("name", ["cut.jsonl.gz", "cut.jsonl.zst"])
 @pytest.mark.parametrize("command", ["vocab", "preprocess"])
-def test_a_compressed_file_that_was_cut_off(
+def test_a_truncated_compressed_file(
     name: str, command: str, encoder: Path, refused: Command, tmp_path: Path
 ) -> None:
     vocab = ["--vocab", encoder / "vocab.txt"] if command == "preprocess" else []

@@ -260,13 +260,13 @@ def test_the_command_line_wins_over_positional_options(tmp_path: Path) -> None:
     assert parse("query", ["three", *flags])[0].text == ("three",)
 
 
-def test_null_is_none_where_an_option_may_be_none(tmp_path: Path) -> None:
+def test_yaml_null_is_none_for_optional_options(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("input: a\nvocab: v\noutput: o\nid_column: null\nshards: ~\n")
     options, _ = parse("preprocess", ["--config", str(tmp_path / "c.yaml")])
     assert (options.id_column, options.shards) == (None, None)
 
 
-def test_a_traceback_free_line_from_the_real_command(tmp_path: Path) -> None:
+def test_the_real_command_prints_one_line_without_a_traceback(tmp_path: Path) -> None:
     done = run("preprocess", "--input", str(tmp_path / "*"), "--vocab", "v", "--output", "o")
     assert done.returncode == 2
     assert done.stdout == ""

@@ -182,7 +182,7 @@ def test_other_tasks_learn(
     assert found[measure] == pytest.approx(result[f"best_{measure}"], abs=1e-6)
 
 
-def test_stopped_and_gone_on_with_is_as_never_stopped(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     options: Callable[..., Finetune], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {"steps": 12, "layer_decay": 0.8, "class_weights": "balanced", "xla": True}

@@ -1,4 +1,4 @@
-"""The command: from flags to a finished run, stopped and gone on with, and what it refuses."""
+"""The command: from flags to a finished run, interrupted and resumed, and what it refuses."""
 
 import dataclasses
 import json
@@ -123,7 +123,7 @@ def test_it_learns(options: Options) -> None:
 
 
 @pytest.mark.parametrize("xla", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_stopped_and_gone_on_with_equals_uninterrupted_bit_for_bit(
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     options: Options,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +216,7 @@ def test_another_vocabulary_or_size_is_refused(
         options(model="tiny").run()
 
 
-def test_not_a_number_is_never_saved(options: Options) -> None:
+def test_weights_with_nan_are_never_saved(options: Options) -> None:
     diverging = options(learning_rate=1e30, steps=20, checkpoint_every_steps=2)
     with pytest.raises(InputError, match=r"the loss blew up before step \d+ .* lower --learning"):
         diverging.run()
@@ -241,7 +241,7 @@ def blow_up_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> No
     monkeypatch.setattr(Trainer, "train", train_and_blow_up)
 
 
-def test_a_blow_up_is_rolled_back_and_its_batches_skipped(
+def test_a_divergence_is_rolled_back_and_its_batches_skipped(
     options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     flags: dict[str, Any] = {"steps": 8, "checkpoint_every_steps": 2, "eval_every_steps": None}
@@ -264,7 +264,7 @@ def test_a_blow_up_is_rolled_back_and_its_batches_skipped(
     assert max(np.abs(weight).max() for weight in weights_of(run).values()) < 100
 
 
-def test_a_blow_up_stops_by_default_and_in_the_end(
+def test_a_divergence_stops_by_default_and_after_too_many_roll_backs(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blow_up_at(monkeypatch, 3, times=99)
@@ -319,7 +319,7 @@ def test_two_phases_in_one_run(two_phases: Options, tmp_path: Path) -> None:
     "stopped_at",
     [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)],
 )
-def test_two_phases_stopped_in_either_and_gone_on_with(
+def test_two_phases_resumed_in_either(
     two_phases: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
     whole = two_phases(run_dir=tmp_path / "whole")
@@ -358,7 +358,7 @@ def test_second_phases_that_cannot_be(
         two_phases().run()
 
 
-def test_a_damaged_record_ends_the_training_by_name(
+def test_a_damaged_record_stops_the_training_with_its_file_named(
     options: Options, make_dataset: Callable, tmp_path: Path
 ) -> None:
     make_dataset(tmp_path / "damaged")
@@ -370,7 +370,7 @@ def test_a_damaged_record_ends_the_training_by_name(
         options(dataset=tmp_path / "damaged").run()
 
 
-def test_a_shard_that_disappears_ends_the_training_by_name(
+def test_a_missing_shard_stops_the_training_with_its_name(
     options: Options, make_dataset: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(tmp_path / "leaky")
@@ -386,7 +386,7 @@ def test_a_shard_that_disappears_ends_the_training_by_name(
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_ends_the_training_with_a_line(options: Options) -> None:
+def test_a_full_disk_stops_the_training_with_a_one_line_error(options: Options) -> None:
     flags = options()
     assert flags.run().keys()  # a checkpoint that there was room for
     kept = sorted(path.name for path in (flags.run_dir / "checkpoints").iterdir())
@@ -485,7 +485,7 @@ def test_batch_size_must_divide() -> None:
         check_batch_size("--batch-size", 15, 3, 4)
 
 
-def test_the_second_signal_acts_at_once() -> None:
+def test_the_second_signal_takes_effect_immediately() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_requested() as stopped:
         assert not stopped()

@@ -241,7 +241,7 @@ def test_tuned_run(
         (("tagging", ("a", "b"), True), "takes_pairs must be False for tagging"),
     ],
 )
-def test_tasks_that_cannot_be(settings: tuple, message: str) -> None:
+def test_invalid_tasks(settings: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Task(*settings)
 
@@ -252,7 +252,7 @@ def test_no_weights_yet(run: Path) -> None:
         load_run(run).load_model()
 
 
-def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: Path) -> None:
+def test_metrics_of_steps_to_be_repeated_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsFile(path, 0)
     for step in (5, 10, 15):
@@ -267,7 +267,7 @@ def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: Path) -> None:
     ]
 
 
-def test_a_disk_that_is_full_ends_an_import_with_a_line(
+def test_a_full_disk_stops_an_import_with_a_one_line_error(
     tmp_path: Path, small_config: BertConfig, dataset: Path, full_disk: Callable[[int], Any]
 ) -> None:
     facts = TextFacts(sha256(vocabulary(dataset)), lower_case=False, max_seq_length=11)

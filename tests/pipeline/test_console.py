@@ -19,7 +19,7 @@ def test_a_table_shows_pieces_in_brackets() -> None:
         assert word in shown.getvalue()
 
 
-def test_a_bar_says_which_time_is_which_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_progress_bar_labels_its_times_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(bars, "stderr", Console(file=shown, width=80, force_terminal=False))
     with progress() as bar:

@@ -62,7 +62,7 @@ def test_the_schema_refuses_what_kubernetes_would():
         kubernetes_validate.validate(broken, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_both_tell_that_weights_are_frozen():
+def test_both_set_frozen_weights():
     of_container = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
     for environment in (SERVER["environment"], of_container):
         assert environment.items() >= FROZEN_WEIGHTS.items()

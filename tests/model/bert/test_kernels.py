@@ -1,4 +1,4 @@
-"""What lies between the products: fused or not, the same; dropout, a function of its place."""
+"""The kernels: equal results fused or not; dropout as a function of the position."""
 
 import os
 from collections.abc import Callable
@@ -135,7 +135,7 @@ def mask(
 
 @pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("shape", [(6, 12), (3, 5, 7)])
-def test_a_part_of_a_batch_is_dropped_from_as_in_the_whole(
+def test_dropout_on_a_part_of_a_batch_equals_dropout_on_the_whole(
     shape: tuple[int, ...], fuse: bool
 ) -> None:
     with fused_on_cpu(fuse):
@@ -167,7 +167,7 @@ def test_what_is_dropped_looks_random(rate: float) -> None:
             assert abs(product.mean()) < 5 / np.sqrt(product.size), step
 
 
-def test_other_seeds_drop_others() -> None:
+def test_other_seeds_drop_other_elements() -> None:
     first = mask(0, (4, 10_000), 0.5)
     for seeds in ((72, 83), (71, 84), (83, 71), (71 + 2**31, 83)):
         assert np.mean(mask(0, (4, 10_000), 0.5, seeds) == first) == pytest.approx(0.5, abs=0.02)

@@ -84,7 +84,7 @@ def randomize(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
-def test_outputs_are_those_of_the_formulas(
+def test_outputs_equal_those_of_the_formulas(
     small_config: BertConfig, batch: dict, activation: str
 ) -> None:
     config = dataclasses.replace(small_config, hidden_act=activation)

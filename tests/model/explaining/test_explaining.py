@@ -1,4 +1,4 @@
-"""The worked example, rollout and attribution, computed a second time in NumPy from the weights."""
+"""Worked example, rollout and attribution against an independent computation in NumPy."""
 
 import dataclasses
 import math
@@ -138,7 +138,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def test_the_example_is_what_the_model_reads(explained: Explanation) -> None:
+def test_the_example_equals_the_models_input(explained: Explanation) -> None:
     example = explained.example
     assert example.pieces == (
         "[CLS]", "i", "love", "my", "light", "##house", "##s", ".", "[SEP]",

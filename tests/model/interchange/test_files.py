@@ -1,4 +1,4 @@
-"""Checkpoints whose files are not what they should be: refused in one line, and soon."""
+"""Malformed checkpoint files: refused quickly, with a one-line error."""
 
 import json
 import os
@@ -314,7 +314,7 @@ def test_more_names_than_rows_in_every_kind_of_head(tmp_path: Path) -> None:
         refused(path, f"id2label names a row {rows} .l{rows}., but the head has {rows} rows")
 
 
-def test_the_commands_say_it_in_one_line(
+def test_the_commands_report_it_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = copy_of(HUGGING_FACE / "single", tmp_path)
@@ -331,7 +331,7 @@ def test_the_commands_say_it_in_one_line(
         assert "\x1b" not in said
 
 
-def test_a_run_that_is_none_is_refused_unread(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_run_is_refused_unread(tmp_path: Path) -> None:
     from model.source import open_source
 
     path = copy_of(HUGGING_FACE / "single", tmp_path)
@@ -413,7 +413,7 @@ def test_values_of_a_wrong_kind_in_a_preset(name: str, preset: Path, tmp_path: P
     refused(path, rf"{name}: class_name must be a string, not \[7\]")
 
 
-def test_a_preset_is_told_by_its_own_names(preset: Path, tmp_path: Path) -> None:
+def test_errors_of_a_preset_use_its_own_names(preset: Path, tmp_path: Path) -> None:
     path = copy_of(preset, tmp_path)
     config = json.loads((path / "config.json").read_text())["config"]
     edit(path / "config.json", config=config | {"num_heads": -1})

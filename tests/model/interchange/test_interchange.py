@@ -1,4 +1,4 @@
-"""Checkpoints of other formats against what made them (`tests/golden/make_*_golden.py`)."""
+"""Checkpoints of other formats against the libraries that made them (`make_*_golden.py`)."""
 
 import dataclasses
 import json
@@ -123,7 +123,7 @@ def test_what_is_found(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [path.name for path in EXPECTED if path.parent == HUGGING_FACE])
-def test_outputs_are_those_of_hugging_face(kind: str) -> None:
+def test_outputs_equal_those_of_hugging_face(kind: str) -> None:
     wanted = golden(HUGGING_FACE, kind)
     found = outputs_of(built(read_checkpoint(HUGGING_FACE / kind)), wanted)
     close(found["sequence_output"], wanted["sequence_output"])
@@ -136,7 +136,7 @@ def test_outputs_are_those_of_hugging_face(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pretraining", "single", "span"])
-def test_outputs_are_those_of_google_research(kind: str) -> None:
+def test_outputs_equal_those_of_google_research(kind: str) -> None:
     wanted = golden(GOOGLE, kind)
     found = outputs_of(built(read_checkpoint(GOOGLE / kind)), wanted)
     for head in HEADS:
@@ -369,7 +369,7 @@ def test_a_preset_with_a_classifier(presets: dict[str, tuple[Path, keras.Model]]
         close(found[name], wanted[name], name)
 
 
-def test_a_preset_with_a_head_that_we_do_not_have(
+def test_a_preset_with_an_unsupported_head(
     presets: dict[str, tuple[Path, keras.Model]], tmp_path: Path
 ) -> None:
     path = tmp_path / "preset"
@@ -604,7 +604,7 @@ def test_bad_presets(
         read_checkpoint(path)
 
 
-def test_what_is_no_directory_of_a_checkpoint(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing: does not exist"):
         read_checkpoint(tmp_path / "nothing")
     with pytest.raises(InputError, match="json: not a directory; give its"):
@@ -650,7 +650,7 @@ def test_an_output_matrix_of_its_own_is_not_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
-def test_a_task_that_we_do_not_have_leaves_its_encoder(problem: str, tmp_path: Path) -> None:
+def test_of_an_unsupported_task_the_encoder_is_imported(problem: str, tmp_path: Path) -> None:
     path = tmp_path / "other"
     shutil.copytree(HUGGING_FACE / "single", path)
     changed(path / "config.json", problem_type=problem)
@@ -660,7 +660,7 @@ def test_a_task_that_we_do_not_have_leaves_its_encoder(problem: str, tmp_path: P
     assert f"{problem} with 3 outputs is not supported" in imported.notes[-1]
 
 
-def test_labels_that_are_not_told_apart(tmp_path: Path) -> None:
+def test_indistinguishable_labels(tmp_path: Path) -> None:
     path = tmp_path / "twice"
     shutil.copytree(HUGGING_FACE / "single", path)
     changed(path / "config.json", id2label={"0": "a", "1": "b", "2": "a"})

@@ -1,4 +1,4 @@
-"""Imported tokenizers against what made them: the same ids, or refused."""
+"""Imported tokenizers against the libraries that made them: equal ids, or refused."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""CoNLL's columns and what came of them: which are the words and the tags, what is skipped."""
+"""CoNLL formats: which columns are words and tags, and what is skipped."""
 
 from pathlib import Path
 

@@ -60,7 +60,7 @@ def test_pairs_lose_the_end_of_the_longer_text() -> None:
         (Task("regression", (), takes_pairs=False), "-1e39", "'-1e39' is beyond float32"),
     ],
 )
-def test_labels_that_cannot_be(task: Task, label: str, message: str) -> None:
+def test_invalid_labels(task: Task, label: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         encoder(9).encode(Texts(PATH, [("a",)], [label], [8], []), task)
 

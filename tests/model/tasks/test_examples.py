@@ -68,7 +68,7 @@ def test_without_labels(tmp_path: Path) -> None:
         ("a.txt", "x", "single", Columns(), "expected a .tsv, .csv or .jsonl file"),
     ],
 )  # fmt: skip
-def test_tables_that_cannot_be_read(
+def test_unreadable_tables(
     tmp_path: Path, name: str, text: str, kind: str, columns: Columns, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -87,7 +87,7 @@ def test_other_names(
         (classes("a", "A"), ["a", "B"], "line 3: the label 'B'"),
     ],
 )
-def test_labels_that_are_none_of_the_runs(task: Task, labels: list[str], message: str) -> None:
+def test_labels_that_the_run_does_not_have(task: Task, labels: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         with_labels_of(texts(*labels), task, {})
 
@@ -106,6 +106,6 @@ def test_tags_under_other_names() -> None:
     ("pair", "message"),
     [("0", "expected the file's label, =, and the run's"), ("0=c", "no label 'c'; it has a, b")],
 )
-def test_maps_that_cannot_be(pair: str, message: str) -> None:
+def test_invalid_label_maps(pair: str, message: str) -> None:
     with pytest.raises(InputError, match=f"--label-map {pair}: .*{message}"):
         parse_label_map([pair], classes("a", "b"))

@@ -107,7 +107,7 @@ WORDS = [
         (span_logits(8, 3, 4, none=6.0), span_logits(8, 4, 4, none=4.6), "", -0.2),
     ],
 )
-def test_answers_out_of_parts(
+def test_answers_from_several_windows(
     first: np.ndarray, second: np.ndarray, answer: str, score: float
 ) -> None:
     question = Question("id", "who", PASSAGE, ())

@@ -45,7 +45,7 @@ def test_the_best_is_marked_and_patience_counts_from_it(checkpoints: Checkpoints
     assert not best.early_stopping.is_exhausted
 
 
-def test_a_second_start_counts_on(checkpoints: Checkpoints) -> None:
+def test_patience_continues_after_a_resume(checkpoints: Checkpoints) -> None:
     checkpoints.mark_best(10, "f1", 0.5)
     lines = [{"step": step, "split": "eval", "f1": 0.1} for step in (10, 20, 30)]
     second = keeper(checkpoints, lines)

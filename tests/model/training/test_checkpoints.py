@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the last three, and the last that can be read."""
+"""Checkpoints: atomic writes, keeping the last three, reading the last undamaged one."""
 
 import errno
 import json
@@ -66,7 +66,7 @@ FILES = ["checkpoint.index", "checkpoint.data-00000-of-00001", "checksums.json"]
 @pytest.mark.parametrize("name", FILES[:2])
 @pytest.mark.parametrize("damage", ["remove", "truncate"])
 @pytest.mark.parametrize("has_checksums", [True, False])
-def test_a_damaged_last_one_is_said_and_the_one_before_used(
+def test_a_damaged_last_checkpoint_is_reported_and_the_one_before_used(
     saved: Checkpoints, capsys: pytest.CaptureFixture, name: str, damage: str, has_checksums: bool
 ) -> None:
     file = saved.directory / "step-00004000" / name
@@ -90,7 +90,7 @@ def test_a_damaged_last_one_is_said_and_the_one_before_used(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_is_noticed_wherever_it_is(saved: Checkpoints, name: str) -> None:
+def test_a_flipped_bit_is_detected_everywhere(saved: Checkpoints, name: str) -> None:
     file = saved.directory / "step-00004000" / name
     whole = file.read_bytes()
     for place in range(0, len(whole), max(1, len(whole) // 40)):
@@ -173,14 +173,14 @@ def test_a_directory_that_cannot_be_listed_is_not_empty(
         saved.restore(make_state())
 
 
-def test_a_checkpoint_of_another_model_is_not_taken_for_damaged(saved: Checkpoints) -> None:
+def test_a_checkpoint_of_another_model_is_not_reported_as_damaged(saved: Checkpoints) -> None:
     other = {"model": {"layer/kernel": tf.Variable([0.0, 0.0, 0.0])}}
     with pytest.raises(InputError, match=r"step-00004000: does not fit the run's config.json: "):
         saved.restore(other)
     assert saved.steps() == [20, 300, 4000]
 
 
-def test_other_names_are_no_checkpoints(saved: Checkpoints) -> None:
+def test_other_names_are_not_checkpoints(saved: Checkpoints) -> None:
     names = ["step-20.bak", "step-00000020.bak", "step-00009000~", "step-x", "step-9", "step-"]
     for name in names:
         (saved.directory / name).mkdir()
@@ -191,7 +191,7 @@ def test_other_names_are_no_checkpoints(saved: Checkpoints) -> None:
     assert all((saved.directory / name).exists() for name in names)
 
 
-def test_a_reader_goes_on_to_what_a_training_has_written_meanwhile(
+def test_a_reader_retries_with_checkpoints_that_a_training_wrote_meanwhile(
     saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = tf.train.Checkpoint.read
@@ -245,13 +245,13 @@ def test_the_best_stays_beside_the_last_three(saved: Checkpoints) -> None:
     assert saved.steps() == [6000, 7000, 8000]
 
 
-def test_no_best_one(saved: Checkpoints) -> None:
+def test_no_best_checkpoint(saved: Checkpoints) -> None:
     assert saved.best is None
     with pytest.raises(InputError, match="no best checkpoint; train with --eval-every-steps"):
         saved.restore_best(make_state())
 
 
-def test_a_best_one_of_an_earlier_release(saved: Checkpoints) -> None:
+def test_best_json_of_an_earlier_release(saved: Checkpoints) -> None:
     (saved.directory / "best.json").write_text('{"step": 300, "loss": 0.75}')
     assert saved.best == Best(300, None, 0.75)
     state = make_state()
@@ -259,7 +259,7 @@ def test_a_best_one_of_an_earlier_release(saved: Checkpoints) -> None:
     assert values(state) == [[300.0, 300.5], 300]
 
 
-def test_a_best_one_that_is_damaged_or_missing(saved: Checkpoints) -> None:
+def test_a_damaged_or_missing_best_checkpoint(saved: Checkpoints) -> None:
     saved.mark_best(300, "f1", 0.25)
     file = saved.directory / "step-00000300" / "checkpoint.index"
     whole = file.read_bytes()
@@ -291,7 +291,7 @@ def test_roll_back(saved: Checkpoints) -> None:
     assert values(state) == [[4.0, 4.5], 4]
 
 
-def test_a_save_that_fails_is_said_and_leaves_nothing(
+def test_a_failed_save_is_reported_and_leaves_no_files(
     saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -307,7 +307,7 @@ def test_a_save_that_fails_is_said_and_leaves_nothing(
     assert not list(saved.directory.glob("partial-*"))
 
 
-def test_only_the_writer_changes_the_directory(saved: Checkpoints) -> None:
+def test_only_the_writer_modifies_the_directory(saved: Checkpoints) -> None:
     (saved.directory / "partial-5000").mkdir()
     other = Checkpoints(saved.directory, writes=False)
     assert other.restore(make_state()) == 4000

@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""The plot of a run's metrics."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_a_png_with_a_panel_for_each_measure(tmp_path: Path) -> None:
     assert sizes["four"][1] > 1.5 * sizes["two"][1]
 
 
-def test_other_numbers_give_another_picture(tmp_path: Path) -> None:
+def test_other_values_give_another_picture(tmp_path: Path) -> None:
     draw_curves(tmp_path / "a.png", LINES, "run: mini")
     draw_curves(tmp_path / "b.png", LINES[:-1], "run: mini")
     draw_curves(tmp_path / "c.png", LINES, "run: mini")

@@ -1,4 +1,4 @@
-"""Divergence: when a loss counts as diverging, and how often a training may go back."""
+"""Divergence: when a loss counts as diverging, and how often a training may roll back."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_the_average_moves_by_a_tenth_and_not_with_a_loss_that_diverges() -> Non
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["task_loss", "gradient_norm"])
-def test_any_sum_that_is_not_finite_diverges(name: str, value: float) -> None:
+def test_a_non_finite_sum_is_a_divergence(name: str, value: float) -> None:
     sums = {"task_loss": 2.0, "gradient_norm": 1.0} | {name: value}
     assert guard(2.0, ratio=math.inf).diverged(sums, 2.0)
 
@@ -53,7 +53,7 @@ def test_stop_refuses_every_roll_back() -> None:
         guard().roll_back(1200, 1000, 5e-4)
 
 
-def test_skip_allows_so_many_roll_backs_to_one_checkpoint() -> None:
+def test_skip_limits_the_roll_backs_to_one_checkpoint() -> None:
     watched = guard(skip=True)
     for _ in range(MAX_ROLL_BACKS):
         assert "before step 30 (last checkpoint: step 20)" in watched.roll_back(30, 20, 0.1)

@@ -30,7 +30,7 @@ def test_is_new_best(
     assert selection.is_new_best(value, best) is expected
 
 
-def test_patience_runs_out_after_so_many_evaluations_in_a_row() -> None:
+def test_patience_runs_out_after_consecutive_evaluations_without_improvement() -> None:
     stopping = EarlyStopping(patience=2)
     exhausted = []
     for is_best in (True, False, True, False, False):

@@ -1,4 +1,4 @@
-"""How much a step computes, and how much the machine could."""
+"""FLOPs of a step, and the machine's peak rate."""
 
 import pytest
 import tensorflow as tf
@@ -35,5 +35,5 @@ def test_the_usual_rule_of_six_per_parameter() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_matrix_peak_is_some_machine(precision: str) -> None:
+def test_matrix_peak_is_plausible(precision: str) -> None:
     assert 1e9 < matrix_peak(precision) < 1e16

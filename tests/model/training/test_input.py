@@ -170,7 +170,7 @@ for stream in (
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_a_length_of_a_terabyte_ends_in_a_line(broken: Path, compression: str) -> None:
+def test_a_length_of_a_terabyte_is_a_one_line_error(broken: Path, compression: str) -> None:
     settings = json.loads((broken / MANIFEST).read_text())
     settings["settings"]["compression"] = compression
     for split in ("train", "eval"):

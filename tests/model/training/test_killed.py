@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as one that never was."""
+"""A run that is killed repeatedly ends with the weights of an uninterrupted run."""
 
 import random
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(clozeline.__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_killed_ten_times_the_weights_are_the_same_bit_for_bit(
+def test_a_run_killed_ten_times_has_bit_identical_weights(
     dataset: Path, small_model: str, tmp_path: Path
 ) -> None:
     flags = {

@@ -79,7 +79,9 @@ def test_the_same_losses_and_weights_on_any_devices_with_xla_and_without(losses:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_narrow_products_are_near_float32_on_any_devices(losses: dict, precision: str) -> None:
+def test_bfloat16_products_are_close_to_float32_on_any_devices(
+    losses: dict, precision: str
+) -> None:
     one, mirrored = losses[f"one {precision}"], losses[f"mirrored {precision}"]
     exact = losses["one xla 0"]["sums"]
     for step, other, expected in zip(one["sums"], mirrored["sums"], exact, strict=True):

@@ -29,7 +29,7 @@ def test_other_schedules(name: str, rates: list[float]) -> None:
     assert [float(rate(tf.constant(step))) for step in range(7)] == pytest.approx(rates, abs=1e-6)
 
 
-def test_the_stable_schedule_falls_over_the_last_tenth() -> None:
+def test_warmup_stable_decay_decays_over_the_last_tenth() -> None:
     rate = make_schedule("warmup-stable-decay", 2.0, 0, 100)
     found = [float(rate(tf.constant(step))) for step in (0, 89, 90, 91, 95, 99)]
     assert found == pytest.approx([2.0, 2.0, 2.0, 1.8, 1.0, 0.2], abs=1e-5)

@@ -1,4 +1,4 @@
-"""What `--precision auto` takes."""
+"""The precision that `--precision auto` selects."""
 
 import pytest
 import tensorflow as tf
@@ -15,7 +15,7 @@ from model.training import precision
         ([], "float32"),
     ],
 )
-def test_a_cpu_takes_bfloat16_where_it_multiplies_with_it(
+def test_a_cpu_with_bfloat16_support_uses_it(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], expected: str
 ) -> None:
     monkeypatch.setattr(precision, "_cpu_flags", lambda: flags)

@@ -25,7 +25,7 @@ Start = Callable[..., list[subprocess.Popen]]
 def start(
     dataset: Path, small_model: str, tmp_path: Path, free_ports: Callable[[int], list[int]]
 ) -> Iterator[Start]:
-    """Start this many workers on a run, the last with flags of its own."""
+    """Start this many workers on a run, the last one with additional flags."""
 
     def start(
         workers: int, run: Path, *last: str, steps: int = STEPS, precision: str = "float32"
@@ -64,7 +64,7 @@ def start(
 
 
 def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
-    """Return the exit codes of workers and what they said."""
+    """Return the exit codes and the output of workers."""
     said = [process.communicate(timeout=180)[1] for process in processes]
     return [process.returncode for process in processes], said
 
@@ -82,9 +82,7 @@ def wait_for_step(run: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_stopped_and_gone_on_with_by_three_give_the_run_of_one(
-    start: Start, tmp_path: Path
-) -> None:
+def test_two_workers_resumed_by_three_equal_a_run_of_one(start: Start, tmp_path: Path) -> None:
     codes, said = ended(start(1, tmp_path / "one"))
     assert codes == [0], said
     two = start(2, tmp_path / "several")
@@ -122,7 +120,7 @@ def test_workers_end_together_where_the_run_is_being_written(
 
 
 @pytest.mark.slow
-def test_two_workers_whose_gradients_travel_as_bfloat16_follow_one(
+def test_two_workers_with_bfloat16_gradients_follow_one_worker(
     start: Start, tmp_path: Path
 ) -> None:
     measures = {}
@@ -154,7 +152,7 @@ def test_a_worker_that_is_killed_ends_the_others_with_a_line(start: Start, tmp_p
 
 
 @pytest.mark.slow
-def test_other_flags_on_one_worker_end_all(start: Start, tmp_path: Path) -> None:
+def test_different_flags_on_one_worker_stop_all_workers(start: Start, tmp_path: Path) -> None:
     codes, said = ended(start(2, tmp_path / "run", "--seed=77"))
     assert codes == [1, 1]
     for words in said:
@@ -216,7 +214,7 @@ def test_a_worker_keeps_the_memory_of_large_blocks(
         ),
     ],
 )
-def test_a_tf_config_that_says_too_little(
+def test_an_incomplete_tf_config(
     monkeypatch: pytest.MonkeyPatch, config: str, message: str
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", config)
@@ -224,7 +222,7 @@ def test_a_tf_config_that_says_too_little(
         make_strategy("multi-worker")
 
 
-def test_a_tpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPU_NAME", "local")
     with pytest.raises(InputError, match="--strategy tpu: TPU_NAME=local cannot be reached: "):
         make_strategy("tpu")

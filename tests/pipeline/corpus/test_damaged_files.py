@@ -65,7 +65,9 @@ def test_streams_one_after_another_and_padding(ending: str, packed: bytes, tmp_p
 
 
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
-def test_a_cut_stream_is_found(share: float, ending: str, packed: bytes, tmp_path: Path) -> None:
+def test_a_truncated_stream_is_detected(
+    share: float, ending: str, packed: bytes, tmp_path: Path
+) -> None:
     cut = packed[: 1 + int(share * (len(packed) - 2))]
     for data in (cut, packed + cut):
         with pytest.raises(DamagedFileError, match=rf"a\.{ending}: {CUT}"):
@@ -141,7 +143,7 @@ def run(command: str, inputs: Path, vocab: Path, output: Path, *more: str) -> in
 @pytest.mark.parametrize("command", ["preprocess", "vocab"])
 @pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl", "parquet"])
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
-def test_a_cut_file_is_one_line(
+def test_a_truncated_file_is_a_one_line_error(
     kind: str,
     input_format: str,
     command: str,
@@ -164,7 +166,7 @@ def test_a_cut_file_is_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["preprocess", "vocab"])
-def test_a_cut_file_is_one_line_from_worker_processes(
+def test_a_truncated_file_is_a_one_line_error_from_worker_processes(
     command: str, vocab_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     packed = COMPRESS["gz"](corpus(tmp_path, "jsonl"))

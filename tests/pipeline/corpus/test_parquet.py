@@ -88,7 +88,7 @@ def test_a_file_compressed_as_a_whole(tmp_path: Path) -> None:
     ("values", "said"),
     [([1.5], "holds double, not text"), ([["a"]], "holds list.*, not text"), ([5], "holds int64")],
 )
-def test_a_column_of_something_else(values: list[Any], said: str, tmp_path: Path) -> None:
+def test_a_column_of_another_type(values: list[Any], said: str, tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": values}), path)
     with pytest.raises(InputError, match=f"--text-column text: in .*{said}"):

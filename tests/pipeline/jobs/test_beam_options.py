@@ -185,7 +185,9 @@ def test_a_worker_that_dies_ends_the_job(
     assert workers(job.pid) == []
 
 
-def test_deaths_end_a_job_that_swallows_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_death_ends_a_job_that_swallows_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(local_runner, "INTERRUPT_EVERY_SECS", 0.3)
 
     def die() -> None:

@@ -115,7 +115,7 @@ def test_a_folder_of_the_same_name_as_ours_stays(
     assert spark.read_text() == "mine"
 
 
-def test_a_path_is_no_glob(
+def test_a_path_is_not_interpreted_as_a_glob(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, while_running
 ) -> None:
     (tmp_path / "ds1").mkdir()
@@ -173,7 +173,7 @@ def test_the_vocabulary_may_be_in_the_output_already(
 
 
 @pytest.mark.parametrize("renames", [1, 2, 4])
-def test_publishing_that_fails_leaves_no_half(
+def test_failed_publishing_leaves_no_partial_dataset(
     renames: int,
     prose_corpus: Path,
     vocab_path: Path,
@@ -261,7 +261,7 @@ def test_a_killed_jobs_folder_is_removed_by_the_next(
 
 
 @pytest.mark.parametrize("kind", ["other host", "no lock", "other file in it"])
-def test_a_folder_that_may_be_somebody_elses_stays(kind: str, tmp_path: Path) -> None:
+def test_a_folder_that_may_belong_to_another_process_stays(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "_temporary-abc"
     folder.mkdir()
     (folder / "documents-1").write_text("1")

@@ -132,7 +132,7 @@ def test_standing_cluster_makes_the_same_bytes(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_storage_that_is_not_shared_is_found_out(
+def test_storage_that_is_not_shared_is_detected(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, free_ports: FreePorts
 ) -> None:
     own = tmp_path / "own"

@@ -514,7 +514,7 @@ def test_unknown_words_are_counted_and_warned_of(
         (gzip.compress(b"The fox sees the owl."), "compressed, but its name does not end in"),
     ],
 )
-def test_a_corpus_of_something_else_is_explained(
+def test_a_corpus_that_is_not_utf_8_text_is_explained(
     data: bytes,
     said: str,
     vocab_path: Path,

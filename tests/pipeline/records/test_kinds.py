@@ -176,7 +176,7 @@ def test_predictions_for_every_length(
     assert read_manifest(tmp_path / "ds" / "48").max_predictions == 6
 
 
-def test_deduplicated_is_as_if_it_never_was_there_twice(
+def test_deduplication_equals_a_corpus_without_duplicates(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
     doubled = tmp_path / "doubled"

@@ -75,7 +75,7 @@ def test_rate_is_rounded_and_bounded(records: tuple[np.ndarray, np.ndarray]) -> 
     np.testing.assert_array_equal(few, np.minimum(expected, 3))
 
 
-def test_eighty_ten_ten(records: tuple[np.ndarray, np.ndarray]) -> None:
+def test_masked_pieces_are_replaced_80_10_10(records: tuple[np.ndarray, np.ndarray]) -> None:
     masked = mask(records)
     row, slot = np.nonzero(masked["masked_lm_weights"])
     there = masked["input_ids"][row, masked["masked_lm_positions"][row, slot]]

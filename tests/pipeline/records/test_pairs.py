@@ -156,7 +156,7 @@ def test_lay_out_golden() -> None:
 
 
 @pytest.mark.parametrize("short_seq_rate", [0.0, 0.3, 1.0])
-def test_short_pairs_are_as_frequent_as_asked(short_seq_rate: float) -> None:
+def test_short_pairs_have_the_configured_rate(short_seq_rate: float) -> None:
     # Sentences of one piece fill any target exactly, so a short pair is one below the limit.
     text = shard([[1] * 400 for _ in range(200)])
     pairs, _ = draw(text, 1, short_seq_rate=short_seq_rate)

@@ -32,7 +32,9 @@ def holder(writer_of: Callable[[Path], subprocess.Popen], tmp_path: Path) -> sub
     return writer_of(tmp_path / "a")
 
 
-def test_a_second_writer_is_told_who_the_first_is(holder: subprocess.Popen, tmp_path: Path) -> None:
+def test_the_error_for_a_second_writer_names_the_first(
+    holder: subprocess.Popen, tmp_path: Path
+) -> None:
     with (
         pytest.raises(InputError) as refused,
         only_writer(tmp_path / "a", "--run a"),
@@ -50,7 +52,7 @@ def test_a_second_writer_is_told_who_the_first_is(holder: subprocess.Popen, tmp_
         assert read_holder(tmp_path / "a" / LOCK).pid == os.getpid()
 
 
-def test_a_killed_writers_lock_is_taken_over_and_said(
+def test_a_killed_writers_lock_is_taken_over_and_reported(
     holder: subprocess.Popen, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     holder.send_signal(signal.SIGKILL)
@@ -114,7 +116,7 @@ def failing(number: int) -> object:
     return fail
 
 
-def test_a_filesystem_without_locks_is_said(
+def test_a_filesystem_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(FileLock, "acquire", failing(errno.ENOSYS))

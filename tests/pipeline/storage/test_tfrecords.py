@@ -102,7 +102,7 @@ def test_every_flipped_bit_is_seen_by_the_reader(file: Path, compression: str) -
         data[place] ^= 16
 
 
-def test_a_compressed_file_that_is_none_or_cut_off(tmp_path: Path) -> None:
+def test_a_compressed_file_that_is_invalid_or_truncated(tmp_path: Path) -> None:
     whole = gzip.compress(length_of(3) + b"one" + struct.pack("<I", masked(b"one")))
     for data in (b"no gzip", whole[: len(whole) // 2], whole[:-4], whole[:12] + b"?" + whole[13:]):
         (tmp_path / "file").write_bytes(data)

@@ -118,7 +118,7 @@ def test_published_ids() -> None:
 
 
 @pytest.mark.parametrize(("reference", "vocabulary"), REWRITINGS)
-def test_texts_but_for_the_known_differences(reference: str, vocabulary: str) -> None:
+def test_texts_except_known_differences(reference: str, vocabulary: str) -> None:
     assert differences(reference, vocabulary, REWRITINGS[reference, vocabulary]) == {}
 
 
@@ -253,7 +253,7 @@ def test_pieces_of_the_words_are_the_pieces_of_the_text(lower_case: bool) -> Non
         assert tokenizer.tokenize(words.flat_values).row_lengths().numpy().all()
 
 
-def test_places_are_those_of_hugging_face() -> None:
+def test_answer_spans_equal_those_of_hugging_face() -> None:
     reference = tokenizers.Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     reference.normalizer = BertNormalizer(lowercase=False, strip_accents=False)
     reference.pre_tokenizer = BertPreTokenizer()

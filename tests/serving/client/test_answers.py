@@ -1,4 +1,4 @@
-"""What `query` asks for, and how a person reads the answer."""
+"""Which signature `query` uses, and how it shows the response."""
 
 import pytest
 from rich.console import Console

@@ -179,7 +179,7 @@ def test_inputs_that_make_no_tensor(client):
 
 
 @pytest.mark.parametrize("kind", ["rest", "grpc"])
-def test_nothing_answers(kind, refusing_port):
+def test_nothing_listens(kind, refusing_port):
     where = f"127.0.0.1:{refusing_port}"
     client = Client(f"http://{where}") if kind == "rest" else GrpcClient(where)
     expected = f"nothing answers at {where}; start one with clozeline serve --models DIR"
@@ -191,7 +191,7 @@ def test_nothing_answers(kind, refusing_port):
 
 
 @pytest.mark.parametrize("kind", ["rest", "grpc"])
-def test_no_answer_in_time(kind):
+def test_a_timeout(kind):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         client = (
@@ -247,7 +247,7 @@ def test_busy_is_tried_again(scripted):
     assert Scripted.script == []
 
 
-def test_a_server_cannot_tell_how_long_to_wait(scripted, monkeypatch):
+def test_a_servers_retry_after_header_is_ignored(scripted, monkeypatch):
     slept = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", slept.append)
     monkeypatch.setattr(
@@ -358,7 +358,7 @@ BROKEN_HTTP = {
 
 
 @pytest.mark.parametrize("data", BROKEN_HTTP.values(), ids=BROKEN_HTTP)
-def test_no_http(data):
+def test_invalid_http(data):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer_all():
@@ -524,7 +524,7 @@ CUT_METADATA.value = CUT_METADATA.value[:-1]
         ("predict", {"metadata": packed_signature(1), "outputs": {"y": CUT_SHORT}}),
     ],
 )
-def test_messages_that_are_no_answer(method, answers):
+def test_malformed_responses(method, answers):
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
     malformed = Malformed(**answers)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(malformed, server)

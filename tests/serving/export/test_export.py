@@ -301,7 +301,7 @@ def test_too_many_ids_are_refused(signatures: Any) -> None:
         signatures["predict_ids"](**ids, masked_lm_positions=tf.zeros([1, 1], tf.int32))
 
 
-def test_long_texts_are_cut_and_it_is_said(signatures: Any) -> None:
+def test_long_texts_are_truncated_with_a_note(signatures: Any) -> None:
     answer = signatures["embed"](tf.constant(["The fox", LONG]))
     assert answer["truncated"].numpy().tolist() == [False, True]
     pair = signatures["next_sentence"](text=tf.constant([LONG]), text_pair=tf.constant(["A fox"]))
@@ -326,7 +326,7 @@ def test_columns_of_different_length_are_refused(signature: str, signatures: Any
         signatures[signature](text=tf.constant(["a", "b"]), text_pair=tf.constant(["c"]))
 
 
-def test_a_scalar_does_not_end_the_process(exported: Path) -> None:
+def test_a_scalar_does_not_crash_the_process(exported: Path) -> None:
     """The graph refuses it by itself, whatever the server in front of it compares."""
     script = (
         "import sys, tensorflow as tf, tensorflow_text\n"
@@ -428,7 +428,7 @@ def test_size_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1_000, 15_000, 200_000])
-def test_a_disk_that_is_full_ends_the_export_with_a_line(
+def test_a_full_disk_stops_the_export_with_a_one_line_error(
     trained_run: Run,
     tmp_path: Path,
     full_disk: Callable[[int], Any],

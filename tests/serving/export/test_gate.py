@@ -1,4 +1,4 @@
-"""What the gate compares, and that it lets nothing wrong through."""
+"""The gate compares every output, and rejects every wrong one."""
 
 import shutil
 import subprocess
@@ -72,7 +72,7 @@ def test_every_wrong_output_is_seen(trained_run: Run, asked: Any) -> None:
                 assert largest_difference(golden, {**answer, name: wrong}, ids) == np.inf
 
 
-def test_padding_that_is_none_is_seen(trained_run: Run, asked: Any) -> None:
+def test_missing_padding_is_detected(trained_run: Run, asked: Any) -> None:
     golden, answer = asked["embed_tokens"]
     for name, value in (("vectors", 0.5), ("tokens", b"owl")):
         wrong = answer[name].copy()

@@ -21,7 +21,7 @@ def labels(model: Path) -> dict[str, int]:
     return dict(only.version_labels)
 
 
-def test_the_newest_is_the_canary_and_stable_is_for_a_person_to_say(tmp_path: Path) -> None:
+def test_the_newest_version_is_the_canary_and_stable_is_set_by_hand(tmp_path: Path) -> None:
     model = tmp_path / "fox"
     (model / "1").mkdir(parents=True)
     write_configs(model)

@@ -21,7 +21,7 @@ def test_what_the_list_says() -> None:
     assert "TPUReplicate" not in stock.attributes
 
 
-def test_ours_is_taken(exported: Path) -> None:
+def test_our_name_is_accepted(exported: Path) -> None:
     check_ops(exported, "2.20")
 
 

@@ -1,4 +1,4 @@
-"""A server reads texts as they were read in training."""
+"""The text graph of an exported model tokenizes like the training."""
 
 from pathlib import Path
 

@@ -151,7 +151,7 @@ def test_the_heat_map_by_keys_and_all_heads(opened: Browser, explained: Explanat
     assert opened.find("select[aria-label=Head]").get_attribute("value") == "1"
 
 
-def test_a_phone_in_the_dark(browser: Browser, url: str) -> None:
+def test_on_a_phone_in_dark_mode(browser: Browser, url: str) -> None:
     browser.open(url, 390, dark=True)
     browser.wait(lambda: browser.texts(".lines li"))
     assert not browser.overflows()

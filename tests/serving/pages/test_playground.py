@@ -279,7 +279,7 @@ def test_what_cannot_be_answered_is_a_sentence(page: Browser) -> None:
 
 
 @pytest.mark.browser
-def test_the_server_gone_and_back(browser: Browser, models: Path) -> None:
+def test_the_page_recovers_when_the_server_returns(browser: Browser, models: Path) -> None:
     server = started(models)
     browser.open(url_of(server) + "/")
     browser.wait(lambda: browser.texts("#answer .name"))
@@ -299,7 +299,7 @@ def test_the_server_gone_and_back(browser: Browser, models: Path) -> None:
 
 
 @pytest.mark.browser
-def test_an_old_answer_does_not_come_after_a_new_one(
+def test_an_outdated_response_does_not_replace_a_newer_one(
     page: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, go = Runner.run, threading.Event()
@@ -320,7 +320,7 @@ def test_an_old_answer_does_not_come_after_a_new_one(
 
 
 @pytest.mark.browser
-def test_a_phone_in_the_dark_by_keyboard(browser: Browser, server: ModelServer) -> None:
+def test_on_a_phone_in_dark_mode_by_keyboard(browser: Browser, server: ModelServer) -> None:
     browser.open(url_of(server) + "/", 390, dark=True)
     browser.wait(lambda: browser.texts("#answer .name"))
     browser.find("input[name=task][value=fill]").send_keys("")

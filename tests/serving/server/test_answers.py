@@ -33,7 +33,7 @@ ARRAYS = NUMBERS | arrays_of.arrays(np.uint16, SHAPES).map(texts)
 
 @given(st.lists(ARRAYS, min_size=1, max_size=3), st.sampled_from(Layout), st.integers(1, 9))
 @settings(max_examples=300, deadline=None)
-def test_blocks_of_any_size_make_the_same_text_within_the_estimate(values, layout, nodes):
+def test_blocks_of_any_size_produce_the_same_text_within_the_estimate(values, layout, nodes):
     outputs = {f"x{number}_bytes"[: 2 + 6 * number]: array for number, array in enumerate(values)}
     if layout is Layout.ROW:
         rows = min(map(len, values))

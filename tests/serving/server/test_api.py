@@ -1,4 +1,4 @@
-"""The whole server over real sockets, against what TensorFlow Serving was recorded to answer."""
+"""The whole server over real sockets, against recorded responses of TensorFlow Serving."""
 
 import asyncio
 import concurrent.futures
@@ -562,7 +562,7 @@ def test_body_over_the_limit_is_refused_in_every_disguise(rest):
     assert [(answer.status_code, answer.json()) for answer in answers] == [(413, expected)] * 3
 
 
-def test_a_gzip_bomb_unfolds_no_further_than_the_limit():
+def test_a_gzip_bomb_is_decompressed_only_up_to_the_limit():
     packed = gzip.compress(bytes(1_000_000))
 
     async def receive():

@@ -1,4 +1,4 @@
-"""Requests that share a run: who waits for whom, and what each of them gets."""
+"""Batched requests: which ones wait for each other, and their results."""
 
 import concurrent.futures
 import threading
@@ -108,7 +108,7 @@ def test_what_waits_runs_together_and_each_gets_its_own(graph, batcher):
     assert graph.runs == [[1.5], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
 
 
-def test_a_batch_is_closed_at_its_size(graph, batcher):
+def test_a_batch_is_full_at_its_size(graph, batcher):
     made = batcher(num_batch_threads=1, max_batch_size=4)
     together(graph, made, [[1.0, 2.0, 3.0], [4.0, 5.0], [6.0], [7.0, 8.0]])
     assert graph.runs[1:] == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0]]
@@ -145,7 +145,7 @@ def test_a_large_request_lets_others_have_their_turn(graph, batcher):
     assert graph.runs.index([6.0]) < graph.runs.index([4.0, 5.0])
 
 
-def test_a_batch_is_closed_at_its_work(graph, batcher):
+def test_a_batch_is_full_at_its_work(graph, batcher):
     made = batcher(
         num_batch_threads=1, max_execution_work=3, enable_large_batch_splitting=True
     )  # a number is a piece of work
@@ -196,7 +196,7 @@ def test_pieces_of_a_large_request_have_the_shapes_of_one_run(rows_a_run):
     assert max(sizes) <= rows_a_run + 2  # with the longest by words and the longest by letters
 
 
-def test_a_large_request_whose_shapes_nobody_understands():
+def test_a_large_request_with_unpredictable_output_shapes():
     def run(_, part):
         return {"y": np.zeros([len(part["x"]), len(part["x"]) % 2 + 1])}
 
@@ -225,7 +225,7 @@ def test_batches_are_filled_up_to_an_allowed_size(graph, batcher):
     assert graph.runs[1:] == [[1.0, 2.0, 3.0, 3.0]]
 
 
-def test_one_that_fails_fails_alone(graph, batcher):
+def test_a_failing_request_fails_alone(graph, batcher):
     requests = [[1.0], [2.0], [13.0], [4.0], [5.0]]
     answers = together(graph, batcher(num_batch_threads=1), requests)
     assert [answer for answer in answers if isinstance(answer, list)] == [
@@ -237,7 +237,7 @@ def test_one_that_fails_fails_alone(graph, batcher):
     assert str(answers[2]) == "INVALID_ARGUMENT: thirteen"
 
 
-def test_a_full_queue_says_so_as_the_real_server_does(graph, batcher):
+def test_a_full_queue_answers_like_the_real_server(graph, batcher):
     made = batcher(num_batch_threads=1, max_batch_size=1, max_enqueued_batches=2)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         held = occupied(graph, made, pool)
@@ -358,6 +358,6 @@ def test_an_empty_batch_waits_for_no_other():
         ),
     ],
 )
-def test_options_that_cannot_be(options, message):
+def test_invalid_options(options, message):
     with pytest.raises(InputError, match=message):
         BatchingOptions(**options)

@@ -174,7 +174,7 @@ def test_a_config_without_models(lab):
         (("versions: 3 versions: 5", "versions: 8"), r"lab: no version of model lab to serve"),
     ],
 )
-def test_a_start_that_cannot_be(lab, change, message):
+def test_invalid_initial_weights(lab, change, message):
     write(lab, lab.read_text().replace(*change))
     with pytest.raises(InputError, match=message):
         Repository(lab, load).load_all()
@@ -299,7 +299,7 @@ def test_reload(lab, tmp_path):
         ),
     ],
 )
-def test_reload_of_what_cannot_be_leaves_everything_as_it_was(lab, tmp_path, models, message):
+def test_a_failed_reload_changes_nothing(lab, tmp_path, models, message):
     repository = Repository(lab, load)
     repository.load_all()
     (tmp_path / "bad" / "1").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Classify, Regress and MultiInference against what TensorFlow Serving was recorded to answer."""
+"""Classify, Regress and MultiInference against recorded responses of TensorFlow Serving."""
 
 import grpc
 import pytest

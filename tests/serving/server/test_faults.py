@@ -1,4 +1,4 @@
-"""Whatever clients send and whatever lies on disk: the good is answered, the bad refused."""
+"""Arbitrary requests and files: valid ones are answered, invalid ones refused."""
 
 import concurrent.futures
 import contextlib
@@ -124,7 +124,7 @@ def batches(draw):
 
 @given(batches())
 @settings(max_examples=1000, deadline=None)
-def test_values_read_at_once_are_those_read_one_by_one(signature_and_document):
+def test_the_fast_path_reads_the_same_values_as_the_slow_one(signature_and_document):
     signature, document = signature_and_document
     # Lone surrogates are refused or replaced here, before any value is read.
     document = refused_or(parse_document, json.dumps(document).encode())

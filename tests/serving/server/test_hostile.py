@@ -1,4 +1,4 @@
-"""Requests made to end the server, to fill its memory or to keep it busy: it goes on answering."""
+"""Requests that try to crash the server, exhaust its memory or keep it busy."""
 
 import subprocess
 import sys

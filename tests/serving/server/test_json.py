@@ -78,7 +78,7 @@ def test_half_integers_and_booleans():
     )
 
 
-def test_a_kind_that_json_has_no_place_for():
+def test_a_dtype_that_json_cannot_represent():
     with pytest.raises(ServingError, match="Failed to write JSON value for tensor type: complex64"):
         answered(Layout.ROW, y=np.array([1j], dtype=np.complex64))
 
@@ -154,7 +154,7 @@ def test_parse_error(body, message):
         (tf.string, 5),
     ],
 )
-def test_value_out_of_type(dtype, value):
+def test_a_value_of_another_type(dtype, value):
     document = {"inputs": {"x": [[value]]}}
     with pytest.raises(ServingError, match=f"is not of expected type: {dtype.name}"):
         read_inputs(document, signature(x=dtype))

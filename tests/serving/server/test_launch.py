@@ -84,7 +84,7 @@ def test_the_real_server_with_flags(real_server: Path, models: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("host", [None, "127.0.0.1", "localhost", "::1", "::", "10.0.0.7"])
-def test_the_real_server_never_runs_for_one_address(
+def test_the_real_server_is_not_used_for_a_single_address(
     host: str | None,
     real_server: Path,
     models: Path,
@@ -101,7 +101,7 @@ def test_the_real_server_never_runs_for_one_address(
 
 
 @pytest.mark.parametrize("flags", [["--embedded"], ["--embedded", "--host", "0.0.0.0"]])
-def test_the_embedded_server_where_it_is_asked_for(
+def test_the_embedded_server_runs_if_requested(
     flags: list[str],
     real_server: Path,
     models: Path,

@@ -1,4 +1,4 @@
-"""Clients that send too much, too slowly or nothing, and that read nothing, are bounded."""
+"""Limits on clients that send too much, too slowly or nothing, or that do not read."""
 
 import concurrent.futures
 import contextlib
@@ -208,7 +208,7 @@ def test_the_memory_of_arrays():
 # ---- bodies
 
 
-def test_a_body_that_unpacks_to_next_to_nothing_is_refused(server):
+def test_a_body_with_a_suspicious_compression_ratio_is_refused(server):
     started = server()
     zipped = {"Content-Encoding": "gzip"}
     zeros = gzip.compress(b"[" + b" " * 3_000_000 + b"]")
@@ -274,7 +274,7 @@ def test_connections_wait_in_the_kernel_while_the_event_loop_is_busy(server, mon
         assert is_good(server)
 
 
-def test_a_body_that_turns_bad_after_its_answer_ends_the_connection(server, caplog):
+def test_a_body_that_becomes_malformed_after_its_response_closes_the_connection(server, caplog):
     server = server()
     head = (
         "POST /v1/models/plus:predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
@@ -491,7 +491,7 @@ def test_what_is_set_aside_is_collected_when_all_is():
         gc.unfreeze()
 
 
-def test_connections_stay_below_the_files_that_may_be_open(monkeypatch):
+def test_connections_stay_below_the_limit_of_open_files(monkeypatch):
     limits = {"now": (1024, 4096)}
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
     monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.update(now=both))
@@ -503,7 +503,7 @@ def test_connections_stay_below_the_files_that_may_be_open(monkeypatch):
     assert connection_limit(Limits()) == 16
 
 
-def test_a_kind_of_line_is_logged_once_a_minute():
+def test_each_kind_of_line_is_logged_once_per_minute():
     stream, log = io.StringIO(), logging.getLogger("uvicorn.test_limits")
     handler = logging.StreamHandler(stream)
     limit = OncePerMinute(interval_secs=0.2)

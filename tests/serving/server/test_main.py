@@ -108,7 +108,7 @@ def test_a_signal_lets_running_requests_finish(models, held, monkeypatch, signal
     assert printed.getvalue().startswith("plus version 7\nREST at http://127.0.0.1:")
 
 
-def test_a_busy_server_says_so(models, held):
+def test_a_busy_server_answers_unavailable(models, held):
     server = ModelServer(models, HOST, 0, 0, Limits(max_accepted_requests=1))
     server.start()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -124,7 +124,7 @@ def test_a_busy_server_says_so(models, held):
     assert third.json() == {"predictions": [13.0]}
 
 
-def test_a_run_over_the_time_limit_is_answered_without_it(models, held):
+def test_a_run_over_the_time_limit_is_answered_with_a_timeout(models, held):
     server = ModelServer(models, HOST, 0, 0, Limits(rest_timeout_secs=0.01))
     server.start()
     answer = ask(server.rest_port, 1.0)

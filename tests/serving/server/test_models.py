@@ -118,7 +118,7 @@ def test_a_broken_version_is_not_tried_again_while_it_stays_the_same(exports, tm
     assert states(repository) == {2: "END", 1: "AVAILABLE"}
 
 
-def test_a_removed_version_is_served_on_and_an_older_one_taken_back(exports, tmp_path):
+def test_a_removed_version_is_still_served_and_an_older_one_can_return(exports, tmp_path):
     publish(exports, 2, tmp_path / "m" / "1")
     publish(exports, 3, tmp_path / "m" / "2")
     repository = Repository(tmp_path, loader())

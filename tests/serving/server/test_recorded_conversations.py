@@ -1,4 +1,4 @@
-"""Every REST conversation that was recorded with TensorFlow Serving 2.20, had with our server.
+"""Replay every REST exchange recorded from TensorFlow Serving 2.20 against the embedded server.
 
 The records are in the shared folder; those of other tests' tables are here once more, and all the
 others. What is answered otherwise is listed with its reason, and must be.
@@ -91,7 +91,7 @@ class Text(tf.Module):
 
 
 RECORDED = Limits(checks_method_names=True)
-"""What the recorded server was told to do, besides its defaults."""
+"""Non-default settings of the recorded server."""
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +117,16 @@ OTHERWISE = {
     "outside /v1": "the playground is there",
     "predict, server without the TF Text op libraries": "ours has them",
 }
-"""Why some are answered otherwise, by title."""
+"""Reasons for intended differences, by title of the exchange."""
 
 FUNCTION = re.compile(r"\{\{function_node [^}]*\}\}")
 """What TensorFlow writes before a node that it has not taken out of its function."""
 
 
 @pytest.mark.parametrize("said", conversations(), ids=lambda said: said.title)
-def test_a_recorded_conversation_or_what_differs_on_purpose(server, said: Conversation) -> None:
+def test_recorded_exchanges_are_reproduced_except_for_intended_differences(
+    server, said: Conversation
+) -> None:
     url = f"http://127.0.0.1:{server.rest_port}{said.path}"
     answer = requests.request(
         said.method, url, data=said.body or None, headers=said.headers, timeout=30
@@ -132,7 +134,7 @@ def test_a_recorded_conversation_or_what_differs_on_purpose(server, said: Conver
     assert agrees(said, answer) != (said.title in OTHERWISE)
 
 
-def test_every_difference_is_of_a_record() -> None:
+def test_every_known_difference_refers_to_a_record() -> None:
     titles = [said.title for said in conversations()]
     assert len(titles) == len(set(titles)) > 140
     assert set(OTHERWISE) <= set(titles)

@@ -1,4 +1,4 @@
-"""A server that is told to stop ends in time, whatever still runs, and says what it gave up."""
+"""A stopping server exits in time, whatever still runs, and reports what it abandoned."""
 
 import concurrent.futures
 import contextlib
@@ -109,7 +109,7 @@ def test_what_does_not_end_is_given_up_after_the_stop_timeout(endless, what, giv
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once(endless, number):
+def test_a_second_signal_exits_immediately(endless, number):
     process = endless("rest", 3600)
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -121,7 +121,7 @@ def test_a_second_signal_ends_it_at_once(endless, number):
 # ---- callers that leave
 
 
-def test_a_caller_that_left_is_told_to_whoever_works_for_it():
+def test_a_disconnected_client_cancels_its_work():
     caller, calls = Caller(), []
     caller.check()
     with caller.served(), caller.on_leaving(lambda: calls.append("told")):
