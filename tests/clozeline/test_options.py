@@ -34,7 +34,7 @@ class Make(Command):
     ("message", "printed"),
     [
         ("`batch_size` 7: must be a multiple of 2", "--batch-size 7: must be a multiple of 2"),
-        ("`run_dir` r: is there already", "--run r: is there already"),
+        ("`run_dir` r: already exists", "--run r: already exists"),
         ("`text`: expected two", "TEXT: expected two"),
         ("give a higher `eval_rate`", "give a higher --eval-rate"),  # of another command
         ("`given` and `models.config` and `unknown`", "`given` and `models.config` and `unknown`"),
