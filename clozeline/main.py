@@ -1,28 +1,28 @@
-"""The front door: `clozeline COMMAND` finds the command, reads its flags and runs it.
+"""The command line: `clozeline COMMAND` finds the command, parses its flags and runs it.
 
-`clozeline/` is the only code that knows flags, YAML, colours, tables and exit codes:
+Only `clozeline/` contains code for flags, YAML, colours, tables and exit codes:
 
-- `main.py` finds the command, runs it and turns its end into an exit code.
-- `options.py` reads flags and YAML into a command's options.
-- `commands/` has the table of commands, and a file a command, imported when it runs: its options,
-  their conversion to the engine's frozen configuration, what it prints of the engine's typed
-  result, and the dictionary that `--json` prints.
+- `main.py` finds the command, runs it and returns the exit code.
+- `options.py` parses flags and YAML into a command's options.
+- `commands/` has the table of commands, and one file per command, imported when it runs: its
+  options, their conversion to the engine's frozen configuration, the text printed for the engine's
+  typed result, and the dictionary that `--json` prints.
 - `show/` has tables, bars and pictures.
 
-The engine (`pipeline` ← `model` ← `serving`) imports nothing from here, and knows no flag:
+The engine (`pipeline` ← `model` ← `serving`) imports nothing from here and has no flags:
 
-- **Errors.** Its messages name fields of the configuration in backquotes: "`batch_size` 7: must be
-  ...". A Python caller reads that. `spelled` makes flags of them before they are printed here: of
-  the command that runs, or else of the others ("`eval_rate`" in a message of `pretrain` is
-  `preprocess`'s). Fields of the configuration are therefore called as those of the options are.
-  Checks in the options name fields in the same way.
-- **Notes and warnings.** The engine logs them (`logging.getLogger(__name__).info(...)`), with
-  fields in backquotes too; `printed_notes` prints them on standard error while a command runs.
+- **Errors.** The engine's messages name configuration fields in backquotes, for Python callers:
+  "`batch_size` 7: must be ...". Before a message is printed, `spelled` replaces fields by flags: of
+  the running command, or else of other commands (`eval_rate` in a message of `pretrain` is a flag
+  of `preprocess`). Configuration fields therefore have the names of the options. Checks in the
+  options name fields in the same way.
+- **Notes and warnings.** The engine logs them (`logging.getLogger(__name__).info(...)`), also with
+  fields in backquotes; `printed_notes` prints them on standard error while a command runs.
 - **Progress bars.** The engine draws them with `pipeline.progress`, on standard error.
-- **Results.** The engine's functions return frozen dataclasses and print nothing. Texts in them
-  that name fields (warnings) go through `spelled` on their way to the terminal and to `--json`.
-- **Exit codes.** 0 done; 1 failed (`JobError`, `OSError`: a full disk, a server that fails); 2 bad
-  input (`InputError`: what the user gave cannot be used); 130 interrupted.
+- **Results.** The engine's functions return frozen dataclasses and print nothing. Texts in results
+  that name fields (warnings) are passed through `spelled` before they are printed, also as JSON.
+- **Exit codes.** 0 = success; 1 = failure (`JobError`, `OSError`: disk full, server failure); 2 =
+  invalid input (`InputError`); 130 = interrupted.
 """
 
 import io
@@ -53,16 +53,16 @@ def usage() -> str:
 
 
 def parse(name: str, arguments: list[str]) -> tuple[Command, list[str]]:
-    """Return the options of a command and the flags it does not know.
+    """Return the options of a command, and unknown flags.
 
     Raises:
-        InputError: a flag is missing, malformed, out of range, or has no effect next to the others.
+        InputError: a flag is missing, malformed, out of range, or has no effect with the others.
     """
     return parse_options(options_of(name), f"clozeline {name}", arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run a command and return the exit code, see the module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -72,10 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         _complain(error, arguments[0])
         return 2
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of standard output has closed it, as `head` does
+        sys.stderr.close()  # the interpreter would report the same error again when it exits
         return 1
-    except (JobError, OSError) as error:  # a full disk, a folder without permission
+    except (JobError, OSError) as error:  # disk full, no permission
         _complain(error, arguments[0])
         return 1
     except KeyboardInterrupt:
@@ -98,12 +98,12 @@ def _run(name: str, arguments: list[str]) -> int:
     from pipeline.quiet_imports import import_quietly
 
     keep_stdout_for_json(options.json)
-    # Read by TensorFlow and Keras when they are first imported.
+    # TensorFlow and Keras read these variables when they are imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.update(options.environment)
     logging.getLogger().setLevel(logging.ERROR)
-    # What fails a worker is raised here again, with the same words.
+    # Beam logs a worker's exception and raises it again; the user should see it once.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     import_quietly(*COMMANDS[name].imports)
     with printed_notes(lambda message: spelled(message, name)):
@@ -112,6 +112,6 @@ def _run(name: str, arguments: list[str]) -> int:
         from pipeline.storage.strict_json import to_json
 
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # JSON's, whatever the locale's is
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 in every locale
         print(to_json(result))
     return 0 if result.get("ok", True) else 1

@@ -1,4 +1,4 @@
-"""The options of the commands that read a corpus."""
+"""Options of the commands that read a corpus."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,26 +9,25 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions(BeamCommand):
-    """How text is found and read."""
+    """Options of commands that read a corpus."""
 
     input: InputGlobs
-    """Text files; quote a glob so that the shell leaves it alone."""
+    """Text files or globs; quote a glob so that the shell does not expand it."""
     input_format: Literal["prose", "lines", "jsonl", "parquet"] = "prose"
-    """prose: one document a file, split into sentences. lines: one sentence a line, blank lines
-    between documents. jsonl: a JSON object a line, parquet: a row a document, split too. Files
-    whose names end in .gz, .bz2, .xz or .zst are decompressed."""
+    """prose: one document per file, split into sentences. lines: one sentence per line, blank lines
+    between documents. jsonl: one JSON object per line. parquet: one row per document; both are
+    split into sentences. Files ending in .gz, .bz2, .xz or .zst are decompressed."""
     text_column: str = "text"
-    """Column of jsonl and parquet files that holds the text."""
+    """Column of jsonl and parquet files that contains the text."""
     id_column: str | None = None
-    """Column that names a document; its split and place then follow from that, not from its text,
-    so that they stay when the text is corrected."""
+    """Column with a document's id. The id then determines the document's split and shard, instead
+    of its text, so that they stay the same when the text is edited."""
     language: str = "en"
-    """Language whose abbreviations the sentence splitter knows (ISO 639 code)."""
+    """Language for the sentence splitter's abbreviations (ISO 639 code)."""
     lower_case: bool = True
     """Lower-case and strip accents (an uncased model)."""
     skip_damaged_files: bool = False
-    """Use a damaged file (cut off, or corrupt inside) up to the damage and count it, instead of
-    failing."""
+    """Read a truncated or corrupt file up to the damage and count it, instead of failing."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
@@ -37,7 +36,7 @@ class CorpusOptions(BeamCommand):
             InputError: a flag is out of range.
         """
         if not self.input:
-            raise InputError("--input: give it at least one file or glob")
+            raise InputError("--input: expected at least one file or glob")
         if self.input_format in ("prose", "lines"):
             reason = f"--input-format {self.input_format} has no columns; jsonl and parquet have"
             self.refuse_given(reason, "text_column", "id_column")

@@ -1,4 +1,4 @@
-"""`clozeline demo`: the whole line, by the commands a person would type."""
+"""`clozeline demo`: run all steps, from text to a model server, by commands a user would type."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +10,23 @@ from pipeline.errors import check_range
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Run the whole line: text, vocabulary, records, a trained BERT, a model server that answers.
+    """Run the whole pipeline: text, vocabulary, dataset, a trained BERT, a running model server.
 
-    The text is the docstrings of the Python packages on this machine, unless --corpus names other.
+    The default corpus is the docstrings of the Python packages on this machine.
     """
 
     corpus: InputGlobs = ()
-    """Text files to use instead, one document a file."""
+    """Text files to use instead, one document per file."""
     output: Path = Path("demo")
-    """Folder for everything the demo makes; what an earlier demo made there is replaced."""
+    """Folder for everything the demo creates; files of an earlier demo in it are replaced."""
     megabytes: float = 5.0
-    """Docstrings to collect."""
+    """Size of the docstring corpus to collect, in MB."""
     vocab_size: int = 8000
-    """Pieces of the vocabulary."""
+    """Vocabulary size."""
     steps: int = 3200
     """Training steps."""
     check_learning: bool = True
-    """Fail if the model did not learn; a run of a few steps cannot."""
+    """Exit with an error if the model did not learn; disable it for runs of a few steps."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.

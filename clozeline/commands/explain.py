@@ -1,4 +1,4 @@
-"""`clozeline explain`: what a model computes for a text."""
+"""`clozeline explain`: show what a model computes for a text."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,23 +12,23 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Explain(Command):
-    """Show what a run's model computes for a text, and which words its answers come from.
+    """Explain a model's answers for a text: which words they come from, and how.
 
-    The worked example step by step, attention, rollout, and attribution by integrated gradients.
+    Shows the computation step by step, attention, attention rollout, and integrated gradients.
     """
 
     text: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """One text, or two that the model reads together. [MASK] stands for a word to fill in."""
+    """One text, or a pair of texts. [MASK] marks a word to predict."""
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
-    """The run to look into."""
+    """Directory of the run to explain."""
     output: Path | None = None
-    """File to write: a page (.html) that opens without a network, or a picture (.png)."""
+    """File to write: a self-contained page (.html) or a picture (.png)."""
     layer: int = 1
-    """Layer of the worked example, from 1."""
+    """Layer to show step by step, from 1."""
     head: int = 1
-    """Head of the worked example, from 1."""
+    """Attention head to show step by step, from 1."""
     position: int | None = None
-    """Which piece to ask for, [CLS] being 0, where the text has no [MASK]. Default: the last."""
+    """Position of the piece to predict ([CLS] is 0) in a text without [MASK]. Default: last."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.

@@ -1,4 +1,4 @@
-"""`clozeline export`: run → SavedModel for a model server."""
+"""`clozeline export`: export a run as a SavedModel for a model server."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,20 +13,20 @@ from serving.export.choices import ServerVersion, ServingPrecision
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Command):
-    """Save a trained run as a SavedModel that takes raw strings, for a model server."""
+    """Export a trained run as a SavedModel that takes raw strings, for a model server."""
 
     # The front door calls options.run(), so the field has another name than its flag.
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
-    """The run to export."""
+    """Directory of the run to export."""
     output: Path
-    """Where the model goes: models/NAME. The version is the next free number in it."""
+    """Model directory, models/NAME. The version is the next free number in it."""
     precision: ServingPrecision = "float32"
-    """What weights are stored and multiplied in: bfloat16 is half as large, and faster on a CPU
-    with units for it."""
+    """Dtype of stored weights and matrix multiplications. bfloat16 halves the size, and is faster
+    on CPUs with bfloat16 support."""
     checkpoint: Checkpoint = "auto"
-    """The best by evaluation, the last; auto: the best where there is one."""
+    """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
     for_server: ServerVersion = "2.20"
-    """Release of TensorFlow Serving that must know every operation of the model."""
+    """TensorFlow Serving release that must support every operation of the model."""
 
     def run(self) -> dict[str, Any]:
         """Export; return where the version is and what it answers."""

@@ -1,4 +1,4 @@
-"""`clozeline inspect`: a look into a dataset."""
+"""`clozeline inspect`: check a dataset and show its contents."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ class Inspect(Command):
     dataset: Annotated[Path, tyro.conf.Positional]
     """The dataset folder."""
     examples: int = 3
-    """Examples to show."""
+    """Number of examples to show."""
     split: Literal["train", "eval"] = "train"
-    """Which examples to show; every split is checked."""
+    """Split of the examples to show; all splits are checked."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.

@@ -1,4 +1,4 @@
-"""`clozeline preprocess`: text → TFRecords and a manifest."""
+"""`clozeline preprocess`: convert text to TFRecords and a manifest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,48 +16,47 @@ if TYPE_CHECKING:
 class Preprocess(CorpusOptions):
     """Write TFRecords of masked sentence pairs and a manifest, as a Beam job.
 
-    Any flag of Apache Beam's passes through (`--runner=FlinkRunner ...`).
+    Flags of Apache Beam are passed through (`--runner=FlinkRunner ...`).
     """
 
     vocab: Path
-    """The vocabulary to tokenize with."""
+    """Vocabulary file."""
     output: str
-    """The dataset folder to write, on any filesystem of Beam's."""
+    """Dataset folder to write, on any filesystem that Beam supports."""
     max_seq_length: tuple[int, ...] = (128,)
-    """Positions in a record, 5 to 65536: [CLS] A [SEP] B [SEP] and padding. Several lengths are
-    made from one reading, each a dataset of its own: OUTPUT/128, OUTPUT/512."""
+    """Sequence length of a record, 5 to 65536: [CLS] A [SEP] B [SEP] and padding. Several lengths
+    make one dataset each from one pass over the corpus: OUTPUT/128, OUTPUT/512."""
     max_predictions: tuple[int, ...] = ()
-    """Masked positions in a record, at the most; one for every length. Default: --mask-rate of the
-    positions, rounded up (20 of 128)."""
+    """Maximum number of masked positions per record; one value per length. Default: --mask-rate of
+    the length, rounded up (20 of 128)."""
     pairing: Literal["nsp", "sop", "none"] = "nsp"
     """nsp: A and the next or a random sentence B (BERT). sop: A and B in order or swapped (ALBERT).
     none: whole sentences one after another, no pairs (RoBERTa)."""
     masks: Literal["static", "dynamic"] = "static"
-    """static: masked in the records. dynamic: masked anew in every epoch, while they are trained
-    on, from seed, epoch and record."""
+    """static: masks are stored in the records. dynamic: records are masked during training,
+    differently each epoch, determined by seed, epoch and record."""
     masking: Literal["token", "whole-word", "span"] = "token"
-    """What is masked at a time: a piece, a whole word, or a run of whole words (SpanBERT)."""
+    """Unit of masking: token (a piece), whole-word, or span (several whole words, as SpanBERT)."""
     mask_rate: float = 0.15
     """Share of the pieces to predict (above 0, to 1)."""
     short_seq_rate: float = 0.1
-    """Share of pairs that are shorter than they could be (0 to 1)."""
+    """Share of sequences that are made shorter than the maximum (0 to 1)."""
     duplicates: int = 1
-    """Times the corpus is gone through, each with other pairs and masks (1 to 10000)."""
+    """Number of passes over the corpus, each with different pairs and masks (1 to 10000)."""
     deduplicate: bool = False
-    """Leave out documents whose text, or id, is that of another one."""
+    """Drop documents whose text (or id) equals that of another document."""
     min_document_pieces: int = 1
-    """Leave out documents of fewer pieces."""
+    """Drop documents with fewer pieces."""
     max_unreadable_rate: float = 0.1
-    """Share of the documents that may be damaged, and are left out, before the job fails (0 to
-    1)."""
+    """Largest share of unreadable documents; they are dropped. Above it the job fails (0 to 1)."""
     shards: int | None = None
-    """Training files to write (1 to 99999). Default: one for every 16 MB of text."""
+    """Number of training shards (1 to 99999). Default: one per 16 MB of text."""
     eval_rate: float = 0.01
     """Share of the documents held out for evaluation (0 to 0.5)."""
     compression: Literal["none", "gzip"] = "none"
-    """How the records are packed."""
+    """Compression of the shard files."""
     seed: int = 0
-    """The same seed and corpus give the same bytes on any machine."""
+    """Random seed; the same seed and corpus give identical bytes on every machine."""
     overwrite: bool = False
     """Replace the dataset in --output when the new one is finished."""
 
@@ -69,9 +68,9 @@ class Preprocess(CorpusOptions):
         """
         super().__post_init__()
         if len({*self.max_seq_length}) != len(self.max_seq_length) or not self.max_seq_length:
-            raise InputError("--max-seq-length: give it one or more different lengths")
+            raise InputError("--max-seq-length: expected one or more different lengths")
         if self.max_predictions and len(self.max_predictions) != len(self.max_seq_length):
-            raise InputError("--max-predictions: give it as many numbers as --max-seq-length")
+            raise InputError("--max-predictions: expected as many numbers as --max-seq-length has")
         for length in self.max_seq_length:
             check_range("max_seq_length", length, 5, 65536)
         for predictions, length in zip(self.max_predictions, self.max_seq_length, strict=False):

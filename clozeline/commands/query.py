@@ -1,4 +1,4 @@
-"""`clozeline query`: ask a running server."""
+"""`clozeline query`: send a request to a running server."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,25 +13,25 @@ from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, version_number
 
 @dataclass(frozen=True, kw_only=True)
 class Query(Command):
-    """Ask a running server.
+    """Query a running server.
 
-    A text with [MASK] is filled in; other texts get what the model was tuned for, or else two are
-    scored as neighbours and one is embedded.
+    The default signature depends on model and text: fill masks if there is a [MASK], else the
+    fine-tuned task, else next-sentence prediction for two texts and an embedding for one.
     """
 
     text: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """One text, or two for what takes a pair."""
+    """One text, or a pair of texts."""
     model: str
-    """Name of the model: its folder's."""
+    """Name of the model, which is the name of its folder."""
     server: str | None = None
-    """HOST:PORT of the server: the REST port, or with --grpc the gRPC port. Default: 127.0.0.1 and
-    the port that `serve` takes by default."""
+    """HOST:PORT of the server's REST API, or of its gRPC API with --grpc. Default: 127.0.0.1 and
+    the default port of `serve`."""
     grpc: bool = False
-    """Ask over gRPC."""
+    """Use gRPC instead of REST."""
     signature: str = ""
-    """What to ask for, such as attention or tokenize, instead of what fits the texts."""
+    """Signature to call, for example attention or tokenize. Default: chosen to fit the texts."""
     version: str | None = None
-    """Version to ask, by number or by label such as canary; the newest by default."""
+    """Version number, or label such as canary. Default: the newest version."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.

@@ -1,4 +1,4 @@
-"""`clozeline serve`: a model server."""
+"""`clozeline serve`: run a model server."""
 
 import os
 from dataclasses import dataclass
@@ -13,39 +13,39 @@ from serving.tf_serving import GRPC_PORT, REST_PORT
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(Command):
-    """Answer TensorFlow Serving's REST and gRPC API for every model of a folder.
+    """Serve every model in a folder with TensorFlow Serving's REST and gRPC API.
 
     Runs the embedded server; or `tensorflow_model_server` if it is installed and --host is 0.0.0.0,
-    because it listens on all addresses.
+    since it always listens on all addresses.
     """
 
     models: Path
-    """Folder of models, NAME/VERSION/saved_model.pb; or a `models.config` of TensorFlow Serving,
-    which names folders, which versions are served, and labels of versions."""
+    """Folder of models, NAME/VERSION/saved_model.pb; or a TensorFlow Serving `models.config`, which
+    lists model folders, versions to serve, and version labels."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 opens the server to the network."""
     rest_port: int = REST_PORT
-    """Port of the REST API; 0 takes a free one (embedded server)."""
+    """Port of the REST API; 0 = any free port (embedded server)."""
     grpc_port: int = GRPC_PORT
-    """Port of the gRPC API; 0 takes a free one (embedded server)."""
+    """Port of the gRPC API; 0 = any free port (embedded server)."""
     embedded: bool = False
-    """Run the embedded server even where `tensorflow_model_server` is installed."""
+    """Use the embedded server even if `tensorflow_model_server` is installed."""
     batching: bool = True
-    """Run requests that wait together, up to 32 rows at a time; a lone request does not wait."""
+    """Batch waiting requests, up to 32 rows; a single request never waits."""
     batching_config: Path | None = None
-    """Batching parameters file of TensorFlow Serving, for other bounds."""
+    """TensorFlow Serving batching parameters file, for other batching options."""
     frozen_weights: bool = False
-    """Answer faster on a CPU, for memory of the weights' size once more. Not for models of which a
-    signature assigns to its weights."""
+    """Faster on CPUs: oneDNN caches a repacked copy of the weights, which doubles their memory. Not
+    for models with a signature that assigns to its weights."""
     allow_reload: bool = False
-    """Let gRPC clients of the embedded server replace its list of models (ReloadConfig). They can
-    unload every model."""
+    """Allow gRPC clients to replace the embedded server's list of models (ReloadConfig). They can
+    unload all models."""
     allowed_hosts: tuple[str, ...] = ()
-    """Host names that REST clients may use for the embedded server, besides loopback names and
-    --host. Default: on a loopback address no others, else all."""
+    """Host names that REST clients may use for the embedded server, in addition to loopback names
+    and --host. Default: none if --host is a loopback address, else all."""
     enable_signature_method_name_check: bool = False
-    """Refuse Classify and Regress requests unless the signature's method_name is for them, as the
-    flag of TensorFlow Serving. Models of TensorFlow 2 always say that they are for Predict."""
+    """Refuse Classify and Regress requests unless the signature's method_name matches, like the
+    TensorFlow Serving flag. Models of TensorFlow 2 always have the method_name of Predict."""
     max_body_mb: int = 4
     """Largest request that the embedded server takes, in MiB, after decompression."""
     stop_timeout_secs: float = 30.0
@@ -53,7 +53,7 @@ class Serve(Command):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the process's environment is to have before TensorFlow is imported."""
+        """Environment variables to set before TensorFlow is imported."""
         frozen = FROZEN_WEIGHTS if self.frozen_weights else {}
         users = {name: os.environ[name] for name in QUIET_GRPC if name in os.environ}
         return SYSTEM_ALLOCATOR | QUIET_GRPC | users | frozen

@@ -1,4 +1,4 @@
-"""`clozeline vocab`: text → WordPiece vocabulary."""
+"""`clozeline vocab`: learn a WordPiece vocabulary from text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from pipeline.errors import InputError, check_range
 class Vocab(CorpusOptions):
     """Count words with Beam and learn a WordPiece vocabulary from the counts.
 
-    Any flag of Apache Beam's passes through.
+    Flags of Apache Beam are passed through.
     """
 
     output: Path
-    """The vocabulary file to write: one piece a line."""
+    """Vocabulary file to write, one piece per line."""
     size: int = 30522
-    """Pieces, special tokens included (5 to 1000000)."""
+    """Vocabulary size, including special tokens (5 to 1000000)."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -43,7 +43,7 @@ class Vocab(CorpusOptions):
         from pipeline.text.vocabulary import learn_vocabulary
 
         if self.output.exists() and not self.overwrite:
-            raise InputError(f"--output {self.output}: exists already; add --overwrite")
+            raise InputError(f"--output {self.output}: already exists; add --overwrite")
         how = CorpusFormat(
             input_format=self.input_format,
             language=self.language,
@@ -70,7 +70,7 @@ class Vocab(CorpusOptions):
         write_atomically(self.output, ("\n".join(pieces) + "\n").encode("utf-8"))
         if len(pieces) < self.size:
             notes.print(
-                f"The corpus gives no more than {len(pieces):,} of the {self.size:,} pieces asked."
+                f"The corpus gives only {len(pieces):,} of the {self.size:,} requested pieces."
             )
         words = sum(counts.values())
         results.print(

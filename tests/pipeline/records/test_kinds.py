@@ -170,7 +170,7 @@ def test_predictions_for_every_length(
 ) -> None:
     lengths = ["--max-seq-length", "24", "48", "--max-predictions"]
     assert preprocess(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", *lengths, "3") == 2
-    assert "--max-predictions: give it as many numbers" in capsys.readouterr().err
+    assert "--max-predictions: expected as many numbers" in capsys.readouterr().err
     assert preprocess(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", *lengths, "3", "6") == 0
     assert read_manifest(tmp_path / "ds" / "24").max_predictions == 3
     assert read_manifest(tmp_path / "ds" / "48").max_predictions == 6
