@@ -1,1 +1,1 @@
-"""Documents to records: sentence pairs, masks, the bytes of a shard."""
+"""Records from documents: sentence pairs, masking, serialized shards."""

@@ -1,8 +1,10 @@
-"""Which pieces a record asks for: the masked language model's positions, labels and noise.
+"""Masking for the masked language model: which positions are predicted, and what replaces them.
 
-Pieces are chosen a unit at a time: a piece, a word, or a run of words. A record's mask depends on
-its pieces and its own seed alone, so the same code masks records for the disk and while they are
-trained on, in batches of any size. Shapes: N records, L positions, P predictions.
+Pieces are selected in units: a piece, a word, or a run of words. A record's masks depend only on
+its pieces and its seed, so the same code masks records when they are written (static) and when
+they are read (dynamic), in batches of any size.
+
+Shapes: N records, L positions, P predictions.
 """
 
 import hashlib
@@ -18,11 +20,12 @@ from pipeline.text.tokenizer import Vocabulary
 Masking = Literal["token", "whole-word", "span"]
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
-"""Of the chosen pieces: replaced by [MASK], by a random piece; the rest stays (BERT, §3.1)."""
+"""Shares of the selected pieces that are replaced by [MASK] and by a random piece; the rest is left
+unchanged (BERT, section 3.1)."""
 
 SPAN_END_RATE, MAX_SPAN_WORDS = 0.2, 10
-"""Chance that a span ends after a word, and the most words in one (SpanBERT, Joshi et al. 2019,
-section 3.1: lengths of a geometric distribution with p = 0.2, at most 10)."""
+"""Probability that a span ends after a word, and the maximum number of words in a span (SpanBERT,
+Joshi et al. 2019, section 3.1: geometric distribution of lengths with p = 0.2, at most 10)."""
 
 
 _GAMMA, _MIX_1, _MIX_2 = (
@@ -45,8 +48,8 @@ def record_seeds(stream: str, indices: np.ndarray) -> np.ndarray:
     """Return a seed for each record of a named stream.
 
     Args:
-        stream: name of the stream; every name has seeds of its own.
-        indices: int64 [N]. Numbers of the records in it.
+        stream: name of the stream; streams with different names have independent seeds.
+        indices: int64 [N]. Indices of the records in the stream.
 
     Returns:
         uint64 [N].
@@ -56,28 +59,32 @@ def record_seeds(stream: str, indices: np.ndarray) -> np.ndarray:
 
 
 class RecordNoise:
-    """Random numbers of N records, each record's a function of its seed alone."""
+    """Random number generator for N records; the numbers of a record depend only on its seed.
+
+    NumPy's generators have one state for a whole batch, so their numbers depend on the batch size.
+    """
 
     def __init__(self, seeds: np.ndarray) -> None:
-        """Begin every record's sequence; `seeds`: uint64 [N]."""
+        """Start the sequence of every record; `seeds`: uint64 [N]."""
         self._first = split_mix(seeds)[:, None]
         self._drawn = 0
 
     def draw(self, columns: int) -> np.ndarray:
-        """Return the next numbers of every record, float32 [N, columns], uniform in [0, 1)."""
+        """Return the next random numbers of every record: float32 [N, columns] in [0, 1)."""
         steps = np.arange(self._drawn, self._drawn + columns, dtype=np.uint64)
         self._drawn += columns
+        # The upper 24 bits: as many as a float32 significand holds, so no number rounds up to 1.
         bits = split_mix(self._first + steps[None, :]) >> np.uint64(40)
         return bits.astype(np.float32) * np.float32(2**-24)
 
 
 @dataclass(frozen=True)
 class Replacements:
-    """What may stand in a masked position.
+    """Piece ids that replace selected pieces.
 
     Attributes:
-        mask_id: of [MASK].
-        random_ids: int64 [R]. Pieces drawn from for the random share; no special tokens.
+        mask_id: id of [MASK].
+        random_ids: int64 [R]. Ids that random replacements are drawn from: all but special tokens.
     """
 
     mask_id: int
@@ -95,19 +102,19 @@ def mask_pieces(
     max_predictions: int,
     replacements: Replacements,
 ) -> dict[str, np.ndarray]:
-    """Choose pieces to predict and hide them (Devlin et al. 2018, section 3.1 and appendix A.1).
+    """Select the pieces to predict and mask them (Devlin et al. 2018, section 3.1, appendix A.1).
 
     Args:
         input_ids: int64 [N, L].
-        is_text: bool [N, L]. True where a piece may be chosen.
-        noise: source of every choice.
-        masking: the unit of choice. `token`: a piece. `whole-word`: all pieces of a word, or none
-            of them. `span`: a run of whole words, hidden alike (SpanBERT).
-        continues_word: bool [V]. By id: the piece belongs to the word before it (`##...`).
-        mask_rate: share of the text pieces to predict (0 to 1), rounded, at least one. Larger
-            units that do not fit in what is left of it are passed over, so there may be fewer.
-        max_predictions: P, the most to predict.
-        replacements: what is put in their place.
+        is_text: bool [N, L]. True for pieces that may be selected.
+        noise: random numbers of the N records.
+        masking: unit of selection. `token`: a piece. `whole-word`: all pieces of a word or none.
+            `span`: a run of whole words whose pieces are all replaced the same way (SpanBERT).
+        continues_word: bool [V], by piece id. True for pieces that continue a word (`##...`).
+        mask_rate: share of the text pieces to predict (0 to 1), rounded to at least one piece. A
+            unit larger than the remaining number of pieces is skipped, so fewer may be selected.
+        max_predictions: P, the maximum number of predictions in a record.
+        replacements: ids that replace the selected pieces.
 
     Returns:
         input_ids: int64 [N, L], masked; masked_lm_positions, masked_lm_ids: int64 [N, P], and
@@ -115,10 +122,11 @@ def mask_pieces(
     """
     length = input_ids.shape[1]
     available = is_text.sum(axis=1)
-    wanted = np.rint(available * mask_rate).astype(np.int64).clip(min=1)
-    wanted = np.minimum(wanted, np.minimum(available, max_predictions))  # [N]
+    limits = np.rint(available * mask_rate).astype(np.int64).clip(min=1)
+    limits = np.minimum(limits, np.minimum(available, max_predictions))  # [N]
     units = unit_numbers(is_text, continues_word[input_ids], noise, masking)  # [N, L]
-    chosen = choose_units(units, wanted, noise)  # [N, L]
+    chosen = choose_units(units, limits, noise)  # [N, L]
+    # Positions not selected get the value `length`, so that sorting moves them behind the others.
     positions = np.sort(np.where(chosen, np.arange(length), length), axis=1)
     positions = _columns(positions, max_predictions, length)  # [N, P]
     used = positions < length
@@ -126,7 +134,8 @@ def mask_pieces(
     labels = np.where(used, np.take_along_axis(input_ids, positions, axis=1), 0)
     chance = noise.draw(max_predictions)  # [N, P]
     if masking == "span":
-        # Pieces of a span share their fate; pieces of a word do not (as in google-research/bert).
+        # All pieces of a span are replaced the same way; with `whole-word`, each piece of a word is
+        # replaced independently (as in google-research/bert).
         chance = np.take_along_axis(chance, _first_slots(units, positions), axis=1)
     pick = (noise.draw(max_predictions) * len(replacements.random_ids)).astype(np.int64)
     hidden = np.where(
@@ -151,18 +160,18 @@ def unit_numbers(
 
     Args:
         is_text: bool [N, L].
-        continues: bool [N, L]. The piece belongs to the word before it.
-        noise: source of the spans' lengths.
-        masking: what a unit is.
+        continues: bool [N, L]. True for pieces that continue a word.
+        noise: random numbers that decide the lengths of spans.
+        masking: unit of selection.
 
     Returns:
-        int64 [N, L]: the unit's number, from 1 on; 0 where there is no text.
+        int64 [N, L]: number of the piece's unit, starting at 1; 0 for positions without text.
     """
     follows_text = np.zeros_like(is_text)
     follows_text[:, 1:] = is_text[:, :-1]
     starts = is_text.copy()
     if masking != "token":
-        # A piece at the beginning of a segment starts a word, even one that truncation cut in two.
+        # The first piece of a segment starts a unit, even a `##` piece whose word was truncated.
         starts &= ~(continues & follows_text)
     if masking == "span":
         starts = _span_starts(starts, follows_text, noise)
@@ -172,7 +181,10 @@ def unit_numbers(
 def _span_starts(
     word_starts: np.ndarray, follows_text: np.ndarray, noise: RecordNoise
 ) -> np.ndarray:
-    """Return where spans start, bool [N, L]; each end is a new draw, so lengths are geometric."""
+    """Return which words start a span: bool [N, L].
+
+    Each word ends its span with the same probability, so lengths follow a geometric distribution.
+    """
     ends_before = noise.draw(word_starts.shape[1]) < SPAN_END_RATE
     starts = word_starts & (ends_before | ~follows_text)
     word = np.cumsum(word_starts, axis=1)
@@ -180,27 +192,29 @@ def _span_starts(
     return starts | (word_starts & ((word - first_word) % MAX_SPAN_WORDS == 0))
 
 
-def choose_units(units: np.ndarray, wanted: np.ndarray, noise: RecordNoise) -> np.ndarray:
-    """Choose whole units in random order, passing over those that do not fit any more.
+def choose_units(units: np.ndarray, limits: np.ndarray, noise: RecordNoise) -> np.ndarray:
+    """Select units in random order, skipping those larger than the remaining number of pieces.
 
     Args:
         units: int64 [N, L], see `unit_numbers`.
-        wanted: int64 [N]. The most pieces to choose in each record.
-        noise: source of the order.
+        limits: int64 [N]. Maximum number of pieces to select in each record.
+        noise: random numbers that decide the order.
 
     Returns:
-        bool [N, L]: the piece's unit is chosen.
+        bool [N, L]: True for the pieces of selected units.
     """
     rows, length = units.shape
+    # Distinct numbers for the units of all records, so that one bincount returns every size.
     offsets = units + np.arange(rows)[:, None] * (length + 1)
     sizes = np.bincount(offsets.ravel(), minlength=rows * (length + 1)).reshape(rows, length + 1)
-    sizes[:, 0] = 0  # number 0 is no unit
+    sizes[:, 0] = 0  # number 0 marks positions without text
+    # Sorting by random keys gives a random order; 2 is above every key and puts empty units last.
     keys = np.where(sizes > 0, noise.draw(length + 1), np.float32(2))
     order = np.argsort(keys, axis=1, kind="stable")  # [N, L + 1]
     taken = np.zeros_like(sizes, bool)
-    left = wanted.copy()
+    left = limits.copy()
     every_row = np.arange(rows)
-    for rank in range(length):
+    for rank in range(length):  # of one unit in every record: the loop is over units, not records
         unit = order[:, rank]
         size = sizes[every_row, unit]
         fits = (size > 0) & (size <= left)
@@ -212,13 +226,13 @@ def choose_units(units: np.ndarray, wanted: np.ndarray, noise: RecordNoise) -> n
 
 
 def _columns(positions: np.ndarray, count: int, fill: int) -> np.ndarray:
-    """Return the first columns of an array, filled up where it has fewer."""
+    """Return the first `count` columns of an array, padded with `fill` if it has fewer."""
     kept = positions[:, :count].copy()
     return np.pad(kept, ((0, 0), (0, count - kept.shape[1])), constant_values=fill)
 
 
 def _first_slots(units: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return for each prediction the first one of the same unit, int64 [N, P]."""
+    """Return the index of the first prediction in each prediction's unit: int64 [N, P]."""
     unit = np.take_along_axis(units, positions, axis=1)
     begins = np.ones_like(unit, bool)
     begins[:, 1:] = unit[:, 1:] != unit[:, :-1]
@@ -226,7 +240,7 @@ def _first_slots(units: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 class Masker:
-    """`mask_pieces` for a vocabulary and the settings of a dataset."""
+    """`mask_pieces` with the vocabulary and settings of a dataset."""
 
     def __init__(
         self, vocabulary: Vocabulary, *, masking: Masking, mask_rate: float, max_predictions: int
@@ -244,15 +258,15 @@ class Masker:
     def __call__(
         self, input_ids: np.ndarray, input_mask: np.ndarray, seeds: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Mask some records.
+        """Mask a batch of records.
 
         Args:
-            input_ids: int64 [N, L]. Pieces, none of them masked.
+            input_ids: int64 [N, L]. Unmasked pieces.
             input_mask: int64 [N, L]. 1 = real piece, 0 = padding.
             seeds: uint64 [N], see `record_seeds`.
 
         Returns:
-            The features that `mask_pieces` returns.
+            The features of `mask_pieces`.
         """
         is_text = (input_mask == 1) & ~np.isin(input_ids, self._not_text)
         return mask_pieces(

@@ -1,8 +1,9 @@
-"""Documents to sentence pairs: which pieces stand in A, which in B, and does B follow A.
+"""Sentence pairs from documents: the pieces of segments A and B, and whether B follows A.
 
-A function for each kind of pairing walks a shard's documents and returns spans of its text; then
-`lay_out` makes records of them. Shapes: S sentences and T pieces of a whole shard, N pairs, L
-positions of a record.
+One function per kind of pairing reads the documents of a shard and returns spans of its text;
+`lay_out` turns the spans into records.
+
+Shapes: S sentences and T pieces in a shard, N pairs, L positions.
 """
 
 from collections.abc import Sequence
@@ -24,13 +25,14 @@ NO_B = -1
 
 @dataclass(frozen=True)
 class ShardText:
-    """All documents of a shard as one run of pieces.
+    """All documents of a shard, concatenated.
 
     Attributes:
         piece_ids: int32 [T].
-        sentence_starts: int64 [S + 1]. Where each sentence begins in `piece_ids`; ends with T.
-        document_starts: for each document its first sentence; ends with S.
-        document_keys: bytes for each document; documents of equal text have equal keys.
+        sentence_starts: int64 [S + 1]. Index in `piece_ids` of the first piece of each sentence;
+            the last element is T.
+        document_starts: index of the first sentence of each document; the last element is S.
+        document_keys: key of each document; documents with equal text have equal keys.
     """
 
     piece_ids: np.ndarray
@@ -41,11 +43,11 @@ class ShardText:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Segments as spans of `ShardText.piece_ids`.
+    """Segments A and B as spans of `ShardText.piece_ids`.
 
     Attributes:
         spans: int64 [N, 4]. Start and length of A, start and length of B.
-        next_sentence_labels: int64 [N], see `pipeline.schema.record_features`; 0 without a B.
+        next_sentence_labels: int64 [N], see `pipeline.schema.record_features`; 0 without segment B.
     """
 
     spans: np.ndarray
@@ -57,49 +59,49 @@ class Pairs:
 
 
 class DrawPairs(Protocol):
-    """A kind of pairing: a shard's text to pairs, and the pieces cut off from them."""
+    """Function of a kind of pairing: draws pairs from the text of a shard."""
 
     def __call__(
         self, text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
     ) -> tuple[Pairs, int]:
-        """Walk the shard once.
+        """Draw pairs from all documents of the shard.
 
         Args:
-            text: the shard.
-            rng: source of every choice.
-            max_seq_length: L; a pair has at most that many pieces, special ones included.
-            short_seq_rate: share of pairs whose target length is drawn from 2 up (0 to 1).
+            text: text of the shard.
+            rng: random number generator.
+            max_seq_length: L, the maximum number of pieces in a pair, special tokens included.
+            short_seq_rate: share of pairs (0 to 1) whose target length is random, from 2 to L.
 
         Returns:
-            The pairs, and the number of pieces that were cut off because a pair was too long.
+            The pairs, and the number of pieces truncated because pairs were too long.
         """
 
 
 def draw_next_sentence_pairs(
     text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
 ) -> tuple[Pairs, int]:
-    """Draw pairs as google-research/bert's `create_instances_from_document` does.
+    """Draw next-sentence pairs, as google-research/bert's `create_instances_from_document`.
 
-    Each document is walked once: whole sentences are gathered up to a target length, cut at a
-    random sentence into A and its continuation; half of the time B is that continuation, half of
-    the time a stretch of another document, and then the continuation is walked again.
+    The sentences of a document are gathered up to a target length and split at a random sentence
+    into A and its continuation. B is the continuation in half of the pairs. In the other half, B is
+    sentences of another document, and the next pair starts with the unused continuation.
 
-    Unlike there, half of all pairs are random also where sentences are long or documents short: at
-    least two sentences are gathered, and a last single sentence, whose B must be random, is made
-    up for by the next pair that has a choice.
+    Unlike google-research/bert, half of all pairs are random even if sentences are long or
+    documents are short: at least two sentences are gathered, and if B must be random because A is
+    the last sentence of its document, the next pair that can be either is not random.
 
-    The shard must have at least two documents of different keys.
+    The shard must have at least two documents with different keys.
     """
     limit = max_seq_length - SPECIAL_PIECES["nsp"]
     starts: list[int] = text.sentence_starts.tolist()
     spans: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
-    owed = 0  # pairs that had to be random, not yet made up for
+    owed = 0  # pairs that had to be random and are not yet balanced by a pair that is not
     for document in range(len(text.document_keys)):
         first, end = text.document_starts[document], text.document_starts[document + 1]
         while first < end:
             target = _target(limit, short_seq_rate, rng)
-            # Two sentences, where there are two, however long: else B could only be random.
+            # At least two sentences if the document has two more: with one, B must be random.
             last = max(_gather(starts, first, end, target), min(first + 2, end))
             cut = rng.randint(first + 1, last - 1) if last - first > 1 else last
             a_start, a_length = starts[first], starts[cut] - starts[first]
@@ -125,10 +127,11 @@ def draw_next_sentence_pairs(
 def draw_sentence_order_pairs(
     text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
 ) -> tuple[Pairs, int]:
-    """Draw pairs of following segments, half of them swapped (ALBERT, Lan et al. 2019, §3.1).
+    """Draw pairs of consecutive segments, half of them swapped (ALBERT, Lan et al. 2019, §3.1).
 
-    Documents are walked as for next sentences. A last single sentence is paired with the one before
-    it, which then stands in two pairs. Every document must have at least two sentences.
+    Sentences are gathered as in `draw_next_sentence_pairs`. If one sentence is left at the end of a
+    document, it is paired with the sentence before it, which is then part of two pairs. Every
+    document must have at least two sentences.
     """
     limit = max_seq_length - SPECIAL_PIECES["sop"]
     starts: list[int] = text.sentence_starts.tolist()
@@ -152,10 +155,10 @@ def draw_sentence_order_pairs(
 def draw_packed_sentences(
     text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
 ) -> tuple[Pairs, int]:
-    """Pack whole sentences one after another (RoBERTa, Liu et al. 2019, §4.2, FULL-SENTENCES).
+    """Pack whole sentences into records (RoBERTa, Liu et al. 2019, §4.2, FULL-SENTENCES).
 
-    A record runs over the end of a document into the next one. The text must have a [SEP] as the
-    last sentence of every document, and no sentence longer than L - 2. Nothing is cut off.
+    A record may cross document boundaries. The last sentence of every document in the text must be
+    [SEP] alone, and no sentence may be longer than L - 2. Nothing is truncated.
     """
     limit = max_seq_length - SPECIAL_PIECES["none"]
     starts: list[int] = text.sentence_starts.tolist()
@@ -163,14 +166,14 @@ def draw_packed_sentences(
     spans: list[tuple[int, int, int, int]] = []
     first, end = 0, len(starts) - 1
     while first < end:
-        if first in separators:  # [CLS] stands there already
+        if first in separators:  # a record starts with [CLS], which already separates documents
             first += 1
             continue
         target = _target(limit, short_seq_rate, rng)
         last = first + 1
         while last < end and starts[last + 1] - starts[first] <= target:
             last += 1
-        stop = last - 1 if last - 1 in separators else last  # the record ends with its own [SEP]
+        stop = last - 1 if last - 1 in separators else last  # `lay_out` adds the final [SEP]
         spans.append((starts[first], starts[stop] - starts[first], 0, NO_B))
         first = last
     drawn = np.array(spans, np.int64).reshape(-1, 4)
@@ -185,21 +188,24 @@ DRAW_PAIRS: dict[Pairing, DrawPairs] = {
 
 
 def _target(limit: int, short_seq_rate: float, rng: Random) -> int:
-    """Return how many pieces a pair should have."""
+    """Return the target length of a pair, in pieces."""
     return rng.randint(2, limit) if rng.random() < short_seq_rate else limit
 
 
 def _truncated(
     spans: Sequence[tuple[int, int, int, int]], labels: Sequence[int], limit: int, rng: Random
 ) -> tuple[Pairs, int]:
-    """Return pairs cut to the limit, and the number of pieces cut."""
+    """Return the pairs truncated to the limit, and the number of pieces removed."""
     drawn = np.array(spans, np.int64).reshape(-1, 4)
     kept, cut_pieces = truncate(drawn, limit, np.random.default_rng(rng.getrandbits(128)))
     return Pairs(kept, np.array(labels, np.int64)), cut_pieces
 
 
 def _gather(starts: Sequence[int], first: int, end: int, target: int) -> int:
-    """Return the end of the shortest run of sentences from `first` with `target` pieces or more."""
+    """Return the end of the shortest run of sentences from `first` with at least `target` pieces.
+
+    The run stops at `end` if the document has fewer pieces.
+    """
     last = first + 1
     while last < end and starts[last] - starts[first] < target:
         last += 1
@@ -207,7 +213,7 @@ def _gather(starts: Sequence[int], first: int, end: int, target: int) -> int:
 
 
 def _another_document(keys: Sequence[bytes], document: int, rng: Random) -> int:
-    """Return a document of another text, each one equally likely."""
+    """Return a random document with a different text (uniform distribution)."""
     while True:
         other = rng.randrange(len(keys))
         if keys[other] != keys[document]:
@@ -217,16 +223,16 @@ def _another_document(keys: Sequence[bytes], document: int, rng: Random) -> int:
 def _stretch(
     text: ShardText, starts: Sequence[int], document: int, target: int, rng: Random
 ) -> tuple[int, int]:
-    """Return a run of sentences of a document, from a random one on, up to a target length."""
+    """Return a run of sentences that starts at a random sentence and has about `target` pieces."""
     first, end = text.document_starts[document], text.document_starts[document + 1]
     begin = rng.randrange(first, end)
     return begin, _gather(starts, begin, end, target)
 
 
 def split_long(lengths: np.ndarray, longest: int) -> np.ndarray:
-    """Split sentences that are longer than `longest` pieces into as few nearly equal parts.
+    """Split sentences longer than `longest` pieces into the fewest parts, of nearly equal length.
 
-    A line or a sentence may be longer than a record; as one part most of it would be cut off.
+    A sentence may be longer than a record; without splitting, most of it would be truncated.
 
     Args:
         lengths: int [S], all above 0.
@@ -242,19 +248,20 @@ def split_long(lengths: np.ndarray, longest: int) -> np.ndarray:
 
 
 def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Cut pairs that are too long, as google-research/bert's `truncate_seq_pair` does.
+    """Truncate pairs longer than the limit, as google-research/bert's `truncate_seq_pair`.
 
-    Pieces go one by one from the longer segment (B when they are equal), each from its front or
-    its back with equal chance. Here the whole array is cut at once: the number of pieces each
-    segment loses follows from the lengths, the number lost at the front is binomial.
+    That function removes one piece at a time from the longer segment (B if they are equal), from
+    its start or end with equal probability. Here all pairs are truncated at once: the number of
+    pieces removed from a segment follows from the lengths, and how many of them are removed at its
+    start has a binomial distribution.
 
     Args:
         spans: int64 [N, 4], see `Pairs`.
-        limit: the most pieces A and B may have together.
-        rng: source of front or back.
+        limit: maximum number of pieces in A and B together.
+        rng: random number generator.
 
     Returns:
-        int64 [N, 4], and the number of pieces cut in all.
+        int64 [N, 4], and the total number of pieces removed.
     """
     a_start, a_length, b_start, b_length = spans.T
     # While both are above half the limit they are levelled; a short one keeps all it has.
@@ -271,7 +278,7 @@ def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[n
 def lay_out(
     text: ShardText, pairs: Pairs, *, max_seq_length: int, cls_id: int, sep_id: int, pad_id: int
 ) -> dict[str, np.ndarray]:
-    """Lay pairs out as [CLS] A [SEP] B [SEP], or [CLS] A [SEP] where there is no B, padded.
+    """Return the pairs as [CLS] A [SEP] B [SEP], or [CLS] A [SEP] without segment B, padded to L.
 
     Returns:
         input_ids, input_mask, segment_ids: int64 [N, L]; next_sentence_labels: int64 [N, 1].

@@ -1,4 +1,4 @@
-"""Arrays of features ⇄ serialized `tf.train.Example`s, whole batches at a time in C++."""
+"""Serialize and parse `tf.train.Example`s, a batch at a time, with TensorFlow's C++ kernels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +14,8 @@ def encode_examples(arrays: Mapping[str, np.ndarray], features: Sequence[Feature
     """Serialize a batch of records.
 
     Args:
-        arrays: for every feature its values, [N, feature.length].
-        features: the schema; also the order inside the bytes.
+        arrays: values of every feature, [N, feature.length].
+        features: schema; its order is the order of the features in the serialized bytes.
 
     Returns:
         N serialized `tf.train.Example`s.
@@ -28,7 +28,7 @@ def encode_examples(arrays: Mapping[str, np.ndarray], features: Sequence[Feature
 
 
 def _encode_entry(feature: Feature, values: np.ndarray) -> Any:
-    """Return the map entry of one feature for each record: string [N]."""
+    """Return the serialized map entry of one feature for each record: string [N]."""
     import tensorflow as tf
 
     if values.shape[1:] != (feature.length,):
@@ -41,7 +41,7 @@ def _encode_entry(feature: Feature, values: np.ndarray) -> Any:
 
 
 def _message(message_type: str, **fields: Any) -> Any:
-    """Encode one message a row from fields [N, repeats]: string [N]."""
+    """Serialize one message per row from its fields, [N, repeats]: string [N]."""
     import tensorflow as tf
 
     rows = next(iter(fields.values())).shape[0]
@@ -56,9 +56,9 @@ def _message(message_type: str, **fields: Any) -> Any:
 
 
 def parse_examples(serialized: Any, features: Sequence[Feature]) -> dict[str, Any]:
-    """Parse serialized records, string [N], to tensors [N, feature.length] by name.
+    """Parse serialized records, string [N], into tensors [N, feature.length] by feature name.
 
-    Works eagerly and inside a `tf.data` pipeline.
+    Works in eager mode and in a `tf.data` pipeline.
     """
     import tensorflow as tf
 

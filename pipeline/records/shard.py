@@ -1,4 +1,4 @@
-"""What a shard is made of: the settings that decide its bytes, its documents, its records."""
+"""Shards: the dataset settings, the selection of documents, and their records."""
 
 import hashlib
 from collections import Counter
@@ -19,25 +19,26 @@ from pipeline.schema import Compression, Masks, Pairing, record_features
 from pipeline.text.tokenizer import Vocabulary
 
 Document = tuple[bytes, bytes, bytes]
-"""A tokenized document: its key, its piece ids (`piece_type`), its sentences' lengths (`LENGTH`).
-Plain bytes, since that is what Beam moves fastest."""
+"""A tokenized document: key, piece ids (dtype `piece_type`), sentence lengths (dtype `LENGTH`).
+They are bytes because Beam serializes bytes fastest."""
 
 Split = Literal["train", "eval"]
 TRAIN: Split = "train"
 EVAL: Split = "eval"
 
-LENGTH = np.dtype("<i4")
+LENGTH = np.dtype("<i4")  # explicit byte order: workers may have different machines
 
 DUPLICATE, TOO_SHORT, NO_OTHER_DOCUMENT = "duplicate", "too_short", "no_other_document"
-"""Why a document was dropped: the same one is there already; it has too few pieces, or too few
-sentences to be paired; its shard has no other one that a random sentence could come from."""
+"""Reasons for dropping a document: an equal document was kept; it has too few pieces, or too few
+sentences for a pair; its shard has no other document to draw random sentences from."""
 
-BLOCK = 4096  # records made at once
+BLOCK = 4096
+"""Records that are masked and serialized at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(CorpusFormat):
-    """What decides the bytes of a dataset, besides the corpus and the vocabulary."""
+    """Dataset settings; with the corpus and vocabulary, they determine every byte of a dataset."""
 
     lower_case: bool
     max_seq_length: int
@@ -57,12 +58,13 @@ class Settings(CorpusFormat):
 
     @property
     def shards_by_split(self) -> dict[Split, int]:
-        """Number of shards by split name."""
+        """Number of shards by split."""
         eval_shards = max(1, round(self.shards * self.eval_rate)) if self.eval_rate else 0
         return {TRAIN: self.shards, EVAL: eval_shards}
 
     def shard_name(self, key: bytes) -> str:
-        """Return the name, without its ending, of the shard that a document belongs to."""
+        """Return the shard name (file name without extension) of a document."""
+        # Different bytes of the hash: the split must not depend on the shard number.
         where, which = (int.from_bytes(key[i : i + 8], "big") for i in (0, 8))
         split = EVAL if where / 2**64 < self.eval_rate else TRAIN
         count = self.shards_by_split[split]
@@ -70,12 +72,12 @@ class Settings(CorpusFormat):
 
 
 def shard_name(split: Split, number: int, count: int) -> str:
-    """Return the name, without its ending, of one of `count` shards."""
+    """Return the name (file name without extension) of one of `count` shards."""
     return f"{split}-{number:05d}-of-{count:05d}"
 
 
 def shard_files(settings: Settings) -> list[str]:
-    """Return the file names of all shards that a dataset with these settings may have."""
+    """Return the file names of all shards that a dataset with these settings can have."""
     return [
         shard_file(shard_name(split, number, count), settings.compression)
         for split, count in settings.shards_by_split.items()
@@ -84,22 +86,22 @@ def shard_files(settings: Settings) -> list[str]:
 
 
 def document_key(identity: str, seed: int) -> bytes:
-    """Return what names a document: a hash of its id or text, and the seed; 16 bytes."""
+    """Return a document's key: a hash of its id or text and of the seed, 16 bytes."""
     return hashlib.blake2b(identity.encode(), digest_size=16, key=str(seed).encode()).digest()
 
 
 def piece_type(vocabulary: Vocabulary) -> np.dtype:
-    """Return the smallest type that holds every piece id."""
+    """Return the smallest dtype that can represent every piece id."""
     return np.dtype("<u2") if len(vocabulary) <= 1 << 16 else np.dtype("<u4")
 
 
 def unknown(documents: Sequence[Document], piece: np.dtype, unk_id: int) -> dict[str, int]:
-    """Return how many pieces are [UNK], and how many sentences have no other piece.
+    """Return the number of [UNK] pieces, and the number of sentences with no other piece.
 
     Args:
-        documents: at least one sentence.
-        piece: type of the piece ids.
-        unk_id: of [UNK].
+        documents: documents with at least one sentence in all.
+        piece: dtype of the piece ids.
+        unk_id: id of [UNK].
     """
     ids = np.frombuffer(b"".join(ids for _, ids, _ in documents), piece)
     lengths = np.frombuffer(b"".join(lengths for _, _, lengths in documents), LENGTH)
@@ -114,13 +116,13 @@ def unknown(documents: Sequence[Document], piece: np.dtype, unk_id: int) -> dict
 def shard_text(
     documents: Iterable[Document], piece: np.dtype, longest_sentence: int, separator: bytes = b""
 ) -> ShardText:
-    """Put documents together; split longer sentences.
+    """Concatenate documents, splitting sentences longer than `longest_sentence`.
 
     Args:
-        documents: in their order.
-        piece: type of the piece ids.
-        longest_sentence: most pieces of a sentence.
-        separator: a piece to stand as a sentence of its own after every document; none if empty.
+        documents: documents in order.
+        piece: dtype of the piece ids.
+        longest_sentence: maximum number of pieces in a sentence.
+        separator: bytes of a piece id, added after every document as a sentence; empty: none.
     """
     kept = list(documents)
     last = np.ones(1 if separator else 0, LENGTH)
@@ -139,7 +141,7 @@ def shard_text(
 
 
 class ShardMaker:
-    """Makes the records of one shard after the other, of one dataset."""
+    """Writes the records of a dataset's shards."""
 
     def __init__(self, vocabulary: Vocabulary, settings: Settings) -> None:
         self.settings = settings
@@ -153,16 +155,18 @@ class ShardMaker:
         )
 
     def select(self, documents: Iterable[Document]) -> tuple[list[Document], Counter[str]]:
-        """Return the documents that records are made of, ordered, and the number dropped by reason.
+        """Return the documents to make records of, sorted, and the number dropped by reason.
 
         Args:
-            documents: all of the shard, in any order.
+            documents: all documents of the shard, in any order.
         """
+        # Beam delivers documents in any order; sorting makes the bytes of a shard reproducible.
         ordered = sorted(documents)
         kept = ordered
         dropped: Counter[str] = Counter()
         if self.settings.deduplicate:
-            # The first one of each key; a dictionary keeps the order and the last value.
+            # Keep the first document of each key: a dict keeps the last value of a key, so the
+            # documents are reversed before and after.
             kept = [*reversed({document[0]: document for document in reversed(ordered)}.values())]
             dropped[DUPLICATE] = len(ordered) - len(kept)
         if self.settings.pairing == "sop":
@@ -176,17 +180,17 @@ class ShardMaker:
 
     @property
     def _longest_sentence(self) -> int:
-        """The most pieces of a sentence: a record takes two, so that nothing need be cut off."""
+        """Maximum number of pieces in a sentence: with a pair, two must fit into a record."""
         most = self.settings.max_seq_length - SPECIAL_PIECES[self.settings.pairing]
         return most if self.settings.pairing == "none" else most // 2
 
     def _sentences(self, document: Document) -> int:
-        """Return how many sentences a document has once its long ones are split."""
+        """Return the number of sentences in a document after splitting long ones."""
         _, _, lengths = document
         return len(split_long(np.frombuffer(lengths, LENGTH), self._longest_sentence))
 
     def text(self, documents: Iterable[Document]) -> ShardText:
-        """Return selected documents as one text."""
+        """Return the concatenated documents."""
         separator = b""
         if self.settings.pairing == "none":
             separator = self._piece.type(self._vocabulary.sep_id).tobytes()
@@ -195,12 +199,12 @@ class ShardMaker:
     def records(
         self, text: ShardText, name: str, statistics: Counter[str]
     ) -> Iterator[list[bytes]]:
-        """Yield blocks of serialized records; adds to the statistics.
+        """Yield blocks of serialized records, and update the statistics.
 
         Args:
-            text: at least one document.
-            name: of the shard; its random numbers follow from that and the seed.
-            statistics: what is counted, by name.
+            text: text of the shard, with at least one document.
+            name: name of the shard; with the seed, it determines the random numbers.
+            statistics: counters by name, updated in place.
         """
         settings, vocabulary = self.settings, self._vocabulary
         pairs = self._shuffled_pairs(text, name, statistics)
@@ -233,7 +237,7 @@ class ShardMaker:
             yield encode_examples(arrays, features)
 
     def _shuffled_pairs(self, text: ShardText, name: str, statistics: Counter[str]) -> Pairs:
-        """Draw the pairs of every duplicate and put them in random order."""
+        """Return the pairs of all duplicates in random order."""
         settings = self.settings
         drawn = []
         for duplicate in range(settings.duplicates):

@@ -1,1 +1,1 @@
-"""Text to sentences, words and pieces: what no other room needs Beam for."""
+"""Split text into sentences, words and pieces; this package does not need Beam."""

@@ -1,14 +1,14 @@
-"""Prose to sentences."""
+"""Split prose into sentences."""
 
 import re
 from collections.abc import Iterator
 
 _PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n")
 
-# The library's time grows with a paragraph's square; such a part ends with a word.
+# sentencex takes time quadratic in the length of a paragraph, so long ones are split after a word.
 _PART = re.compile(r".{1,100000}\S*", re.DOTALL)
 
-# What stands between quotation marks; between single ones, apostrophes may.
+# Text in quotation marks; text in single quotation marks may contain apostrophes.
 _QUOTED = re.compile(
     r'"([^"]+)"|“([^“”]+)”|«([^«»]+)»|「([^「」]+)」|『([^『』]+)』'
     r"|(?<!\w)[‘']((?:[^‘’']|\b[’']\b)+)[’'](?!\w)"
@@ -18,17 +18,17 @@ _QUOTED = re.compile(
 def split_sentences(text: str, language: str = "en") -> list[str]:
     """Split prose into sentences with Wikimedia's `sentencex`.
 
-    It knows abbreviations ("Mr.", "e.g.", "Fig. 3"), initials, and the CJK marks 。！？. What it
-    leaves together between quotation marks is split too: dialogue is many sentences. None begins
-    with a small letter ("No!" he said). A blank line ends a sentence in any case; other line
-    breaks do not.
+    `sentencex` knows abbreviations ("Mr.", "e.g.", "Fig. 3"), initials, and the CJK marks 。！？.
+    It does not split text in quotation marks; this function does, because dialogue is many
+    sentences. A sentence never starts with a lower-case letter ("No!" he said). A blank line always
+    ends a sentence; other line breaks do not.
 
     Args:
-        text: prose; paragraphs are separated by blank lines.
-        language: ISO 639 code, which chooses the list of abbreviations.
+        text: prose with blank lines between paragraphs.
+        language: ISO 639 code that selects the list of abbreviations.
 
     Returns:
-        The sentences in order, stripped; none is empty.
+        Non-empty sentences in order, without surrounding white space.
     """
     sentences: list[str] = []
     for paragraph in _PARAGRAPH_END.split(text):
@@ -44,7 +44,7 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
 
 
 def _split(text: str, language: str) -> Iterator[str]:
-    """Yield the library's sentences, each ended by those within quotation marks but their last."""
+    """Yield sentencex's sentences, split after every quoted sentence except the last of a quote."""
     import sentencex
 
     for segment in sentencex.segment(language, text):

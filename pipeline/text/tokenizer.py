@@ -1,4 +1,4 @@
-"""The one tokenizer, made of TensorFlow and TF Text ops that a model server links too."""
+"""The tokenizer, built from TensorFlow and TF Text ops that TensorFlow Serving also has."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from pipeline.schema import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 from pipeline.storage.files import read_bounded
 
 MAX_VOCABULARY_BYTES = 32 * 2**20
-"""The largest vocabulary file; the 250,000 pieces of the largest published ones take 5 MB."""
+"""Maximum size of a vocabulary file; the largest published ones (250,000 pieces) have 5 MB."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The pieces by id, read from `vocab.txt` (one piece a line, the line number is the id)."""
+    """A WordPiece vocabulary, read from `vocab.txt` (one piece per line, in order of their ids)."""
 
     pieces: tuple[str, ...]
     sha256: str
@@ -28,7 +28,7 @@ class Vocabulary:
         """Read a vocabulary file.
 
         Raises:
-            InputError: it cannot be read, lacks a special token, or has a piece twice.
+            InputError: it cannot be read, lacks a special token, or contains a piece twice.
         """
         try:
             data = read_bounded(path, MAX_VOCABULARY_BYTES)
@@ -40,16 +40,17 @@ class Vocabulary:
 
     @classmethod
     def parse(cls, data: bytes, path: Path) -> "Vocabulary":
-        """Return the vocabulary in a file's bytes; the path is for messages.
+        """Return the vocabulary in a file's bytes; the path is for error messages.
 
         Raises:
-            InputError: it is no UTF-8, lacks a special token, or has a piece twice.
+            InputError: it is not UTF-8, lacks a special token, or contains a piece twice.
         """
         pieces = split_pieces(data, path)
         first_line: dict[str, int] = {}
         for line, piece in enumerate(pieces, start=1):
             if first_line.setdefault(piece, line) != line:
-                # The line itself is not quoted: the file may be another than the user thinks.
+                # The message does not quote the line: the path may point to a private file by
+                # mistake, and messages are copied into logs and reports.
                 raise InputError(
                     f"{path}: line {line} repeats line {first_line[piece]}; "
                     "a vocabulary has each piece once"
@@ -64,7 +65,7 @@ class Vocabulary:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Piece to id."""
+        """Ids by piece."""
         return {piece: index for index, piece in enumerate(self.pieces)}
 
     @property
@@ -98,13 +99,13 @@ class Vocabulary:
 
 
 def split_pieces(data: bytes, path: Path) -> tuple[str, ...]:
-    """Return the lines in a vocabulary file's bytes; the path is for messages.
+    r"""Return the lines in a vocabulary file's bytes; the path is for error messages.
 
-    Only a line feed ends a line, with or without a carriage return before it: other white space,
-    as U+2028, may be a piece.
+    Lines end with \n or \r\n only, unlike `str.splitlines`: other line separators, such as U+2028,
+    may be pieces.
 
     Raises:
-        InputError: it is no UTF-8.
+        InputError: it is not UTF-8.
     """
     try:
         text = data.decode("utf-8")
@@ -114,10 +115,10 @@ def split_pieces(data: bytes, path: Path) -> tuple[str, ...]:
 
 
 def dataset_vocabulary(dataset: Path, manifest: Manifest) -> Vocabulary:
-    """Return a dataset's vocabulary.
+    """Return the vocabulary of a dataset.
 
     Raises:
-        InputError: it cannot be read, or is not the one its manifest names.
+        InputError: it cannot be read, or its hash differs from the manifest's.
     """
     vocabulary = Vocabulary.read(dataset / VOCABULARY)
     if vocabulary.sha256 != manifest.vocab_sha256:
@@ -129,26 +130,28 @@ def dataset_vocabulary(dataset: Path, manifest: Manifest) -> Vocabulary:
 
 
 _DROPPED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\p{Cf}\x{FFFD}]"
-"""Controls, format characters (zero-width joiners, soft hyphens, …) and U+FFFD."""
+"""Characters that normalization removes: control characters, format characters (zero-width joiners,
+soft hyphens, …) and U+FFFD."""
 
 MAX_WORD_BYTES = 800
-"""A longer word becomes [UNK]. google-research/bert says 200 characters, of up to four bytes."""
+"""Words longer than this become [UNK]; google-research/bert's limit is 200 characters, and a
+character has up to 4 bytes."""
 
 
 def normalize(texts: Any, *, lower_case: bool) -> Any:
-    """Drop what is no text; lower-case and strip accents where asked.
+    """Remove control characters; for uncased models, lower-case and strip accents.
 
-    As google-research/bert's `BasicTokenizer` and Hugging Face's BERT tokenizers do. TF Text's own
-    `FastBertNormalizer` goes further: it folds compatibility forms ("…" to "...", "ß" to "ss", "½"
-    to "1⁄2") and cuts words at controls, so published checkpoints would be given ids that they were
-    not trained on.
+    Equivalent to google-research/bert's `BasicTokenizer` and Hugging Face's BERT tokenizers. TF
+    Text's `FastBertNormalizer` differs: it also folds compatibility forms ("…" to "...", "ß" to
+    "ss", "½" to "1⁄2") and splits words at control characters, so that published checkpoints would
+    receive ids that they were not trained on.
 
     Args:
         texts: string [N], UTF-8.
-        lower_case: for an uncased model.
+        lower_case: whether to lower-case and strip accents.
 
     Returns:
-        string [N], in NFD where lower-cased.
+        string [N], in NFD if lower-cased.
     """
     import tensorflow as tf
     import tensorflow_text as tf_text
@@ -169,17 +172,18 @@ _UNICODE_16 = (
     r"\x{1B4E}\x{1B4F}\x{1B7F}\x{10D6E}\x{113D4}\x{113D5}\x{113D7}\x{113D8}\x{11BE1}"
     r"\x{16D6D}-\x{16D6F}\x{1E5FF}"
 )
-"""Punctuation that TF Text's tokenizer knows and RE2's tables do not have yet."""
+"""Punctuation of Unicode 16, which TF Text's tokenizer knows and RE2's tables do not."""
 _PUNCTUATION = rf"[!-/:-@\[-`{{-~\p{{P}}{_UNICODE_16}]"
 _ALONE = f"{_PUNCTUATION}|{_CHINESE}"
-"""Characters that are words of their own: punctuation and CJK ideographs (google-research/bert,
+"""Characters that are always separate words: punctuation and CJK ideographs (google-research/bert,
 tokenization.py: `_is_punctuation`, `_is_chinese_char`)."""
 _ALONE_WHEN_LOWERED = r"[\x{1FEF}\x{2260}\x{226E}\x{226F}]"
-"""Symbols that decompose into ASCII punctuation and an accent, which is stripped."""
+"""Symbols whose NFD form is ASCII punctuation and an accent (≠ is = and U+0338): punctuation in an
+uncased model, because accents are stripped."""
 
 
 def normalized_words(texts: Any, *, lower_case: bool) -> Any:
-    """Return the words of string [N], normalized, as ragged string [N, (words)]."""
+    """Return the normalized words of string [N]: ragged string [N, (words)]."""
     import tensorflow_text as tf_text
 
     texts = normalize(texts, lower_case=lower_case)
@@ -187,10 +191,10 @@ def normalized_words(texts: Any, *, lower_case: bool) -> Any:
 
 
 def are_visible(characters: Sequence[str]) -> list[bool]:
-    """Return whether each is a letter, mark, number, punctuation or symbol.
+    """Return whether each character is a letter, mark, number, punctuation or symbol.
 
-    Others are white space, controls, private use and code points without a character. TensorFlow's
-    tables decide, as for the tokenizer, since those of `unicodedata` differ between Pythons.
+    All others are white space, control, private-use or unassigned characters. TensorFlow's Unicode
+    tables are used, as in the tokenizer: those of `unicodedata` depend on the Python version.
     """
     import tensorflow as tf
 
@@ -202,28 +206,30 @@ def are_visible(characters: Sequence[str]) -> list[bool]:
 
 
 WordUnit = Literal["bert", "whitespace"]
-"""bert: words between white space, punctuation and CJK ideographs, which are words of their own, as
-the tokenizer splits them. whitespace: words between white space, as in files of tagged words."""
+"""How text is split into words. bert: as the tokenizer does, at white space, with every punctuation
+character and CJK ideograph a separate word. whitespace: at white space only, as in files of tagged
+words."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Text to pieces, in eager code and in graphs; made by `build_tokenizer`."""
+    """Tokenizes text into pieces, in eager mode and in graphs; created by `build_tokenizer`."""
 
     wordpiece: Any
     lower_case: bool
 
     def tokenize(self, texts: Any) -> Any:
-        """Return the pieces of string [N] as ragged int32 [N, (pieces)], without special tokens.
+        """Return the piece ids of string [N]: ragged int32 [N, (pieces)], without special tokens.
 
-        Special tokens written in the text, `[MASK]` for one, are text like any other.
+        Special tokens in the text, such as `[MASK]`, are tokenized like other text.
         """
         return self.wordpiece.tokenize(normalize(texts, lower_case=self.lower_case))
 
     def tokenize_words(self, words: Any, vocabulary: Vocabulary) -> Any:
-        """Return the pieces of words, string [N], as ragged int32 [N, (pieces)], [UNK] for none.
+        """Return the piece ids of words, string [N]: ragged int32 [N, (pieces)], at least one each.
 
-        A word of nothing but controls has no pieces, and every word is to have an answer.
+        A word of control characters only has no pieces; it becomes [UNK], because a tagging model
+        must return a tag for every word.
         """
         import tensorflow as tf
 
@@ -235,25 +241,25 @@ class Tokenizer:
         return tf.concat([pieces, unknown], axis=1)
 
     def split_words(self, texts: Any, unit: WordUnit = "bert") -> tuple[Any, Any, Any]:
-        """Return the words of each text that the tokenizer reads, and their places in it.
+        """Return the words of each text and their byte offsets.
 
-        A word begins and ends with characters that `normalize` keeps; one without any is left out.
-        So the pieces of the words, one after another, are the pieces of the text. A model server
-        has all the operations.
+        The first and last characters of a word are characters that `normalize` keeps; words without
+        such characters are dropped. So the pieces of the words, concatenated, are the pieces of the
+        text. TensorFlow Serving has all the ops.
 
         Args:
             texts: string [N], UTF-8.
-            unit: what a word is.
+            unit: how the text is split into words.
 
         Returns:
-            Ragged [N, (words)] each: the words without control characters, string; the byte of the
-            text where each begins, and the byte after its end, int64.
+            Ragged [N, (words)] each: the words without control characters (string), the byte offset
+            of each word in its text, and the byte offset after its end (int64).
         """
         import tensorflow as tf
         import tensorflow_text as tf_text
 
-        # The splitting operation ends a text at its first NUL. U+0001 has as many bytes, and is
-        # dropped as well.
+        # The op stops at the first NUL of a text. U+0001 also has one byte, so offsets do not
+        # change, and `normalize` drops it as well.
         texts = tf.strings.regex_replace(texts, r"\x00", "\x01")
         alone = f"{_ALONE}|{_ALONE_WHEN_LOWERED}" if self.lower_case else _ALONE
         delimiters, kept = (_SPACES, "") if unit == "whitespace" else (f"{_SPACES}|{alone}", alone)
@@ -277,16 +283,17 @@ class Tokenizer:
 
 
 def _matchable(pieces: Sequence[str]) -> list[str]:
-    """Return the pieces, those with white space or controls replaced by others that no text has.
+    """Return the pieces, with those containing white space or control characters replaced.
 
-    Words contain neither, so such a piece stands for no text. TF Text's op, however, finds white
-    space between two words and returns one piece too many, and uses some controls itself.
+    Words contain neither, so such a piece never matches. TF Text's op, however, would match white
+    space between two words and return an additional piece, and it uses some control characters
+    internally. The replacements contain a character that no normalized text contains.
     """
 
     def is_in_words(character: str) -> bool:
         return not character.isspace() and unicodedata.category(character) != "Cc"
 
-    # `normalize` drops U+FFFD.
+    # `normalize` removes U+FFFD, so no text matches these pieces.
     return [
         piece if all(map(is_in_words, piece)) else f"\ufffd{index}"
         for index, piece in enumerate(pieces)
@@ -294,7 +301,7 @@ def _matchable(pieces: Sequence[str]) -> list[str]:
 
 
 def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Tokenizer:
-    """Return the tokenizer of a vocabulary."""
+    """Return a tokenizer for a vocabulary."""
     import tensorflow as tf
     import tensorflow_text as tf_text
 
@@ -308,18 +315,19 @@ def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Tokenizer:
 
 
 def combine(vocabulary: Vocabulary, pieces: Sequence[Any], max_seq_length: int) -> Any:
-    """Return one or two segments as the model takes them, their ends cut off where they must be.
+    """Return one or two segments as model inputs, truncated to `max_seq_length`.
 
-    The longer segment loses its last piece first, as in google-research/bert.
+    Truncation removes the last piece of the longer segment until both fit, as in
+    google-research/bert.
 
     Args:
-        vocabulary: the pieces.
-        pieces: ragged int32 [N, (pieces)], one or two.
+        vocabulary: vocabulary of the pieces.
+        pieces: one or two segments, ragged int32 [N, (pieces)] each.
         max_seq_length: L.
 
     Returns:
         input_ids and segment_ids, ragged int32 [N, (up to L)]: [CLS] A [SEP], or [CLS] A [SEP] B
-        [SEP]; and truncated, bool [N].
+        [SEP]; and whether the input was truncated, bool [N].
     """
     import tensorflow as tf
     import tensorflow_text as tf_text

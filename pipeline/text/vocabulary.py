@@ -1,4 +1,4 @@
-"""Word counts to a WordPiece vocabulary: merges by SentencePiece, laid out the BERT way."""
+"""Learn a WordPiece vocabulary from word counts: SentencePiece merges, in BERT's format."""
 
 import io
 import itertools
@@ -13,36 +13,38 @@ from pipeline.storage.files import CLOZELINE
 from pipeline.text.tokenizer import are_visible
 
 ALPHABET, CHARACTER_COVERAGE = 1000, 0.9995
-"""Characters kept, the most frequent first: so many, or as many as make up this share of a text in
-a script of thousands (SentencePiece's advice for it). A word with another one becomes [UNK]."""
+"""The alphabet: at least so many of the most frequent characters, and more if they cover a smaller
+share of the text, as in scripts with thousands of characters (SentencePiece recommends the share).
+A word with another character becomes [UNK]."""
 
 MAX_PIECE_CHARACTERS = 50
 
-_RESERVED = "▁"  # SentencePiece's own mark for a space
+_RESERVED = "▁"  # SentencePiece's symbol for a space
 
 _INNER = 0xF0000
-"""First code point of a private plane; the n-th letter of the alphabet, inside a word, is `_INNER +
-n` to SentencePiece, since it is another symbol to WordPiece than at the beginning of one."""
+"""First code point of a private-use plane. WordPiece distinguishes a character that starts a word
+from the same character inside a word (`##a`), SentencePiece does not. So the n-th character of the
+alphabet is passed to SentencePiece as code point `_INNER + n` if it is inside a word."""
 
 
 def learn_vocabulary(word_counts: Mapping[str, int], size: int) -> list[str]:
     """Learn a vocabulary by merging the most frequent pairs of pieces (BPE, Sennrich et al. 2016).
 
-    This is how Hugging Face's WordPiece trainer learns, too. SentencePiece's trainer does the
-    merging, from counts, in one thread and with ties broken by the pieces themselves, so the same
+    Hugging Face's WordPiece trainer uses the same algorithm. Here SentencePiece's trainer does the
+    merging, from counts, in one thread, and with ties broken by the pieces themselves, so the same
     counts give the same vocabulary in any order and on any machine.
 
     Args:
-        word_counts: occurrences of each normalized word.
-        size: pieces wanted, special tokens and alphabet included.
+        word_counts: number of occurrences of each normalized word.
+        size: maximum number of pieces, special tokens and alphabet included.
 
     Returns:
-        The special tokens, the alphabet by code point (first as word beginnings, then as
-        continuations), and the merged pieces, most frequent merge first. Shorter than `size` where
-        the words give no more.
+        The special tokens, the alphabet by code point (first as starts of words, then as
+        continuations), and the merged pieces in the order of their merges. Fewer than `size` if no
+        more merges are possible.
 
     Raises:
-        InputError: no words, or a size too small for the alphabet.
+        InputError: there are no words, or `size` is too small for the alphabet.
     """
     alphabet = frequent_characters(word_counts)
     words = {word: count for word, count in word_counts.items() if alphabet.issuperset(word)}
@@ -60,14 +62,14 @@ def learn_vocabulary(word_counts: Mapping[str, int], size: int) -> list[str]:
 
 
 def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
-    """Return the most frequent characters; ties go to the lower code point."""
+    """Return the most frequent characters; ties are broken by code point."""
     counts: Counter[str] = Counter()
     for word, count in word_counts.items():
         for character in word:
             counts[character] += count
     characters = list(counts)
     for character, visible in zip(characters, are_visible(characters), strict=True):
-        # White space and controls never stand inside a word of ours.
+        # Normalized words contain no white space or control characters.
         if character == _RESERVED or not visible:
             del counts[character]
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
@@ -77,11 +79,11 @@ def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
 
 
 def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
-    """Return the pieces of two characters or more, in the order they were merged.
+    """Return the pieces with at least two characters, in the order of their merges.
 
     Args:
-        words: occurrences of each word.
-        limit: the most pieces to return.
+        words: number of occurrences of each word.
+        limit: maximum number of pieces to return.
     """
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
@@ -99,7 +101,7 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
             input_format="tsv",
             model_writer=model,
             model_type="bpe",
-            vocab_size=1 + len(single) + limit,  # its own unknown piece and the single symbols
+            vocab_size=1 + len(single) + limit,  # 1: SentencePiece's <unk>
             hard_vocab_limit=False,
             character_coverage=1.0,
             required_chars="".join(sorted(single)),
@@ -118,7 +120,7 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
 
 
 def _wordpiece(symbols: str, alphabet: str) -> str:
-    """Return a run of SentencePiece's symbols as a WordPiece."""
+    """Return a SentencePiece piece as a WordPiece piece."""
     text = "".join(
         alphabet[ord(symbol) - _INNER] if ord(symbol) >= _INNER else symbol for symbol in symbols
     )
