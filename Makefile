@@ -13,10 +13,12 @@ BIN := $(VENV)/bin
 # One process for each core, four at most: each takes 1 to 2 GB. One test file stays in one process.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 CORPUS ?=
+ENGINE ?= docker
+TARGET ?= clozeline
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser bench docs pictures lint types format sbom audit lock clean
+.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser bench docs pictures image lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -85,6 +87,13 @@ types: install
 format: install  ## put the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+image:  ## build a container image; TARGET=worker for Beam workers, ENGINE=podman, PYTHON_IMAGE=python@sha256:...
+	@command -v $(ENGINE) >/dev/null || { echo "make: no $(ENGINE) here; name a container engine: make image ENGINE=..." >&2; exit 1; }
+	$(ENGINE) build --target $(TARGET) --tag clozeline$(if $(filter worker,$(TARGET)),-worker) \
+	    --build-arg PYTHON_VERSION=$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
+	    $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) \
+	    $(if $(FILESYSTEM),--build-arg FILESYSTEM=$(FILESYSTEM)) .
 
 sbom: install  ## list all packages of requirements.lock in build/sbom.json (CycloneDX)
 	mkdir -p build
