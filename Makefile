@@ -10,8 +10,9 @@ NO_PYTHON := make: no Python 3.11, 3.12 or 3.13 with its venv module here; insta
 
 VENV := .venv
 BIN := $(VENV)/bin
-# One process for each core, four at most: each takes 1 to 2 GB. One test file stays in one process.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# One process for each core, four at most: each takes 1 to 2 GB. One test file stays in one process. Bytecode is kept, since
+# tests start a hundred processes and pytest rewrites each test file in every one of its own.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 CORPUS ?=
 ENGINE ?= docker
 TARGET ?= clozeline

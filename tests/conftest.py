@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -19,7 +20,9 @@ import pytest
 
 import clozeline
 from clozeline.main import main
-from model.run import Run, load_run
+
+if TYPE_CHECKING:  # TensorFlow is not for the process that hands out tests to the others
+    from model.run import Run
 
 # A shell script lets commands that it starts with `&` ignore interrupts, and the processes that
 # tests start would inherit that.
@@ -75,7 +78,7 @@ TINY = {
 @pytest.fixture(scope="session")
 def trained_run(
     prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+) -> "Run":
     folder = tmp_path_factory.mktemp("trained")
     size = len(vocab_path.read_text(encoding="utf-8").splitlines())
     (folder / "tiny.json").write_text(json.dumps(TINY | {"vocab_size": size}))
@@ -88,6 +91,8 @@ def trained_run(
         ["pretrain", "--dataset", str(folder / "ds"), "--run", str(folder / "run"),
          "--model", str(folder / "tiny.json"), "--steps", "2", "--batch-size", "8"]
     ) == 0  # fmt: skip
+    from model.run import load_run
+
     return load_run(folder / "run")
 
 
