@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.utils import interactive_utils
 
 from pipeline.console import notes
 from pipeline.errors import InputError, JobError
@@ -111,6 +113,11 @@ def describe_workers(options: PipelineOptions) -> str:
     return f"{runner}, workers: {environment}" if environment else runner
 
 
+def not_interactive() -> contextlib.AbstractContextManager[object]:
+    """Keep Beam from its interactive mode, which it enters in IPython and which needs pandas."""
+    return mock.patch.object(interactive_utils, "is_in_ipython", return_value=False)
+
+
 @contextlib.contextmanager
 def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
     """Yield an empty pipeline; run it on exit, when the body has built it.
@@ -123,7 +130,8 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
         pipeline = beam.Pipeline(LocalRunner() if is_local(options) else None, options)
     except ValueError as error:  # a runner that Beam does not have
         raise InputError(" ".join(str(error).split())[:MAX_MESSAGE]) from error
-    yield pipeline
+    with not_interactive():
+        yield pipeline
     notes.print(f"runner: {describe_workers(options)}")
     try:
         with ending_with_its_workers():

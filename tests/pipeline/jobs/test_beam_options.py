@@ -10,11 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 
 from pipeline.errors import InputError, JobError
 from pipeline.jobs import local_runner
-from pipeline.jobs.beam_options import beam_options, describe_workers, is_local
+from pipeline.jobs.beam_options import (
+    beam_options,
+    describe_workers,
+    is_local,
+    running_pipeline,
+)
 
 PROCESSES = "--direct_running_mode=multi_processing"
 
@@ -209,3 +215,11 @@ def test_a_worker_death_ends_a_job_that_swallows_an_interrupt(
         job()
     # One interrupt for both deaths, and then another.
     assert 0.1 < time.monotonic() - swallowed_at[0] < 10
+
+
+def test_a_notebook_needs_no_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam imports pandas where it finds itself in IPython."""
+    monkeypatch.setattr("IPython.get_ipython", lambda: object())
+    monkeypatch.setitem(sys.modules, "pandas", None)  # even where it is installed
+    with running_pipeline(beam_options([])) as pipeline:
+        _ = pipeline | beam.Create([1]) | beam.Map(lambda number: number + 1)
