@@ -9,12 +9,21 @@ import tyro
 
 from clozeline.options import Command
 from model.run_config import Checkpoint
-from model.tasks.kinds import TaskKind
+from model.tasks.kinds import KINDS, kind_named
 from model.training.config import DOC_STRIDE, ClassWeights
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from model.tasks.tables import Columns
+
+KindName = Annotated[
+    str,
+    tyro.conf.arg(
+        constructor=tyro.extras.literal_type_from_choices(tuple(KINDS)),
+        help="; ".join(f"{name}: {entry.summary}" for name, entry in KINDS.items()) + ".",
+    ),
+]
+"""The name of a kind of task."""
 
 StrategyName = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
 
@@ -203,9 +212,7 @@ class Finetune(TrainingFlags):
     Started again with the same flags, it goes on from the run's last checkpoint.
     """
 
-    task: TaskKind
-    """single or pair: classes of texts, or of two; regression: numbers; tagging: tags of words, in
-    CoNLL's columns; span: answers out of passages, in SQuAD's JSON."""
+    task: KindName
     train: Path
     """Labelled examples to learn from: .tsv, .csv or .jsonl, with the names of the columns."""
     dev: Path | None = None
@@ -277,7 +284,7 @@ class Finetune(TrainingFlags):
             raise InputError(f"--layer-decay {self.layer_decay}: must be above 0, and at most 1")
         if self.early_stopping and self.dev is None:
             raise InputError("--early-stopping: needs --dev, which is measured")
-        if self.class_weights != "none" and self.task in ("regression", "span"):
+        if self.class_weights != "none" and not kind_named(self.task).has_classes:
             raise InputError(f"--class-weights: a {self.task} task has no classes")
         refuse_columns(self, self.task)
         if self.task != "span":
@@ -372,7 +379,7 @@ def _columns(options: Finetune | Evaluate) -> "Columns":
     )
 
 
-def refuse_columns(options: Finetune | Evaluate, task: TaskKind) -> None:
+def refuse_columns(options: Finetune | Evaluate, task: str) -> None:
     """Refuse columns that the files of a task do not have.
 
     Raises:

@@ -1,24 +1,16 @@
 """The work of `evaluate`: a tuned run's answers to a file of examples, measured and shown."""
 
-from dataclasses import replace
 from typing import Any
 
 from model.commands import Evaluate, refuse_columns
 from model.run import Run, load_run
 from model.tasks.batches import Batches
 from model.tasks.encoding import Encoder
-from model.tasks.evaluation import Evaluation, evaluate, predict
-from model.tasks.examples import (
-    Examples,
-    Texts,
-    Words,
-    are_labelled,
-    no_labels,
-    read_examples,
-    select,
-)
+from model.tasks.evaluation import Evaluation, evaluate
+from model.tasks.examples import Examples, read_examples
 from model.tasks.kinds import Task
-from model.tasks.labels import UNKNOWN, parse_label_map, with_labels_of, without_unknown
+from model.tasks.labels import UNKNOWN, parse_label_map
+from model.tasks.predict import predict
 from model.tasks.report import (
     draw_evaluation,
     print_confusion,
@@ -46,14 +38,14 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
     if run.task.kind == "span":
         options.refuse_given("a span task has none", "picture")
     examples = read_for(run.task, options)
-    labelled = are_labelled(examples)
+    labelled = examples.are_labelled
     if not any(labelled) and not options.predictions:
         raise InputError(
-            f"--data {options.data}: {no_labels(examples)}, so there is nothing to measure; give "
+            f"--data {options.data}: {examples.no_labels()}, so there is nothing to measure; give "
             "--predictions FILE for the answers"
         )
     if not any(labelled):
-        reason = f"{options.data}: {no_labels(examples)}"
+        reason = f"{options.data}: {examples.no_labels()}"
         options.refuse_given(reason, "label_map", "worst", "picture")
     evaluation, answers = answers_of(run, examples, options)
     result: dict[str, Any] = {"run": str(run.path), "data": str(options.data)}
@@ -106,11 +98,10 @@ def read_for(task: Task, options: Evaluate) -> Examples:
     examples = read_examples(
         options.data, task.kind, options.columns, "--data", takes_pairs=task.takes_pairs
     )
-    if isinstance(examples, Texts):
-        count, columns = len(examples), ", ".join(examples.columns)
-        notes.print(f"{options.data}: {count:,} examples of {columns}", soft_wrap=True)
-    examples = examples if UNKNOWN in names else without_unknown(examples, task)
-    examples, read_as = with_labels_of(examples, task, names)
+    notes.print(f"{options.data}: {examples.described[0]}", soft_wrap=True)
+    if UNKNOWN not in names:
+        examples = task.definition.without_unknown(examples, task)
+    examples, read_as = task.definition.with_labels_of(examples, task, names)
     if read_as:
         words = ", ".join(f"{label} as {name}" for label, name in read_as.items())
         notes.print(f"{options.data}: labels read: {words}", soft_wrap=True)
@@ -130,13 +121,13 @@ def answers_of(
         doc_stride=run.doc_stride,
     )
     predictor = Predictor(run.load_model(options.checkpoint), make_strategy("one"), xla=options.xla)
-    labelled = are_labelled(examples)
+    labelled = examples.are_labelled
     evaluations: dict[bool, Evaluation] = {}
     for is_labelled in {*labelled}:
-        part = select(examples, [label == is_labelled for label in labelled])
-        encoded = encoder.encode(_with_some_tags(part, task), task)
-        if not is_labelled and task.kind == "span":
-            encoded = replace(encoded, labels=None)
+        part = examples.select([label == is_labelled for label in labelled])
+        kind = task.definition
+        encode = kind.encode if is_labelled else kind.encode_unlabelled
+        encoded = encode(encoder, part, task)
         counts = " · ".join(f"{n:,} {what}" for what, n in encoded.counts.items() if n)
         if counts:
             notes.print(f"{options.data}: {counts}", soft_wrap=True)
@@ -147,10 +138,3 @@ def answers_of(
     answers = {which: iter(evaluation.answers) for which, evaluation in evaluations.items()}
     in_order = [next(answers[which]) for which in labelled]
     return evaluations.get(True, Evaluation({}, [])), in_order
-
-
-def _with_some_tags(examples: Examples, task: Task) -> Examples:
-    """Return sentences without tags with any: the encoder marks the words' first pieces by them."""
-    if not isinstance(examples, Words) or any(examples.tags):
-        return examples
-    return replace(examples, tags=[[task.labels[0]] * len(words) for words in examples.words])

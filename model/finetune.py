@@ -4,7 +4,6 @@ import dataclasses
 import math
 import time
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,22 +19,13 @@ from model.pretrain import check_batch_size
 from model.run_config import RunConfig, TextFacts
 from model.source import Source, open_source
 from model.tasks.batches import Batches
-from model.tasks.encoding import MAX_QUESTION_PIECES, Encoded, Encoder
-from model.tasks.evaluation import evaluate, predict, scheme_of
-from model.tasks.examples import (
-    Examples,
-    Questions,
-    Texts,
-    Words,
-    are_labelled,
-    no_labels,
-    read_examples,
-    select,
-)
-from model.tasks.kinds import Task
-from model.tasks.labels import UNKNOWN, without_unknown
-from model.tasks.measures import LOWER_IS_BETTER, MEASURES
+from model.tasks.encoded import Encoded
+from model.tasks.encoding import Encoder
+from model.tasks.evaluation import LOWER_IS_BETTER, evaluate
+from model.tasks.examples import Examples, read_examples
+from model.tasks.kinds import Task, kind_named
 from model.tasks.objective import Tuning
+from model.tasks.predict import predict
 from model.tasks.report import measure_text
 from model.training.config import RecoveryConfig, TuningConfig
 from model.training.evaluations import Evaluations
@@ -50,9 +40,6 @@ from pipeline.console import notes, results, table
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 from pipeline.text.tokenizer import Vocabulary
-
-SPAN_LENGTH = 384
-"""Positions of a question with a part of its passage, as in google-research/bert."""
 
 
 def finetune(options: Finetune) -> dict[str, Any]:
@@ -197,16 +184,17 @@ def prepare(options: Finetune, source: Source, strategy: tf.distribute.Strategy)
     def batches(encoded: Encoded) -> Batches:
         return Batches(encoded, task, options.batch_size, vocabulary.pad_id, length, on_tpu)
 
-    examples = learnable(options.train, examples)
+    kind = task.definition
+    examples = kind.learnable(labelled(options.train, examples, "--train"))
     encoded = encoder.encode(examples, task)
     say(options.train, examples, encoded, task)
-    train = batches(without_empty(examples, encoded))
+    train = batches(kind.without_empty(examples, encoded))
     dev = None
     if options.dev:
         held_out = read_examples(
             options.dev, options.task, options.columns, "--dev", takes_pairs=task.takes_pairs
         )
-        held_out = labelled(options.dev, without_unknown(held_out, task), "--dev")
+        held_out = labelled(options.dev, kind.without_unknown(held_out, task), "--dev")
         encoded_dev = encoder.encode(held_out, task)
         say(options.dev, held_out, encoded_dev, task)
         dev = held_out, batches(encoded_dev)
@@ -220,26 +208,9 @@ def task_of(options: Finetune, examples: Examples) -> Task:
     Raises:
         InputError: it has no labels, or only one class.
     """
-    if not any(are_labelled(examples)):
-        raise InputError(f"--train {options.train}: {no_labels(examples)}")
-    if isinstance(examples, Words):
-        labels = {tag for tags in examples.tags for tag in tags}
-        return _classes(options, labels, takes_pairs=False)
-    if not isinstance(examples, Texts):
-        return Task("span", (), takes_pairs=True)
-    takes_pairs = len(examples.texts[0]) == 2
-    if options.task == "regression":
-        return Task("regression", (), takes_pairs)
-    return _classes(options, set(examples.labels) - {""}, takes_pairs=takes_pairs)
-
-
-def _classes(options: Finetune, labels: set[str], *, takes_pairs: bool) -> Task:
-    if len(labels) < 2:
-        raise InputError(
-            f"--train {options.train}: all examples have the label {min(labels)!r}; "
-            "give examples of at least two classes"
-        )
-    return Task(options.task, tuple(sorted(labels)), takes_pairs)
+    if not any(examples.are_labelled):
+        raise InputError(f"--train {options.train}: {examples.no_labels()}")
+    return kind_named(options.task).task_of(examples)
 
 
 def labelled(path: Path, examples: Examples, flag: str) -> Examples:
@@ -248,29 +219,14 @@ def labelled(path: Path, examples: Examples, flag: str) -> Examples:
     Raises:
         InputError: none has one.
     """
-    are_known = are_labelled(examples)
+    are_known = examples.are_labelled
     if not any(are_known):
-        raise InputError(f"{flag} {path}: {no_labels(examples)}")
+        raise InputError(f"{flag} {path}: {examples.no_labels()}")
     if all(are_known):
         return examples
     count = are_known.count(False)
     notes.print(f"{path}: examples without a label, left out: {count:,}", soft_wrap=True)
-    return select(examples, are_known)
-
-
-def learnable(path: Path, examples: Examples) -> Examples:
-    """Return the examples that there is something to learn from.
-
-    Raises:
-        InputError: there are none.
-    """
-    examples = labelled(path, examples, "--train")
-    if not isinstance(examples, Questions):
-        return examples
-    are_learnable = [question.is_learnable for question in examples.questions]
-    if not any(are_learnable):
-        raise InputError(f"--train {path}: no answer is where the file says (answer_start)")
-    return select(examples, are_learnable)
+    return examples.select(are_known)
 
 
 def max_length(options: Finetune, most: int) -> int:
@@ -279,10 +235,10 @@ def max_length(options: Finetune, most: int) -> int:
     Raises:
         InputError: the encoder has not so many.
     """
-    length = options.max_seq_length
+    length, kind = options.max_seq_length, kind_named(options.task)
     if length is None:
-        return min(SPAN_LENGTH, most) if options.task == "span" else most
-    least = MAX_QUESTION_PIECES + 16 if options.task == "span" else 8
+        return min(kind.default_length or most, most)
+    least = kind.least_length
     if not least <= length <= most:
         raise InputError(
             f"--max-seq-length {length}: must be from {least} to the {most} positions that "
@@ -291,40 +247,11 @@ def max_length(options: Finetune, most: int) -> int:
     return length
 
 
-def without_empty(examples: Examples, encoded: Encoded) -> Encoded:
-    """Return what there is to learn from: everything but texts without a piece."""
-    if not isinstance(examples, Texts) or not encoded.counts["empty"]:
-        return encoded
-    kept = [i for i, texts in enumerate(examples.texts) if all(text.strip() for text in texts)]
-    if not kept:
-        raise InputError(f"--train {examples.path}: all of its texts are empty")
-    return dataclasses.replace(
-        encoded,
-        input_ids=[encoded.input_ids[i] for i in kept],
-        first_lengths=encoded.first_lengths[kept],
-        labels=encoded.labels[kept],
-        sources=encoded.sources[kept],
-    )
-
-
 def say(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
     """Say what was read, and what happened to it on the way."""
-    parts = [f"{len(examples):,} examples"]
-    if isinstance(examples, Texts):
-        parts[0] += f" of {', '.join(examples.columns)}"
-        parts += [f"{examples.incomplete:,} incomplete rows left out"] * bool(examples.incomplete)
+    parts = list(examples.described)
     parts += [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
-    if isinstance(examples, Words):
-        parts.append(f"tag scheme {scheme_of(examples, task)}")
-    if isinstance(examples, Texts) and task.has_classes:
-        counts = Counter(examples.labels)
-        if len(counts) <= 10:
-            parts.append(" ".join(f"{label}: {counts[label]:,}" for label in task.labels))
-        once = [label for label in task.labels if counts[label] == 1]
-        if once:
-            parts.append(f"one example only: {', '.join(once[:5])}")
-        if {UNKNOWN, "0"} <= {*task.labels}:
-            parts.append(f"{UNKNOWN} is learned as a class; remove it if it means no label")
+    parts += task.definition.label_summary(examples, task)
     notes.print(f"{path}: {' · '.join(parts)}", soft_wrap=True)
 
 
@@ -390,7 +317,7 @@ def evaluations_of(options: Finetune, prepared: Prepared) -> Evaluations:
     Raises:
         InputError: the task has no such measure.
     """
-    measures = ("loss", *MEASURES[options.task])
+    measures = ("loss", *prepared.task.definition.metrics)
     measure = options.metric or measures[1]
     if measure not in measures or (measure == "f1" and len(prepared.task.labels) != 2):
         raise InputError(f"--metric {measure}: expected one of {', '.join(measures)}")
@@ -454,7 +381,7 @@ def measures(predictor: Predictor, examples: Examples, batches: Batches) -> dict
 
 def spread(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Return the mean and the standard deviation over runs of every measure that all have."""
-    names = ("loss", *MEASURES[found[0]["task"]])
+    names = ("loss", *kind_named(found[0]["task"]).metrics)
     values = {
         name: [run[name] for run in found] for name in names if all(name in run for run in found)
     }
@@ -466,7 +393,7 @@ def spread(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def print_results(found: Sequence[dict[str, Any]]) -> None:
     """Print the closing table: a column a run, and of several their mean and spread."""
-    names = [name for name in ("loss", *MEASURES[found[0]["task"]]) if name in found[0]]
+    names = [name for name in ("loss", *kind_named(found[0]["task"]).metrics) if name in found[0]]
     rows: list[list[object]] = [
         [name.replace("_", " "), *(measure_text(name, run[name]) for run in found)]
         for name in names

@@ -14,7 +14,7 @@ from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
 from model.run import write_run
 from model.run_config import RunConfig, TextFacts
-from model.tasks.measures import tag_measures
+from model.tasks.tagging import tag_measures
 from pipeline.manifest import sha256
 
 FAULTS = Path(__file__).parent / "faults"

@@ -21,7 +21,7 @@ from model.interchange.foreign_checkpoint import (
 )
 from model.interchange.names import ENCODER_PREFIX
 from model.interchange.read_tokenizer import read_tokenizer
-from model.tasks.kinds import Head, Task, TaskKind
+from model.tasks.kinds import Head, Task
 from pipeline.errors import InputError
 
 CONFIG = "config.json"
@@ -39,7 +39,7 @@ _SUPPORTED = {
 }
 """Supported values by setting; a setting that is missing or null is accepted too."""
 
-PER_POSITION: dict[str, TaskKind] = {
+PER_POSITION: dict[str, str] = {
     "BertForTokenClassification": "tagging",
     "BertForQuestionAnswering": "span",
 }

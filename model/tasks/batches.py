@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import tensorflow as tf
 
-from model.tasks.encoding import NO_LABEL, Encoded
+from model.tasks.encoded import Encoded
 from model.tasks.kinds import Task
 from pipeline import schema
 
@@ -54,7 +54,7 @@ class Batches:
 
         Returns:
             Batches: int32 [B, L] input_ids, input_mask, segment_ids; task_labels, see `Encoded`,
-            padded with `NO_LABEL`; example_weights float32 [B]: 1 everywhere.
+            padded with `encoded.NO_LABEL`; example_weights float32 [B]: 1 everywhere.
         """
 
         @lru_cache(maxsize=2)
@@ -165,7 +165,8 @@ class Batches:
     def _shape(self, name: str, like: np.ndarray) -> list[int | None]:
         """Return the static shape of a feature; its length is known only where it is fixed."""
         shape: list[int | None] = list(like.shape)
-        if like.ndim > 1 and not (name == "task_labels" and self.task.kind == "span"):
+        is_long = like.ndim > 1 and name != "task_labels"
+        if is_long or (name == "task_labels" and self.task.definition.labels_per_position):
             shape[1] = self.max_seq_length if self.fixed_length else None
         return shape
 
@@ -202,12 +203,7 @@ class Batches:
         }
 
     def _labels(self, rows: np.ndarray, length: int) -> np.ndarray:
-        labels = self.encoded.labels
+        labels, kind = self.encoded.labels, self.task.definition
         if labels is None:
-            return np.zeros(len(rows), np.float32 if self.task.kind == "regression" else np.int32)
-        if self.task.kind != "tagging":
-            return labels[rows]
-        padded = np.full((len(rows), length), NO_LABEL, np.int32)
-        for place, row in enumerate(rows):
-            padded[place, : len(labels[row])] = labels[row]
-        return padded
+            return np.zeros(len(rows), kind.label_dtype)
+        return kind.padded_labels(labels, rows, length)

@@ -9,12 +9,9 @@ import keras
 import tensorflow as tf
 
 from model.bert.config import BertConfig
-from model.bert.kernels import HIDDEN
 from model.bert.network import build_task_model
-from model.tasks.encoding import NO_LABEL
 from model.tasks.kinds import Task
 from model.training.losses import Batch, Sums, accuracy, cross_entropy, model_outputs
-from pipeline import schema
 
 LAYER = "transformer_layer_"
 
@@ -40,8 +37,7 @@ class Tuning:
     @property
     def sum_names(self) -> list[str]:
         """Names of everything that `sums` adds up."""
-        has_accuracy = [] if self.task.kind == "regression" else ["task_accuracy"]
-        return ["task_loss", *has_accuracy, "task_weight"]
+        return self.task.definition.sum_names
 
     def build_model(self, config: BertConfig) -> keras.Model:
         """Return the task's model, with the layers that are to stay as they are not trainable."""
@@ -69,11 +65,10 @@ class Tuning:
 
     def _weights(self, batch: Batch) -> tf.Tensor:
         """Return what everything that has a label counts: float32 [B] or [B, L]."""
-        weights, labels = batch["example_weights"], batch["task_labels"]
-        if self.task.kind == "tagging":
-            weights = weights[:, tf.newaxis] * tf.cast(labels != NO_LABEL, tf.float32)
+        weights = self.task.definition.label_weights(batch)
         if self.class_weights:
-            weights *= tf.gather(tf.constant(self.class_weights), tf.maximum(labels, 0))
+            labels = tf.maximum(batch["task_labels"], 0)
+            weights *= tf.gather(tf.constant(self.class_weights), labels)
         return weights
 
     def packed(self, batch: Batch) -> Batch:
@@ -91,32 +86,19 @@ class Tuning:
             outputs: task_logits [B, C] or [B, L, C].
             batch: task_labels, see `Encoded`, and example_weights float32 [B]: 1 = counts.
         """
-        logits, labels = tf.cast(outputs["task_logits"], tf.float32), batch["task_labels"]
-        weights = self._weights(batch)
-        total = tf.reduce_sum(weights)
-        if self.task.kind == "regression":
-            squares = tf.square(logits[:, 0] - labels)
-            return {"task_loss": tf.reduce_sum(squares * weights), "task_weight": total}
-        if self.task.kind == "span":
-            return self._span_sums(logits, batch, weights)
-        labels = tf.maximum(labels, 0)
-        loss, _ = cross_entropy(logits, labels, weights)
-        right, _ = accuracy(logits, labels, weights)
-        return {"task_loss": loss, "task_accuracy": right, "task_weight": total}
+        logits = tf.cast(outputs["task_logits"], tf.float32)
+        return self.task.definition.sums(logits, batch, self._weights(batch))
 
-    def _span_sums(self, logits: tf.Tensor, batch: Batch, weights: tf.Tensor) -> Sums:
-        """Return the mean of the losses of start and end, and how often both are right."""
-        hidden = (1.0 - tf.cast(batch[schema.INPUT_MASK], tf.float32)) * HIDDEN
-        scores = [logits[:, :, side] + hidden for side in (0, 1)]  # [B, L]
-        labels = tf.unstack(batch["task_labels"], num=2, axis=1)
-        losses = [cross_entropy(*pair, weights)[0] for pair in zip(scores, labels, strict=True)]
-        right = [
-            tf.argmax(score, axis=-1, output_type=label.dtype) == label
-            for score, label in zip(scores, labels, strict=True)
-        ]
-        both = tf.cast(right[0] & right[1], tf.float32)
-        return {
-            "task_loss": tf.add_n(losses) / 2.0,
-            "task_accuracy": tf.reduce_sum(both * weights),
-            "task_weight": tf.reduce_sum(weights),
-        }
+
+def class_sums(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Sums:
+    """Return the sums of the cross-entropy, of what is right and of the weight: float32 [] each.
+
+    Args:
+        logits: float32 [..., C].
+        labels: int32 [...]. Negative where there is none.
+        weights: float32 [...]; 0 where there is no label.
+    """
+    labels = tf.maximum(labels, 0)
+    loss, total = cross_entropy(logits, labels, weights)
+    right, _ = accuracy(logits, labels, weights)
+    return {"task_loss": loss, "task_accuracy": right, "task_weight": total}

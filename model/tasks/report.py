@@ -94,7 +94,7 @@ def draw_evaluation(path: Path, evaluation: Evaluation, task: Task, title: str) 
     """
     from matplotlib.figure import Figure
 
-    if evaluation.confusion is None and task.kind != "regression":
+    if evaluation.confusion is None and not evaluation.are_numbers:
         return False
     figure = Figure(figsize=(6.5, 5.5), layout="constrained")
     axes = figure.subplots()

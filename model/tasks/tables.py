@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.tasks.kinds import TaskKind
 from pipeline.errors import InputError
 
 PAIRS = (
@@ -271,13 +270,13 @@ def label_column(table: Table, named: str | None) -> str | None:
 
 
 def text_columns(
-    table: Table, kind: TaskKind, columns: Columns, label: str | None, count: int | None
+    table: Table, kind: str, columns: Columns, label: str | None, count: int | None
 ) -> list[str]:
     """Return the columns of the one or two texts.
 
     Args:
         table: the file.
-        kind: of the task.
+        kind: name of the kind of task, for messages.
         columns: those that flags name.
         label: the label's column, which is none of them.
         count: 1 or 2 texts; None = what the columns' names say.

@@ -17,8 +17,7 @@ import tensorflow as tf
 
 from model.bert.network import with_intermediates
 from model.run import Run
-from model.tasks.answers import MAX_ANSWER_WORDS
-from model.tasks.encoding import question_room
+from model.tasks.span import MAX_ANSWER_WORDS, question_room
 from pipeline import schema
 from pipeline.schema import IS_NEXT, MASK
 from pipeline.text.tokenizer import WordUnit, build_tokenizer

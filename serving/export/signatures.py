@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from model.bert.network import weights_by_name
 from model.run import Run
-from model.tasks.answers import MAX_ANSWER_WORDS
+from model.tasks.span import MAX_ANSWER_WORDS
 from pipeline import schema
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT

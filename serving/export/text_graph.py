@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from model.tasks.encoding import question_room
+from model.tasks.span import question_room
 from pipeline import schema
 from pipeline.schema import MASK
 from pipeline.text.tokenizer import Vocabulary, WordUnit, build_tokenizer

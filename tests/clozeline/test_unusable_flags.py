@@ -7,7 +7,7 @@ import pytest
 
 from clozeline.main import main, parse
 from model.explaining.explanation import explain
-from model.tasks.examples import Texts
+from model.tasks.texts import Texts
 from pipeline.errors import InputError
 from serving.client import Client, Signature
 from serving.client.answers import ask

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from model.tasks.batches import Batches
-from model.tasks.encoding import NO_LABEL, Encoded
+from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.kinds import Task
 
 ALONE = tf.distribute.InputContext()

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tasks.encoding import NO_LABEL, SHORTEST_WINDOW, Encoder, question_room, windows
-from model.tasks.examples import Question, Questions, Texts, Words
+from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW
+from model.tasks.encoding import Encoder
 from model.tasks.kinds import Task
+from model.tasks.span import Question, Questions, question_room, windows
+from model.tasks.tagging import TaggedSentences
+from model.tasks.texts import Texts
 from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
 from pipeline.text.tokenizer import Vocabulary
@@ -70,14 +73,14 @@ TAGS = Task("tagging", ("B", "O"), takes_pairs=False)
 
 def test_a_tag_stands_at_its_words_first_piece() -> None:
     # A word of controls alone has no piece, and still has a tag.
-    examples = Words(PATH, [["axy", "b", "\u200b"]], [["B", "O", "B"]], [2])
+    examples = TaggedSentences(PATH, [["axy", "b", "\u200b"]], [["B", "O", "B"]], [2])
     found = encoder(9).encode(examples, TAGS)
     assert lists(found.input_ids) == [[CLS, A, X, Y, B, UNK, SEP]]
     assert lists(found.labels) == [[NO_LABEL, 0, NO_LABEL, NO_LABEL, 1, 0, NO_LABEL]]
 
 
 def test_a_long_sentence_becomes_parts_of_whole_words() -> None:
-    examples = Words(
+    examples = TaggedSentences(
         PATH, [["d"], ["a", "bx", "c", "dxyxy"]], [["O"], ["B", "O", "B", "O"]], [2, 4]
     )
     found = encoder(6).encode(examples, TAGS)
@@ -93,7 +96,7 @@ def test_a_long_sentence_becomes_parts_of_whole_words() -> None:
 
 def test_an_unknown_tag() -> None:
     with pytest.raises(InputError, match="line 7: the tag 'X' of this sentence is not in"):
-        encoder(9).encode(Words(PATH, [["a"]], [["X"]], [7]), TAGS)
+        encoder(9).encode(TaggedSentences(PATH, [["a"]], [["X"]], [7]), TAGS)
 
 
 SPAN = Task("span", (), takes_pairs=True)

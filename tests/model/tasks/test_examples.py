@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from model.tasks.examples import Questions, Texts, Words, are_labelled, read_examples, select
+from model.tasks.examples import read_examples
+from model.tasks.span import Questions
 from model.tasks.tables import Columns
+from model.tasks.tagging import TaggedSentences
+from model.tasks.texts import Texts
 from pipeline.errors import InputError
 
 
@@ -98,7 +101,7 @@ def test_conll(tmp_path: Path) -> None:
         "-DOCSTART- -X- O\n\nJapan NN B-LOC\nwins VB O\n\n\nOdd NN O\n",
     )
     found = read_examples(file, "tagging", Columns(), "--train")
-    assert isinstance(found, Words)
+    assert isinstance(found, TaggedSentences)
     assert found.words == [["Japan", "wins"], ["Odd"]]
     assert found.tags == [["B-LOC", "O"], ["O"]]
     assert found.rows == [3, 7]
@@ -107,7 +110,7 @@ def test_conll(tmp_path: Path) -> None:
 def test_conll_with_tabs_and_without_a_last_line_end(tmp_path: Path) -> None:
     file = write(tmp_path / "a.conll", "New York\tB-LOC\r\nfell\tO")
     found = read_examples(file, "tagging", Columns(), "--train")
-    assert isinstance(found, Words)
+    assert isinstance(found, TaggedSentences)
     assert (found.words, found.tags) == ([["New York", "fell"]], [["B-LOC", "O"]])
 
 
@@ -159,8 +162,8 @@ def test_squad(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [q.is_learnable for q in found.questions] == [True, True, False, False, True, False]
     assert found.misplaced == ["wrong", "negative", "partly"]
-    assert are_labelled(found) == [True, True, True, True, True, False]
-    kept = select(found, [False, True, False, False, False, True])
+    assert found.are_labelled == [True, True, True, True, True, False]
+    kept = found.select([False, True, False, False, False, True])
     assert isinstance(kept, Questions)
     assert [q.id for q in kept.questions] == ["none", "unknown"]
 
@@ -190,7 +193,7 @@ def test_what_is_not_squad(tmp_path: Path, text: str) -> None:
 def test_words_without_tags(tmp_path: Path) -> None:
     file = write(tmp_path / "a.conll", "Ada\nleft\n\n\u00a0\n# x\nOdd\n")
     found = read_examples(file, "tagging", Columns(), "--data")
-    assert isinstance(found, Words)
+    assert isinstance(found, TaggedSentences)
     assert found.words == [["Ada", "left"], ["Odd"]]
     assert found.tags == [[], []]
-    assert are_labelled(found) == [False, False]
+    assert found.are_labelled == [False, False]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from model.tasks.examples import Texts, Words, are_labelled, select
 from model.tasks.kinds import Task
-from model.tasks.labels import parse_label_map, with_labels_of, without_unknown
+from model.tasks.labels import parse_label_map
+from model.tasks.tagging import TaggedSentences
+from model.tasks.texts import Texts
 from pipeline.errors import InputError
 
 
@@ -35,21 +36,21 @@ NUMBER = Task("regression", (), takes_pairs=False)
     ],
 )
 def test_unknown_labels(task: Task, labels: list[str], expected: list[str]) -> None:
-    found = without_unknown(texts(*labels), task)
+    found = task.definition.without_unknown(texts(*labels), task)
     assert isinstance(found, Texts)
     assert found.labels == expected
 
 
 def test_examples_with_a_label_are_told_apart() -> None:
     examples = texts("a", "", "b")
-    assert are_labelled(examples) == [True, False, True]
-    kept = select(examples, [True, False, True])
+    assert examples.are_labelled == [True, False, True]
+    kept = examples.select([True, False, True])
     assert isinstance(kept, Texts)
     assert (kept.texts, kept.labels, kept.rows) == ([("t0",), ("t2",)], ["a", "b"], [2, 4])
-    rest = select(examples, [False, True, False])
+    rest = examples.select([False, True, False])
     assert isinstance(rest, Texts)
     assert (rest.texts, rest.labels) == ([("t1",)], [])
-    assert are_labelled(rest) == [False]
+    assert rest.are_labelled == [False]
 
 
 HUGGING_FACE = classes("LABEL_0", "LABEL_1", "LABEL_2")
@@ -73,7 +74,9 @@ HUGGING_FACE = classes("LABEL_0", "LABEL_1", "LABEL_2")
 def test_other_names(
     task: Task, labels: list[str], names: list[str], expected: list[str], read_as: dict[str, str]
 ) -> None:
-    found, changed = with_labels_of(texts(*labels), task, parse_label_map(names, task))
+    found, changed = task.definition.with_labels_of(
+        texts(*labels), task, parse_label_map(names, task)
+    )
     assert isinstance(found, Texts)
     assert found.labels == expected
     assert changed == read_as
@@ -89,15 +92,15 @@ def test_other_names(
 )
 def test_labels_that_the_run_does_not_have(task: Task, labels: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        with_labels_of(texts(*labels), task, {})
+        task.definition.with_labels_of(texts(*labels), task, {})
 
 
 def test_tags_under_other_names() -> None:
     task = Task("tagging", ("LABEL_0", "LABEL_1"), takes_pairs=False)
-    words = Words(Path("f"), [["a", "b"]], [["O", "B-X"]], [1])
+    words = TaggedSentences(Path("f"), [["a", "b"]], [["O", "B-X"]], [1])
     names = parse_label_map(["O=LABEL_0", "B-X=LABEL_1"], task)
-    found, changed = with_labels_of(words, task, names)
-    assert isinstance(found, Words)
+    found, changed = task.definition.with_labels_of(words, task, names)
+    assert isinstance(found, TaggedSentences)
     assert found.tags == [["LABEL_0", "LABEL_1"]]
     assert changed == {"B-X": "LABEL_1", "O": "LABEL_0"}
 

@@ -7,20 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.tasks.answers import mean_loss, passage_answers, word_tags
-from model.tasks.encoding import NO_LABEL, Encoded
+from model.tasks.classification import class_measures
+from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation
-from model.tasks.examples import Question, Words
 from model.tasks.kinds import Task
-from model.tasks.measures import (
-    answer_measures,
-    class_measures,
-    normalized_answer,
-    number_measures,
-    tag_measures,
-)
+from model.tasks.regression import number_measures
 from model.tasks.report import print_worst
+from model.tasks.span import Question, answer_measures, normalized_answer, passage_answers
 from model.tasks.tag_schemes import tag_scheme
+from model.tasks.tagging import TaggedSentences, tag_measures, word_tags
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "seqeval.json"
 SEQEVAL = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]
@@ -73,13 +68,13 @@ def test_answers_as_squads_script_counts_them() -> None:
 
 def test_word_tags_of_a_sentence_in_parts() -> None:
     task = Task("tagging", ("x", "y"), takes_pairs=False)
-    examples = Words(Path("f"), [["a", "b", "c"]], [["x", "x", "y"]], [1])
+    examples = TaggedSentences(Path("f"), [["a", "b", "c"]], [["x", "x", "y"]], [1])
     labels = [np.array([NO_LABEL, 0, NO_LABEL, 0]), np.array([NO_LABEL, 1])]
     logits = [np.array([[9, 0], [0, 2], [9, 0], [3, 1]]), np.array([[0, 9], [5, 4.0]])]
     encoded = Encoded([], np.zeros(0), labels, np.array([0, 0]))
     assert word_tags(examples, encoded, logits, task) == [["y", "x", "x"]]
     nats = [np.log1p(np.exp(2)), np.log1p(np.exp(-2)), np.log1p(np.exp(1))]
-    assert mean_loss(encoded, logits, task) == pytest.approx(np.mean(nats))
+    assert task.definition.mean_loss(examples, encoded, logits) == pytest.approx(np.mean(nats))
 
 
 def span_logits(length: int, start: int, end: int, none: float = 0.0) -> np.ndarray:

@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy.special import log_softmax
 
 from model.bert.config import BertConfig
-from model.tasks.encoding import NO_LABEL
+from model.tasks.encoded import NO_LABEL
 from model.tasks.kinds import Task
 from model.tasks.objective import Tuning
 from model.training.losses import means

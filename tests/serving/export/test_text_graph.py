@@ -7,8 +7,10 @@ import pytest
 
 from model.tasks.batches import Batches
 from model.tasks.encoding import Encoder
-from model.tasks.examples import Question, Questions, Texts, Words
 from model.tasks.kinds import Task
+from model.tasks.span import Question, Questions
+from model.tasks.tagging import TaggedSentences
+from model.tasks.texts import Texts
 from pipeline.text.tokenizer import Vocabulary
 from serving.export.text_graph import TextEncoder
 
@@ -72,7 +74,7 @@ def test_tagged_words_are_those_between_white_space() -> None:
     vocabulary = Vocabulary.parse("\n".join(PIECES).encode(), Path("vocab.txt"))
     sentence = ["a.b.", "U.N.", "'s", "(", "c", ")", "ax\u00adx", "a.", "“a”", "中c"]
     task = Task("tagging", ("B", "O"), takes_pairs=False)
-    examples = Words(Path("file"), [sentence], [["O"] * len(sentence)], [1])
+    examples = TaggedSentences(Path("file"), [sentence], [["O"] * len(sentence)], [1])
     trained = Encoder(vocabulary, lower_case=True, max_seq_length=64).encode(examples, task)
     served = TextEncoder(vocabulary, lower_case=True, max_seq_length=64, reads_masks=False)
     encoding, words = served.encode_words([" \x00 ".join(sentence)])

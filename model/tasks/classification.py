@@ -1,0 +1,153 @@
+"""Classification: the class of a text, or of two."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
+from model.tasks.kinds import Task
+from model.tasks.labels import UNKNOWN, changed_names, matching_names
+from model.tasks.texts import TextKind, Texts
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from model.tasks.encoded import Encoded
+    from model.training.losses import Batch, Sums
+
+
+class Classification(TextKind):
+    """The kinds `single`, of one text, and `pair`, of two."""
+
+    has_classes = True
+    metrics = ("accuracy", "macro_f1", "f1", "matthews")  # f1 is of the second of two classes
+
+    def __init__(self, name: str, *, takes_pairs: bool) -> None:
+        self.name = name
+        self.takes_pairs = takes_pairs
+
+    # ---- labels
+
+    def task_of(self, examples: Texts) -> Task:
+        """Return the task of the file's classes."""
+        takes_pairs = len(examples.texts[0]) == 2
+        labels = set(examples.labels) - {""}
+        return self.task_of_classes(examples.path, labels, takes_pairs=takes_pairs)
+
+    def with_labels_of(
+        self, examples: Texts, task: Task, named: Mapping[str, str]
+    ) -> tuple[Texts, dict[str, str]]:
+        """Return the examples with the run's labels, and how labels with another name were read.
+
+        Without a name for them, the file's labels are the run's if they are equal, if they are the
+        numbers of a run with LABEL_0, LABEL_1, … (or the other way round), or if they differ only
+        in capitals.
+        """
+        known = matching_names({*examples.labels} - {""} - named.keys(), task) | dict(named)
+        for label, row in zip(examples.labels, examples.rows, strict=False):
+            if label and label not in known:
+                raise InputError(
+                    f"{examples.path}: line {row}: the label {label!r} is none of the run's "
+                    f"({', '.join(task.labels[:10])}); map it with --label-map {label}=NAME"
+                )
+        labels = [known.get(label, "") for label in examples.labels]
+        return dataclasses.replace(examples, labels=labels), changed_names(known)
+
+    def label_summary(self, examples: Texts, task: Task) -> list[str]:
+        """Return the number of examples of each class, and which classes look odd."""
+        parts = []
+        counts = Counter(examples.labels)
+        if len(counts) <= 10:
+            parts.append(" ".join(f"{label}: {counts[label]:,}" for label in task.labels))
+        once = [label for label in task.labels if counts[label] == 1]
+        if once:
+            parts.append(f"one example only: {', '.join(once[:5])}")
+        if {UNKNOWN, "0"} <= {*task.labels}:
+            parts.append(f"{UNKNOWN} is learned as a class; remove it if it means no label")
+        return parts
+
+    def label_array(self, examples: Texts, task: Task) -> np.ndarray:
+        """Return the index of every class: int32 [N]."""
+        numbers = {label: index for index, label in enumerate(task.labels)}
+        for label, row in zip(examples.labels, examples.rows, strict=True):
+            if label not in numbers:
+                raise InputError(
+                    f"{examples.path}: line {row}: the label {label!r} is not in the training file "
+                    f"({', '.join(task.labels[:10])})"
+                )
+        return np.array([numbers[label] for label in examples.labels], np.int32)
+
+    # ---- learning
+
+    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+        """Return the cross-entropy, the accuracy and their weight."""
+        from model.tasks.objective import class_sums
+
+        return class_sums(logits, batch["task_labels"], weights)
+
+    # ---- answers
+
+    def mean_loss(self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
+        """Return the mean cross-entropy."""
+        del examples
+        return mean_cross_entropy(np.stack(logits), encoded.labels)
+
+    def evaluate(
+        self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
+    ) -> Evaluation:
+        """Return the likeliest class of each example, and with known labels the metrics."""
+        probabilities = class_probabilities(logits)
+        best = probabilities.argmax(axis=-1)
+        answers = [
+            {
+                **examples.given(index),
+                **({"expected": examples.labels[index]} if examples.labels else {}),
+                "answer": task.labels[label],
+                "probability": float(probabilities[index, label]),
+            }
+            for index, label in enumerate(best)
+        ]
+        labels = encoded.labels
+        if labels is None:
+            return Evaluation({}, answers)
+        errors = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30))
+        return Evaluation(
+            class_measures(task, labels, best),
+            answers,
+            errors.tolist(),
+            confusion_matrix(labels, best, len(task.labels)),
+        )
+
+
+SINGLE = Classification("single", takes_pairs=False)
+PAIR = Classification("pair", takes_pairs=True)
+
+
+def class_probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the probability of each class: float32 [N, C]."""
+    from scipy.special import softmax
+
+    probabilities: np.ndarray = softmax(np.stack(logits), axis=-1)
+    return probabilities
+
+
+def class_measures(task: Task, expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    """Return the measures of classes.
+
+    Args:
+        task: whose classes they are.
+        expected: int32 [N].
+        found: int32 [N].
+    """
+    from sklearn import metrics
+
+    measured = {
+        "accuracy": float(np.mean(expected == found)),
+        "macro_f1": metrics.f1_score(expected, found, average="macro", zero_division=0),
+    }
+    if len(task.labels) == 2:
+        measured["f1"] = metrics.f1_score(expected, found, zero_division=0)
+    measured["matthews"] = metrics.matthews_corrcoef(expected, found)
+    return {name: float(value) for name, value in measured.items()}

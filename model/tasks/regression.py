@@ -1,0 +1,116 @@
+"""Regression: a number for a text, or for two."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.tasks.evaluation import Evaluation
+from model.tasks.kinds import Task
+from model.tasks.texts import TextKind, Texts
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from model.tasks.encoded import Encoded
+    from model.training.losses import Batch, Sums
+
+
+class Regression(TextKind):
+    """The kind `regression`."""
+
+    name = "regression"
+    metrics = ("pearson", "spearman", "mean_squared_error")
+    label_dtype = np.float32
+
+    def num_outputs(self, task: Task) -> int:
+        """Return 1: the number."""
+        del task
+        return 1
+
+    # ---- labels
+
+    def task_of(self, examples: Texts) -> Task:
+        """Return the task of as many texts as the file has."""
+        return Task(self.name, (), takes_pairs=len(examples.texts[0]) == 2)
+
+    def label_array(self, examples: Texts, task: Task) -> np.ndarray:
+        """Return the numbers: float32 [N]."""
+        del task
+        found: list[float] = []
+        for label, row in zip(examples.labels, examples.rows, strict=True):
+            where = f"{examples.path}: line {row}: {label!r}"
+            try:
+                found.append(float(label))
+            except ValueError:
+                raise InputError(f"{where} is not a number") from None
+            if not np.isfinite(found[-1]):
+                raise InputError(f"{where} is not a finite number")
+            if abs(found[-1]) > float(np.finfo(np.float32).max):  # NumPy would compare in float32
+                raise InputError(
+                    f"{where} is beyond float32, which the model computes in; scale the numbers"
+                )
+        return np.array(found, np.float32)
+
+    # ---- learning
+
+    @property
+    def sum_names(self) -> list[str]:
+        """Names of everything that `sums` adds up: numbers have no accuracy."""
+        return ["task_loss", "task_weight"]
+
+    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+        """Return the squared error and its weight."""
+        import tensorflow as tf
+
+        squares = tf.square(logits[:, 0] - batch["task_labels"])
+        return {
+            "task_loss": tf.reduce_sum(squares * weights),
+            "task_weight": tf.reduce_sum(weights),
+        }
+
+    # ---- answers
+
+    def mean_loss(self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
+        """Return the mean squared error."""
+        del examples
+        return float(np.mean(np.square(np.stack(logits)[:, 0] - encoded.labels)))
+
+    def evaluate(
+        self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
+    ) -> Evaluation:
+        """Return the numbers, and with known labels their correlation and error."""
+        del task
+        scores = np.stack(logits)[:, 0]
+        answers = [
+            {
+                **examples.given(index),
+                **({"expected": float(encoded.labels[index])} if examples.labels else {}),
+                "answer": float(score),
+            }
+            for index, score in enumerate(scores)
+        ]
+        if encoded.labels is None:
+            return Evaluation({}, answers)
+        errors = np.abs(scores - encoded.labels)
+        measures = number_measures(encoded.labels, scores)
+        return Evaluation(measures, answers, errors.tolist(), are_numbers=True)
+
+
+REGRESSION = Regression()
+
+
+def number_measures(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    """Return the measures of numbers, float32 [N] each; 0 for the correlation of equal ones."""
+    from scipy import stats
+    from sklearn import metrics
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        pearson = stats.pearsonr(expected, found).statistic if len(found) > 1 else 0.0
+        spearman = stats.spearmanr(expected, found).statistic if len(found) > 1 else 0.0
+    return {
+        "pearson": float(np.nan_to_num(pearson)),
+        "spearman": float(np.nan_to_num(spearman)),
+        "mean_squared_error": float(metrics.mean_squared_error(expected, found)),
+    }

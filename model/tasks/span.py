@@ -1,0 +1,452 @@
+"""Span: the part of a passage that answers a question, as in SQuAD."""
+
+import dataclasses
+import itertools
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
+from model.tasks.evaluation import Evaluation
+from model.tasks.examples import Examples
+from model.tasks.kinds import Task
+from model.tasks.tables import Columns, is_unicode
+from model.tasks.task_kind import TaskKind
+from pipeline import schema
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from model.tasks.encoding import Encoder
+    from model.training.losses import Batch, Sums
+
+BEST_ENDS = 20
+"""Starts and ends of an answer that are tried with each other, as in google-research/bert."""
+
+MAX_ANSWER_WORDS = 30
+
+MAX_QUESTION_PIECES = 64
+"""Pieces of a question that are read, as in google-research/bert (run_squad.py)."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a passage.
+
+    Attributes:
+        id: the file's name for it.
+        question: the question.
+        passage: the text that the answer is part of.
+        answers: the right ones, each as (text, its first character in the passage); none if the
+            passage does not answer it, or if no answer is where the file says.
+        expected: the texts of all right answers, wherever they are; None = unknown.
+    """
+
+    id: str
+    question: str
+    passage: str
+    answers: tuple[tuple[str, int], ...]
+    expected: tuple[str, ...] | None = ()
+
+    @property
+    def is_learnable(self) -> bool:
+        """Whether it is known where the answer is, or that there is none."""
+        return self.expected is not None and bool(self.answers or not self.expected)
+
+
+@dataclass
+class Questions(Examples):
+    """Questions about passages.
+
+    Attributes:
+        path: the file.
+        questions: all of them.
+        misplaced: ids of those with an answer that is not where the file says.
+    """
+
+    path: Path
+    questions: list[Question] = field(default_factory=list)
+    misplaced: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.questions)
+
+    @property
+    def are_labelled(self) -> list[bool]:
+        """Whether the answers to each question are known, or that there is none."""
+        return [question.expected is not None for question in self.questions]
+
+    def select(self, are_chosen: Sequence[bool]) -> Self:
+        """Return some of the questions: those for which the sequence has True."""
+        chosen = list(itertools.compress(self.questions, are_chosen))
+        return dataclasses.replace(self, questions=chosen)
+
+
+class Span(TaskKind[Questions]):
+    """The kind `span`."""
+
+    name = "span"
+    takes_pairs = True
+    is_per_position = True
+    metrics = ("span_f1", "exact_match")
+    default_length = 384  # as in google-research/bert (run_squad.py)
+    least_length = MAX_QUESTION_PIECES + 16
+
+    def num_outputs(self, task: Task) -> int:
+        """Return 2: scores of the answer's start and of its end."""
+        del task
+        return 2
+
+    def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> Questions:
+        """Read SQuAD's JSON, which has no columns."""
+        del columns, takes_pairs
+        return read_squad(path)
+
+    # ---- labels
+
+    def task_of(self, examples: Questions) -> Task:
+        """Return the one task of this kind."""
+        del examples
+        return Task(self.name, (), takes_pairs=True)
+
+    def learnable(self, examples: Questions) -> Questions:
+        """Return the questions of which it is known where the answer is, or that there is none."""
+        are_learnable = [question.is_learnable for question in examples.questions]
+        if not any(are_learnable):
+            raise InputError(
+                f"--train {examples.path}: no answer is where the file says (answer_start)"
+            )
+        return examples.select(are_learnable)
+
+    # ---- encoding
+
+    def encode_unlabelled(self, encoder: "Encoder", examples: Questions, task: Task) -> Encoded:
+        """Encode questions whose answers are not known."""
+        return dataclasses.replace(self.encode(encoder, examples, task), labels=None)
+
+    def encode(self, encoder: "Encoder", examples: Questions, task: Task) -> Encoded:
+        """Encode questions with parts of their passages, which overlap."""
+        del task
+        asked = examples.questions
+        questions = encoder.pieces([each.question for each in asked])
+        # Questions about one passage stand together, and it is split once.
+        passages = {each.passage: index for index, each in enumerate(asked)}
+        split = {passage: encoder.passage(passage) for passage in passages}
+        input_ids, all_words, labels = [], [], []
+        first_lengths, sources = [], []
+        in_parts = truncated = 0
+        for index, each in enumerate(asked):
+            pieces, words, word_bytes = split[each.passage]
+            question = questions[index][: question_room(encoder.max_seq_length)]
+            truncated += len(questions[index]) > len(question)
+            room = encoder.max_seq_length - len(question) - 3
+            offset = len(question) + 2
+            answer = _answer_pieces(each.passage, each.answers, words, word_bytes)
+            parts = windows(len(pieces), room, encoder.doc_stride)
+            in_parts += len(parts) > 1
+            for first, end in parts:
+                input_ids.append(encoder.closed(question, pieces[first:end]))
+                at = (np.full(offset, NO_LABEL), words[first:end], np.full(1, NO_LABEL))
+                all_words.append(np.concatenate(at, dtype=np.int32))
+                labels.append(_answer_positions(answer, first, end - first, offset))
+                first_lengths.append(offset)
+                sources.append(index)
+        return Encoded(
+            input_ids,
+            np.array(first_lengths, np.int32),
+            np.array(labels, np.int32).reshape(-1, 2),
+            np.array(sources, np.int32),
+            all_words,
+            [split[each.passage][2] for each in asked],
+            {
+                "in parts": in_parts,
+                "question truncated": truncated,
+                "answer not in its passage": len(examples.misplaced),
+            },
+        )
+
+    # ---- learning
+
+    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+        """Return the mean of the losses of start and end, and how often both are right."""
+        import tensorflow as tf
+
+        from model.bert.kernels import HIDDEN
+        from model.training.losses import cross_entropy
+
+        hidden = (1.0 - tf.cast(batch[schema.INPUT_MASK], tf.float32)) * HIDDEN
+        scores = [logits[:, :, side] + hidden for side in (0, 1)]  # [B, L]
+        labels = tf.unstack(batch["task_labels"], num=2, axis=1)
+        losses = [cross_entropy(*pair, weights)[0] for pair in zip(scores, labels, strict=True)]
+        right = [
+            tf.argmax(score, axis=-1, output_type=label.dtype) == label
+            for score, label in zip(scores, labels, strict=True)
+        ]
+        both = tf.cast(right[0] & right[1], tf.float32)
+        return {
+            "task_loss": tf.add_n(losses) / 2.0,
+            "task_accuracy": tf.reduce_sum(both * weights),
+            "task_weight": tf.reduce_sum(weights),
+        }
+
+    # ---- answers
+
+    def mean_loss(
+        self, examples: Questions, encoded: Encoded, logits: Sequence[np.ndarray]
+    ) -> float:
+        """Return the mean of the losses of start and end, where it is known where the answer is."""
+        from scipy.special import log_softmax
+
+        sides = [
+            [-log_softmax(score[:, side])[label[side]] for side in (0, 1)]
+            for score, label, source in zip(logits, encoded.labels, encoded.sources, strict=True)
+            if examples.questions[source].is_learnable
+        ]
+        return float(np.mean(sides))
+
+    def evaluate(
+        self, examples: Questions, encoded: Encoded, logits: Sequence[np.ndarray], task: Task
+    ) -> Evaluation:
+        """Return the answer to each question, and with known ones their scores as in SQuAD."""
+        del task
+        found = passage_answers(examples.questions, encoded, logits)
+        answers = [
+            {
+                "id": question.id,
+                "question": question.question,
+                **({} if question.expected is None else {"expected": list(question.expected)}),
+                "answer": answer.text,
+                "score": answer.score,
+            }
+            for question, answer in zip(examples.questions, found, strict=True)
+        ]
+        if encoded.labels is None:
+            return Evaluation({}, answers)
+        expected = [question.expected or () for question in examples.questions]
+        texts = [answer.text for answer in found]
+        errors = [1.0 - answer_scores(*pair)[1] for pair in zip(texts, expected, strict=True)]
+        return Evaluation(answer_measures(texts, expected), answers, errors)
+
+
+SPAN = Span()
+
+
+# ---- reading
+
+
+def read_squad(path: Path) -> Questions:
+    """Read the JSON of SQuAD 1.1 or 2.0 (Rajpurkar et al. 2018, https://arxiv.org/abs/1806.03822).
+
+    Raises:
+        InputError: the file has another format.
+        OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
+    """
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
+        found = Questions(path)
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    _add_question(found, paragraph["context"], asked)
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not in SQuAD's format (data, paragraphs, context, qas): {error!r}"
+        ) from error
+    return found
+
+
+def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None:
+    if not is_unicode(str(asked["id"])):
+        raise ValueError(f"{asked['id']!r}: the id is no text")
+    for name, text in (("context", passage), ("question", asked["question"])):
+        if not isinstance(text, str) or not is_unicode(text):
+            raise ValueError(f"{asked['id']}: the {name} is no text")
+    is_impossible = asked.get("is_impossible", False)
+    if not isinstance(is_impossible, bool):
+        raise ValueError(f"{asked['id']}: is_impossible is neither true nor false")
+    given = [] if is_impossible else asked.get("answers")
+    answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given or []]
+    if not all(is_unicode(text) for text, _ in answers):
+        raise ValueError(f"{asked['id']}: an answer is no text")
+    placed = [
+        (text, first)
+        for text, first in answers
+        if text and first >= 0 and passage.startswith(text, first)
+    ]
+    if len(placed) < len(answers):
+        found.misplaced.append(str(asked["id"]))
+    expected = None if given is None else tuple(text for text, _ in answers)
+    found.questions.append(
+        Question(str(asked["id"]), str(asked["question"]), passage, tuple(placed), expected)
+    )
+
+
+# ---- encoding
+
+
+def question_room(max_seq_length: int) -> int:
+    """Return how many pieces of a question are read; a piece of its passage always has room."""
+    return min(MAX_QUESTION_PIECES, max(max_seq_length - SHORTEST_WINDOW + 1, 0))
+
+
+def windows(length: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """Return the first and end piece of each window of a passage; together they cover it.
+
+    Args:
+        length: pieces of the passage.
+        room: most pieces of a window.
+        stride: pieces between the starts of two windows; a window's room where that is less.
+
+    Raises:
+        ValueError: `room` or `stride` is below 1, so no window would follow the first one.
+    """
+    if room < 1 or stride < 1:
+        raise ValueError(f"room and stride must be at least 1, received {room} and {stride}")
+    step = min(stride, room)
+    starts = range(0, max(length - room, 0) + step, step)
+    return [(start, min(start + room, length)) for start in starts]
+
+
+def _answer_pieces(
+    passage: str,
+    answers: Sequence[tuple[str, int]],
+    words: np.ndarray,
+    word_bytes: np.ndarray,
+) -> tuple[int, int] | None:
+    """Return the first and the last piece of the first answer's words; None without an answer."""
+    if not answers or not len(words):
+        return None
+    text, first = answers[0]
+    first_byte = len(passage[:first].encode())
+    end_byte = first_byte + len(text.encode())
+    inside = np.flatnonzero((word_bytes[:, 1] > first_byte) & (word_bytes[:, 0] < end_byte))
+    if not len(inside):
+        return None
+    pieces = np.flatnonzero((words >= inside[0]) & (words <= inside[-1]))
+    return int(pieces[0]), int(pieces[-1])
+
+
+def _answer_positions(
+    answer: tuple[int, int] | None, first: int, length: int, offset: int
+) -> tuple[int, int]:
+    """Return an answer's first and last position in a part of the passage; 0 and 0 outside of it.
+
+    Args:
+        answer: its first and last piece in the passage.
+        first: the part's first piece.
+        length: pieces of the part.
+        offset: position of the part's first piece.
+    """
+    if answer is None or answer[0] < first or answer[1] >= first + length:
+        return 0, 0
+    return answer[0] - first + offset, answer[1] - first + offset
+
+
+# ---- answers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer out of a passage.
+
+    Attributes:
+        text: what stands in the passage; "" if it has no answer.
+        score: score of the best start and end, minus the score of no answer; above 0 unless the
+            text is "". None: the passage has no words.
+    """
+
+    text: str
+    score: float | None
+
+
+def passage_answers(
+    questions: Sequence[Question], encoded: Encoded, logits: Sequence[np.ndarray]
+) -> list[Answer]:
+    """Return the best answer to each question, from all parts of its passage.
+
+    There is none where every part scores position 0 higher, as in google-research/bert
+    (run_squad.py) with a threshold of 0.
+    """
+    best: dict[int, tuple[float, int, int]] = {}
+    nothing: dict[int, float] = {}
+    for source, score, words in zip(encoded.sources, logits, encoded.words, strict=True):
+        source = int(source)
+        none = float(score[0].sum())
+        nothing[source] = min(nothing.get(source, np.inf), none)
+        found = _best_words(score, words)
+        if found and (source not in best or found[0] > best[source][0]):
+            best[source] = found
+    answers = []
+    for index, question in enumerate(questions):
+        if index not in best or best[index][0] <= nothing[index]:
+            margin = best[index][0] - nothing[index] if index in best else None
+            answers.append(Answer("", margin))
+            continue
+        total, first, last = best[index]
+        start, end = encoded.word_bytes[index][[first, last], [0, 1]]
+        text = question.passage.encode()[start:end].decode()
+        answers.append(Answer(text, total - nothing[index]))
+    return answers
+
+
+def _best_words(score: np.ndarray, words: np.ndarray) -> tuple[float, int, int] | None:
+    """Return the best score of an answer in a part of a passage, and its first and last word.
+
+    Args:
+        score: float32 [L, 2]. Of starts and ends.
+        words: int32 [L]. Which word stands at a position.
+    """
+    there = np.flatnonzero(words != NO_LABEL)
+    if not len(there):
+        return None
+    starts, ends = (
+        there[np.argsort(-score[there, side], kind="stable")[:BEST_ENDS]] for side in (0, 1)
+    )
+    totals = score[starts, 0][:, np.newaxis] + score[ends, 1]
+    lengths = words[ends] - words[starts][:, np.newaxis]
+    fits = (lengths >= 0) & (lengths < MAX_ANSWER_WORDS) & (ends >= starts[:, np.newaxis])
+    if not fits.any():
+        return None
+    start, end = np.unravel_index(np.argmax(np.where(fits, totals, -np.inf)), totals.shape)
+    return float(totals[start, end]), int(words[starts[start]]), int(words[ends[end]])
+
+
+def normalized_answer(text: str) -> str:
+    """Return an answer in lower case, without punctuation, articles and extra spaces: SQuAD's."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def answer_scores(found: str, expected: Sequence[str]) -> tuple[float, float]:
+    """Return the exact match and the F1 of an answer, each against the best of the right ones.
+
+    Args:
+        found: "" = the passage does not answer.
+        expected: none if it does not.
+    """
+    wanted = [normalized_answer(text) for text in expected] or [""]
+    given = normalized_answer(found)
+    exact = float(given in wanted)
+    return exact, max(_word_f1(given, text) for text in wanted)
+
+
+def _word_f1(found: str, expected: str) -> float:
+    a, b = found.split(), expected.split()
+    if not a or not b:
+        return float(a == b)
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b))
+
+
+def answer_measures(found: Sequence[str], expected: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return the measures of answers out of passages."""
+    scores = [answer_scores(*pair) for pair in zip(found, expected, strict=True)]
+    exact, f1 = np.mean(scores, axis=0)
+    return {"span_f1": float(f1), "exact_match": float(exact)}

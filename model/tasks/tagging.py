@@ -1,0 +1,318 @@
+"""Tagging: a class for every word of a sentence."""
+
+import dataclasses
+import itertools
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from model.tasks.conll import read_conll
+from model.tasks.encoded import NO_LABEL, Encoded
+from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
+from model.tasks.examples import Examples
+from model.tasks.kinds import Task
+from model.tasks.labels import changed_names
+from model.tasks.tables import Columns
+from model.tasks.tag_schemes import Scheme, entities, tag_scheme
+from model.tasks.task_kind import TaskKind
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from model.tasks.encoding import Encoder
+    from model.training.losses import Batch, Sums
+
+
+@dataclass
+class TaggedSentences(Examples):
+    """Sentences of words, with a tag each.
+
+    Attributes:
+        path: the file.
+        words: of every sentence.
+        tags: of every sentence, one a word; none where they are not known.
+        rows: the line of each sentence's first word in the file.
+    """
+
+    path: Path
+    words: list[list[str]] = field(default_factory=list)
+    tags: list[list[str]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of sentences."""
+        return len(self.words)
+
+    @property
+    def are_labelled(self) -> list[bool]:
+        """Whether each sentence has tags."""
+        return [bool(tags) for tags in self.tags]
+
+    def select(self, are_chosen: Sequence[bool]) -> Self:
+        """Return some of the sentences: those for which the sequence has True."""
+        return dataclasses.replace(
+            self,
+            words=list(itertools.compress(self.words, are_chosen)),
+            tags=list(itertools.compress(self.tags, are_chosen)),
+            rows=list(itertools.compress(self.rows, are_chosen)),
+        )
+
+    @property
+    def label_hint(self) -> str:
+        """Why the file's lines have no tag."""
+        return " (its lines have one column; tabs or spaces separate columns)"
+
+
+class Tagging(TaskKind[TaggedSentences]):
+    """The kind `tagging`."""
+
+    name = "tagging"
+    has_classes = True
+    takes_pairs = False
+    is_per_position = True
+    labels_per_position = True
+    metrics = ("entity_f1", "entity_precision", "entity_recall", "accuracy")
+
+    def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> TaggedSentences:
+        """Read the columns of a CoNLL file."""
+        del takes_pairs
+        sentences = read_conll(path, columns.word, columns.tag)
+        return TaggedSentences(
+            path,
+            [sentence.words for sentence in sentences],
+            [sentence.tags for sentence in sentences],
+            [sentence.line for sentence in sentences],
+        )
+
+    # ---- labels
+
+    def task_of(self, examples: TaggedSentences) -> Task:
+        """Return the task of the file's tags."""
+        labels = {tag for tags in examples.tags for tag in tags}
+        return self.task_of_classes(examples.path, labels, takes_pairs=False)
+
+    def with_labels_of(
+        self, examples: TaggedSentences, task: Task, named: Mapping[str, str]
+    ) -> tuple[TaggedSentences, dict[str, str]]:
+        """Return the sentences with the run's tags, where they are named."""
+        del task
+        tags = [[named.get(tag, tag) for tag in sentence] for sentence in examples.tags]
+        return dataclasses.replace(examples, tags=tags), changed_names(named)
+
+    def label_summary(self, examples: TaggedSentences, task: Task) -> list[str]:
+        """Return the tag scheme."""
+        return [f"tag scheme {scheme_of(examples, task)}"]
+
+    # ---- encoding
+
+    def encode_unlabelled(
+        self, encoder: "Encoder", examples: TaggedSentences, task: Task
+    ) -> Encoded:
+        """Encode sentences with any tags: they mark the first piece of each word."""
+        tags = [[task.labels[0]] * len(words) for words in examples.words]
+        return self.encode(encoder, dataclasses.replace(examples, tags=tags), task)
+
+    def encode(self, encoder: "Encoder", examples: TaggedSentences, task: Task) -> Encoded:
+        """Encode sentences; one that is too long becomes several of whole words."""
+        numbers = {label: index for index, label in enumerate(task.labels)}
+        _check_tags(examples, numbers)
+        pieces = encoder.word_pieces([word for words in examples.words for word in words])
+        room = encoder.max_seq_length - 2
+        input_ids: list[np.ndarray] = []
+        all_labels: list[np.ndarray] = []
+        sources: list[int] = []
+        next_word = in_parts = 0
+        for index, (words, tags) in enumerate(zip(examples.words, examples.tags, strict=True)):
+            of_words = [part[:room] for part in pieces[next_word : next_word + len(words)]]
+            next_word += len(words)
+            parts = _in_parts([len(part) for part in of_words], room)
+            in_parts += len(parts) > 1
+            for first, end in parts:
+                chosen = of_words[first:end]
+                labels = [
+                    [numbers[tag], *[NO_LABEL] * (len(part) - 1)]
+                    for tag, part in zip(tags[first:end], chosen, strict=True)
+                ]
+                input_ids.append(encoder.closed(np.concatenate(chosen)))
+                all_labels.append(np.array([NO_LABEL, *np.concatenate(labels), NO_LABEL], np.int32))
+                sources.append(index)
+        return Encoded(
+            input_ids,
+            np.array([len(ids) for ids in input_ids], np.int32),
+            all_labels,
+            np.array(sources, np.int32),
+            counts={"in parts": in_parts},
+        )
+
+    def padded_labels(self, labels: Any, rows: np.ndarray, length: int) -> np.ndarray:
+        """Return the tags of some examples, int32 [B, L], padded with `NO_LABEL`."""
+        padded = np.full((len(rows), length), NO_LABEL, np.int32)
+        for place, row in enumerate(rows):
+            padded[place, : len(labels[row])] = labels[row]
+        return padded
+
+    # ---- learning
+
+    def label_weights(self, batch: "Batch") -> Any:
+        """Return the weight of each position: float32 [B, L]; 0 where there is no tag."""
+        import tensorflow as tf
+
+        is_tagged = tf.cast(batch["task_labels"] != NO_LABEL, tf.float32)
+        return batch["example_weights"][:, tf.newaxis] * is_tagged
+
+    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+        """Return the cross-entropy, the accuracy and their weight."""
+        from model.tasks.objective import class_sums
+
+        return class_sums(logits, batch["task_labels"], weights)
+
+    # ---- answers
+
+    def mean_loss(
+        self, examples: TaggedSentences, encoded: Encoded, logits: Sequence[np.ndarray]
+    ) -> float:
+        """Return the mean cross-entropy over all words."""
+        del examples
+        both = list(zip(logits, encoded.labels, strict=True))
+        scores = np.concatenate([score[label != NO_LABEL] for score, label in both])
+        return mean_cross_entropy(
+            scores, np.concatenate([label[label != NO_LABEL] for _, label in both])
+        )
+
+    def evaluate(
+        self,
+        examples: TaggedSentences,
+        encoded: Encoded,
+        logits: Sequence[np.ndarray],
+        task: Task,
+    ) -> Evaluation:
+        """Return the tags of every sentence, and with known ones how many entities are right."""
+        tags = word_tags(examples, encoded, logits, task)
+        rows = zip(examples.rows, examples.words, examples.tags, tags, strict=True)
+        answers = [
+            {
+                "line": row,
+                "words": words,
+                **({"expected": right} if right else {}),
+                "answer": answer,
+            }
+            for row, words, right, answer in rows
+        ]
+        if not any(examples.tags):
+            return Evaluation({}, answers)
+        numbers = {label: index for index, label in enumerate(task.labels)}
+        expected, answered = (
+            np.array([numbers[tag] for sentence in side for tag in sentence])
+            for side in (examples.tags, tags)
+        )
+        scheme = scheme_of(examples, task)
+        return Evaluation(
+            tag_measures(examples.tags, tags, scheme),
+            answers,
+            _sentence_errors(len(examples), encoded, logits),
+            confusion_matrix(expected, answered, len(task.labels)),
+            scheme,
+        )
+
+
+TAGGING = Tagging()
+
+
+def scheme_of(examples: TaggedSentences, task: Task) -> Scheme:
+    """Return how the tags of a file mark entities.
+
+    Raises:
+        InputError: in no known way.
+    """
+    try:
+        return tag_scheme(examples.tags, task.labels)
+    except ValueError as error:
+        raise InputError(f"{examples.path}: {error}") from error
+
+
+# ---- encoding
+
+
+def _check_tags(examples: TaggedSentences, known: Container[str]) -> None:
+    for tags, row in zip(examples.tags, examples.rows, strict=True):
+        for tag in tags:
+            if tag not in known:
+                raise InputError(
+                    f"{examples.path}: line {row}: the tag {tag!r} of this sentence is not in the "
+                    "training file"
+                )
+
+
+def _in_parts(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """Return first and end of as few runs of words as fit, taken from the start."""
+    parts, first, used = [], 0, 0
+    for index, length in enumerate(lengths):
+        if used + length > room:
+            parts.append((first, index))
+            first, used = index, 0
+        used += length
+    return [*parts, (first, len(lengths))]
+
+
+# ---- answers
+
+
+def word_tags(
+    examples: TaggedSentences, encoded: Encoded, logits: Sequence[np.ndarray], task: Task
+) -> list[list[str]]:
+    """Return the tag of every word, by sentence.
+
+    A word's answer is that at its first piece; the parts of a long sentence are put together.
+    """
+    tags: list[list[str]] = [[] for _ in examples.words]
+    for source, score, label in zip(encoded.sources, logits, encoded.labels, strict=True):
+        best = score[label != NO_LABEL].argmax(axis=-1)
+        tags[source] += [task.labels[index] for index in best]
+    return tags
+
+
+def _sentence_errors(count: int, encoded: Encoded, logits: Sequence[np.ndarray]) -> list[float]:
+    """Return the cross-entropy of each sentence, summed over its words and parts."""
+    from scipy.special import log_softmax
+
+    errors = np.zeros(count)
+    for source, score, label in zip(encoded.sources, logits, encoded.labels, strict=True):
+        at = np.flatnonzero(label != NO_LABEL)
+        errors[source] -= log_softmax(score[at], axis=-1)[range(len(at)), label[at]].sum()
+    return errors.tolist()
+
+
+def tag_measures(
+    expected: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    scheme: Scheme | None = None,
+) -> dict[str, float]:
+    """Return the metrics of tags: of whole entities, and the accuracy of words.
+
+    Args:
+        expected: the right tags of every sentence.
+        predicted: the model's tags.
+        scheme: how the tags mark entities; None = detected.
+
+    Raises:
+        ValueError: the scheme is not known.
+    """
+    if scheme is None:
+        scheme = tag_scheme(expected, {tag for tags in predicted for tag in tags})
+    gold, system = (
+        {(i, *entity) for i, tags in enumerate(side) for entity in entities(tags, scheme)}
+        for side in (expected, predicted)
+    )
+    right = len(gold & system)
+    precision, recall = right / max(len(system), 1), right / max(len(gold), 1)
+    words = [
+        a == b for x, y in zip(expected, predicted, strict=True) for a, b in zip(x, y, strict=True)
+    ]
+    return {
+        "entity_f1": 2 * precision * recall / max(precision + recall, 1e-9),
+        "entity_precision": precision,
+        "entity_recall": recall,
+        "accuracy": float(np.mean(words)),
+    }

@@ -1,0 +1,213 @@
+"""What every kind of task must say of itself: the interface that one object per kind implements."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from model.tasks.kinds import Task
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from model.tasks.encoded import Encoded
+    from model.tasks.encoding import Encoder
+    from model.tasks.evaluation import Evaluation
+    from model.tasks.examples import Examples
+    from model.tasks.tables import Columns
+    from model.training.losses import Batch, Sums
+
+E = TypeVar("E", bound="Examples")
+
+
+class TaskKind(ABC, Generic[E]):
+    """A kind of task: how examples are read and encoded, and how a model learns and answers them.
+
+    A kind is one object in one file of this package, listed by its name in `kinds.KINDS`. These
+    files import neither TensorFlow nor scikit-learn at their top: the flags of a command are
+    checked against a kind before the heavy imports.
+
+    Attributes:
+        name: as in `KINDS`, in flags and in a run's config.
+        has_classes: whether the answers are classes, which have names.
+        takes_pairs: whether two texts make an example; None = an example has one text or two.
+        is_per_position: whether the head answers at every position, not once per text.
+        metrics: metrics of the kind by name; the first one selects the best checkpoint by default.
+        labels_per_position: whether an example's labels are as many as its positions.
+        label_dtype: of the labels in a batch.
+        default_length: positions of an example unless a flag says; None = all that the encoder has.
+        least_length: fewest positions that a flag may name.
+    """
+
+    name: str
+    has_classes: bool = False
+    takes_pairs: bool | None = None
+    is_per_position: bool = False
+    metrics: tuple[str, ...]
+
+    labels_per_position: bool = False
+    label_dtype: type[np.generic] = np.int32
+    default_length: int | None = None
+    least_length: int = 8
+
+    def num_outputs(self, task: Task) -> int:
+        """Return C, the number of outputs of the head: one per class."""
+        return len(task.labels)
+
+    # ---- reading
+
+    @abstractmethod
+    def read(self, path: Path, columns: "Columns", *, takes_pairs: bool | None) -> E:
+        """Read a file of examples.
+
+        Args:
+            path: the file.
+            columns: which columns are what.
+            takes_pairs: whether an example has two texts, where the kind leaves it open; None =
+                detected.
+
+        Raises:
+            InputError: it is no file of such examples, or leaves open which columns are what.
+            OSError: it cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
+        """
+
+    # ---- labels
+
+    @abstractmethod
+    def task_of(self, examples: E) -> Task:
+        """Return the task that the labels of a training file make.
+
+        Raises:
+            InputError: there is only one class.
+        """
+
+    def task_of_classes(self, path: Path, labels: set[str], *, takes_pairs: bool) -> Task:
+        """Return the task of these classes, in the order of their names.
+
+        Raises:
+            InputError: there is only one.
+        """
+        if len(labels) < 2:
+            raise InputError(
+                f"--train {path}: all examples have the label {min(labels)!r}; "
+                "give examples of at least two classes"
+            )
+        return Task(self.name, tuple(sorted(labels)), takes_pairs)
+
+    def without_unknown(self, examples: E, task: Task) -> E:
+        """Return the examples, with no label where the file marks it as unknown."""
+        del task
+        return examples
+
+    def with_labels_of(
+        self, examples: E, task: Task, named: Mapping[str, str]
+    ) -> tuple[E, dict[str, str]]:
+        """Return the examples with the run's labels, and how labels with another name were read.
+
+        Args:
+            examples: of a file.
+            task: the run's.
+            named: the run's label by the file's, for some or all.
+
+        Raises:
+            InputError: a label is none of the run's.
+        """
+        del task, named
+        return examples, {}
+
+    def learnable(self, examples: E) -> E:
+        """Return those of the labelled examples that a model can learn from.
+
+        Raises:
+            InputError: there are none.
+        """
+        return examples
+
+    def label_summary(self, examples: E, task: Task) -> list[str]:
+        """Return what a user should know of the labels, a few words each."""
+        del examples, task
+        return []
+
+    # ---- encoding
+
+    def encode_unlabelled(self, encoder: "Encoder", examples: E, task: Task) -> "Encoded":
+        """Return examples without labels as the model takes them."""
+        return self.encode(encoder, examples, task)
+
+    @abstractmethod
+    def encode(self, encoder: "Encoder", examples: E, task: Task) -> "Encoded":
+        """Return examples as the model takes them.
+
+        Raises:
+            InputError: a label is not the task's.
+        """
+
+    def without_empty(self, examples: E, encoded: "Encoded") -> "Encoded":
+        """Return the encoded training examples that have a piece.
+
+        Raises:
+            InputError: there are none.
+        """
+        del examples
+        return encoded
+
+    # ---- batches
+
+    def padded_labels(self, labels: Any, rows: np.ndarray, length: int) -> np.ndarray:
+        """Return the labels of some examples as one array.
+
+        Args:
+            labels: of `Encoded`.
+            rows: int [B]. Numbers of the examples; -1 is filler, which takes the last one's.
+            length: L, positions of the batch.
+
+        Returns:
+            `label_dtype` [B, ...], or [B, L] where the labels are per position.
+        """
+        del length
+        padded: np.ndarray = labels[rows]
+        return padded
+
+    # ---- learning
+
+    @property
+    def sum_names(self) -> list[str]:
+        """Names of everything that `sums` adds up."""
+        return ["task_loss", "task_accuracy", "task_weight"]
+
+    def label_weights(self, batch: "Batch") -> Any:
+        """Return the weight of everything that has a label: float32 [B] or [B, L].
+
+        Args:
+            batch: example_weights float32 [B] and task_labels, of `padded_labels`.
+        """
+        return batch["example_weights"]
+
+    @abstractmethod
+    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+        """Return the sums of the loss and of other measures over a batch: float32 [] each.
+
+        Args:
+            logits: float32 [B, C] or [B, L, C].
+            batch: the model's inputs, and task_labels of `padded_labels`.
+            weights: of `label_weights`, times the class weights.
+        """
+
+    # ---- answers
+
+    @abstractmethod
+    def mean_loss(self, examples: E, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
+        """Return the mean loss over all labelled examples, every class counting the same.
+
+        Args:
+            examples: of a file.
+            encoded: the same, encoded.
+            logits: float32 [C] or [L, C] for each encoded example.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self, examples: E, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
+    ) -> "Evaluation":
+        """Return the answers, and with known labels the metrics; arguments as of `mean_loss`."""
