@@ -287,7 +287,7 @@ class Finetune(TrainingFlags):
         if self.class_weights != "none" and not kind_named(self.task).has_classes:
             raise InputError(f"--class-weights: a {self.task} task has no classes")
         refuse_columns(self, self.task)
-        if self.task != "span":
+        if not kind_named(self.task).uses_windows:
             self.refuse_given(f"a {self.task} task has no passages; span has", "doc_stride")
         if self.steps is not None:
             self.refuse_given("--steps says how long to train; leave one of the two out", "epochs")
@@ -385,14 +385,8 @@ def refuse_columns(options: Finetune | Evaluate, task: str) -> None:
     Raises:
         InputError: the user named one of them.
     """
-    if task in ("tagging", "span"):
-        reason = f"the files of a {task} task are no tables"
-        names = ("text_column", "text_pair_column", "label_column", "skip_incomplete_rows")
+    for reason, names in kind_named(task).refused_flags:
         options.refuse_given(reason, *names)
-    if task == "single":
-        options.refuse_given("a single task takes one text; pair takes two", "text_pair_column")
-    if task != "tagging":
-        options.refuse_given(f"a {task} task has no tags of words", "word_column", "tag_column")
 
 
 def _check_above(name: str, value: float | None, low: int) -> None:

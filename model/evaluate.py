@@ -35,8 +35,8 @@ def evaluate_run(options: Evaluate) -> dict[str, Any]:
     if run.task is None:
         raise InputError(f"--run {run.path}: not tuned for a task; clozeline finetune does that")
     refuse_columns(options, run.task.kind)
-    if run.task.kind == "span":
-        options.refuse_given("a span task has none", "picture")
+    if not run.task.definition.has_picture:
+        options.refuse_given(f"a {run.task.kind} task has none", "picture")
     examples = read_for(run.task, options)
     labelled = examples.are_labelled
     if not any(labelled) and not options.predictions:

@@ -276,7 +276,7 @@ def run_config(
         layer_decay=options.layer_decay,
         frozen_layers=options.freeze_layers,
         class_weights=options.class_weights,
-        doc_stride=options.doc_stride if options.task == "span" else 0,
+        doc_stride=options.doc_stride if prepared.task.definition.uses_windows else 0,
     )
     facts = TextFacts(sha256(source.vocabulary), source.lower_case, prepared.max_seq_length)
     return RunConfig(source.config, training, facts, task=prepared.task, tuning=tuning)

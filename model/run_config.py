@@ -91,11 +91,13 @@ class RunConfig:
         """Check what one part alone cannot tell.
 
         Raises:
-            ValueError: a span task's `doc_stride` is below 1.
+            ValueError: `doc_stride` is below 1 in a task that reads long texts in windows.
         """
-        if self.tuning and self.task and self.task.kind == "span" and self.tuning.doc_stride < 1:
+        if self.tuning is None or self.task is None:
+            return
+        if self.task.definition.uses_windows and self.tuning.doc_stride < 1:
             raise ValueError(
-                f"tuning doc_stride must be at least 1 for a span task, "
+                f"tuning doc_stride must be at least 1 for a {self.task.kind} task, "
                 f"received {self.tuning.doc_stride}"
             )
 

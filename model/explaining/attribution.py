@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.explaining.example import Example
-from model.explaining.questions import Question
+from model.explaining.questions import ScoredQuestion
 from pipeline import schema
 
 FIRST_POINTS, MOST_POINTS = 16, 512
@@ -56,7 +56,7 @@ class Attribution:
 
 
 def integrated_gradients(
-    encode: keras.Model, token_vectors: Any, example: Example, question: Question, answer: int
+    encode: keras.Model, token_vectors: Any, example: Example, question: ScoredQuestion, answer: int
 ) -> Attribution:
     """Return each piece's contribution to an answer's probability, or to a predicted number.
 
@@ -107,7 +107,7 @@ class _Path:
 
 
 def _differentiable(
-    encode: keras.Model, example: Example, question: Question, answer: int
+    encode: keras.Model, example: Example, question: ScoredQuestion, answer: int
 ) -> Callable[[Any], tuple[Any, Any]]:
     """Return the function from vectors [S, L, H] to the answer's values [S] and their gradients."""
 

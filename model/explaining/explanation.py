@@ -10,7 +10,7 @@ import numpy as np
 from model.bert.network import from_token_vectors, with_intermediates
 from model.explaining.attribution import Attribution, integrated_gradients
 from model.explaining.example import Example, read_example
-from model.explaining.questions import Kind, Question, questions
+from model.explaining.questions import ScoredQuestion, questions
 from model.explaining.rollout import attention_rollout
 from model.explaining.steps import Step, worked_steps
 from model.run import Run
@@ -39,7 +39,7 @@ class Prediction:
         attribution: attribution of the best answer to the pieces; None = not computed.
     """
 
-    kind: Kind
+    kind: str
     title: str
     formula: str
     source: str
@@ -127,7 +127,7 @@ def _check_below(flag: str, number: int, last: int, of_what: str) -> None:
 
 
 def _predictions(
-    encoder: keras.Model, example: Example, asked: list[Question], inside: dict[str, Any]
+    encoder: keras.Model, example: Example, asked: list[ScoredQuestion], inside: dict[str, Any]
 ) -> list[Prediction]:
     """Return the answers to all questions, with attributions for the first `MOST_ATTRIBUTED`."""
     encode = from_token_vectors(encoder)
@@ -149,7 +149,7 @@ def _predictions(
 
 
 def _prediction(
-    question: Question, values: np.ndarray, best: np.ndarray, attribution: Attribution | None
+    question: ScoredQuestion, values: np.ndarray, best: np.ndarray, attribution: Attribution | None
 ) -> Prediction:
     return Prediction(
         kind=question.kind,
@@ -162,7 +162,7 @@ def _prediction(
     )
 
 
-def _notes(run: Run, example: Example, asked: list[Question]) -> list[str]:
+def _notes(run: Run, example: Example, asked: list[ScoredQuestion]) -> list[str]:
     """Return remarks for the reader: truncation, missing heads, limits."""
     notes = []
     if example.cut_pieces:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,15 +13,14 @@ from model.explaining.example import Example
 from model.explaining.steps import DEVLIN
 from model.run import Run
 from model.tasks.kinds import Task
-
-Kind = Literal["masked_lm", "next_sentence", "class", "score", "tag", "start", "end"]
+from model.tasks.task_kind import HeadQuestion
 
 IS_NEXT_LABELS = ("follows", "does not follow")
 """Names of the values of `next_sentence_labels`."""
 
 
 @dataclass(frozen=True)
-class Question:
+class ScoredQuestion:
     """A question and how a model scores its answers.
 
     Attributes:
@@ -33,20 +32,17 @@ class Question:
         answers: the possible answers, by index.
         position: position of the piece that the question is about; None = the whole text.
         scores: function from the encoder's outputs to the answers' scores, float [B, answers].
+        is_number: whether the answer is a number (its score), not a choice among answers.
     """
 
-    kind: Kind
+    kind: str
     title: str
     formula: str
     source: str
     answers: Sequence[str]
     position: int | None
     scores: Callable[[dict[str, Any]], Any]
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the answer is a number (its score), not a choice among answers."""
-        return self.kind == "score"
+    is_number: bool = False
 
     def values(self, encoded: dict[str, Any]) -> Any:
         """Return the answers' probabilities, or the number: float32 [B, answers]."""
@@ -54,7 +50,9 @@ class Question:
         return scores if self.is_number else tf.nn.softmax(scores)
 
 
-def questions(run: Run, model: keras.Model, example: Example, position: int) -> list[Question]:
+def questions(
+    run: Run, model: keras.Model, example: Example, position: int
+) -> list[ScoredQuestion]:
     """Return the questions that a run's model was trained to answer about an example.
 
     Args:
@@ -65,57 +63,47 @@ def questions(run: Run, model: keras.Model, example: Example, position: int) -> 
     """
     if run.task is not None:
         return _task_questions(run.task, model, example)
-    result: list[Question] = []
+    result: list[ScoredQuestion] = []
     if "masked_lm" in run.heads:
         for masked in example.masks or [position]:
             result.append(_masked_lm(run, model, example, masked))
     if "next_sentence" in run.heads and example.has_pair:
         scores = partial(_of_the_text, model.get_layer("next_sentence"))
         result.append(
-            Question("next_sentence", "Does the second text follow the first?",
+            ScoredQuestion("next_sentence", "Does the second text follow the first?",
                      "softmax(W p + b)", f"{DEVLIN}, section 3.1, task #2",
                      IS_NEXT_LABELS, None, scores)
         )  # fmt: skip
     return result
 
 
-def _masked_lm(run: Run, model: keras.Model, example: Example, position: int) -> Question:
+def _masked_lm(run: Run, model: keras.Model, example: Example, position: int) -> ScoredQuestion:
     scores = partial(_of_a_masked_piece, model.get_layer("masked_lm"), position)
-    return Question(
+    return ScoredQuestion(
         "masked_lm", f"Which piece stands at position {position} ({example.written[position]})?",
         f"softmax(E LayerNorm(GELU(W z_{position} + b)) + c), E the token embeddings",
         f"{DEVLIN}, section 3.1, task #1", run.vocabulary.pieces, position, scores,
     )  # fmt: skip
 
 
-def _task_questions(task: Task, model: keras.Model, example: Example) -> list[Question]:
+def _task_questions(task: Task, model: keras.Model, example: Example) -> list[ScoredQuestion]:
     head = model.get_layer(TASK_HEAD)
-    of_the_text = partial(_of_the_text, head)
-    if task.kind == "regression":
-        return [
-            Question("score", "Which number?", "W p + b", f"{DEVLIN}, section 4.1",
-                     ("score",), None, of_the_text)
-        ]  # fmt: skip
-    if task.kind == "tagging":
-        return [
-            Question("tag", f"Which tag has “{''.join(example.written[i] for i in word)}”?",
-                     f"softmax(W z_{word[0]} + b)", f"{DEVLIN}, section 5.3",
-                     task.labels, word[0], partial(_of_a_piece, head, word[0]))
-            for word in example.tagged_words
-        ]  # fmt: skip
-    if task.kind == "span":
-        ends: tuple[Kind, Kind] = ("start", "end")
-        return [
-            Question(end, f"At which word does the answer {end}?",
-                     "softmax(Z w + b), Z the vectors of all positions",
-                     f"{DEVLIN}, section 4.2", example.written, None,
-                     partial(_of_every_piece, head, column))
-            for column, end in enumerate(ends)
-        ]  # fmt: skip
     return [
-        Question("class", "Which class?", "softmax(W p + b)", f"{DEVLIN}, section 4.1",
-                 task.labels, None, of_the_text)
+        ScoredQuestion(
+            asked.kind, asked.title, asked.formula, f"{DEVLIN}, section {asked.section}",
+            asked.answers, asked.position, _scores(head, asked), asked.is_number,
+        )
+        for asked in task.definition.head_questions(task, example)
     ]  # fmt: skip
+
+
+def _scores(head: Any, asked: HeadQuestion) -> Callable[[dict[str, Any]], Any]:
+    """Return how a head scores the answers to a question."""
+    if asked.position is not None:
+        return partial(_of_a_piece, head, asked.position)
+    if asked.output is not None:
+        return partial(_of_every_piece, head, asked.output)
+    return partial(_of_the_text, head)
 
 
 def _of_the_text(head: Any, encoded: dict[str, Any]) -> Any:

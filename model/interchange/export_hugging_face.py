@@ -11,9 +11,7 @@ from model.bert.config import BertConfig
 from model.bert.network import weights_by_name
 from model.interchange.foreign_checkpoint import by_layer
 from model.interchange.hugging_face import (
-    CLASSIFIER,
     CONFIG,
-    PER_POSITION,
     PRETRAINING,
     TAKES_PAIRS,
     WEIGHTS,
@@ -36,10 +34,8 @@ from pipeline.storage.files import publish, share, writing
 from pipeline.storage.locks import staging
 from pipeline.storage.strict_json import to_json
 
-_TUNED = {kind: model for model, kind in PER_POSITION.items()}
-
-_WITHOUT_POOLER = ("BertForMaskedLM", *PER_POSITION)
-"""Classes of `transformers` without a pooler: they would warn about unused weights."""
+_WITHOUT_POOLER = "BertForMaskedLM"
+"""Pretraining model of `transformers` without a pooler: it would warn about unused weights."""
 
 
 def export_hugging_face(
@@ -65,7 +61,7 @@ def export_hugging_face(
             f"--output {output}: already exists; choose another directory or remove it"
         )
     heads, task = ((), None) if encoder_only else (run.heads, run.task)
-    model = _TUNED.get(task.kind, CLASSIFIER) if task else PRETRAINING[heads]
+    model = _architecture(run, task) if task else PRETRAINING[heads]
     ours = {
         path: value.numpy() for path, value in weights_by_name(run.load_model(checkpoint)).items()
     }
@@ -92,6 +88,17 @@ def export_hugging_face(
     }
 
 
+def _architecture(run: Run, task: Task) -> str:
+    """Return the class of a task's model in `transformers`."""
+    head = task.definition.foreign_head
+    if head is None:
+        raise InputError(
+            f"--run {run.path}: transformers has no model for a {task.kind} task; give "
+            "--encoder-only"
+        )
+    return head.architecture
+
+
 def _tensors(
     ours: dict[str, np.ndarray],
     config: BertConfig,
@@ -102,7 +109,7 @@ def _tensors(
     """Return the weights that class `model` has, by their names, and the paths of the others."""
     prefix = ENCODER_PREFIX if heads or task else ""
     encoder = encoder_weights(config)
-    if model in _WITHOUT_POOLER:
+    if model == _WITHOUT_POOLER or (task and task.is_per_position):
         encoder = [weight for weight in encoder if not weight.path.startswith(f"{POOLER}/")]
     top = task_weights(config, task) if task else []
     for head in heads:
@@ -127,10 +134,7 @@ def _config(run: Run, model: str, task: Task | None) -> dict[str, Any]:
     }
     if task is None:
         return settings
-    if task.kind == "regression":
-        settings |= {"problem_type": "regression", "id2label": {"0": "LABEL_0"}}
-    elif task.has_classes:
-        settings["id2label"] = {str(index): label for index, label in enumerate(task.labels)}
+    settings |= task.definition.hugging_face_settings(task)
     if "id2label" in settings:
         settings["label2id"] = {label: int(index) for index, label in settings["id2label"].items()}
     # transformers has no such setting, but keeps unknown ones.

@@ -16,7 +16,7 @@ from model.interchange.foreign_checkpoint import (
     make_texts,
 )
 from model.interchange.tensor_bundle import open_bundle
-from model.tasks.kinds import Task
+from model.tasks.kinds import Task, all_kinds, numbered_labels
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
@@ -63,14 +63,14 @@ def read_google(path: Path) -> Imported:
 
 def _task(source: Source) -> Task | None:
     """Return the task that `run_classifier.py` or `run_squad.py` trained; labels are not stored."""
-    if "cls/squad/output_weights" in source.shapes:
-        return Task("span", (), takes_pairs=True)
-    outputs = next(iter(source.shapes.get("output_weights", ())), 0)
-    if outputs == 0:
-        return None
-    if outputs == 1:
-        return Task("regression", (), takes_pairs=False)
-    return Task("single", tuple(f"LABEL_{index}" for index in range(outputs)), takes_pairs=False)
+    for kind in all_kinds():
+        if kind.foreign_head is None or kind.foreign_head.google is None:
+            continue
+        name = f"{kind.foreign_head.google}/output_weights".removeprefix("/")
+        outputs = next(iter(source.shapes.get(name, ())), 0)
+        if outputs and kind.fits_head(outputs, None, takes_pairs=False):
+            return kind.imported_task(numbered_labels(outputs))
+    return None
 
 
 def has_checkpoint(path: Path) -> bool:

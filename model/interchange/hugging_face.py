@@ -21,7 +21,7 @@ from model.interchange.foreign_checkpoint import (
 )
 from model.interchange.names import ENCODER_PREFIX
 from model.interchange.read_tokenizer import read_tokenizer
-from model.tasks.kinds import Head, Task
+from model.tasks.kinds import Head, Task, all_kinds
 from pipeline.errors import InputError
 
 CONFIG = "config.json"
@@ -39,11 +39,6 @@ _SUPPORTED = {
 }
 """Supported values by setting; a setting that is missing or null is accepted too."""
 
-PER_POSITION: dict[str, str] = {
-    "BertForTokenClassification": "tagging",
-    "BertForQuestionAnswering": "span",
-}
-CLASSIFIER = "BertForSequenceClassification"
 PRETRAINING: dict[tuple[Head, ...], str] = {
     ("masked_lm", "next_sentence"): "BertForPreTraining",
     ("masked_lm",): "BertForMaskedLM",
@@ -54,9 +49,6 @@ PRETRAINING: dict[tuple[Head, ...], str] = {
 
 TAKES_PAIRS = "takes_pairs"
 """Our own setting in a classifier's `config.json`: whether it takes two texts."""
-
-_HEADS = {"BertForQuestionAnswering": "qa_outputs.weight"}
-"""Name of the head's weight by class, if it is not `classifier.weight`."""
 
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 """Values of `problem_type` in `transformers`."""
@@ -112,26 +104,20 @@ def _task(settings: Settings, source: Source) -> tuple[Task | None, list[str]]:
     problem = settings.get("problem_type", str)
     if problem not in (None, *_PROBLEMS):
         raise settings.error("problem_type", f"{shown(problem)}: must be one of {_PROBLEMS}")
-    if architecture not in (*PER_POSITION, CLASSIFIER):
+    by_kind = [(kind, kind.foreign_head) for kind in all_kinds() if kind.foreign_head]
+    fitting = [(kind, head) for kind, head in by_kind if head.architecture == architecture]
+    if not fitting:
         return None, []
-    head = _HEADS.get(architecture, "classifier.weight")
+    head = f"{fitting[0][1].hugging_face}.weight"
     count = next(iter(source.shapes.get(head, ())), 0)
     if count == 0:
         raise InputError(f"{source.path}: no {head} in it, which {architecture} requires")
-    if architecture in PER_POSITION:
-        kind = PER_POSITION[architecture]
-    elif problem == "multi_label_classification" or (problem == "regression" and count != 1):
-        return None, [
-            f"{problem} with {count} outputs is not supported; only the encoder is imported"
-        ]
-    else:
-        kind = "regression" if count == 1 else "single"
-    labels = _labels(settings, count)
     takes_pairs = settings.get(TAKES_PAIRS, bool) is True
-    if kind == "single" and takes_pairs:
-        kind = "pair"
-    has_classes = kind not in ("regression", "span")
-    return Task(kind, labels * has_classes, takes_pairs or kind == "span"), []
+    for kind, _ in fitting:
+        if kind.fits_head(count, problem, takes_pairs=takes_pairs):
+            labels = _labels(settings, count)
+            return kind.imported_task(labels, takes_pairs=takes_pairs), []
+    return None, [f"{problem} with {count} outputs is not supported; only the encoder is imported"]
 
 
 def _labels(settings: Settings, count: int) -> tuple[str, ...]:
@@ -263,7 +249,8 @@ def _no_weights(path: Path, settings: Settings) -> str:
     if pickle is None:
         return f"{path}: no {WEIGHTS}; give a directory with one"
     # The user may run this command, so no text from the untrusted checkpoint may enter it.
-    known = {*PER_POSITION, CLASSIFIER, *PRETRAINING.values()}
+    tuned = {kind.foreign_head.architecture for kind in all_kinds() if kind.foreign_head}
+    known = {*tuned, *PRETRAINING.values()}
     name = _architecture(settings)
     model = name if name in known else "BertModel"
     program = (

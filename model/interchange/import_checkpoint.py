@@ -49,9 +49,9 @@ def _as_asked(imported: Imported, casing: Casing, takes_pairs: bool) -> Imported
     task = imported.task
     if not takes_pairs or (task and task.takes_pairs):
         return imported
-    if task is None or task.kind == "tagging":
+    kind = task.definition.name_for_pairs if task else None
+    if task is None or kind is None:
         raise InputError(f"--takes-pairs: {imported.path} is not a text classifier")
-    kind = "pair" if task.kind == "single" else task.kind
     return replace(imported, task=Task(kind, task.labels, takes_pairs=True))
 
 

@@ -20,7 +20,7 @@ from model.interchange.foreign_checkpoint import (
     make_config,
     make_texts,
 )
-from model.tasks.kinds import Task
+from model.tasks.kinds import Task, all_kinds, numbered_labels
 from pipeline.errors import InputError
 from pipeline.schema import JOINER, SPECIAL_TOKENS, UNK
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
@@ -115,9 +115,14 @@ def _task(path: Path) -> Task | None:
         raise settings.error(
             "num_classes", f"{shown(count)}: must be a whole number from 1 to {_MOST_CLASSES}"
         )
-    if count == 1:
-        return Task("regression", (), takes_pairs=False)
-    return Task("single", tuple(f"LABEL_{index}" for index in range(count)), takes_pairs=False)
+    kind = next(
+        kind
+        for kind in all_kinds()
+        if kind.foreign_head
+        and kind.foreign_head.keras_hub
+        and kind.fits_head(count, None, takes_pairs=False)
+    )
+    return kind.imported_task(numbered_labels(count))
 
 
 def _texts(path: Path, size: int, longest: int) -> Texts:

@@ -98,11 +98,6 @@ _HEADS: dict[Head, tuple[_Layer, ...]] = {
     ),
 }
 HEADS = tuple(_HEADS)
-_TASK = _Layer("head", "task", "H", "C", "classifier", "", "dense")  # one answer per text
-_TASKS = {
-    "tagging": _Layer("head", "task", "H", "C", "classifier", None, None),
-    "span": _Layer("head", "task", "H", "C", "qa_outputs", "cls/squad", None),
-}
 
 _PARTS = {
     "table": (("embeddings", ".weight", ""),),
@@ -175,8 +170,10 @@ def head_weights(config: BertConfig, head: Head) -> list[Weight]:
 
 def task_weights(config: BertConfig, task: Task) -> list[Weight]:
     """Return the weights of a task's head."""
-    sizes = {**_sizes(config), "C": task.num_outputs}
-    return list(_weights(_TASKS.get(task.kind, _TASK), sizes))
+    head = task.definition.foreign_head
+    assert head is not None, "a kind without a head elsewhere is neither imported nor exported"
+    layer = _Layer("head", "task", "H", "C", head.hugging_face, head.google, head.keras_hub)
+    return list(_weights(layer, {**_sizes(config), "C": task.num_outputs}))
 
 
 def _sizes(config: BertConfig) -> dict[str, int]:

@@ -10,10 +10,12 @@ import numpy as np
 from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
 from model.tasks.kinds import Task
 from model.tasks.labels import UNKNOWN, changed_names, matching_names
-from model.tasks.texts import TextKind, Texts
+from model.tasks.task_kind import HeadQuestion
+from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from model.explaining.example import Example
     from model.tasks.encoded import Encoded
     from model.training.losses import Batch, Sums
 
@@ -22,11 +24,20 @@ class Classification(TextKind):
     """The kinds `single`, of one text, and `pair`, of two."""
 
     has_classes = True
+    foreign_head = CLASSIFIER_HEAD
     metrics = ("accuracy", "macro_f1", "f1", "matthews")  # f1 is of the second of two classes
 
     def __init__(self, name: str, *, takes_pairs: bool) -> None:
         self.name = name
         self.takes_pairs = takes_pairs
+
+    @property
+    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Flags that the kind's tables have no columns for."""
+        if self.takes_pairs:
+            return super().refused_flags
+        reason = f"a {self.name} task takes one text; {PAIR.name} takes two"
+        return [(reason, ("text_pair_column",)), *super().refused_flags]
 
     # ---- labels
 
@@ -119,6 +130,25 @@ class Classification(TextKind):
             errors.tolist(),
             confusion_matrix(labels, best, len(task.labels)),
         )
+
+    # ---- explanation
+
+    def head_questions(self, task: Task, example: "Example") -> list[HeadQuestion]:
+        """Return the question for the class."""
+        del example
+        return [HeadQuestion("class", "Which class?", "softmax(W p + b)", "4.1", task.labels)]
+
+    # ---- other libraries
+
+    def fits_head(self, outputs: int, problem: str | None, *, takes_pairs: bool) -> bool:
+        """Return whether a classifier has several outputs, one of which is right."""
+        is_choice = problem not in ("regression", "multi_label_classification")
+        return outputs > 1 and is_choice and takes_pairs == self.takes_pairs
+
+    @property
+    def name_for_pairs(self) -> str:
+        """The name of the kind with two texts to an example."""
+        return PAIR.name
 
 
 SINGLE = Classification("single", takes_pairs=False)

@@ -47,6 +47,16 @@ def kind_named(name: str) -> "TaskKind[Any]":
     return kind
 
 
+def all_kinds() -> "list[TaskKind[Any]]":
+    """Return every kind of task, in the order of the table."""
+    return [kind_named(name) for name in KINDS]
+
+
+def numbered_labels(count: int) -> tuple[str, ...]:
+    """Return names for the outputs of a head that a checkpoint does not name, as `transformers`."""
+    return tuple(f"LABEL_{index}" for index in range(count))
+
+
 def heads(pairing: Pairing) -> tuple[Head, ...]:
     """Return what is trained on a dataset: both heads, or without pairs the masked LM's alone."""
     return ("masked_lm",) if pairing == "none" else ("masked_lm", "next_sentence")

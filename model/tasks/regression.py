@@ -8,10 +8,12 @@ import numpy as np
 
 from model.tasks.evaluation import Evaluation
 from model.tasks.kinds import Task
-from model.tasks.texts import TextKind, Texts
+from model.tasks.task_kind import HeadQuestion
+from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from model.explaining.example import Example
     from model.tasks.encoded import Encoded
     from model.training.losses import Batch, Sums
 
@@ -22,6 +24,7 @@ class Regression(TextKind):
     name = "regression"
     metrics = ("pearson", "spearman", "mean_squared_error")
     label_dtype = np.float32
+    foreign_head = CLASSIFIER_HEAD
 
     def num_outputs(self, task: Task) -> int:
         """Return 1: the number."""
@@ -95,6 +98,27 @@ class Regression(TextKind):
         errors = np.abs(scores - encoded.labels)
         measures = number_measures(encoded.labels, scores)
         return Evaluation(measures, answers, errors.tolist(), are_numbers=True)
+
+    # ---- explanation
+
+    def head_questions(self, task: Task, example: "Example") -> list[HeadQuestion]:
+        """Return the question for the number."""
+        del task, example
+        return [
+            HeadQuestion("score", "Which number?", "W p + b", "4.1", ("score",), is_number=True)
+        ]
+
+    # ---- other libraries
+
+    def fits_head(self, outputs: int, problem: str | None, *, takes_pairs: bool) -> bool:
+        """Return whether a classifier has one output, which is no class."""
+        del takes_pairs
+        return outputs == 1 and problem != "multi_label_classification"
+
+    def hugging_face_settings(self, task: Task) -> dict[str, Any]:
+        """Return the problem, and the name that `transformers` gives to the output."""
+        del task
+        return {"problem_type": "regression", "id2label": {"0": "LABEL_0"}}
 
 
 REGRESSION = Regression()

@@ -18,11 +18,12 @@ from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
 from model.tasks.kinds import Task
 from model.tasks.tables import Columns, is_unicode
-from model.tasks.task_kind import TaskKind
+from model.tasks.task_kind import TABLE_FLAGS, WORD_FLAGS, ForeignHead, HeadQuestion, TaskKind
 from pipeline import schema
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from model.explaining.example import Example
     from model.tasks.encoding import Encoder
     from model.training.losses import Batch, Sums
 
@@ -96,6 +97,9 @@ class Span(TaskKind[Questions]):
     takes_pairs = True
     is_per_position = True
     metrics = ("span_f1", "exact_match")
+    foreign_head = ForeignHead("BertForQuestionAnswering", "qa_outputs", "cls/squad")
+    has_picture = False
+    uses_windows = True
     default_length = 384  # as in google-research/bert (run_squad.py)
     least_length = MAX_QUESTION_PIECES + 16
 
@@ -103,6 +107,14 @@ class Span(TaskKind[Questions]):
         """Return 2: scores of the answer's start and of its end."""
         del task
         return 2
+
+    @property
+    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Flags of columns: SQuAD's JSON has none."""
+        return [
+            (f"the files of a {self.name} task are no tables", TABLE_FLAGS),
+            (f"a {self.name} task has no tags of words", WORD_FLAGS),
+        ]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> Questions:
         """Read SQuAD's JSON, which has no columns."""
@@ -233,6 +245,23 @@ class Span(TaskKind[Questions]):
         texts = [answer.text for answer in found]
         errors = [1.0 - answer_scores(*pair)[1] for pair in zip(texts, expected, strict=True)]
         return Evaluation(answer_measures(texts, expected), answers, errors)
+
+    # ---- explanation
+
+    def head_questions(self, task: Task, example: "Example") -> list[HeadQuestion]:
+        """Return the questions for the two ends of the answer."""
+        del task
+        return [
+            HeadQuestion(
+                end,
+                f"At which word does the answer {end}?",
+                "softmax(Z w + b), Z the vectors of all positions",
+                "4.2",
+                example.written,
+                output=output,
+            )
+            for output, end in enumerate(("start", "end"))
+        ]
 
 
 SPAN = Span()

@@ -17,10 +17,11 @@ from model.tasks.kinds import Task
 from model.tasks.labels import changed_names
 from model.tasks.tables import Columns
 from model.tasks.tag_schemes import Scheme, entities, tag_scheme
-from model.tasks.task_kind import TaskKind
+from model.tasks.task_kind import TABLE_FLAGS, ForeignHead, HeadQuestion, TaskKind
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from model.explaining.example import Example
     from model.tasks.encoding import Encoder
     from model.training.losses import Batch, Sums
 
@@ -73,7 +74,13 @@ class Tagging(TaskKind[TaggedSentences]):
     takes_pairs = False
     is_per_position = True
     labels_per_position = True
+    foreign_head = ForeignHead("BertForTokenClassification", "classifier")
     metrics = ("entity_f1", "entity_precision", "entity_recall", "accuracy")
+
+    @property
+    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Flags of tables."""
+        return [(f"the files of a {self.name} task are no tables", TABLE_FLAGS)]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> TaggedSentences:
         """Read the columns of a CoNLL file."""
@@ -215,6 +222,22 @@ class Tagging(TaskKind[TaggedSentences]):
             confusion_matrix(expected, answered, len(task.labels)),
             scheme,
         )
+
+    # ---- explanation
+
+    def head_questions(self, task: Task, example: "Example") -> list[HeadQuestion]:
+        """Return the question for the tag of each word, which its first piece answers."""
+        return [
+            HeadQuestion(
+                "tag",
+                f"Which tag has “{''.join(example.written[i] for i in word)}”?",
+                f"softmax(W z_{word[0]} + b)",
+                "5.3",
+                task.labels,
+                position=word[0],
+            )
+            for word in example.tagged_words
+        ]
 
 
 TAGGING = Tagging()

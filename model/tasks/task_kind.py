@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -11,6 +12,7 @@ from model.tasks.kinds import Task
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from model.explaining.example import Example
     from model.tasks.encoded import Encoded
     from model.tasks.encoding import Encoder
     from model.tasks.evaluation import Evaluation
@@ -18,7 +20,58 @@ if TYPE_CHECKING:
     from model.tasks.tables import Columns
     from model.training.losses import Batch, Sums
 
+TABLE_FLAGS = ("text_column", "text_pair_column", "label_column", "skip_incomplete_rows")
+"""Options that name columns of a table."""
+
+WORD_FLAGS = ("word_column", "tag_column")
+"""Options that name columns of words and their tags."""
+
 E = TypeVar("E", bound="Examples")
+
+
+@dataclass(frozen=True)
+class ForeignHead:
+    """What other libraries call the head of a kind of task.
+
+    Attributes:
+        architecture: the model's class in `transformers`.
+        hugging_face: its module of the head.
+        google: the variable scope of the head in google-research/bert, "" = none around it; None =
+            it has no such head.
+        keras_hub: the head's group in KerasHub's HDF5 files, below `layers`; None = no such head.
+    """
+
+    architecture: str
+    hugging_face: str
+    google: str | None = None
+    keras_hub: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadQuestion:
+    """What a tuned model's head can be asked about an example, and how it computes the answer.
+
+    Attributes:
+        kind: what is asked, in a word.
+        title: the question in words.
+        formula: how the answers' probabilities, or the number, follow from the encoder's vectors:
+            z the last layer's, p the pooled one.
+        section: of Devlin et al. 2018, where the formula comes from.
+        answers: the possible ones by index.
+        position: of the vector that the head reads; None = the pooled one, or with `output` all.
+        output: number of the head's output whose scores at all positions are the answers'; None =
+            the head's outputs are the answers'.
+        is_number: whether the answer is the output itself, instead of a choice.
+    """
+
+    kind: str
+    title: str
+    formula: str
+    section: str
+    answers: Sequence[str]
+    position: int | None = None
+    output: int | None = None
+    is_number: bool = False
 
 
 class TaskKind(ABC, Generic[E]):
@@ -36,6 +89,9 @@ class TaskKind(ABC, Generic[E]):
         metrics: metrics of the kind by name; the first one selects the best checkpoint by default.
         labels_per_position: whether an example's labels are as many as its positions.
         label_dtype: of the labels in a batch.
+        foreign_head: what other libraries call its head; None = they have no such model.
+        has_picture: whether an evaluation can be drawn.
+        uses_windows: whether a long text is read in windows, a stride apart.
         default_length: positions of an example unless a flag says; None = all that the encoder has.
         least_length: fewest positions that a flag may name.
     """
@@ -48,6 +104,9 @@ class TaskKind(ABC, Generic[E]):
 
     labels_per_position: bool = False
     label_dtype: type[np.generic] = np.int32
+    foreign_head: ForeignHead | None = None
+    has_picture: bool = True
+    uses_windows: bool = False
     default_length: int | None = None
     least_length: int = 8
 
@@ -56,6 +115,11 @@ class TaskKind(ABC, Generic[E]):
         return len(task.labels)
 
     # ---- reading
+
+    @property
+    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Flags of columns that the kind's files do not have: a reason, and the options' names."""
+        return []
 
     @abstractmethod
     def read(self, path: Path, columns: "Columns", *, takes_pairs: bool | None) -> E:
@@ -211,3 +275,48 @@ class TaskKind(ABC, Generic[E]):
         self, examples: E, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
     ) -> "Evaluation":
         """Return the answers, and with known labels the metrics; arguments as of `mean_loss`."""
+
+    # ---- other libraries
+
+    def fits_head(self, outputs: int, problem: str | None, *, takes_pairs: bool) -> bool:
+        """Return whether a checkpoint with this kind's `foreign_head` is of this kind.
+
+        Args:
+            outputs: of the head.
+            problem: `problem_type` in `transformers`, where the checkpoint has one.
+            takes_pairs: whether the checkpoint says that it takes two texts.
+        """
+        del outputs, problem, takes_pairs
+        return True
+
+    def imported_task(self, labels: tuple[str, ...], *, takes_pairs: bool = False) -> Task:
+        """Return the task of a checkpoint.
+
+        Args:
+            labels: a name for each output of its head.
+            takes_pairs: whether it says that it takes two texts, where the kind leaves it open.
+        """
+        is_pair = takes_pairs if self.takes_pairs is None else self.takes_pairs
+        return Task(self.name, labels if self.has_classes else (), is_pair)
+
+    @property
+    def name_for_pairs(self) -> str | None:
+        """The name of the kind with two texts to an example; None = there is none."""
+        return None if self.takes_pairs is False else self.name
+
+    def hugging_face_settings(self, task: Task) -> dict[str, Any]:
+        """Return what of `config.json` depends on the task: the outputs' names by index."""
+        if not self.has_classes:
+            return {}
+        return {"id2label": {str(index): label for index, label in enumerate(task.labels)}}
+
+    # ---- explanation
+
+    @abstractmethod
+    def head_questions(self, task: Task, example: "Example") -> list[HeadQuestion]:
+        """Return what the model can be asked about an example.
+
+        Args:
+            task: what the model was tuned for.
+            example: one text, or two, as the model reads them.
+        """

@@ -23,11 +23,15 @@ from model.tasks.tables import (
     text_columns,
     text_of,
 )
-from model.tasks.task_kind import TaskKind
+from model.tasks.task_kind import WORD_FLAGS, ForeignHead, TaskKind
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from model.tasks.encoding import Encoder
+
+
+CLASSIFIER_HEAD = ForeignHead("BertForSequenceClassification", "classifier", "", "dense")
+"""The head of classification and regression: other libraries tell them apart by its outputs."""
 
 
 @dataclass
@@ -92,6 +96,11 @@ class Texts(Examples):
 
 class TextKind(TaskKind[Texts]):
     """A kind of task whose examples are rows of a table: one or two texts and a label."""
+
+    @property
+    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Flags that the kind's tables have no columns for."""
+        return [(f"a {self.name} task has no tags of words", WORD_FLAGS)]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> Texts:
         """Read a table."""
