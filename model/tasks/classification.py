@@ -10,7 +10,7 @@ import numpy as np
 from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
 from model.tasks.kinds import Task
 from model.tasks.labels import UNKNOWN, changed_names, matching_names
-from model.tasks.task_kind import HeadQuestion
+from model.tasks.task_kind import HeadQuestion, TaskSignature
 from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts
 from pipeline.errors import InputError
 
@@ -24,6 +24,9 @@ class Classification(TextKind):
     """The kinds `single`, of one text, and `pair`, of two."""
 
     has_classes = True
+    signature = TaskSignature(
+        "classify", view="classes", playground=("What a wonderful film.", "I liked it.")
+    )
     foreign_head = CLASSIFIER_HEAD
     metrics = ("accuracy", "macro_f1", "f1", "matthews")  # f1 is of the second of two classes
 
@@ -137,6 +140,41 @@ class Classification(TextKind):
         """Return the question for the class."""
         del example
         return [HeadQuestion("class", "Which class?", "softmax(W p + b)", "4.1", task.labels)]
+
+    # ---- serving
+
+    def served_answers(
+        self, task: Task, logits: Any, words: Any = None, passage: Any = None
+    ) -> dict[str, Any]:
+        """Return the class of each text, or pair of texts.
+
+        Returns:
+            label: string [B]. The likeliest class.
+            labels: string [B, C]. All classes, in the order of the probabilities.
+            probabilities: float32 [B, C].
+        """
+        import tensorflow as tf
+
+        del words, passage
+        labels = tf.constant(task.labels)
+        probabilities = tf.nn.softmax(logits)
+        return {
+            "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
+            "labels": tf.broadcast_to(labels, tf.shape(probabilities)),
+            "probabilities": probabilities,
+        }
+
+    def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
+        """Return the classes and their probabilities."""
+        labels = np.array([label.encode() for label in task.labels], object)
+        return {"labels": labels, "probabilities": class_probabilities([logits])[0]}
+
+    def expected_answer(
+        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Return the class whose answered probability is the highest."""
+        del task
+        return {"label": row["labels"][answer["probabilities"].argmax()]}
 
     # ---- other libraries
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.tasks.evaluation import Evaluation
 from model.tasks.kinds import Task
-from model.tasks.task_kind import HeadQuestion
+from model.tasks.task_kind import HeadQuestion, TaskSignature
 from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts
 from pipeline.errors import InputError
 
@@ -24,6 +24,9 @@ class Regression(TextKind):
     name = "regression"
     metrics = ("pearson", "spearman", "mean_squared_error")
     label_dtype = np.float32
+    signature = TaskSignature(
+        "score", view="number", playground=("What a wonderful film.", "I liked it.")
+    )
     foreign_head = CLASSIFIER_HEAD
 
     def num_outputs(self, task: Task) -> int:
@@ -107,6 +110,24 @@ class Regression(TextKind):
         return [
             HeadQuestion("score", "Which number?", "W p + b", "4.1", ("score",), is_number=True)
         ]
+
+    # ---- serving
+
+    def served_answers(
+        self, task: Task, logits: Any, words: Any = None, passage: Any = None
+    ) -> dict[str, Any]:
+        """Return the number of each text, or pair of texts.
+
+        Returns:
+            score: float32 [B].
+        """
+        del task, words, passage
+        return {"score": logits[:, 0]}
+
+    def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
+        """Return the number."""
+        del task
+        return {"score": logits[0]}
 
     # ---- other libraries
 

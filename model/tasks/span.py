@@ -6,24 +6,33 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from model.tasks.asked import farther
 from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
 from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
 from model.tasks.kinds import Task
 from model.tasks.tables import Columns, is_unicode
-from model.tasks.task_kind import TABLE_FLAGS, WORD_FLAGS, ForeignHead, HeadQuestion, TaskKind
+from model.tasks.task_kind import (
+    TABLE_FLAGS,
+    WORD_FLAGS,
+    ForeignHead,
+    HeadQuestion,
+    TaskKind,
+    TaskSignature,
+)
 from pipeline import schema
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
+    from model.tasks.asked import Asked
     from model.tasks.encoding import Encoder
     from model.training.losses import Batch, Sums
 
@@ -97,6 +106,7 @@ class Span(TaskKind[Questions]):
     takes_pairs = True
     is_per_position = True
     metrics = ("span_f1", "exact_match")
+    signature = TaskSignature("answer", reads="question")
     foreign_head = ForeignHead("BertForQuestionAnswering", "qa_outputs", "cls/squad")
     has_picture = False
     uses_windows = True
@@ -262,6 +272,79 @@ class Span(TaskKind[Questions]):
             )
             for output, end in enumerate(("start", "end"))
         ]
+
+    # ---- serving
+
+    def served_answers(
+        self, task: Task, logits: Any, words: Any = None, passage: Any = None
+    ) -> dict[str, Any]:
+        """Return the answer to each question in its passage.
+
+        Returns:
+            answer: string [B]. Words of the passage; "" if it has no answer.
+            start, end: int32 [B]. The byte of the passage that the answer begins at, and the one
+                that it ends before; 0 and 0 without one.
+            score: float32 [B]. Of the best answer, less that of none; above 0 if there is one.
+        """
+        import tensorflow as tf
+
+        del task
+        score, first, last = _served_best_words(logits, words.at)
+        is_there = (score > 0) & (first != NO_LABEL)
+        # A passage without words has no columns; one more is always there.
+        starts = tf.pad(words.starts, [[0, 0], [0, 1]])
+        limits = tf.pad(words.limits, [[0, 0], [0, 1]])
+        start = tf.where(is_there, tf.gather(starts, tf.maximum(first, 0), batch_dims=1), 0)
+        end = tf.where(is_there, tf.gather(limits, tf.maximum(last, 0), batch_dims=1), 0)
+        return {
+            "answer": tf.strings.substr(passage, start, end - start),
+            "start": start,
+            "end": end,
+            "score": score,
+        }
+
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
+        """Return what an answer is judged by; `by_words` has the score of every run of words."""
+        del task
+        question, passage = texts
+        words, starts, limits = asked.words(passage, "bert")
+        pieces = asked.word_pieces(words)
+        first_part = asked.text_pieces(question)[: question_room(asked.max_seq_length)]
+        room = asked.max_seq_length - 3 - len(first_part)
+        ids = [piece for word in pieces for piece in word]
+        logits = asked.logits([first_part, ids[:room]])
+        of_piece = np.repeat(np.arange(len(pieces)), [len(word) for word in pieces])[:room]
+        offset = len(first_part) + 2
+        by_words: dict[tuple[int, int], float] = {}
+        for start, first in enumerate(of_piece):
+            for end, last in enumerate(of_piece[start:], start):
+                if last - first < MAX_ANSWER_WORDS:
+                    span = (int(starts[first]), int(limits[last]))
+                    score = logits[offset + start, 0] + logits[offset + end, 1] - logits[0].sum()
+                    by_words[span] = max(by_words.get(span, -np.inf), float(score))
+        return {
+            "passage": passage.encode(),
+            "by_words": by_words,
+            "truncated": np.bool_(len(ids) > room),
+        }
+
+    def expected_answer(
+        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Return the answer with the score of its words, or of the best ones."""
+        del task
+        score, start, end = (answer[name] for name in ("score", "start", "end"))
+        best = max(row["by_words"].values(), default=None)
+        if best is None:  # nothing to answer with
+            return {"score": score, "start": 0, "end": 0, "answer": b""}
+        of_chosen = best if score <= 0 else row["by_words"].get((int(start), int(end)), np.inf)
+        first, last = (start, end) if score > 0 else (0, 0)
+        return {
+            "score": farther(best, of_chosen, score),
+            "start": first,
+            "end": last,
+            "answer": row["passage"][first:last],
+        }
 
 
 SPAN = Span()
@@ -479,3 +562,33 @@ def answer_measures(found: Sequence[str], expected: Sequence[Sequence[str]]) -> 
     scores = [answer_scores(*pair) for pair in zip(found, expected, strict=True)]
     exact, f1 = np.mean(scores, axis=0)
     return {"span_f1": float(f1), "exact_match": float(exact)}
+
+
+# ---- serving
+
+_IMPOSSIBLE = -1e9
+"""Stands for the score of what cannot be an answer."""
+
+
+def _served_best_words(logits: Any, at: Any) -> tuple[Any, Any, Any]:
+    """Return the score of the best answer, less that of none, and its first and last word: [B].
+
+    Args:
+        logits: float32 [B, L, 2].
+        at: int32 [B, L]. Number of the word at each position, `NO_LABEL` where there is none.
+    """
+    import tensorflow as tf
+
+    totals = logits[:, :, tf.newaxis, 0] + logits[:, tf.newaxis, :, 1]  # [B, L, L]
+    of_word = at != NO_LABEL
+    lengths = at[:, tf.newaxis, :] - at[:, :, tf.newaxis]
+    fits = of_word[:, :, tf.newaxis] & of_word[:, tf.newaxis, :]
+    fits &= (lengths >= 0) & (lengths < MAX_ANSWER_WORDS)
+    fits = tf.linalg.band_part(tf.cast(fits, tf.float32), 0, -1) > 0  # no end before its start
+    positions = tf.shape(totals)[1]
+    flat = tf.reshape(tf.where(fits, totals, _IMPOSSIBLE), [-1, positions * positions])
+    best = tf.argmax(flat, axis=1, output_type=tf.int32)
+    score = tf.reduce_max(flat, axis=1) - totals[:, 0, 0]
+    first = tf.gather(at, best // positions, batch_dims=1)
+    last = tf.gather(at, best % positions, batch_dims=1)
+    return score, first, last

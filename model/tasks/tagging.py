@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from model.tasks.asked import farther
 from model.tasks.conll import read_conll
 from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
@@ -17,11 +18,12 @@ from model.tasks.kinds import Task
 from model.tasks.labels import changed_names
 from model.tasks.tables import Columns
 from model.tasks.tag_schemes import Scheme, entities, tag_scheme
-from model.tasks.task_kind import TABLE_FLAGS, ForeignHead, HeadQuestion, TaskKind
+from model.tasks.task_kind import TABLE_FLAGS, ForeignHead, HeadQuestion, TaskKind, TaskSignature
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
+    from model.tasks.asked import Asked
     from model.tasks.encoding import Encoder
     from model.training.losses import Batch, Sums
 
@@ -74,6 +76,7 @@ class Tagging(TaskKind[TaggedSentences]):
     takes_pairs = False
     is_per_position = True
     labels_per_position = True
+    signature = TaskSignature("tag", reads="words")
     foreign_head = ForeignHead("BertForTokenClassification", "classifier")
     metrics = ("entity_f1", "entity_precision", "entity_recall", "accuracy")
 
@@ -239,6 +242,70 @@ class Tagging(TaskKind[TaggedSentences]):
             for word in example.tagged_words
         ]
 
+    # ---- serving
+
+    def served_answers(
+        self, task: Task, logits: Any, words: Any = None, passage: Any = None
+    ) -> dict[str, Any]:
+        """Return the class of every word of each text.
+
+        Returns:
+            words: string [B, W]; "" where a text has fewer.
+            start, end: int32 [B, W]. The byte that each word begins at, and the one that it ends
+                before.
+            labels: string [B, W]; "" for words that were cut off.
+            probabilities: float32 [B, W], of those labels.
+        """
+        import tensorflow as tf
+
+        del passage
+        best = tf.reduce_max(tf.nn.softmax(logits), axis=-1)  # [B, L]
+        classes = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        first, is_read = _first_pieces(words)
+        labels = tf.gather(tf.constant(task.labels), classes)
+        return {
+            "words": words.texts,
+            "start": words.starts,
+            "end": words.limits,
+            "labels": tf.where(is_read, tf.gather(labels, first, batch_dims=1), ""),
+            "probabilities": tf.where(is_read, tf.gather(best, first, batch_dims=1), 0.0),
+        }
+
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
+        """Return the words; `by_label` has a row of probabilities for each word that is read."""
+        del task
+        words, starts, limits = asked.words(texts[0], "whitespace")
+        pieces = asked.word_pieces(words)
+        ids = [piece for word in pieces for piece in word]
+        room = asked.max_seq_length - 2
+        logits = asked.logits([ids[:room]])
+        first = np.cumsum([0, *map(len, pieces)])[:-1]
+        return {
+            "words": words,
+            "start": starts.astype(np.int32),
+            "end": limits.astype(np.int32),
+            "by_label": _probabilities(logits)[1 + first[first < room]],
+            "truncated": np.bool_(len(ids) > room),
+        }
+
+    def expected_answer(
+        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Return the probabilities of the answered labels, float32 [W], or of the best ones."""
+        probabilities = row["by_label"]  # [W, C], of each word that was read
+        count = len(probabilities)
+        answered = answer["probabilities"][:count]
+        numbers = {label.encode(): index for index, label in enumerate(task.labels)}
+        chosen = np.array([numbers.get(label, -1) for label in answer["labels"][:count]], int)
+        if (chosen < 0).any():
+            return {"labels": np.array([b"a label of the task"], object), "probabilities": answered}
+        of_chosen = probabilities[np.arange(count), chosen]
+        best = probabilities.max(axis=1, initial=0.0)
+        return {
+            "labels": answer["labels"][:count],
+            "probabilities": farther(best, of_chosen, answered),
+        }
+
 
 TAGGING = Tagging()
 
@@ -339,3 +406,30 @@ def tag_measures(
         "entity_recall": recall,
         "accuracy": float(np.mean(words)),
     }
+
+
+# ---- serving
+
+
+def _first_pieces(words: Any) -> tuple[Any, Any]:
+    """Return the position of each word's first piece, and whether it has one: [B, W] each.
+
+    Numbers of words rise from position to position, but for the padding; so no array [B, W, L] is
+    made of a text with many words.
+    """
+    import tensorflow as tf
+
+    size = tf.shape(words.texts)
+    numbers = tf.broadcast_to(tf.range(size[1]), size)
+    is_after = (words.at == NO_LABEL) & (tf.range(tf.shape(words.at)[1]) > 0)
+    rising = tf.where(is_after, size[1], words.at)
+    first = tf.raw_ops.LowerBound(sorted_inputs=rising, values=numbers)
+    first = tf.minimum(first, tf.shape(rising)[1] - 1)
+    return first, tf.gather(rising, first, batch_dims=1) == numbers
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    from scipy.special import softmax
+
+    probabilities: np.ndarray = softmax(logits, axis=-1)
+    return probabilities

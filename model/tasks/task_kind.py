@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
+    from model.tasks.asked import Asked
     from model.tasks.encoded import Encoded
     from model.tasks.encoding import Encoder
     from model.tasks.evaluation import Evaluation
@@ -74,6 +75,26 @@ class HeadQuestion:
     is_number: bool = False
 
 
+@dataclass(frozen=True)
+class TaskSignature:
+    """The signature of a served model that answers a kind of task.
+
+    Attributes:
+        name: of the signature.
+        reads: how the served model reads its inputs. texts: one text, or two as one; words: a text
+            word by word; question: a question and the beginning of its passage.
+        view: how people are shown the answer. classes: the outputs labels and probabilities as a
+            table; number: the output score; None: every output by name.
+        playground: a text for each field of the playground at first, where it has the signature
+            among what it classifies; empty = it has not.
+    """
+
+    name: str
+    reads: Literal["texts", "words", "question"] = "texts"
+    view: Literal["classes", "number"] | None = None
+    playground: tuple[str, ...] = ()
+
+
 class TaskKind(ABC, Generic[E]):
     """A kind of task: how examples are read and encoded, and how a model learns and answers them.
 
@@ -89,6 +110,7 @@ class TaskKind(ABC, Generic[E]):
         metrics: metrics of the kind by name; the first one selects the best checkpoint by default.
         labels_per_position: whether an example's labels are as many as its positions.
         label_dtype: of the labels in a batch.
+        signature: of the served model.
         foreign_head: what other libraries call its head; None = they have no such model.
         has_picture: whether an evaluation can be drawn.
         uses_windows: whether a long text is read in windows, a stride apart.
@@ -104,6 +126,7 @@ class TaskKind(ABC, Generic[E]):
 
     labels_per_position: bool = False
     label_dtype: type[np.generic] = np.int32
+    signature: TaskSignature
     foreign_head: ForeignHead | None = None
     has_picture: bool = True
     uses_windows: bool = False
@@ -320,3 +343,49 @@ class TaskKind(ABC, Generic[E]):
             task: what the model was tuned for.
             example: one text, or two, as the model reads them.
         """
+
+    # ---- serving
+
+    @abstractmethod
+    def served_answers(
+        self, task: Task, logits: Any, words: Any = None, passage: Any = None
+    ) -> dict[str, Any]:
+        """Return the signature's outputs, in the served graph: tensors with the batch B first.
+
+        Args:
+            task: what the model was tuned for.
+            logits: float32 [B, C] or [B, L, C].
+            words: where the signature reads words: their `texts` string [B, W], `starts` and
+                `limits` int32 [B, W], bytes of the text, and `at` int32 [B, L], the number of the
+                word at each position, `NO_LABEL` where there is none.
+            passage: string [B]. The second text, where the signature reads questions.
+        """
+
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
+        """Return what is right about the answer to one or two texts, by the Python model.
+
+        The gate holds the served model to it, so nothing of `served_answers` is used.
+
+        Returns:
+            Outputs of the signature by name, without padding, and what `expected_answer` needs.
+        """
+        row = asked.about(*texts)
+        return row | self.golden_answers(task, row["task_logits"])
+
+    def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
+        """Return outputs of the signature that follow from the logits of one text, float32 [C]."""
+        del task, logits
+        return {}
+
+    def expected_answer(
+        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Return the outputs where what is right depends on which of several equals was answered.
+
+        Args:
+            task: what the model was tuned for.
+            row: of `golden_row`.
+            answer: the served model's outputs for the row.
+        """
+        del task, row, answer
+        return {}

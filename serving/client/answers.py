@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from model.tasks.kinds import all_kinds
 from pipeline.console import import_quietly, table
 from pipeline.errors import InputError
 from pipeline.schema import MASK
@@ -15,8 +16,7 @@ from serving.client.client import Client, GrpcClient, ServerError, Signature, Ve
 # Names of text inputs, in the order in which users type the texts.
 _TEXTS = ("text", "question", "text_pair", "passage", "context")
 _FOR_MASKS = ("fill_mask", "fill_mask_pair")
-# A fine-tuned task's signature is preferred to those that every model has.
-_FOR_TEXTS = ("answer", "classify", "score", "tag", "next_sentence", "embed", "embed_tokens")
+_FOR_TEXTS = ("next_sentence", "embed", "embed_tokens")
 _SHOWN_VALUES = 6
 _NOT_SERVED = ("Servable not found", "Unrecognized servable version label")  # in both servers
 
@@ -28,7 +28,9 @@ def signature_for(texts: Sequence[str], known: Mapping[str, Signature]) -> str:
         InputError: no signature takes this number of texts.
     """
     has_mask = any(MASK in text for text in texts)
-    for name in (*_FOR_MASKS, *_FOR_TEXTS) if has_mask else _FOR_TEXTS:
+    # A fine-tuned task's signature is preferred to those that every model has.
+    for_texts = (*(kind.signature.name for kind in all_kinds()), *_FOR_TEXTS)
+    for name in (*_FOR_MASKS, *for_texts) if has_mask else for_texts:
         if name in known and len(known[name].inputs) == len(texts):
             return name
     names = ", ".join(sorted(known))
@@ -130,7 +132,12 @@ def _plain(value: Any) -> Any:
 
 def show(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return a human-readable view of a response."""
-    needed, view = _SHOW.get(answer["signature"], ((), _values))
+    views = _SHOW | {
+        kind.signature.name: _TASK_VIEWS[kind.signature.view]
+        for kind in all_kinds()
+        if kind.signature.view
+    }
+    needed, view = views.get(answer["signature"], ((), _values))
     # A signature of another exporter may have the same name as ours but other outputs.
     shown = (view if answer.keys() >= set(needed) else _values)(texts, answer)
     if answer.get("truncated"):
@@ -203,10 +210,14 @@ _SHOW = {
     "fill_mask": (("tokens", "probabilities", "positions"), _fillings),
     "fill_mask_pair": (("tokens", "probabilities", "positions"), _fillings),
     "next_sentence": (("is_next_probability",), _next_sentence),
-    "classify": (("labels", "probabilities"), _classes),
-    "score": (("score",), _score),
     "embed": (("mean",), _vector),
     "embed_tokens": (("mean",), _vector),
     "attention": (("tokens", "scores"), _attention),
 }
 """By signature: the outputs that its view requires, and the view function."""
+
+_TASK_VIEWS = {
+    "classes": (("labels", "probabilities"), _classes),
+    "number": (("score",), _score),
+}
+"""The same by the view that a kind of task names for its signature."""

@@ -35,7 +35,6 @@ def check(
     goldens: Sequence[Golden],
     vocabulary: Vocabulary,
     tolerance: float,
-    labels: Sequence[str] = (),
 ) -> float:
     """Hold a saved model to the golden set, and run its warm-up requests.
 
@@ -44,7 +43,6 @@ def check(
         goldens: requests and what is right about their answers.
         vocabulary: of the model.
         tolerance: largest difference, as `largest_difference` measures it.
-        labels: of the task, by index.
 
     Returns:
         The largest difference there was.
@@ -57,7 +55,7 @@ def check(
     answers = _answers(saved_model, requests)
     worst = 0.0
     for number, golden in enumerate(goldens):
-        difference = largest_difference(golden, answers[number], vocabulary.ids, labels)
+        difference = largest_difference(golden, answers[number], vocabulary.ids)
         if not difference <= tolerance:
             raise JobError(
                 f"not exported: {golden.signature} answers otherwise than the Python model: the "

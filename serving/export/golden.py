@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from model.bert.network import with_intermediates
 from model.run import Run
-from model.tasks.span import MAX_ANSWER_WORDS, question_room
+from model.tasks.asked import farther
+from model.tasks.kinds import Task
 from pipeline import schema
 from pipeline.schema import IS_NEXT, MASK
 from pipeline.text.tokenizer import WordUnit, build_tokenizer
@@ -48,12 +49,14 @@ class Golden:
         inputs: a batch by name.
         rows: outputs by name for each row, without padding.
         is_padded: whether there must be padding beyond a row's own length; else anything may be.
+        task: of the model, where the signature answers it.
     """
 
     signature: str
     inputs: dict[str, np.ndarray]
     rows: list[dict[str, Any]]
     is_padded: bool = True
+    task: Task | None = None
 
 
 class Reference:
@@ -65,6 +68,11 @@ class Reference:
         self._looking_in = with_intermediates(model.get_layer("encoder"))
         self._tokenizer = build_tokenizer(run.vocabulary.pieces, lower_case=run.dataset.lower_case)
         self._asked = lru_cache(maxsize=None)(self._ask)
+        self.max_seq_length = run.dataset.max_seq_length
+
+    def about(self, *texts: str) -> dict[str, Any]:
+        """Return everything that any signature answers about a text or pair, and task_logits."""
+        return self._asked(*texts)
 
     def golden(self, signatures: Mapping[str, Any]) -> list[Golden]:
         """Return a request for each signature.
@@ -88,17 +96,17 @@ class Reference:
         count = SHORT if kind == "attention" else len(TEXTS)
         texts, pairs = TEXTS[:count], PAIRS[:count]
         inputs = {"text": np.array(texts, object), "text_pair": np.array(pairs, object)}
+        task = self._run.task
+        task = task if task and task.definition.signature.name == kind else None
         rows = []
         for text, pair in zip(texts, pairs, strict=True):
-            if kind == "tag":
-                rows.append(self._tagged(text))
-            elif kind == "answer":
-                rows.append(self._answered(text, pair))
-            elif "text_pair" not in names or (kind in OPTIONAL_PAIRS and not pair):
-                rows.append(self._asked(text))
+            is_single = "text_pair" not in names or (kind in OPTIONAL_PAIRS and not pair)
+            given = (text,) if is_single else (text, pair)
+            if task:
+                rows.append(task.definition.golden_row(self, task, given))
             else:
-                rows.append(self._asked(text, pair))
-        return Golden(signature, {name: inputs[name] for name in names}, rows)
+                rows.append(self._asked(*given))
+        return Golden(signature, {name: inputs[name] for name in names}, rows, task=task)
 
     def _about_ids(self, signature: str, names: list[str]) -> Golden:
         """Ask about two texts' ids, padded with ones that are not read."""
@@ -129,7 +137,11 @@ class Reference:
         }
         if texts[0] in TEXTS[:SHORT]:
             row["scores"] = np.stack([scores[0] for scores in hidden["attention_scores"]])
-        return row | (self._tuned(features) if self._run.task else self._pretrained(row, features))
+        return row | (
+            {"task_logits": self._model(features)["task_logits"][0].numpy()}
+            if self._run.task
+            else self._pretrained(row, features)
+        )
 
     def _encoded(self, *texts: str) -> dict[str, Any]:
         vocabulary = self._run.vocabulary
@@ -143,7 +155,7 @@ class Reference:
         tokens = [vocabulary.pieces[piece].encode() for piece in joined[schema.INPUT_IDS]]
         return joined | {"tokens": np.array(tokens, object), "truncated": np.bool_(truncated)}
 
-    def _joined(self, segments: list[list[int]]) -> dict[str, Any]:
+    def _joined(self, segments: Sequence[list[int]]) -> dict[str, Any]:
         vocabulary = self._run.vocabulary
         ids = [vocabulary.cls_id]
         segment_ids = [0]
@@ -163,55 +175,21 @@ class Reference:
             pieces += ([self._run.vocabulary.mask_id] if number else []) + part
         return pieces
 
-    def _tagged(self, text: str) -> dict[str, Any]:
-        """Return what `tag` answers; `by_label` has a row of probabilities for each word."""
-        words, starts, limits = self._words(text, "whitespace")
-        pieces = self._word_pieces(words)
-        ids = [piece for word in pieces for piece in word]
-        room = self._run.dataset.max_seq_length - 2
-        logits = self._logits([ids[:room]])
-        first = np.cumsum([0, *map(len, pieces)])[:-1]
-        return {
-            "words": words,
-            "start": starts.astype(np.int32),
-            "end": limits.astype(np.int32),
-            "by_label": tf.nn.softmax(logits).numpy()[1 + first[first < room]],
-            "truncated": np.bool_(len(ids) > room),
-        }
-
-    def _answered(self, question: str, passage: str) -> dict[str, Any]:
-        """Return what `answer` is judged by; `by_words` has the score of every run of words."""
-        words, starts, limits = self._words(passage, "bert")
-        pieces = self._word_pieces(words)
-        most = self._run.dataset.max_seq_length
-        asked = self._tokenizer.tokenize([question]).to_list()[0][: question_room(most)]
-        room = most - 3 - len(asked)
-        ids = [piece for word in pieces for piece in word]
-        logits = self._logits([asked, ids[:room]])
-        of_piece = np.repeat(np.arange(len(pieces)), [len(word) for word in pieces])[:room]
-        offset = len(asked) + 2
-        by_words: dict[tuple[int, int], float] = {}
-        for start, first in enumerate(of_piece):
-            for end, last in enumerate(of_piece[start:], start):
-                if last - first < MAX_ANSWER_WORDS:
-                    span = (int(starts[first]), int(limits[last]))
-                    score = logits[offset + start, 0] + logits[offset + end, 1] - logits[0].sum()
-                    by_words[span] = max(by_words.get(span, -np.inf), float(score))
-        return {
-            "passage": passage.encode(),
-            "by_words": by_words,
-            "truncated": np.bool_(len(ids) > room),
-        }
-
-    def _words(self, text: str, unit: WordUnit) -> list[np.ndarray]:
+    def words(self, text: str, unit: WordUnit) -> list[np.ndarray]:
         """Return a text's words, and the byte where each begins and the one after its end."""
         return [part[0].numpy() for part in self._tokenizer.split_words(tf.constant([text]), unit)]
 
-    def _word_pieces(self, words: np.ndarray) -> list[list[int]]:
+    def text_pieces(self, text: str) -> list[int]:
+        """Return the pieces of a text."""
+        pieces: list[int] = self._tokenizer.tokenize([text]).to_list()[0]
+        return pieces
+
+    def word_pieces(self, words: np.ndarray) -> list[list[int]]:
+        """Return the pieces of each word, at least one."""
         found = self._tokenizer.tokenize_words(tf.constant(words, tf.string), self._run.vocabulary)
         return found.to_list()
 
-    def _logits(self, segments: list[list[int]]) -> np.ndarray:
+    def logits(self, segments: Sequence[list[int]]) -> np.ndarray:
         """Return the task's logits at every position: float32 [L, C]."""
         features = self._joined(segments)
         of_model = {name: features[name][np.newaxis] for name in schema.ENCODER_INPUTS}
@@ -231,24 +209,11 @@ class Reference:
             "is_next_probability": tf.nn.softmax(following).numpy()[IS_NEXT],
         }
 
-    def _tuned(self, features: dict[str, Any]) -> dict[str, Any]:
-        task = self._run.task
-        assert task is not None
-        logits = self._model(features)["task_logits"][0].numpy()
-        row: dict[str, Any] = {"task_logits": logits}
-        if task.kind == "regression":
-            row["score"] = logits[0]
-        elif not task.is_per_position:
-            row["labels"] = np.array([label.encode() for label in task.labels], object)
-            row["probabilities"] = tf.nn.softmax(logits).numpy()
-        return row
-
 
 def largest_difference(
     golden: Golden,
     answer: Mapping[str, np.ndarray],
     vocabulary_ids: Mapping[str, int],
-    labels: Sequence[str] = (),
 ) -> float:
     """Return how far an answer is from what is right, the worst of all its outputs.
 
@@ -256,7 +221,6 @@ def largest_difference(
         golden: the request.
         answer: the outputs by name.
         vocabulary_ids: piece to id.
-        labels: of the task, by index.
 
     Returns:
         The largest difference as a share of the largest number, or of 1 where that is larger;
@@ -268,12 +232,8 @@ def largest_difference(
         right = dict(row)
         if "positions" in of_row:
             right |= _fillings(row["fillings"], of_row, vocabulary_ids)
-        if "label" in of_row:
-            right["label"] = row["labels"][of_row["probabilities"].argmax()]
-        if "by_label" in row:
-            right |= _labels(row["by_label"], of_row, labels)
-        if "by_words" in row:
-            right |= _best_words(row["by_words"], row["passage"], of_row)
+        if golden.task:
+            right |= golden.task.definition.expected_answer(golden.task, row, of_row)
         differences = [
             _difference(name, of_row[name], np.asarray(right[name]), is_padded=golden.is_padded)
             for name in of_row
@@ -301,58 +261,7 @@ def _fillings(
     of_chosen = np.take_along_axis(probabilities, chosen, axis=1)
     of_chosen = np.where(chosen < 0, np.inf, of_chosen)  # no piece at all
     best = np.sort(probabilities, axis=1)[:, ::-1][:, :best_count]
-    return {"tokens": tokens, "probabilities": _farther(best, of_chosen, answered)}
-
-
-def _farther(of_best: Any, of_chosen: Any, answered: Any) -> Any:
-    """Return whichever of two numbers, both of which an answer must agree with, is farther off."""
-    return np.where(np.abs(of_best - answered) > np.abs(of_chosen - answered), of_best, of_chosen)
-
-
-def _labels(
-    probabilities: np.ndarray, answer: Mapping[str, np.ndarray], labels: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Return the probabilities of the answered labels, float32 [W], or of the best ones.
-
-    Args:
-        probabilities: float32 [W, C], of each word that was read.
-        answer: `labels` and `probabilities` [W].
-        labels: by index.
-    """
-    count = len(probabilities)
-    answered = answer["probabilities"][:count]
-    numbers = {label.encode(): index for index, label in enumerate(labels)}
-    chosen = np.array([numbers.get(label, -1) for label in answer["labels"][:count]], int)
-    if (chosen < 0).any():
-        return {"labels": np.array([b"a label of the task"], object), "probabilities": answered}
-    of_chosen = probabilities[np.arange(count), chosen]
-    best = probabilities.max(axis=1, initial=0.0)
-    return {
-        "labels": answer["labels"][:count],
-        "probabilities": _farther(best, of_chosen, answered),
-    }
-
-
-def _best_words(
-    scores: Mapping[tuple[int, int], float], passage: bytes, answer: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """Return the answer with the score of its words, or of the best ones.
-
-    Args:
-        scores: of every run of words, by its first and end byte.
-        passage: UTF-8.
-        answer: of one row.
-    """
-    score, start, end = (answer[name] for name in ("score", "start", "end"))
-    best = max(scores.values(), default=None)
-    if best is None:  # nothing to answer with
-        return {"score": score, "start": 0, "end": 0, "answer": b""}
-    of_chosen = best if score <= 0 else scores.get((int(start), int(end)), np.inf)
-    span = (start, end) if score > 0 else (0, 0)
-    text = passage[span[0] : span[1]]
-    return {
-        "score": _farther(best, of_chosen, score), "start": span[0], "end": span[1], "answer": text,
-    }  # fmt: skip
+    return {"tokens": tokens, "probabilities": farther(best, of_chosen, answered)}
 
 
 def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: bool) -> float:

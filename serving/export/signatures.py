@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from model.bert.network import weights_by_name
 from model.run import Run
-from model.tasks.span import MAX_ANSWER_WORDS
 from pipeline import schema
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
@@ -22,9 +21,9 @@ from serving.export.choices import ServingPrecision
 from serving.export.inference_graph import Encoded, Network
 from serving.export.text_graph import (
     FEWEST_POSITIONS,
-    NO_WORD,
     Encoding,
     TextEncoder,
+    Words,
     graph_function,
 )
 from serving.tf_serving import DEFAULT_SIGNATURE
@@ -75,7 +74,9 @@ class TextModel(tf.Module):
     def signatures(self) -> dict[str, Any]:
         """Return the function of each signature by name: what the run has learned to do."""
         functions = {name: graph_function(*args) for name, args in self._described().items()}
-        default = next(name for name in (*_DEFAULTS, "embed") if name in functions)
+        task = self._run.task
+        wanted = (task.definition.signature.name if task else "fill_mask", "embed")
+        default = next(name for name in wanted if name in functions)
         return {DEFAULT_SIGNATURE: functions[default], **functions}
 
     def _described(self) -> dict[str, tuple[Answers, list[tf.TensorSpec]]]:
@@ -88,14 +89,11 @@ class TextModel(tf.Module):
         if "next_sentence" in self._heads:
             described["next_sentence"] = (self.next_sentence, both)
         task = self._run.task
-        if task and task.kind == "tagging":
-            described["tag"] = (self.tag, [TEXT])
-        elif task and task.kind == "span":
-            described["answer"] = (self.answer, both)
-        elif task:
-            name = "classify" if task.has_classes else "score"
-            method: Answers = getattr(self, f"{name}_pair" if task.takes_pairs else name)
-            described[name] = (method, both if task.takes_pairs else [TEXT])
+        if task:
+            name = task.definition.signature.name
+            described[name] = (
+                (self.task_answers_pair, both) if task.takes_pairs else (self.task_answers, [TEXT])
+            )
         described["embed"] = (self.embed, [TEXT])
         described["embed_tokens"] = (self.embed_tokens, both)
         described["attention"] = (self.attention, both)
@@ -177,146 +175,44 @@ class TextModel(tf.Module):
 
     # ---- what it was tuned for
 
-    def classify(self, text: Any) -> dict[str, Any]:
-        """Tell the class of each text.
+    def task_answers(self, text: Any) -> dict[str, Any]:
+        """Answer the task that the model was tuned for.
 
         Args:
             text: string [B].
 
         Returns:
-            label: string [B]. The likeliest class.
-            labels: string [B, C]. All classes, in the order of the probabilities.
-            probabilities: float32 [B, C].
+            The outputs of the kind's `served_answers`, and
             truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
         """
-        return self._classified(self.texts.encode(text))
+        assert self._run.task is not None
+        if self._run.task.definition.signature.reads == "words":
+            return self._task_outputs(*self.texts.encode_words(text))
+        return self._task_outputs(self.texts.encode(text))
 
-    def classify_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Tell the class of each pair of texts; as `classify`.
+    def task_answers_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Answer the task that the model was tuned for, of two texts; as `task_answers`.
 
         Args:
             text: string [B].
             text_pair: string [B].
         """
-        return self._classified(self.texts.encode_pairs(text, text_pair))
-
-    def _classified(self, encoding: Encoding) -> dict[str, Any]:
         assert self._run.task is not None
-        labels = tf.constant(self._run.task.labels)
+        if self._run.task.definition.signature.reads == "question":
+            return self._task_outputs(*self.texts.encode_question(text, text_pair), text_pair)
+        return self._task_outputs(self.texts.encode_pairs(text, text_pair))
+
+    def _task_outputs(
+        self, encoding: Encoding, words: Words | None = None, passage: Any = None
+    ) -> dict[str, Any]:
+        task = self._run.task
+        assert task is not None
         encoded = self.network.encode(encoding.features)
-        probabilities = tf.nn.softmax(self.network.task(encoded.pooled_output))
-        return {
-            "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
-            "labels": tf.broadcast_to(labels, tf.shape(probabilities)),
-            "probabilities": probabilities,
-            "truncated": encoding.truncated,
-        }
-
-    def score(self, text: Any) -> dict[str, Any]:
-        """Give each text the number that the model was tuned for.
-
-        Args:
-            text: string [B].
-
-        Returns:
-            score: float32 [B].
-            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
-        """
-        return self._scored(self.texts.encode(text))
-
-    def score_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Give each pair of texts its number; as `score`.
-
-        Args:
-            text: string [B].
-            text_pair: string [B].
-        """
-        return self._scored(self.texts.encode_pairs(text, text_pair))
-
-    def _scored(self, encoding: Encoding) -> dict[str, Any]:
-        encoded = self.network.encode(encoding.features)
-        score = self.network.task(encoded.pooled_output)[:, 0]
-        return {"score": score, "truncated": encoding.truncated}
-
-    def tag(self, text: Any) -> dict[str, Any]:
-        """Tell the class of every word of each text.
-
-        Args:
-            text: string [B].
-
-        Returns:
-            words: string [B, W]; "" where a text has fewer.
-            start, end: int32 [B, W]. The byte that each word begins at, and the one that it ends
-                before.
-            labels: string [B, W]; "" for words that were cut off.
-            probabilities: float32 [B, W], of those labels.
-            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
-        """
-        assert self._run.task is not None
-        encoding, words = self.texts.encode_words(text)
-        logits = self.network.task(self.network.encode(encoding.features).sequence_output)
-        best = tf.reduce_max(tf.nn.softmax(logits), axis=-1)  # [B, L]
-        classes = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        # The answer for a word is that at its first piece. Numbers of words rise from position to
-        # position, but for the padding; so no array [B, W, L] is made of a text with many words.
-        size = tf.shape(words.texts)
-        numbers = tf.broadcast_to(tf.range(size[1]), size)
-        is_after = (words.at == NO_WORD) & (tf.range(tf.shape(words.at)[1]) > 0)
-        rising = tf.where(is_after, size[1], words.at)
-        first = tf.raw_ops.LowerBound(sorted_inputs=rising, values=numbers)
-        first = tf.minimum(first, tf.shape(rising)[1] - 1)
-        is_there = tf.gather(rising, first, batch_dims=1) == numbers
-        labels = tf.gather(tf.constant(self._run.task.labels), classes)
-        return {
-            "words": words.texts,
-            "start": words.starts,
-            "end": words.limits,
-            "labels": tf.where(is_there, tf.gather(labels, first, batch_dims=1), ""),
-            "probabilities": tf.where(is_there, tf.gather(best, first, batch_dims=1), 0.0),
-            "truncated": encoding.truncated,
-        }
-
-    def answer(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Find the answer to each question in its passage.
-
-        Args:
-            text: string [B]. Questions.
-            text_pair: string [B]. Passages.
-
-        Returns:
-            answer: string [B]. Words of the passage; "" if it has no answer.
-            start, end: int32 [B]. The byte of the passage that the answer begins at, and the one
-                that it ends before; 0 and 0 without one.
-            score: float32 [B]. Of the best answer, less that of none; above 0 if there is one.
-            truncated: bool [B]. The passage was longer than the model takes; its end was not read.
-        """
-        encoding, words = self.texts.encode_question(text, text_pair)
-        logits = self.network.task(self.network.encode(encoding.features).sequence_output)
-        totals = logits[:, :, tf.newaxis, 0] + logits[:, tf.newaxis, :, 1]  # [B, L, L]
-        of_word = words.at != NO_WORD
-        lengths = words.at[:, tf.newaxis, :] - words.at[:, :, tf.newaxis]
-        fits = of_word[:, :, tf.newaxis] & of_word[:, tf.newaxis, :]
-        fits &= (lengths >= 0) & (lengths < MAX_ANSWER_WORDS)
-        fits = tf.linalg.band_part(tf.cast(fits, tf.float32), 0, -1) > 0  # no end before its start
-        positions = tf.shape(totals)[1]
-        flat = tf.reshape(tf.where(fits, totals, NO_ANSWER), [-1, positions * positions])
-        best = tf.argmax(flat, axis=1, output_type=tf.int32)
-        score = tf.reduce_max(flat, axis=1) - totals[:, 0, 0]
-        first = tf.gather(words.at, best // positions, batch_dims=1)
-        last = tf.gather(words.at, best % positions, batch_dims=1)
-        is_there = (score > 0) & (first != NO_WORD)
-        # A passage without words has no columns; one more is always there.
-        starts = tf.pad(words.starts, [[0, 0], [0, 1]])
-        limits = tf.pad(words.limits, [[0, 0], [0, 1]])
-        start = tf.where(is_there, tf.gather(starts, tf.maximum(first, 0), batch_dims=1), 0)
-        end = tf.where(is_there, tf.gather(limits, tf.maximum(last, 0), batch_dims=1), 0)
-        return {
-            "answer": tf.strings.substr(text_pair, start, end - start),
-            "start": start,
-            "end": end,
-            "score": score,
-            "truncated": encoding.truncated,
-        }
+        logits = self.network.task(
+            encoded.sequence_output if task.is_per_position else encoded.pooled_output
+        )
+        outputs = task.definition.served_answers(task, logits, words, passage)
+        return {**outputs, "truncated": encoding.truncated}
 
     # ---- what the encoder makes of texts
 
@@ -510,13 +406,6 @@ def _lengths_without_filler(input_ids: Any, cls_id: int) -> Any:
 def _without(is_filler: Any, values: Any) -> Any:
     """Return float32 [B, L, K] with 0 where `is_filler`, bool [B, L]."""
     return tf.where(is_filler[:, :, tf.newaxis], 0.0, values)
-
-
-NO_ANSWER = -1e9
-"""Stands for the score of what cannot be an answer."""
-
-_DEFAULTS = ("fill_mask", "classify", "score", "tag", "answer")
-"""The signature that answers where a caller names none: the first of them that there is."""
 
 
 def _with_columns(ids: Any) -> Any:

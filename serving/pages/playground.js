@@ -27,11 +27,13 @@ const TASKS = [
   },
   {
     id: "classify", title: "Classify",
-    signature: (has) => ("score" in has ? "score" : "classify"),
-    fields: (inputs) => [{ ...TEXT, first: "What a wonderful film." },
-      ...("text_pair" in inputs ? [{ ...PAIR, first: "I liked it." }] : [])],
+    signature: (has) => taskForm(has)?.signature,
+    fields: (inputs) => {
+      const [first, second] = taskForm(state.signatures)?.texts ?? [];
+      return [{ ...TEXT, first }, ...("text_pair" in inputs ? [{ ...PAIR, first: second }] : [])];
+    },
     check: () => "",
-    show: showClasses,
+    show: (answer) => VIEWS[taskForm(state.signatures).view ?? "values"](answer),
   },
   {
     id: "compare", title: "Compare",
@@ -61,11 +63,25 @@ const TASKS = [
       label: dtype === "DT_STRING" ? name : `${name}, as JSON`,
     })),
     check: () => "",
-    show: (answer) => [make("pre", { className: "scrolls", textContent: JSON.stringify(answer, null, 1) })],
+    show: (answer) => VIEWS.values(answer),
   },
 ];
 
-const state = { task: TASKS[0], signatures: {}, typed: {}, asked: null, figure: null };
+/** How the answer to a task is shown, by the `view` that the server names. */
+const VIEWS = {
+  classes: showClasses,
+  number: ({ score }) => [make("h3", { textContent: "Score" }),
+    make("p", { textContent: score.toPrecision(4) })],
+  values: (answer) => [
+    make("pre", { className: "scrolls", textContent: JSON.stringify(answer, null, 1) })],
+};
+
+const state = { task: TASKS[0], signatures: {}, tasks: [], typed: {}, asked: null, figure: null };
+
+/** Return how to ask what a model was tuned for; of one that was not, how a classifier is asked. */
+function taskForm(has) {
+  return state.tasks.find(({ signature }) => signature in has) ?? state.tasks[0];
+}
 
 function byId(id) {
   return document.getElementById(id);
@@ -98,10 +114,6 @@ function showFillings({ tokens, probabilities, positions }) {
 }
 
 function showClasses(answer) {
-  if ("score" in answer) {
-    return [make("h3", { textContent: "Score" }),
-      make("p", { textContent: answer.score.toPrecision(4) })];
-  }
   const classes = answer.labels.map((label, index) => [label, answer.probabilities[index]]);
   return [makeBars(classes.sort((a, b) => b[1] - a[1]))];
 }
@@ -349,7 +361,7 @@ async function main() {
     byId("copy").textContent = "copied";
   });
   try {
-    state.models = (await getJson("/playground/models")).models;
+    ({ models: state.models, tasks: state.tasks } = await getJson("/playground/models"));
   } catch (error) {
     showHint(error.message);
     return;

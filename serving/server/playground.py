@@ -4,15 +4,19 @@ The page uses the REST API like any other client. TensorFlow Serving's API canno
 models, so the list has a separate endpoint:
 
     GET /                     the page, with its style and scripts under /playground/
-    GET /playground/models    {"models": [{"name": ..., "versions": [...]}]}, newest version first
+    GET /playground/models    {"models": [{"name": ..., "versions": [...]}]}, newest version first,
+                              and {"tasks": [{"signature": ..., "view": ..., "texts": [...]}]}, how
+                              the page asks what a model was tuned for
 """
 
 from importlib import resources
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from model.tasks.kinds import all_kinds
 from serving.server.models import Repository
 
 _FILES = {
@@ -42,10 +46,20 @@ def playground_routes(repository: Repository) -> list[Route]:
             {"name": name, "versions": sorted(versions, reverse=True)}
             for name, versions in sorted(repository.served().items())
         ]
-        return JSONResponse({"models": served}, headers=_HEADERS)
+        return JSONResponse({"models": served, "tasks": task_forms()}, headers=_HEADERS)
 
     files = [_file_route(path, name, kind) for path, (name, kind) in _FILES.items()]
     return [*files, Route("/playground/models", models, methods=["GET"])]
+
+
+def task_forms() -> list[dict[str, Any]]:
+    """Return the signatures that the page asks to classify: view, and texts to begin with."""
+    signatures = {kind.signature.name: kind.signature for kind in all_kinds()}
+    return [
+        {"signature": name, "view": signature.view, "texts": signature.playground}
+        for name, signature in signatures.items()
+        if signature.playground
+    ]
 
 
 def _file_route(path: str, name: str, media_type: str) -> Route:
