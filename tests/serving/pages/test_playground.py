@@ -58,9 +58,14 @@ def plus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_names_of_the_loaded_models(plus: str) -> None:
     answer = requests.get(f"{plus}/playground/models")
-    assert answer.json() == {
-        "models": [{"name": "a", "versions": [3]}, {"name": "b", "versions": [12]}]
-    }
+    assert answer.json()["models"] == [
+        {"name": "a", "versions": [3]}, {"name": "b", "versions": [12]},
+    ]  # fmt: skip
+    tasks = {task["signature"]: task for task in answer.json()["tasks"]}
+    assert {name: task["view"] for name, task in tasks.items()} == {
+        "classify": "classes", "score": "number",
+    }  # fmt: skip
+    assert all(len(task["texts"]) == 2 for task in tasks.values())
 
 
 @pytest.mark.parametrize(
