@@ -272,7 +272,7 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class Questions:
+class DemoQuestions:
     """Held-out text as questions; `random_pair` ends with a sentence of another document."""
 
     masked: tuple[Masked, ...]
@@ -282,7 +282,7 @@ class Questions:
 
 def held_out_questions(
     globs: tuple[str, ...], settings: dict[str, Any], pieces: set[str]
-) -> Questions:
+) -> DemoQuestions:
     """Make questions of documents that the model was not trained on.
 
     Raises:
@@ -313,7 +313,7 @@ def held_out_questions(
         raise InputError("the corpus is too small: no two held-out documents to ask about")
     rng = Random(SEED)
     masked = [hide_word(sentence, pieces, rng) for document in documents for sentence in document]
-    return Questions(
+    return DemoQuestions(
         masked=tuple(rng.sample([question for question in masked if question], 2)),
         true_pair=(documents[0][0], documents[0][1]),
         random_pair=(documents[0][0], documents[1][0]),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from model.tasks.kinds import KINDS
+
 ROOT = Path(__file__).parent.parent
 ROOMS = ("pipeline", "model", "serving", "clozeline")
 
@@ -48,3 +50,31 @@ def test_what_tensorflow_serving_fixes_is_written_once(fact: str) -> None:
     found = [f"{path}:{line}" for path, line, value in literals() if fact in value]
     assert len(found) == 1, found
     assert found[0].startswith("serving/tf_serving.py:")
+
+
+def test_a_class_name_stands_once() -> None:
+    """A name tells which class is meant, in the whole project."""
+    where: dict[str, list[str]] = {}
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    where.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}
+
+
+def test_a_kind_of_task_is_named_in_its_file_and_the_table_alone() -> None:
+    """Nothing else branches on the kinds, so a new one is a file and a row of the table."""
+    files = {"model/tasks/kinds.py", *(kind_file(entry.path) for entry in KINDS.values())}
+    of_others = {
+        "pipeline/records/masking.py", "clozeline/commands/preprocess.py",  # spans that are masked
+        "model/interchange/read_tokenizer.py", "model/interchange/write_tokenizer.py",  # templates
+        "model/interchange/hugging_face.py",  # its `problem_type`
+        "serving/server/examples.py",  # TensorFlow Serving's classify and regress
+    }  # fmt: skip
+    found = {path for path, _, value in literals() if value in KINDS}
+    assert found <= files | of_others, sorted(found - files - of_others)
+
+
+def kind_file(path: str) -> str:
+    return path.split(":")[0].replace(".", "/") + ".py"

@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Settings:
+class CheckpointSettings:
     """A JSON object: a whole file, or a part of it.
 
     Attributes:
@@ -66,13 +66,13 @@ class Settings:
             raise self.error(key, f"must be {_KINDS[kind]}, not {shown(value)}")
         return value
 
-    def part(self, key: str) -> "Settings":
+    def part(self, key: str) -> "CheckpointSettings":
         """Return the object under a key; an empty one if it is missing or null.
 
         Raises:
             InputError: the value is not an object.
         """
-        return Settings(self.path, self.get(key, dict) or {}, f"{self.within}{key}.")
+        return CheckpointSettings(self.path, self.get(key, dict) or {}, f"{self.within}{key}.")
 
     def error(self, key: str, complaint: str) -> InputError:
         """Return an error that names the file and the key; `complaint` follows the key."""
@@ -139,7 +139,9 @@ def read_bytes(directory: Path, name: str, most_bytes: int) -> bytes | None:
         raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
 
 
-def read_json(directory: Path, name: str, most_bytes: int = MAX_SETTINGS_BYTES) -> Settings | None:
+def read_json(
+    directory: Path, name: str, most_bytes: int = MAX_SETTINGS_BYTES
+) -> CheckpointSettings | None:
     """Return the object in a checkpoint's JSON file; None if the file is missing.
 
     Raises:
@@ -158,7 +160,7 @@ def read_json(directory: Path, name: str, most_bytes: int = MAX_SETTINGS_BYTES) 
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object; is it the right file?")
-    return Settings(path, values)
+    return CheckpointSettings(path, values)
 
 
 def _reason(error: BaseException) -> str:

@@ -41,7 +41,7 @@ FORMAT_NAMES: dict[Format, str] = {
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextSettings:
     """How a checkpoint's model expects its texts.
 
     Attributes:
@@ -112,7 +112,7 @@ class Imported:
         path: Path,
         form: Format,
         config: BertConfig,
-        texts: Texts,
+        texts: TextSettings,
         task: Task | None,
         matched: MatchedWeights,
         notes: Iterable[str] = (),
@@ -135,7 +135,7 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """The weights in a checkpoint's files, read on demand.
 
     Attributes:
@@ -150,7 +150,7 @@ class Source:
 
 
 def find_weights(
-    encoder: Source, heads: Source, form: Format, config: BertConfig, task: Task | None
+    encoder: WeightSource, heads: WeightSource, form: Format, config: BertConfig, task: Task | None
 ) -> MatchedWeights:
     """Match a checkpoint's weights to those of our model, and read them.
 
@@ -197,7 +197,7 @@ def find_weights(
     )
 
 
-def _example(source: Source, name: str) -> str:
+def _example(source: WeightSource, name: str) -> str:
     """Return a remark with the checkpoint's weight whose name is most similar to `name`."""
     # Limit the number and length of names: the comparison takes quadratic time.
     known = [known for known in sorted(source.shapes) if len(known) <= 200][:1000]
@@ -217,7 +217,7 @@ class _Part:
     """
 
     name: str
-    source: Source
+    source: WeightSource
     weights: list[Weight]
     required: bool
 
@@ -230,7 +230,9 @@ class _Part:
         return [name for name in names if name not in self.source.shapes]
 
 
-def _parts(encoder: Source, heads: Source, config: BertConfig, task: Task | None) -> list[_Part]:
+def _parts(
+    encoder: WeightSource, heads: WeightSource, config: BertConfig, task: Task | None
+) -> list[_Part]:
     """Return the parts of our model: encoder, pooler, and the task's or the pretraining heads."""
     weights = encoder_weights(config)
     pooler = [weight for weight in weights if weight.path.startswith(f"{POOLER}/")]
@@ -242,7 +244,7 @@ def _parts(encoder: Source, heads: Source, config: BertConfig, task: Task | None
     return parts + [_Part(head, heads, head_weights(config, head), False) for head in HEADS]
 
 
-def _read(source: Source, weight: Weight, form: Format) -> np.ndarray:
+def _read(source: WeightSource, weight: Weight, form: Format) -> np.ndarray:
     stored = weight.stored[form]
     shape = source.shapes[stored.name]
     if shape != stored.shape:
@@ -287,7 +289,7 @@ def make_config(
 
 def make_texts(
     path: Path, data: bytes, lower_case: bool | None, max_seq_length: int, size: int
-) -> Texts:
+) -> TextSettings:
     """Validate a checkpoint's vocabulary, and pad it to the rows of the embedding.
 
     Args:
@@ -321,7 +323,7 @@ def make_texts(
         lower_case = not any(map(is_cased, pieces))
         how = "no piece has a capital: uncased" if lower_case else "pieces have capitals: cased"
         notes.append(f"no file says whether texts are lower-cased, and {how}")
-    return Texts(data, lower_case, max_seq_length, tuple(notes))
+    return TextSettings(data, lower_case, max_seq_length, tuple(notes))
 
 
 def is_cased(piece: str) -> bool:

@@ -7,10 +7,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from model.bert.config import BertConfig
-from model.interchange.files import Settings, read_bytes, read_json, regular_file
+from model.interchange.files import CheckpointSettings, read_bytes, read_json, regular_file
 from model.interchange.foreign_checkpoint import (
     Imported,
-    Source,
+    WeightSource,
     find_weights,
     make_config,
     make_texts,
@@ -40,7 +40,7 @@ def read_google(path: Path) -> Imported:
     Raises:
         InputError: the model is not a supported BERT, or a file cannot be read.
     """
-    settings = read_json(path, CONFIG) or Settings(path / CONFIG, {})
+    settings = read_json(path, CONFIG) or CheckpointSettings(path / CONFIG, {})
     ours = {field.name for field in fields(BertConfig)} & settings.values.keys()
     activation = settings.get("hidden_act", str) or "gelu"
     config = make_config(
@@ -61,7 +61,7 @@ def read_google(path: Path) -> Imported:
     return Imported.of(path, "google", config, texts, task, matched)
 
 
-def _task(source: Source) -> Task | None:
+def _task(source: WeightSource) -> Task | None:
     """Return the task that `run_classifier.py` or `run_squad.py` trained; labels are not stored."""
     for kind in all_kinds():
         if kind.foreign_head is None or kind.foreign_head.google is None:
@@ -78,7 +78,7 @@ def has_checkpoint(path: Path) -> bool:
     return any(path.glob("*.index"))
 
 
-def _open(path: Path) -> Source:
+def _open(path: Path) -> WeightSource:
     """Return the weights of a directory's checkpoint, without optimizer state.
 
     Raises:

@@ -11,10 +11,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from model.bert.config import BertConfig
-from model.interchange.files import Settings, read_json, regular_file, shown
+from model.interchange.files import CheckpointSettings, read_json, regular_file, shown
 from model.interchange.foreign_checkpoint import (
     Imported,
-    Source,
+    WeightSource,
     find_weights,
     make_config,
     make_texts,
@@ -73,7 +73,7 @@ def read_hugging_face(path: Path) -> Imported:
     Raises:
         InputError: the model is not a supported BERT, or a file cannot be read.
     """
-    settings = read_json(path, CONFIG) or Settings(path / CONFIG, {})
+    settings = read_json(path, CONFIG) or CheckpointSettings(path / CONFIG, {})
     for name, supported in _SUPPORTED.items():
         value = settings.values.get(name)
         if value is not None and value not in supported:
@@ -98,7 +98,7 @@ def read_hugging_face(path: Path) -> Imported:
     return Imported.of(path, "hugging_face", config, texts, task, matched, (*files.notes, *notes))
 
 
-def _task(settings: Settings, source: Source) -> tuple[Task | None, list[str]]:
+def _task(settings: CheckpointSettings, source: WeightSource) -> tuple[Task | None, list[str]]:
     """Return the task of a fine-tuned model, and a note if the task is not supported."""
     architecture = _architecture(settings)
     problem = settings.get("problem_type", str)
@@ -120,7 +120,7 @@ def _task(settings: Settings, source: Source) -> tuple[Task | None, list[str]]:
     return None, [f"{problem} with {count} outputs is not supported; only the encoder is imported"]
 
 
-def _labels(settings: Settings, count: int) -> tuple[str, ...]:
+def _labels(settings: CheckpointSettings, count: int) -> tuple[str, ...]:
     """Return the labels of a head's rows, in order.
 
     As in `transformers`, a row without a label is called `LABEL_` and its index.
@@ -151,7 +151,7 @@ def _labels(settings: Settings, count: int) -> tuple[str, ...]:
     return labels
 
 
-def _architecture(settings: Settings) -> str | None:
+def _architecture(settings: CheckpointSettings) -> str | None:
     """Return the model's class name in `transformers`; None if the file does not contain it."""
     names = settings.get("architectures", list) or []
     if not all(isinstance(name, str) for name in names):
@@ -164,7 +164,7 @@ def has_safetensors(path: Path) -> bool:
     return (path / WEIGHTS).exists() or (path / INDEX).exists()
 
 
-def _open(path: Path, settings: Settings) -> tuple[Source, dict[str, str]]:
+def _open(path: Path, settings: CheckpointSettings) -> tuple[WeightSource, dict[str, str]]:
     """Return a directory's weights under the names of `model.interchange.names`.
 
     Returns:
@@ -198,7 +198,9 @@ def _open(path: Path, settings: Settings) -> tuple[Source, dict[str, str]]:
             shapes[original], stored[original] = shapes.pop(twin), stored.pop(twin)
         elif twin in shapes and np.array_equal(read(twin), read(original)):
             del shapes[twin]
-    return Source(path / WEIGHTS, shapes, read), {ours: name for ours, (_, name) in stored.items()}
+    return WeightSource(path / WEIGHTS, shapes, read), {
+        ours: name for ours, (_, name) in stored.items()
+    }
 
 
 def _table_name(name: str) -> str:
@@ -218,7 +220,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
-def _files(path: Path, settings: Settings) -> list[Path]:
+def _files(path: Path, settings: CheckpointSettings) -> list[Path]:
     """Return the safetensors files of a directory.
 
     Raises:
@@ -243,7 +245,7 @@ def _files(path: Path, settings: Settings) -> list[Path]:
     return [file for file in files.values() if file]
 
 
-def _no_weights(path: Path, settings: Settings) -> str:
+def _no_weights(path: Path, settings: CheckpointSettings) -> str:
     """Return the error message for a directory without safetensors."""
     pickle = next((name for name in _PICKLES if (path / name).exists()), None)
     if pickle is None:

@@ -9,12 +9,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from model.interchange.files import Settings, read_bytes, read_json, regular_file, shown
+from model.interchange.files import CheckpointSettings, read_bytes, read_json, regular_file, shown
 from model.interchange.foreign_checkpoint import (
     ADDED_TOKEN,
     Imported,
-    Source,
-    Texts,
+    TextSettings,
+    WeightSource,
     by,
     find_weights,
     make_config,
@@ -88,7 +88,7 @@ def read_keras_hub(path: Path) -> Imported:
     return Imported.of(path, "keras_hub", config, texts, task, matched, notes)
 
 
-def _config(path: Path, name: str, class_name: str) -> Settings:
+def _config(path: Path, name: str, class_name: str) -> CheckpointSettings:
     """Return the config in a file that describes a KerasHub object.
 
     Raises:
@@ -125,7 +125,7 @@ def _task(path: Path) -> Task | None:
     return kind.imported_task(numbered_labels(count))
 
 
-def _texts(path: Path, size: int, longest: int) -> Texts:
+def _texts(path: Path, size: int, longest: int) -> TextSettings:
     """Read the preset's tokenizer; a preset of a bare backbone has none and is refused."""
     if not (path / TOKENIZER).exists():
         raise InputError(
@@ -166,7 +166,7 @@ def _cleaning_differs(lower_case: bool, strip_accents: bool) -> str:
     )
 
 
-def _open(path: Path, name: str) -> Source:
+def _open(path: Path, name: str) -> WeightSource:
     """Return the weights in an HDF5 file.
 
     Raises:
@@ -204,7 +204,7 @@ def _open(path: Path, name: str) -> Source:
         with _reading(file_path), h5py.File(file_path) as file:
             return file[name][()]
 
-    return Source(file_path, shapes, read)
+    return WeightSource(file_path, shapes, read)
 
 
 @contextmanager

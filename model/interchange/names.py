@@ -24,7 +24,7 @@ POOLER = "pooled_dense"
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Names:
     """The weights of a layer in each format; {n} is the index of a Transformer layer.
 
     Attributes:
@@ -48,17 +48,17 @@ class _Layer:
 
 # fmt: off
 _EMBEDDINGS = (
-    _Layer("table", "token_embedding", "V", "H", "embeddings.word_embeddings",
+    _Names("table", "token_embedding", "V", "H", "embeddings.word_embeddings",
            "bert/embeddings/word_embeddings", "reversible_embedding"),
-    _Layer("table", "position_embedding", "L", "H", "embeddings.position_embeddings",
+    _Names("table", "position_embedding", "L", "H", "embeddings.position_embeddings",
            "bert/embeddings/position_embeddings", "position_embedding"),
-    _Layer("table", "segment_embedding", "S", "H", "embeddings.token_type_embeddings",
+    _Names("table", "segment_embedding", "S", "H", "embeddings.token_type_embeddings",
            "bert/embeddings/token_type_embeddings", "embedding"),
-    _Layer("norm", "embeddings_layer_norm", "", "H", "embeddings.LayerNorm",
+    _Names("norm", "embeddings_layer_norm", "", "H", "embeddings.LayerNorm",
            "bert/embeddings/LayerNorm", "layer_normalization"),
 )
 _TRANSFORMER_LAYER = tuple(
-    _Layer(kind, f"transformer_layer_{{n}}/{ours}", inputs, outputs,
+    _Names(kind, f"transformer_layer_{{n}}/{ours}", inputs, outputs,
            f"encoder.layer.{{n}}.{hugging_face}",
            f"bert/encoder/layer_{{n}}/{hugging_face.replace('.', '/')}",
            f"transformer_encoder{{_n}}/{keras_hub}")
@@ -81,19 +81,19 @@ _TRANSFORMER_LAYER = tuple(
          "output.LayerNorm", "_feedforward_layer_norm"),
     )
 )
-_POOLER = _Layer("dense", POOLER, "H", "H", "pooler.dense", "bert/pooler/dense", "dense")
-_HEADS: dict[Head, tuple[_Layer, ...]] = {
+_POOLER = _Names("dense", POOLER, "H", "H", "pooler.dense", "bert/pooler/dense", "dense")
+_HEADS: dict[Head, tuple[_Names, ...]] = {
     "masked_lm": (
-        _Layer("dense", "masked_lm/intermediate_dense", "H", "H", "cls.predictions.transform.dense",
+        _Names("dense", "masked_lm/intermediate_dense", "H", "H", "cls.predictions.transform.dense",
                "cls/predictions/transform/dense", "masked_lm_head/_intermediate_dense"),
-        _Layer("norm", "masked_lm/intermediate_layer_norm", "", "H",
+        _Names("norm", "masked_lm/intermediate_layer_norm", "", "H",
                "cls.predictions.transform.LayerNorm", "cls/predictions/transform/LayerNorm",
                "masked_lm_head/_intermediate_layer_norm"),
-        _Layer("bias", "masked_lm", "", "V", "cls.predictions", "cls/predictions",
+        _Names("bias", "masked_lm", "", "V", "cls.predictions", "cls/predictions",
                "masked_lm_head"),
     ),
     "next_sentence": (
-        _Layer("head", "next_sentence", "H", "2", "cls.seq_relationship", "cls/seq_relationship",
+        _Names("head", "next_sentence", "H", "2", "cls.seq_relationship", "cls/seq_relationship",
                None),
     ),
 }
@@ -172,7 +172,7 @@ def task_weights(config: BertConfig, task: Task) -> list[Weight]:
     """Return the weights of a task's head."""
     head = task.definition.foreign_head
     assert head is not None, "a kind without a head elsewhere is neither imported nor exported"
-    layer = _Layer("head", "task", "H", "C", head.hugging_face, head.google, head.keras_hub)
+    layer = _Names("head", "task", "H", "C", head.hugging_face, head.google, head.keras_hub)
     return list(_weights(layer, {**_sizes(config), "C": task.num_outputs}))
 
 
@@ -190,7 +190,7 @@ def _sizes(config: BertConfig) -> dict[str, int]:
     }
 
 
-def _weights(layer: _Layer, sizes: dict[str, int], index: int = 0) -> Iterator[Weight]:
+def _weights(layer: _Names, sizes: dict[str, int], index: int = 0) -> Iterator[Weight]:
     """Yield the weights of a layer."""
     inputs = tuple(sizes[letter] for letter in layer.inputs)
     outputs = tuple(sizes[letter] for letter in layer.outputs)

@@ -13,7 +13,7 @@ from typing import Any
 
 from model.interchange.files import (
     MAX_TOKENIZER_BYTES,
-    Settings,
+    CheckpointSettings,
     read_bytes,
     read_json,
     shown,
@@ -78,7 +78,7 @@ class TokenizerFiles:
     notes: tuple[str, ...]
 
 
-def read_tokenizer(directory: Path, model: Settings) -> TokenizerFiles:
+def read_tokenizer(directory: Path, model: CheckpointSettings) -> TokenizerFiles:
     """Read the tokenizer of a Hugging Face directory.
 
     Args:
@@ -88,7 +88,9 @@ def read_tokenizer(directory: Path, model: Settings) -> TokenizerFiles:
     Raises:
         InputError: there is no vocabulary, or our tokenizer would produce other ids.
     """
-    config = read_json(directory, TOKENIZER_CONFIG) or Settings(directory / TOKENIZER_CONFIG, {})
+    config = read_json(directory, TOKENIZER_CONFIG) or CheckpointSettings(
+        directory / TOKENIZER_CONFIG, {}
+    )
     whole = read_json(directory, TOKENIZER, MAX_TOKENIZER_BYTES)
     if whole is not None:
         _check_algorithm(whole)
@@ -108,7 +110,7 @@ def read_tokenizer(directory: Path, model: Settings) -> TokenizerFiles:
     return TokenizerFiles(path, vocabulary, lower_case, length, (*notes, *more))
 
 
-def _check_algorithm(whole: Settings) -> None:
+def _check_algorithm(whole: CheckpointSettings) -> None:
     """Raise `InputError` unless a `tokenizer.json` describes BERT's algorithm."""
     path = whole.path
     model, normalizer = whole.part("model"), whole.part("normalizer")
@@ -142,7 +144,7 @@ def _check_algorithm(whole: Settings) -> None:
         raise whole.error("truncation.direction", "Left: ours truncates long texts at the end")
 
 
-def _class_name(config: Settings, model: Settings, has_whole: bool) -> str:
+def _class_name(config: CheckpointSettings, model: CheckpointSettings, has_whole: bool) -> str:
     """Return the tokenizer's class in `transformers`, without `Fast`.
 
     Raises:
@@ -162,13 +164,15 @@ def _class_name(config: Settings, model: Settings, has_whole: bool) -> str:
     return name
 
 
-def _cleaning(config: Settings, whole: Settings | None, name: str) -> tuple[bool | None, list[str]]:
+def _cleaning(
+    config: CheckpointSettings, whole: CheckpointSettings | None, name: str
+) -> tuple[bool | None, list[str]]:
     """Return whether texts are lower-cased, and notes on files that contradict each other.
 
     Raises:
         InputError: our tokenizer does not implement this text normalization.
     """
-    normalizer = whole.part("normalizer") if whole else Settings(config.path, {})
+    normalizer = whole.part("normalizer") if whole else CheckpointSettings(config.path, {})
     rules, notes = {}, []
     for key, their_key in _RULES.items():
         first, second = config.get(key, bool), normalizer.get(their_key, bool)
@@ -202,14 +206,16 @@ def _json(value: bool | None) -> str:
     return str(value).lower()
 
 
-def _added_tokens(directory: Path, config: Settings, whole: Settings | None) -> dict[str, int]:
+def _added_tokens(
+    directory: Path, config: CheckpointSettings, whole: CheckpointSettings | None
+) -> dict[str, int]:
     """Return the ids of BERT's special tokens that files specify.
 
     Raises:
         InputError: a file has another added token or another name for a special token, or two
             files specify different ids.
     """
-    special = read_json(directory, SPECIAL_TOKENS_MAP) or Settings(
+    special = read_json(directory, SPECIAL_TOKENS_MAP) or CheckpointSettings(
         directory / SPECIAL_TOKENS_MAP, {}
     )
     ids: dict[str, int] = {}
@@ -231,7 +237,7 @@ def _added_tokens(directory: Path, config: Settings, whole: Settings | None) -> 
     return ids
 
 
-def _check_names(settings: Settings) -> None:
+def _check_names(settings: CheckpointSettings) -> None:
     """Raise `InputError` unless a file uses BERT's names for the special tokens."""
     for key in (*NAMES, "bos_token", "eos_token"):
         value = settings.values.get(key)
@@ -242,7 +248,7 @@ def _check_names(settings: Settings) -> None:
             raise settings.error(key, f"is {shown(token)}: ours is {needed or 'without one'}")
 
 
-def _content(settings: Settings, key: str, value: Any) -> str:
+def _content(settings: CheckpointSettings, key: str, value: Any) -> str:
     """Return a token given as a string, or as an object with the key `content`."""
     token = value.get("content") if isinstance(value, dict) else value
     if not isinstance(token, str):
@@ -250,11 +256,11 @@ def _content(settings: Settings, key: str, value: Any) -> str:
     return token
 
 
-_Added = tuple[Settings, str, str, int | None]
+_Added = tuple[CheckpointSettings, str, str, int | None]
 """An added token: the file and key that add it, the token, and its id (None = not specified)."""
 
 
-def _listed(settings: Settings) -> Iterator[_Added]:
+def _listed(settings: CheckpointSettings) -> Iterator[_Added]:
     """Yield the tokens that a file adds without ids."""
     for key in ("additional_special_tokens", "extra_special_tokens", "never_split"):
         tokens = settings.values.get(key)
@@ -266,7 +272,9 @@ def _listed(settings: Settings) -> Iterator[_Added]:
             yield settings, key, _content(settings, key, token), None
 
 
-def _numbered(directory: Path, config: Settings, whole: Settings | None) -> Iterator[_Added]:
+def _numbered(
+    directory: Path, config: CheckpointSettings, whole: CheckpointSettings | None
+) -> Iterator[_Added]:
     """Yield the tokens that files add with their ids."""
     if whole is not None:
         for token in whole.get("added_tokens", list) or ():
@@ -283,14 +291,14 @@ def _numbered(directory: Path, config: Settings, whole: Settings | None) -> Iter
         yield added, shown(token), token, _id(added, shown(token), index)
 
 
-def _id(settings: Settings, key: str, value: Any) -> int:
+def _id(settings: CheckpointSettings, key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise settings.error(key, f"has an id that is not a whole number from 0: {shown(value)}")
     return value
 
 
 def _read_vocabulary(
-    directory: Path, whole: Settings | None, added: dict[str, int]
+    directory: Path, whole: CheckpointSettings | None, added: dict[str, int]
 ) -> tuple[Path, bytes, dict[str, int]]:
     """Return the vocabulary's path, its contents as a `vocab.txt`, and the ids by piece.
 
@@ -328,7 +336,7 @@ def _read_vocabulary(
     return path, as_bytes(pieces), ids
 
 
-def _ids(whole: Settings) -> dict[str, int]:
+def _ids(whole: CheckpointSettings) -> dict[str, int]:
     """Return the ids by piece of a `tokenizer.json`."""
     model = whole.part("model")
     vocabulary = model.get("vocab", dict) or {}
@@ -356,7 +364,9 @@ def _check_agreement(path: Path, lines: tuple[str, ...], pieces: list[str]) -> N
         )
 
 
-def _check_template(processor: Settings, whole: Settings, ids: dict[str, int]) -> None:
+def _check_template(
+    processor: CheckpointSettings, whole: CheckpointSettings, ids: dict[str, int]
+) -> None:
     """Raise `InputError` unless special tokens are placed around texts as in BERT."""
     kind = processor.get("type", str)
     is_ours = False
@@ -374,7 +384,9 @@ def _check_template(processor: Settings, whole: Settings, ids: dict[str, int]) -
         )
 
 
-def _max_length(config: Settings, whole: Settings | None) -> tuple[int | None, list[str]]:
+def _max_length(
+    config: CheckpointSettings, whole: CheckpointSettings | None
+) -> tuple[int | None, list[str]]:
     """Return the largest sequence length that files specify, and a note if two files disagree.
 
     Raises:

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
 from model.interchange.files import read_bytes, regular_file, shown
-from model.interchange.foreign_checkpoint import Source
+from model.interchange.foreign_checkpoint import WeightSource
 from pipeline.errors import InputError
 
 _MAX_INDEX_BYTES = 16 * 2**20
@@ -32,7 +32,7 @@ _FOOTER_BYTES = 48
 _MAGIC = 0xDB4775248B80FB57
 
 
-def open_bundle(prefix: Path) -> Source:
+def open_bundle(prefix: Path) -> WeightSource:
     """Return the weights of a checkpoint.
 
     Args:
@@ -72,7 +72,7 @@ def open_bundle(prefix: Path) -> Source:
             raise _malformed(prefix, f"{shown(name)} is damaged: its checksum differs")
         return np.frombuffer(data, dtype.as_numpy_dtype).reshape(shapes[name])
 
-    return Source(prefix, shapes, read)
+    return WeightSource(prefix, shapes, read)
 
 
 def _malformed(prefix: Path, why: str) -> InputError:

@@ -25,7 +25,7 @@ HIDDEN = -1e9
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncoderOutputs:
     """What the encoder makes of a batch.
 
     Attributes:
@@ -83,7 +83,7 @@ class Network(tf.Module):
             partial(self._encode, with_scores=True), input_signature=ids, autograph=False
         )
 
-    def encode(self, features: Mapping[str, Any], *, with_scores: bool = False) -> Encoded:
+    def encode(self, features: Mapping[str, Any], *, with_scores: bool = False) -> EncoderOutputs:
         """Return a vector for every position and one for every text.
 
         Args:
@@ -91,12 +91,12 @@ class Network(tf.Module):
             with_scores: whether the attention scores are asked for.
         """
         encode = self.encoded_with_scores if with_scores else self.encoded
-        return Encoded(*encode(*[features[name] for name in schema.ENCODER_INPUTS]))
+        return EncoderOutputs(*encode(*[features[name] for name in schema.ENCODER_INPUTS]))
 
     def _encode(
         self, input_ids: Any, input_mask: Any, segment_ids: Any, *, with_scores: bool = False
     ) -> tuple[Any, ...]:
-        """Return the parts of an `Encoded`; the arguments are int32 [B, L]."""
+        """Return the parts of an `EncoderOutputs`; the arguments are int32 [B, L]."""
         shape = tf.shape(input_ids)
         # Added up in float32, as Keras does: the sum is normalized and rounded once.
         x = tf.cast(tf.gather(self.token_embedding, input_ids), tf.float32)

@@ -18,7 +18,7 @@ from pipeline import schema
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
 from serving.export.choices import ServingPrecision
-from serving.export.inference_graph import Encoded, Network
+from serving.export.inference_graph import EncoderOutputs, Network
 from serving.export.text_graph import (
     FEWEST_POSITIONS,
     Encoding,
@@ -251,7 +251,7 @@ class TextModel(tf.Module):
             **self._vectors(encoding, encoded),
         }
 
-    def _vectors(self, encoding: Encoding, encoded: Encoded) -> dict[str, Any]:
+    def _vectors(self, encoding: Encoding, encoded: EncoderOutputs) -> dict[str, Any]:
         weights = tf.cast(encoding.features[schema.INPUT_MASK], tf.float32)[:, :, tf.newaxis]
         summed = tf.reduce_sum(encoded.sequence_output * weights, axis=1)
         return {

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from serving.server.signature_spec import Arrays, Signature, TensorInfo
+from serving.server.signature_spec import Arrays, ServableSignature, TensorInfo
 from serving.server.status import invalid
 
 _ITEM_BYTES = {tf.string: 24}  # TensorFlow's string object
@@ -20,7 +20,7 @@ _ITEM_BYTES = {tf.string: 24}  # TensorFlow's string object
 _MOST_TIMES_OVER = 8
 
 
-def check_before_run(signature: Signature, inputs: Arrays, max_bytes: int) -> None:
+def check_before_run(signature: ServableSignature, inputs: Arrays, max_bytes: int) -> None:
     """Refuse inputs if their outputs are estimated to exceed the limit.
 
     Args:

@@ -22,11 +22,11 @@ from pipeline.errors import InputError
 from serving.server.answer_size import check_answer
 from serving.server.callers import current_caller
 from serving.server.metrics import Metrics
-from serving.server.signature_spec import Arrays, Signature, size_bytes
+from serving.server.signature_spec import Arrays, ServableSignature, size_bytes
 from serving.server.status import ServingError, invalid
 from serving.tf_serving import MAX_MESSAGE_BYTES
 
-RunNow = Callable[[Signature, Arrays], Arrays]
+RunNow = Callable[[ServableSignature, Arrays], Arrays]
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Batch:
 
 @dataclass
 class _Queue:
-    signature: Signature
+    signature: ServableSignature
     batches: deque[_Batch] = field(default_factory=deque)
 
 
@@ -185,7 +185,7 @@ class Batcher:
             self._closing = True
             self._changed.notify_all()
 
-    def run(self, signature: Signature, inputs: Arrays) -> Arrays:
+    def run(self, signature: ServableSignature, inputs: Arrays) -> Arrays:
         """Return the outputs for one request; all inputs must have the same number of rows > 0.
 
         Raises:
@@ -213,7 +213,7 @@ class Batcher:
             results = self._at_one_shape(signature, tasks, shapes)
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
-    def _results(self, signature: Signature, tasks: list[_Task]) -> list[Arrays]:
+    def _results(self, signature: ServableSignature, tasks: list[_Task]) -> list[Arrays]:
         """Queue tasks and wait for them; stop when their outputs exceed the memory limit."""
         results: list[Arrays] = []
         total_bytes = 0
@@ -229,7 +229,7 @@ class Batcher:
         return results
 
     def _at_one_shape(
-        self, signature: Signature, tasks: list[_Task], shapes: list[_Shapes]
+        self, signature: ServableSignature, tasks: list[_Task], shapes: list[_Shapes]
     ) -> list[Arrays]:
         """Run the pieces again, each together with the rows that produce the largest shapes.
 
@@ -257,7 +257,7 @@ class Batcher:
         return again
 
     def _longest_row(
-        self, signature: Signature, inputs: Arrays, key: tuple[str, int], size: int
+        self, signature: ServableSignature, inputs: Arrays, key: tuple[str, int], size: int
     ) -> Arrays:
         """Find by bisection a row whose run produces this size."""
         while (rows := len(next(iter(inputs.values())))) > 1:
@@ -266,7 +266,7 @@ class Batcher:
             inputs = half if is_in_half else _rows(inputs, rows // 2, rows)
         return inputs
 
-    def _sizes(self, signature: Signature, inputs: Arrays) -> _Shapes:
+    def _sizes(self, signature: ServableSignature, inputs: Arrays) -> _Shapes:
         return _inner_shapes(self._run(signature, inputs))
 
     def _pieces(self, inputs: Arrays, rows: int) -> list[_Task]:
@@ -290,7 +290,7 @@ class Batcher:
         has_few_rows = size.rows <= self._options.execution_size
         return has_few_rows and (most_work is None or size.work <= most_work)
 
-    def _enqueue(self, signature: Signature, tasks: list[_Task]) -> None:
+    def _enqueue(self, signature: ServableSignature, tasks: list[_Task]) -> None:
         key = (id(signature), self._shapes(tasks[0].inputs))  # the queue keeps the signature alive
         with self._changed:
             tasks = [task for task in tasks if not task.done.cancelled()]
@@ -344,7 +344,7 @@ class Batcher:
         while (batch := self._next()) is not None:
             self._process(*batch)
 
-    def _next(self) -> tuple[Signature, list[_Task]] | None:
+    def _next(self) -> tuple[ServableSignature, list[_Task]] | None:
         """Wait for a due batch and return it; None after `close`, when all queues are empty."""
         with self._changed:
             while self._queues or not self._closing:
@@ -375,7 +375,7 @@ class Batcher:
             del self._queues[key]
         return batch.tasks
 
-    def _process(self, signature: Signature, tasks: list[_Task]) -> None:
+    def _process(self, signature: ServableSignature, tasks: list[_Task]) -> None:
         """Run tasks as one batch; if it fails, bisect it down to the task that fails."""
         now = time.monotonic()
         total = sum(task.rows for task in tasks)

@@ -32,7 +32,7 @@ from serving.server.grpc_admission import Admission, thread_count
 from serving.server.limits import Limits
 from serving.server.loading import Servable
 from serving.server.models import Repository
-from serving.server.signature_spec import Signature
+from serving.server.signature_spec import ServableSignature
 from serving.server.status import ServingError, invalid, shortened
 from serving.server.tensors import arrays_from_protos, message_bytes, write_array
 from serving.tf_serving import DEFAULT_SIGNATURE
@@ -200,7 +200,7 @@ def _version(spec: model_pb2.ModelSpec) -> int | None:
     return spec.version.value if spec.HasField("version") else None
 
 
-def _requested_outputs(signature: Signature, output_filter: list[str]) -> list[str]:
+def _requested_outputs(signature: ServableSignature, output_filter: list[str]) -> list[str]:
     seen: set[str] = set()
     for name in output_filter:
         if name not in signature.outputs:
@@ -215,7 +215,7 @@ def _requested_outputs(signature: Signature, output_filter: list[str]) -> list[s
 
 
 def _predict_response(
-    servable: Servable, signature: Signature, outputs: dict[str, np.ndarray]
+    servable: Servable, signature: ServableSignature, outputs: dict[str, np.ndarray]
 ) -> predict_pb2.PredictResponse:
     response = predict_pb2.PredictResponse()
     response.model_spec.CopyFrom(answering_spec(servable, signature.name))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.server.json_values import Json, convert_all, converter, is_base64, quoted
-from serving.server.signature_spec import MAX_RANK, Signature, TensorInfo
+from serving.server.signature_spec import MAX_RANK, ServableSignature, TensorInfo
 from serving.server.status import ServingError, invalid, shortened
 
 # A whole surrogate pair, else a lone surrogate (the group), else any other escape.
@@ -92,7 +92,7 @@ def signature_name(document: dict[str, Json]) -> str:
 
 
 def read_inputs(
-    document: dict[str, Json], signature: Signature
+    document: dict[str, Json], signature: ServableSignature
 ) -> tuple[Layout, dict[str, np.ndarray]]:
     """Return the layout of the request and its inputs; strings are object arrays of bytes.
 
@@ -120,7 +120,7 @@ def read_inputs(
     return Layout.ROW, _from_rows(instances, signature)
 
 
-def _from_columns(inputs: Json, signature: Signature) -> dict[str, np.ndarray]:
+def _from_columns(inputs: Json, signature: ServableSignature) -> dict[str, np.ndarray]:
     if isinstance(inputs, dict) and not is_base64(inputs):
         for name in signature.inputs:
             if name not in inputs:
@@ -163,7 +163,9 @@ def _array_at_once(value: Json, info: TensorInfo) -> np.ndarray | None:
     return None if array is None else array.reshape(shape)
 
 
-def _rows_at_once(instances: list[Json], signature: Signature) -> dict[str, np.ndarray] | None:
+def _rows_at_once(
+    instances: list[Json], signature: ServableSignature
+) -> dict[str, np.ndarray] | None:
     """Fast path: convert all instances to arrays; None if anything might be wrong with them."""
     names = signature.inputs.keys()
     columns: dict[str, list[Json]] = {}
@@ -181,7 +183,7 @@ def _rows_at_once(instances: list[Json], signature: Signature) -> dict[str, np.n
     return arrays if len(arrays) == len(names) else None
 
 
-def _from_rows(instances: list[Json], signature: Signature) -> dict[str, np.ndarray]:
+def _from_rows(instances: list[Json], signature: ServableSignature) -> dict[str, np.ndarray]:
     arrays = _rows_at_once(instances, signature)
     if arrays is not None:
         return arrays

@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from serving.server.folders import check_regular, fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
-from serving.server.signature_spec import Signature, signature_from
+from serving.server.signature_spec import ServableSignature, signature_from
 from serving.server.status import ServingError, from_tensorflow
 from serving.server.warmup_replay import warm_up
 from serving.tf_serving import SAVED_MODEL
@@ -29,7 +29,7 @@ class Servable:
     name: str
     version: int
     definitions: dict[str, meta_graph_pb2.SignatureDef]  # all signatures, for metadata
-    signatures: dict[str, Signature]  # the executable signatures
+    signatures: dict[str, ServableSignature]  # the executable signatures
     root: Any  # result of tf.saved_model.load, which owns the variables
 
 

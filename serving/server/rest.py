@@ -47,7 +47,7 @@ from serving.server.limits import PIECE_BYTES
 from serving.server.loading import Servable
 from serving.server.origins import NOSNIFF, KnownHosts, OriginCheck
 from serving.server.playground import playground_routes
-from serving.server.signature_spec import Arrays, Signature, size_bytes
+from serving.server.signature_spec import Arrays, ServableSignature, size_bytes
 from serving.server.status import HTTP_STATUS, ServingError, invalid, shortened
 from serving.tf_serving import DEFAULT_SIGNATURE, METRICS_PATH, version_number
 
@@ -219,7 +219,7 @@ class _RestApi:
         query.share.hold(len(answer))
         return answer
 
-    def _read_predict(self, query: "_Query") -> tuple[Signature, Layout, Arrays]:
+    def _read_predict(self, query: "_Query") -> tuple[ServableSignature, Layout, Arrays]:
         with self._backend.budget.turn(len(query.body)):
             current_caller().check()
             document = parse_document(query.body)

@@ -10,7 +10,7 @@ from serving.server.batching import Batcher, BatchingOptions, RunNow
 from serving.server.callers import current_caller
 from serving.server.limits import Limits
 from serving.server.metrics import Metrics
-from serving.server.signature_spec import Arrays, Signature, check_inputs, size_bytes
+from serving.server.signature_spec import Arrays, ServableSignature, check_inputs, size_bytes
 from serving.server.status import from_tensorflow
 
 
@@ -35,7 +35,7 @@ class Runner:
         if self._batcher:
             self._batcher.close()
 
-    def run(self, signature: Signature, inputs: Arrays) -> Arrays:
+    def run(self, signature: ServableSignature, inputs: Arrays) -> Arrays:
         """Return the outputs by name; strings are object arrays of bytes.
 
         Raises:
@@ -54,7 +54,7 @@ class Runner:
         current_caller().check()  # do not format a response for nobody: it may take long
         return outputs
 
-    def _run_now(self, signature: Signature, arrays: Arrays) -> Arrays:
+    def _run_now(self, signature: ServableSignature, arrays: Arrays) -> Arrays:
         try:
             with self._places:
                 current_caller().check()

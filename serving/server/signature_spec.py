@@ -41,7 +41,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Signature:
+class ServableSignature:
     """One function of a loaded model; inputs and outputs are sorted by name."""
 
     name: str
@@ -58,9 +58,9 @@ class Signature:
 
 def signature_from(
     name: str, definition: meta_graph_pb2.SignatureDef, function: Callable[..., Any]
-) -> Signature:
+) -> ServableSignature:
     """Build a signature from its definition in a SavedModel and its function."""
-    return Signature(name, _infos(definition.inputs), _infos(definition.outputs), function)
+    return ServableSignature(name, _infos(definition.inputs), _infos(definition.outputs), function)
 
 
 def _infos(tensors: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, TensorInfo]:
@@ -78,7 +78,7 @@ def _sizes(shape: tensor_shape_pb2.TensorShapeProto) -> tuple[int | None, ...]:
     return tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
 
 
-def check_inputs(signature: Signature, inputs: Arrays) -> None:
+def check_inputs(signature: ServableSignature, inputs: Arrays) -> None:
     """Check names, dtypes and ranks of arrays against the signature.
 
     Raises:
@@ -90,7 +90,7 @@ def check_inputs(signature: Signature, inputs: Arrays) -> None:
         check_rank(signature, name, inputs[name].shape)
 
 
-def check_names(signature: Signature, names: Collection[str]) -> None:
+def check_names(signature: ServableSignature, names: Collection[str]) -> None:
     """Check the names of a request's inputs against the signature's.
 
     Raises:
@@ -107,7 +107,7 @@ def check_names(signature: Signature, names: Collection[str]) -> None:
             )
 
 
-def check_dtype(signature: Signature, name: str, received: str) -> None:
+def check_dtype(signature: ServableSignature, name: str, received: str) -> None:
     """Check one input's dtype, as named by `type_name`, against the signature's.
 
     Raises:
@@ -119,7 +119,7 @@ def check_dtype(signature: Signature, name: str, received: str) -> None:
         raise invalid(f"Expects arg[{position}] to be {expected} but {received} is provided")
 
 
-def check_rank(signature: Signature, name: str, shape: Shape) -> None:
+def check_rank(signature: ServableSignature, name: str, shape: Shape) -> None:
     """Refuse a rank lower than the signature's, which would crash kernels.
 
     Higher ranks and inner sizes are checked by the graph, as in TensorFlow Serving.

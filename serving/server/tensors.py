@@ -18,8 +18,8 @@ from tensorflow.core.framework import tensor_pb2
 from serving.server.signature_spec import (
     MAX_RANK,
     Arrays,
+    ServableSignature,
     Shape,
-    Signature,
     check_dtype,
     check_names,
     check_rank,
@@ -70,7 +70,7 @@ _FIELDS = {
 
 
 def arrays_from_protos(
-    signature: Signature, protos: Mapping[str, tensor_pb2.TensorProto], max_bytes: int
+    signature: ServableSignature, protos: Mapping[str, tensor_pb2.TensorProto], max_bytes: int
 ) -> Arrays:
     """Convert a request's tensors to arrays by name; strings are object arrays of bytes.
 

@@ -9,7 +9,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from pipeline.errors import InputError
 from pipeline.storage.tfrecords import read_records
 from serving.server.runner import Runner
-from serving.server.signature_spec import Signature
+from serving.server.signature_spec import ServableSignature
 from serving.server.status import invalid
 from serving.server.tensors import arrays_from_protos
 from serving.tf_serving import DEFAULT_SIGNATURE, WARM_UP_FILE
@@ -17,7 +17,7 @@ from serving.tf_serving import DEFAULT_SIGNATURE, WARM_UP_FILE
 _MAX_RECORDS = 1000
 
 
-def warm_up(version_dir: Path, signatures: dict[str, Signature], runner: Runner) -> None:
+def warm_up(version_dir: Path, signatures: dict[str, ServableSignature], runner: Runner) -> None:
     """Run the Predict requests in the version's warm-up file, if it has one.
 
     Raises:

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer, normalizers
 
 from model.interchange import read_checkpoint
-from model.interchange.files import Settings
+from model.interchange.files import CheckpointSettings
 from model.interchange.read_tokenizer import TokenizerFiles, read_tokenizer
 from pipeline.errors import InputError
 from pipeline.schema import SPECIAL_TOKENS
@@ -69,7 +69,7 @@ def ours(files: TokenizerFiles, texts: list[str]) -> list[list[int]]:
 
 
 def read(path: Path) -> TokenizerFiles:
-    return read_tokenizer(path, Settings(path / "config.json", {}))
+    return read_tokenizer(path, CheckpointSettings(path / "config.json", {}))
 
 
 def edit(path: Path, **values: Any) -> None:

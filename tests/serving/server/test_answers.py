@@ -13,7 +13,7 @@ from serving.server import json_answer
 from serving.server.answer_size import check_before_run
 from serving.server.json_answer import predict_answer, predict_chunks
 from serving.server.json_request import Layout
-from serving.server.signature_spec import Signature, TensorInfo
+from serving.server.signature_spec import ServableSignature, TensorInfo
 from serving.server.status import ServingError
 
 DTYPES = [np.float32, np.float64, np.int32, np.uint8, np.bool_]
@@ -80,7 +80,7 @@ def signature(inputs, outputs):
         {name: TensorInfo(dtype, shape, f"{name}:0") for name, (dtype, shape) in table.items()}
         for table in (inputs, outputs)
     ]
-    return Signature("s", *infos, dict)
+    return ServableSignature("s", *infos, dict)
 
 
 IDS = {"ids": (tf.int32, (None, None)), "at": (tf.int32, (None, None))}

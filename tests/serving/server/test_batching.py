@@ -14,7 +14,7 @@ from serving.server.batching import Batcher, BatchingOptions, _work_of_rows
 from serving.server.limits import Limits
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
-from serving.server.signature_spec import Signature, TensorInfo
+from serving.server.signature_spec import ServableSignature, TensorInfo
 from serving.server.status import ServingError, invalid
 
 DEADLINE_SECS = 60
@@ -23,7 +23,7 @@ LONG_MICROS = DEADLINE_SECS * 10**6
 
 def signature_of(shape, dtype=tf.float32, outputs=None):
     info = TensorInfo(dtype, shape, "x:0")
-    return Signature("s", {"x": info}, {"y": info} if outputs is None else outputs, dict)
+    return ServableSignature("s", {"x": info}, {"y": info} if outputs is None else outputs, dict)
 
 
 ROWS = signature_of((None,))
@@ -316,7 +316,7 @@ class Saved(tf.Module):
 
 def runner_of(signature_outputs, **options):
     info = TensorInfo(tf.string, (None,), "x:0")
-    signature = Signature("s", {"x": info}, signature_outputs, Saved().run)
+    signature = ServableSignature("s", {"x": info}, signature_outputs, Saved().run)
     return Runner(Limits(max_concurrent_runs=2), BatchingOptions(**options)), signature
 
 

@@ -23,7 +23,7 @@ from serving.server.examples import read_examples
 from serving.server.json_request import parse_document, read_inputs, signature_name
 from serving.server.limits import Limits
 from serving.server.main import ModelServer
-from serving.server.signature_spec import Signature, TensorInfo
+from serving.server.signature_spec import ServableSignature, TensorInfo
 from serving.server.status import ServingError
 
 DEADLINE_SECS = 60
@@ -54,7 +54,7 @@ SIGNATURES = st.dictionaries(
     min_size=1,
     max_size=3,
 ).map(
-    lambda dtypes: Signature(
+    lambda dtypes: ServableSignature(
         "s", {name: TensorInfo(dtype, None, "x:0") for name, dtype in dtypes.items()}, {}, dict
     )
 )

@@ -9,13 +9,13 @@ import tensorflow as tf
 from serving.server.json_answer import error_answer, predict_answer
 from serving.server.json_request import Layout, parse_document, read_inputs
 from serving.server.json_values import quoted
-from serving.server.signature_spec import Signature, TensorInfo
+from serving.server.signature_spec import ServableSignature, TensorInfo
 from serving.server.status import ServingError
 
 
 def signature(**dtypes):
     inputs = {name: TensorInfo(dtype, None, f"{name}:0") for name, dtype in sorted(dtypes.items())}
-    return Signature("serving_default", inputs, {}, dict)
+    return ServableSignature("serving_default", inputs, {}, dict)
 
 
 def answered(layout, **outputs):

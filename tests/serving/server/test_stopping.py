@@ -24,7 +24,7 @@ from serving.server.callers import Caller, current_caller
 from serving.server.limits import Limits
 from serving.server.main import ModelServer
 from serving.server.metrics import Metrics
-from serving.server.signature_spec import Signature
+from serving.server.signature_spec import ServableSignature
 from serving.server.status import ServingError
 
 HOST = "127.0.0.1"
@@ -168,7 +168,7 @@ def test_what_a_caller_queued_is_not_run_once_it_left():
         return inputs
 
     batcher = Batcher(run, BatchingOptions(num_batch_threads=1), Metrics())
-    signature = Signature("s", {}, {}, run)
+    signature = ServableSignature("s", {}, {}, run)
     caller = Caller()
 
     def leaving():

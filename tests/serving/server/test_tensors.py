@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from serving.server.signature_spec import Signature, TensorInfo
+from serving.server.signature_spec import ServableSignature, TensorInfo
 from serving.server.status import ServingError
 from serving.server.tensors import arrays_from_protos, message_bytes, write_array
 
@@ -49,7 +49,7 @@ def protos(draw, dtypes):
 
 def signature(**dtypes):
     inputs = {name: TensorInfo(dtype, None, f"{name}:0") for name, dtype in sorted(dtypes.items())}
-    return Signature("s", inputs, {}, dict)
+    return ServableSignature("s", inputs, {}, dict)
 
 
 def read(proto, dtype, max_bytes=MAX_BYTES):
