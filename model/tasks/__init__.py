@@ -1,1 +1,5 @@
-"""What a model answers, and the labelled examples that it learns each task from."""
+"""The tasks that a model is fine-tuned for: one object in one file for each kind of task.
+
+To add a kind, implement `task_kind.TaskKind` in a new file here, and add a row to `kinds.KINDS`.
+`tests/new_kind/topics.py` is an example.
+"""

@@ -7,6 +7,7 @@ in a text, at least 1), W words (the most in a text), K fillings, H hidden size,
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -207,12 +208,15 @@ class TextModel(tf.Module):
     ) -> dict[str, Any]:
         task = self._run.task
         assert task is not None
-        encoded = self.network.encode(encoding.features)
-        logits = self.network.task(
-            encoded.sequence_output if task.is_per_position else encoded.pooled_output
-        )
+        logits = self._task_logits(self.network.encode(encoding.features))
         outputs = task.definition.served_answers(task, logits, words, passage)
         return {**outputs, "truncated": encoding.truncated}
+
+    def _task_logits(self, encoded: EncoderOutputs) -> Any:
+        """Return the head's outputs: float32 [B, L, C] of every position, or [B, C]."""
+        assert self._run.task is not None
+        is_long = self._run.task.is_per_position
+        return self.network.task(encoded.sequence_output if is_long else encoded.pooled_output)
 
     # ---- what the encoder makes of texts
 
@@ -327,15 +331,12 @@ class TextModel(tf.Module):
         Raises:
             InvalidArgumentError: the inputs differ in shape, or a value is out of range.
         """
-        values = (input_ids, input_mask, segment_ids)
-        given = {
-            name: tf.ensure_shape(ids, [None, None])
-            for name, ids in zip(schema.ENCODER_INPUTS, values, strict=True)
-        }
+        values = map(_rows_of_ids, (input_ids, input_mask, segment_ids))
+        given = dict(zip(schema.ENCODER_INPUTS, values, strict=True))
         lengths = _lengths_without_filler(given[schema.INPUT_IDS], self._run.vocabulary.cls_id)
         checks = self._checks_of_ids(given)
         if masked_lm_positions is not None:
-            positions = tf.ensure_shape(masked_lm_positions, [None, None])
+            positions = _rows_of_ids(masked_lm_positions)
             checks.append(_check_positions(positions, lengths))
         with tf.control_dependencies(checks):
             features = {name: _with_columns(ids) for name, ids in given.items()}
@@ -343,16 +344,16 @@ class TextModel(tf.Module):
         features = {name: tf.where(is_filler, 0, ids) for name, ids in features.items()}
         encoded = self.network.encode(features)
         sequence_output = _without(is_filler, encoded.sequence_output)
+        encoded = replace(encoded, sequence_output=sequence_output)
         outputs = {"sequence_output": sequence_output, "pooled_output": encoded.pooled_output}
         if masked_lm_positions is not None:
             outputs["masked_lm_logits"] = self.network.masked_lm(sequence_output, positions)
         if "next_sentence" in self._heads:
             outputs["next_sentence_logits"] = self.network.next_sentence(encoded.pooled_output)
-        task = self._run.task
-        if task and task.is_per_position:
-            outputs["task_logits"] = _without(is_filler, self.network.task(sequence_output))
-        elif task:
-            outputs["task_logits"] = self.network.task(encoded.pooled_output)
+        if self._run.task:
+            logits = self._task_logits(encoded)
+            is_long = self._run.task.is_per_position
+            outputs["task_logits"] = _without(is_filler, logits) if is_long else logits
         return outputs
 
     def _checks_of_ids(self, given: Mapping[str, Any]) -> list[Any]:
@@ -379,6 +380,11 @@ class TextModel(tf.Module):
             ),
             *(_check_range(name, given[name], limit) for name, limit in limits.items()),
         ]
+
+
+def _rows_of_ids(ids: Any) -> Any:
+    """Refuse anything but int32 [B, L]."""
+    return tf.ensure_shape(ids, [None, None])
 
 
 def _check_range(name: str, values: Any, limit: Any) -> Any:
