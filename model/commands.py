@@ -16,14 +16,16 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from model.tasks.tables import Columns
 
-KindName = Annotated[
-    str,
-    tyro.conf.arg(
-        constructor=tyro.extras.literal_type_from_choices(tuple(KINDS)),
-        help="; ".join(f"{name}: {entry.summary}" for name, entry in KINDS.items()) + ".",
-    ),
-]
-"""The name of a kind of task."""
+if TYPE_CHECKING:
+    KindName = str
+else:
+    KindName = Annotated[
+        Literal[tuple(KINDS)],
+        tyro.conf.arg(
+            help="; ".join(f"{name}: {entry.summary}" for name, entry in KINDS.items()) + "."
+        ),
+    ]
+    """The name of a kind of task: a choice of those in the table, which mypy cannot read."""
 
 StrategyName = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
 
