@@ -21,7 +21,7 @@ from model.source import Source, open_source
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
 from model.tasks.encoding import Encoder
-from model.tasks.evaluation import LOWER_IS_BETTER, evaluate
+from model.tasks.evaluation import evaluate
 from model.tasks.examples import Examples, read_examples
 from model.tasks.kinds import Task, kind_named
 from model.tasks.objective import Tuning
@@ -317,15 +317,16 @@ def evaluations_of(options: Finetune, prepared: Prepared) -> Evaluations:
     Raises:
         InputError: the task has no such measure.
     """
-    measures = ("loss", *prepared.task.definition.metrics)
+    kind = prepared.task.definition
+    measures = kind.metrics_of(prepared.task)
     measure = options.metric or measures[1]
-    if measure not in measures or (measure == "f1" and len(prepared.task.labels) != 2):
+    if measure not in measures:
         raise InputError(f"--metric {measure}: expected one of {', '.join(measures)}")
     epoch = math.ceil(len(prepared.train) / options.batch_size)
     return Evaluations(
         options.eval_every_steps or epoch,
         measure,
-        higher_is_better=measure not in LOWER_IS_BETTER,
+        higher_is_better=kind.is_higher_better(measure),
         patience=options.early_stopping,
     )
 

@@ -28,7 +28,7 @@ class Classification(TextKind):
         "classify", view="classes", playground=("What a wonderful film.", "I liked it.")
     )
     foreign_head = CLASSIFIER_HEAD
-    metrics = ("accuracy", "macro_f1", "f1", "matthews")  # f1 is of the second of two classes
+    metrics = ("accuracy", "macro_f1", "f1", "matthews")
 
     def __init__(self, name: str, *, takes_pairs: bool) -> None:
         self.name = name
@@ -41,6 +41,11 @@ class Classification(TextKind):
             return super().refused_flags
         reason = f"a {self.name} task takes one text; {PAIR.name} takes two"
         return [(reason, ("text_pair_column",)), *super().refused_flags]
+
+    def metrics_of(self, task: Task) -> tuple[str, ...]:
+        """Return the names of the metrics: f1 is of the second of two classes."""
+        names = super().metrics_of(task)
+        return names if len(task.labels) == 2 else tuple(name for name in names if name != "f1")
 
     # ---- labels
 

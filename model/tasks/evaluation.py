@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from model.tasks.encoded import Encoded
     from model.tasks.examples import Examples
 
-LOWER_IS_BETTER = frozenset({"loss", "mean_squared_error"})
-
 
 @dataclass
 class Evaluation:

@@ -23,6 +23,7 @@ class Regression(TextKind):
 
     name = "regression"
     metrics = ("pearson", "spearman", "mean_squared_error")
+    lower_is_better = frozenset({"mean_squared_error"})
     label_dtype = np.float32
     signature = TaskSignature(
         "score", view="number", playground=("What a wonderful film.", "I liked it.")

@@ -108,6 +108,7 @@ class TaskKind(ABC, Generic[E]):
         takes_pairs: whether two texts make an example; None = an example has one text or two.
         is_per_position: whether the head answers at every position, not once per text.
         metrics: metrics of the kind by name; the first one selects the best checkpoint by default.
+        lower_is_better: metrics of which a lower value is better.
         labels_per_position: whether an example's labels are as many as its positions.
         label_dtype: of the labels in a batch.
         signature: of the served model.
@@ -123,7 +124,7 @@ class TaskKind(ABC, Generic[E]):
     takes_pairs: bool | None = None
     is_per_position: bool = False
     metrics: tuple[str, ...]
-
+    lower_is_better: frozenset[str] = frozenset()
     labels_per_position: bool = False
     label_dtype: type[np.generic] = np.int32
     signature: TaskSignature
@@ -136,6 +137,15 @@ class TaskKind(ABC, Generic[E]):
     def num_outputs(self, task: Task) -> int:
         """Return C, the number of outputs of the head: one per class."""
         return len(task.labels)
+
+    def metrics_of(self, task: Task) -> tuple[str, ...]:
+        """Return the loss and the names of the metrics that a task of this kind has."""
+        del task
+        return ("loss", *self.metrics)
+
+    def is_higher_better(self, metric: str) -> bool:
+        """Return whether a higher value of a metric is better."""
+        return metric != "loss" and metric not in self.lower_is_better
 
     # ---- reading
 
