@@ -7,6 +7,7 @@ import pytest
 
 from clozeline.main import main, parse
 from model.explaining.explanation import explain
+from model.tasks.kinds import kind_named
 from model.tasks.texts import Texts
 from pipeline.errors import InputError
 from serving.client import Client, Signature
@@ -164,7 +165,7 @@ def test_a_flag_of_evaluate_that_does_not_fit_the_run_or_its_data(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = SimpleNamespace(path="r", task=SimpleNamespace(kind=kind))
+    run = SimpleNamespace(path="r", task=SimpleNamespace(kind=kind, definition=kind_named(kind)))
     unlabelled = Texts(Path("d"), [("a", "b")], [], [1], ["a", "b"])
     monkeypatch.setattr("model.evaluate.load_run", lambda _: run)
     monkeypatch.setattr("model.evaluate.read_for", lambda *_: unlabelled)
