@@ -1,4 +1,4 @@
-"""`python -m clozeline`, which is the `clozeline` command."""
+"""`python -m clozeline`: the same as the `clozeline` command."""
 
 import sys
 

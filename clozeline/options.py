@@ -1,4 +1,4 @@
-"""A command's options: a dataclass, read from flags (tyro) and a YAML file of flags by name."""
+"""Parse a command's options, a dataclass, from flags (with tyro) and a YAML file."""
 
 import contextlib
 import difflib
@@ -18,11 +18,12 @@ InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What every command takes.
+    """Options of all commands.
 
-    A field whose flag has another name (`--run`, since the front door calls `options.run()`) has it
-    twice: for tyro (`tyro.conf.arg(name="run")`), and as `metadata={"flag": "run"}`. Messages name
-    fields in backquotes; `as_flags` makes flags of them.
+    A field can have a flag with another name (`run_dir` has `--run`, since `run` is a method). The
+    name must then be given twice: to tyro (`tyro.conf.arg(name="run")`), and as
+    `metadata={"flag": "run"}`. Messages name fields in backquotes; `as_flags` replaces them by
+    flags.
     """
 
     config: Path | None = None
@@ -32,17 +33,17 @@ class Command:
     given: Annotated[frozenset[str], tyro.conf.Fixed, tyro.conf.Suppress] = field(
         default=frozenset(), metadata={"flag": None}
     )
-    """Names of the options that the user named, which the front door knows."""
+    """Names of the options that the user gave on the command line or in the YAML file."""
 
     def refuse_given(self, reason: str, *names: str) -> None:
-        """Refuse options that have no effect next to the others.
+        """Refuse options that have no effect in combination with the others.
 
         Args:
-            reason: why they have none, and what to do.
-            names: of the options.
+            reason: why they have no effect, and what to do.
+            names: names of the options.
 
         Raises:
-            InputError: the user named one of them.
+            InputError: the user gave one of them.
         """
         for name in names:
             if name in self.given:
@@ -50,24 +51,24 @@ class Command:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables to set in the process's environment before anything heavy is imported."""
+        """Environment variables to set before TensorFlow is imported."""
         return {}
 
     def run(self) -> dict[str, Any]:
-        """Do the work and print what came of it.
+        """Run the command and print its result.
 
         Returns:
-            What `--json` prints. An "ok" in it that is false means exit code 1.
+            The object that `--json` prints. If it has "ok": False, the exit code is 1.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeamCommand(Command):
-    """A command that passes the flags which it does not know on to Apache Beam."""
+    """A command that passes unknown flags to Apache Beam."""
 
     def run(self, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
-        """Do the work, as other commands do."""
+        """Run the command, with flags for Beam."""
         raise NotImplementedError
 
 
@@ -75,12 +76,12 @@ Options = TypeVar("Options", bound=Command)
 
 
 def as_flags(message: str, options: type[Command], *others: type[Command]) -> str:
-    """Return a message with flags in place of the fields that it names in backquotes.
+    """Return a message with field names in backquotes replaced by flags.
 
     Args:
-        message: of the engine, such as "`batch_size` 7: must be a multiple of 2".
-        options: of the command that runs; its positional options become their names in capitals.
-        others: of other commands, whose flags a message may recommend.
+        message: message of the engine, such as "`batch_size` 7: must be a multiple of 2".
+        options: options of the running command; positional options become upper-case names.
+        others: options of other commands, whose flags a message may recommend.
     """
     known: dict[str, str] = {}
     for each in (*reversed(others), options):
@@ -89,7 +90,7 @@ def as_flags(message: str, options: type[Command], *others: type[Command]) -> st
 
 
 def _spellings(options: type[Command]) -> dict[str, str]:
-    """Return what a user types for each field: its flag, or the name of a positional option."""
+    """Return the flag of each field, or the upper-case name of a positional option."""
     hints = get_type_hints(options, include_extras=True)
     return {
         name: flag.upper() if _is_positional(hints[name]) else "--" + flag.replace("_", "-")
@@ -100,15 +101,18 @@ def _spellings(options: type[Command]) -> dict[str, str]:
 def parse_options(
     options: type[Options], prog: str, arguments: list[str]
 ) -> tuple[Options, list[str]]:
-    """Return a command's options, and the flags that it does not know.
+    """Parse the options of a command.
 
     Args:
-        options: the command's dataclass.
-        prog: how the command is called, for messages.
-        arguments: the words after it.
+        options: dataclass of the command.
+        prog: name of the command, for messages.
+        arguments: command-line arguments.
+
+    Returns:
+        The options, and the unknown flags.
 
     Raises:
-        InputError: a flag is missing, malformed, out of range, or has no effect next to the others.
+        InputError: a flag is missing, malformed, out of range, or has no effect with the others.
     """
     arguments = [
         part
@@ -127,7 +131,7 @@ def parse_options(
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            found, unknown = tyro.cli(
+            parsed, unknown = tyro.cli(
                 options,
                 args=arguments,
                 prog=prog,
@@ -140,18 +144,18 @@ def parse_options(
             message = _one_line(complaint.getvalue())
             raise InputError(f"{message} (see {prog} --help)") from None
         raise
-    return options(**vars(found) | {"given": _given_fields(arguments, options)}), unknown
+    return options(**vars(parsed) | {"given": _given_fields(arguments, options)}), unknown
 
 
 def settings_from_yaml(path: Path, options: type[Command]) -> tuple[list[str], dict[str, Any]]:
-    """Return what a YAML mapping of option names to values stands for.
+    """Read options from a YAML file.
 
     Returns:
-        Flags; and the values of positional options by field name, which have no flag.
+        The options as flags; and the values of positional options, by field name.
 
     Raises:
-        InputError: the file cannot be read, is no mapping, or has an option that the command lacks
-            or a value that the option cannot have.
+        InputError: the file cannot be read, is not a mapping, or contains an unknown option or an
+            invalid value.
     """
     import yaml
 
@@ -173,7 +177,7 @@ def settings_from_yaml(path: Path, options: type[Command]) -> tuple[list[str], d
         if name not in known:
             raise InputError(f"`config` {path}: unknown option {key!r}{did_you_mean(name, known)}")
         if value is None is defaults[known[name]]:
-            continue  # as if it were not there
+            continue  # `option:` without a value means the default
         try:
             values = _values(value, hints[known[name]])
             if _is_positional(hints[known[name]]):
@@ -195,10 +199,10 @@ def _plain(hint: Any) -> Any:
 
 
 def _values(value: Any, hint: Any) -> bool | list[str]:
-    """Return a YAML value as the words of a command line, or as a boolean.
+    """Return a YAML value as command-line arguments, or as a boolean.
 
     Raises:
-        ValueError: an option of this type cannot have it.
+        ValueError: the value is not valid for an option of this type.
     """
     kind = _plain(hint)
     if kind is bool:
@@ -217,7 +221,7 @@ def _values(value: Any, hint: Any) -> bool | list[str]:
 
 
 def _converted(values: bool | list[str], hint: Any) -> Any:
-    """Return the words of a positional option as its type has them."""
+    """Return the value of a positional option, converted to its type."""
     assert isinstance(values, list)
     kind = _plain(hint)
     if get_origin(kind) is tuple:
@@ -228,30 +232,30 @@ def _converted(values: bool | list[str], hint: Any) -> Any:
 def _as_words(name: str, values: bool | list[str]) -> list[str]:
     if isinstance(values, bool):
         return [f"--{name}" if values else f"--no-{name}"]
-    # Joined: the value may begin with a dash.
+    # --name=value, because a value that starts with a dash would be parsed as a flag.
     return [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *values]
 
 
 def _defaults(options: type[Options], values: Mapping[str, Any]) -> Options:
-    """Return options to start from: some fields' values, and for the others what the class says.
+    """Return default options for tyro: the given values, and the class's defaults for other fields.
 
-    `__post_init__` must not see them: required fields still lack a value.
+    `__init__` is not called, because its checks would fail: required fields have no value yet.
     """
-    made = object.__new__(options)
+    defaults = object.__new__(options)
     for each in fields(options):
         default = tyro.MISSING if each.default is MISSING else each.default
-        object.__setattr__(made, each.name, values.get(each.name, default))
-    return made
+        object.__setattr__(defaults, each.name, values.get(each.name, default))
+    return defaults
 
 
 def _flags(options: type[Command]) -> dict[str, str]:
-    """Return the field of each flag; both with underscores."""
+    """Return the field names by flag; flags with underscores, without leading dashes."""
     names = {field.metadata.get("flag", field.name): field.name for field in fields(options)}
     return {flag: name for flag, name in names.items() if flag is not None}
 
 
 def _given_fields(arguments: list[str], options: type[Command]) -> frozenset[str]:
-    """Return the fields of the options that stand among the arguments, whatever their values."""
+    """Return the fields whose flags are among the arguments."""
     words = {argument.split("=", 1)[0] for argument in arguments if argument.startswith("--")}
     named = {word[2:].replace("-", "_") for word in words}
     named |= {name.removeprefix("no_") for name in named}
@@ -259,16 +263,16 @@ def _given_fields(arguments: list[str], options: type[Command]) -> frozenset[str
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """Return the end of a message about an unknown word: the known one that is close, if any."""
+    """Return a hint for an error message: the known word most similar to an unknown one, if any."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _one_line(box: str) -> str:
-    """Return the first statement of the error box that tyro draws as one line.
+    """Return the first paragraph of tyro's error box as one line.
 
-    What it prints is all that tyro's public API tells of an error: its structured events
-    (`tyro._errors`) are private, and may change in any release.
+    The printed text is the only public form of tyro's errors; the structured events in
+    `tyro._errors` are private and may change in any release.
     """
     lines = [line.strip("│ ") for line in re.sub("[╭╮╰╯]", "", box).splitlines()]
     statement = []

@@ -1,1 +1,1 @@
-"""What a person sees in the terminal, and the pictures that commands write."""
+"""Terminal output and pictures of the commands."""

@@ -1,4 +1,4 @@
-"""An explanation as a picture for a slide: the first answer's words, and one head's attention."""
+"""Draw an explanation as a picture for a slide: word attributions, and one head's attention."""
 
 import io
 import warnings
@@ -9,15 +9,15 @@ import numpy as np
 from model.explaining.explanation import Explanation
 
 MOST_LABELS = 48
-"""Words that are written beside the heat map; more would run into each other."""
+"""Maximum number of words for which the heat map has labels; more labels would overlap."""
 
 ADDS, TAKES = "#15935a", "#cf4a30"
 
 
 def picture(explanation: Explanation) -> bytes:
-    """Return a PNG. A letter that no installed font has is drawn as a box."""
+    """Return a PNG image. Characters that no installed font has are drawn as boxes."""
     import matplotlib
-    from matplotlib.figure import Figure  # no pyplot: it would ask for a screen
+    from matplotlib.figure import Figure  # not pyplot, which needs a display
 
     fonts = _fonts_for({*"".join(explanation.example.written)})
     attributed = [each for each in explanation.predictions if each.attribution]
@@ -34,7 +34,7 @@ def picture(explanation: Explanation) -> bytes:
 
 
 def _fonts_for(letters: set[str]) -> list[str]:
-    """Return matplotlib's own font, and those on this machine that have the letters it lacks."""
+    """Return matplotlib's default font, and installed fonts with the characters that it lacks."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
@@ -44,9 +44,9 @@ def _fonts_for(letters: set[str]) -> list[str]:
     for path in sorted(font_manager.findSystemFonts()) if missing else ():
         try:
             font = FT2Font(path)
-        except RuntimeError:  # it cannot read it
+        except RuntimeError:  # FreeType cannot read the file
             continue
-        if font.scalable and missing & font.get_charmap().keys():  # no bitmaps in colours
+        if font.scalable and missing & font.get_charmap().keys():  # not colour bitmaps (emoji)
             missing -= font.get_charmap().keys()
             font_manager.fontManager.addfont(path)
             fonts.append(font.family_name)
@@ -59,11 +59,11 @@ def _words(explanation: Explanation) -> list[str]:
 
 
 def _draw_words(axes: Any, explanation: Explanation, prediction: Any) -> None:
-    """Draw what each word adds to the answer, as bars."""
-    example, found = explanation.example, prediction.attribution
+    """Draw the attribution of each word as a bar."""
+    example, attribution = explanation.example, prediction.attribution
     places = [i for i, word in enumerate(example.words) if not example.is_special[word[0]]]
     words = _words(explanation)
-    amounts = [float(found.by_piece[example.words[place]].sum()) for place in places]
+    amounts = [float(attribution.by_piece[example.words[place]].sum()) for place in places]
     colours = [ADDS if amount > 0 else TAKES for amount in amounts]
     axes.barh(range(len(places)), amounts, color=colours)
     axes.set_yticks(range(len(places)), [words[place] for place in places], parse_math=False)
@@ -72,14 +72,15 @@ def _draw_words(axes: Any, explanation: Explanation, prediction: Any) -> None:
     axes.axvline(0, color="0.5", linewidth=0.8)
     best, value = prediction.answers[0]
     title = (
-        f"{prediction.title}\n{best}: {value:.3f}, from {found.baseline_value:.3f} with no words"
+        f"{prediction.title}\n{best}: {value:.3f}, "
+        f"from {attribution.baseline_value:.3f} without words"
     )
     axes.set_title(title, fontsize="medium", parse_math=False)
-    axes.set_xlabel("what each word adds (integrated gradients)")
+    axes.set_xlabel("attribution of each word (integrated gradients)")
 
 
 def _draw_attention(axes: Any, explanation: Explanation) -> None:
-    """Draw one head's shares between the words, as a heat map."""
+    """Draw one head's attention weights between words as a heat map."""
     words, groups = _words(explanation), explanation.example.words
     shares = explanation.attention[explanation.layer, explanation.head]
     rows = np.array([shares[group].mean(axis=0) for group in groups])

@@ -1,4 +1,4 @@
-"""An explanation in a terminal: words coloured by what they add, and the answers."""
+"""Show an explanation in the terminal: the answers, and the words coloured by attribution."""
 
 from collections.abc import Iterator
 
@@ -14,11 +14,11 @@ BAR_WIDTH = 20
 SHOWN_ANSWERS = 5
 STRONGEST_LINKS = 5
 ADDS, TAKES = (0, 140, 70), (200, 60, 40)
-"""Backgrounds of the words that speak for an answer, and against it."""
+"""Background colours (RGB) of words with positive and negative attribution."""
 
 
 def shown(explanation: Explanation) -> RenderableType:
-    """Return the short form of an explanation."""
+    """Return the summary of an explanation."""
     example = explanation.example
     parts: list[RenderableType] = [Text(note, style="yellow") for note in explanation.notes]
     for prediction in explanation.predictions:
@@ -35,17 +35,17 @@ def _prediction(example: Example, prediction: Prediction) -> Iterator[Renderable
         bar = "" if prediction.kind == "score" else "█" * round(BAR_WIDTH * value)
         yield Text(f"  {value:7.3f}  {answer:<16} ") + Text(bar, style="cyan")
     if prediction.attribution:
-        found = prediction.attribution
-        adds_up = "add up to" if found.is_complete else "do NOT add up to"
+        of_words = prediction.attribution
+        adds_up = "add up to" if of_words.is_complete else "do NOT add up to"
         yield Text(
-            f"  the words {adds_up} {found.value - found.baseline_value:+.4f}: from "
-            f"{found.baseline_value:.4f} without them (off by {found.error:.2%})\n",
+            f"  the words {adds_up} {of_words.value - of_words.baseline_value:+.4f}: from "
+            f"{of_words.baseline_value:.4f} without them (off by {of_words.error:.2%})\n",
             style="dim",
         )
 
 
 def attributed(example: Example, attribution: Attribution) -> Text:
-    """Return the text with each word on a background as strong as what it adds."""
+    """Return the text; the background of each word shows its attribution."""
     line = Text("  ")
     largest = max(float(np.abs(attribution.by_piece).max()), 1e-12)
     for word in example.words:
@@ -64,7 +64,7 @@ def _style(amount: float) -> str:
 
 
 def _attention(explanation: Explanation) -> Iterator[RenderableType]:
-    """Yield where one head looks most, and which words are most in the last layer."""
+    """Yield the largest attention weights of one head."""
     example, layer, head = explanation.example, explanation.layer, explanation.head
     shares = explanation.attention[layer, head]
     yield Text(f"Attention of layer {layer + 1}, head {head + 1}: the strongest links", "bold")

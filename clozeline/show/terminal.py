@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: results, closing tables, and the engine's notes."""
+"""Terminal output: results, tables, and the engine's notes and warnings."""
 
 import contextlib
 import logging
@@ -9,34 +9,34 @@ from pipeline.console import keep_stdout_for_json, notes, results, table
 __all__ = ["keep_stdout_for_json", "notes", "printed_notes", "results", "table", "warn"]
 
 ROOMS = ("pipeline", "model", "serving")
-"""The packages of the engine, and so their loggers."""
+"""Packages of the engine; they are also the names of their parent loggers."""
 
 
 def warn(messages: Iterable[object]) -> None:
-    """Print warnings, a line each."""
+    """Print warnings, one per line."""
     for message in messages:
         notes.print(f"warning: {message}", markup=False, soft_wrap=True)
 
 
 class _Notes(logging.Handler):
-    """Prints the engine's notes, a line each."""
+    """Log handler that prints the engine's notes, one per line."""
 
     def __init__(self, spelled: Callable[[str], str]) -> None:
         super().__init__()
         self._spelled = spelled
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a note, or a warning that says that it is one."""
+        """Print a note; warnings have the prefix `warning:`."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         notes.print(f"{prefix}{self._spelled(record.getMessage())}", markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def printed_notes(spelled: Callable[[str], str]) -> Iterator[None]:
-    """Print what the engine logs while the context lasts.
+    """Print the engine's log messages inside the context.
 
     Args:
-        spelled: returns a note with flags for the fields that it names in backquotes.
+        spelled: function that replaces field names in backquotes by flags.
     """
     handler = _Notes(spelled)
     loggers = [logging.getLogger(room) for room in ROOMS]

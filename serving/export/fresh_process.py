@@ -1,4 +1,4 @@
-"""Answers requests as a model server would: a process with TensorFlow and TF Text's ops alone.
+"""Run requests as a model server does, in a process with only TensorFlow and TF Text's ops.
 
 Run by `serving.export.gate`, as a file and not as a module: `fresh_process.py SAVED_MODEL REQUESTS
 ANSWERS`. REQUESTS is an `.npz` with a serialized `TensorProto` under each `NUMBER SIGNATURE NAME`;
@@ -15,14 +15,17 @@ from types import ModuleType
 from typing import Any
 
 FORBIDDEN = ("keras", "keras_hub", "tf_keras", "clozeline", "pipeline", "model", "serving")
-"""What no model server has."""
+"""Packages that a model server does not have."""
 
 
 class Forbid(MetaPathFinder, Loader):
-    """Lets none of `FORBIDDEN` be imported; TensorFlow may still look where Keras would be."""
+    """Import hook that makes the import of `FORBIDDEN` packages fail.
+
+    `find_spec` returns a spec, because TensorFlow calls it to locate Keras when it is imported.
+    """
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """Return a spec that cannot be loaded of a forbidden name; else leave it to others."""
+        """Return a spec that cannot be loaded for forbidden names, and None for others."""
         del path, target
         is_forbidden = fullname.partition(".")[0] in FORBIDDEN
         return ModuleSpec(fullname, self) if is_forbidden else None
@@ -33,7 +36,7 @@ class Forbid(MetaPathFinder, Loader):
 
 
 def load_text_ops() -> None:
-    """Register TF Text's operations; its Python package would bring Keras in."""
+    """Register TF Text's ops without importing its Python package, which imports Keras."""
     import tensorflow as tf
 
     spec = find_spec("tensorflow_text")
@@ -44,7 +47,7 @@ def load_text_ops() -> None:
 
 
 def answer(saved_model: str, requests: str, answers: str) -> None:
-    """Run every request."""
+    """Run all requests and write their outputs."""
     import numpy as np
     import tensorflow as tf
     from tensorflow.core.framework import tensor_pb2
@@ -68,10 +71,10 @@ def answer(saved_model: str, requests: str, answers: str) -> None:
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, Forbid())
-    sys.path.pop(0)  # this file's folder
+    sys.path.pop(0)  # this file's directory, which Python adds for scripts
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
         answer(*sys.argv[1:])
     except Exception as error:
-        # The last line is what the gate tells.
+        # The gate quotes the last line of standard error.
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

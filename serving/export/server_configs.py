@@ -1,11 +1,11 @@
-r"""Configuration for `tensorflow_model_server`, written beside a model's versions.
+r"""Write configuration files for `tensorflow_model_server` next to a model's versions.
 
     tensorflow_model_server --model_config_file=models/NAME/models.config \
         --allow_version_labels_for_unavailable_models \
         --enable_batching --batching_parameters_file=models/NAME/batching.config \
         --monitoring_config_file=models/NAME/monitoring.config
 
-A server takes only folders with a number for versions, so the files are not in its way.
+The server only treats directories with a number as name as versions, so it ignores these files.
 """
 
 from pathlib import Path
@@ -34,13 +34,13 @@ pad_variable_length_inputs: true
 
 
 def write_configs(model_path: Path) -> None:
-    """Write the three files; what a person changed in them stays.
+    """Write the three files; existing batching and monitoring files are not changed.
 
-    Of `models.config` the newest version becomes the `canary`, and `stable` stays what it was: it
-    is for a person to say. A first version is both.
+    In `models.config`, the newest version gets the label `canary`; `stable` does not change, since
+    promoting a version is the user's decision. A first version gets both labels.
 
     Args:
-        model_path: models/NAME, with its versions in it.
+        model_path: models/NAME, which contains the versions.
     """
     for name, text in ((BATCHING, _BATCHING), (MONITORING, MONITORING_CONFIG)):
         if not (model_path / name).exists():
@@ -50,7 +50,7 @@ def write_configs(model_path: Path) -> None:
 
 
 def _stable(model_path: Path) -> int | None:
-    """Return the version that is labelled stable, if any."""
+    """Return the version with the label `stable`; None if there is none."""
     config = model_server_config_pb2.ModelServerConfig()
     try:
         text_format.Parse((model_path / MODELS).read_text(encoding="utf-8"), config)
@@ -65,8 +65,8 @@ def models_config(model_path: Path, versions: list[int], stable: int | None) -> 
 
     Args:
         model_path: models/NAME.
-        versions: ascending, at least one.
-        stable: the version labelled so before.
+        versions: version numbers, ascending, at least one.
+        stable: version with the label `stable` so far; None = none.
     """
     canary = versions[-1]
     if stable not in versions:

@@ -1,6 +1,7 @@
-"""Whether a stock TensorFlow Serving knows every operation of a SavedModel.
+"""Check that a stock TensorFlow Serving supports all ops of a SavedModel.
 
-One that does not still announces the model, and fails every request.
+A server without one of the ops loads the model and reports it as available, but all its requests
+fail.
 """
 
 from collections.abc import Iterator
@@ -19,11 +20,11 @@ _LISTS = Path(__file__).parent / "op_lists"
 
 @dataclass(frozen=True)
 class StockOps:
-    """What a release runs on a CPU.
+    """CPU ops of a release.
 
     Attributes:
-        attributes: names of each operation's attributes.
-        oldest, newest: versions of graphs that it reads.
+        attributes: names of the attributes of each op.
+        oldest, newest: supported versions of graphs.
     """
 
     attributes: dict[str, frozenset[str]]
@@ -32,7 +33,7 @@ class StockOps:
 
     @classmethod
     def of(cls, server: ServerVersion) -> "StockOps":
-        """Return what `op_lists/list_ops.py` found of a release."""
+        """Read the list that `op_lists/list_ops.py` wrote for a release."""
         lines = (_LISTS / f"{server}.txt").read_text(encoding="utf-8").splitlines()
         oldest, _, newest = lines[1].split()[-3:]
         words = [line.split() for line in lines if not line.startswith("#")]
@@ -40,14 +41,14 @@ class StockOps:
 
 
 def check_ops(saved_model: Path, server: ServerVersion) -> None:
-    """Compare a saved model with what a release of TensorFlow Serving knows.
+    """Check that a release of TensorFlow Serving can run a saved model.
 
     Args:
-        saved_model: the directory.
-        server: the release.
+        saved_model: directory of the saved model.
+        server: release of TensorFlow Serving.
 
     Raises:
-        InputError: an operation, an attribute of one, or the graph's version is unknown to it.
+        InputError: it does not support an op, an op's attribute, or the graph's version.
     """
     stock = StockOps.of(server)
     data = (saved_model / SAVED_MODEL).read_bytes()
