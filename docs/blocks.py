@@ -40,10 +40,11 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Return the README, the pages of the site in the order of its navigation, and the recipes."""
+    """Return README, CONTRIBUTING, the pages of the site in their order, and the recipes."""
     navigation = re.findall(r"- (?:\w+: )?([\w-]+\.md)$", _text(ROOT / "mkdocs.yml"), re.MULTILINE)
     written = [page for name in navigation if (page := ROOT / "docs" / name).exists()]
-    return [ROOT / "README.md", *written, *sorted(ROOT.glob("*/deploy/**/README.md"))]
+    recipes = sorted(ROOT.glob("*/deploy/**/README.md"))
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *written, *recipes]
 
 
 def blocks() -> Iterator[Block]:
