@@ -53,11 +53,16 @@ def _rows(options: type) -> list[str]:
             _flag(field, hints[field.name]),
             _values(hints[field.name]),
             _default(field),
-            " ".join(helps[field.name].split()),
+            " ".join(_help(marks, helps.get(field.name, "")).split()),
         )
         row = f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
         (required if field.default is MISSING else optional).append(row)
     return required + optional
+
+
+def _help(marks: tuple[Any, ...], docstring: str) -> str:
+    """Return the help text of `tyro.conf.arg` if there is one, else the field's docstring."""
+    return next((mark.help for mark in marks if getattr(mark, "help", None)), docstring)
 
 
 def _helps(options: type) -> dict[str, str]:

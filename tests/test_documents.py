@@ -69,7 +69,9 @@ def test_the_reference_has_every_flag(name: str, capsys: pytest.CaptureFixture[s
         "--help"
     }
     assert len(flags) >= 2
-    cells = re.findall(r"^\| (`--.*?) \|", reference.section(name), re.MULTILINE)
+    section = reference.section(name)
+    assert " |  |\n" not in section  # every flag has a meaning
+    cells = re.findall(r"^\| (`--.*?) \|", section, re.MULTILINE)
     assert {flag for cell in cells for flag in re.findall(r"`(.*?)`", cell)} == flags
 
 
