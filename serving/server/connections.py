@@ -7,6 +7,7 @@ new version.
 
 import asyncio
 import resource
+import socket
 import weakref
 from typing import Any
 
@@ -27,13 +28,33 @@ _MAX_DISCARDED = 16
 _MAX_SMALL_PARTS = 4096
 _SMALL_PART_BYTES = 64
 _MAX_HEAD_BYTES = 64 * 1024
+_ANSWERS_BEGIN = b"HTTP/1.1 "
+# A client that has gone resets the connection as soon as bytes arrive, after one round trip.
+_RESET_SECS = 0.2
 
 
-class _BoundedParts(h11.Connection):
-    """Refuses a body in too many small parts: HTTP chunks, or received packets."""
+class _Connection(h11.Connection):
+    """Refuses a body in too many small parts: HTTP chunks, or received packets.
+
+    The first bytes of a response can be sent before the response is known, as they never vary.
+    """
 
     _parts = 0
     _part_bytes = 0
+    _has_begun = False
+
+    def begin_answer(self) -> bytes:
+        """Return the first bytes of the next answer, which then comes without them."""
+        begun, self._has_begun = self._has_begun, True
+        return b"" if begun else _ANSWERS_BEGIN
+
+    def send(self, event: Any) -> Any:
+        """Return the bytes of an event, without those that were sent before (h11)."""
+        data = super().send(event)
+        if data and self._has_begun:
+            self._has_begun = False
+            return data.removeprefix(_ANSWERS_BEGIN)
+        return data
 
     def next_event(self) -> Any:
         """Return the next event of a request (h11).
@@ -68,13 +89,14 @@ class BoundedProtocol(H11Protocol):
     def __init__(self, limits: Limits, evictions: "Evictions", **options: Any) -> None:
         super().__init__(**options)
         head_bytes = self.config.h11_max_incomplete_event_size or _MAX_HEAD_BYTES
-        self.conn = _BoundedParts(h11.SERVER, head_bytes)
+        self.conn: _Connection = _Connection(h11.SERVER, head_bytes)
         self._limits = limits
         self._evictions = evictions
         self._stage: tuple[str, int] = ("head", 0)
         self._since_secs = 0.0
         self._tick: asyncio.TimerHandle | None = None
         self._discarded = 0
+        self._is_half_closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a new connection, and close another one if there are too many."""
@@ -100,9 +122,40 @@ class BoundedProtocol(H11Protocol):
             self._discarded = 0
         super().data_received(data)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        """Go on if the client has sent whole requests and waits for answers; return whether.
+
+        A client that went away looks the same, but resets the connection when an answer begins.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        self._is_half_closed = True
+        if not cycle.response_started:
+            self.transport.write(self.conn.begin_answer())
+            self.loop.call_later(_RESET_SECS, self._abort_if_reset)
+        return True
+
+    def on_response_complete(self) -> None:
+        """Begin with the next request that has arrived; if none will, end the connection."""
+        answered = self.cycle
+        super().on_response_complete()
+        if self._is_half_closed and (self.cycle is answered or self.cycle.more_body):
+            self.transport.close()
+
+    def _abort_if_reset(self) -> None:
+        """Close a half-closed connection whose client went away, as nobody reads from it."""
+        connected = self.transport.get_extra_info("socket")
+        if connected.fileno() >= 0 and connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+
     def send_400_response(self, msg: str) -> None:
         """Answer a malformed request; close the connection if a response has already begun."""
-        if self.cycle and self.cycle.response_started and self.conn.our_state is not h11.IDLE:
+        cycle = self.cycle
+        if cycle and not cycle.response_complete:  # its body turned out to be malformed
+            cycle.disconnected = True  # so that no answer of the application comes after this one
+            cycle.message_event.set()
+        if cycle and cycle.response_started and self.conn.our_state is not h11.IDLE:
             self.transport.abort()
         else:
             super().send_400_response(msg)
@@ -117,6 +170,8 @@ class BoundedProtocol(H11Protocol):
         if has_limit and now_secs - self._since_secs > self._limits.transfer_timeout_secs:
             self.transport.abort()
             return
+        if self._is_half_closed:
+            self._abort_if_reset()
         self._tick = self.loop.call_later(_TICK_SECS, self._look)
 
     def _current_stage(self) -> tuple[str, int]:
