@@ -291,7 +291,8 @@ class Batcher:
         return has_few_rows and (most_work is None or size.work <= most_work)
 
     def _enqueue(self, signature: ServableSignature, tasks: list[_Task]) -> None:
-        key = (id(signature), self._shapes(tasks[0].inputs))  # the queue keeps the signature alive
+        # The queue keeps the signature alive.
+        key = (id(signature), self._shapes(signature, tasks[0].inputs))
         with self._changed:
             tasks = [task for task in tasks if not task.done.cancelled()]
             queue = self._queues.get(key) or _Queue(signature)
@@ -332,13 +333,26 @@ class Batcher:
             placed.append(opens_batch)
         return placed
 
-    def _shapes(self, inputs: Arrays) -> Hashable:
-        """Return the key that inputs of one batch share: inner shapes, or ranks if padded."""
-        padded = self._options.pad_variable_length_inputs
-        return tuple(
-            (name, array.ndim if padded else array.shape[1:])
-            for name, array in sorted(inputs.items())
-        )
+    def _shapes(self, signature: ServableSignature, inputs: Arrays) -> Hashable:
+        """Return what must agree for inputs to share a batch.
+
+        Without padding, that is their inner shapes. With it, the sizes that the signature fixes and
+        those of 0, and which of the others equal each other or which is larger: else padding could
+        make equal what the graph refuses because it differs, such as a mask of 1 column for 6 ids.
+        """
+        arrays = sorted(inputs.items())
+        if not self._options.pad_variable_length_inputs:
+            return tuple((name, array.shape[1:]) for name, array in arrays)
+        axes = [
+            (size, not size or _is_fixed(signature, name, axis))
+            for name, array in arrays
+            for axis, size in enumerate(array.shape[1:], 1)
+        ]
+        padded = sorted({size for size, is_exact in axes if not is_exact})
+        order = [
+            (size, True) if is_exact else (padded.index(size), False) for size, is_exact in axes
+        ]
+        return tuple((name, array.ndim) for name, array in arrays), tuple(order)
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
@@ -400,6 +414,13 @@ class Batcher:
         for task in tasks:
             task.done.set_result(_rows(outputs, start, start + task.rows))
             start += task.rows
+
+
+def _is_fixed(signature: ServableSignature, name: str, axis: int) -> bool:
+    """Return whether the signature says which size an input's axis has."""
+    info = signature.inputs.get(name)
+    shape = info.shape if info else None
+    return shape is not None and axis < len(shape) and shape[axis] is not None
 
 
 def _inner_shapes(arrays: Arrays) -> _Shapes:

@@ -297,6 +297,60 @@ def test_other_shapes_are_batched_apart_or_padded_with_their_first_element(graph
     assert answers[1] == [[6.0, 6.0]]
 
 
+def row_of(ids, mask, kinds):
+    return {"ids": np.ones([1, ids]), "kinds": np.ones([1, kinds]), "mask": np.ones([1, mask])}
+
+
+@pytest.mark.parametrize(
+    ("odd", "others"),
+    [
+        (row_of(6, 1, 2), [row_of(9, 9, 2)]),  # a mask of one column
+        (row_of(6, 9, 2), [row_of(9, 9, 2)]),
+        (row_of(2, 6, 2), [row_of(6, 2, 2)]),  # together as long as each other
+        (row_of(6, 6, 1), [row_of(9, 9, 2)]),  # shorter than the signature says
+        (row_of(0, 0, 2), [row_of(9, 9, 2)]),  # nothing to pad with
+    ],
+)
+def test_padding_makes_no_request_right_that_is_wrong_alone(batcher, graph, odd, others):
+    open_axis, two = (
+        TensorInfo(tf.float32, (None, None), "x"),
+        TensorInfo(tf.float32, (None, 2), "k"),
+    )
+    signature = ServableSignature(
+        "s", {"ids": open_axis, "kinds": two, "mask": open_axis}, {}, dict
+    )
+    right = row_of(4, 4, 2)
+
+    def run(_, inputs):
+        if "x" in inputs:
+            return graph(_, inputs)
+        shapes = [array.shape for array in inputs.values()]
+        graph.runs.append(shapes)
+        (_, ids), (_, kinds), (rows, mask) = shapes
+        if not ids == mask or kinds != 2 or not ids:
+            raise invalid("shapes")
+        return {"y": np.zeros([rows])}
+
+    made = batcher(num_batch_threads=1, pad_variable_length_inputs=True)
+    made._run = run
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        held = occupied(graph, made, pool)
+        waiting = []
+        for number, request in enumerate([odd, *others, right], 1):
+            waiting.append(pool.submit(made.run, signature, request))
+            queued(made, number)
+        graph.go.set()
+        held.result()
+        answers = [future.exception() or "right" for future in waiting]
+    assert str(answers[0]) == "INVALID_ARGUMENT: shapes"
+    assert answers[-1] == "right"
+    if others[0]["ids"].shape == others[0]["mask"].shape:
+        assert answers[1] == "right"
+        assert [(2, 9), (2, 2), (2, 9)] in graph.runs  # the right ones were one batch
+    else:
+        assert str(answers[1]) == "INVALID_ARGUMENT: shapes"
+
+
 def test_other_signatures_are_batched_apart(graph, batcher):
     made, other = batcher(num_batch_threads=1), signature_of((None,))
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
