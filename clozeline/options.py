@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from pipeline.errors import InputError
+
+_MAX_YAML_BYTES = 1 << 20
 
 InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]
 
@@ -160,8 +163,16 @@ def settings_from_yaml(path: Path, options: type[Command]) -> tuple[list[str], d
     import yaml
 
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open("rb") as file:  # maybe a pipe, so its size is not known before
+            text = file.read(_MAX_YAML_BYTES + 1)
+        if len(text) > _MAX_YAML_BYTES:
+            raise InputError(f"`config` {path}: larger than {_MAX_YAML_BYTES:,} bytes")
+        settings = yaml.safe_load(text.decode())
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError(f"`config` {path}: cannot be read as YAML: nested too deeply") from error
+    except Exception as error:  # PyYAML raises anything: AttributeError, say, for `!!timestamp x`
         reason = " ".join(str(error).split())
         raise InputError(f"`config` {path}: cannot be read as YAML: {reason}") from error
     if not isinstance(settings, dict):
@@ -175,7 +186,8 @@ def settings_from_yaml(path: Path, options: type[Command]) -> tuple[list[str], d
     for key, value in settings.items():
         name = str(key).replace("-", "_")
         if name not in known:
-            raise InputError(f"`config` {path}: unknown option {key!r}{did_you_mean(name, known)}")
+            unknown = f"unknown option {reprlib.repr(key)}"
+            raise InputError(f"`config` {path}: {unknown}{did_you_mean(name, known)}")
         if value is None is defaults[known[name]]:
             continue  # `option:` without a value means the default
         try:
@@ -207,14 +219,14 @@ def _values(value: Any, hint: Any) -> bool | list[str]:
     kind = _plain(hint)
     if kind is bool:
         if not isinstance(value, bool):
-            raise ValueError(f"is {value!r}; expected true or false")
+            raise ValueError(f"is {reprlib.repr(value)}; expected true or false")
         return value
     values = value if isinstance(value, list) and get_origin(kind) is tuple else [value]
     for one in values:
         if isinstance(one, bool):
             raise ValueError(f"is {one} to YAML; put the word in quotes")
         if isinstance(one, (list, dict)):
-            raise ValueError(f"is {one!r}; expected a single value")
+            raise ValueError(f"is {reprlib.repr(one)}; expected a single value")
         if one is None and type(None) not in get_args(kind):
             raise ValueError("has no value; give it one, or leave it out")
     return [*map(str, values)]

@@ -171,13 +171,31 @@ def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> No
         ("seed: [1, 2]", r"option 'seed' is \[1, 2\]; expected a single value"),
         ("input: [[a]]", r"option 'input' is \['a'\]; expected a single value"),
         ("vocab: {a: b}", r"option 'vocab' is {'a': 'b'}; expected a single value"),
+        ("seed: 2026-99-99", "cannot be read as YAML: month must be in"),
+        ("seed: " + "9" * 5000, "cannot be read as YAML: Exceeds the limit"),
+        ("seed: " + "[" * 5000, "cannot be read as YAML: nested too deeply"),
+        ("seed: !!timestamp x", "cannot be read as YAML: "),
+        ("seed: !!int ''", "cannot be read as YAML: "),
+        ("#" * (1 << 20) + "\n", "larger than 1,048,576 bytes"),
+        # Ten lines that stand for a list of 10^9 items.
+        (
+            "a: &a0 [x]\n"
+            + "".join(f"b{n}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(9)),
+            "unknown option 'a'",
+        ),
+        (
+            "vocab: [&a [x], &b [*a, *a, *a, *a, *a, *a, *a], [*b, *b, *b, *b, *b, *b, *b]]",
+            r"option 'vocab' is \[\['x'\], .*; expected a single value",
+        ),
     ],
 )
 def test_bad_config_file(text: str, message: str, tmp_path: Path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         parse("preprocess", ["--config", str(config)])
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
 
 
 def options_of(command: str) -> Any:
