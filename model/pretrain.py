@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import time
 import zlib
 from contextlib import AbstractContextManager
@@ -36,6 +37,8 @@ from pipeline.storage.files import read_bounded
 from pipeline.text.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
+_TRAINING_BYTES = 16
+"""Memory that each parameter takes: the weight, its gradient and Adam's two moments, in float32."""
 PHASE2_RATE = 0.1  # as in the paper, https://arxiv.org/abs/1810.04805, appendix A.2
 
 
@@ -329,6 +332,18 @@ def _check_fits(given: str, config: BertConfig, manifest: Manifest) -> None:
             f"dataset's sequences have {manifest.max_seq_length}; make the dataset with a shorter "
             "--max-seq-length, or give a .json file with more positions"
         )
+    needed_bytes, memory_bytes = _TRAINING_BYTES * config.parameter_count, _memory_bytes()
+    if needed_bytes > memory_bytes and not tf.config.list_physical_devices("GPU"):
+        raise InputError(
+            f"{given}: training its {config.parameter_count:,} parameters takes at least "
+            f"{needed_bytes / 1e9:.1f} GB, and this machine has {memory_bytes / 1e9:.1f} GB of "
+            "memory; use a smaller model"
+        )
+
+
+def _memory_bytes() -> int:
+    """Return the size of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_batch_size(flag: str, batch_size: int, replicas: int, parts: int = 1) -> None:

@@ -28,6 +28,9 @@ _POSITIVE = (
 )
 _MOST = 1e38
 """Upper limit of float settings: the largest power of ten that float32 holds."""
+_MOST_LAYERS = 1000
+_MOST_PARAMETERS = 10**11
+"""Far above every BERT, and far below what a mistyped size asks for."""
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -96,6 +99,30 @@ class BertConfig:
                 f"hidden_act must be one of {', '.join(ACTIVATIONS)}, "
                 f"received {reprlib.repr(self.hidden_act)}"
             )
+        if self.num_hidden_layers > _MOST_LAYERS:
+            raise ValueError(
+                f"num_hidden_layers must be at most {_MOST_LAYERS}, "
+                f"received {reprlib.repr(self.num_hidden_layers)}"
+            )
+        if self.parameter_count > _MOST_PARAMETERS:
+            sizes = ", ".join(f"{name} {reprlib.repr(getattr(self, name))}" for name in _POSITIVE)
+            raise ValueError(
+                f"a model must have at most {_MOST_PARAMETERS:,} parameters; "
+                f"these sizes give more: {sizes}"
+            )
+
+    @property
+    def parameter_count(self) -> int:
+        """Return the number of weights, with those of both pretraining heads."""
+        width, inner = self.hidden_size, self.intermediate_size
+        square = width * width + width  # a dense layer that keeps the width
+        norm = 2 * width
+        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
+        layer = 4 * square + norm + 2 * width * inner + inner + width + norm
+        masked_lm = square + norm + self.vocab_size
+        next_sentence = square + 2 * width + 2  # with the pooler
+        layers = self.num_hidden_layers * layer
+        return rows * width + norm + layers + masked_lm + next_sentence
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

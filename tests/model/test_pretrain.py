@@ -437,6 +437,12 @@ def test_no_train_example(make_dataset: Callable, tmp_path: Path) -> None:
         ("fifo.json", "fifo.json: not a regular file"),
         ("nan.json", "nan.json: cannot be used: layer_norm_eps must be above 0, received nan"),
         ("short.json", "max_position_embeddings 8, but the dataset's sequences have 16; make"),
+        ("wide.json", "wide.json: cannot be used: a model must have at most 100,000,000,000 para"),
+        ("tall.json", "tall.json: cannot be used: num_hidden_layers must be at most 1000, rec"),
+        (
+            "large.json",
+            r"large.json: training its 79,339,213,492 parameters takes at least 1269.4 GB, and",
+        ),
     ],
 )
 def test_models_that_cannot_be_used(
@@ -446,6 +452,13 @@ def test_models_that_cannot_be_used(
     (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "nan.json").write_text('{"vocab_size": 50, "layer_norm_eps": NaN}')
     os.mkfifo(tmp_path / "fifo.json")
+    sizes = {
+        "wide": {"hidden_size": 10**9, "num_attention_heads": 1},
+        "tall": {"num_hidden_layers": 10**9},
+        "large": {"intermediate_size": 4_300_000},
+    }
+    for name, changed in sizes.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"vocab_size": 50, **changed}))
     other = dataclasses.replace(small_config, vocab_size=51)
     (tmp_path / "vocab.json").write_text(other.to_json())
     short = dataclasses.replace(small_config, max_position_embeddings=8)

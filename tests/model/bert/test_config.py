@@ -34,6 +34,15 @@ def test_json_round_trip(small_config: BertConfig) -> None:
     ("settings", "message"),
     [
         ({"vocab_size": 0}, "vocab_size must be a whole number of at least 1, received 0"),
+        ({"num_hidden_layers": 1001}, "num_hidden_layers must be at most 1000, received 1001"),
+        (
+            {"vocab_size": 10**9},
+            "at most 100,000,000,000 parameters; .*: vocab_size 1000000000, hid",
+        ),
+        (
+            {"max_position_embeddings": 10**400},
+            "these sizes give more: .*max_position_embeddings 10+",
+        ),
         ({"num_hidden_layers": 2.0}, "num_hidden_layers must be a whole number of at least 1"),
         ({"type_vocab_size": True}, "type_vocab_size must be a whole number .* received True"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob must be at least 0 and below 1"),

@@ -250,3 +250,9 @@ def test_bfloat16_policy_computes_near_float32(small_config: BertConfig, batch: 
     np.testing.assert_allclose(
         tf.cast(found, tf.float32), model(batch)["masked_lm_logits"], atol=0.5
     )
+
+
+def test_the_parameters_are_counted_before_they_are_made(small_config: BertConfig) -> None:
+    for changed in ({}, {"hidden_size": 24, "vocab_size": 7}, {"num_hidden_layers": 3}):
+        config = dataclasses.replace(small_config, **changed)
+        assert config.parameter_count == build_pretraining_model(config).count_params()
