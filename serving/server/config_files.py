@@ -142,7 +142,7 @@ def _parse(path: Path, message: Any, kind: str) -> None:
             text = file.read(_MAX_FILE_BYTES + 1)
         if len(text) > _MAX_FILE_BYTES:
             raise InputError(f"{path}: larger than {_MAX_FILE_BYTES} bytes; is it a {kind}?")
-        text_format.Parse(text, message)
+        text_format.Parse(text.decode(), message)  # which gives no reason for bytes
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:

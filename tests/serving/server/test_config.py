@@ -161,6 +161,14 @@ def test_wrong_models_config(lab, change, message, monkeypatch):
     assert str(caught.value).startswith(f"{lab}: ")
 
 
+def test_a_config_that_is_not_utf8_says_where(lab):
+    lab.write_bytes(lab.read_bytes() + b"# \xff")
+    with pytest.raises(
+        InputError, match=r"in text format: 'utf-8' codec .* 0xff in position \d+: i"
+    ):
+        Repository(lab, load)
+
+
 def test_a_config_without_models(lab):
     with pytest.raises(InputError, match="Only ModelConfigList is currently supported"):
         Repository(write(lab, ""), load)
