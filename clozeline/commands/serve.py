@@ -48,6 +48,9 @@ class Serve(Command):
     TensorFlow Serving flag. Models of TensorFlow 2 always have the method_name of Predict."""
     max_body_mb: int = 4
     """Largest request that the embedded server takes, in MiB, after decompression."""
+    max_answer_mb: int = 64
+    """Largest answer that the embedded server gives, in MiB: of its outputs, and of their JSON. All
+    answers together may take four times as much, and at least 256."""
     stop_timeout_secs: float = 30.0
     """On SIGTERM, running requests of the embedded server get this long to end."""
 
@@ -71,6 +74,7 @@ class Serve(Command):
         check_range("rest_port", self.rest_port, 0, 65535)
         check_range("grpc_port", self.grpc_port, 0, 65535)
         check_range("max_body_mb", self.max_body_mb, 1, 64)
+        check_range("max_answer_mb", self.max_answer_mb, 1, 1024)
         check_range("stop_timeout_secs", self.stop_timeout_secs, 0, 3600)
 
     def run(self) -> dict[str, Any]:
@@ -89,6 +93,7 @@ class Serve(Command):
             allowed_hosts=self.allowed_hosts,
             checks_method_names=self.enable_signature_method_name_check,
             max_body_mb=self.max_body_mb,
+            max_answer_mb=self.max_answer_mb,
             stop_timeout_secs=self.stop_timeout_secs,
         )
         serve_models(settings)

@@ -25,7 +25,7 @@ from tensorflow_serving.apis import (
 from serving.server.answer_size import check_answer
 from serving.server.backend import Backend
 from serving.server.json_answer import number_text, string_text
-from serving.server.json_values import Json, converter, is_base64, json_type, quoted
+from serving.server.json_values import Json, converter, is_base64, is_utf8, json_type, quoted
 from serving.server.loading import Servable
 from serving.server.signature_spec import Arrays
 from serving.server.status import ServingError, invalid, shortened
@@ -72,6 +72,8 @@ def _example(value: Json) -> example_pb2.Example:
         raise invalid(f"Example must be JSON object but got JSON {json_type(value)}")
     example = example_pb2.Example()
     for name, content in value.items():
+        if not is_utf8(name):
+            raise invalid(f"Feature: {shortened(name)} has a name that is not UTF-8")
         feature = feature_pb2.Feature()
         for item in content if isinstance(content, list) else [content]:
             _add(feature, name, item)
@@ -133,10 +135,19 @@ def classify(
         added = result.classifications.add()
         for index in range(widths[0]):
             added.classes.add(
-                **({"label": columns["classes"][row, index]} if "classes" in columns else {}),
+                **(
+                    {"label": _label(columns["classes"][row, index])}
+                    if "classes" in columns
+                    else {}
+                ),
                 **({"score": columns["scores"][row, index]} if "scores" in columns else {}),
             )
     return result
+
+
+def _label(value: bytes) -> str:
+    """Return a class label as text, which is all that the message can hold."""
+    return value.decode("utf-8", "replace")
 
 
 def _check_column(name: str, array: np.ndarray, rows: int) -> None:

@@ -258,7 +258,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
     handshake_ms = min(transfer_ms, _HANDSHAKE_MS)
     return [
         ("grpc.max_receive_message_length", limits.max_request_bytes),
-        ("grpc.max_send_message_length", limits.max_message_bytes),
+        ("grpc.max_send_message_length", limits.max_answer_bytes),
         ("grpc.so_reuseport", 0),  # otherwise two servers could share a port silently
         # gRPC does not limit the decompressed size of a message, so compression is refused.
         ("grpc.compression_enabled_algorithms_bitset", 1),

@@ -15,22 +15,13 @@ from serving.server.signature_spec import Arrays
 from serving.server.status import invalid
 
 _INDENT = "    "
-MAX_BYTES = Limits().max_message_bytes
+MAX_BYTES = Limits().max_answer_bytes
 Writer = Callable[[np.ndarray], list[str]]
 Writers = dict[str, Writer]
 _BLOCK_NODES = 16_384  # lists and leaves that exist as Python objects at a time; bounds memory
 _CHUNK_CHARS = 64 * 1024
 _PLAIN_BYTES = bytes(set(range(0x20, 0x100)) - set(b'"\\'))  # bytes that JSON does not escape
 _BYTES_SUFFIX = "_bytes"  # string outputs whose name has this suffix are encoded in base64
-
-
-def predict_answer(outputs: Arrays, layout: Layout, max_bytes: int = MAX_BYTES) -> bytes:
-    """Return the response body for a predict request in the same layout.
-
-    Raises:
-        ServingError: what `predict_chunks` raises.
-    """
-    return b"".join(predict_chunks(outputs, layout, max_bytes))
 
 
 def predict_chunks(outputs: Arrays, layout: Layout, max_bytes: int = MAX_BYTES) -> Iterator[bytes]:

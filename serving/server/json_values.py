@@ -132,6 +132,15 @@ def json_type(value: Json) -> str:
     return names.get(type(value), "Number")
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a string of a request had only bytes that are UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_base64(value: Json) -> bool:
     """Return whether a value is a binary string, {"b64": "..."}."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)

@@ -34,6 +34,7 @@ class ServeSettings:
         allow_reload: whether gRPC clients may replace the list of models (embedded server).
         allowed_hosts: host names that REST clients may use for the embedded server.
         max_body_mb: size limit of requests, in MiB (embedded server).
+        max_answer_mb: size limit of responses, in MiB (embedded server).
         stop_timeout_secs: how long running requests may take after a stop (embedded server).
         checks_method_names: whether Classify and Regress require the matching `method_name`.
     """
@@ -49,6 +50,7 @@ class ServeSettings:
     allowed_hosts: tuple[str, ...] = ()
     checks_method_names: bool = False
     max_body_mb: int = 4
+    max_answer_mb: int = 64
     stop_timeout_secs: float = 30.0
 
 
@@ -77,6 +79,9 @@ def serve_models(settings: ServeSettings) -> None:
         )
     limits = Limits(
         max_body_bytes=settings.max_body_mb * 2**20,
+        max_answer_bytes=settings.max_answer_mb * 2**20,
+        # A gRPC answer is held twice while it is serialized, and others want their share.
+        max_bytes_in_flight=max(Limits.max_bytes_in_flight, 4 * settings.max_answer_mb * 2**20),
         stop_timeout_secs=settings.stop_timeout_secs,
         allow_reload=settings.allow_reload,
         checks_method_names=settings.checks_method_names,

@@ -13,8 +13,10 @@ PIECE_BYTES = 64 * 1024
 class Limits:
     """Limits on memory, threads and waiting, and on the operations that requests may use."""
 
-    # Largest response, and the largest size of a request in memory.
+    # Largest size of a request in memory.
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    # Largest answer: its outputs in memory, and what is sent of them.
+    max_answer_bytes: int = MAX_MESSAGE_BYTES
     # Largest request: body (REST, before and after decompression) or message (gRPC).
     max_body_bytes: int = 4 * 1024 * 1024
     # Bytes of requests and responses in memory, over all clients.

@@ -12,6 +12,7 @@ Serving.
 """
 
 import asyncio
+import collections
 import logging
 import re
 import zlib
@@ -22,10 +23,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from grpc import StatusCode
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tensorflow_serving.apis import input_pb2
 
@@ -41,7 +41,7 @@ from serving.server.examples import (
     regression_json,
 )
 from serving.server.health import health_routes
-from serving.server.json_answer import error_answer, predict_answer
+from serving.server.json_answer import error_answer, predict_chunks
 from serving.server.json_request import Layout, parse_document, read_inputs, signature_name
 from serving.server.limits import PIECE_BYTES
 from serving.server.loading import Servable
@@ -86,10 +86,10 @@ class _RatioError(ServingError):
 
 
 class _MediaTypeError(ServingError):
-    """A request body whose Content-Type is not JSON: HTTP 415."""
+    """A request body that is not declared as JSON, plain or gzip-compressed: HTTP 415."""
 
-    def __init__(self, media_type: str) -> None:
-        message = f"Content-Type {media_type[:100]!r}: expected application/json"
+    def __init__(self, header: str, value: str, expected: str) -> None:
+        message = f"{header} {value[:100]!r}: expected {expected}"
         super().__init__(StatusCode.INVALID_ARGUMENT, message)
 
 
@@ -102,8 +102,9 @@ def rest_app(backend: Backend, threads: futures.Executor, hosts: KnownHosts) -> 
         hosts: host names under which clients may reach the server.
     """
     extras = [*playground_routes(backend.repository), *health_routes(backend.repository)]
-    api = Route("/{path:path}", _RestApi(backend, threads))
-    return OriginCheck(Starlette(routes=[*extras, api]), hosts)
+    # A redirect would name whatever host the client says.
+    router = Router(extras, redirect_slashes=False, default=_RestApi(backend, threads))
+    return OriginCheck(router, hosts)
 
 
 class _RestApi:
@@ -182,7 +183,7 @@ class _RestApi:
                     share.take_place()
                     query = _Query(body, name, version, label, share)
                     answer = self._start(self._verbs[run["verb"]], query, caller)
-                    return _json(200, await _unless_gone(request, answer))
+                    return _InPieces(await _unless_gone(request, answer))
             except TimeoutError as error:
                 message = "Timed out waiting for notification"
                 raise ServingError(StatusCode.DEADLINE_EXCEEDED, message) from error
@@ -192,11 +193,11 @@ class _RestApi:
                 caller.leave()  # cancels queued work; a running prediction cannot be stopped
 
     def _start(
-        self, verb: Callable[["_Query"], bytes], query: "_Query", caller: Caller
-    ) -> asyncio.Future[bytes]:
+        self, verb: Callable[["_Query"], list[bytes]], query: "_Query", caller: Caller
+    ) -> asyncio.Future[list[bytes]]:
         """Run a verb in a thread; the thread holds the query's share until it ends."""
 
-        def work() -> bytes:
+        def work() -> list[bytes]:
             try:
                 with self._backend.work, caller.served():
                     return verb(query)
@@ -207,7 +208,7 @@ class _RestApi:
         query.share.retain()
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _predict(self, query: "_Query") -> bytes:
+    def _predict(self, query: "_Query") -> list[bytes]:
         """Return the response body of a predict request; runs in a thread, like the next two."""
         signature, layout, inputs = self._read_predict(query)
         query.share.hold(len(query.body) + size_bytes(inputs))
@@ -215,8 +216,8 @@ class _RestApi:
         query.share.hold(len(query.body) + size_bytes(outputs))
         with self._backend.budget.turn(size_bytes(outputs)):
             current_caller().check()
-            answer = predict_answer(outputs, layout, self._limits.max_message_bytes)
-        query.share.hold(len(answer))
+            answer = list(predict_chunks(outputs, layout, self._limits.max_answer_bytes))
+        query.share.hold(sum(map(len, answer)))
         return answer
 
     def _read_predict(self, query: "_Query") -> tuple[ServableSignature, Layout, Arrays]:
@@ -240,15 +241,15 @@ class _RestApi:
             servable = self._backend.repository.find(query.name, query.version, query.label)
             return servable, requested, examples
 
-    def _classify(self, query: "_Query") -> bytes:
+    def _classify(self, query: "_Query") -> list[bytes]:
         """Return the response body of a classify request."""
         servable, requested, examples = self._read_examples(query)
-        return classification_json(classify(servable, requested, examples, self._backend))
+        return [classification_json(classify(servable, requested, examples, self._backend))]
 
-    def _regress(self, query: "_Query") -> bytes:
+    def _regress(self, query: "_Query") -> list[bytes]:
         """Return the response body of a regress request."""
         servable, requested, examples = self._read_examples(query)
-        return regression_json(regress(servable, requested, examples, self._backend))
+        return [regression_json(regress(servable, requested, examples, self._backend))]
 
     async def _body(self, request: Request, share: Share) -> bytes:
         limit = self._limits.max_request_bytes
@@ -272,7 +273,7 @@ class _Query:
     share: Share
 
 
-async def _unless_gone(request: Request, answer: asyncio.Future[bytes]) -> bytes:
+async def _unless_gone(request: Request, answer: asyncio.Future[list[bytes]]) -> list[bytes]:
     """Wait for the answer; raise ClientDisconnect as soon as the client disconnects."""
     gone = asyncio.ensure_future(_disconnected(request))
     either: set[asyncio.Future[Any]] = {answer, gone}
@@ -291,26 +292,34 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _look_at(answer: asyncio.Future[bytes]) -> None:
+def _look_at(answer: asyncio.Future[list[bytes]]) -> None:
     """Retrieve an unused result, so that asyncio does not log its error as never retrieved."""
     if not answer.cancelled():
         answer.exception()
 
 
 async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Yield the body, decompressed if it is gzip; a corrupt gzip body counts as empty.
-
-    Ends after the first chunk that exceeds the limit.
+    """Yield the body, decompressed if it is gzip. Ends after the first chunk over the limit.
 
     Raises:
-        ServingError: the body as sent exceeds the limit, or its compression ratio `_MAX_RATIO`.
+        ServingError: the body as sent exceeds the limit, or its compression ratio `_MAX_RATIO`; its
+            gzip data are damaged or truncated; or it has another content coding.
     """
     if int(request.headers.get("content-length", 0)) > limit:
         raise _BodyTooLargeError(limit)
-    if request.headers.get("content-encoding", "").lower() != "gzip":
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
         async for chunk in request.stream():
             yield chunk
-        return
+    elif coding in ("gzip", "x-gzip"):
+        async for part in _unpacked(request, limit):
+            yield part
+    else:
+        raise _MediaTypeError("Content-Encoding", coding, "gzip, or none")
+
+
+async def _unpacked(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """Yield a gzip body's document; see `_decoded`."""
     gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
     packed, unpacked = 0, 0
     async for chunk in request.stream():
@@ -322,14 +331,18 @@ async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
         try:
             # Decompress at most one byte more than the limit, so that a bomb cannot expand.
             part = await asyncio.to_thread(gzip.decompress, chunk, limit + 1 - unpacked)
-        except zlib.error:
-            return
+        except zlib.error as error:
+            if not unpacked:
+                return  # no gzip at all counts as empty, as in TensorFlow Serving
+            raise invalid("Request body is damaged gzip") from error
         unpacked += len(part)
         yield part
         if unpacked > limit:
             return
         if unpacked > max(_RATIO_FROM_BYTES, packed * _MAX_RATIO):
             raise _RatioError
+    if unpacked and not gzip.eof:
+        raise invalid("Request body is gzip that is cut off")
 
 
 def _target(scope: Scope) -> str:
@@ -356,7 +369,7 @@ def _check_media_type(content_type: str) -> None:
     media_type = content_type.partition(";")[0].strip().lower()
     known = ("", "application/json", "application/x-www-form-urlencoded")
     if media_type not in known and not media_type.endswith("+json"):
-        raise _MediaTypeError(media_type)
+        raise _MediaTypeError("Content-Type", media_type, "application/json")
 
 
 def _status(error: ServingError) -> int:
@@ -366,17 +379,28 @@ def _status(error: ServingError) -> int:
 
 
 def _json(status: int, body: bytes) -> Response:
-    return _InPieces(body, status, media_type="application/json")
+    return _InPieces([body], status)
 
 
 class _InPieces(Response):
-    """A response that is sent in pieces, so that the connection buffers only one at a time."""
+    """A JSON response in chunks, of which the connection buffers one piece at a time.
+
+    Chunks are not joined, and each is freed once it is sent, because responses can be large.
+    """
+
+    def __init__(self, chunks: list[bytes], status: int = 200) -> None:
+        length = {"content-length": str(sum(map(len, chunks)))}
+        super().__init__(None, status, length, "application/json")
+        self._chunks = collections.deque(chunks)
+        chunks.clear()
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send the response (ASGI)."""
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **head})
-        for start in range(0, len(self.body), PIECE_BYTES):
-            piece = bytes(self.body[start : start + PIECE_BYTES])
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        while self._chunks:
+            chunk = self._chunks.popleft()
+            for start in range(0, len(chunk), PIECE_BYTES):
+                piece = chunk[start : start + PIECE_BYTES]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body"})

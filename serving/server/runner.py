@@ -23,11 +23,12 @@ class Runner:
         batching: BatchingOptions | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self.max_input_bytes = self.max_answer_bytes = limits.max_message_bytes
+        self.max_input_bytes = limits.max_message_bytes
+        self.max_answer_bytes = limits.max_answer_bytes
         self._places = threading.BoundedSemaphore(limits.max_concurrent_runs)
         self._batcher = None
         if batching:
-            most = limits.max_message_bytes
+            most = limits.max_answer_bytes
             self._batcher = Batcher(self._run_now, batching, metrics or Metrics(), most)
 
     def close(self) -> None:

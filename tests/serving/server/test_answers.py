@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from serving.server import json_answer
 from serving.server.answer_size import check_before_run
-from serving.server.json_answer import predict_answer, predict_chunks
+from serving.server.json_answer import predict_chunks
 from serving.server.json_request import Layout
 from serving.server.signature_spec import ServableSignature, TensorInfo
 from serving.server.status import ServingError
@@ -38,7 +38,7 @@ def test_blocks_of_any_size_produce_the_same_text_within_the_estimate(values, la
     if layout is Layout.ROW:
         rows = min(map(len, values))
         outputs = {name: array[:rows] for name, array in outputs.items()}
-    whole = predict_answer(outputs, layout)
+    whole = b"".join(predict_chunks(outputs, layout))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_answer, "_BLOCK_NODES", nodes)
         patch.setattr(json_answer, "_CHUNK_CHARS", 10)

@@ -550,6 +550,39 @@ def test_gzip_and_content_types(rest):
     assert chunked.json() == {"predictions": ["zip?"]}
 
 
+def test_gzip_that_is_cut_off_or_damaged_behind_its_document_is_refused(rest):
+    zipped = {"Content-Encoding": "gzip"}
+    body = b'{"instances":["zip"]}'
+    packed = gzip.compress(body + b" " * 5000, compresslevel=0)
+    for cut in (1, 8, 9, 1000):
+        answer = rest("POST", RUN, packed[:-cut], headers=zipped)
+        expected = {"error": "Request body is gzip that is cut off"}
+        assert (answer.status_code, answer.json()) == (400, expected)
+    wrong_checksum = packed[:-8] + b"\x00" * 8
+    answer = rest("POST", RUN, wrong_checksum, headers=zipped)
+    assert (answer.status_code, "error" in answer.json()) == (400, True)
+    in_parts = iter([packed[:100], packed[100:-8], b"\x00" * 8])
+    answer = rest("POST", RUN, in_parts, headers=zipped)
+    assert (answer.status_code, "error" in answer.json()) == (400, True)
+    assert rest("POST", RUN, packed[:5], headers=zipped).status_code == 400
+    assert rest("POST", RUN, packed, headers=zipped).status_code == 200
+
+
+@pytest.mark.parametrize("coding", ["br", "deflate", "zstd", "gzip, gzip", "compress"])
+def test_other_compression_is_refused(rest, coding):
+    answer = rest("POST", RUN, b'{"instances":["a"]}', headers={"Content-Encoding": coding})
+    message = f"Content-Encoding '{coding}': expected gzip, or none"
+    assert (answer.status_code, answer.json()) == (415, {"error": message})
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "GZIP", "x-gzip"])
+def test_known_compression_is_undone(rest, coding):
+    body = b'{"instances":["a"]}'
+    packed = gzip.compress(body) if "gzip" in coding.lower() else body
+    answer = rest("POST", RUN, packed, headers={"Content-Encoding": coding})
+    assert answer.json() == {"predictions": ["a?"]}
+
+
 def test_body_over_the_limit_is_refused_in_every_disguise(rest):
     body = json.dumps({"instances": ["a" * BODY_LIMIT]}).encode()
     zipped = {"Content-Encoding": "gzip"}

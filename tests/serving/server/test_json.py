@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.server.json_answer import error_answer, predict_answer
+from serving.server.json_answer import error_answer, predict_chunks
 from serving.server.json_request import Layout, parse_document, read_inputs
 from serving.server.json_values import quoted
 from serving.server.signature_spec import ServableSignature, TensorInfo
@@ -19,7 +19,7 @@ def signature(**dtypes):
 
 
 def answered(layout, **outputs):
-    return predict_answer(outputs, layout).decode()
+    return b"".join(predict_chunks(outputs, layout)).decode()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_rows_need_one_batch_size():
 
 def test_strings_are_text_and_names_in_bytes_are_base64():
     value = np.array([b'\x00"\xff\xe4\xb8\xad'], dtype=object)
-    assert predict_answer({"s": value}, Layout.COLUMN) == (
+    assert b"".join(predict_chunks({"s": value}, Layout.COLUMN)) == (
         b'{\n    "outputs": [\n        "\\u0000\\"\xff\xe4\xb8\xad"\n    ]\n}'
     )
     assert '{"b64": "ACL/5Lit"}' in answered(Layout.COLUMN, s_bytes=value)

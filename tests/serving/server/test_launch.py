@@ -116,6 +116,16 @@ def test_the_embedded_server_runs_if_requested(
     assert capsys.readouterr().err == ""
 
 
+def test_sizes_become_limits(models: Path, embedded: list[tuple]) -> None:
+    sizes = ["--max-body-mb", "3", "--max-answer-mb", "100"]
+    assert main(["serve", "--embedded", "--models", str(models), *sizes]) == 0
+    limits = embedded[0][0][6]
+    assert (limits.max_body_bytes, limits.max_answer_bytes) == (3 << 20, 100 << 20)
+    assert limits.max_bytes_in_flight == 400 << 20
+    assert main(["serve", "--embedded", "--models", str(models), "--max-answer-mb", "1"]) == 0
+    assert embedded[1][0][6].max_bytes_in_flight == 256 << 20
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

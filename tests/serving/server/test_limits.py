@@ -7,10 +7,12 @@ import gzip
 import io
 import json
 import logging
+import re
 import resource
 import socket
 import threading
 import time
+import tracemalloc
 import weakref
 from pathlib import Path
 
@@ -272,6 +274,73 @@ def test_connections_wait_in_the_kernel_while_the_event_loop_is_busy(server, mon
         finally:
             go.set()
         assert is_good(server)
+
+
+def test_a_large_answer_is_not_joined_before_it_is_sent(server):
+    url, numbers = url_of(server()) + ":predict", 2_000_000
+    body = {"signature_name": "many", "instances": [numbers]}
+    requests.post(url, json=body | {"instances": [1]}, timeout=60)  # so that the graph is traced
+    tracemalloc.start()
+    try:
+        with requests.post(url, json=body, timeout=60, stream=True) as answer:
+            length = int(answer.headers["Content-Length"])
+            received = sum(map(len, answer.iter_content(1 << 16)))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert received == length > 5 * numbers
+    assert peak_bytes < 1.5 * length  # in TensorFlow's memory, which is not traced, it is once more
+
+
+def test_the_largest_answer_is_a_limit_of_its_own(server):
+    server = server(max_answer_bytes=100_000)
+    body = {"signature_name": "many", "instances": [30_000]}
+    answer = requests.post(url_of(server) + ":predict", json=body, timeout=30)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(
+        "The answer takes 120000 bytes, and 100000 are allowed"
+    )
+    body["instances"] = [20_000]
+    answer = requests.post(url_of(server) + ":predict", json=body, timeout=30)
+    assert "bytes as JSON, and 100000 are allowed" in answer.json()["error"]
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "plus", "many"
+    request.inputs["n"].CopyFrom(tf.make_tensor_proto([30_000]))
+    assert code_of(server, request.SerializeToString()) is StatusCode.INVALID_ARGUMENT
+    texts = json.dumps({"instances": [1.0] * 20_000})  # of which the answer is too large, not they
+    answer = requests.post(url_of(server) + ":predict", texts, timeout=30)
+    assert "bytes as JSON, and 100000 are allowed" in answer.json()["error"]
+
+
+def half_closed(server, request):
+    """Send bytes, end the sending side, and return all that the server answers."""
+    with connect(server) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as answers:
+            return answers.read()
+
+
+def post(body):
+    lines = ["POST /v1/models/plus:predict HTTP/1.1", "Host: localhost"]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", body]).encode()
+
+
+def test_a_client_that_ends_its_sending_side_gets_its_answers(server):
+    server = server()
+    one, two = post('{"instances": [1.0]}'), post('{"instances": [2.0]}')
+    head, body = half_closed(server, one).split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert json.loads(body) == {"predictions": [11.0]}
+    answers = half_closed(server, one + two + one)
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert re.findall(rb"(\d+)\.0", answers) == [b"11", b"12", b"11"]
+    old = half_closed(server, one.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert old.startswith(b"HTTP/1.1 200 OK\r\n")
+    for unfinished in (one[:-1], one[:40], b""):
+        assert half_closed(server, unfinished) == b""
+        assert half_closed(server, one + unfinished).count(b"HTTP/1.1 200 OK") == 1
+    assert half_closed(server, one + b"no HTTP\r\n\r\n").count(b"HTTP/1.1 400 ") == 1
 
 
 def test_a_body_that_becomes_malformed_after_its_response_closes_the_connection(server, caplog):
