@@ -96,11 +96,13 @@ class Seen:
 class Server:
     """The embedded server in a child process, with its log."""
 
-    def __init__(self, models: Path, name: str, files: int | None = None) -> None:
+    def __init__(
+        self, models: Path, name: str, files: int | None = None, flags: tuple[str, ...] = ()
+    ) -> None:
         self._log = Path(tempfile.mkdtemp(prefix="hostile-")) / "log"
         serve = [sys.executable, "-m", "clozeline", "serve", "--embedded", "--models", str(models)]
-        flags = ["--rest-port", "0", "--grpc-port", "0", "--stop-timeout-secs",
-                 str(_STOP_TIMEOUT_SECS)]  # fmt: skip
+        serve += ["--rest-port", "0", "--grpc-port", "0", "--stop-timeout-secs",
+                  str(_STOP_TIMEOUT_SECS)]  # fmt: skip
         limit = ["prlimit", f"--nofile={files}:{files}"] if files else []
         with self._log.open("wb") as log:
             self.process = subprocess.Popen([*limit, *serve, *flags], stderr=log)
@@ -237,7 +239,7 @@ class _Probes:
         return " ".join(differences(good, {name: decoded(each) for name, each in arrays.items()}))
 
 
-class _Memory:
+class Memory:
     """Watches the server's memory, and kills the server before the machine runs out of memory."""
 
     def __init__(self, server: Server, most_bytes: int) -> None:
@@ -247,7 +249,7 @@ class _Memory:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.peak_bytes = 0
 
-    def __enter__(self) -> "_Memory":
+    def __enter__(self) -> "Memory":
         self._thread.start()
         return self
 
@@ -276,7 +278,7 @@ def attacked(
     """Attack a server for `secs` seconds, and return the observations."""
     seen = Seen(attack, before_bytes=server.resident_bytes())
     lines_before = len(server.log_lines())
-    with _Memory(server, rest_bytes + bounds.kill_bytes) as memory:
+    with Memory(server, rest_bytes + bounds.kill_bytes) as memory:
         with _Probes(server, good, bounds, seen) as probes:
             probes.wait_for_first()  # so that the gRPC probe is connected before the attack
             subprocess.run(attack_command(attack, server, secs), timeout=secs + 120, check=True)

@@ -1,0 +1,5 @@
+
+
+types2
+x-z#
+tensorflow::TensorList	ÿÿÿÿÿÿÿÿ
