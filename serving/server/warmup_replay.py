@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import InputError
@@ -27,8 +28,11 @@ def warm_up(version_dir: Path, signatures: dict[str, ServableSignature], runner:
     path = version_dir / WARM_UP_FILE
     if not path.is_file():
         return
-    for record in itertools.islice(_records(path), _MAX_RECORDS):
-        log = prediction_log_pb2.PredictionLog.FromString(record)
+    for number, record in enumerate(itertools.islice(_records(path), _MAX_RECORDS)):
+        try:
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+        except DecodeError as error:
+            raise invalid(f"{path}: record {number} is not a PredictionLog") from error
         if not log.HasField("predict_log"):
             continue
         request = log.predict_log.request

@@ -74,7 +74,8 @@ def test_warm_up_files(folder: Path, name: str, tmp_path: Path) -> None:
     shutil.copytree(folder / "types" / "1", version)
     (version / WARM_UP_FILE).parent.mkdir(exist_ok=True)
     shutil.copy(CORPUS / name, version / WARM_UP_FILE)
-    with pytest.raises(ServingError, match=r"INVALID_ARGUMENT: .* record 0 is corrupt or trunc"):
+    reason = "record 0 is (corrupt or truncated|not a PredictionLog)"
+    with pytest.raises(ServingError, match=rf"INVALID_ARGUMENT: .*{WARM_UP_FILE}: {reason}"):
         saved_model_loader(Runner(Limits()))("types", 1, version)
 
 
