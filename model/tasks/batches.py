@@ -1,6 +1,6 @@
-"""Batches of encoded examples: of like lengths, the same ones on any number of devices.
+"""Batches of encoded examples of similar length; the batches do not depend on the device count.
 
-Shapes: B batch, L positions, of the longest example in the batch, rounded up.
+Shapes: B batch size, L positions of the longest example in the batch, rounded up.
 """
 
 from collections.abc import Callable
@@ -15,24 +15,24 @@ from model.tasks.kinds import Task
 from pipeline import schema
 
 BATCHES_SORTED = 16
-"""Batches, after one another in an epoch, whose examples are dealt out by their length. More would
-save little padding, and leave less to chance."""
+"""Number of consecutive batches whose examples are sorted by length. More would save little padding
+and make the order less random."""
 
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""What a batch's length is rounded up to: each is compiled once."""
+"""Lengths that batches are padded to. Few, because the step is compiled once for each length."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Encoded examples, dealt out in batches.
+    """Batches of encoded examples.
 
     Attributes:
-        encoded: the examples.
-        task: theirs.
-        batch_size: examples a global batch.
-        pad_id: what fills input_ids up.
-        max_seq_length: most positions of an example.
-        fixed_length: whether all batches have that length, as a TPU needs them.
+        encoded: encoded examples.
+        task: task of the examples.
+        batch_size: examples in a global batch.
+        pad_id: id of [PAD].
+        max_seq_length: maximum number of positions of an example.
+        fixed_length: whether all batches have length `max_seq_length`, as TPUs require.
     """
 
     encoded: Encoded
@@ -45,16 +45,16 @@ class Batches:
     def train(
         self, context: tf.distribute.InputContext, *, seed: int, skip_examples: int
     ) -> tf.data.Dataset:
-        """Return the endless train stream from one of its examples on, or a process's share of it.
+        """Return the training batches of this process, as an infinite dataset.
 
         Args:
-            context: which process this is, and how many devices there are.
-            seed: of the order.
-            skip_examples: number of examples of the stream to leave out at its start.
+            context: index of this process, and number of devices.
+            seed: seed of the order of examples.
+            skip_examples: number of examples to skip, to resume training.
 
         Returns:
             Batches: int32 [B, L] input_ids, input_mask, segment_ids; task_labels, see `Encoded`,
-            padded with `encoded.NO_LABEL`; example_weights float32 [B]: 1 everywhere.
+            padded with `encoded.NO_LABEL`; example_weights float32 [B]: 1 for all examples.
         """
 
         @lru_cache(maxsize=2)
@@ -72,10 +72,11 @@ class Batches:
         return self._dataset(rows, context, None)
 
     def _epoch(self, seed: int, epoch: int) -> np.ndarray:
-        """Return the order of the examples in an epoch.
+        """Return the order of the examples in an epoch: int64 [N].
 
-        Batches start where those of the whole stream do. Inside a window the examples are sorted by
-        length and cut into batches, which are put in random order.
+        Examples are shuffled. In each window of `BATCHES_SORTED` batches they are then sorted by
+        length, split into batches, and the batches are shuffled. A batch may contain the end of one
+        epoch and the start of the next, so windows start at the first whole batch of the epoch.
         """
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.encoded))
@@ -95,7 +96,7 @@ class Batches:
 
     @cached_property
     def by_length(self) -> np.ndarray:
-        """The order in which `evaluation` has the examples."""
+        """Indices of the examples in the order of `evaluation`: int64 [N]."""
         return np.argsort(self._lengths, kind="stable")
 
     @property
@@ -104,9 +105,9 @@ class Batches:
         return -(-len(self.encoded) // self.batch_size)
 
     def evaluation(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        """Return all examples once, in the order of `by_length`; the last batch is filled up.
+        """Return the batches of one pass over the examples, in the order of `by_length`.
 
-        Filler is copies of the first example, with weight 0.
+        The last batch is padded to the batch size with copies of an example that have weight 0.
         """
 
         def rows(batch: int) -> np.ndarray:
@@ -126,28 +127,29 @@ class Batches:
         context: tf.distribute.InputContext,
         count: int | None,
     ) -> tf.data.Dataset:
-        """Return the batches whose examples `rows` gives by number, one device's after another.
+        """Return the per-device batches of this process.
 
         Args:
-            rows: numbers of the examples of a global batch; -1 is filler.
-            context: which process this is, and how many devices there are.
-            count: number of global batches; None = endless.
+            rows: returns the indices of a global batch's examples; -1 = filler.
+            context: index of this process, and number of devices.
+            count: number of global batches; None = infinite.
         """
         size = context.get_per_replica_batch_size(self.batch_size)
         devices = context.num_replicas_in_sync // context.num_input_pipelines
         first_device = context.input_pipeline_id * devices
         empty = self.arrays(rows(0)[:size])
 
-        def made(number: np.ndarray) -> list[np.ndarray]:
+        def device_batch(number: np.ndarray) -> list[np.ndarray]:
             batch, device = divmod(int(number), devices)
             chosen = rows(batch)
+            # The length of the global batch: all devices must run the same compiled step.
             length = self._padded_length(chosen)
             first = (first_device + device) * size
             return list(self.arrays(chosen[first : first + size], length).values())
 
         def tensors(number: tf.Tensor) -> dict[str, tf.Tensor]:
             kinds = [values.dtype for values in empty.values()]
-            values = tf.numpy_function(made, [number], kinds)
+            values = tf.numpy_function(device_batch, [number], kinds)
             return {
                 name: tf.ensure_shape(value, self._shape(name, like))
                 for (name, like), value in zip(empty.items(), values, strict=True)
@@ -163,7 +165,7 @@ class Batches:
         return numbers.map(tensors).prefetch(4).with_options(options)
 
     def _shape(self, name: str, like: np.ndarray) -> list[int | None]:
-        """Return the static shape of a feature; its length is known only where it is fixed."""
+        """Return the static shape of a feature; its length is None unless `fixed_length`."""
         shape: list[int | None] = list(like.shape)
         is_long = like.ndim > 1 and name != "task_labels"
         if is_long or (name == "task_labels" and self.task.definition.labels_per_position):
@@ -180,11 +182,11 @@ class Batches:
         )
 
     def arrays(self, rows: np.ndarray, length: int | None = None) -> dict[str, np.ndarray]:
-        """Return some examples as arrays by name.
+        """Return the features of the given examples, by name.
 
         Args:
-            rows: their numbers; -1 is filler.
-            length: L. Default: what fits them.
+            rows: indices of the examples; -1 = filler.
+            length: L. Default: the padded length of these examples.
         """
         length = length or self._padded_length(rows)
         encoded = self.encoded

@@ -1,4 +1,4 @@
-"""Classification: the class of a text, or of two."""
+"""Classification of texts and of text pairs."""
 
 import dataclasses
 from collections import Counter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Classification(TextKind):
-    """The kinds `single`, of one text, and `pair`, of two."""
+    """The kinds `single` (one text) and `pair` (two texts)."""
 
     has_classes = True
     signature = TaskSignature(
@@ -36,21 +36,21 @@ class Classification(TextKind):
 
     @property
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags that the kind's tables have no columns for."""
+        """Flags for columns that files of this kind do not have."""
         if self.takes_pairs:
             return super().refused_flags
         reason = f"a {self.name} task takes one text; {PAIR.name} takes two"
         return [(reason, ("text_pair_column",)), *super().refused_flags]
 
     def metrics_of(self, task: Task) -> tuple[str, ...]:
-        """Return the names of the metrics: f1 is of the second of two classes."""
+        """Return the names of the metrics; only tasks with two classes have f1 (of the second)."""
         names = super().metrics_of(task)
         return names if len(task.labels) == 2 else tuple(name for name in names if name != "f1")
 
     # ---- labels
 
     def task_of(self, examples: Texts) -> Task:
-        """Return the task of the file's classes."""
+        """Return the task with the classes of the file."""
         takes_pairs = len(examples.texts[0]) == 2
         labels = set(examples.labels) - {""}
         return self.task_of_classes(examples.path, labels, takes_pairs=takes_pairs)
@@ -58,24 +58,23 @@ class Classification(TextKind):
     def with_labels_of(
         self, examples: Texts, task: Task, named: Mapping[str, str]
     ) -> tuple[Texts, dict[str, str]]:
-        """Return the examples with the run's labels, and how labels with another name were read.
+        """Return the examples with the run's labels, and the labels that were renamed.
 
-        Without a name for them, the file's labels are the run's if they are equal, if they are the
-        numbers of a run with LABEL_0, LABEL_1, … (or the other way round), or if they differ only
-        in capitals.
+        Labels that `named` does not contain match the run's if they are equal, if they are numbers
+        and the run's labels are LABEL_0, LABEL_1, … (or vice versa), or if only their case differs.
         """
         known = matching_names({*examples.labels} - {""} - named.keys(), task) | dict(named)
         for label, row in zip(examples.labels, examples.rows, strict=False):
             if label and label not in known:
                 raise InputError(
-                    f"{examples.path}: line {row}: the label {label!r} is none of the run's "
+                    f"{examples.path}: line {row}: the label {label!r} is not one of the run's "
                     f"({', '.join(task.labels[:10])}); map it with --label-map {label}=NAME"
                 )
         labels = [known.get(label, "") for label in examples.labels]
         return dataclasses.replace(examples, labels=labels), changed_names(known)
 
     def label_summary(self, examples: Texts, task: Task) -> list[str]:
-        """Return the number of examples of each class, and which classes look odd."""
+        """Return the number of examples of each class, and warnings about suspicious classes."""
         parts = []
         counts = Counter(examples.labels)
         if len(counts) <= 10:
@@ -88,7 +87,7 @@ class Classification(TextKind):
         return parts
 
     def label_array(self, examples: Texts, task: Task) -> np.ndarray:
-        """Return the index of every class: int32 [N]."""
+        """Return the class index of each example: int32 [N]."""
         numbers = {label: index for index, label in enumerate(task.labels)}
         for label, row in zip(examples.labels, examples.rows, strict=True):
             if label not in numbers:
@@ -101,7 +100,7 @@ class Classification(TextKind):
     # ---- learning
 
     def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
-        """Return the cross-entropy, the accuracy and their weight."""
+        """Return the sums of the cross-entropy, the accuracy and the weights."""
         from model.tasks.objective import class_sums
 
         return class_sums(logits, batch["task_labels"], weights)
@@ -116,7 +115,7 @@ class Classification(TextKind):
     def evaluate(
         self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
     ) -> Evaluation:
-        """Return the likeliest class of each example, and with known labels the metrics."""
+        """Return the most probable class of each example, and the metrics if labels are known."""
         probabilities = class_probabilities(logits)
         best = probabilities.argmax(axis=-1)
         answers = [
@@ -151,11 +150,11 @@ class Classification(TextKind):
     def served_answers(
         self, task: Task, logits: Any, words: Any = None, passage: Any = None
     ) -> dict[str, Any]:
-        """Return the class of each text, or pair of texts.
+        """Return the class of each text or text pair.
 
         Returns:
-            label: string [B]. The likeliest class.
-            labels: string [B, C]. All classes, in the order of the probabilities.
+            label: string [B]. The most probable class.
+            labels: string [B, C]. Names of all classes, in the order of `probabilities`.
             probabilities: float32 [B, C].
         """
         import tensorflow as tf
@@ -177,20 +176,23 @@ class Classification(TextKind):
     def expected_answer(
         self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Return the class whose answered probability is the highest."""
+        """Return the class with the highest answered probability.
+
+        The Python model's class may differ if two probabilities are almost equal.
+        """
         del task
         return {"label": row["labels"][answer["probabilities"].argmax()]}
 
     # ---- other libraries
 
     def fits_head(self, outputs: int, problem: str | None, *, takes_pairs: bool) -> bool:
-        """Return whether a classifier has several outputs, one of which is right."""
+        """Return whether a classifier has mutually exclusive classes (not labels, not a number)."""
         is_choice = problem not in ("regression", "multi_label_classification")
         return outputs > 1 and is_choice and takes_pairs == self.takes_pairs
 
     @property
     def name_for_pairs(self) -> str:
-        """The name of the kind with two texts to an example."""
+        """Name of the corresponding kind with two texts per example."""
         return PAIR.name
 
 
@@ -206,21 +208,21 @@ def class_probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
     return probabilities
 
 
-def class_measures(task: Task, expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """Return the measures of classes.
+def class_measures(task: Task, expected: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Return the classification metrics.
 
     Args:
-        task: whose classes they are.
-        expected: int32 [N].
-        found: int32 [N].
+        task: task with the classes.
+        expected: int32 [N]. True classes.
+        predicted: int32 [N]. Predicted classes.
     """
     from sklearn import metrics
 
     measured = {
-        "accuracy": float(np.mean(expected == found)),
-        "macro_f1": metrics.f1_score(expected, found, average="macro", zero_division=0),
+        "accuracy": float(np.mean(expected == predicted)),
+        "macro_f1": metrics.f1_score(expected, predicted, average="macro", zero_division=0),
     }
     if len(task.labels) == 2:
-        measured["f1"] = metrics.f1_score(expected, found, zero_division=0)
-    measured["matthews"] = metrics.matthews_corrcoef(expected, found)
+        measured["f1"] = metrics.f1_score(expected, predicted, zero_division=0)
+    measured["matthews"] = metrics.matthews_corrcoef(expected, predicted)
     return {name: float(value) for name, value in measured.items()}

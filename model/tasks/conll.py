@@ -1,7 +1,7 @@
-"""Words with a tag each, one word a line, in the columns of the CoNLL shared tasks and their heirs.
+"""Read tagged words, one word per line, in the column formats of the CoNLL shared tasks.
 
-A blank line ends a sentence. Comments, lines of `-DOCSTART-`, and CoNLL-U's multi-word ranges
-(`1-2`) and empty nodes (`1.1`) are skipped.
+A blank line ends a sentence. Comments, `-DOCSTART-` lines, and CoNLL-U's multi-word ranges (`1-2`)
+and empty nodes (`1.1`) are skipped.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
-_SPACES = " \t\r\n\f\v"  # those of ASCII: a no-break space may be a word
+_SPACES = " \t\r\n\f\v"  # ASCII white space only: some files contain a no-break space as a word
 _GAP = re.compile(f"[{_SPACES}]+")
 _ID = re.compile(r"\d+")
 _NO_WORD_ID = re.compile(r"\d+[-.]\d+")
@@ -21,11 +21,11 @@ _SCHEME_TAG = re.compile(r"O|[BIESLUMW][-_].+")
 _BRACKETS = re.compile(r"(?:\(([^()*]+))?(\*?)(\)?)")
 
 CONLL_U = 10
-"""Columns of CoNLL-U, https://universaldependencies.org/format.html: FORM is 2, UPOS 4."""
+"""Number of columns in CoNLL-U, universaldependencies.org/format.html: FORM is 2, UPOS is 4."""
 UPOS = 4
 
 CONLL_2012 = (4, 11)
-"""Columns of the words and of the named entities in CoNLL-2012's files."""
+"""Numbers of the word column and the named-entity column in CoNLL-2012's files."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Sentence:
     """A sentence.
 
     Attributes:
-        line: the line of its first word in the file.
-        words: its words.
-        tags: the tag of each; none in a file of words alone.
+        line: line number of the first word.
+        words: words of the sentence.
+        tags: tags of the words; empty if the file has no tags.
     """
 
     line: int
@@ -56,13 +56,13 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Columns:
-    """What is in the columns of a file.
+    """Columns of a file.
 
     Attributes:
-        word: number of the words' column, from 1.
-        tag: number of the tags' column.
-        has_ids: whether the first column numbers the words of each sentence.
-        count: number of columns; None = at least as many as needed.
+        word: number of the word column, starting at 1.
+        tag: number of the tag column, starting at 1.
+        has_ids: whether the first column contains the index of each word in its sentence.
+        count: number of columns of every line; None = at least `word` and `tag`.
     """
 
     word: int
@@ -76,12 +76,11 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
 
     Args:
         path: the file.
-        word: number of the column of the words, from 1; None = detected.
-        tag: number of the column of the tags.
+        word: number of the word column, starting at 1; None = detect.
+        tag: number of the tag column, starting at 1; None = detect.
 
     Raises:
-        InputError: a line lacks a column, a word or a tag is empty, or it is not plain which
-            columns have the words and the tags.
+        InputError: a line lacks a column, a word or tag is empty, or the columns are ambiguous.
         OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
     """
     with path.open(encoding="utf-8-sig") as file:
@@ -120,14 +119,14 @@ def _is_data(line: _Line) -> bool:
 
 
 def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first: bool) -> bool:
-    """Return whether a line that begins with # is a comment, and not a word such as `#ebola`.
+    """Return whether a line that starts with # is a comment, and not a word such as `#ebola`.
 
     Args:
         line: the line.
-        like: a line of a word.
-        tag: number of the tags' column.
-        tags: tags of the lines that are no comments for certain.
-        is_first: whether no word of its sentence is before it.
+        like: a line with a word.
+        tag: number of the tag column.
+        tags: tags of the lines that are certainly not comments.
+        is_first: whether the line precedes all words of its sentence.
     """
     if len(line.cells) != len(like.cells) or line.has_tabs != like.has_tabs:
         return True
@@ -138,7 +137,7 @@ def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first:
 def _lines_of_words(
     block: Sequence[_Line], like: _Line, columns: _Columns, tags: set[str]
 ) -> list[_Line]:
-    """Return a block without comments, multi-word ranges and empty nodes."""
+    """Return the lines of a block without comments, multi-word ranges and empty nodes."""
     words: list[_Line] = []
     for line in block:
         is_skipped = line.may_be_comment or _NO_WORD_ID.fullmatch(line.cells[0])
@@ -150,7 +149,7 @@ def _lines_of_words(
     return words
 
 
-# ---- which column is what
+# ---- detection of columns
 
 
 def _columns(
@@ -161,7 +160,7 @@ def _columns(
     *,
     is_2012: bool,
 ) -> _Columns:
-    """Return the columns that were named, or else detected; `blocks` are without comments."""
+    """Return the columns given by `word` and `tag`, or detect them; `blocks` have no comments."""
     rows = [line for block in blocks for line in block]
     if is_2012:
         columns = _Columns(word or CONLL_2012[0], tag or CONLL_2012[1], has_ids=False, count=None)
@@ -179,14 +178,14 @@ def _columns(
 
 
 def _have_ids(blocks: Sequence[Sequence[_Line]]) -> bool:
-    """Return whether the first column counts the words of each sentence, from 0 or 1."""
+    """Return whether the first column numbers the words of each sentence, starting at 0 or 1."""
     return all(len(block[0].cells) >= 3 for block in blocks if block) and _are_counted(blocks)
 
 
 def _only_word_numbers(blocks: Sequence[Sequence[_Line]]) -> bool:
-    """Return whether two columns are word numbers and words, without tags.
+    """Return whether the two columns are word indices and words, without tags.
 
-    One number alone would prove nothing: it may be the word.
+    Sentences of one word do not count: their number may be the word.
     """
     seconds = [line.cells[-1] for block in blocks for line in block]
     return any(len(block) > 1 for block in blocks) and (

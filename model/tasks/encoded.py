@@ -1,6 +1,6 @@
-"""Labelled examples as a model takes them, as plain arrays.
+"""Encoded examples: the model's inputs and labels, as NumPy arrays.
 
-Shapes: N examples, L positions of one of them.
+Shapes: N examples, L positions of an example.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,28 +9,28 @@ from typing import Any
 import numpy as np
 
 NO_LABEL = -1
-"""Label of a position that nothing is learned from."""
+"""Label of positions without a label; they do not contribute to the loss."""
 
 SHORTEST_WINDOW = 5
-"""Positions of [CLS] A [SEP] B [SEP] with a piece of each text."""
+"""Length of the shortest pair, [CLS] A [SEP] B [SEP] with one piece in each text."""
 
 
 @dataclass
 class Encoded:
-    """Examples of any task; a long sentence or passage may have become several.
+    """Encoded examples; a long sentence or passage is split into several.
 
     Attributes:
-        input_ids: int32 [L] each. [CLS] A [SEP], or [CLS] A [SEP] B [SEP].
-        first_lengths: int32 [N]. Positions of [CLS] A [SEP].
-        labels: int32 [N] classes; float32 [N] numbers; int32 [N, 2] first and last position of an
-            answer, 0 and 0 without; or int32 [L] each, a tag's at a word's first piece and
-            `NO_LABEL` elsewhere. None where nothing is known.
-        sources: int32 [N]. Which example of the file it is, or is a part of.
-        words: of a span task, int32 [L] each: which word of the passage stands at a position;
-            `NO_LABEL` where none does.
-        word_bytes: of a span task, int64 [W, 2] for each example of the file: the byte of the
-            passage where each of its W words begins, and the byte after its end.
-        counts: what happened on the way, by name: `truncated`, `empty`, `in parts`, …
+        input_ids: N arrays, int32 [L]. [CLS] A [SEP], or [CLS] A [SEP] B [SEP].
+        first_lengths: int32 [N]. Number of positions in [CLS] A [SEP].
+        labels: int32 [N] classes; float32 [N] numbers; int32 [N, 2] first and last position of the
+            answer, (0, 0) without an answer; or N arrays int32 [L] with a tag at the first piece of
+            each word and `NO_LABEL` elsewhere. None if labels are unknown.
+        sources: int32 [N]. Index of the file's example that the example is (a part of).
+        words: N arrays, int32 [L], for span tasks: index of the passage's word at each position,
+            `NO_LABEL` at other positions.
+        word_bytes: one array per example of the file, int64 [W, 2], for span tasks: byte offset of
+            each of the passage's W words, and byte offset after its end.
+        counts: number of examples by event: `truncated`, `empty`, `in parts`, …
     """
 
     input_ids: list[np.ndarray]
@@ -42,7 +42,7 @@ class Encoded:
     counts: dict[str, int] = field(default_factory=dict)
 
     def chosen(self, rows: list[int]) -> "Encoded":
-        """Return the examples of these numbers; what belongs to the file's examples stays."""
+        """Return the encoded examples at these indices; `sources` and `word_bytes` stay valid."""
         labels = self.labels
         if labels is not None:
             labels = labels[rows] if isinstance(labels, np.ndarray) else [labels[i] for i in rows]

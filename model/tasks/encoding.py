@@ -1,6 +1,6 @@
-"""Texts to the pieces that a model reads, for every kind of task.
+"""Encode the texts of examples as model inputs, for all kinds of task.
 
-Shapes: N examples, L positions of one of them.
+Shapes: N examples, L positions of an example.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from pipeline.text.tokenizer import Tokenizer, Vocabulary, build_tokenizer, comb
 
 
 class Encoder:
-    """Turns examples into pieces and labels.
+    """Encodes examples.
 
     Attributes:
-        vocabulary: the pieces.
-        max_seq_length: most positions of an example, at least `SHORTEST_WINDOW`.
+        vocabulary: vocabulary of the model.
+        max_seq_length: maximum number of positions of an example, at least `SHORTEST_WINDOW`.
         doc_stride: pieces between the starts of two windows of a long passage, at least 1.
     """
 
@@ -53,19 +53,19 @@ class Encoder:
         self._tokenizer: Tokenizer = build_tokenizer(vocabulary.pieces, lower_case=lower_case)
 
     def encode(self, examples: Examples, task: Task) -> Encoded:
-        """Return the examples of a task as the model takes them.
+        """Return the encoded examples of a task.
 
         Raises:
-            InputError: a label is not the task's.
+            InputError: a label is not one of the task's.
         """
         return task.definition.encode(self, examples, task)
 
     def join(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[np.ndarray], np.ndarray, int]:
-        """Encode rows of one or two texts.
+        """Encode texts or text pairs.
 
         Returns:
-            [CLS] A [SEP], or [CLS] A [SEP] B [SEP], int32 [L] each; the positions of [CLS] A [SEP],
-            int32 [N]; and how many rows were longer than the model takes, and lost their ends.
+            input_ids: N arrays int32 [L], [CLS] A [SEP] or [CLS] A [SEP] B [SEP]; the number of
+            positions in [CLS] A [SEP], int32 [N]; and the number of rows that were truncated.
         """
         columns = [list(column) for column in zip(*texts, strict=True)]
         pieces = [self._tokenizer.tokenize(tf.constant(column)) for column in columns]
@@ -75,24 +75,28 @@ class Encoder:
         return _rows(input_ids), first_lengths.numpy().astype(np.int32), count
 
     def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the pieces of every text, int32 [pieces] each."""
+        """Return the piece ids of each text: int32 [pieces]."""
         return _rows(self._tokenizer.tokenize(tf.constant(list(texts), tf.string)))
 
     def word_pieces(self, words: Sequence[str]) -> list[np.ndarray]:
-        """Return the pieces of every word, at least one each."""
+        """Return the piece ids of each word, at least one per word: int32 [pieces]."""
         return _rows(
             self._tokenizer.tokenize_words(tf.constant(list(words), tf.string), self.vocabulary)
         )
 
     def closed(self, *segments: np.ndarray) -> np.ndarray:
-        """Return [CLS], then the segments with [SEP] after each."""
+        """Return [CLS] and the segments, with [SEP] after each segment: int32 [L]."""
         parts: list[Any] = [[self.vocabulary.cls_id]]
         for segment in segments:
             parts += [segment, [self.vocabulary.sep_id]]
         return np.concatenate(parts).astype(np.int32)
 
     def passage(self, passage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return a passage's pieces, the word of each, and the words' first and end bytes."""
+        """Return a passage's piece ids, the word index of each, and the words' byte offsets.
+
+        Returns:
+            int32 [pieces], int64 [pieces], and int64 [W, 2]: start and end of each of the W words.
+        """
         words, starts, limits = self._tokenizer.split_words(tf.constant([passage]))
         pieces = self.word_pieces(words[0].numpy().tolist())
         numbers = np.repeat(np.arange(len(pieces)), [len(part) for part in pieces])

@@ -1,4 +1,4 @@
-"""All answers to a file of examples, their measures, and what went wrong most."""
+"""Evaluation of a model on a file of examples: its answers, the metrics, the loss per example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Evaluation:
-    """What a model answered.
+    """The answers of a model, and their metrics.
 
     Attributes:
-        measures: `loss`, and those of the task, by name; none where labels are unknown.
-        answers: one row an example: what was given, expected and answered, by name.
-        errors: how wrong each answer is, the higher the worse; empty where labels are unknown.
-        confusion: int [C, C]. How often a class (row) was taken for another; None without classes.
-        tag_scheme: how tags mark entities; None without tags.
-        are_numbers: whether the answers are numbers.
+        measures: loss and the task's metrics by name; empty if labels are unknown.
+        answers: one dict per example: input, expected answer and answer by name.
+        errors: loss or error of each example, higher is worse; empty if labels are unknown.
+        confusion: int64 [C, C]. Confusion matrix, true classes as rows; None without classes.
+        tag_scheme: tag scheme of the labels (IOB2, …); None without tags.
+        are_numbers: whether the answers are numbers (regression).
     """
 
     measures: dict[str, float]
@@ -38,13 +38,13 @@ class Evaluation:
 def evaluate(
     examples: "Examples", encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
 ) -> Evaluation:
-    """Return what a model's logits say of a file of examples.
+    """Return the answers, metrics and loss of a model on a file of examples.
 
     Args:
-        examples: the file's.
-        encoded: the same, encoded.
-        logits: of `predict`.
-        task: what the model was tuned for.
+        examples: examples of the file.
+        encoded: the encoded examples.
+        logits: logits of the encoded examples, see `predict`.
+        task: task of the model.
     """
     kind = task.definition
     evaluation = kind.evaluate(examples, encoded, logits, task)
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def mean_cross_entropy(logits: np.ndarray, labels: Any) -> float:
-    """Return the mean of the negative logarithms of the labels' probabilities.
+    """Return the mean cross-entropy, in nats.
 
     Args:
         logits: float32 [N, C].
@@ -68,7 +68,7 @@ def mean_cross_entropy(logits: np.ndarray, labels: Any) -> float:
 
 
 def confusion_matrix(expected: np.ndarray, answered: np.ndarray, classes: int) -> np.ndarray:
-    """Return how often each class (row) was taken for each other: int64 [C, C]."""
+    """Return the confusion matrix, with true classes as rows: int64 [C, C]."""
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (expected, answered), 1)
     return counts

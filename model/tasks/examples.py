@@ -1,6 +1,6 @@
-"""Labelled examples as they stand in a file, of any kind of task.
+"""Read files of labelled examples, for all kinds of task.
 
-Whatever is wrong with a file is one line that names the file and the row.
+An error in a file is reported in one line with the file's name and the row.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 
 
 class Examples(ABC):
-    """The examples of a file; each kind of task has a class of them.
+    """Examples of a file; each kind of task has its own subclass.
 
     Attributes:
         path: the file.
@@ -30,24 +30,24 @@ class Examples(ABC):
     @property
     @abstractmethod
     def are_labelled(self) -> list[bool]:
-        """Whether the label, tags or answers of each example are known."""
+        """Whether the label, tags or answers are known, for each example."""
 
     @abstractmethod
     def select(self, are_chosen: Sequence[bool]) -> Self:
-        """Return some of the examples: those for which the sequence has True."""
+        """Return the examples for which `are_chosen` is True."""
 
     @property
     def label_hint(self) -> str:
-        """How a user can find labels in a file where none were found; "" = no hint."""
+        """Hint for the error message if a file has no labels; "" = none."""
         return ""
 
     @property
     def described(self) -> list[str]:
-        """What was read, a few words each."""
+        """Summary of what was read, as short phrases."""
         return [f"{len(self):,} examples"]
 
     def no_labels(self) -> str:
-        """Return that the file has no labels, with the hint."""
+        """Return the error message for a file without labels."""
         return f"no example has a label{self.label_hint}"
 
 
@@ -59,16 +59,16 @@ def read_examples(
     Args:
         path: the file.
         kind: name of the kind of task.
-        columns: which columns are what.
-        flag: that named the file, for messages.
-        takes_pairs: whether an example has two texts, where the kind leaves it open; None =
-            detected.
+        columns: names or numbers of the columns.
+        flag: flag of the file, for error messages.
+        takes_pairs: whether an example has two texts, for kinds that allow one or two; None =
+            detect.
 
     Returns:
         The kind's `Examples`.
 
     Raises:
-        InputError: it cannot be read, has no example, or leaves open which columns are what.
+        InputError: the file cannot be read, has no examples, or its columns are ambiguous.
     """
     definition = kind_named(kind)
     try:
@@ -79,5 +79,5 @@ def read_examples(
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot be read: {error}") from error
     if not len(examples):
-        raise InputError(f"{flag} {path}: no examples in it")
+        raise InputError(f"{flag} {path}: contains no examples")
     return examples

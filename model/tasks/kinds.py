@@ -1,4 +1,4 @@
-"""What a model answers: the pretraining heads that are trained, or the task it was tuned for."""
+"""Kinds of task, the task of a fine-tuned model, and the pretraining heads."""
 
 import pkgutil
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ Head = Literal["masked_lm", "next_sentence"]
 
 @dataclass(frozen=True)
 class KindEntry:
-    """A row of the table of kinds.
+    """An entry of `KINDS`.
 
     Attributes:
-        path: the kind's object, as MODULE:NAME, which is imported when it is needed.
-        summary: what its examples are, for `--help`.
+        path: MODULE:NAME of the kind's object; it is imported on first use, to keep `--help` fast.
+        summary: description of the kind's examples, for `--help`.
     """
 
     path: str
@@ -32,14 +32,14 @@ KINDS = {
     "tagging": KindEntry("model.tasks.tagging:TAGGING", "tags of words, in CoNLL's columns"),
     "span": KindEntry("model.tasks.span:SPAN", "answers out of passages, in SQuAD's JSON"),
 }
-"""Every kind of task by name: the one table that a new kind is added to."""
+"""All kinds of task by name. To add a kind, add an entry here."""
 
 
 def kind_named(name: str) -> "TaskKind[Any]":
     """Return the kind of task with this name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such kind.
     """
     if name not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, received {name!r}")
@@ -53,23 +53,23 @@ def all_kinds() -> "list[TaskKind[Any]]":
 
 
 def numbered_labels(count: int) -> tuple[str, ...]:
-    """Return names for the outputs of a head that a checkpoint does not name, as `transformers`."""
+    """Return default names for the outputs of a head, the same as in `transformers`."""
     return tuple(f"LABEL_{index}" for index in range(count))
 
 
 def heads(pairing: Pairing) -> tuple[Head, ...]:
-    """Return what is trained on a dataset: both heads, or without pairs the masked LM's alone."""
+    """Return the heads that are trained on a dataset: without pairs, only the masked LM head."""
     return ("masked_lm",) if pairing == "none" else ("masked_lm", "next_sentence")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a tuned model answers about a text.
+    """The task of a fine-tuned model.
 
     Attributes:
-        kind: name of the kind of task, one of `KINDS`.
-        labels: the classes by index; none for a kind without classes.
-        takes_pairs: whether two texts make an example; for a span the question and the passage.
+        kind: name of the kind of task, a key of `KINDS`.
+        labels: class names by index; empty for kinds without classes.
+        takes_pairs: whether an example has two texts (for a span task, question and passage).
     """
 
     kind: str
@@ -77,11 +77,11 @@ class Task:
     takes_pairs: bool
 
     def __post_init__(self) -> None:
-        """Check that the fields fit each other.
+        """Check that the fields are consistent.
 
         Raises:
-            ValueError: the kind is unknown, classes are missing, double or too many, or a kind
-                that takes pairs is said not to, or the other way round.
+            ValueError: the kind is unknown, labels are missing, duplicate or not allowed, or
+                `takes_pairs` contradicts the kind.
         """
         kind = self.definition
         if kind.has_classes != bool(self.labels) or len(set(self.labels)) < len(self.labels):
@@ -95,25 +95,25 @@ class Task:
 
     @property
     def definition(self) -> "TaskKind[Any]":
-        """The object of the task's kind."""
+        """Definition of the task's kind."""
         return kind_named(self.kind)
 
     @property
     def has_classes(self) -> bool:
-        """Whether the answer is one of some classes."""
+        """Whether the answers are classes."""
         return self.definition.has_classes
 
     @property
     def is_per_position(self) -> bool:
-        """Whether every position has an answer, and not the text as a whole."""
+        """Whether the head has outputs for every position, instead of one per text."""
         return self.definition.is_per_position
 
     @property
     def num_outputs(self) -> int:
-        """Numbers that the head gives: a score of each class, one number, a start and an end."""
+        """Number of outputs of the head: one per class, 1 (regression) or 2 (span)."""
         return self.definition.num_outputs(self)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> "Task":
-        """Return the task of its fields by name, as JSON has them."""
+        """Return the task from its JSON fields."""
         return cls(**{**settings, "labels": tuple(settings["labels"])})

@@ -1,4 +1,4 @@
-"""A file's labels as those of a run: other names for the same classes, and marks of no label."""
+"""Map the labels of a file to the labels of a run."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +7,11 @@ from model.tasks.kinds import Task
 from pipeline.errors import InputError
 
 UNKNOWN = "-1"
-"""How GLUE's test files, and Hugging Face's copies of them, mark that a label is not known."""
+"""Label of unlabelled examples in GLUE's test files and their copies on Hugging Face."""
 
 
 def parse_label_map(pairs: Sequence[str], task: Task) -> dict[str, str]:
-    """Return the run's label by the file's, of `--label-map`.
+    """Parse `--label-map`: return the run's labels by the file's labels.
 
     Raises:
         InputError: a pair is not FILE=RUN, or the run has no such label.
@@ -31,9 +31,10 @@ def parse_label_map(pairs: Sequence[str], task: Task) -> dict[str, str]:
 
 
 def matching_names(labels: set[str], task: Task) -> dict[str, str]:
-    """Return the run's name by the file's label, for the labels that have one.
+    """Return the run's labels by the file's labels, for those that match.
 
-    Labels match as they are, as numbers, or whatever their case: the one way that matches most.
+    Labels are compared exactly, as numbers, and without case; the comparison with the most matches
+    is used for all labels.
     """
     ways: tuple[Callable[[str], str], ...] = (str, _number, str.casefold)
     names: list[dict[str, str]] = []
@@ -46,11 +47,11 @@ def matching_names(labels: set[str], task: Task) -> dict[str, str]:
 
 
 def _number(label: str) -> str:
-    """Return LABEL_3, which Hugging Face calls a class without a name, and 3.0 as 3."""
+    """Return "3" for LABEL_3 (Hugging Face's name of an unnamed class) and for 3.0."""
     match = re.fullmatch(r"(?i:label_)?([0-9]+)(?:\.0+)?", label)
     return str(int(match[1])) if match else label
 
 
 def changed_names(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the names that differ from the labels, in the order of the labels."""
+    """Return the entries whose name differs from the label, sorted by label."""
     return {label: name for label, name in sorted(names.items()) if label != name}

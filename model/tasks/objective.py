@@ -1,6 +1,6 @@
-"""What fine-tuning minimises, for every kind of task.
+"""Fine-tuning objective, for all kinds of task.
 
-Shapes: B batch, L positions, C outputs of the task's head.
+Shapes: B batch size, L positions, C outputs of the task's head.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,15 @@ LAYER = "transformer_layer_"
 
 @dataclass(frozen=True)
 class Tuning:
-    """The loss of a task, and which weights learn how fast.
+    """Loss of a task, and layer-wise learning rates.
 
     Attributes:
         task: the task.
-        num_layers: Transformer layers of the encoder.
-        layer_decay: times which a layer's learning rate is that of the layer above it.
-        frozen_layers: layers, from below, that stay as they are; with any, embeddings do too.
-        class_weights: what an example of each class counts; none: all the same.
+        num_layers: number of Transformer layers in the encoder.
+        layer_decay: ratio of a layer's learning rate to that of the layer above.
+        frozen_layers: number of lowest layers that are not trained; if above 0, the embeddings are
+            not trained either.
+        class_weights: weight of the examples of each class; empty = 1.
     """
 
     task: Task
@@ -36,11 +37,11 @@ class Tuning:
 
     @property
     def sum_names(self) -> list[str]:
-        """Names of everything that `sums` adds up."""
+        """Names of the sums that `sums` returns."""
         return self.task.definition.sum_names
 
     def build_model(self, config: BertConfig) -> keras.Model:
-        """Return the task's model, with the layers that are to stay as they are not trainable."""
+        """Return the task's model, with the frozen layers not trainable."""
         model = build_task_model(config, self.task)
         for layer in model.get_layer("encoder").layers:
             if self.frozen_layers and self._depth(layer.name) <= self.frozen_layers:
@@ -48,11 +49,11 @@ class Tuning:
         return model
 
     def learning_rate_factor(self, path: str) -> float:
-        """Return times which the learning rate holds for the weight of this name."""
+        """Return the learning-rate multiplier for this weight."""
         return self.layer_decay ** (self.num_layers + 1 - self._depth(path))
 
     def _depth(self, path: str) -> int:
-        """Return 0 for the embeddings, n for the nth layer, and one more for what is above."""
+        """Return 0 for the embeddings, n for the nth layer, and num_layers + 1 for the head."""
         name = path.split("/", 1)[0]
         if name.startswith(LAYER):
             return int(name.removeprefix(LAYER)) + 1
@@ -60,19 +61,20 @@ class Tuning:
         return 0 if is_embedding else self.num_layers + 1
 
     def weights(self, batch: Batch) -> Sums:
-        """Return what the batch's examples, or tagged words, count together."""
+        """Return the total weight of the examples, or of the tagged words, in the batch."""
         return {"task": tf.reduce_sum(self._weights(batch))}
 
     def _weights(self, batch: Batch) -> tf.Tensor:
-        """Return what everything that has a label counts: float32 [B] or [B, L]."""
+        """Return the weight of each label: float32 [B] or [B, L]."""
         weights = self.task.definition.label_weights(batch)
         if self.class_weights:
+            # NO_LABEL (-1) is no index; its weight is 0, so class 0 can stand in for it.
             labels = tf.maximum(batch["task_labels"], 0)
             weights *= tf.gather(tf.constant(self.class_weights), labels)
         return weights
 
     def packed(self, batch: Batch) -> Batch:
-        """Return the batch: all of it counts."""
+        """Return the batch unchanged (fine-tuning does not pack examples)."""
         return batch
 
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
@@ -80,23 +82,23 @@ class Tuning:
         return model_outputs(model, batch, training=training)
 
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
-        """Return every sum over a batch, float32 [] each.
+        """Return the sums of the loss and the metrics over a batch: float32 [] each.
 
         Args:
             outputs: task_logits [B, C] or [B, L, C].
-            batch: task_labels, see `Encoded`, and example_weights float32 [B]: 1 = counts.
+            batch: task_labels, see `Encoded`, and example_weights float32 [B], 0 for filler.
         """
         logits = tf.cast(outputs["task_logits"], tf.float32)
         return self.task.definition.sums(logits, batch, self._weights(batch))
 
 
 def class_sums(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Sums:
-    """Return the sums of the cross-entropy, of what is right and of the weight: float32 [] each.
+    """Return the sums of the cross-entropy, the accuracy and the weights: float32 [] each.
 
     Args:
         logits: float32 [..., C].
-        labels: int32 [...]. Negative where there is none.
-        weights: float32 [...]; 0 where there is no label.
+        labels: int32 [...]. Negative = no label.
+        weights: float32 [...]. 0 for positions without a label.
     """
     labels = tf.maximum(labels, 0)
     loss, total = cross_entropy(logits, labels, weights)

@@ -1,4 +1,4 @@
-"""Regression: a number for a text, or for two."""
+"""Regression: a number for a text or text pair."""
 
 import warnings
 from collections.abc import Sequence
@@ -38,36 +38,37 @@ class Regression(TextKind):
     # ---- labels
 
     def task_of(self, examples: Texts) -> Task:
-        """Return the task of as many texts as the file has."""
+        """Return the task, with one or two texts as in the file."""
         return Task(self.name, (), takes_pairs=len(examples.texts[0]) == 2)
 
     def label_array(self, examples: Texts, task: Task) -> np.ndarray:
         """Return the numbers: float32 [N]."""
         del task
-        found: list[float] = []
+        numbers: list[float] = []
         for label, row in zip(examples.labels, examples.rows, strict=True):
             where = f"{examples.path}: line {row}: {label!r}"
             try:
-                found.append(float(label))
+                numbers.append(float(label))
             except ValueError:
                 raise InputError(f"{where} is not a number") from None
-            if not np.isfinite(found[-1]):
+            if not np.isfinite(numbers[-1]):
                 raise InputError(f"{where} is not a finite number")
-            if abs(found[-1]) > float(np.finfo(np.float32).max):  # NumPy would compare in float32
+            # float(): NumPy would convert the number to float32, and then inf is above max.
+            if abs(numbers[-1]) > float(np.finfo(np.float32).max):
                 raise InputError(
                     f"{where} is beyond float32, which the model computes in; scale the numbers"
                 )
-        return np.array(found, np.float32)
+        return np.array(numbers, np.float32)
 
     # ---- learning
 
     @property
     def sum_names(self) -> list[str]:
-        """Names of everything that `sums` adds up: numbers have no accuracy."""
+        """Names of the sums that `sums` returns; regression has no accuracy."""
         return ["task_loss", "task_weight"]
 
     def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
-        """Return the squared error and its weight."""
+        """Return the sums of the squared errors and of the weights."""
         import tensorflow as tf
 
         squares = tf.square(logits[:, 0] - batch["task_labels"])
@@ -86,7 +87,7 @@ class Regression(TextKind):
     def evaluate(
         self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
     ) -> Evaluation:
-        """Return the numbers, and with known labels their correlation and error."""
+        """Return the predicted numbers, and the metrics if labels are known."""
         del task
         scores = np.stack(logits)[:, 0]
         answers = [
@@ -117,7 +118,7 @@ class Regression(TextKind):
     def served_answers(
         self, task: Task, logits: Any, words: Any = None, passage: Any = None
     ) -> dict[str, Any]:
-        """Return the number of each text, or pair of texts.
+        """Return the number of each text or text pair.
 
         Returns:
             score: float32 [B].
@@ -133,12 +134,12 @@ class Regression(TextKind):
     # ---- other libraries
 
     def fits_head(self, outputs: int, problem: str | None, *, takes_pairs: bool) -> bool:
-        """Return whether a classifier has one output, which is no class."""
+        """Return whether a classifier has one output that is a number."""
         del takes_pairs
         return outputs == 1 and problem != "multi_label_classification"
 
     def hugging_face_settings(self, task: Task) -> dict[str, Any]:
-        """Return the problem, and the name that `transformers` gives to the output."""
+        """Return `problem_type`, and the name that `transformers` gives the output."""
         del task
         return {"problem_type": "regression", "id2label": {"0": "LABEL_0"}}
 
@@ -146,17 +147,22 @@ class Regression(TextKind):
 REGRESSION = Regression()
 
 
-def number_measures(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """Return the measures of numbers, float32 [N] each; 0 for the correlation of equal ones."""
+def number_measures(expected: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Return the regression metrics; correlations of constant numbers are 0.
+
+    Args:
+        expected: float32 [N]. True numbers.
+        predicted: float32 [N]. Predicted numbers.
+    """
     from scipy import stats
     from sklearn import metrics
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        pearson = stats.pearsonr(expected, found).statistic if len(found) > 1 else 0.0
-        spearman = stats.spearmanr(expected, found).statistic if len(found) > 1 else 0.0
+        pearson = stats.pearsonr(expected, predicted).statistic if len(predicted) > 1 else 0.0
+        spearman = stats.spearmanr(expected, predicted).statistic if len(predicted) > 1 else 0.0
     return {
         "pearson": float(np.nan_to_num(pearson)),
         "spearman": float(np.nan_to_num(spearman)),
-        "mean_squared_error": float(metrics.mean_squared_error(expected, found)),
+        "mean_squared_error": float(metrics.mean_squared_error(expected, predicted)),
     }

@@ -1,4 +1,4 @@
-"""Span: the part of a passage that answers a question, as in SQuAD."""
+"""Span extraction: find the answer to a question in a passage, as in SQuAD."""
 
 import dataclasses
 import itertools
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from model.training.losses import Batch, Sums
 
 BEST_ENDS = 20
-"""Starts and ends of an answer that are tried with each other, as in google-research/bert."""
+"""Number of best starts and best ends that are combined, as in google-research/bert."""
 
 MAX_ANSWER_WORDS = 30
 
 MAX_QUESTION_PIECES = 64
-"""Pieces of a question that are read, as in google-research/bert (run_squad.py)."""
+"""Maximum number of pieces of a question, as in google-research/bert (run_squad.py)."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Question:
     """A question about a passage.
 
     Attributes:
-        id: the file's name for it.
-        question: the question.
-        passage: the text that the answer is part of.
-        answers: the right ones, each as (text, its first character in the passage); none if the
-            passage does not answer it, or if no answer is where the file says.
-        expected: the texts of all right answers, wherever they are; None = unknown.
+        id: id in the file.
+        question: text of the question.
+        passage: text that contains the answer.
+        answers: correct answers, each (text, character offset in the passage); empty if the passage
+            does not answer the question, or if no answer is at the offset that the file states.
+        expected: texts of all correct answers, at any offset; None = unknown.
     """
 
     id: str
@@ -66,7 +66,7 @@ class Question:
 
     @property
     def is_learnable(self) -> bool:
-        """Whether it is known where the answer is, or that there is none."""
+        """Whether the answer's offset is known, or the question has no answer."""
         return self.expected is not None and bool(self.answers or not self.expected)
 
 
@@ -76,8 +76,8 @@ class Questions(Examples):
 
     Attributes:
         path: the file.
-        questions: all of them.
-        misplaced: ids of those with an answer that is not where the file says.
+        questions: questions in the file's order.
+        misplaced: ids of questions with an answer that is not at the offset that the file states.
     """
 
     path: Path
@@ -90,11 +90,11 @@ class Questions(Examples):
 
     @property
     def are_labelled(self) -> list[bool]:
-        """Whether the answers to each question are known, or that there is none."""
+        """Whether the answers to each question are known (including "no answer")."""
         return [question.expected is not None for question in self.questions]
 
     def select(self, are_chosen: Sequence[bool]) -> Self:
-        """Return some of the questions: those for which the sequence has True."""
+        """Return the questions for which `are_chosen` is True."""
         chosen = list(itertools.compress(self.questions, are_chosen))
         return dataclasses.replace(self, questions=chosen)
 
@@ -114,32 +114,32 @@ class Span(TaskKind[Questions]):
     least_length = MAX_QUESTION_PIECES + 16
 
     def num_outputs(self, task: Task) -> int:
-        """Return 2: scores of the answer's start and of its end."""
+        """Return 2: the scores of the answer's start and end."""
         del task
         return 2
 
     @property
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags of columns: SQuAD's JSON has none."""
+        """Flags for columns, which SQuAD's JSON does not have."""
         return [
             (f"the files of a {self.name} task are no tables", TABLE_FLAGS),
             (f"a {self.name} task has no tags of words", WORD_FLAGS),
         ]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> Questions:
-        """Read SQuAD's JSON, which has no columns."""
+        """Read a file in SQuAD's JSON format."""
         del columns, takes_pairs
         return read_squad(path)
 
     # ---- labels
 
     def task_of(self, examples: Questions) -> Task:
-        """Return the one task of this kind."""
+        """Return the task; all tasks of this kind are equal."""
         del examples
         return Task(self.name, (), takes_pairs=True)
 
     def learnable(self, examples: Questions) -> Questions:
-        """Return the questions of which it is known where the answer is, or that there is none."""
+        """Return the questions that `is_learnable`."""
         are_learnable = [question.is_learnable for question in examples.questions]
         if not any(are_learnable):
             raise InputError(
@@ -150,15 +150,15 @@ class Span(TaskKind[Questions]):
     # ---- encoding
 
     def encode_unlabelled(self, encoder: "Encoder", examples: Questions, task: Task) -> Encoded:
-        """Encode questions whose answers are not known."""
+        """Encode questions with unknown answers."""
         return dataclasses.replace(self.encode(encoder, examples, task), labels=None)
 
     def encode(self, encoder: "Encoder", examples: Questions, task: Task) -> Encoded:
-        """Encode questions with parts of their passages, which overlap."""
+        """Encode each question with all windows of its passage; the windows overlap."""
         del task
         asked = examples.questions
         questions = encoder.pieces([each.question for each in asked])
-        # Questions about one passage stand together, and it is split once.
+        # A passage has several questions in SQuAD, and is tokenized once.
         passages = {each.passage: index for index, each in enumerate(asked)}
         split = {passage: encoder.passage(passage) for passage in passages}
         input_ids, all_words, labels = [], [], []
@@ -197,12 +197,13 @@ class Span(TaskKind[Questions]):
     # ---- learning
 
     def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
-        """Return the mean of the losses of start and end, and how often both are right."""
+        """Return the sums of the loss (mean of start and end) and of the accuracy (both right)."""
         import tensorflow as tf
 
         from model.bert.kernels import HIDDEN
         from model.training.losses import cross_entropy
 
+        # Padding gets a large negative score, so that softmax gives it no probability.
         hidden = (1.0 - tf.cast(batch[schema.INPUT_MASK], tf.float32)) * HIDDEN
         scores = [logits[:, :, side] + hidden for side in (0, 1)]  # [B, L]
         labels = tf.unstack(batch["task_labels"], num=2, axis=1)
@@ -223,7 +224,7 @@ class Span(TaskKind[Questions]):
     def mean_loss(
         self, examples: Questions, encoded: Encoded, logits: Sequence[np.ndarray]
     ) -> float:
-        """Return the mean of the losses of start and end, where it is known where the answer is."""
+        """Return the mean cross-entropy of starts and ends, over questions with known offsets."""
         from scipy.special import log_softmax
 
         sides = [
@@ -236,9 +237,9 @@ class Span(TaskKind[Questions]):
     def evaluate(
         self, examples: Questions, encoded: Encoded, logits: Sequence[np.ndarray], task: Task
     ) -> Evaluation:
-        """Return the answer to each question, and with known ones their scores as in SQuAD."""
+        """Return the answer to each question, and SQuAD's metrics if answers are known."""
         del task
-        found = passage_answers(examples.questions, encoded, logits)
+        answered = passage_answers(examples.questions, encoded, logits)
         answers = [
             {
                 "id": question.id,
@@ -247,19 +248,19 @@ class Span(TaskKind[Questions]):
                 "answer": answer.text,
                 "score": answer.score,
             }
-            for question, answer in zip(examples.questions, found, strict=True)
+            for question, answer in zip(examples.questions, answered, strict=True)
         ]
         if encoded.labels is None:
             return Evaluation({}, answers)
         expected = [question.expected or () for question in examples.questions]
-        texts = [answer.text for answer in found]
+        texts = [answer.text for answer in answered]
         errors = [1.0 - answer_scores(*pair)[1] for pair in zip(texts, expected, strict=True)]
         return Evaluation(answer_measures(texts, expected), answers, errors)
 
     # ---- explanation
 
     def head_questions(self, task: Task, example: "Example") -> list[HeadQuestion]:
-        """Return the questions for the two ends of the answer."""
+        """Return the questions for the start and the end of the answer."""
         del task
         return [
             HeadQuestion(
@@ -278,20 +279,21 @@ class Span(TaskKind[Questions]):
     def served_answers(
         self, task: Task, logits: Any, words: Any = None, passage: Any = None
     ) -> dict[str, Any]:
-        """Return the answer to each question in its passage.
+        """Return the answer to each question.
 
         Returns:
-            answer: string [B]. Words of the passage; "" if it has no answer.
-            start, end: int32 [B]. The byte of the passage that the answer begins at, and the one
-                that it ends before; 0 and 0 without one.
-            score: float32 [B]. Of the best answer, less that of none; above 0 if there is one.
+            answer: string [B]. Words of the passage; "" = no answer.
+            start, end: int32 [B]. Byte offset of the answer in the passage, and byte offset after
+                its end; 0 and 0 = no answer.
+            score: float32 [B]. Score of the best answer minus the score of "no answer"; an answer
+                is returned if it is above 0.
         """
         import tensorflow as tf
 
         del task
         score, first, last = _served_best_words(logits, words.at)
         is_there = (score > 0) & (first != NO_LABEL)
-        # A passage without words has no columns; one more is always there.
+        # One column more, so that `gather` has an index 0 even if no passage has words.
         starts = tf.pad(words.starts, [[0, 0], [0, 1]])
         limits = tf.pad(words.limits, [[0, 0], [0, 1]])
         start = tf.where(is_there, tf.gather(starts, tf.maximum(first, 0), batch_dims=1), 0)
@@ -304,7 +306,7 @@ class Span(TaskKind[Questions]):
         }
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
-        """Return what an answer is judged by; `by_words` has the score of every run of words."""
+        """Return the data to check an answer; `by_words` has the score of every run of words."""
         del task
         question, passage = texts
         words, starts, limits = asked.words(passage, "bert")
@@ -331,7 +333,10 @@ class Span(TaskKind[Questions]):
     def expected_answer(
         self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Return the answer with the score of its words, or of the best ones."""
+        """Return the expected score of the answered words, and the expected best score.
+
+        The best answer of the Python model may differ if two scores are almost equal.
+        """
         del task
         score, start, end = (answer[name] for name in ("score", "start", "end"))
         best = max(row["by_words"].values(), default=None)
@@ -362,16 +367,16 @@ def read_squad(path: Path) -> Questions:
     """
     try:
         articles = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
-        found = Questions(path)
+        questions = Questions(path)
         for article in articles:
             for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    _add_question(found, paragraph["context"], asked)
+                for entry in paragraph["qas"]:
+                    _add_question(questions, paragraph["context"], entry)
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: not in SQuAD's format (data, paragraphs, context, qas): {error!r}"
         ) from error
-    return found
+    return questions
 
 
 def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None:
@@ -404,17 +409,18 @@ def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None
 
 
 def question_room(max_seq_length: int) -> int:
-    """Return how many pieces of a question are read; a piece of its passage always has room."""
+    """Return the maximum number of pieces of a question; it leaves room for a passage piece."""
     return min(MAX_QUESTION_PIECES, max(max_seq_length - SHORTEST_WINDOW + 1, 0))
 
 
 def windows(length: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """Return the first and end piece of each window of a passage; together they cover it.
+    """Return (start, end) of the overlapping windows that cover a passage.
 
     Args:
-        length: pieces of the passage.
-        room: most pieces of a window.
-        stride: pieces between the starts of two windows; a window's room where that is less.
+        length: number of pieces in the passage.
+        room: maximum number of pieces in a window.
+        stride: pieces between the starts of two windows, at most `room` (larger values are reduced,
+            since windows would not cover the passage).
 
     Raises:
         ValueError: `room` or `stride` is below 1, so no window would follow the first one.
@@ -432,7 +438,11 @@ def _answer_pieces(
     words: np.ndarray,
     word_bytes: np.ndarray,
 ) -> tuple[int, int] | None:
-    """Return the first and the last piece of the first answer's words; None without an answer."""
+    """Return the first and last piece of the first answer's words; None without an answer.
+
+    google-research/bert also trains on the first answer only. Offsets are compared in bytes because
+    the tokenizer returns byte offsets.
+    """
     if not answers or not len(words):
         return None
     text, first = answers[0]
@@ -448,13 +458,13 @@ def _answer_pieces(
 def _answer_positions(
     answer: tuple[int, int] | None, first: int, length: int, offset: int
 ) -> tuple[int, int]:
-    """Return an answer's first and last position in a part of the passage; 0 and 0 outside of it.
+    """Return the first and last position of an answer in a window; (0, 0) if it is not inside.
 
     Args:
-        answer: its first and last piece in the passage.
-        first: the part's first piece.
-        length: pieces of the part.
-        offset: position of the part's first piece.
+        answer: first and last piece of the answer, counted in the passage.
+        first: index of the window's first piece in the passage.
+        length: number of pieces in the window.
+        offset: position of the window's first piece in the model's input.
     """
     if answer is None or answer[0] < first or answer[1] >= first + length:
         return 0, 0
@@ -466,12 +476,12 @@ def _answer_positions(
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer out of a passage.
+    """An answer to a question.
 
     Attributes:
-        text: what stands in the passage; "" if it has no answer.
-        score: score of the best start and end, minus the score of no answer; above 0 unless the
-            text is "". None: the passage has no words.
+        text: text from the passage; "" = no answer.
+        score: score of the best start and end minus the score of "no answer"; above 0 if and only
+            if there is an answer. None if the passage has no words.
     """
 
     text: str
@@ -481,10 +491,10 @@ class Answer:
 def passage_answers(
     questions: Sequence[Question], encoded: Encoded, logits: Sequence[np.ndarray]
 ) -> list[Answer]:
-    """Return the best answer to each question, from all parts of its passage.
+    """Return the best answer to each question over all windows of its passage.
 
-    There is none where every part scores position 0 higher, as in google-research/bert
-    (run_squad.py) with a threshold of 0.
+    The score of "no answer" is that of position 0 ([CLS]), the minimum over the windows, as in
+    google-research/bert (run_squad.py) with a threshold of 0.
     """
     best: dict[int, tuple[float, int, int]] = {}
     nothing: dict[int, float] = {}
@@ -509,17 +519,17 @@ def passage_answers(
 
 
 def _best_words(score: np.ndarray, words: np.ndarray) -> tuple[float, int, int] | None:
-    """Return the best score of an answer in a part of a passage, and its first and last word.
+    """Return the score of the best answer in a window, and its first and last word.
 
     Args:
-        score: float32 [L, 2]. Of starts and ends.
-        words: int32 [L]. Which word stands at a position.
+        score: float32 [L, 2]. Scores of starts and ends.
+        words: int32 [L]. Index of the word at each position.
     """
-    there = np.flatnonzero(words != NO_LABEL)
-    if not len(there):
+    passage = np.flatnonzero(words != NO_LABEL)
+    if not len(passage):
         return None
     starts, ends = (
-        there[np.argsort(-score[there, side], kind="stable")[:BEST_ENDS]] for side in (0, 1)
+        passage[np.argsort(-score[passage, side], kind="stable")[:BEST_ENDS]] for side in (0, 1)
     )
     totals = score[starts, 0][:, np.newaxis] + score[ends, 1]
     lengths = words[ends] - words[starts][:, np.newaxis]
@@ -531,35 +541,35 @@ def _best_words(score: np.ndarray, words: np.ndarray) -> tuple[float, int, int] 
 
 
 def normalized_answer(text: str) -> str:
-    """Return an answer in lower case, without punctuation, articles and extra spaces: SQuAD's."""
+    """Return an answer in lower case, without punctuation, articles and extra spaces, as SQuAD."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def answer_scores(found: str, expected: Sequence[str]) -> tuple[float, float]:
-    """Return the exact match and the F1 of an answer, each against the best of the right ones.
+def answer_scores(answer: str, expected: Sequence[str]) -> tuple[float, float]:
+    """Return the exact match and the F1 of an answer: the maximum over the correct answers.
 
     Args:
-        found: "" = the passage does not answer.
-        expected: none if it does not.
+        answer: answer of the model; "" = no answer.
+        expected: correct answers; empty = the question has no answer.
     """
-    wanted = [normalized_answer(text) for text in expected] or [""]
-    given = normalized_answer(found)
-    exact = float(given in wanted)
-    return exact, max(_word_f1(given, text) for text in wanted)
+    correct = [normalized_answer(text) for text in expected] or [""]
+    answer = normalized_answer(answer)
+    exact = float(answer in correct)
+    return exact, max(_word_f1(answer, text) for text in correct)
 
 
-def _word_f1(found: str, expected: str) -> float:
-    a, b = found.split(), expected.split()
+def _word_f1(answer: str, expected: str) -> float:
+    a, b = answer.split(), expected.split()
     if not a or not b:
         return float(a == b)
     common = sum((Counter(a) & Counter(b)).values())
     return 2 * common / (len(a) + len(b))
 
 
-def answer_measures(found: Sequence[str], expected: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return the measures of answers out of passages."""
-    scores = [answer_scores(*pair) for pair in zip(found, expected, strict=True)]
+def answer_measures(answers: Sequence[str], expected: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return SQuAD's metrics: the mean F1 and the mean exact match."""
+    scores = [answer_scores(*pair) for pair in zip(answers, expected, strict=True)]
     exact, f1 = np.mean(scores, axis=0)
     return {"span_f1": float(f1), "exact_match": float(exact)}
 
@@ -567,15 +577,15 @@ def answer_measures(found: Sequence[str], expected: Sequence[Sequence[str]]) -> 
 # ---- serving
 
 _IMPOSSIBLE = -1e9
-"""Stands for the score of what cannot be an answer."""
+"""Score of runs of positions that cannot be an answer."""
 
 
 def _served_best_words(logits: Any, at: Any) -> tuple[Any, Any, Any]:
-    """Return the score of the best answer, less that of none, and its first and last word: [B].
+    """Return the best answer's score minus that of "no answer", and its first and last word: [B].
 
     Args:
-        logits: float32 [B, L, 2].
-        at: int32 [B, L]. Number of the word at each position, `NO_LABEL` where there is none.
+        logits: float32 [B, L, 2]. Scores of starts and ends.
+        at: int32 [B, L]. Index of the word at each position, `NO_LABEL` at other positions.
     """
     import tensorflow as tf
 

@@ -1,7 +1,7 @@
-"""Tables of labelled texts, in TSV, CSV or JSON Lines, and which of their columns are what.
+"""Read tables of labelled texts (TSV, CSV, JSON Lines), and detect their text and label columns.
 
-Columns are found by the names that GLUE, SuperGLUE and other published datasets give them. A column
-of numbers or ids is never taken for a text unless a flag names it.
+Columns are detected by the names used in GLUE, SuperGLUE and other published datasets. A column of
+numbers or ids is never used as text unless a flag names it.
 """
 
 import csv
@@ -49,7 +49,7 @@ LABELS = (
 """Names of the label where no column is called `label`, in lower case."""
 
 COLA = ("source", "label", "original_label", "sentence")
-"""CoLA's columns, which has no header line: `gj04`, 1 or 0, `*` or nothing, the sentence."""
+"""Columns of CoLA, whose files have no header: `gj04`, 1 or 0, `*` or empty, the sentence."""
 
 _ID_NAME = re.compile(
     r"(?i:(?:^|[^a-z])(?:id|idx|index|guid|uid|uuid|split)\d*$|^unnamed|^[a-z]{1,8}id\d?$)"
@@ -60,7 +60,7 @@ _WORDS_FOR_VALUES = frozenset({"true", "false", "yes", "no", "nan", "none", "nul
 _INTEGER_WITH_ZEROS = re.compile(r"(-?[0-9]+)\.0+")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
-_LONGEST_CELL = 2**31 - 1  # characters, and the most that csv takes on every system
+_LONGEST_CELL = 2**31 - 1  # characters; larger limits fail where a C long has 32 bits (Windows)
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ class Columns:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it stands in its file.
+    """A table read from a file.
 
     Attributes:
         path: the file.
-        columns: names of the columns, in their order.
-        rows: values by column; JSON's may lack some.
-        lines: the line of each row in the file.
-        incomplete: number of rows that were left out.
+        columns: names of the columns, in order.
+        rows: values of each row by column; rows of JSON Lines may lack columns.
+        lines: line number of each row.
+        incomplete: number of incomplete rows that were skipped.
     """
 
     path: Path
@@ -103,17 +103,17 @@ class Table:
     incomplete: int = 0
 
     def values(self, column: str) -> Iterator[Any]:
-        """Yield a column's values; None where a row has none."""
+        """Yield the values of a column; None for rows that lack it."""
         return (row.get(column) for row in self.rows)
 
     @property
     def listed(self) -> str:
-        """The columns' names, for messages."""
+        """Names of the columns, for error messages."""
         return listed(self.columns)
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names for a message; where a header is missing, they may be whole texts."""
+    """Return names for an error message, shortened: without a header, they may be whole texts."""
     return ", ".join(repr(textwrap.shorten(name, 60, placeholder=" …")) for name in names)
 
 
@@ -121,11 +121,11 @@ def listed(names: Iterable[str]) -> str:
 
 
 def read_table(path: Path, *, skip_incomplete: bool = False) -> Table:
-    """Read a table; the ending of the file's name tells its format.
+    """Read a table; the extension of the file's name determines its format.
 
     Args:
         path: the file.
-        skip_incomplete: whether to leave out rows with another number of columns than the header.
+        skip_incomplete: whether to skip rows with more or fewer columns than the header.
 
     Raises:
         InputError: the content is not in that format.
@@ -149,11 +149,11 @@ def read_table(path: Path, *, skip_incomplete: bool = False) -> Table:
 
 
 def _has_quoted_cells(lines: Iterable[str]) -> bool:
-    """Return whether quotation marks in a TSV file enclose cells, as pandas and R write them.
+    """Return whether a TSV file uses quoting, as files written by pandas and R do.
 
-    In GLUE's files they are part of the text, often only one of a pair, and a reader that takes
-    them for quoting joins hundreds of rows. They enclose cells where every cell that has one is
-    enclosed, and either all of the header is or a mark inside a cell is doubled.
+    In GLUE's files, quotation marks are part of the text and often unbalanced; a reader that treats
+    them as quoting joins hundreds of rows. A file uses quoting if every cell with a quotation mark
+    is quoted, and either all cells of the header are quoted or a cell contains a doubled mark.
     """
     rows = (line.rstrip("\r\n").split("\t") for line in lines)
     header = next(rows, [])
@@ -169,8 +169,8 @@ def _has_quoted_cells(lines: Iterable[str]) -> bool:
 def _csv_table(path: Path, delimiter: str, reader: Any, skip_incomplete: bool) -> Table:
     """Read delimited rows.
 
-    The csv module knows the line of a row, whatever is quoted in it; pyarrow.csv does not, and
-    refuses rows longer than its blocks.
+    The csv module reports the line number of a row even if cells contain line breaks; pyarrow.csv
+    does not, and it fails for rows longer than its blocks.
     """
     csv.field_size_limit(_LONGEST_CELL)
     try:
@@ -204,7 +204,7 @@ def _is_cola(row: Sequence[str]) -> bool:
 
 
 def _header(path: Path, delimiter: str, names: Sequence[str], line: int) -> tuple[str, ...]:
-    """Return the columns' names; one without a name, as pandas' index is, has its number."""
+    """Return the names of the columns; a column without a name (pandas' index) gets its number."""
     columns = tuple(
         name.strip() or f"(column {number})" for number, name in enumerate(names, start=1)
     )
@@ -237,15 +237,15 @@ def _json_table(path: Path, file: Iterable[str]) -> Table:
     return Table(path, tuple(columns), table.rows, table.lines)
 
 
-# ---- which column is what
+# ---- detection of columns
 
 
 def label_column(table: Table, named: str | None) -> str | None:
-    """Return the column of the labels; None: the file has none.
+    """Return the name of the label column; None = the file has no labels.
 
     Args:
-        table: the file.
-        named: by the flag; None = detected.
+        table: the table.
+        named: name given by the flag; None = detect.
 
     Raises:
         InputError: the named column is missing, or several columns have a label's name.
@@ -272,17 +272,17 @@ def label_column(table: Table, named: str | None) -> str | None:
 def text_columns(
     table: Table, kind: str, columns: Columns, label: str | None, count: int | None
 ) -> list[str]:
-    """Return the columns of the one or two texts.
+    """Return the names of the one or two text columns.
 
     Args:
-        table: the file.
-        kind: name of the kind of task, for messages.
-        columns: those that flags name.
-        label: the label's column, which is none of them.
-        count: 1 or 2 texts; None = what the columns' names say.
+        table: the table.
+        kind: name of the kind of task, for error messages.
+        columns: columns named by flags.
+        label: name of the label column.
+        count: number of texts per example, 1 or 2; None = detect from the columns' names.
 
     Raises:
-        InputError: a named column is missing, or the names leave a choice.
+        InputError: a named column is missing, or the columns are ambiguous.
     """
     if columns.text_pair and not columns.text:
         raise InputError("--text-pair-column: name the first text too, with --text-column")
@@ -304,7 +304,7 @@ def text_columns(
 
 
 def _known_pair(table: Table, label: str | None) -> list[str]:
-    """Return the two columns with the names of a pair; none unless there is exactly one pair."""
+    """Return the two columns with names from `PAIRS`; empty if no pair or several pairs match."""
     by_name = {name.lower(): name for name in table.columns if name != label}
     pairs = [[by_name[name] for name in pair] for pair in PAIRS if by_name.keys() >= {*pair}]
     pairs = [pair for pair in pairs if all(_holds_a_text(table, column) for column in pair)]
@@ -312,9 +312,9 @@ def _known_pair(table: Table, label: str | None) -> list[str]:
 
 
 def _detected(table: Table, label: str | None, count: int) -> list[str]:
-    """Return the columns with the name of a text, or else those that hold texts.
+    """Return the columns with names from `TEXTS`, or else the columns that contain texts.
 
-    A name of many words is no name, but the first text of a file without a header.
+    A name of five or more words is the first text of a file without a header.
     """
     others = [name for name in table.columns if name != label]
     known = [name for name in others if name.lower() in TEXTS and _holds_a_text(table, name)]
@@ -329,7 +329,7 @@ def _holds_a_text(table: Table, column: str) -> bool:
 
 
 def _holds_texts(table: Table, column: str) -> bool:
-    """Return whether at least half of a column's values are no numbers, ids or dates."""
+    """Return whether at least half of a column's values are texts, not numbers, ids or dates."""
     values = [value for value in table.values(column) if value not in (None, "")]
     return bool(values) and 2 * sum(map(_is_text, values)) >= len(values)
 
@@ -349,10 +349,10 @@ def _is_text(value: Any) -> bool:
 
 
 def text_of(table: Table, index: int, column: str) -> str:
-    """Return the text of a row; a number stands for its digits.
+    """Return the text of a row; numbers are converted to text.
 
     Raises:
-        InputError: the row has none.
+        InputError: the row has no text in this column.
     """
     value = table.rows[index].get(column)
     if not isinstance(value, str | int) and not (isinstance(value, float) and math.isfinite(value)):
@@ -369,7 +369,7 @@ def text_of(table: Table, index: int, column: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can encode a text: JSON's escapes can write half of a surrogate pair."""
+    """Return whether a text can be encoded as UTF-8; JSON escapes can contain lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -378,10 +378,10 @@ def is_unicode(text: str) -> bool:
 
 
 def labels_of(table: Table, column: str) -> list[str]:
-    """Return the labels as text, the same for equal values: 1, 1.0 and "1" are 1; true is "true".
+    """Return the labels as text; equal values give equal texts: 1, 1.0 and "1" give "1".
 
     Returns:
-        One a row; none where no row has a label.
+        One label per row; empty if no row has a label.
 
     Raises:
         InputError: some rows have no label.
@@ -399,7 +399,7 @@ def labels_of(table: Table, column: str) -> list[str]:
 
 
 def _label(value: Any) -> str | None:
-    """Return a label as text; None for none, and for what cannot be one."""
+    """Return a label as text; None if it is missing or invalid."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):

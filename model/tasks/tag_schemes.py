@@ -1,12 +1,12 @@
-"""How tags of words mark entities: the schemes that are known, which one a file has, its entities.
+"""Tag schemes: detect the scheme of a file, and extract the entities of tagged sentences.
 
-- IOB2: B begins every entity, I continues it. IOB1: I, and B only right after an entity of the same
-  type (CoNLL-2003).
-- IOBES, BILOU, BMES, BMEOW: every entity is marked at both ends; one letter is for single words.
-- IOE2: I, and E at the last word of every entity.
-- plain: no letter; words with the same tag in a row are one entity.
+- IOB2: B = first word of an entity, I = every other word. IOB1: I = every word, but B = the first
+  word of an entity directly after one of the same type (CoNLL-2003).
+- IOBES, BILOU, BMES, BMEOW: letters for the first, inner and last word, and for a single word.
+- IOE2: E = last word of an entity, I = every other word.
+- plain: no letters; consecutive words with the same tag are one entity.
 
-Tags are `B-TYPE` or `B_TYPE`, or the letter alone, and `O` outside of entities.
+Tags are `B-TYPE`, `B_TYPE` or the letter alone, and `O` outside entities.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from typing import Literal, get_args
 Scheme = Literal["IOB1", "IOB2", "IOE2", "IOBES", "BILOU", "BMES", "BMEOW", "plain"]
 
 Entity = tuple[str, int, int]
-"""An entity's type, first word and end."""
+"""Type, index of the first word, and index after the last word of an entity."""
 
 _LETTERS: dict[Scheme, str] = {
     "IOB2": "BI",
@@ -27,22 +27,22 @@ _LETTERS: dict[Scheme, str] = {
     "BMES": "BMES",
     "BMEOW": "BIMEW",
 }
-"""Letters of each scheme, O left out. The first scheme that has all letters of a file is the
-file's; IOB1 has the letters of IOB2."""
+"""Letters of each scheme, without O. The first scheme with all letters of a file is used; IOB1 has
+the same letters as IOB2."""
 
 _AS_IOBES = str.maketrans("LUMW", "ESIS")
 _TAG = re.compile(r"([BIESLUMW])(?:[-_](.+))?")
 
 
 def tag_scheme(sentences: Iterable[Sequence[str]], labels: Iterable[str] = ()) -> Scheme:
-    """Return the scheme of the tags.
+    """Detect the tag scheme.
 
     Args:
-        sentences: the right tags of every sentence.
-        labels: more tags of the same scheme, such as those that a model knows.
+        sentences: true tags of every sentence.
+        labels: additional tags of the same scheme, such as the classes of a model.
 
     Raises:
-        ValueError: the letters are those of no known scheme, or the tags break the scheme's rules.
+        ValueError: no known scheme has these letters, or the tags violate the scheme's rules.
     """
     sentences = [list(tags) for tags in sentences]
     tags = {tag for sentence in sentences for tag in sentence} | set(labels)
@@ -73,7 +73,7 @@ def tag_scheme(sentences: Iterable[Sequence[str]], labels: Iterable[str] = ()) -
 
 
 def _are_odd(tags: Sequence[str]) -> bool:
-    """Return whether tags mark where entities begin, but not as B-TYPE: PER-B, b-per."""
+    """Return whether tags have the letters of a scheme in another form: PER-B, b-per."""
     for pattern in (r"([bieslumw])[-_].+|o", r".+[-_]([BIESLUMW])"):
         matches = [re.fullmatch(pattern, tag) for tag in tags]
         if all(matches) and any(match and (match[1] or "").upper() == "B" for match in matches):
@@ -84,9 +84,9 @@ def _are_odd(tags: Sequence[str]) -> bool:
 def entities(tags: Sequence[str], scheme: Scheme) -> set[Entity]:
     """Return the entities of a sentence.
 
-    Tags that break the rules of IOB1, IOE2, IOBES, BILOU, BMES or BMEOW mark no entity, as in
-    seqeval's strict mode. In IOB2 an entity also begins where its type changes, as in the script
-    of CoNLL-2000 and in seqeval's default mode; a tag without a letter is a type of its own there.
+    In IOB1, IOE2, IOBES, BILOU, BMES and BMEOW, tags that violate the scheme's rules mark no
+    entity, as in seqeval's strict mode. In IOB2, a change of type also starts an entity, as in
+    CoNLL-2000's script and in seqeval's default mode; a tag without a letter is a separate type.
     """
     letters, types = zip(*(_parts(tag, scheme) for tag in tags), strict=True) if tags else ("", ())
     if scheme in ("IOB2", "plain"):
@@ -97,7 +97,7 @@ def entities(tags: Sequence[str], scheme: Scheme) -> set[Entity]:
 
 
 def _parts(tag: str, scheme: Scheme) -> tuple[str, str]:
-    """Return a tag's letter, of IOBES, and its type."""
+    """Return the letter of a tag, converted to IOBES, and its type."""
     if tag == "O":
         return "O", ""
     match = None if scheme == "plain" else _TAG.fullmatch(tag)
@@ -105,7 +105,7 @@ def _parts(tag: str, scheme: Scheme) -> tuple[str, str]:
 
 
 def _iob(sentences: Sequence[Sequence[str]]) -> Scheme:
-    """Return IOB1 where entities begin with I, and with B only after one of the same type."""
+    """Return IOB1 if entities start with I, and with B only after one of the same type."""
     begins_with_i = begins_with_b = False
     for tags in sentences:
         before = ("O", "")
@@ -146,8 +146,8 @@ def _ends(letters: str, types: Sequence[str], index: int) -> bool:
 def _iob1(letters: str, types: Sequence[str]) -> set[Entity]:
     """Return the entities of IOB1 tags.
 
-    B is right only after a word of the same type. As seqeval has it, an entity of a single B is
-    none where a B of another type follows.
+    B is valid only after a word of the same type. As in seqeval, a single B is no entity if a B of
+    another type follows.
     """
     found, index = set(), 0
     while index < len(letters):
@@ -165,11 +165,11 @@ def _iob1(letters: str, types: Sequence[str]) -> set[Entity]:
 
 
 def _marked(letters: Sequence[str], types: Sequence[str], begin: str) -> set[Entity]:
-    """Return what begins with a letter, goes on with I and ends with E, or is a single S."""
+    """Return entities of the form `begin` I … E, and single words with S."""
     found, first = set(), -1
     for index, letter in enumerate(letters):
-        goes_on = first >= 0 and letter in "IE" and types[index] == types[first]
-        if not goes_on:
+        continues = first >= 0 and letter in "IE" and types[index] == types[first]
+        if not continues:
             first = index if letter == begin or (letter == "E" and begin == "I") else -1
         if letter == "S" or (letter == "E" and first >= 0):
             found.add((types[index], index if letter == "S" else first, index + 1))

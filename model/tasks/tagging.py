@@ -1,4 +1,4 @@
-"""Tagging: a class for every word of a sentence."""
+"""Tagging: the class of every word of a sentence, as in named entity recognition."""
 
 import dataclasses
 import itertools
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class TaggedSentences(Examples):
-    """Sentences of words, with a tag each.
+    """Sentences of tagged words.
 
     Attributes:
         path: the file.
-        words: of every sentence.
-        tags: of every sentence, one a word; none where they are not known.
-        rows: the line of each sentence's first word in the file.
+        words: words of each sentence.
+        tags: tags of each sentence's words; empty if unknown.
+        rows: line number of each sentence's first word.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class TaggedSentences(Examples):
         return [bool(tags) for tags in self.tags]
 
     def select(self, are_chosen: Sequence[bool]) -> Self:
-        """Return some of the sentences: those for which the sequence has True."""
+        """Return the sentences for which `are_chosen` is True."""
         return dataclasses.replace(
             self,
             words=list(itertools.compress(self.words, are_chosen)),
@@ -64,7 +64,7 @@ class TaggedSentences(Examples):
 
     @property
     def label_hint(self) -> str:
-        """Why the file's lines have no tag."""
+        """Hint for the error message if the file has no tags."""
         return " (its lines have one column; tabs or spaces separate columns)"
 
 
@@ -82,7 +82,7 @@ class Tagging(TaskKind[TaggedSentences]):
 
     @property
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags of tables."""
+        """Flags for tables, which a CoNLL file is not."""
         return [(f"the files of a {self.name} task are no tables", TABLE_FLAGS)]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> TaggedSentences:
@@ -99,14 +99,14 @@ class Tagging(TaskKind[TaggedSentences]):
     # ---- labels
 
     def task_of(self, examples: TaggedSentences) -> Task:
-        """Return the task of the file's tags."""
+        """Return the task with the tags of the file."""
         labels = {tag for tags in examples.tags for tag in tags}
         return self.task_of_classes(examples.path, labels, takes_pairs=False)
 
     def with_labels_of(
         self, examples: TaggedSentences, task: Task, named: Mapping[str, str]
     ) -> tuple[TaggedSentences, dict[str, str]]:
-        """Return the sentences with the run's tags, where they are named."""
+        """Return the sentences with the tags renamed as in `named`."""
         del task
         tags = [[named.get(tag, tag) for tag in sentence] for sentence in examples.tags]
         return dataclasses.replace(examples, tags=tags), changed_names(named)
@@ -120,12 +120,16 @@ class Tagging(TaskKind[TaggedSentences]):
     def encode_unlabelled(
         self, encoder: "Encoder", examples: TaggedSentences, task: Task
     ) -> Encoded:
-        """Encode sentences with any tags: they mark the first piece of each word."""
+        """Encode sentences without tags.
+
+        A tag of the task is used for all words: `labels` marks the first pieces of words, whose
+        logits are the words' answers.
+        """
         tags = [[task.labels[0]] * len(words) for words in examples.words]
         return self.encode(encoder, dataclasses.replace(examples, tags=tags), task)
 
     def encode(self, encoder: "Encoder", examples: TaggedSentences, task: Task) -> Encoded:
-        """Encode sentences; one that is too long becomes several of whole words."""
+        """Encode sentences; a sentence that is too long is split between words."""
         numbers = {label: index for index, label in enumerate(task.labels)}
         _check_tags(examples, numbers)
         pieces = encoder.word_pieces([word for words in examples.words for word in words])
@@ -157,7 +161,7 @@ class Tagging(TaskKind[TaggedSentences]):
         )
 
     def padded_labels(self, labels: Any, rows: np.ndarray, length: int) -> np.ndarray:
-        """Return the tags of some examples, int32 [B, L], padded with `NO_LABEL`."""
+        """Return the tags of a batch, padded with `NO_LABEL`: int32 [B, L]."""
         padded = np.full((len(rows), length), NO_LABEL, np.int32)
         for place, row in enumerate(rows):
             padded[place, : len(labels[row])] = labels[row]
@@ -166,14 +170,14 @@ class Tagging(TaskKind[TaggedSentences]):
     # ---- learning
 
     def label_weights(self, batch: "Batch") -> Any:
-        """Return the weight of each position: float32 [B, L]; 0 where there is no tag."""
+        """Return the weight of each position, 0 for positions without a tag: float32 [B, L]."""
         import tensorflow as tf
 
         is_tagged = tf.cast(batch["task_labels"] != NO_LABEL, tf.float32)
         return batch["example_weights"][:, tf.newaxis] * is_tagged
 
     def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
-        """Return the cross-entropy, the accuracy and their weight."""
+        """Return the sums of the cross-entropy, the accuracy and the weights."""
         from model.tasks.objective import class_sums
 
         return class_sums(logits, batch["task_labels"], weights)
@@ -198,7 +202,7 @@ class Tagging(TaskKind[TaggedSentences]):
         logits: Sequence[np.ndarray],
         task: Task,
     ) -> Evaluation:
-        """Return the tags of every sentence, and with known ones how many entities are right."""
+        """Return the tags of every sentence, and the metrics if tags are known."""
         tags = word_tags(examples, encoded, logits, task)
         rows = zip(examples.rows, examples.words, examples.tags, tags, strict=True)
         answers = [
@@ -229,7 +233,7 @@ class Tagging(TaskKind[TaggedSentences]):
     # ---- explanation
 
     def head_questions(self, task: Task, example: "Example") -> list[HeadQuestion]:
-        """Return the question for the tag of each word, which its first piece answers."""
+        """Return a question for each word; the tag is computed at the word's first piece."""
         return [
             HeadQuestion(
                 "tag",
@@ -247,14 +251,13 @@ class Tagging(TaskKind[TaggedSentences]):
     def served_answers(
         self, task: Task, logits: Any, words: Any = None, passage: Any = None
     ) -> dict[str, Any]:
-        """Return the class of every word of each text.
+        """Return the tag of every word of each text.
 
         Returns:
-            words: string [B, W]; "" where a text has fewer.
-            start, end: int32 [B, W]. The byte that each word begins at, and the one that it ends
-                before.
-            labels: string [B, W]; "" for words that were cut off.
-            probabilities: float32 [B, W], of those labels.
+            words: string [B, W]. Words of each text, padded with "".
+            start, end: int32 [B, W]. Byte offset of each word, and byte offset after its end.
+            labels: string [B, W]. Tag of each word; "" for words that were truncated.
+            probabilities: float32 [B, W]. Probability of each tag.
         """
         import tensorflow as tf
 
@@ -272,7 +275,7 @@ class Tagging(TaskKind[TaggedSentences]):
         }
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
-        """Return the words; `by_label` has a row of probabilities for each word that is read."""
+        """Return the words; `by_label` has the probabilities of each word that is not truncated."""
         del task
         words, starts, limits = asked.words(texts[0], "whitespace")
         pieces = asked.word_pieces(words)
@@ -291,8 +294,11 @@ class Tagging(TaskKind[TaggedSentences]):
     def expected_answer(
         self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Return the probabilities of the answered labels, float32 [W], or of the best ones."""
-        probabilities = row["by_label"]  # [W, C], of each word that was read
+        """Return the expected probabilities of the answered labels, or of the best ones.
+
+        The best label of the Python model may differ if two probabilities are almost equal.
+        """
+        probabilities = row["by_label"]  # [W, C], without truncated words
         count = len(probabilities)
         answered = answer["probabilities"][:count]
         numbers = {label.encode(): index for index, label in enumerate(task.labels)}
@@ -311,10 +317,10 @@ TAGGING = Tagging()
 
 
 def scheme_of(examples: TaggedSentences, task: Task) -> Scheme:
-    """Return how the tags of a file mark entities.
+    """Return the tag scheme of a file.
 
     Raises:
-        InputError: in no known way.
+        InputError: the tags follow no known scheme.
     """
     try:
         return tag_scheme(examples.tags, task.labels)
@@ -336,7 +342,7 @@ def _check_tags(examples: TaggedSentences, known: Container[str]) -> None:
 
 
 def _in_parts(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
-    """Return first and end of as few runs of words as fit, taken from the start."""
+    """Return (start, end) of the fewest runs of whole words with at most `room` pieces each."""
     parts, first, used = [], 0, 0
     for index, length in enumerate(lengths):
         if used + length > room:
@@ -354,7 +360,8 @@ def word_tags(
 ) -> list[list[str]]:
     """Return the tag of every word, by sentence.
 
-    A word's answer is that at its first piece; the parts of a long sentence are put together.
+    A word's tag is computed at its first piece (BERT, section 5.3). The parts of a long sentence
+    are concatenated.
     """
     tags: list[list[str]] = [[] for _ in examples.words]
     for source, score, label in zip(encoded.sources, logits, encoded.labels, strict=True):
@@ -364,7 +371,7 @@ def word_tags(
 
 
 def _sentence_errors(count: int, encoded: Encoded, logits: Sequence[np.ndarray]) -> list[float]:
-    """Return the cross-entropy of each sentence, summed over its words and parts."""
+    """Return the cross-entropy of each sentence, summed over all its words."""
     from scipy.special import log_softmax
 
     errors = np.zeros(count)
@@ -379,15 +386,15 @@ def tag_measures(
     predicted: Sequence[Sequence[str]],
     scheme: Scheme | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of tags: of whole entities, and the accuracy of words.
+    """Return the entity-level metrics and the accuracy of words.
 
     Args:
-        expected: the right tags of every sentence.
-        predicted: the model's tags.
-        scheme: how the tags mark entities; None = detected.
+        expected: true tags of every sentence.
+        predicted: predicted tags.
+        scheme: tag scheme; None = detect.
 
     Raises:
-        ValueError: the scheme is not known.
+        ValueError: the tags follow no known scheme.
     """
     if scheme is None:
         scheme = tag_scheme(expected, {tag for tags in predicted for tag in tags})
@@ -414,8 +421,8 @@ def tag_measures(
 def _first_pieces(words: Any) -> tuple[Any, Any]:
     """Return the position of each word's first piece, and whether it has one: [B, W] each.
 
-    Numbers of words rise from position to position, but for the padding; so no array [B, W, L] is
-    made of a text with many words.
+    Word indices increase with the position (except for padding, which is replaced by a larger
+    index), so a binary search finds them. Comparing all pairs would need an array [B, W, L].
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""What every kind of task must say of itself: the interface that one object per kind implements."""
+"""Interface of a kind of task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
     from model.training.losses import Batch, Sums
 
 TABLE_FLAGS = ("text_column", "text_pair_column", "label_column", "skip_incomplete_rows")
-"""Options that name columns of a table."""
+"""Options that name the columns of a table."""
 
 WORD_FLAGS = ("word_column", "tag_column")
-"""Options that name columns of words and their tags."""
+"""Options that name the columns of words and tags."""
 
 E = TypeVar("E", bound="Examples")
 
 
 @dataclass(frozen=True)
 class ForeignHead:
-    """What other libraries call the head of a kind of task.
+    """Names of a task head in other libraries.
 
     Attributes:
-        architecture: the model's class in `transformers`.
-        hugging_face: its module of the head.
-        google: the variable scope of the head in google-research/bert, "" = none around it; None =
-            it has no such head.
-        keras_hub: the head's group in KerasHub's HDF5 files, below `layers`; None = no such head.
+        architecture: model class in `transformers`.
+        hugging_face: module of the head in that class.
+        google: variable scope of the head in google-research/bert, "" = top level; None = the
+            library has no such head.
+        keras_hub: group of the head in KerasHub's HDF5 files, below `layers`; None = the library
+            has no such head.
     """
 
     architecture: str
@@ -50,18 +51,19 @@ class ForeignHead:
 
 @dataclass(frozen=True)
 class HeadQuestion:
-    """What a tuned model's head can be asked about an example, and how it computes the answer.
+    """A question that a task head answers about an example, for explanations.
 
     Attributes:
-        kind: what is asked, in a word.
-        title: the question in words.
-        formula: how the answers' probabilities, or the number, follow from the encoder's vectors:
-            z the last layer's, p the pooled one.
-        section: of Devlin et al. 2018, where the formula comes from.
-        answers: the possible ones by index.
-        position: of the vector that the head reads; None = the pooled one, or with `output` all.
-        output: number of the head's output whose scores at all positions are the answers'; None =
-            the head's outputs are the answers'.
+        kind: type of the question: class, score, tag, start or end.
+        title: the question as text.
+        formula: formula of the answers' probabilities, or of the number, from the encoder's
+            outputs: z = vector of the last layer, p = pooled vector.
+        section: section of Devlin et al. 2018 with the formula.
+        answers: possible answers by index.
+        position: position whose vector the head reads; None = the pooled vector, or all positions
+            if `output` is set.
+        output: index of the head's output whose scores over all positions are the answers' scores;
+            None = the head's outputs are the answers' scores.
         is_number: whether the answer is the output itself, instead of a choice.
     """
 
@@ -77,16 +79,15 @@ class HeadQuestion:
 
 @dataclass(frozen=True)
 class TaskSignature:
-    """The signature of a served model that answers a kind of task.
+    """Serving signature of a kind of task.
 
     Attributes:
-        name: of the signature.
-        reads: how the served model reads its inputs. texts: one text, or two as one; words: a text
-            word by word; question: a question and the beginning of its passage.
-        view: how people are shown the answer. classes: the outputs labels and probabilities as a
-            table; number: the output score; None: every output by name.
-        playground: a text for each field of the playground at first, where it has the signature
-            among what it classifies; empty = it has not.
+        name: name of the signature.
+        reads: inputs of the signature. texts: a text or text pair; words: a text, split into words;
+            question: a question and a passage, which is truncated.
+        view: how `query` and the playground show the answer. classes: a table of labels and
+            probabilities; number: the output `score`; None: every output by name.
+        playground: initial texts of the playground's fields; empty = not in the playground.
     """
 
     name: str
@@ -96,27 +97,27 @@ class TaskSignature:
 
 
 class TaskKind(ABC, Generic[E]):
-    """A kind of task: how examples are read and encoded, and how a model learns and answers them.
+    """A kind of task: how examples are read, encoded, trained on, evaluated and served.
 
-    A kind is one object in one file of this package, listed by its name in `kinds.KINDS`. These
-    files import neither TensorFlow nor scikit-learn at their top: the flags of a command are
-    checked against a kind before the heavy imports.
+    A kind is one object in one file of this package, listed in `kinds.KINDS`. These files import
+    TensorFlow and scikit-learn only inside functions, because a command's flags are checked against
+    the kind before the slow imports.
 
     Attributes:
-        name: as in `KINDS`, in flags and in a run's config.
-        has_classes: whether the answers are classes, which have names.
-        takes_pairs: whether two texts make an example; None = an example has one text or two.
-        is_per_position: whether the head answers at every position, not once per text.
-        metrics: metrics of the kind by name; the first one selects the best checkpoint by default.
-        lower_is_better: metrics of which a lower value is better.
-        labels_per_position: whether an example's labels are as many as its positions.
-        label_dtype: of the labels in a batch.
-        signature: of the served model.
-        foreign_head: what other libraries call its head; None = they have no such model.
-        has_picture: whether an evaluation can be drawn.
-        uses_windows: whether a long text is read in windows, a stride apart.
-        default_length: positions of an example unless a flag says; None = all that the encoder has.
-        least_length: fewest positions that a flag may name.
+        name: name in `KINDS`, in flags and in a run's config.
+        has_classes: whether the answers are classes.
+        takes_pairs: whether an example has two texts; None = one or two.
+        is_per_position: whether the head has outputs for every position, instead of one per text.
+        metrics: names of the metrics; the first one selects the best checkpoint by default.
+        lower_is_better: metrics for which lower values are better.
+        labels_per_position: whether an example has a label for every position.
+        label_dtype: dtype of the labels in a batch.
+        signature: serving signature.
+        foreign_head: names of the head in other libraries; None = they have no such model.
+        has_picture: whether an evaluation can be plotted.
+        uses_windows: whether long texts are split into overlapping windows.
+        default_length: default of `max_seq_length`; None = the encoder's number of positions.
+        least_length: minimum of `max_seq_length`.
     """
 
     name: str
@@ -139,19 +140,19 @@ class TaskKind(ABC, Generic[E]):
         return len(task.labels)
 
     def metrics_of(self, task: Task) -> tuple[str, ...]:
-        """Return the loss and the names of the metrics that a task of this kind has."""
+        """Return "loss" and the names of a task's metrics."""
         del task
         return ("loss", *self.metrics)
 
     def is_higher_better(self, metric: str) -> bool:
-        """Return whether a higher value of a metric is better."""
+        """Return whether higher values of a metric are better."""
         return metric != "loss" and metric not in self.lower_is_better
 
     # ---- reading
 
     @property
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags of columns that the kind's files do not have: a reason, and the options' names."""
+        """Flags for columns that the kind's files do not have: (reason, option names)."""
         return []
 
     @abstractmethod
@@ -160,12 +161,12 @@ class TaskKind(ABC, Generic[E]):
 
         Args:
             path: the file.
-            columns: which columns are what.
-            takes_pairs: whether an example has two texts, where the kind leaves it open; None =
-                detected.
+            columns: names or numbers of the columns.
+            takes_pairs: whether an example has two texts, for kinds that allow one or two; None =
+                detect.
 
         Raises:
-            InputError: it is no file of such examples, or leaves open which columns are what.
+            InputError: the file has another format, or its columns are ambiguous.
             OSError: it cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
         """
 
@@ -173,14 +174,14 @@ class TaskKind(ABC, Generic[E]):
 
     @abstractmethod
     def task_of(self, examples: E) -> Task:
-        """Return the task that the labels of a training file make.
+        """Return the task defined by the labels of a training file.
 
         Raises:
             InputError: there is only one class.
         """
 
     def task_of_classes(self, path: Path, labels: set[str], *, takes_pairs: bool) -> Task:
-        """Return the task of these classes, in the order of their names.
+        """Return the task with these classes, sorted by name.
 
         Raises:
             InputError: there is only one.
@@ -193,28 +194,28 @@ class TaskKind(ABC, Generic[E]):
         return Task(self.name, tuple(sorted(labels)), takes_pairs)
 
     def without_unknown(self, examples: E, task: Task) -> E:
-        """Return the examples, with no label where the file marks it as unknown."""
+        """Return the examples with labels removed that mean "unknown"."""
         del task
         return examples
 
     def with_labels_of(
         self, examples: E, task: Task, named: Mapping[str, str]
     ) -> tuple[E, dict[str, str]]:
-        """Return the examples with the run's labels, and how labels with another name were read.
+        """Return the examples with the run's labels, and the labels that were renamed.
 
         Args:
-            examples: of a file.
-            task: the run's.
-            named: the run's label by the file's, for some or all.
+            examples: examples of a file.
+            task: task of the run.
+            named: run's label by file's label, for some or all labels.
 
         Raises:
-            InputError: a label is none of the run's.
+            InputError: a label is not one of the run's.
         """
         del task, named
         return examples, {}
 
     def learnable(self, examples: E) -> E:
-        """Return those of the labelled examples that a model can learn from.
+        """Return the labelled examples that can be used for training.
 
         Raises:
             InputError: there are none.
@@ -222,26 +223,26 @@ class TaskKind(ABC, Generic[E]):
         return examples
 
     def label_summary(self, examples: E, task: Task) -> list[str]:
-        """Return what a user should know of the labels, a few words each."""
+        """Return a summary of the labels, as short phrases."""
         del examples, task
         return []
 
     # ---- encoding
 
     def encode_unlabelled(self, encoder: "Encoder", examples: E, task: Task) -> "Encoded":
-        """Return examples without labels as the model takes them."""
+        """Return encoded examples without labels."""
         return self.encode(encoder, examples, task)
 
     @abstractmethod
     def encode(self, encoder: "Encoder", examples: E, task: Task) -> "Encoded":
-        """Return examples as the model takes them.
+        """Return encoded examples.
 
         Raises:
-            InputError: a label is not the task's.
+            InputError: a label is not one of the task's.
         """
 
     def without_empty(self, examples: E, encoded: "Encoded") -> "Encoded":
-        """Return the encoded training examples that have a piece.
+        """Return the encoded training examples without those that have no pieces.
 
         Raises:
             InputError: there are none.
@@ -252,15 +253,15 @@ class TaskKind(ABC, Generic[E]):
     # ---- batches
 
     def padded_labels(self, labels: Any, rows: np.ndarray, length: int) -> np.ndarray:
-        """Return the labels of some examples as one array.
+        """Return the labels of a batch.
 
         Args:
-            labels: of `Encoded`.
-            rows: int [B]. Numbers of the examples; -1 is filler, which takes the last one's.
-            length: L, positions of the batch.
+            labels: `Encoded.labels`.
+            rows: int [B]. Indices of the examples; -1 = filler, with the last example's label.
+            length: L, positions in the batch.
 
         Returns:
-            `label_dtype` [B, ...], or [B, L] where the labels are per position.
+            `label_dtype` [B, ...], or [B, L] if `labels_per_position`.
         """
         del length
         padded: np.ndarray = labels[rows]
@@ -270,36 +271,36 @@ class TaskKind(ABC, Generic[E]):
 
     @property
     def sum_names(self) -> list[str]:
-        """Names of everything that `sums` adds up."""
+        """Names of the sums that `sums` returns."""
         return ["task_loss", "task_accuracy", "task_weight"]
 
     def label_weights(self, batch: "Batch") -> Any:
-        """Return the weight of everything that has a label: float32 [B] or [B, L].
+        """Return the weight of each label: float32 [B] or [B, L].
 
         Args:
-            batch: example_weights float32 [B] and task_labels, of `padded_labels`.
+            batch: example_weights float32 [B] and task_labels, see `padded_labels`.
         """
         return batch["example_weights"]
 
     @abstractmethod
     def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
-        """Return the sums of the loss and of other measures over a batch: float32 [] each.
+        """Return the sums of the loss and the metrics over a batch: float32 [] each.
 
         Args:
             logits: float32 [B, C] or [B, L, C].
-            batch: the model's inputs, and task_labels of `padded_labels`.
-            weights: of `label_weights`, times the class weights.
+            batch: model inputs, and task_labels, see `padded_labels`.
+            weights: `label_weights` times the class weights.
         """
 
     # ---- answers
 
     @abstractmethod
     def mean_loss(self, examples: E, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
-        """Return the mean loss over all labelled examples, every class counting the same.
+        """Return the mean loss over all labelled examples, without class weights.
 
         Args:
-            examples: of a file.
-            encoded: the same, encoded.
+            examples: examples of a file.
+            encoded: the encoded examples.
             logits: float32 [C] or [L, C] for each encoded example.
         """
 
@@ -307,38 +308,38 @@ class TaskKind(ABC, Generic[E]):
     def evaluate(
         self, examples: E, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
     ) -> "Evaluation":
-        """Return the answers, and with known labels the metrics; arguments as of `mean_loss`."""
+        """Return the answers, and the metrics if labels are known. Arguments: see `mean_loss`."""
 
     # ---- other libraries
 
     def fits_head(self, outputs: int, problem: str | None, *, takes_pairs: bool) -> bool:
-        """Return whether a checkpoint with this kind's `foreign_head` is of this kind.
+        """Return whether a checkpoint with a `foreign_head` of this kind is a model of this kind.
 
         Args:
-            outputs: of the head.
-            problem: `problem_type` in `transformers`, where the checkpoint has one.
-            takes_pairs: whether the checkpoint says that it takes two texts.
+            outputs: number of outputs of the head.
+            problem: `problem_type` in `transformers`; None if the checkpoint has none.
+            takes_pairs: whether the checkpoint declares text pairs as inputs.
         """
         del outputs, problem, takes_pairs
         return True
 
     def imported_task(self, labels: tuple[str, ...], *, takes_pairs: bool = False) -> Task:
-        """Return the task of a checkpoint.
+        """Return the task of an imported checkpoint.
 
         Args:
-            labels: a name for each output of its head.
-            takes_pairs: whether it says that it takes two texts, where the kind leaves it open.
+            labels: names of the head's outputs.
+            takes_pairs: whether an example has two texts, for kinds that allow one or two.
         """
         is_pair = takes_pairs if self.takes_pairs is None else self.takes_pairs
         return Task(self.name, labels if self.has_classes else (), is_pair)
 
     @property
     def name_for_pairs(self) -> str | None:
-        """The name of the kind with two texts to an example; None = there is none."""
+        """Name of the corresponding kind with two texts per example; None = there is none."""
         return None if self.takes_pairs is False else self.name
 
     def hugging_face_settings(self, task: Task) -> dict[str, Any]:
-        """Return what of `config.json` depends on the task: the outputs' names by index."""
+        """Return the task's entries of `config.json`: names of the outputs by index."""
         if not self.has_classes:
             return {}
         return {"id2label": {str(index): label for index, label in enumerate(task.labels)}}
@@ -347,11 +348,11 @@ class TaskKind(ABC, Generic[E]):
 
     @abstractmethod
     def head_questions(self, task: Task, example: "Example") -> list[HeadQuestion]:
-        """Return what the model can be asked about an example.
+        """Return the questions that the head answers about an example.
 
         Args:
-            task: what the model was tuned for.
-            example: one text, or two, as the model reads them.
+            task: task of the model.
+            example: tokenized text or text pair.
         """
 
     # ---- serving
@@ -360,42 +361,43 @@ class TaskKind(ABC, Generic[E]):
     def served_answers(
         self, task: Task, logits: Any, words: Any = None, passage: Any = None
     ) -> dict[str, Any]:
-        """Return the signature's outputs, in the served graph: tensors with the batch B first.
+        """Return the outputs of the serving signature: tensors whose first dimension is the batch.
 
         Args:
-            task: what the model was tuned for.
+            task: task of the model.
             logits: float32 [B, C] or [B, L, C].
-            words: where the signature reads words: their `texts` string [B, W], `starts` and
-                `limits` int32 [B, W], bytes of the text, and `at` int32 [B, L], the number of the
-                word at each position, `NO_LABEL` where there is none.
-            passage: string [B]. The second text, where the signature reads questions.
+            words: for signatures that read words: `texts` string [B, W], byte offsets `starts` and
+                `limits` int32 [B, W], and `at` int32 [B, L], the index of the word at each
+                position, `NO_LABEL` at other positions.
+            passage: string [B]. Passages, for signatures that read questions.
         """
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
-        """Return what is right about the answer to one or two texts, by the Python model.
+        """Return the reference answer to one or two texts, computed by the Python model.
 
-        The gate holds the served model to it, so nothing of `served_answers` is used.
+        The export gate compares the served model with it, so it must not share code with
+        `served_answers`.
 
         Returns:
-            Outputs of the signature by name, without padding, and what `expected_answer` needs.
+            Outputs of the signature by name, without padding, and the data for `expected_answer`.
         """
         row = asked.about(*texts)
         return row | self.golden_answers(task, row["task_logits"])
 
     def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
-        """Return outputs of the signature that follow from the logits of one text, float32 [C]."""
+        """Return the signature's outputs that depend only on the logits of a text, float32 [C]."""
         del task, logits
         return {}
 
     def expected_answer(
         self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Return the outputs where what is right depends on which of several equals was answered.
+        """Return the expected outputs that depend on which of nearly equal answers was returned.
 
         Args:
-            task: what the model was tuned for.
-            row: of `golden_row`.
-            answer: the served model's outputs for the row.
+            task: task of the model.
+            row: the reference answer, see `golden_row`.
+            answer: outputs of the served model for the same texts.
         """
         del task, row, answer
         return {}

@@ -1,4 +1,4 @@
-"""Texts or pairs of texts, each with one label: the examples of classification and regression."""
+"""Labelled texts and text pairs: the examples of classification and regression."""
 
 import dataclasses
 import itertools
@@ -31,22 +31,21 @@ if TYPE_CHECKING:
 
 
 CLASSIFIER_HEAD = ForeignHead("BertForSequenceClassification", "classifier", "", "dense")
-"""The head of classification and regression: other libraries tell them apart by its outputs."""
+"""Head of classification and regression, which other libraries distinguish by number of outputs."""
 
 
 @dataclass
 class Texts(Examples):
-    """Texts, or pairs of texts, with a label each.
+    """Texts or text pairs, each with a label.
 
     Attributes:
         path: the file.
-        texts: one or two texts an example.
-        labels: a class or a number as text, "" = the example has none; an empty list if none has.
-        rows: the line of each in the file.
-        columns: names of those that were read: text, text_pair if there are two, label if there
-            is one.
+        texts: one or two texts per example.
+        labels: classes, or numbers as text; "" = no label. Empty if no example has a label.
+        rows: line number of each example.
+        columns: names of the columns that were read: text, second text, label (if present).
         available: names of all columns of the file.
-        incomplete: number of rows of the file that were left out.
+        incomplete: number of incomplete rows that were skipped.
     """
 
     path: Path
@@ -62,7 +61,7 @@ class Texts(Examples):
         return len(self.texts)
 
     def given(self, index: int) -> dict[str, Any]:
-        """Return the line and the texts of an example, by name."""
+        """Return the line number and the texts of an example, by name."""
         texts = dict(zip(self.columns, self.texts[index], strict=False))
         return {"line": self.rows[index], **texts}
 
@@ -72,7 +71,7 @@ class Texts(Examples):
         return [bool(label) for label in self.labels] or [False] * len(self)
 
     def select(self, are_chosen: Sequence[bool]) -> Self:
-        """Return some of the examples: those for which the sequence has True."""
+        """Return the examples for which `are_chosen` is True."""
         labels = list(itertools.compress(self.labels, are_chosen))
         return dataclasses.replace(
             self,
@@ -83,23 +82,23 @@ class Texts(Examples):
 
     @property
     def label_hint(self) -> str:
-        """The columns of the file, and the flag that names the labels'."""
+        """Hint for the error message: the file's columns, and the flag for the label column."""
         columns = listed(self.available)
         return f" (its columns are {columns}; name the labels' with --label-column)" * bool(columns)
 
     @property
     def described(self) -> list[str]:
-        """What was read, with the columns, and what was left out."""
+        """Summary of what was read and skipped."""
         left_out = [f"{self.incomplete:,} incomplete rows left out"] * bool(self.incomplete)
         return [f"{len(self):,} examples of {', '.join(self.columns)}", *left_out]
 
 
 class TextKind(TaskKind[Texts]):
-    """A kind of task whose examples are rows of a table: one or two texts and a label."""
+    """A kind of task with examples in a table: one or two texts and a label."""
 
     @property
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags that the kind's tables have no columns for."""
+        """Flags for columns that files of this kind do not have."""
         return [(f"a {self.name} task has no tags of words", WORD_FLAGS)]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> Texts:
@@ -108,9 +107,10 @@ class TextKind(TaskKind[Texts]):
         return read_texts(path, self.name, columns, None if is_pair is None else 1 + is_pair)
 
     def without_unknown(self, examples: Texts, task: Task) -> Texts:
-        """Return the examples, with no label where the file marks it as unknown.
+        """Return the examples with labels removed that mean "unknown".
 
-        Of classes that is -1, unless it is one of the task's; of numbers, -1 in every row.
+        For classes, -1 means unknown unless the task has a class -1. For numbers, -1 is a valid
+        number, and means unknown only if all rows have it.
         """
         if UNKNOWN in task.labels:
             return examples
@@ -120,7 +120,7 @@ class TextKind(TaskKind[Texts]):
         return dataclasses.replace(examples, labels=labels if any(labels) else [])
 
     def encode(self, encoder: "Encoder", examples: Texts, task: Task) -> Encoded:
-        """Return the texts as pieces, and the labels as `label_array` makes them."""
+        """Return the encoded texts, with the labels of `label_array`."""
         input_ids, first_lengths, truncated = encoder.join(examples.texts)
         empty = sum(any(not text.strip() for text in texts) for texts in examples.texts)
         return Encoded(
@@ -133,14 +133,14 @@ class TextKind(TaskKind[Texts]):
 
     @abstractmethod
     def label_array(self, examples: Texts, task: Task) -> np.ndarray:
-        """Return the labels as numbers: [N].
+        """Return the labels as an array of `label_dtype` [N].
 
         Raises:
-            InputError: a label is not the task's.
+            InputError: a label is not one of the task's.
         """
 
     def without_empty(self, examples: Texts, encoded: Encoded) -> Encoded:
-        """Return the encoded training examples whose texts all have a piece.
+        """Return the encoded training examples without those that have an empty text.
 
         Raises:
             InputError: there are none.
@@ -159,11 +159,11 @@ def read_texts(path: Path, kind: str, columns: Columns, count: int | None) -> Te
     Args:
         path: the file.
         kind: name of the kind of task, for messages.
-        columns: which columns are what.
-        count: 1 or 2 texts; None = what the columns' names say.
+        columns: names of the columns.
+        count: number of texts per example, 1 or 2; None = detect from the columns' names.
 
     Raises:
-        InputError: the file is no such table, or leaves open which columns are what.
+        InputError: the file is not such a table, or its columns are ambiguous.
         OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
     """
     table = read_table(path, skip_incomplete=columns.skip_incomplete)

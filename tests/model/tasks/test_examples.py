@@ -56,8 +56,8 @@ def test_without_labels(tmp_path: Path) -> None:
     [
         ("a.tsv", "text\tlabel\na\t1\nb\n", "single", Columns(), "line 3: 1 columns, but .* has 2"),
         ("a.tsv", "text\ttext\na\tb\n", "single", Columns(), "line 1: two columns have the same"),
-        ("a.tsv", "text\tlabel\n", "single", Columns(), "no examples in it"),
-        ("a.tsv", "", "single", Columns(), "no examples in it"),
+        ("a.tsv", "text\tlabel\n", "single", Columns(), "contains no examples"),
+        ("a.tsv", "", "single", Columns(), "contains no examples"),
         ("a.tsv", "x\tlabel\na\t1\n", "single", Columns("y"), "no column 'y'; it has 'x', 'label'"),
         ("a.tsv", "x\tlabel\na\t1\n", "pair", Columns(), "a pair task needs 2 text columns, found"),
         ("a.tsv", "label\n1\n", "regression", Columns(), "needs 1 text column, found none"),

@@ -85,7 +85,7 @@ def test_other_names(
 @pytest.mark.parametrize(
     ("task", "labels", "message"),
     [
-        (HUGGING_FACE, ["0", "3"], r"f.tsv: line 3: the label '3' is none of the run's \(LABEL_0,"),
+        (HUGGING_FACE, ["0", "3"], r"line 3: the label '3' is not one of the run's \(LABEL_0"),
         (classes("no", "yes"), ["1"], "line 2: the label '1' .*; map it with --label-map 1=NAME"),
         (classes("a", "A"), ["a", "B"], "line 3: the label 'B'"),
     ],
