@@ -44,8 +44,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [*WORDS, *(word for both in TOPICS.values() for word in both)]
     vocabulary = "".join(f"{piece}\n" for piece in (*SPECIAL_TOKENS, *words)).encode()
     config = BertConfig(
-        vocab_size=len(SPECIAL_TOKENS) + len(words), hidden_size=16, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=24, max_position_embeddings=24,
+        vocab_size=len(SPECIAL_TOKENS) + len(words), hidden_size=32, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=64, max_position_embeddings=24,
         initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     path = tmp_path_factory.mktemp("encoder") / "run"
@@ -75,7 +75,7 @@ def tuned(encoder: Path, examples: Path, tmp_path_factory: pytest.TempPathFactor
     run = tmp_path_factory.mktemp("tuned") / "run"
     trained = result(
         "finetune", "--task", "topics", "--train", examples, "--dev", examples, "--init", encoder,
-        "--run", run, "--steps", 150, "--batch-size", 16, "--learning-rate", 1e-2, "--no-xla",
+        "--run", run, "--steps", 500, "--batch-size", 16, "--learning-rate", 1e-2, "--no-xla",
         "--precision", "float32",
     )  # fmt: skip
     assert trained["best_exact"] > 0.9
