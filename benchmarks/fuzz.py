@@ -1,4 +1,4 @@
-"""Does the embedded server answer whatever it is sent, in its API's form, and stay right?
+"""Fuzz the embedded server: is every answer well-formed, and does the server stay correct?
 
 `python -m benchmarks.fuzz MODELS --minutes 10` serves a folder of models and sends it random and
 mutated requests (`benchmarks.fuzz_inputs`): REST and gRPC from a few clients, then ReloadConfig
@@ -181,17 +181,17 @@ def call(channel: grpc.Channel, request: Call, timeout_secs: float = _HANG_SECS)
     return "OK", ""
 
 
-# ---- what came of it
+# ---- figures
 
 
 @dataclass
 class Figures:
-    """What came of the inputs of one kind.
+    """Results for the inputs of one kind.
 
     Attributes:
-        codes: how often each status or code was answered.
-        faults: what did not hold, by its text without digits; the first such text.
-        slowest_secs: of one answer.
+        codes: number of answers by HTTP status or gRPC code; `none` = no answer.
+        faults: number of violations by their text, without digits and quotations.
+        slowest_secs: duration of the slowest answer.
     """
 
     codes: Counter[str] = field(default_factory=Counter)
@@ -287,14 +287,14 @@ def _ones(dtype: str, shape: tuple[int | None, ...]) -> Any:
 
 
 def _difference(one: Any, other: Any) -> str:
-    """Return where two JSON values first differ by more than a batch's other rows explain.
+    """Return where two JSON values first differ, apart from what batching may change.
 
-    They change last digits, and the longest of them decides how long outputs are.
+    Other rows of a batch change the last digits, and the longest row sets the length of outputs.
     """
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         found = ((key, _difference(one[key], other[key])) for key in one)
         return next((f"{key}: {text}" for key, text in found if text), "")
-    if isinstance(one, list) and isinstance(other, list):
+    if isinstance(one, list) and isinstance(other, list) and bool(one) == bool(other):
         return next(filter(None, map(_difference, one, other)), "")
     if isinstance(one, float) and isinstance(other, float):
         alike = math.isclose(one, other, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
@@ -331,7 +331,7 @@ class Goods:
 
 
 class Fuzzer:
-    """Sends requests to one server, and notes what comes of them."""
+    """Sends requests to one server, and adds the answers to a report."""
 
     def __init__(self, server: Server, api: Api, report: Report, *, may_reload: bool) -> None:
         self._server = server
@@ -397,7 +397,7 @@ def fuzz_server(
     """Send requests of these kinds to a new server, from so many clients.
 
     Returns:
-        What did not hold of the server as a whole, and its memory, a line each.
+        Violations that concern the server as a whole, a line each.
     """
     name = min(path.parent.name for path in models.glob("*/1"))
     server = Server(models, name, flags=flags)
@@ -464,7 +464,7 @@ def read_files(models: Path, seed: str, secs: float, case: Path) -> Report:
 
 
 def _read_one(kind: str, case: Path, signatures: Any, runner: Any) -> tuple[str, str]:
-    """Read one file; return what came of it, and what is wrong with that."""
+    """Read one file; return the result's code, and the violation if there is one."""
     from pipeline.errors import InputError
     from serving.server.config_files import read_batching_parameters, read_models_config
     from serving.server.status import ServingError
@@ -495,7 +495,7 @@ def _read_one(kind: str, case: Path, signatures: Any, runner: Any) -> tuple[str,
 
 
 def fuzz_files(models: Path, seed: str, secs: float, report: Report, kept: Path) -> list[str]:
-    """Let another process read random files; return what did not hold of it, a line each."""
+    """Let another process read random files; return its crash, if any, as a line."""
     module = [sys.executable, "-m", "benchmarks.fuzz", str(models), "--files", str(kept)]
     command = [*module, "--seed", seed, "--minutes", str(secs / 60)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -510,7 +510,7 @@ def fuzz_files(models: Path, seed: str, secs: float, report: Report, kept: Path)
 
 
 def run(models: Path, seed: str, secs: float, kept: Path) -> list[str]:
-    """Fuzz everything for so long together, print the table; return what did not hold."""
+    """Fuzz for `secs` seconds in all, print the table; return the violations, a line each."""
     report = Report(kept)
     kinds = [*REST, *GRPC]
     failed = fuzz_server(models, seed, 0.7 * secs, kinds, report, _CLIENTS)
