@@ -1,4 +1,4 @@
-"""One start of `pretrain`: open the run, train from its last checkpoint on, evaluate, close."""
+"""Pretraining: start or resume a run."""
 
 import dataclasses
 import math
@@ -141,13 +141,13 @@ def train(
 
 @dataclass(frozen=True)
 class PretrainingData:
-    """A dataset as a phase's `Data`.
+    """A pretraining dataset, with the interface `Data`.
 
     Attributes:
-        dataset: the directory.
-        manifest: its manifest.
-        batch_size: examples an update.
-        seed: of the order.
+        dataset: directory of the dataset.
+        manifest: manifest of the dataset.
+        batch_size: global batch size.
+        seed: seed of the order of examples.
     """
 
     dataset: Path
@@ -162,7 +162,7 @@ class PretrainingData:
     def train_batches(
         self, context: tf.distribute.InputContext, *, skip_examples: int
     ) -> tf.data.Dataset:
-        """Return the endless train stream from one of its examples on, or a process's share."""
+        """Return the training batches of this process, as an infinite dataset."""
         return train_batches(
             self.dataset,
             self.manifest,
@@ -173,7 +173,7 @@ class PretrainingData:
         )
 
     def measure(self, trainer: Trainer) -> dict[str, float] | None:
-        """Return the means over the whole eval split; None where there is none."""
+        """Return the metrics on the eval split; None if the dataset has none."""
         examples = self.manifest.examples("eval")
         if not examples:
             return None
@@ -185,19 +185,19 @@ class PretrainingData:
         return means({name: float(value) for name, value in sums.items()})
 
     def step_flops(self, config: BertConfig, length: float) -> float:
-        """Return the floating-point operations of an update with examples of this length."""
+        """Return the floating-point operations of a step with examples of this mean length."""
         return step_flops(config, self.batch_size, length, self.manifest.max_predictions)
 
     def faults_named(self) -> AbstractContextManager[None]:
-        """Turn TensorFlow's errors about a record or a file into one that names it."""
+        """Convert TensorFlow's errors about a record or file into one that names the file."""
         return corrupt_files_named(self.dataset, self.manifest)
 
 
 def open_dataset(dataset: Path) -> Manifest:
-    """Return a dataset's manifest after checking that it can be trained on.
+    """Return the manifest of a dataset, after checking that it can be used for training.
 
     Raises:
-        InputError: it is not whole, its vocabulary is another one, or it has no train example.
+        InputError: it is incomplete, its vocabulary has changed, or its train split is empty.
     """
     manifest = read_manifest(dataset)
     dataset_vocabulary(dataset, manifest)
@@ -286,7 +286,7 @@ def run_config(
 
 
 def model_config(model: str, manifest: Manifest) -> BertConfig:
-    """Return the config of a size by name, or from a JSON file, for a dataset.
+    """Return the model config for a size's name or a JSON file.
 
     Raises:
         InputError: there is no such size or file, or it does not fit the dataset.
@@ -320,7 +320,7 @@ def source_config(source: Source, options: Pretrain, manifest: Manifest) -> Bert
 
 
 def _check_fits(given: str, config: BertConfig, manifest: Manifest) -> None:
-    """Raise `InputError` unless a model takes a dataset's pieces and positions."""
+    """Raise `InputError` unless a model has a dataset's vocabulary size and enough positions."""
     if config.vocab_size != manifest.vocab_size:
         raise InputError(
             f"{given}: vocab_size {config.vocab_size}, but the dataset's vocabulary has "

@@ -1,11 +1,11 @@
-"""A run directory that describes itself: its config, vocabulary, checkpoints and measurements.
+"""Run directories: config, vocabulary, checkpoints and metrics.
 
-- `config.json`: model, training and dataset facts
+- `config.json`: configs of the model, the training and the dataset
 - `vocab.txt`: the dataset's vocabulary
-- `checkpoints/`: the last few, each whole
-- `metrics.jsonl`: one line a measurement
-- `logs/`: the same for TensorBoard
-- `curves.png`: the same as a picture
+- `checkpoints/`: the latest complete checkpoints
+- `metrics.jsonl`: metrics, one line per measurement
+- `logs/`: the metrics for TensorBoard
+- `curves.png`: plot of the metrics
 """
 
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ from pipeline.text.tokenizer import Vocabulary
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was read from its directory.
+    """A run.
 
     Attributes:
-        path: the directory.
-        saved: the contents of its `config.json`.
-        vocabulary: the pieces by id.
+        path: directory of the run.
+        saved: contents of `config.json`.
+        vocabulary: vocabulary of the run.
     """
 
     path: Path
@@ -51,42 +51,43 @@ class Run:
 
     @property
     def config(self) -> BertConfig:
-        """The model's numbers."""
+        """Config of the model."""
         return self.saved.model
 
     @property
     def training(self) -> TrainingConfig | None:
-        """The training's settings; None for an imported model."""
+        """Hyperparameters of the training; None for an imported model."""
         return self.saved.training
 
     @property
     def dataset(self) -> TextFacts:
-        """The facts of the last dataset, which has the longest records, or of the texts."""
+        """Dataset facts of the last phase, which has the longest records."""
         return self.saved.phase2_dataset or self.saved.dataset
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """The pretraining heads that are trained."""
+        """Pretraining heads that were trained."""
         return self.saved.heads
 
     @property
     def task(self) -> Task | None:
-        """The task that the model was tuned for."""
+        """Task that the model was fine-tuned for; None for a pretrained model."""
         return self.saved.task
 
     @property
     def doc_stride(self) -> int:
         """Pieces between the starts of two windows of a long passage, at least 1.
 
-        The default for a model that was not tuned here: an imported one does not record its own.
+        Imported models have no such setting, and get the default.
         """
         return (self.saved.tuning and self.saved.tuning.doc_stride) or DOC_STRIDE
 
     def load_model(self, checkpoint: Checkpoint = "last") -> keras.Model:
-        """Return the pretraining model, or the tuned one, with a checkpoint's weights.
+        """Return the pretraining or fine-tuned model, with the weights of a checkpoint.
 
         Args:
-            checkpoint: the last one that can be read, the one that was evaluated best, or either.
+            checkpoint: last: the last readable checkpoint; best: the best one by evaluation; auto:
+                best if there is one, else last.
 
         Raises:
             InputError: there is no such checkpoint, or none can be read.
@@ -104,10 +105,10 @@ class Run:
 
 
 def load_run(path: Path) -> Run:
-    """Read a run's directory; its weights wait for `load_model`.
+    """Read a run's config and vocabulary; `load_model` reads the weights.
 
     Raises:
-        InputError: it is no run, or its files do not fit together.
+        InputError: the directory is not a run, or its files are inconsistent.
     """
     config = read_config(path)
     if config is None:
@@ -123,18 +124,18 @@ def load_run(path: Path) -> Run:
 
 
 def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[str, Any]) -> None:
-    """Make a run of weights that come from elsewhere: its checkpoint is of step 0.
+    """Create a run from imported weights, with a checkpoint at step 0.
 
-    It needs no lock: the rename succeeds only where there is no run.
+    No lock is needed: the final rename fails if another process has created the directory.
 
     Args:
-        path: the directory; it appears when it is whole.
-        config: what the run says of itself.
-        vocabulary: the bytes of `vocab.txt`.
-        weights: variables, by the names that `model.bert.network.weights_by_name` gives.
+        path: directory of the run; it is created atomically.
+        config: contents of `config.json`.
+        vocabulary: contents of `vocab.txt`.
+        weights: variables by name, see `model.bert.network.weights_by_name`.
 
     Raises:
-        InputError: there is something already, or the path cannot be written.
+        InputError: the path already exists, or cannot be written.
         JobError: the disk is full or failed.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

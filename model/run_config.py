@@ -1,4 +1,4 @@
-"""What a run says of itself: the contents of its `config.json`, and the names of its files."""
+"""Contents of a run's `config.json`, and names of its files."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,18 +22,18 @@ CURVES = "curves.png"
 FORMAT = "clozeline-run/1"
 
 Checkpoint = Literal["last", "best", "auto"]
-"""Which weights of a run: the last ones, those that were evaluated best, or `auto`: the best where
-there are any, else the last."""
+"""Checkpoint of a run. last: the latest; best: the best by evaluation; auto: best if there is one,
+else last."""
 
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What every run must know of the texts that it takes.
+    """Settings of a run's input texts.
 
     Attributes:
-        vocab_sha256: of `vocab.txt`, as hexadecimal digits.
+        vocab_sha256: SHA-256 of `vocab.txt`, hexadecimal.
         lower_case: whether texts are lower-cased and stripped of accents.
-        max_seq_length: L, positions that an example may have.
+        max_seq_length: L, maximum number of positions of an example.
     """
 
     vocab_sha256: str
@@ -43,11 +43,11 @@ class TextFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts(TextFacts):
-    """What a pretraining run must know of the dataset it was trained on.
+    """Settings of a pretraining run's dataset.
 
     Attributes:
-        max_predictions: P, masked positions in a record, used or not.
-        pairing: what a record is made of; without pairs no next sentences are learned.
+        max_predictions: P, maximum number of masked positions in a record.
+        pairing: kind of sentence pairs; `none`: no pairs, and no next-sentence head.
     """
 
     max_predictions: int
@@ -55,7 +55,7 @@ class DatasetFacts(TextFacts):
 
     @classmethod
     def of(cls, manifest: Manifest) -> "DatasetFacts":
-        """Return the facts that stand in a dataset's manifest."""
+        """Return the settings in a dataset's manifest."""
         return cls(
             manifest.vocab_sha256,
             manifest.lower_case,
@@ -70,13 +70,13 @@ class RunConfig:
     """The contents of a run's `config.json`.
 
     Attributes:
-        model: the model's numbers.
-        training: the training's settings; none for a model that was imported.
-        dataset: the facts of the dataset, or of the texts that are not in one.
-        phase2_dataset: of the second phase's dataset.
-        heads: the pretraining heads that are trained.
-        task: what the model was tuned for.
-        tuning: how.
+        model: config of the model.
+        training: hyperparameters; None for an imported model.
+        dataset: settings of the dataset, or of the input texts of other models.
+        phase2_dataset: settings of the dataset of phase 2; None = no phase 2.
+        heads: pretraining heads that were trained.
+        task: task of a fine-tuned model; None = pretrained.
+        tuning: further hyperparameters of a fine-tuned run.
     """
 
     model: BertConfig
@@ -88,7 +88,7 @@ class RunConfig:
     tuning: TuningConfig | None = None
 
     def __post_init__(self) -> None:
-        """Check what one part alone cannot tell.
+        """Check the consistency of the parts.
 
         Raises:
             ValueError: `doc_stride` is below 1 in a task that reads long texts in windows.
@@ -115,25 +115,25 @@ class RunConfig:
         """Parse the text of `config.json`.
 
         Raises:
-            ValueError: it is not one, or of another format; `TypeError` or `KeyError` where keys
-                differ.
+            ValueError: it is not a config, or has another format.
+            TypeError: it has unknown keys, or lacks keys; also `KeyError`.
         """
         parts = from_json(text)
         if not isinstance(parts, dict) or parts.get("format") != FORMAT:
             raise ValueError(f"not a {FORMAT} config")
 
-        def made(name: str, make: Callable[..., Any]) -> Any:
+        def part(name: str, make: Callable[..., Any]) -> Any:
             return make(**parts[name]) if name in parts else None
 
         is_dataset = "pairing" in parts["dataset"]
         return cls(
             BertConfig.from_dict(parts["model"]),
-            made("training", TrainingConfig),
-            made("dataset", DatasetFacts if is_dataset else TextFacts),
-            made("phase2_dataset", DatasetFacts),
+            part("training", TrainingConfig),
+            part("dataset", DatasetFacts if is_dataset else TextFacts),
+            part("phase2_dataset", DatasetFacts),
             tuple(parts.get("heads", ())),
             Task.from_dict(parts["task"]) if "task" in parts else None,
-            made("tuning", TuningConfig),
+            part("tuning", TuningConfig),
         )
 
 
@@ -158,5 +158,5 @@ def read_config(path: Path) -> RunConfig | None:
 
 
 def short_sha(sha256: str) -> str:
-    """Return the first digits of a SHA-256, as messages have them."""
+    """Return an abbreviated SHA-256 for error messages."""
     return f"sha256 {sha256[:12]}…"

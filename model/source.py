@@ -1,4 +1,4 @@
-"""What a training may start from: a run of ours, or a checkpoint of others."""
+"""Initial weights of a training: a run, or a checkpoint of another library."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,17 +35,17 @@ class Source:
     weights: Mapping[str, Any]
 
     def has_vocabulary(self, other: Vocabulary) -> bool:
-        """Return whether its pieces are those of a vocabulary."""
+        """Return whether the model has the same pieces as a vocabulary."""
         return Vocabulary.parse(self.vocabulary, Path(VOCABULARY)).pieces == other.pieces
 
     def fill(self, weights: Mapping[str, Any], task: Task | None) -> list[str]:
-        """Set a model's weights to these, and return the names of those that are not here.
+        """Assign the weights to a model's variables; return the names of the other variables.
 
-        The head of another task is left out.
+        The weights of a task head are only used for the same task.
 
         Args:
-            weights: the model's variables, by name.
-            task: what it is to be tuned for; None to pretrain it.
+            weights: variables of the model by name.
+            task: task of the model; None = pretraining.
         """
         missing = []
         for path, variable in weights.items():
@@ -58,10 +58,10 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Open a run or a checkpoint.
+    """Read a run or checkpoint.
 
     Raises:
-        InputError: there is none, or it cannot be used.
+        InputError: it does not exist, or cannot be used.
     """
     if not path.exists():
         raise InputError(f"--init {path}: no such run or checkpoint")
@@ -80,5 +80,5 @@ def open_source(path: Path) -> Source:
 
 def _is_run(path: Path) -> bool:
     config = path / CONFIG
-    # A FIFO is no file; what is too large is refused here.
+    # `is_file` is False for a FIFO, which would block; `read_bounded` refuses large files.
     return config.is_file() and FORMAT.encode() in read_bounded(config, MAX_SETTINGS_BYTES)

@@ -68,7 +68,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check the fields.
 
         Raises:
             ValueError: a field is out of range, or two fields contradict each other.

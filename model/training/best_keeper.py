@@ -1,4 +1,4 @@
-"""The best checkpoint of a run by evaluation, and how long there has been no better one."""
+"""Selection of a run's best checkpoint, and early stopping."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,11 +11,11 @@ from pipeline.errors import InputError
 
 
 class BestKeeper:
-    """Marks the checkpoint of the best evaluation; all workers decide what the chief decides.
+    """Marks the checkpoint of the best evaluation; the chief decides for all workers.
 
     Attributes:
-        evaluations: by which measure, and with how much patience.
-        early_stopping: counts the evaluations since the best one.
+        evaluations: metric and patience.
+        early_stopping: counter of evaluations since the best one.
     """
 
     def __init__(
@@ -26,17 +26,17 @@ class BestKeeper:
         workers: Workers,
         lines: Iterable[Mapping[str, Any]],
     ) -> None:
-        """Continue from what an earlier start of the run left.
+        """Restore the state from the run's checkpoints and log.
 
         Args:
             run: directory of the run, for messages.
-            evaluations: by which measure, and with how much patience.
-            checkpoints: the run's.
-            workers: all that train.
-            lines: the chief's, of `metrics.jsonl`.
+            evaluations: metric and patience.
+            checkpoints: checkpoints of the run.
+            workers: all processes that train the run.
+            lines: lines of `metrics.jsonl`; only the chief has them.
 
         Raises:
-            InputError: the best checkpoint was selected by another measure.
+            InputError: the best checkpoint was selected by another metric.
         """
         self.evaluations = evaluations
         self._checkpoints = checkpoints
@@ -52,10 +52,10 @@ class BestKeeper:
         self.early_stopping = EarlyStopping(evaluations.patience, round(workers.of_chief(since)))
 
     def record(self, values: Mapping[str, float]) -> bool:
-        """Count an evaluation, and return whether it is the best one so far.
+        """Count an evaluation, and return whether it is the best so far.
 
         Args:
-            values: its measures by name.
+            values: metrics of the evaluation by name.
         """
         best = self._checkpoints.best
         value = values[self.evaluations.measure]
@@ -65,11 +65,11 @@ class BestKeeper:
         return is_best
 
     def mark(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep the checkpoint of a step, which has been or is being saved, as the best one.
+        """Mark the checkpoint of a step as the best one; it may still be being written.
 
         Args:
-            step: updates done.
-            values: measures of its evaluation by name.
+            step: step of the checkpoint.
+            values: metrics of its evaluation by name.
         """
         measure = self.evaluations.measure
         self._checkpoints.mark_best(step, measure, values[measure])

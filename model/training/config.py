@@ -1,4 +1,4 @@
-"""Configs of a training: hyperparameters, recovery from divergence, fine-tuning."""
+"""Configs of a training: hyperparameters, execution, recovery, fine-tuning."""
 
 import dataclasses
 from dataclasses import dataclass

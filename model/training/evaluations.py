@@ -1,4 +1,4 @@
-"""Evaluations: when they take place, which one is the best, and when to stop early."""
+"""Evaluation schedule, selection of the best evaluation, and early stopping."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Evaluations:
-    """When to evaluate, by which measure the best checkpoint is selected, and the patience.
+    """Evaluation schedule, metric of the best checkpoint, and patience.
 
     Attributes:
-        every_steps: updates between two evaluations; None = only at the end.
-        measure: name of the measure.
-        higher_is_better: whether the highest value is the best; otherwise the lowest.
-        patience: evaluations in a row without a new best one, after which training stops; None =
-            it never stops early.
+        every_steps: steps between two evaluations; None = only at the end.
+        measure: name of the metric that selects the best checkpoint.
+        higher_is_better: whether higher values of the metric are better.
+        patience: training stops after this number of evaluations in a row without improvement;
+            None = never.
     """
 
     every_steps: int | None = None
@@ -24,11 +24,11 @@ class Evaluations:
     patience: int | None = None
 
     def is_new_best(self, value: float, best: float | None) -> bool:
-        """Return whether an evaluation is better than the best one before.
+        """Return whether an evaluation is better than all before.
 
         Args:
-            value: of the measure.
-            best: the best value before; None or NaN if there is none.
+            value: value of the metric.
+            best: best value so far; None or NaN if there is none.
         """
         if best is None or math.isnan(best):
             return True
@@ -36,11 +36,11 @@ class Evaluations:
 
 
 class EarlyStopping:
-    """Counts the evaluations since the best one.
+    """Early stopping: counts the evaluations since the best one.
 
     Attributes:
-        patience: as in `Evaluations`.
-        since_best: evaluations in a row without a new best one.
+        patience: see `Evaluations`.
+        since_best: number of evaluations in a row without improvement.
     """
 
     def __init__(self, patience: int | None, since_best: int = 0) -> None:
@@ -53,16 +53,16 @@ class EarlyStopping:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether patience has run out."""
+        """Whether training should stop."""
         return self.patience is not None and self.since_best >= self.patience
 
 
 def evaluations_since(lines: Iterable[Mapping[str, Any]], best_step: int | None) -> int:
-    """Return how many evaluations a run's log has after the best one; 0 if there is no best one.
+    """Return the number of evaluations in a run's log after the best one; 0 without a best one.
 
     Args:
-        lines: of `metrics.jsonl`.
-        best_step: updates done at the best evaluation; None if there is none.
+        lines: lines of `metrics.jsonl`.
+        best_step: step of the best evaluation; None if there is none.
     """
     if best_step is None:
         return 0

@@ -1,4 +1,4 @@
-"""A run's measurements as it keeps them: `metrics.jsonl`, TensorBoard's events, `curves.png`."""
+"""A run's log of metrics: `metrics.jsonl`, TensorBoard events, `curves.png`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,18 +12,18 @@ from model.training.metrics_file import MetricsFile
 
 
 class RunLog:
-    """The measurements of a run; one process writes them, and the other workers' logs do nothing.
+    """A run's log of metrics; only the chief writes, the logs of other workers do nothing.
 
     Attributes:
         run: directory of the run.
     """
 
     def __init__(self, run: Path, first_step: int, *, writes: bool = True) -> None:
-        """Open the log, without the lines of the steps after the first.
+        """Open the log, and remove lines of later steps, which will be trained again.
 
         Args:
             run: directory of the run.
-            first_step: updates done.
+            first_step: current step of the run.
             writes: whether this process writes the run's files.
         """
         self.run = run
@@ -31,16 +31,16 @@ class RunLog:
         self._events = tf.summary.create_file_writer(str(run / LOGS)) if writes else None
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return what has been written; nothing where another process writes."""
+        """Return the lines of the log; empty if another process writes it."""
         return self._metrics.lines() if self._metrics else []
 
     def cut(self, step: int) -> None:
-        """Remove the lines of the steps after this one, which are about to be repeated."""
+        """Remove the lines of later steps, which will be trained again."""
         if self._metrics:
             self._metrics.cut(step)
 
     def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Write the measures of a split at a step."""
+        """Write the metrics of a split at a step."""
         if not (self._metrics and self._events):
             return
         self._metrics.add(step, split, values)
@@ -55,7 +55,7 @@ class RunLog:
             self._metrics.sync()
 
     def draw(self) -> None:
-        """Draw the curves of all lines, if there are any."""
+        """Plot the metrics, if there are any."""
         lines = self.lines()
         if lines:
             draw_curves(self.run / CURVES, lines, self.run.name)

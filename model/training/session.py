@@ -1,6 +1,6 @@
-"""The training loop around the compiled calls: measures, checkpoints, evaluations, an early stop.
+"""The outer training loop: calls of the compiled loop, logging, checkpoints, evaluations, stops.
 
-Where several workers train, each runs the same session; the chief alone writes files and talks.
+With several workers, all run the same session; only the chief writes files and prints.
 """
 
 import time
@@ -32,45 +32,45 @@ from pipeline.console import notes
 from pipeline.errors import InputError
 
 CALL_SECS = 1.0
-"""How long one call of the compiled loop should take: the bar moves this often."""
+"""Target duration of a call of the compiled loop; the progress bar is updated after each call."""
 
 
 class Data(Protocol):
-    """What a phase trains on, and is measured on.
+    """Training and evaluation data of a phase.
 
     Attributes:
-        batch_size: examples an update.
+        batch_size: global batch size.
     """
 
     @property
     def batch_size(self) -> int: ...  # noqa: D102
 
     def __str__(self) -> str:
-        """Return where it is, for messages."""
+        """Return the path of the data, for messages."""
 
     def train_batches(
         self, context: tf.distribute.InputContext, *, skip_examples: int
     ) -> tf.data.Dataset:
-        """Return the endless train stream from one of its examples on, or a process's share."""
+        """Return the training batches of this process, as an infinite dataset."""
 
     def measure(self, trainer: Trainer) -> dict[str, float] | None:
-        """Return the measures on all that is held out, exactly; None where nothing is."""
+        """Return the exact metrics on the evaluation data; None if there is none."""
 
     def step_flops(self, config: BertConfig, length: float) -> float:
-        """Return the floating-point operations of an update with examples of this length."""
+        """Return the floating-point operations of a step with examples of this mean length."""
 
     def faults_named(self) -> AbstractContextManager[None]:
-        """Turn TensorFlow's errors about the data, inside the context, into an `InputError`."""
+        """Convert TensorFlow's errors about the data into an `InputError`, inside the context."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a run, on one dataset.
+    """A part of a run that is trained on one dataset.
 
     Attributes:
-        data: what it trains on.
-        first_step: updates done before it.
-        end_step: updates done after it.
+        data: training and evaluation data.
+        first_step: number of steps before the phase.
+        end_step: number of steps at the end of the phase.
     """
 
     data: Data
@@ -80,11 +80,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Measured:
-    """The final measures of a training.
+    """Final metrics of a training.
 
     Attributes:
-        split: what they were measured on: `eval`, or `train` if nothing is held out.
-        values: the measures by name.
+        split: split of the metrics: `eval`, or `train` without evaluation data.
+        values: metrics by name.
     """
 
     split: Literal["train", "eval"]
@@ -97,10 +97,10 @@ class TrainingRun:
 
     Attributes:
         path: directory of the run.
-        training: what determines its updates.
+        training: hyperparameters of the run.
         trainer: model, optimizer and step counter.
-        workers: all processes that train it.
-        checkpoints: the run's.
+        workers: all processes that train the run.
+        checkpoints: checkpoints of the run.
     """
 
     path: Path
@@ -111,11 +111,11 @@ class TrainingRun:
 
 
 class Session:
-    """The training loop of a phase, from where the run stands to the end of the phase.
+    """The training loop of a phase, from the run's current step to the end of the phase.
 
     Attributes:
         trainer: model, optimizer and step counter.
-        throughput: the clock of its calls.
+        throughput: throughput of the calls.
     """
 
     def __init__(
@@ -140,12 +140,12 @@ class Session:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether patience ran out before the end of the phase."""
+        """Whether early stopping ended the training before the end of the phase."""
         return self.trainer.steps_done < self.phase.end_step
 
     @property
     def mfu(self) -> float:
-        """Model FLOP utilization: share of the machine's matrix peak that the model makes use of.
+        """Model FLOP utilization: the model's FLOP/s relative to the devices' peak.
 
         Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B.
         """
@@ -153,11 +153,11 @@ class Session:
         return flops * self.throughput.steps_per_sec / self._peak_flops
 
     def train(self) -> Measured:
-        """Do the updates that are left, and return the final measures.
+        """Train until the end of the phase, and return the final metrics.
 
         Raises:
-            InputError: the loss diverged; or the run is finished, and nothing is held out.
-            KeyboardInterrupt: a signal asked for a stop, and a checkpoint has been saved.
+            InputError: the loss diverged; or the run is finished, and has no evaluation data.
+            KeyboardInterrupt: a signal requested a stop, and a checkpoint was saved.
         """
         first_step = self.trainer.steps_done
         if first_step == self.phase.first_step:
@@ -185,7 +185,7 @@ class Session:
     def _train_from(
         self, step: int, bar: Progress, stopped: Callable[[], bool]
     ) -> dict[str, float]:
-        """Train from a step to the end; return the measures of the last window."""
+        """Train from a step to the end of the phase; return the metrics of the last window."""
         batches, window = self._train_batches(), Window(self.trainer.schedule)
         values: dict[str, float] = {}
         while step < self.phase.end_step and not self.best.early_stopping.is_exhausted:
@@ -203,7 +203,7 @@ class Session:
                 self.log.add(step, "train", values)
                 window = Window(self.trainer.schedule)
             self._after_call(step, stopped)
-        self._save(step)  # where it stopped early between two checkpoints
+        self._save(step)  # early stopping may end between two checkpoints
         self.checkpoints.wait()
         return values
 
@@ -214,18 +214,22 @@ class Session:
         return distribute(self.trainer.strategy, batches)
 
     def _call_steps(self, step: int) -> int:
-        """Return how many steps the next call should do: about a second, and not past an event."""
+        """Return the number of steps of the next call: about `CALL_SECS`, up to the next event.
+
+        An event is a log line, a checkpoint or an evaluation.
+        """
         intervals = [
             self.log_every_steps,
             self.checkpoint_every_steps,
             self.every_steps or self.run.training.steps,
         ]
         to_event = min(every - step % every for every in intervals)
-        wanted = self.workers.of_chief(self.throughput.steps_within(CALL_SECS))  # each has a clock
-        return max(1, min(round(wanted), to_event, self.phase.end_step - step))
+        # All workers must run the same number of steps, and each measures another throughput.
+        steps = self.workers.of_chief(self.throughput.steps_within(CALL_SECS))
+        return max(1, min(round(steps), to_event, self.phase.end_step - step))
 
     def _call(self, batches: Iterator[Any], count: int, window: Window) -> dict[str, float]:
-        """Do some updates in one call of the compiled loop, and return the sums over them."""
+        """Run `count` steps in one call of the compiled loop, and return the sums over them."""
         started = time.monotonic()
         sums = self.trainer.train(batches, tf.constant(count))
         sums = {name: float(value) for name, value in sums.items()}  # waits for the devices
@@ -245,7 +249,7 @@ class Session:
         return step % every == 0 or step == self.phase.end_step
 
     def _after_call(self, step: int, stopped: Callable[[], bool]) -> None:
-        """Stop if a signal asked for it; save and evaluate where that is due."""
+        """Stop if a signal requested it; save and evaluate if due."""
         if self.workers.any(stopped()):
             self._stop(step)
         if self._is_due(step, self.checkpoint_every_steps):
@@ -265,18 +269,19 @@ class Session:
         raise KeyboardInterrupt
 
     def _roll_back(self, step: int) -> int:
-        """Return to the last save, leave out the batches since then, and return its step.
+        """Restore the last checkpoint, skip the batches since then, and return its step.
 
-        Nothing of the divergence is saved or stays in the log.
+        The log lines since then are removed.
 
         Raises:
-            InputError: the training is to stop instead, or has been rolled back too often.
+            InputError: `on_blow_up` is stop, or the training has been rolled back too often.
         """
         learning_rate = self.run.training.learning_rate
         blown_up = self.guard.roll_back(step, self._saved_step, learning_rate)
-        used_up = self.trainer.position.numpy()
+        # The position in the data is kept: the same batches would diverge again.
+        position = self.trainer.position.numpy()
         self.checkpoints.roll_back(self.trainer.state)
-        self.trainer.position.assign(used_up)
+        self.trainer.position.assign(position)
         self.checkpoints.hold(self.trainer.state)
         back_to = self.trainer.steps_done
         notes.print(
@@ -288,13 +293,13 @@ class Session:
 
     def _save(self, step: int) -> None:
         if step != self._saved_step:
-            self.log.sync()  # a checkpoint's own lines are there when it is
+            self.log.sync()  # before the checkpoint: a resumed run must find the lines up to it
             self.checkpoints.save(step, self.trainer.state)
             self._saved_step = step
             self.guard.saved()
 
     def _evaluate(self, step: int) -> dict[str, float] | None:
-        """Measure what is held out, once a step, and log it; None where nothing is."""
+        """Evaluate at most once per step, and log the metrics; None without evaluation data."""
         if self._evaluated and self._evaluated[0] == step:
             return self._evaluated[1]
         values = self.data.measure(self.trainer)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, which ask a training to save and stop."""
+"""Handling of SIGTERM and Ctrl-C: save a checkpoint and stop."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ from types import FrameType
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Catch the first SIGTERM or Ctrl-C, so that the training can save; a second one acts at once.
+    """Catch the first SIGTERM or Ctrl-C, so that the training can save; a second one kills it.
 
     Yields:
-        A function that tells whether one has come.
+        A function that returns whether a signal has been received.
     """
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,14 +1,14 @@
-"""How fast a training is, from the time that its calls take."""
+"""Throughput of a training."""
 
 
 class Throughput:
-    """A clock that counts the calls of the compiled loop, except for the first, which compiles.
+    """Throughput of the compiled loop; the first call is excluded because it compiles.
 
     Attributes:
-        batch_size: examples per update.
-        steps: updates counted.
-        positions: positions trained on in these updates, padding included.
-        secs: time that they took.
+        batch_size: global batch size.
+        steps: number of steps.
+        positions: number of positions in these steps, padding included.
+        secs: time of these steps, in seconds.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -17,12 +17,12 @@ class Throughput:
         self._is_compiled = False
 
     def add(self, steps: int, positions: float, secs: float) -> None:
-        """Count a call.
+        """Add a call.
 
         Args:
-            steps: updates that it did.
-            positions: in all of them, padding included.
-            secs: time that it took.
+            steps: number of steps.
+            positions: number of positions, padding included.
+            secs: time of the call, in seconds.
         """
         if self._is_compiled:
             self.steps += steps
@@ -32,7 +32,7 @@ class Throughput:
 
     @property
     def steps_per_sec(self) -> float:
-        """Updates per second."""
+        """Steps per second."""
         return self.steps / max(self.secs, 1e-9)
 
     @property
@@ -51,5 +51,5 @@ class Throughput:
         return self.tokens_per_sec / max(self.examples_per_sec, 1e-9)
 
     def steps_within(self, secs: float) -> float:
-        """Return how many updates take this long; 1 as long as none has been counted."""
+        """Return the number of steps that take this time; 1 before the second call."""
         return secs * self.steps / self.secs if self.steps else 1

@@ -1,4 +1,4 @@
-"""Means over the updates since the last line of the log."""
+"""Means over the steps since the last line of the log."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,13 @@ from model.training.optimizer import Schedule
 
 
 class Window:
-    """The sums over the updates since the last line of the log.
+    """Sums over the steps since the last line of the log.
 
     Attributes:
-        schedule: the learning rate by update.
-        sums: by name.
-        steps: updates summed over.
-        secs: time that they took.
+        schedule: learning rate by step.
+        sums: sums by name.
+        steps: number of steps.
+        secs: time of these steps, in seconds.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -25,13 +25,13 @@ class Window:
         self.steps, self.secs = 0, 0.0
 
     def add(self, sums: Mapping[str, float], steps: int, secs: float) -> None:
-        """Add the sums of some more updates, and the time that they took."""
+        """Add the sums and the time of a call."""
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
         self.steps += steps
         self.secs += secs
 
     def values(self, step: int) -> dict[str, float]:
-        """Return the means, and the learning rate of the update before `step`."""
+        """Return the means, and the learning rate of the last step."""
         waited = {}
         if DATA_SECS in self.sums:
             waited["data_wait_rate"] = self.sums[DATA_SECS] / self.secs
