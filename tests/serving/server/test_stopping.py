@@ -104,7 +104,7 @@ def test_what_does_not_end_is_given_up_after_the_stop_timeout(endless, what, giv
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE_SECS) == 1
-    assert time.monotonic() - started < 1 + 2
+    assert time.monotonic() - started < 1 + 10  # by default it would be 30; a busy machine is slow
     assert f"stopped after 1 s; gave up {given_up}" in process.stderr.read()
 
 
