@@ -1,9 +1,10 @@
-"""A trained BERT as signatures that take raw strings: tokenizer, encoder and heads in one graph.
+"""Serving signatures of a trained BERT: tokenizer, encoder and heads in one graph.
 
-Every output has the batch as its first axis, and is rectangular.
+The first axis of every output is the batch; outputs are dense (padded) tensors.
 
-Shapes: B texts, L positions (the longest text of the batch), P masked positions, M masks (the most
-in a text, at least 1), W words (the most in a text), K fillings, H hidden size, N heads, C classes.
+Shapes: B texts, L positions (of the longest text in the batch), P masked positions, M masks
+(maximum per text, at least 1), W words (maximum per text), K fillings per mask, H hidden size, N
+heads, C classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,13 +31,13 @@ from serving.export.text_graph import (
 from serving.tf_serving import DEFAULT_SIGNATURE
 
 OPTIONAL_PAIRS = ("fill_mask_pair", "embed_tokens", "attention", "tokenize")
-"""Signatures where an empty second text means that there is none."""
+"""Signatures whose `text_pair` may be empty."""
 
 TOP_K = 5
-"""Fillings that `fill_mask` answers for each mask."""
+"""Number of tokens that `fill_mask` returns for each mask."""
 
 NO_POSITION = -1
-"""Stands in `positions` where a text has fewer masks than another of its batch."""
+"""Padding of `positions`, for texts with fewer masks than another text in the batch."""
 
 TEXT = tf.TensorSpec([None], tf.string, name="text")
 TEXT_PAIR = tf.TensorSpec([None], tf.string, name="text_pair")
@@ -45,7 +46,7 @@ Answers = Callable[..., dict[str, Any]]
 
 
 class TextModel(tf.Module):
-    """What is saved: the signatures as methods, and one copy of the weights."""
+    """The module that is saved: signatures as methods, and one copy of the weights."""
 
     def __init__(
         self,
@@ -53,12 +54,12 @@ class TextModel(tf.Module):
         model: keras.Model,
         precision: ServingPrecision = "float32",
     ) -> None:
-        """Build the graph's parts from a trained run.
+        """Create the network and the text encoder.
 
         Args:
-            run: pretrained, tuned or imported.
-            model: the run's; its weights are copied.
-            precision: what weights are stored and multiplied in.
+            run: a pretrained, fine-tuned or imported run.
+            model: Keras model of the run; its weights are copied.
+            precision: dtype of the stored weights and of matrix multiplications.
         """
         super().__init__(name="clozeline")
         self._run = run
@@ -69,19 +70,19 @@ class TextModel(tf.Module):
             run.vocabulary,
             lower_case=run.dataset.lower_case,
             max_seq_length=run.dataset.max_seq_length,
-            reads_masks=run.task is None,  # a tuned model was shown none
+            reads_masks=run.task is None,  # fine-tuning data has no masks
         )
 
     def signatures(self) -> dict[str, Any]:
-        """Return the function of each signature by name: what the run has learned to do."""
+        """Return the function of each signature by name; the trained heads decide which ones."""
         functions = {name: graph_function(*args) for name, args in self._described().items()}
         task = self._run.task
-        wanted = (task.definition.signature.name if task else "fill_mask", "embed")
-        default = next(name for name in wanted if name in functions)
+        candidates = (task.definition.signature.name if task else "fill_mask", "embed")
+        default = next(name for name in candidates if name in functions)
         return {DEFAULT_SIGNATURE: functions[default], **functions}
 
     def _described(self) -> dict[str, tuple[Answers, list[tf.TensorSpec]]]:
-        """Return each signature's method and inputs by name."""
+        """Return the method and inputs of each signature by name."""
         both = [TEXT, TEXT_PAIR]
         described: dict[str, tuple[Answers, list[tf.TensorSpec]]] = {}
         if "masked_lm" in self._heads:
@@ -114,23 +115,22 @@ class TextModel(tf.Module):
             text: string [B].
 
         Returns:
-            tokens: string [B, M, K], best first; "" where a text has fewer masks.
-            probabilities: float32 [B, M, K], of each token among the whole vocabulary.
-            positions: int32 [B, M]. Index of the mask among the text's pieces, [CLS] being 0; -1
-                where a text has fewer masks.
-            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+            tokens: string [B, M, K]. Most probable tokens, best first; padded with "".
+            probabilities: float32 [B, M, K]. Probability of each token in the vocabulary.
+            positions: int32 [B, M]. Position of the mask ([CLS] is 0); padded with -1.
+            truncated: bool [B]. Whether the text was truncated.
         """
         return self._filled(self.texts.encode(text))
 
     def fill_mask_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Fill in every `[MASK]` of two texts that stand one after the other.
+        """Fill in every `[MASK]` of a text pair.
 
         Args:
             text: string [B].
-            text_pair: string [B]; "" for none.
+            text_pair: string [B]; "" = no second text.
 
         Returns:
-            What `fill_mask` returns; positions count on in the second text.
+            The outputs of `fill_mask`; positions are counted over both texts.
         """
         return self._filled(self.texts.encode_pairs(text, text_pair, optional=True))
 
@@ -148,7 +148,7 @@ class TextModel(tf.Module):
         }
 
     def _mask_positions(self, input_ids: Any) -> Any:
-        """Return where the masks of each text are, padded with NO_POSITION: int32 [B, M]."""
+        """Return the positions of the masks of each text, padded with NO_POSITION: int32 [B, M]."""
         columns = tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids))
         found = tf.ragged.boolean_mask(columns, input_ids == self._run.vocabulary.mask_id)
         positions = found.to_tensor(NO_POSITION)
@@ -156,15 +156,15 @@ class TextModel(tf.Module):
         return tf.pad(positions, [[0, 0], [0, missing]], constant_values=NO_POSITION)
 
     def next_sentence(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Tell whether the second text follows the first.
+        """Predict whether the second text follows the first.
 
         Args:
             text: string [B].
             text_pair: string [B].
 
         Returns:
-            is_next_probability: float32 [B].
-            truncated: bool [B]. The pair was longer than the model takes; the ends were cut off.
+            is_next_probability: float32 [B]. Probability that the second text follows the first.
+            truncated: bool [B]. Whether the pair was truncated.
         """
         encoding = self.texts.encode_pairs(text, text_pair)
         logits = self.network.next_sentence(self.network.encode(encoding.features).pooled_output)
@@ -174,17 +174,17 @@ class TextModel(tf.Module):
             "truncated": encoding.truncated,
         }
 
-    # ---- what it was tuned for
+    # ---- task of a fine-tuned model
 
     def task_answers(self, text: Any) -> dict[str, Any]:
-        """Answer the task that the model was tuned for.
+        """Return the answers of a fine-tuned model for texts.
 
         Args:
             text: string [B].
 
         Returns:
             The outputs of the kind's `served_answers`, and
-            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+            truncated: bool [B]. Whether the text was truncated.
         """
         assert self._run.task is not None
         if self._run.task.definition.signature.reads == "words":
@@ -192,7 +192,7 @@ class TextModel(tf.Module):
         return self._task_outputs(self.texts.encode(text))
 
     def task_answers_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Answer the task that the model was tuned for, of two texts; as `task_answers`.
+        """Return the answers of a fine-tuned model for text pairs, see `task_answers`.
 
         Args:
             text: string [B].
@@ -213,38 +213,38 @@ class TextModel(tf.Module):
         return {**outputs, "truncated": encoding.truncated}
 
     def _task_logits(self, encoded: EncoderOutputs) -> Any:
-        """Return the head's outputs: float32 [B, L, C] of every position, or [B, C]."""
+        """Return the outputs of the task head: float32 [B, L, C] (per position) or [B, C]."""
         assert self._run.task is not None
         is_long = self._run.task.is_per_position
         return self.network.task(encoded.sequence_output if is_long else encoded.pooled_output)
 
-    # ---- what the encoder makes of texts
+    # ---- outputs of the encoder
 
     def embed(self, text: Any) -> dict[str, Any]:
-        """Turn each text into vectors.
+        """Return embeddings of each text.
 
         Args:
             text: string [B].
 
         Returns:
-            pooled: float32 [B, H]. The tanh layer over [CLS] that next-sentence prediction uses.
+            pooled: float32 [B, H]. Pooled output: tanh layer over [CLS], as for next sentences.
             mean: float32 [B, H]. Mean of the last layer over the text's positions.
-            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+            truncated: bool [B]. Whether the text was truncated.
         """
         encoding = self.texts.encode(text)
         return self._vectors(encoding, self.network.encode(encoding.features))
 
     def embed_tokens(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Turn each piece of a text, or of two, into a vector.
+        """Return an embedding of each token of a text or text pair.
 
         Args:
             text: string [B].
-            text_pair: string [B]; "" for none.
+            text_pair: string [B]; "" = no second text.
 
         Returns:
-            tokens: string [B, L]; "" for padding.
-            vectors: float32 [B, L, H]. The last layer; 0 for padding.
-            pooled, mean, truncated: as of `embed`.
+            tokens: string [B, L]. Tokens of the input, padded with "".
+            vectors: float32 [B, L, H]. Outputs of the last layer, padded with 0.
+            pooled, mean, truncated: see `embed`.
         """
         encoding = self.texts.encode_pairs(text, text_pair, optional=True)
         encoded = self.network.encode(encoding.features)
@@ -265,17 +265,17 @@ class TextModel(tf.Module):
         }
 
     def attention(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Show where every head of every layer looks.
+        """Return the attention weights of all layers and heads.
 
         Args:
             text: string [B].
-            text_pair: string [B]; "" for none.
+            text_pair: string [B]; "" = no second text.
 
         Returns:
-            tokens: string [B, L]; "" for padding.
-            scores: float32 [B, layers, N, L, L]. Share of each position (last axis) in what a head
-                gathers for another one; 0 for padding.
-            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+            tokens: string [B, L]. Tokens of the input, padded with "".
+            scores: float32 [B, layers, N, L, L]. Attention weights from query positions to key
+                positions (last axis, sum 1), padded with 0.
+            truncated: bool [B]. Whether the text was truncated.
         """
         encoding = self.texts.encode_pairs(text, text_pair, optional=True)
         scores = self.network.encode(encoding.features, with_scores=True).attention_scores
@@ -287,16 +287,16 @@ class TextModel(tf.Module):
         }
 
     def tokenize(self, text: Any, text_pair: Any) -> dict[str, Any]:
-        """Show what the model is given for a text, or for two.
+        """Return the model's inputs for a text or text pair.
 
         Args:
             text: string [B].
-            text_pair: string [B]; "" for none.
+            text_pair: string [B]; "" = no second text.
 
         Returns:
-            tokens: string [B, L]; "" for padding.
-            input_ids, input_mask, segment_ids: int32 [B, L], as `predict_ids` takes them.
-            truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+            tokens: string [B, L]. Tokens of the input, padded with "".
+            input_ids, input_mask, segment_ids: int32 [B, L]. Inputs of `predict_ids`.
+            truncated: bool [B]. Whether the text was truncated.
         """
         encoding = self.texts.encode_pairs(text, text_pair, optional=True)
         return {
@@ -308,25 +308,23 @@ class TextModel(tf.Module):
     def predict_ids(
         self, input_ids: Any, input_mask: Any, segment_ids: Any, masked_lm_positions: Any = None
     ) -> dict[str, Any]:
-        """Run the network on ids of the caller's own.
+        """Run the network on piece ids.
 
-        A model server may fill requests of different lengths up to one, each tensor with its own
-        first element: the ids with [CLS]. Columns of [CLS] at the end of a row are such filler.
-        They are not read, and a row has the answer that it has alone, with more columns.
+        When a model server batches requests of different lengths, it pads each tensor with the
+        tensor's own first element, so it pads the ids with [CLS]. Therefore, [CLS] at the end of a
+        row is treated as filler: it is not read, and the row has the same answer as without it.
 
         Args:
-            input_ids: int32 [B, L]. Pieces; each row begins with [CLS].
+            input_ids: int32 [B, L]. Piece ids; each row starts with [CLS].
             input_mask: int32 [B, L]. 1 = real piece, 0 = padding.
             segment_ids: int32 [B, L]. 0 = first text and padding, 1 = second text.
-            masked_lm_positions: int32 [B, P]. Indices into input_ids, where the masked-LM head was
-                trained.
+            masked_lm_positions: int32 [B, P]. Positions to predict; only with a masked-LM head.
 
         Returns:
-            sequence_output: float32 [B, L, H]; 0 for filler.
+            sequence_output: float32 [B, L, H]. 0 for filler.
             pooled_output: float32 [B, H].
             masked_lm_logits: float32 [B, P, V], next_sentence_logits: float32 [B, 2],
-                task_logits: float32 [B, C] or [B, L, C], 0 for filler: of the heads that were
-                trained.
+                task_logits: float32 [B, C] or [B, L, C] (0 for filler). Only of trained heads.
 
         Raises:
             InvalidArgumentError: the inputs differ in shape, or a value is out of range.
@@ -357,7 +355,7 @@ class TextModel(tf.Module):
         return outputs
 
     def _checks_of_ids(self, given: Mapping[str, Any]) -> list[Any]:
-        """Return operations that fail unless the network can read the inputs, int32 [B, L] each."""
+        """Return ops that fail unless the inputs, int32 [B, L] each, are valid."""
         config = self._run.config
         limits = {
             schema.INPUT_IDS: config.vocab_size,
@@ -383,18 +381,21 @@ class TextModel(tf.Module):
 
 
 def _rows_of_ids(ids: Any) -> Any:
-    """Refuse anything but int32 [B, L]."""
+    """Return the ids, or fail unless they are int32 [B, L].
+
+    TensorFlow Serving does not compare ranks with the signature.
+    """
     return tf.ensure_shape(ids, [None, None])
 
 
 def _check_range(name: str, values: Any, limit: Any) -> Any:
-    """Return an operation that fails unless all values are at least 0 and below the limit."""
+    """Return an op that fails unless all values are at least 0 and below the limit."""
     are_known = tf.reduce_all((values >= 0) & (values < limit))
     return tf.debugging.Assert(are_known, [f"{name} must be at least 0 and below", limit])
 
 
 def _check_positions(positions: Any, lengths: Any) -> Any:
-    """Return an operation that fails unless positions, int32 [B, P], are below lengths, [B]."""
+    """Return an op that fails unless positions, int32 [B, P], are below lengths, [B]."""
     has_rows = tf.debugging.assert_equal(
         tf.shape(positions)[0], tf.size(lengths), "masked_lm_positions and input_ids differ in rows"
     )
@@ -404,18 +405,18 @@ def _check_positions(positions: Any, lengths: Any) -> Any:
 
 
 def _lengths_without_filler(input_ids: Any, cls_id: int) -> Any:
-    """Return the length of each row without the [CLS] at its end: int32 [B], of int32 [B, L]."""
+    """Return the length of each row of int32 [B, L] without [CLS] at its end: int32 [B]."""
     ends = tf.range(1, tf.shape(input_ids)[1] + 1)
     return tf.reduce_max(tf.where(input_ids == cls_id, 1, ends), axis=1)
 
 
 def _without(is_filler: Any, values: Any) -> Any:
-    """Return float32 [B, L, K] with 0 where `is_filler`, bool [B, L]."""
+    """Return float32 [B, L, K] with 0 at positions of `is_filler`, bool [B, L]."""
     return tf.where(is_filler[:, :, tf.newaxis], 0.0, values)
 
 
 def _with_columns(ids: Any) -> Any:
-    """Return int32 [B, L] with some columns where it is an empty batch that has none."""
+    """Return int32 [B, L], with columns added if it is an empty batch without columns."""
     shape = tf.shape(ids)
     missing = tf.where(shape[0] == 0, tf.maximum(FEWEST_POSITIONS - shape[1], 0), 0)
     return tf.pad(ids, [[0, 0], [0, missing]])
