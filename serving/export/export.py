@@ -1,4 +1,4 @@
-"""A run to a versioned SavedModel directory: checked, then published by one rename."""
+"""Export a run as a versioned SavedModel: write it, check it, publish it with one rename."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from serving.export.warmup_requests import write_warm_up
 from serving.tf_serving import WARM_UP_FILE, next_version
 
 PUBLISHING_SECS = 60.0
-"""How long to wait while another export renames its version and writes the configurations."""
+"""Timeout for the lock while another export publishes its version and writes configurations."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Exported:
 
     Attributes:
         path: models/NAME/VERSION.
-        signatures: their names.
-        largest_difference: between its answers to the golden set and the Python model's.
+        signatures: names of the signatures.
+        largest_difference: largest difference of its outputs from the Python model's, over the
+            golden set.
     """
 
     path: Path
@@ -47,20 +48,20 @@ def export_run(
 ) -> Exported:
     """Save a run as the next version of a model.
 
-    The directory is written under a temporary name that no server takes for a version, and renamed
-    when it is whole and has passed the gate.
+    The directory is written under a temporary name that servers do not recognize as a version, and
+    is renamed when it is complete and has passed the gate.
 
     Args:
-        run: pretrained, tuned or imported.
+        run: a pretrained, fine-tuned or imported run.
         model_path: models/NAME.
-        precision: what weights are stored and multiplied in.
-        checkpoint: whose weights.
-        server: release of TensorFlow Serving that must know every operation.
+        precision: dtype of the stored weights and of matrix multiplications.
+        checkpoint: checkpoint to export.
+        server: release of TensorFlow Serving that must support all ops.
 
     Raises:
         InputError: the run has no weights to export, the output cannot be written, or the server
             could not run the model.
-        JobError: the saved model does not answer as the Python model does, or the disk is full.
+        JobError: the saved model's outputs differ from the Python model's, or the disk is full.
     """
     model = run.load_model(checkpoint)
     module = TextModel(run, model, precision)
@@ -73,7 +74,7 @@ def export_run(
         check_ops(temporary, server)
         goldens = Reference(run, model).golden(signatures)
         difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
-        # Another export may be about to take the same number.
+        # The lock prevents two exports from choosing the same version number.
         with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
             path = publish(temporary, model_path / str(next_version(model_path)))
             write_configs(model_path)

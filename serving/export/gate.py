@@ -1,8 +1,8 @@
-"""What a saved model must pass before it is published.
+"""The gate: checks that a saved model must pass before it is published.
 
-It is loaded in a process of its own that has TensorFlow and TF Text's ops alone, must answer a
-golden set as the Python model does, and every request of its warm-up file: a server that cannot run
-one of those does not start.
+The model is loaded in a separate process that has only TensorFlow and TF Text's ops. It must return
+the Python model's answers to the golden set, and must run all requests of its warm-up file, because
+a server that cannot run them does not start.
 """
 
 import os
@@ -36,19 +36,19 @@ def check(
     vocabulary: Vocabulary,
     tolerance: float,
 ) -> float:
-    """Hold a saved model to the golden set, and run its warm-up requests.
+    """Compare a saved model's answers to the golden set, and run its warm-up requests.
 
     Args:
-        saved_model: the directory.
-        goldens: requests and what is right about their answers.
-        vocabulary: of the model.
-        tolerance: largest difference, as `largest_difference` measures it.
+        saved_model: directory of the saved model.
+        goldens: requests with their expected answers.
+        vocabulary: vocabulary of the model.
+        tolerance: maximum difference, see `largest_difference`.
 
     Returns:
-        The largest difference there was.
+        The largest difference.
 
     Raises:
-        JobError: the model cannot be loaded or run, or an answer differs by more.
+        JobError: the model cannot be loaded or run, or a difference is above the tolerance.
     """
     requests = [(golden.signature, dict(golden.inputs)) for golden in goldens]
     requests += _warm_up_requests(saved_model / WARM_UP_FILE)
@@ -66,7 +66,7 @@ def check(
 
 
 def _warm_up_requests(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read a warm-up file back."""
+    """Return the requests of a warm-up file: (signature, inputs)."""
     requests = []
     for record in read_records(path):
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
@@ -78,7 +78,7 @@ def _warm_up_requests(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def _answers(
     saved_model: Path, requests: Sequence[tuple[str, Mapping[str, np.ndarray]]]
 ) -> list[dict[str, np.ndarray]]:
-    """Ask the saved model in a fresh process; return outputs by name for each request.
+    """Run requests in a new process; return the outputs by name for each request.
 
     Raises:
         JobError: the process failed.

@@ -1,11 +1,11 @@
-"""The trained network laid out for answering: fewer, larger products, nothing that only trains.
+"""The encoder and heads for inference: fewer and larger matrix multiplications, no training ops.
 
-Written in the operations that TensorFlow's graph optimizer fuses on a CPU: it makes one oneDNN
-kernel of a product with its bias and its GELU or residual, and one of a scaled and masked product.
-Queries, keys and values are one product. XLA compiles the same graph for a GPU.
+It uses the patterns that TensorFlow's graph optimizer fuses into oneDNN kernels on a CPU: a matrix
+multiplication with bias and GELU or residual; and a scaled and masked matrix multiplication. One
+multiplication computes queries, keys and values. On a GPU, XLA compiles the same graph.
 
 Shapes: B texts, L positions, R = B·L rows, P masked positions, H hidden size, N heads, D = H / N,
-V vocabulary size.
+V vocabulary size, C outputs of the task head.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -21,17 +21,17 @@ from pipeline import schema
 from serving.export.choices import ServingPrecision
 
 HIDDEN = -1e9
-"""What is added to the score of padding."""
+"""Added to the attention scores of padding, so that softmax gives it no weight."""
 
 
 @dataclass(frozen=True)
 class EncoderOutputs:
-    """What the encoder makes of a batch.
+    """Outputs of the encoder.
 
     Attributes:
         sequence_output: float32 [B, L, H].
         pooled_output: float32 [B, H].
-        attention_scores: float32 [B, layers, N, L, L], where asked for.
+        attention_scores: float32 [B, layers, N, L, L]; None unless requested.
     """
 
     sequence_output: Any
@@ -49,14 +49,13 @@ class Network(tf.Module):
         precision: ServingPrecision,
         heads: Collection[str],
     ) -> None:
-        """Store the weights in this network's layout.
+        """Create the network's variables from the weights of the Keras model.
 
         Args:
-            config: of the model.
-            weights: float32 by Keras's path of each, as `model.bert.network.weights_by_name` gives
-                them.
-            precision: what to store and multiply in.
-            heads: which to have: masked_lm, next_sentence, task.
+            config: config of the model.
+            weights: float32 weights by name, see `model.bert.network.weights_by_name`.
+            precision: dtype of the stored weights and of matrix multiplications.
+            heads: names of the heads: masked_lm, next_sentence, task.
         """
         super().__init__(name="network")
         of = _Weights(weights, tf.dtypes.as_dtype(precision))
@@ -76,7 +75,7 @@ class Network(tf.Module):
             self.next_sentence_dense = _Dense(of, "next_sentence")
         if "task" in heads:
             self.task_dense = _Dense(of, "task")
-        # Functions that all signatures call: traced, saved and loaded once.
+        # All signatures call these functions, so that the encoder is traced, saved and loaded once.
         ids = [tf.TensorSpec([None, None], tf.int32)] * 3
         self.encoded = tf.function(self._encode, input_signature=ids, autograph=False)
         self.encoded_with_scores = tf.function(
@@ -84,11 +83,11 @@ class Network(tf.Module):
         )
 
     def encode(self, features: Mapping[str, Any], *, with_scores: bool = False) -> EncoderOutputs:
-        """Return a vector for every position and one for every text.
+        """Return the outputs of the encoder.
 
         Args:
             features: input_ids, input_mask, segment_ids: int32 [B, L].
-            with_scores: whether the attention scores are asked for.
+            with_scores: whether to return attention scores.
         """
         encode = self.encoded_with_scores if with_scores else self.encoded
         return EncoderOutputs(*encode(*[features[name] for name in schema.ENCODER_INPUTS]))
@@ -96,9 +95,9 @@ class Network(tf.Module):
     def _encode(
         self, input_ids: Any, input_mask: Any, segment_ids: Any, *, with_scores: bool = False
     ) -> tuple[Any, ...]:
-        """Return the parts of an `EncoderOutputs`; the arguments are int32 [B, L]."""
+        """Return the fields of `EncoderOutputs`; the arguments are int32 [B, L]."""
         shape = tf.shape(input_ids)
-        # Added up in float32, as Keras does: the sum is normalized and rounded once.
+        # The sum is computed in float32, as in Keras, and rounded once, after the normalization.
         x = tf.cast(tf.gather(self.token_embedding, input_ids), tf.float32)
         x += tf.cast(self.position_embedding[: shape[1]], tf.float32)
         x += tf.cast(tf.gather(self.segment_embedding, segment_ids), tf.float32)
@@ -117,11 +116,11 @@ class Network(tf.Module):
         return (*outputs, tf.cast(tf.stack(all_scores, axis=1), tf.float32))
 
     def masked_lm(self, sequence_output: Any, positions: Any) -> Any:
-        """Return scores of all pieces, float32 [B, P, V], at some positions.
+        """Return the logits of all pieces at the given positions: float32 [B, P, V].
 
         Args:
             sequence_output: float32 [B, L, H].
-            positions: int32 [B, P]. Indices into the text's positions.
+            positions: int32 [B, P]. Positions to predict.
         """
         x = tf.gather(sequence_output, positions, batch_dims=1)
         x = tf.cast(tf.reshape(x, [-1, self._config.hidden_size]), self._dtype)
@@ -132,11 +131,11 @@ class Network(tf.Module):
         return tf.reshape(logits, [count[0], count[1], self._config.vocab_size])
 
     def next_sentence(self, pooled_output: Any) -> Any:
-        """Return scores of 0 = follows and 1 = does not, float32 [B, 2], of float32 [B, H]."""
+        """Return logits of 0 = next sentence and 1 = not: float32 [B, 2], from float32 [B, H]."""
         return self._head(self.next_sentence_dense, pooled_output)
 
     def task(self, vectors: Any) -> Any:
-        """Return the task's numbers, float32 [..., K], of float32 [..., H]."""
+        """Return the outputs of the task head: float32 [..., C], from float32 [..., H]."""
         rows = self._head(self.task_dense, tf.reshape(vectors, [-1, self._config.hidden_size]))
         return tf.reshape(rows, tf.concat([tf.shape(vectors)[:-1], tf.shape(rows)[1:]], 0))
 
@@ -145,20 +144,20 @@ class Network(tf.Module):
 
 
 class _Weights:
-    """Makes variables in a layout and dtype of our own from Keras's weights by path."""
+    """Creates variables, in another layout and dtype, from the weights of the Keras model."""
 
     def __init__(self, by_path: Mapping[str, Any], dtype: tf.DType) -> None:
         self._by_path = by_path
         self.dtype = dtype
 
     def variable(self, *paths: str, shape: tuple[int, ...] | None = None) -> tf.Variable:
-        """Return one variable of some weights side by side, each reshaped first where asked."""
+        """Return one variable with the weights concatenated, each reshaped to `shape` first."""
         arrays = [np.asarray(self._by_path[path]) for path in paths]
         arrays = [array.reshape(shape) if shape else array for array in arrays]
         return self._stored(np.concatenate(arrays, axis=-1), self.dtype)
 
     def float32(self, path: str) -> tf.Variable:
-        """Return a variable that is not narrowed: a normalization's."""
+        """Return a variable in float32 for any precision, for layer normalization."""
         return self._stored(np.asarray(self._by_path[path]), tf.float32)
 
     def _stored(self, array: np.ndarray, dtype: tf.DType) -> tf.Variable:
@@ -166,7 +165,7 @@ class _Weights:
 
 
 class _Dense(tf.Module):
-    """A product with a bias. Rows float [R, H] to [R, K]."""
+    """A dense layer: float [R, H] → float [R, K]."""
 
     def __init__(self, of: _Weights, path: str) -> None:
         super().__init__(name="dense")
@@ -187,7 +186,7 @@ class _Norm(tf.Module):
         self._epsilon = config.layer_norm_eps
 
     def __call__(self, x: Any, dtype: tf.DType) -> Any:
-        """Return x normalized, in a dtype."""
+        """Return x normalized, cast to `dtype`."""
         x = tf.cast(x, tf.float32)
         centred = x - tf.reduce_mean(x, -1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
@@ -196,7 +195,7 @@ class _Norm(tf.Module):
 
 
 class _Layer(tf.Module):
-    """A Transformer layer: `model.bert.layers.EncoderLayer` without what only trains."""
+    """A Transformer layer: `model.bert.layers.EncoderLayer` without dropout."""
 
     def __init__(self, of: _Weights, index: int, config: BertConfig) -> None:
         super().__init__(name="layer")
@@ -215,11 +214,11 @@ class _Layer(tf.Module):
         self._config = config
 
     def __call__(self, x: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
-        """Return rows [R, H] and the attention scores [B, N, L, L] of rows [R, H].
+        """Return the layer's output [R, H] and its attention scores [B, N, L, L].
 
         Args:
             x: float [R, H].
-            hidden: float [B, 1, 1, L]. What is added to the score of each position.
+            hidden: float [B, 1, 1, L]. Added to the attention scores: `HIDDEN` for padding, else 0.
             shape: int32 [2]. B and L.
         """
         attended, scores = self._attend(x, hidden, shape)
@@ -241,7 +240,7 @@ class _Layer(tf.Module):
 
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "gelu": tf.nn.gelu,  # exact unless asked
+    "gelu": tf.nn.gelu,  # exact by default
     "gelu_new": lambda x: tf.nn.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: tf.nn.gelu(x, approximate=True),
     "relu": tf.nn.relu,
