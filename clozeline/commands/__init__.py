@@ -1,4 +1,4 @@
-"""The table of commands; the module of one is imported when it is asked for."""
+"""The table of commands; a command's module is imported when the command runs."""
 
 import importlib
 from dataclasses import dataclass
@@ -8,26 +8,33 @@ from clozeline.options import Command, as_flags
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a command lives. Its module is imported only when the command is asked for."""
+    """An entry of `COMMANDS`.
+
+    Attributes:
+        module: module of the command; imported only when the command runs.
+        options: name of the options class in the module.
+        summary: description for `clozeline --help`.
+        imports: modules whose import prints to standard error, imported quietly in advance.
+    """
 
     module: str
     options: str
     summary: str
-    imports: tuple[str, ...] = ()  # noisy ones that the command will need anyway
+    imports: tuple[str, ...] = ()
 
 
 TENSORFLOW = ("tensorflow", "tensorflow_text")
 
 COMMANDS = {
-    "demo": Entry(
-        "clozeline.commands.demo", "Demo", "the whole line on text found on this machine"
+    "demo": Entry("clozeline.commands.demo", "Demo", "run all steps on text found on this machine"),
+    "vocab": Entry(
+        "clozeline.commands.vocab", "Vocab", "learn a WordPiece vocabulary from text", TENSORFLOW
     ),
-    "vocab": Entry("clozeline.commands.vocab", "Vocab", "text → WordPiece vocabulary", TENSORFLOW),
     "preprocess": Entry(
-        "clozeline.commands.preprocess", "Preprocess", "text → TFRecords and a manifest", TENSORFLOW
+        "clozeline.commands.preprocess", "Preprocess", "convert text to TFRecords", TENSORFLOW
     ),
     "inspect": Entry(
-        "clozeline.commands.inspect", "Inspect", "look into a dataset and check it", TENSORFLOW
+        "clozeline.commands.inspect", "Inspect", "check a dataset and show its contents", TENSORFLOW
     ),
     "pretrain": Entry(
         "model.commands", "Pretrain", "dataset → run (MLM + NSP); again resumes", TENSORFLOW
@@ -45,14 +52,14 @@ COMMANDS = {
         "model.commands", "Evaluate", "measure a tuned run on labelled examples", TENSORFLOW
     ),
     "export": Entry(
-        "clozeline.commands.export", "Export", "run → SavedModel for a model server", TENSORFLOW
+        "clozeline.commands.export", "Export", "export a run for a model server", TENSORFLOW
     ),
     "serve": Entry(
-        "clozeline.commands.serve", "Serve", "answer REST and gRPC from exported models", TENSORFLOW
+        "clozeline.commands.serve", "Serve", "serve exported models over REST and gRPC", TENSORFLOW
     ),
-    "query": Entry("clozeline.commands.query", "Query", "ask a running server"),
+    "query": Entry("clozeline.commands.query", "Query", "send a request to a running server"),
     "explain": Entry(
-        "clozeline.commands.explain", "Explain", "see what a model computes for a text", TENSORFLOW
+        "clozeline.commands.explain", "Explain", "show what a model computes for a text", TENSORFLOW
     ),
 }
 
@@ -68,8 +75,8 @@ def spelled(message: str, name: str) -> str:
     """Return a message of the engine with flags for the fields that it names in backquotes.
 
     Args:
-        message: what to print.
-        name: of the command that runs; the flags of the others are known too.
+        message: message of the engine.
+        name: name of the running command; flags of other commands are recognized too.
     """
     if "`" not in message or name not in COMMANDS:
         return message
