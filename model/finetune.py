@@ -1,4 +1,4 @@
-"""One start of `finetune`: a run for every seed, trained from its last checkpoint on."""
+"""Fine-tuning: start or resume a run for every seed."""
 
 import dataclasses
 import math
@@ -80,15 +80,15 @@ def seeds_and_runs(options: Finetune) -> list[tuple[int, Path]]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The examples, ready to train on.
+    """Encoded examples of a fine-tuning.
 
     Attributes:
-        path: the training file.
-        task: what is learned from it.
+        path: training file.
+        task: task defined by the training file's labels.
         train: batches of the training file.
-        train_sha256: of that file.
-        dev: the examples held out, and their batches; None without a file of them.
-        max_seq_length: most positions of an example.
+        train_sha256: SHA-256 of the training file, hexadecimal.
+        dev: examples and batches of the evaluation file; None without such a file.
+        max_seq_length: maximum number of positions of an example.
     """
 
     path: Path
@@ -297,12 +297,12 @@ def objective(prepared: Prepared, config: BertConfig, tuning: TuningConfig) -> T
 
 
 def balanced_weights(labels: Any, classes: int) -> tuple[float, ...]:
-    """Return what an example of each class counts, so that all classes count the same together.
+    """Return a weight for each class, so that all classes have the same total weight.
 
-    As scikit-learn's `balanced`; a class without an example has weight 0.
+    The weights are those of scikit-learn's `balanced`; a class without examples has weight 0.
 
     Args:
-        labels: int32 [N], or [L] each with negative ones that do not count.
+        labels: int32 [N], or N arrays int32 [L] in which negative labels are ignored.
         classes: number of classes.
     """
     flat = labels if isinstance(labels, np.ndarray) else np.concatenate(labels)
@@ -333,11 +333,11 @@ def evaluations_of(options: Finetune, prepared: Prepared) -> Evaluations:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """The examples as a phase's `Data`.
+    """Examples of a fine-tuning, with the interface `Data`.
 
     Attributes:
-        prepared: the examples.
-        seed: of their order.
+        prepared: encoded examples.
+        seed: seed of the order.
     """
 
     prepared: Prepared
@@ -349,33 +349,33 @@ class LabelledData:
 
     @property
     def batch_size(self) -> int:
-        """Examples an update."""
+        """Global batch size."""
         return self.prepared.train.batch_size
 
     def train_batches(
         self, context: tf.distribute.InputContext, *, skip_examples: int
     ) -> tf.data.Dataset:
-        """Return the endless train stream from one of its examples on, or a process's share."""
+        """Return the training batches of this process, as an infinite dataset."""
         return self.prepared.train.train(context, seed=self.seed, skip_examples=skip_examples)
 
     def measure(self, trainer: Trainer) -> dict[str, float] | None:
-        """Return the measures on all examples held out; None where there are none."""
+        """Return the metrics on the evaluation file; None without such a file."""
         if self.prepared.dev is None:
             return None
         return measures(trainer.predictor, *self.prepared.dev)
 
     def step_flops(self, config: BertConfig, length: float) -> float:
-        """Return the floating-point operations of an update with examples of this length."""
+        """Return the floating-point operations of a step with examples of this mean length."""
         return step_flops(config, self.batch_size, length, 0)
 
     @contextmanager
     def faults_named(self) -> Iterator[None]:
-        """Change nothing: the examples are in memory."""
+        """Do nothing: the examples are in memory, so reading them cannot fail."""
         yield
 
 
 def measures(predictor: Predictor, examples: Examples, batches: Batches) -> dict[str, float]:
-    """Return a model's measures on examples."""
+    """Return the metrics of a model on examples."""
     logits = predict(predictor, batches)
     return evaluate(examples, batches.encoded, logits, batches.task).measures
 
