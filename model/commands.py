@@ -32,50 +32,51 @@ StrategyName = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFlags(Command):
-    """What every command that trains can be told."""
+    """Options of all commands that train."""
 
     # The front door calls options.run(), so the field has another name than its flag.
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
-    """Directory of the run: made, or gone on with."""
+    """Run directory; created, or resumed if it exists."""
     steps: int | None = None
-    """Number of updates; the learning rate falls to 0 over them. Default: what --epochs gives."""
+    """Total number of steps; the learning rate decays to 0 over them. Default: from --epochs."""
     batch_size: int = 32
-    """Examples an update, over all devices."""
+    """Global batch size, over all devices."""
     accumulation_steps: int = 1
-    """Parts that each device computes its share of a batch in, one after the other; needs less
-    memory, and changes nothing else."""
+    """Gradient-accumulation steps: each device computes its share of a batch in this many parts.
+    Needs less memory; the result is the same."""
     recompute: bool = False
-    """Compute each layer a second time for its gradient instead of keeping what lies inside: less
-    memory for large models and long sequences, a third more to compute, the same results."""
+    """Gradient checkpointing: recompute each layer in the backward pass instead of storing its
+    activations. Needs less memory for large models and long sequences, a third more computation,
+    and gives the same results."""
     learning_rate: float = 1e-4
-    """The highest learning rate, reached at the end of the warm-up."""
+    """Peak learning rate, reached at the end of the warm-up."""
     warmup_steps: int | None = None
-    """Updates over which the learning rate rises from 0. Default: a tenth of the steps."""
+    """Warm-up steps, over which the learning rate rises from 0. Default: a tenth of the steps."""
     optimizer: Literal["adamw", "lamb"] = "adamw"
-    """lamb is for batches of thousands of examples."""
+    """adamw, or lamb for batches of thousands of examples."""
     schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay"] = "linear"
-    """How the learning rate falls after the warm-up."""
+    """Learning-rate schedule after the warm-up."""
     weight_decay: float = 0.01
-    """Decay of weights, biases and LayerNorm excepted: share per update, times the learning
-    rate."""
+    """Decoupled weight decay (AdamW's), relative to the learning rate; not applied to biases and
+    LayerNorm."""
     strategy: StrategyName = "auto"
-    """one device; mirrored over all GPUs of this machine; multi-worker over those of the machines
-    that TF_CONFIG names; the tpu that TPU_NAME names; auto: what is there."""
+    """one: a single device. mirrored: all local GPUs. multi-worker: the workers in TF_CONFIG. tpu:
+    the TPU named by TPU_NAME. auto: chosen from the hardware and the environment."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What matrices are multiplied in; weights are float32. auto: bfloat16 where the devices have
-    units for it, and what the run was started with when it goes on."""
+    """Compute dtype of matrix multiplications; weights stay float32. auto: bfloat16 if the hardware
+    supports it, else float32; a resumed run keeps its precision."""
     checkpoint_every_steps: int = 500
-    """Updates between checkpoints; the last 3 are kept, and the best by evaluation."""
+    """Steps between checkpoints; the last 3 and the best by evaluation are kept."""
     on_blow_up: Literal["stop", "skip"] = "stop"
-    """What to do when the loss is no number, or --blow-up-ratio times what it was: stop; or go back
-    to the last checkpoint and on from there without the batches that led to it."""
+    """On divergence (NaN, or a loss --blow-up-ratio times the recent average): stop, or skip:
+    restore the last checkpoint and skip the batches since then."""
     blow_up_ratio: float = 3.0
-    """How many times the recent loss is a blow-up."""
+    """Ratio of the loss to its recent average that counts as divergence."""
     xla: bool = True
-    """Compile with XLA: the forward and backward pass as a whole, on a CPU what lies between its
-    products."""
+    """Compile with XLA: the whole forward and backward pass; on a CPU only the computation between
+    matrix multiplications."""
     deterministic: bool = False
-    """Use only operations that give the same bits every time; slower on GPUs."""
+    """Use only deterministic operations, for bit-identical results; slower on GPUs."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
@@ -95,31 +96,31 @@ class TrainingFlags(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(TrainingFlags):
-    """Train BERT on a dataset: masked pieces and next sentences.
+    """Pretrain BERT on a dataset, with masked LM and next-sentence prediction.
 
-    Started again with the same flags, it goes on from the run's last checkpoint.
+    If it is started again with the same flags, it resumes from the run's last checkpoint.
     """
 
     dataset: Path
-    """Directory that `clozeline preprocess` made."""
+    """Dataset directory, made by `clozeline preprocess`."""
     model: str = "mini"
     """Size by name (tiny, mini, small, medium, base, large), or a JSON file with the fields of
     Hugging Face's BertConfig."""
     init: Path | None = None
-    """Run, or checkpoint that `import` reads, whose weights to start from, and whose sizes to take
-    instead of --model's. The dataset must have its vocabulary."""
+    """Run or checkpoint (of any format that `import` reads) to start from, instead of --model and
+    random weights. The dataset must have its vocabulary."""
     epochs: float | None = None
-    """Passes over the train split, instead of --steps. Default: 10."""
+    """Epochs to train, instead of --steps. Default: 10."""
     phase2_dataset: Path | None = None
-    """Second dataset, of longer records of the same text and vocabulary, for the last steps."""
+    """Dataset of phase 2, the last steps: longer records of the same text and vocabulary."""
     phase2_steps: int | None = None
-    """How many of the steps are on it. Default: a tenth."""
+    """How many of the steps are in phase 2. Default: a tenth."""
     phase2_batch_size: int | None = None
-    """Examples an update there. Default: as many positions as in the first phase."""
+    """Global batch size in phase 2. Default: keeps the tokens per step of phase 1."""
     eval_every_steps: int | None = None
-    """Updates between evaluations on the eval split. Default: only at the end."""
+    """Steps between evaluations on the eval split. Default: only at the end."""
     seed: int = 12345
-    """Of the initial weights, the order of the examples, and dropout."""
+    """Seed for the initial weights, the order of the examples, and dropout."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
@@ -149,24 +150,24 @@ class Pretrain(TrainingFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class Import(Command):
-    """Make a run of a published BERT: to train or tune it further, look into it, or serve it.
+    """Import a published BERT as a run: to train it further, fine-tune, explain or serve it.
 
-    Reads Hugging Face's directories (safetensors), google-research/bert's TensorFlow 1 checkpoints
-    and KerasHub's presets, told apart by looking. Pickles are never read.
+    Reads Hugging Face directories (safetensors), google-research/bert's TensorFlow 1 checkpoints
+    and KerasHub presets; the format is auto-detected. Pickles are never read.
     """
 
     # `from` is Python's, and the front door calls options.run().
     from_dir: Annotated[Path, tyro.conf.arg(name="from")] = field(metadata={"flag": "from"})
     """Directory of the checkpoint."""
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
-    """Directory of the run to make."""
+    """Run directory to create."""
     casing: Literal["auto", "cased", "uncased"] = "auto"
-    """Whether texts keep their capitals and accents. auto: what the checkpoint's files say, or else
-    whether its vocabulary has capitals."""
+    """cased: keep capitals and accents. auto: as the checkpoint's files say; otherwise cased if its
+    vocabulary contains capitals."""
     takes_pairs: bool = False
-    """A classifier of two texts, which no format says; without it, one of one text."""
+    """Set this for a classifier of text pairs, since no format stores it. Default: single texts."""
     seed: int = 12345
-    """Of the weights that the checkpoint lacks: a head, a pooler."""
+    """Seed for weights missing from the checkpoint, such as a head or the pooler."""
 
     def run(self) -> dict[str, Any]:
         """Read and write; return what the run has, and what was not found or not used."""
@@ -183,16 +184,16 @@ class Import(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportHuggingFace(Command):
-    """Write a run as a directory that Hugging Face's `transformers` and KerasHub load."""
+    """Export a run to a directory that Hugging Face's `transformers` and KerasHub can load."""
 
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
-    """The run: pretrained, tuned or imported."""
+    """Run directory: pretrained, fine-tuned or imported."""
     output: Path
     """Directory to write."""
     checkpoint: Checkpoint = "auto"
-    """The best by evaluation, the last; auto: the best where there is one."""
+    """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
     encoder_only: bool = False
-    """Leave the heads out (BertModel), as KerasHub and tools for sentence vectors want it."""
+    """Omit the heads (BertModel), as KerasHub and tools for sentence embeddings expect."""
 
     def run(self) -> dict[str, Any]:
         """Write; return where, and which of their models it is."""
@@ -209,62 +210,63 @@ class ExportHuggingFace(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(TrainingFlags):
-    """Train an encoder on labelled examples: classes or numbers of texts, tags of words, answers.
+    """Fine-tune an encoder: text classification, regression, tagging, or extractive QA.
 
-    Started again with the same flags, it goes on from the run's last checkpoint.
+    If it is started again with the same flags, it resumes from the run's last checkpoint.
     """
 
     task: KindName
     train: Path
-    """Labelled examples to learn from: .tsv, .csv or .jsonl, with the names of the columns."""
+    """Training examples: .tsv or .csv with a header, or .jsonl; CoNLL columns for tagging, SQuAD's
+    JSON for span."""
     dev: Path | None = None
-    """Labelled examples to measure on."""
+    """Labelled examples for evaluation."""
     init: Path
-    """What to start from: a run, or a checkpoint of Hugging Face, Google or KerasHub."""
+    """Run or checkpoint (Hugging Face, TensorFlow 1, KerasHub) to start from."""
     text_column: str | None = None
-    """Column of the text, or of the first of two. Default: detected by its name (text, sentence,
-    sentence1, premise, question, …), or else the only columns of texts."""
+    """Column of the text, or of the first text of a pair. Default: detected by its name (text,
+    sentence, sentence1, premise, question, …), or else the only columns that contain text."""
     text_pair_column: str | None = None
-    """Column of the second text."""
+    """Column of the second text of a pair."""
     label_column: str | None = None
-    """Column of the class, or of the number. Default: label, or another usual name (gold_label,
+    """Column of the class or number. Default: label, or another common name (gold_label,
     is_duplicate, score, …)."""
     word_column: int | None = None
-    """Number of the column of the words in a tagging file, from 1. Default: detected."""
+    """Column number of the words in a tagging file, from 1. Default: detected."""
     tag_column: int | None = None
-    """Number of the column of the tags, from 1. Default: the last; in files with word numbers the
-    first one of tags such as B-PER, or CoNLL-U's UPOS."""
+    """Column number of the tags, from 1. Default: the last column; in files with word numbers the
+    first column with tags such as B-PER, or CoNLL-U's UPOS."""
     skip_incomplete_rows: bool = False
-    """Leave out and count rows of a table with another number of columns than its header (GLUE's
-    QQP has some) instead of refusing the file."""
+    """Skip and count rows whose number of columns differs from the header's (GLUE's QQP has some),
+    instead of refusing the file."""
     epochs: float = 3.0
-    """Passes over the training file, unless --steps is given."""
+    """Epochs to train, unless --steps is given."""
     learning_rate: float = 5e-5
-    """The highest learning rate, reached at the end of the warm-up."""
+    """Peak learning rate, reached at the end of the warm-up."""
     max_seq_length: int | None = None
-    """Most pieces of an example; what is longer loses its end, or becomes several (tagging, span).
-    Batches are only as long as their longest example. Default: all that the encoder takes; 384 for
-    span."""
+    """Maximum sequence length, in pieces. Longer examples are truncated, or split into several
+    (tagging, span). Batches are padded only to their longest example. Default: the encoder's
+    maximum; 384 for span."""
     doc_stride: int = DOC_STRIDE
-    """Pieces between the starts of two parts of a long passage."""
+    """Stride between the windows of a long passage, in pieces."""
     layer_decay: float = 1.0
-    """Times which a layer's learning rate is that of the layer above it, above 0 to 1."""
+    """Layer-wise learning-rate decay: ratio of a layer's learning rate to that of the layer above
+    (above 0, at most 1)."""
     freeze_layers: int = 0
-    """Layers, from below, that stay as they are, and with them the embeddings."""
+    """Number of lowest Transformer layers to freeze, together with the embeddings."""
     class_weights: ClassWeights = "none"
-    """balanced: an example counts more the rarer its class is."""
+    """balanced: weight examples inversely to the frequency of their class."""
     metric: str | None = None
-    """Measure that tells which checkpoint is the best. Default: accuracy, pearson, entity_f1 or
-    span_f1."""
+    """Metric that selects the best checkpoint. Default: accuracy, pearson, entity_f1 or span_f1."""
     eval_every_steps: int | None = None
-    """Updates between evaluations. Default: once an epoch."""
+    """Steps between evaluations. Default: one epoch."""
     early_stopping: int | None = None
-    """Stop after so many evaluations in a row without a better one. Default: never."""
+    """Patience: stop after this many evaluations in a row without improvement. Default: never."""
     blow_up_ratio: float = math.inf
-    """How many times the recent loss is a blow-up. Default: only what is no number."""
+    """Ratio of the loss to its recent average that counts as divergence. Default: only NaN does."""
     seed: tuple[int, ...] = (12345,)
-    """Of the new weights, the order of the examples, and dropout. Several make a run each, and
-    their mean and standard deviation."""
+    """Seed for new weights, the order of the examples, and dropout. Several seeds make one run each
+    and report mean and standard deviation."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
@@ -310,38 +312,38 @@ class Finetune(TrainingFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
-    """Measure a tuned run on labelled examples, and show what it gets most wrong."""
+    """Evaluate a fine-tuned run on labelled examples and show those with the highest loss."""
 
     # The front door calls options.run(), so the field has another name than its flag.
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
-    """Directory of the tuned run."""
+    """Directory of the fine-tuned run."""
     data: Path
-    """Examples in the format of the training file; without labels only --predictions is made."""
+    """Examples in the training file's format. Without labels, only --predictions is written."""
     text_column: str | None = None
-    """Column of the text, or of the first of two. Default: detected, as in finetune."""
+    """Column of the text, or of the first text of a pair. Default: detected, as in finetune."""
     text_pair_column: str | None = None
-    """Column of the second text."""
+    """Column of the second text of a pair."""
     label_column: str | None = None
-    """Column of the class, or of the number. Default: detected, as in finetune."""
+    """Column of the class or number. Default: detected, as in finetune."""
     label_map: tuple[str, ...] = ()
-    """Labels of the file that the run has under another name, each as FILE=RUN, such as
-    0=entailment. Default: the same names; LABEL_0 is also 0."""
+    """Map the file's labels to the run's, each as FILE=RUN, for example 0=entailment. Default:
+    equal names; LABEL_0 also matches 0."""
     word_column: int | None = None
-    """Number of the column of the words in a tagging file, from 1. Default: detected."""
+    """Column number of the words in a tagging file, from 1. Default: detected."""
     tag_column: int | None = None
-    """Number of the column of the tags, from 1. Default: detected, as in finetune."""
+    """Column number of the tags, from 1. Default: detected, as in finetune."""
     skip_incomplete_rows: bool = False
-    """Leave out rows of a table with another number of columns than its header."""
+    """Skip rows whose number of columns differs from the header's."""
     checkpoint: Checkpoint = "auto"
-    """The best by evaluation, the last; auto: the best where there is one."""
+    """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
     batch_size: int = 32
-    """Examples at a time."""
+    """Batch size."""
     worst: int = 10
-    """How many of the most wrong answers are shown."""
+    """Number of examples with the highest loss to show."""
     predictions: Path | None = None
-    """File for all answers, as JSON Lines."""
+    """File to write all predictions to, as JSON Lines."""
     picture: Path | None = None
-    """File for who was taken for whom, or numbers beside those expected, as a PNG."""
+    """PNG file to write: the confusion matrix, or a scatter plot for a regression."""
     xla: bool = True
     """Compile with XLA, as in training."""
 
