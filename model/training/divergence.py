@@ -1,4 +1,4 @@
-"""A loss that diverges: noticed by a moving average, and answered with a stop or a roll-back."""
+"""Divergence of the loss: detection with a moving average, and the stop or roll-back."""
 
 import math
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ RECENT_WEIGHT = 0.1
 """Weight of the latest call in the moving average of the loss."""
 
 MAX_ROLL_BACKS = 5
-"""Roll-backs to one checkpoint, after which the training stops."""
+"""Maximum number of roll-backs to the same checkpoint before the training stops."""
 
 
 class DivergenceGuard:
-    """Tells whether the loss diverges, and how often the training may go back because of it.
+    """Detects divergence, and limits the number of roll-backs.
 
     Attributes:
-        config: when the loss counts as diverging, and what to do then.
+        config: threshold, and reaction to divergence.
         recent_loss: moving average of the loss; 0 before the first call.
-        roll_backs: to the last checkpoint.
+        roll_backs: number of roll-backs to the last checkpoint.
     """
 
     def __init__(self, config: RecoveryConfig, recent_loss: float = 0.0) -> None:
@@ -28,10 +28,10 @@ class DivergenceGuard:
         self.roll_backs = 0
 
     def diverged(self, sums: Mapping[str, float], loss: float) -> bool:
-        """Return whether a call diverged: a sum is not finite, or the loss far above the average.
+        """Return whether a sum is not finite, or the loss is far above its moving average.
 
         Args:
-            sums: of the call, by name: losses, weights, the norms of the gradients.
+            sums: sums over the steps of a call, by name: losses, weights, gradient norms.
             loss: mean loss of the call.
         """
         if not all(map(math.isfinite, sums.values())):
@@ -70,5 +70,5 @@ class DivergenceGuard:
         return blown_up
 
     def saved(self) -> None:
-        """Start to count again: there is a new checkpoint to go back to."""
+        """Reset the number of roll-backs after a new checkpoint."""
         self.roll_backs = 0
