@@ -11,7 +11,17 @@ from model.run import Run
 from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.schema import CLS, JOINER, MASK, SEP
-from pipeline.text.tokenizer import Tokenizer, build_tokenizer, normalize
+from pipeline.text.inputs import (
+    NO_B,
+    PAIR_MARKS,
+    Marks,
+    Spans,
+    WrittenPiece,
+    lay_out,
+    truncated,
+    written_pieces,
+)
+from pipeline.text.tokenizer import build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -88,25 +98,30 @@ def read_example(run: Run, texts: Sequence[str]) -> Example:
     """
     _check_number(run, len(texts))
     tokenizer = build_tokenizer(run.vocabulary.pieces, lower_case=run.dataset.lower_case)
-    parts = [_pieces_of(run, tokenizer, text) for text in texts]
+    parts = [written_pieces(tokenizer, text, run.vocabulary.mask_id) for text in texts]
     for text, part in zip(texts, parts, strict=True):
         if not part:
             raise InputError(f"TEXT {text!r}: has no word in it; give a sentence")
-    kept = _trimmed([len(part) for part in parts], run.dataset.max_seq_length - 1 - len(parts))
-    rows = [(run.vocabulary.cls_id, CLS, True, 0)]
-    for segment, (part, length) in enumerate(zip(parts, kept, strict=True)):
-        rows += [(*piece, segment) for piece in part[:length]]
-        rows.append((run.vocabulary.sep_id, SEP, True, segment))
-    ids, written, spaced, segments = zip(*rows, strict=True)
+    first, second = (np.array([length]) for length in [*map(len, parts), NO_B][:2])
+    kept = truncated(first, second, run.dataset.max_seq_length - PAIR_MARKS)
+    spans = Spans(np.zeros_like(first), kept[0], first, kept[1])
+    # The number of each piece is laid out instead of its id, because it leads to its text, too.
+    marks = [WrittenPiece(run.vocabulary.ids[mark], mark, is_spaced=True) for mark in (CLS, SEP)]
+    pieces = [*marks, *(piece for part in parts for piece in part)]
+    numbers = np.arange(len(marks), len(pieces))
+    no_padding = 0
+    laid = lay_out(numbers, spans, spans.positions[0], Marks(0, 1, no_padding))
+    shown = [pieces[number] for number in laid[schema.INPUT_IDS][0]]
+    ids = np.array([piece.id for piece in shown], np.int32)
     special = [run.vocabulary.cls_id, run.vocabulary.sep_id, run.vocabulary.mask_id]
     return Example(
         pieces=tuple(run.vocabulary.pieces[index] for index in ids),
-        written=written,
-        input_ids=np.array(ids, np.int32),
-        segment_ids=np.array(segments, np.int32),
+        written=tuple(piece.text for piece in shown),
+        input_ids=ids,
+        segment_ids=laid[schema.SEGMENT_IDS][0].astype(np.int32),
         is_special=np.isin(ids, special),
-        is_spaced=np.array(spaced),
-        cut_pieces=sum(map(len, parts)) - sum(kept),
+        is_spaced=np.array([piece.is_spaced for piece in shown]),
+        cut_pieces=int(first[0] + second[0] - kept[0][0] - kept[1][0]),
     )
 
 
@@ -117,30 +132,3 @@ def _check_number(run: Run, texts: int) -> None:
         raise InputError(f"TEXT_PAIR: {run.path} takes {takes}; give {takes}")
     if run.heads == ("masked_lm",) and texts == 2:
         raise InputError(f"TEXT_PAIR: {run.path} was trained on single texts; give one text")
-
-
-def _pieces_of(run: Run, tokenizer: Tokenizer, text: str) -> list[tuple[int, str, bool]]:
-    """Return each piece as (id, text, `is_spaced`); a literal `[MASK]` becomes one piece."""
-    import tensorflow as tf
-
-    pieces: list[tuple[int, str, bool]] = []
-    for index, part in enumerate(text.split(MASK)):
-        if index:
-            pieces.append((run.vocabulary.mask_id, MASK, True))
-        clean = normalize(tf.constant([part]), lower_case=run.dataset.lower_case)
-        ids, begins, ends = tokenizer.wordpiece.tokenize_with_offsets(clean)
-        data = clean[0].numpy()
-        where = zip(ids[0].numpy(), begins[0].numpy(), ends[0].numpy(), strict=True)
-        for piece, begin, end in where:
-            before = data[:begin].decode("utf-8")[-1:]
-            pieces.append((int(piece), data[begin:end].decode("utf-8"), before.strip() == ""))
-    return pieces
-
-
-def _trimmed(lengths: list[int], room: int) -> list[int]:
-    """Return the number of pieces to keep of each text, truncated like in the exported model."""
-    import tensorflow as tf
-    import tensorflow_text as tf_text
-
-    pieces = [tf.RaggedTensor.from_row_lengths(tf.range(n), [n]) for n in lengths]
-    return [int(kept.row_lengths()[0]) for kept in tf_text.RoundRobinTrimmer(room).trim(pieces)]

@@ -15,12 +15,15 @@ import numpy as np
 
 from pipeline import schema
 from pipeline.schema import IS_NEXT, IS_RANDOM, IS_SWAPPED, Pairing
+from pipeline.text import inputs
+from pipeline.text.inputs import NO_B, PAIR_MARKS
 
-SPECIAL_PIECES: dict[Pairing, int] = {"nsp": 3, "sop": 3, "none": 2}
-"""[CLS] A [SEP] B [SEP], and [CLS] A [SEP]."""
-
-NO_B = -1
-"""Length of a B that is not there; its [SEP] is not there either."""
+SPECIAL_PIECES: dict[Pairing, int] = {
+    "nsp": PAIR_MARKS,
+    "sop": PAIR_MARKS,
+    "none": PAIR_MARKS + NO_B,
+}
+"""[CLS] and [SEP] of a record."""
 
 
 @dataclass(frozen=True)
@@ -264,11 +267,7 @@ def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[n
         int64 [N, 4], and the total number of pieces removed.
     """
     a_start, a_length, b_start, b_length = spans.T
-    # While both are above half the limit they are levelled; a short one keeps all it has.
-    half = limit // 2
-    a_kept = np.where(b_length <= half, limit - b_length, limit - half)
-    a_kept = np.minimum(a_length, a_kept)
-    b_kept = np.minimum(b_length, limit - a_kept)
+    a_kept, b_kept = inputs.truncated(a_length, b_length, limit)
     a_front = rng.binomial(a_length - a_kept, 0.5)
     b_front = rng.binomial(b_length - b_kept, 0.5)
     kept = np.stack([a_start + a_front, a_kept, b_start + b_front, b_kept], axis=1)
@@ -276,28 +275,13 @@ def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[n
 
 
 def lay_out(
-    text: ShardText, pairs: Pairs, *, max_seq_length: int, cls_id: int, sep_id: int, pad_id: int
+    text: ShardText, pairs: Pairs, *, max_seq_length: int, marks: inputs.Marks
 ) -> dict[str, np.ndarray]:
     """Return the pairs as [CLS] A [SEP] B [SEP], or [CLS] A [SEP] without segment B, padded to L.
 
     Returns:
         input_ids, input_mask, segment_ids: int64 [N, L]; next_sentence_labels: int64 [N, 1].
     """
-    a_start, a_length, b_start, b_length = (column[:, None] for column in pairs.spans.T)
-    position = np.arange(max_seq_length)[None, :]  # [1, L]
-    first_sep = 1 + a_length  # [N, 1]
-    last_sep = first_sep + 1 + b_length
-    in_a = (position >= 1) & (position < first_sep)  # [N, L]
-    in_b = (position > first_sep) & (position < last_sep)
-    source = np.where(in_b, b_start + position - first_sep - 1, a_start + position - 1)
-    is_text = in_a | in_b
-    input_ids = np.where(is_text, text.piece_ids.take(source, mode="clip"), pad_id).astype(np.int64)
-    input_ids[:, 0] = cls_id
-    np.put_along_axis(input_ids, first_sep, sep_id, axis=1)
-    np.put_along_axis(input_ids, last_sep, sep_id, axis=1)
-    return {
-        schema.INPUT_IDS: input_ids,
-        schema.INPUT_MASK: (position <= last_sep).astype(np.int64),
-        schema.SEGMENT_IDS: ((position > first_sep) & (position <= last_sep)).astype(np.int64),
-        schema.NEXT_SENTENCE_LABELS: pairs.next_sentence_labels[:, None],
-    }
+    spans = inputs.Spans(*pairs.spans.T)
+    laid = inputs.lay_out(text.piece_ids, spans, max_seq_length, marks)
+    return laid | {schema.NEXT_SENTENCE_LABELS: pairs.next_sentence_labels[:, None]}

@@ -16,6 +16,7 @@ from pipeline.records.masking import Masker, Masking, record_seeds
 from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
 from pipeline.records.serialization import encode_examples
 from pipeline.schema import Compression, Masks, Pairing, record_features
+from pipeline.text.inputs import Marks
 from pipeline.text.tokenizer import Vocabulary
 
 Document = tuple[bytes, bytes, bytes]
@@ -206,7 +207,7 @@ class ShardMaker:
             name: name of the shard; with the seed, it determines the random numbers.
             statistics: counters by name, updated in place.
         """
-        settings, vocabulary = self.settings, self._vocabulary
+        settings, marks = self.settings, Marks.of(self._vocabulary)
         pairs = self._shuffled_pairs(text, name, statistics)
         features = record_features(
             settings.max_seq_length, settings.max_predictions, settings.pairing, settings.masks
@@ -217,9 +218,7 @@ class ShardMaker:
                 text,
                 Pairs(pairs.spans[block], pairs.next_sentence_labels[block]),
                 max_seq_length=settings.max_seq_length,
-                cls_id=vocabulary.cls_id,
-                sep_id=vocabulary.sep_id,
-                pad_id=vocabulary.pad_id,
+                marks=marks,
             )
             if settings.masks == "static":
                 numbers = np.arange(start, start + len(arrays[schema.INPUT_IDS]))

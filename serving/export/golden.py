@@ -1,7 +1,8 @@
 """What the Python model says about a few texts: the answers that a served model is held to.
 
-Texts are tokenized, joined and cut here in Python, one by one and without padding, and run through
-the Keras model in float32: nothing of the served graph is used.
+Texts are tokenized, joined and truncated here in Python, one by one and without padding, and run
+through the Keras model in float32. Nothing of the served graph is used, `pipeline.text.inputs`
+included: an error there would otherwise be in the graph and in what the graph is compared with.
 
 Shapes: L positions of one text, M masks in it, K fillings, H hidden size, N heads, C classes.
 """

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_text as tf_text
 
 from model.tasks.span import question_room
 from pipeline import schema
-from pipeline.schema import MASK
-from pipeline.text.tokenizer import Vocabulary, WordUnit, build_tokenizer
+from pipeline.text.inputs import (
+    NO_B,
+    PAIR_MARKS,
+    Graph,
+    Marks,
+    Spans,
+    WordPieces,
+    lay_out,
+    tokenize_by_word,
+    tokenize_with_masks,
+    truncated,
+)
+from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
 FEWEST_POSITIONS = 3
 """An empty batch has so many columns, not none: [CLS], a piece, [SEP]."""
@@ -21,6 +31,9 @@ FEWEST_POSITIONS = 3
 
 NO_WORD = -1
 """Stands where a position is of no word."""
+
+_NO_WORDS = Marks(NO_WORD, NO_WORD, NO_WORD)
+_GRAPH = Graph()
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,7 @@ class TextEncoder(tf.Module):
         self._max_seq_length = max_seq_length
         self._reads_masks = reads_masks
         self._tokenizer = build_tokenizer(vocabulary.pieces, lower_case=lower_case)
+        self._marks = Marks.of(vocabulary)
         self._pieces = tf.constant(vocabulary.pieces)
         # Functions that all signatures call, so that the tokenizer's tables are saved once.
         texts = tf.TensorSpec([None], tf.string)
@@ -110,7 +124,7 @@ class TextEncoder(tf.Module):
         return tf.gather(self._pieces, ids)
 
     def _joined(self, text: Any, text_pair: Any, has_pair: Any) -> tuple[dict[str, Any], Any]:
-        """Tokenize, cut and join; return the parts of an `Encoding`.
+        """Tokenize, truncate and join; return the parts of an `Encoding`.
 
         Args:
             text: string [B].
@@ -118,41 +132,12 @@ class TextEncoder(tf.Module):
             has_pair: bool [B].
         """
         first, second = self.pieces_of(text), self.pieces_of(text_pair)
-        trimmer = tf_text.RoundRobinTrimmer(self._max_seq_length - 3)
-        kept_a, kept_b = (part.row_lengths() for part in trimmer.trim([first, second]))
-        alone = tf.minimum(first.row_lengths(), self._max_seq_length - 2)
-        kept = (tf.where(has_pair, kept_a, alone), kept_b)
-        lengths = first.row_lengths() + second.row_lengths()
-        return self._combined(first, second, kept, has_pair), lengths > tf.add_n(kept)
-
-    def _combined(
-        self, first: Any, second: Any, kept: tuple[Any, Any], has_pair: Any
-    ) -> dict[str, Any]:
-        """Return the features of the first pieces of one or two segments.
-
-        Args:
-            first: ragged int32 [B, (pieces)].
-            second: ragged int32 [B, (pieces)].
-            kept: int64 [B] each. How many pieces of each segment.
-            has_pair: bool [B]. Whether a [SEP] follows the second segment.
-        """
-        vocabulary = self._vocabulary
-        cls_id = tf.fill([tf.size(has_pair), 1], vocabulary.cls_id)
-        sep_id = tf.fill([tf.size(has_pair), 1], vocabulary.sep_id)
-        last = _ragged(
-            tf.fill([tf.math.count_nonzero(has_pair)], vocabulary.sep_id),
-            tf.cast(has_pair, tf.int64),
-        )
-        parts = [cls_id, _first(first, kept[0]), sep_id, _first(second, kept[1]), last]
-        input_ids = _padded(tf.concat(parts, axis=1), vocabulary.pad_id)
-        columns = tf.range(tf.shape(input_ids)[1])[tf.newaxis]
-        end_of_first = tf.cast(kept[0] + 2, tf.int32)[:, tf.newaxis]
-        end = end_of_first + tf.cast(kept[1] + last.row_lengths(), tf.int32)[:, tf.newaxis]
-        return {
-            schema.INPUT_IDS: input_ids,
-            schema.INPUT_MASK: tf.cast(columns < end, tf.int32),
-            schema.SEGMENT_IDS: tf.cast((columns >= end_of_first) & (columns < end), tf.int32),
-        }
+        lengths = (first.row_lengths(), tf.where(has_pair, second.row_lengths(), NO_B))
+        kept = truncated(*lengths, self._max_seq_length - PAIR_MARKS, _GRAPH)
+        spans = _spans(first, kept[0], second, kept[1])
+        pieces = tf.concat([first.flat_values, second.flat_values], axis=0)
+        features = lay_out(pieces, spans, _width(spans), self._marks, _GRAPH)
+        return features, tf.add_n(lengths) > tf.add_n(kept)
 
     def encode_words(self, text: Any) -> tuple[Encoding, Words]:
         """Encode each text word by word, as a model that tags words was trained.
@@ -162,13 +147,13 @@ class TextEncoder(tf.Module):
         Args:
             text: string [B].
         """
-        text = _flat(text)
-        pieces, words = self._words(text, "whitespace")
-        kept = tf.minimum(pieces.row_lengths(), self._max_seq_length - 2)
-        nothing = _ragged(tf.zeros([0], tf.int32), tf.zeros_like(kept))
-        none = (kept, tf.zeros_like(kept))
-        features = self._combined(pieces, nothing, none, _all(False, text))
-        return self._with_words(features, words, kept, tf.ones_like(kept), pieces)
+        words = tokenize_by_word(self._tokenizer, _flat(text), self._vocabulary, "whitespace")
+        lengths = words.pieces.row_lengths()
+        no_second = tf.zeros_like(lengths) + NO_B
+        kept, _ = truncated(lengths, no_second, self._max_seq_length - PAIR_MARKS, _GRAPH)
+        spans = Spans(words.pieces.row_starts(), kept, no_second, no_second)
+        pieces, numbers = words.pieces.flat_values, words.word_numbers.flat_values
+        return self._with_words(pieces, numbers, spans, words, lengths > kept)
 
     def encode_question(self, text: Any, text_pair: Any) -> tuple[Encoding, Words]:
         """Encode questions with the beginnings of their passages, as such a model was trained.
@@ -180,62 +165,41 @@ class TextEncoder(tf.Module):
         text, text_pair = _flat(text), _flat(text_pair)
         _check_same_length(text, text_pair)
         question = self._tokenizer.tokenize(text)
-        pieces, words = self._words(text_pair, "bert")
-        free = self._max_seq_length - 3
+        words = tokenize_by_word(self._tokenizer, text_pair, self._vocabulary)
+        lengths = words.pieces.row_lengths()
         asked = tf.minimum(question.row_lengths(), question_room(self._max_seq_length))
-        kept = tf.minimum(pieces.row_lengths(), free - asked)
-        features = self._combined(question, pieces, (asked, kept), _all(True, text))
-        return self._with_words(features, words, kept, asked + 2, pieces)
-
-    def _words(self, text: Any, unit: WordUnit) -> tuple[Any, tuple[Any, ...]]:
-        """Return the pieces of each text, ragged int32 [B, (pieces)], and of its words.
-
-        Returns:
-            The pieces; and the words, their first and end bytes, ragged [B, (words)], and the
-            number of the word that each piece is of, ragged int32 [B, (pieces)].
-        """
-        words, starts, limits = self._tokenizer.split_words(text, unit)
-        pieces = self._tokenizer.tokenize_words(words.flat_values, self._vocabulary)
-        joined = words.with_flat_values(pieces).merge_dims(1, 2)
-        numbers = tf.ragged.range(words.row_lengths(), dtype=tf.int64).flat_values
-        of_pieces = tf.repeat(tf.cast(numbers, tf.int32), pieces.row_lengths())
-        return joined, (words, starts, limits, joined.with_flat_values(of_pieces))
+        kept = tf.minimum(lengths, self._max_seq_length - PAIR_MARKS - asked)
+        spans = _spans(question, asked, words.pieces, kept)
+        pieces = tf.concat([question.flat_values, words.pieces.flat_values], axis=0)
+        no_words = tf.fill(tf.shape(question.flat_values), NO_WORD)
+        numbers = tf.concat([no_words, words.word_numbers.flat_values], axis=0)
+        return self._with_words(pieces, numbers, spans, words, lengths > kept)
 
     def _with_words(
-        self, features: dict[str, Any], words: tuple[Any, ...], kept: Any, offset: Any, pieces: Any
+        self, pieces: Any, numbers: Any, spans: Spans, words: WordPieces, is_truncated: Any
     ) -> tuple[Encoding, Words]:
-        """Put together what `encode_words` and `encode_question` return.
+        """Lay out texts, and the numbers of their words in the same way.
 
         Args:
-            features: of the encoding.
-            words: of `_words`.
-            kept: int64 [B]. How many of the pieces are in the encoding.
-            offset: int64 [B]. Position of the first one.
-            pieces: ragged int32 [B, (pieces)].
+            pieces: int32 [T].
+            numbers: int32 [T]. The word that each piece is of; `NO_WORD` for those of a question.
+            spans: of the pieces.
+            words: of the text.
+            is_truncated: bool [B].
         """
-        texts, starts, limits, of_pieces = words
-        before = _ragged(tf.fill([tf.reduce_sum(offset)], NO_WORD), offset)
-        at = tf.concat([before, _first(of_pieces, kept)], axis=1).to_tensor(NO_WORD)
-        missing = tf.shape(features[schema.INPUT_IDS])[1] - tf.shape(at)[1]
-        at = tf.pad(at, [[0, 0], [0, missing]], constant_values=NO_WORD)
-        dense = (part.to_tensor() for part in (texts, starts, limits))
-        texts, starts, limits = dense
-        found = Words(texts, tf.cast(starts, tf.int32), tf.cast(limits, tf.int32), at)
-        return Encoding(features, pieces.row_lengths() > kept), found
+        width = _width(spans)
+        features = lay_out(pieces, spans, width, self._marks, _GRAPH)
+        at = lay_out(numbers, spans, width, _NO_WORDS, _GRAPH)[schema.INPUT_IDS]
+        starts, limits = (
+            tf.cast(part.to_tensor(), tf.int32) for part in (words.starts, words.limits)
+        )
+        return Encoding(features, is_truncated), Words(words.words.to_tensor(), starts, limits, at)
 
     def _tokenize(self, text: Any) -> Any:
-        """Return the pieces of each text: ragged int32 [B, (pieces)]; `[MASK]` is one piece."""
-        if not self._reads_masks:
-            return self._tokenizer.tokenize(text)
-        parts = tf.strings.split(text, sep=MASK)  # ragged [B, (parts)]
-        pieces = self._tokenizer.tokenize(parts.flat_values)  # ragged [parts in all, (pieces)]
-        # A mask follows every part of a text but its last.
-        total = tf.shape(parts.flat_values, tf.int64)[0]
-        is_last = tf.scatter_nd(
-            parts.row_limits()[:, tf.newaxis] - 1, tf.ones_like(parts.row_limits()), [total]
-        )
-        masks = _ragged(tf.fill([total - parts.nrows()], self._vocabulary.mask_id), 1 - is_last)
-        return parts.with_flat_values(tf.concat([pieces, masks], axis=1)).merge_dims(1, 2)
+        """Return the pieces of each text: ragged int32 [B, (pieces)]."""
+        if self._reads_masks:
+            return tokenize_with_masks(self._tokenizer, text, self._vocabulary.mask_id)
+        return self._tokenizer.tokenize(text)
 
 
 def graph_function(method: Any, input_signature: list[tf.TensorSpec] | None = None) -> Any:
@@ -261,21 +225,12 @@ def _flat(text: Any) -> Any:
     return tf.ensure_shape(text, [None])
 
 
-def _ragged(values: Any, row_lengths: Any) -> Any:
-    """Return rows of some values; the lengths are ours, so nobody need check them in the graph."""
-    return tf.RaggedTensor.from_row_lengths(values, row_lengths, validate=False)
+def _spans(first: Any, first_length: Any, second: Any, second_length: Any) -> Spans:
+    """Return spans of two ragged tensors' values, one after the other."""
+    count = tf.size(first.flat_values, tf.int64)
+    return Spans(first.row_starts(), first_length, count + second.row_starts(), second_length)
 
 
-def _first(ragged: Any, kept: Any) -> Any:
-    """Return the first `kept` int64 [B] items of each row."""
-    rows = ragged.value_rowids()
-    places = tf.range(tf.size(rows, tf.int64)) - tf.gather(ragged.row_starts(), rows)
-    values = tf.boolean_mask(ragged.flat_values, places < tf.gather(kept, rows))
-    return _ragged(values, kept)
-
-
-def _padded(ragged: Any, value: int) -> Any:
-    """Return a ragged [B, (L)] as int32 [B, L]."""
-    tensor = tf.cast(ragged.to_tensor(value), tf.int32)
-    missing = tf.maximum(FEWEST_POSITIONS - tf.shape(tensor)[1], 0)
-    return tf.pad(tensor, [[0, 0], [0, missing]], constant_values=value)
+def _width(spans: Spans) -> Any:
+    """Return the positions of the longest sequence; an empty batch has some, too."""
+    return tf.maximum(tf.reduce_max(spans.positions), FEWEST_POSITIONS)

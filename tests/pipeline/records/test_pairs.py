@@ -3,8 +3,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from pipeline.records.pairs import DRAW_PAIRS, NO_B, Pairs, ShardText, lay_out, split_long, truncate
+from pipeline.records.pairs import DRAW_PAIRS, Pairs, ShardText, lay_out, split_long, truncate
 from pipeline.schema import IS_NEXT, IS_RANDOM, IS_SWAPPED, Pairing
+from pipeline.text.inputs import NO_B, Marks
 
 
 def shard(documents: list[list[int]], keys: list[bytes] | None = None) -> ShardText:
@@ -143,7 +144,7 @@ def test_truncate_takes_from_both_ends() -> None:
 def test_lay_out_golden() -> None:
     text = shard([[2, 3], [4]])
     pairs = Pairs(np.array([[0, 2, 2, 3], [5, 1, 7, 2]]), np.array([IS_NEXT, IS_RANDOM]))
-    arrays = lay_out(text, pairs, max_seq_length=9, cls_id=2, sep_id=3, pad_id=0)
+    arrays = lay_out(text, pairs, max_seq_length=9, marks=Marks(2, 3, 0))
     expected = {
         "input_ids": [[2, 100, 101, 3, 102, 103, 104, 3, 0], [2, 105, 3, 107, 108, 3, 0, 0, 0]],
         "input_mask": [[1, 1, 1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0, 0, 0]],
@@ -240,7 +241,7 @@ def test_packed_sentences_fill_the_record() -> None:
 def test_lay_out_without_a_pair() -> None:
     text = shard([[2, 3]])
     pairs = Pairs(np.array([[1, 4, 0, NO_B]]), np.array([0]))
-    arrays = lay_out(text, pairs, max_seq_length=8, cls_id=2, sep_id=3, pad_id=0)
+    arrays = lay_out(text, pairs, max_seq_length=8, marks=Marks(2, 3, 0))
     assert arrays["input_ids"].tolist() == [[2, 101, 102, 103, 104, 3, 0, 0]]
     assert arrays["input_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0]]
     assert not arrays["segment_ids"].any()
