@@ -14,7 +14,15 @@ from model.tasks.examples import Examples
 from model.tasks.kinds import Task
 from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
-from pipeline.text.tokenizer import Tokenizer, Vocabulary, build_tokenizer, combine
+from pipeline.text.inputs import (
+    NO_B,
+    PAIR_MARKS,
+    Marks,
+    join,
+    tokenize_by_word,
+    truncated,
+)
+from pipeline.text.tokenizer import Tokenizer, Vocabulary, build_tokenizer
 
 
 class Encoder:
@@ -68,11 +76,16 @@ class Encoder:
             positions in [CLS] A [SEP], int32 [N]; and the number of rows that were truncated.
         """
         columns = [list(column) for column in zip(*texts, strict=True)]
-        pieces = [self._tokenizer.tokenize(tf.constant(column)) for column in columns]
-        input_ids, segment_ids, truncated = combine(self.vocabulary, pieces, self.max_seq_length)
-        first_lengths = tf.reduce_sum(1 - segment_ids, axis=1)
-        count = int(tf.reduce_sum(tf.cast(truncated, tf.int32)))
-        return _rows(input_ids), first_lengths.numpy().astype(np.int32), count
+        rows = [self.pieces(column) for column in columns]
+        lengths = [np.array([len(row) for row in part]) for part in rows]
+        lengths = [*lengths, np.full(len(texts), NO_B)][:2]
+        kept = truncated(lengths[0], lengths[1], self.max_seq_length - PAIR_MARKS)
+        cut = [
+            [row[:length] for row, length in zip(part, of_part, strict=True)]
+            for part, of_part in zip(rows, kept, strict=False)
+        ]
+        count = int((sum(lengths) > sum(kept)).sum())
+        return self.sequences(*cut), (kept[0] + 2).astype(np.int32), count
 
     def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the piece ids of each text: int32 [pieces]."""
@@ -84,24 +97,21 @@ class Encoder:
             self._tokenizer.tokenize_words(tf.constant(list(words), tf.string), self.vocabulary)
         )
 
-    def closed(self, *segments: np.ndarray) -> np.ndarray:
-        """Return [CLS] and the segments, with [SEP] after each segment: int32 [L]."""
-        parts: list[Any] = [[self.vocabulary.cls_id]]
-        for segment in segments:
-            parts += [segment, [self.vocabulary.sep_id]]
-        return np.concatenate(parts).astype(np.int32)
+    def sequences(
+        self, first: Sequence[np.ndarray], second: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Return [CLS] A [SEP], or [CLS] A [SEP] B [SEP], of piece ids: N arrays int32 [L]."""
+        return join(first, second, Marks.of(self.vocabulary))
 
     def passage(self, passage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return a passage's piece ids, the word index of each, and the words' byte offsets.
 
         Returns:
-            int32 [pieces], int64 [pieces], and int64 [W, 2]: start and end of each of the W words.
+            int32 [pieces] each, and int64 [W, 2]: start and end of each of the W words.
         """
-        words, starts, limits = self._tokenizer.split_words(tf.constant([passage]))
-        pieces = self.word_pieces(words[0].numpy().tolist())
-        numbers = np.repeat(np.arange(len(pieces)), [len(part) for part in pieces])
-        flat = np.concatenate([np.zeros(0, np.int32), *pieces])
-        return flat, numbers, np.stack([starts[0], limits[0]], axis=-1)
+        words = tokenize_by_word(self._tokenizer, tf.constant([passage]), self.vocabulary)
+        pieces, numbers = words.pieces[0].numpy(), words.word_numbers[0].numpy()
+        return pieces, numbers, np.stack([words.starts[0], words.limits[0]], axis=-1)
 
 
 def _rows(ragged: Any) -> list[np.ndarray]:

@@ -161,7 +161,7 @@ class Span(TaskKind[Questions]):
         # A passage has several questions in SQuAD, and is tokenized once.
         passages = {each.passage: index for index, each in enumerate(asked)}
         split = {passage: encoder.passage(passage) for passage in passages}
-        input_ids, all_words, labels = [], [], []
+        asked_pieces, windows_of_passages, all_words, labels = [], [], [], []
         first_lengths, sources = [], []
         in_parts = truncated = 0
         for index, each in enumerate(asked):
@@ -174,14 +174,15 @@ class Span(TaskKind[Questions]):
             parts = windows(len(pieces), room, encoder.doc_stride)
             in_parts += len(parts) > 1
             for first, end in parts:
-                input_ids.append(encoder.closed(question, pieces[first:end]))
+                asked_pieces.append(question)
+                windows_of_passages.append(pieces[first:end])
                 at = (np.full(offset, NO_LABEL), words[first:end], np.full(1, NO_LABEL))
                 all_words.append(np.concatenate(at, dtype=np.int32))
                 labels.append(_answer_positions(answer, first, end - first, offset))
                 first_lengths.append(offset)
                 sources.append(index)
         return Encoded(
-            input_ids,
+            encoder.sequences(asked_pieces, windows_of_passages),
             np.array(first_lengths, np.int32),
             np.array(labels, np.int32).reshape(-1, 2),
             np.array(sources, np.int32),

@@ -134,7 +134,7 @@ class Tagging(TaskKind[TaggedSentences]):
         _check_tags(examples, numbers)
         pieces = encoder.word_pieces([word for words in examples.words for word in words])
         room = encoder.max_seq_length - 2
-        input_ids: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
         all_labels: list[np.ndarray] = []
         sources: list[int] = []
         next_word = in_parts = 0
@@ -149,9 +149,10 @@ class Tagging(TaskKind[TaggedSentences]):
                     [numbers[tag], *[NO_LABEL] * (len(part) - 1)]
                     for tag, part in zip(tags[first:end], chosen, strict=True)
                 ]
-                input_ids.append(encoder.closed(np.concatenate(chosen)))
+                rows.append(np.concatenate(chosen))
                 all_labels.append(np.array([NO_LABEL, *np.concatenate(labels), NO_LABEL], np.int32))
                 sources.append(index)
+        input_ids = encoder.sequences(rows)
         return Encoded(
             input_ids,
             np.array([len(ids) for ids in input_ids], np.int32),

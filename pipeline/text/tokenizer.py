@@ -312,28 +312,3 @@ def build_tokenizer(pieces: Sequence[str], *, lower_case: bool) -> Tokenizer:
         max_bytes_per_word=MAX_WORD_BYTES,
     )
     return Tokenizer(wordpiece, lower_case)
-
-
-def combine(vocabulary: Vocabulary, pieces: Sequence[Any], max_seq_length: int) -> Any:
-    """Return one or two segments as model inputs, truncated to `max_seq_length`.
-
-    Truncation removes the last piece of the longer segment until both fit, as in
-    google-research/bert.
-
-    Args:
-        vocabulary: vocabulary of the pieces.
-        pieces: one or two segments, ragged int32 [N, (pieces)] each.
-        max_seq_length: L.
-
-    Returns:
-        input_ids and segment_ids, ragged int32 [N, (up to L)]: [CLS] A [SEP], or [CLS] A [SEP] B
-        [SEP]; and whether the input was truncated, bool [N].
-    """
-    import tensorflow as tf
-    import tensorflow_text as tf_text
-
-    room = max_seq_length - 1 - len(pieces)
-    trimmed = tf_text.RoundRobinTrimmer(room).trim(list(pieces))
-    input_ids, segment_ids = tf_text.combine_segments(trimmed, vocabulary.cls_id, vocabulary.sep_id)
-    lengths = [part.row_lengths() for part in pieces]
-    return input_ids, segment_ids, tf.add_n(lengths) > room
