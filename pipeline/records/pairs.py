@@ -23,7 +23,7 @@ SPECIAL_PIECES: dict[Pairing, int] = {
     "sop": PAIR_MARKS,
     "none": PAIR_MARKS + NO_B,
 }
-"""[CLS] and [SEP] of a record."""
+"""Number of [CLS] and [SEP] in a record."""
 
 
 @dataclass(frozen=True)

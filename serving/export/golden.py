@@ -37,20 +37,20 @@ PAIRS = ("It saw a cat.", "She stayed at home, [MASK] said.", "", "The same agai
 """The second text to each of `TEXTS`."""
 
 SHORT = 3
-"""So many of them, from the first, are short. Attention is asked about these alone: of a large
-model and 512 positions, the scores of one text are 0.4 GB."""
+"""Number of short texts at the start of `TEXTS`. Attention is only checked for them: with a large
+model and 512 positions, the attention weights of one text take 0.4 GB."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """A request and what is right about each row of its answer.
+    """A request and the expected answer for each row.
 
     Attributes:
-        signature: its name.
-        inputs: a batch by name.
-        rows: outputs by name for each row, without padding.
-        is_padded: whether there must be padding beyond a row's own length; else anything may be.
-        task: of the model, where the signature answers it.
+        signature: name of the signature.
+        inputs: batch of inputs by name.
+        rows: expected outputs by name for each row, without padding.
+        is_padded: whether outputs beyond a row's length must be padding; else they are ignored.
+        task: task of the model, if it is the signature's.
     """
 
     signature: str
@@ -61,7 +61,7 @@ class Golden:
 
 
 class Reference:
-    """A run's Keras model, asked about one text or pair after another."""
+    """A run's Keras model, which computes the expected answers one text or pair at a time."""
 
     def __init__(self, run: Run, model: keras.Model) -> None:
         self._run = run
@@ -72,11 +72,11 @@ class Reference:
         self.max_seq_length = run.dataset.max_seq_length
 
     def about(self, *texts: str) -> dict[str, Any]:
-        """Return everything that any signature answers about a text or pair, and task_logits."""
+        """Return the outputs of all signatures for a text or pair, and task_logits."""
         return self._asked(*texts)
 
     def golden(self, signatures: Mapping[str, Any]) -> list[Golden]:
-        """Return a request for each signature.
+        """Return a request with expected answers for each signature.
 
         Args:
             signatures: functions with an `input_signature`, by name.
@@ -85,7 +85,7 @@ class Reference:
         for signature, function in signatures.items():
             names = [spec.name for spec in function.input_signature]
             if "text" in names:
-                # The default signature is another one's function.
+                # The default signature has the same function as a named one.
                 named = (name for name, other in signatures.items() if other is function)
                 kind = next(name for name in named if name != DEFAULT_SIGNATURE)
                 goldens.append(self._about_texts(signature, kind, names))
@@ -110,7 +110,7 @@ class Reference:
         return Golden(signature, {name: inputs[name] for name in names}, rows, task=task)
 
     def _about_ids(self, signature: str, names: list[str]) -> Golden:
-        """Ask about two texts' ids, padded with ones that are not read."""
+        """Return a request with the ids of two texts, padded to the same length."""
         rows = [self._asked(TEXTS[2], PAIRS[1]), self._asked(TEXTS[0])]
         widest = max(len(row[schema.INPUT_IDS]) for row in rows)
         inputs = {
@@ -124,7 +124,7 @@ class Reference:
         return Golden(signature, inputs, rows, is_padded=False)
 
     def _ask(self, *texts: str) -> dict[str, Any]:
-        """Return everything that any signature answers about a text or pair."""
+        """Return the outputs of all signatures for a text or pair."""
         row = self._encoded(*texts)
         features = {name: row[name][np.newaxis] for name in schema.ENCODER_INPUTS}
         hidden = self._looking_in(features)
@@ -177,21 +177,21 @@ class Reference:
         return pieces
 
     def words(self, text: str, unit: WordUnit) -> list[np.ndarray]:
-        """Return a text's words, and the byte where each begins and the one after its end."""
+        """Return the words of a text, their byte offsets, and the byte offsets after their ends."""
         return [part[0].numpy() for part in self._tokenizer.split_words(tf.constant([text]), unit)]
 
     def text_pieces(self, text: str) -> list[int]:
-        """Return the pieces of a text."""
+        """Return the piece ids of a text."""
         pieces: list[int] = self._tokenizer.tokenize([text]).to_list()[0]
         return pieces
 
     def word_pieces(self, words: np.ndarray) -> list[list[int]]:
-        """Return the pieces of each word, at least one."""
+        """Return the piece ids of each word, at least one per word."""
         found = self._tokenizer.tokenize_words(tf.constant(words, tf.string), self._run.vocabulary)
         return found.to_list()
 
     def logits(self, segments: Sequence[list[int]]) -> np.ndarray:
-        """Return the task's logits at every position: float32 [L, C]."""
+        """Return the task logits at all positions: float32 [L, C]."""
         features = self._joined(segments)
         of_model = {name: features[name][np.newaxis] for name in schema.ENCODER_INPUTS}
         return self._model(of_model)["task_logits"][0].numpy()
@@ -216,16 +216,16 @@ def largest_difference(
     answer: Mapping[str, np.ndarray],
     vocabulary_ids: Mapping[str, int],
 ) -> float:
-    """Return how far an answer is from what is right, the worst of all its outputs.
+    """Return the largest difference of an answer from the expected answer.
 
     Args:
-        golden: the request.
-        answer: the outputs by name.
-        vocabulary_ids: piece to id.
+        golden: the request and its expected answer.
+        answer: outputs of the served model by name.
+        vocabulary_ids: ids by piece.
 
     Returns:
-        The largest difference as a share of the largest number, or of 1 where that is larger;
-        infinity where something that is no measure is wrong, a token or a flag, and for NaN.
+        The largest difference, relative to the largest number in the output, or to 1 if that is
+        larger. Infinity if an output that is not a number (a token, a flag) is wrong, and for NaN.
     """
     worst = 0.0
     for number, row in enumerate(golden.rows):
@@ -246,14 +246,14 @@ def largest_difference(
 def _fillings(
     probabilities: np.ndarray, answer: Mapping[str, np.ndarray], ids: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """Return the probabilities of the answered tokens; the likeliest must be among them.
+    """Return the expected probabilities of the answered tokens, which must be the most probable.
 
-    Two tokens that are as likely as each other may come in either order.
+    Tokens with almost the same probability may be in any order.
 
     Args:
-        probabilities: float32 [M, V], of all pieces.
+        probabilities: float32 [M, V]. Expected probabilities of all pieces.
         answer: `tokens` [M, K] and their `probabilities`.
-        ids: piece to id.
+        ids: ids by piece.
     """
     count, best_count = len(probabilities), answer["tokens"].shape[1]
     tokens, answered = answer["tokens"][:count], answer["probabilities"][:count]
@@ -266,7 +266,7 @@ def _fillings(
 
 
 def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: bool) -> float:
-    """Compare one output of a row with what is right, which has no padding."""
+    """Return the difference of one output of a row from its expected value without padding."""
     if values.ndim != right.ndim or np.any(np.array(values.shape) < right.shape):
         return np.inf
     real = tuple(slice(size) for size in right.shape)
