@@ -22,12 +22,12 @@ WARMUP_RATE = 0.1  # share of the steps
 
 
 def trained_config(path: Path) -> RunConfig | None:
-    """Return a run's config if the run has a checkpoint; else None.
+    """Return a run's config if it has been trained for at least one checkpoint.
 
-    A run without a checkpoint can be started again with any config.
+    One that has not may be started with anything.
 
     Raises:
-        InputError: the config cannot be read.
+        InputError: there is a config that cannot be read.
     """
     return read_config(path) if checkpoint_steps(path / CHECKPOINTS) else None
 
@@ -47,7 +47,7 @@ def training_config(
     before = there.training if there else None
     warmup_steps = options.warmup_steps
     if warmup_steps is None:
-        # If the number of steps is increased, the warm-up must not change.
+        # A run that is given more steps keeps the warm-up it had.
         warmup_steps = before.warmup_steps if before else round(WARMUP_RATE * steps)
     if options.precision != "auto":
         precision = options.precision
@@ -69,11 +69,11 @@ def training_config(
 def restore_run(
     run: Path, training: TrainingConfig, trainer: Trainer, workers: Workers
 ) -> TrainingRun:
-    """Restore a trainer from a run's last checkpoint, and log the step.
+    """Load a run's last checkpoint into a trainer, and say where the training stands.
 
     Raises:
         InputError: there are checkpoints, but none can be read.
-        JobError: the workers see different checkpoints.
+        JobError: the workers see different ones.
     """
     checkpoints = Checkpoints(run / CHECKPOINTS, writes=workers.is_chief)
     step = checkpoints.restore(trainer.state) or 0
@@ -112,15 +112,16 @@ def only_writer_of_runs(paths: Sequence[Path], workers: "Workers") -> Iterator[N
 
 
 def open_run(path: Path, config: RunConfig, vocabulary: bytes, data: Path) -> None:
-    """Create the run's directory, or check that an existing run can be resumed with this config.
+    """Make the run's directory, or check that the one that is there may go on with this config.
 
-    The number of steps may change; other hyperparameters that affect the weights may not.
+    The number of steps may change from one start to the next; nothing else that decides on the
+    sequence of updates may.
 
     Args:
-        path: directory of the run.
-        config: contents of `config.json`.
-        vocabulary: contents of `vocab.txt`.
-        data: path of the training data, for messages.
+        path: the directory.
+        config: what the run is about to be.
+        vocabulary: the bytes of `vocab.txt`.
+        data: what it is to be trained on, for messages.
 
     Raises:
         InputError: the run was trained with another model, vocabulary or setting.
