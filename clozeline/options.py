@@ -76,6 +76,17 @@ class BeamCommand(Command):
 
 
 Options = TypeVar("Options", bound=Command)
+Config = TypeVar("Config")
+
+
+def config_from(options: Command, kind: type[Config]) -> Config:
+    """Return a configuration of the engine: the values of the options of the same names.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names})
 
 
 def as_flags(message: str, options: type[Command], *others: type[Command]) -> str:

@@ -11,7 +11,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from PIL import Image
 
 from docs.browser import Browser
-from model.explaining.explanation import explain
+from model.explaining.explanation import explain_texts
 from model.run import load_run
 from serving.pages.explanation_page import page
 from serving.server.main import ModelServer
@@ -34,7 +34,7 @@ def keep(browser: Browser, name: str, most_pixels: int) -> None:
 
 def explanation(browser: Browser, run: Path, folder: Path) -> None:
     """Show a page about one text."""
-    explained = explain(load_run(run), [EXPLAINED], layer=3, head=4)
+    explained = explain_texts(load_run(run), [EXPLAINED], layer=3, head=4)
     (folder / "page.html").write_bytes(page(explained))
     browser.open((folder / "page.html").as_uri(), WIDTH)
     browser.wait(lambda: browser.texts(".lines li"))

@@ -1,44 +1,62 @@
-"""`clozeline inspect`: verify a dataset's checksums and counts, and print decoded examples."""
+"""Verify a dataset's checksums and counts, and read some of its examples."""
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.text import Text
 
 from pipeline import schema
-from pipeline.console import progress, results, table, warn
+from pipeline.configs import InspectConfig
+from pipeline.dataset_warnings import dataset_warnings
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Shard, read_manifest
+from pipeline.progress import progress
 from pipeline.records.serialization import parse_examples
-from pipeline.report import dataset_table, dataset_warnings
-from pipeline.schema import IS_NEXT, Pairing
 from pipeline.storage.files import crc32c
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import Vocabulary, dataset_vocabulary
 
 READ_BLOCK = 1024
-LENGTH_BINS = 8
-LABELS: dict[Pairing, list[str]] = {
-    "nsp": ["true next", "random next"],
-    "sop": ["in order", "swapped"],
-    "none": ["sentences"],
-}
-"""Descriptions of the values 0 and 1 of `next_sentence_labels`, by pairing."""
 
 
-def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
-    """Check every shard against the manifest, then print totals, lengths and examples.
+@dataclass(frozen=True)
+class Inspection:
+    """A dataset that was found intact.
+
+    Attributes:
+        dataset: its folder.
+        manifest: its manifest.
+        vocabulary: its vocabulary.
+        lengths: number of examples by number of real positions.
+        unigram_entropy_nats: entropy of the pieces of the text.
+        unknown_rate: share of [UNK] among the pieces of the text (0 to 1).
+        warnings: what a model cannot learn from it, one line each.
+        records: the examples asked for; each is its features by name, without a batch axis.
+    """
+
+    dataset: Path
+    manifest: Manifest
+    vocabulary: Vocabulary
+    lengths: dict[int, int]
+    unigram_entropy_nats: float
+    unknown_rate: float
+    warnings: tuple[str, ...]
+    records: tuple[dict[str, np.ndarray], ...]
+
+
+def inspect_dataset(config: InspectConfig) -> Inspection:
+    """Check every shard of a dataset against its manifest, and read some examples.
 
     Raises:
         InputError: a shard's bytes, its records or the vocabulary do not match the manifest.
     """
+    dataset, split = config.dataset, config.split
     manifest = read_manifest(dataset)
     vocabulary = dataset_vocabulary(dataset, manifest)
     if split not in manifest.splits:
-        raise InputError(f"--split {split}: {dataset} has only {', '.join(manifest.splits)}")
+        raise InputError(f"`split` {split}: {dataset} has only {', '.join(manifest.splits)}")
     lengths: Counter[int] = Counter()
     pieces = np.zeros(manifest.vocab_size, np.int64)
     with progress() as bar:
@@ -49,28 +67,18 @@ def inspect_dataset(dataset: Path, split: str, examples: int) -> dict[str, Any]:
                 lengths.update(batch[schema.INPUT_MASK].sum(axis=1).tolist())
                 pieces += np.bincount(text_pieces(batch, vocabulary), minlength=len(pieces))
                 bar.advance(task, len(batch[schema.INPUT_IDS]))
-    results.print(dataset_table(str(dataset), manifest))
-    results.print(length_table(lengths, manifest.max_seq_length))
-    entropy = entropy_nats(pieces)
-    unknown_rate = float(pieces[vocabulary.unk_id] / pieces.sum())
-    results.print(f"Unigram entropy of the pieces: {entropy:.3f} nats")
-    results.print(f"Unknown pieces ([UNK]): {unknown_rate:.1%}", markup=False)
-    warnings = dataset_warnings(manifest)
-    warn(warnings)
     first = next(read_records(dataset / manifest.splits[split][0].name, manifest))
-    for row in range(min(examples, len(first[schema.INPUT_IDS]))):
-        record = {name: values[row] for name, values in first.items()}
-        results.print(decoded(record, vocabulary, manifest.pairing))
-    results.print(f"Checked {total:,} examples: checksums, records and counts agree.")
-    return {
-        "dataset": str(dataset),
-        "examples": {name: manifest.examples(name) for name in manifest.splits},
-        "statistics": manifest.statistics,
-        "unigram_entropy_nats": entropy,
-        "unknown_rate": unknown_rate,
-        "warnings": warnings,
-        "lengths": dict(sorted(lengths.items())),
-    }
+    shown = range(min(config.examples, len(first[schema.INPUT_IDS])))
+    return Inspection(
+        dataset=dataset,
+        manifest=manifest,
+        vocabulary=vocabulary,
+        lengths=dict(sorted(lengths.items())),
+        unigram_entropy_nats=entropy_nats(pieces),
+        unknown_rate=float(pieces[vocabulary.unk_id] / pieces.sum()),
+        warnings=tuple(dataset_warnings(manifest)),
+        records=tuple({name: values[row] for name, values in first.items()} for row in shown),
+    )
 
 
 def text_pieces(batch: dict[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
@@ -128,39 +136,3 @@ def read_records(path: Path, manifest: Manifest) -> Iterator[dict[str, np.ndarra
             yield {name: values.numpy() for name, values in parsed.items()}
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         raise InputError(f"{path}: corrupt or truncated: {error.message}") from error
-
-
-def length_table(lengths: Counter[int], max_seq_length: int) -> Any:
-    """Return a histogram of the number of real positions per example, as a table."""
-    width = -(-max_seq_length // LENGTH_BINS)
-    bins: Counter[int] = Counter()
-    for length, count in lengths.items():
-        bins[(length - 1) // width] += count
-    most = max(bins.values())
-    rows = [
-        (f"{index * width + 1}-{min((index + 1) * width, max_seq_length)}", bins[index],
-         "█" * round(24 * bins[index] / most))
-        for index in range(LENGTH_BINS)
-        if index * width < max_seq_length
-    ]  # fmt: skip
-    return table("Lengths", ["pieces", "examples", ""], rows, frozenset({0, 2}))
-
-
-def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:
-    """Return one record as colored text: A plain, B cyan, predictions as `label→input piece`."""
-    predictions = (record.get(name, ()) for name in schema.MASKED_LM_FEATURES)
-    labels = {
-        int(position): vocabulary.pieces[label]
-        for position, label, weight in zip(*predictions, strict=True)
-        if weight
-    }
-    label = record[schema.NEXT_SENTENCE_LABELS][0] if pairing != "none" else IS_NEXT
-    text = Text(f"\n{LABELS[pairing][label]}:", style="bold")
-    for position in range(int(record[schema.INPUT_MASK].sum())):
-        piece = vocabulary.pieces[record[schema.INPUT_IDS][position]]
-        style = "cyan" if record[schema.SEGMENT_IDS][position] else ""
-        if position in labels:
-            text.append(f" {labels[position]}→{piece}", style="bold magenta")
-        else:
-            text.append(f" {piece}", style=style)
-    return text

@@ -1,10 +1,9 @@
 """Options of the commands that read a corpus."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from clozeline.options import BeamCommand, InputGlobs
-from pipeline.errors import InputError
+from pipeline.configs import InputFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +12,7 @@ class CorpusOptions(BeamCommand):
 
     input: InputGlobs
     """Text files or globs; quote a glob so that the shell does not expand it."""
-    input_format: Literal["prose", "lines", "jsonl", "parquet"] = "prose"
+    input_format: InputFormat = "prose"
     """prose: one document per file, split into sentences. lines: one sentence per line, blank lines
     between documents. jsonl: one JSON object per line. parquet: one row per document; both are
     split into sentences. Files ending in .gz, .bz2, .xz or .zst are decompressed."""
@@ -35,11 +34,9 @@ class CorpusOptions(BeamCommand):
         Raises:
             InputError: a flag is out of range.
         """
-        if not self.input:
-            raise InputError("--input: expected at least one file or glob")
         if self.input_format in ("prose", "lines"):
-            reason = f"--input-format {self.input_format} has no columns; jsonl and parquet have"
+            reason = f"`input_format` {self.input_format} has no columns; jsonl and parquet have"
             self.refuse_given(reason, "text_column", "id_column")
         if self.input_format == "lines":
-            reason = "--input-format lines has a sentence on each line, so none is split"
+            reason = "`input_format` lines has a sentence on each line, so none is split"
             self.refuse_given(reason, "language")

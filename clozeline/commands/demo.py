@@ -1,11 +1,54 @@
-"""`clozeline demo`: run all steps, from text to a model server, by commands a user would type."""
+"""`clozeline demo`: the whole line, by the commands a person would type, and what came of it."""
 
-from dataclasses import dataclass
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from clozeline.options import Command, InputGlobs
-from pipeline.errors import check_range
+from clozeline.show.terminal import notes, results, table
+from pipeline.errors import InputError, JobError, check_range
+from pipeline.storage.files import write_atomically
+
+MODEL = "demo"
+MAX_SEQ_LENGTH, MAX_PREDICTIONS = 64, 10
+DUPLICATES, EVAL_RATE, SEED = 3, 0.05, 1
+BATCH_SIZE, LEARNING_RATE, WARMUP_STEPS = 32, 1.5e-3, 100
+
+ARCHITECTURE = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+    "max_position_embeddings": MAX_SEQ_LENGTH,
+    # BERT's 0.02 suits a width of 768; at 128 attention would stay even for the first minutes.
+    "initializer_range": 0.08,
+    # Nothing is seen often enough to be learned by heart.
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+"""BERT-tiny, made to learn in minutes."""
+
+MARKER = ".clozeline-demo"
+"""File in a demo's folder that lists, a line each, the files that the demo made."""
+
+MADE = ("corpus", "vocab.txt", "dataset", "model.json", "run", "models")
+"""Files and folders that the stages make."""
+
+CLEARLY_NATS = 0.25
+"""How far the loss must stand below the unigram entropy."""
+
+STANDARD_ERRORS = 3
+"""How far the accuracy must stand above the larger class's share."""
+
+READY_SECS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +78,382 @@ class Demo(Command):
             InputError: a flag is out of range.
         """
         if self.corpus:
-            self.refuse_given("--corpus brings its own text; leave one of the two out", "megabytes")
+            self.refuse_given("`corpus` brings its own text; leave one of the two out", "megabytes")
         check_range("megabytes", self.megabytes, 0.1, 1000)
         check_range("vocab_size", self.vocab_size, 100, 1_000_000)
         check_range("steps", self.steps, 1, 10**9)
 
     def run(self) -> dict[str, Any]:
         """Run every stage as the command a person would type, then ask the server."""
-        from clozeline.demo import run_demo
-
         return run_demo(self)
+
+
+@dataclass
+class Line:
+    """What has been done so far: a row a stage."""
+
+    folder: Path
+    stages: list[tuple[str, str, str, float, str]] = field(default_factory=list)
+
+    def command(self, *arguments: object) -> tuple[dict[str, Any], float]:
+        """Run one of our commands as a person would; return its JSON result and the seconds.
+
+        Raises:
+            InputError: the command refused its input; it has said why.
+            JobError: it failed; it has said why.
+        """
+        words = [str(argument) for argument in arguments]
+        notes.print(f"\n[bold]$ clozeline {' '.join(map(_quoted, words))}[/bold]")
+        begin = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "clozeline", *words, "--json"], stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode:
+            kind = InputError if done.returncode == 2 else JobError
+            raise kind(f"clozeline {words[0]} ended with exit code {done.returncode}, see above")
+        return json.loads(done.stdout), time.monotonic() - begin
+
+    def add(self, stage: str, made: str, rate: str, seconds: float, where: Path | str) -> None:
+        """Add a row to the closing table."""
+        self.stages.append((stage, made, rate, seconds, str(where)))
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if set(word) & set("*?[] ") else word
+
+
+def run_demo(options: Demo) -> dict[str, Any]:
+    """Run every stage, ask the server, show what came of it.
+
+    Raises:
+        InputError: the folder is not the demo's, or a stage refused its input.
+        JobError: a stage failed.
+    """
+    line = Line(prepare_folder(options.output))
+    try:
+        return _run_stages(options, line)
+    finally:
+        record_files(line.folder)
+
+
+def _run_stages(options: Demo, line: Line) -> dict[str, Any]:
+    begin = time.monotonic()
+    globs = make_corpus(options, line)
+    preprocessed, checked = make_records(options, globs, line)
+    trained = train(options, line)
+    export(line)
+    answers = ask_server(line, globs, preprocessed["settings"])
+    verdict = judge(trained, checked)
+    seconds = time.monotonic() - begin
+    show(line, answers, verdict, seconds)
+    learned = verdict["masked_lm_learned"] and verdict["next_sentence_learned"]
+    return verdict | {
+        "ok": learned or not options.check_learning,
+        "seconds": seconds,
+        "stages": [dict(zip(STAGE_KEYS, stage, strict=True)) for stage in line.stages],
+    }
+
+
+STAGE_KEYS = ("stage", "made", "rate", "seconds", "where")
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Return an empty folder; the files that an earlier demo made are removed from it.
+
+    Raises:
+        InputError: the folder holds something that no demo made.
+    """
+    if folder.exists():
+        remove_files(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    return folder
+
+
+def remove_files(folder: Path) -> None:
+    """Remove the files that a demo recorded, and the folders that are empty then.
+
+    Raises:
+        InputError: the folder is no demo's, or holds other files, too; nothing is removed then.
+    """
+    marker = folder / MARKER
+    if not marker.is_file():
+        raise InputError(f"`output` {folder}: exists and is not a demo's; name another folder")
+    made = {marker, *(folder / name for name in marker.read_text(encoding="utf-8").splitlines())}
+    inside = sorted(folder.rglob("*"))
+    others = [str(path) for path in inside if not _is_folder(path) and path not in made]
+    if others:
+        raise InputError(
+            f"`output` {folder}: holds {others[0]}, which is not in the list of files that the "
+            f"demo made ({len(others):,} such files); move them, or name another folder"
+        )
+    for path in reversed(inside):  # what is in a folder comes before the folder
+        if _is_folder(path):
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def record_files(folder: Path) -> None:
+    """List the files of the stages in the marker, so that the next demo knows them."""
+    paths = [path for name in MADE for path in (folder / name, *(folder / name).rglob("*"))]
+    files = sorted(str(path.relative_to(folder)) for path in paths if path.is_file())
+    write_atomically(folder / MARKER, "".join(f"{name}\n" for name in files).encode())
+
+
+def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:
+    """Return the globs of the corpus, after collecting it where none was named."""
+    if options.corpus:
+        return options.corpus
+    from pipeline.corpus.docstrings import write_corpus
+
+    notes.print("[bold]Collecting the docstrings of the Python packages on this machine[/bold]")
+    begin = time.monotonic()
+    corpus = line.folder / "corpus"
+    found = write_corpus(corpus, round(options.megabytes * 1e6))
+    seconds = time.monotonic() - begin
+    made = f"{found['documents']:,} documents of {found['packages']} packages"
+    line.add("corpus", made, f"{found['bytes'] / 1e3 / seconds:,.0f} kB/s", seconds, corpus)
+    return (str(corpus / "*.txt"),)
+
+
+def make_records(
+    options: Demo, globs: tuple[str, ...], line: Line
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make vocabulary and dataset; return what `preprocess` and `inspect` say."""
+    vocab, dataset = line.folder / "vocab.txt", line.folder / "dataset"
+    learned, seconds = line.command(
+        "vocab", "--input", *globs, "--output", vocab, "--size", options.vocab_size
+    )
+    made = f"{learned['pieces']:,} pieces"
+    line.add("vocab", made, f"{learned['words'] / seconds:,.0f} words/s", seconds, vocab)
+    preprocessed, seconds = line.command(
+        "preprocess", "--input", *globs, "--vocab", vocab, "--output", dataset,
+        "--max-seq-length", MAX_SEQ_LENGTH, "--max-predictions", MAX_PREDICTIONS,
+        "--duplicates", DUPLICATES, "--eval-rate", EVAL_RATE, "--seed", SEED,
+        "--runner=FnApiRunner",
+    )  # fmt: skip
+    tokens = sum(split["real_positions"] for split in preprocessed["statistics"].values())
+    made = f"{sum(preprocessed['splits'].values()):,} examples"
+    line.add("preprocess", made, f"{tokens / seconds:,.0f} tokens/s", seconds, dataset)
+    checked, seconds = line.command("inspect", dataset, "--examples", 1)
+    line.add("inspect", made, "", seconds, dataset)
+    return preprocessed, checked
+
+
+def train(options: Demo, line: Line) -> dict[str, Any]:
+    """Pretrain on the dataset; return what `pretrain` says."""
+    from pipeline.storage.files import write_atomically
+    from pipeline.storage.strict_json import to_json
+    from pipeline.text.tokenizer import Vocabulary
+
+    run, model = line.folder / "run", line.folder / "model.json"
+    vocab_size = len(Vocabulary.read(line.folder / "vocab.txt"))
+    config = {"vocab_size": vocab_size, **ARCHITECTURE}
+    write_atomically(model, to_json(config, indent=1).encode())
+    trained, seconds = line.command(
+        "pretrain", "--dataset", line.folder / "dataset", "--run", run, "--model", model,
+        "--steps", options.steps, "--batch-size", BATCH_SIZE, "--learning-rate", LEARNING_RATE,
+        "--warmup-steps", min(WARMUP_STEPS, options.steps // 2), "--seed", SEED,
+    )  # fmt: skip
+    made = f"{options.steps:,} steps of {BATCH_SIZE} examples"
+    line.add("pretrain", made, f"{trained['tokens_per_sec']:,.0f} tokens/s", seconds, run)
+    return trained
+
+
+def export(line: Line) -> None:
+    """Export the run for a model server."""
+    exported, seconds = line.command(
+        "export", "--run", line.folder / "run", "--output", line.folder / "models" / MODEL
+    )
+    made = f"version {exported['version']}, {exported['size_bytes'] / 1e6:.1f} MB"
+    line.add("export", made, "", seconds, exported["model"])
+
+
+def ask_server(line: Line, globs: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    """Start a server, ask it about held-out text three times over REST and once over gRPC."""
+    from pipeline.text.tokenizer import Vocabulary
+    from serving.client.answers import ask
+
+    vocabulary = Vocabulary.read(line.folder / "vocab.txt")
+    questions = held_out_questions(globs, settings, set(vocabulary.pieces))
+    begin = time.monotonic()
+    with running_server(line.folder / "models") as (rest, grpc):
+        started = time.monotonic() - begin
+        first, second = questions.masked
+        filled = [
+            ("REST", first, ask(rest, MODEL, [first.text], over_grpc=False)),
+            ("gRPC", second, ask(grpc, MODEL, [second.text], over_grpc=True)),
+        ]
+        pairs = [
+            (kind, pair, ask(rest, MODEL, pair, over_grpc=False))
+            for kind, pair in (("true", questions.true_pair), ("random", questions.random_pair))
+        ]
+    seconds = time.monotonic() - begin
+    made = f"{len(filled) + len(pairs)} answers"
+    line.add("serve", made, f"ready in {started:.1f} s", seconds, line.folder / "models")
+    return {"filled": filled, "pairs": pairs}
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A held-out sentence with one word hidden."""
+
+    text: str
+    word: str
+
+
+@dataclass(frozen=True)
+class DemoQuestions:
+    """Held-out text as questions; `random_pair` ends with a sentence of another document."""
+
+    masked: tuple[Masked, ...]
+    true_pair: tuple[str, str]
+    random_pair: tuple[str, str]
+
+
+def held_out_questions(
+    globs: tuple[str, ...], settings: dict[str, Any], pieces: set[str]
+) -> DemoQuestions:
+    """Make questions of documents that the model was not trained on.
+
+    Raises:
+        InputError: no two held-out documents have two sentences to ask about.
+    """
+    from pipeline.corpus.readers import (
+        DroppedDocumentError,
+        read_document,
+        read_whole_file,
+        text_sentences,
+    )
+    from pipeline.records.shard import EVAL, Settings, document_key
+    from pipeline.storage.files import match_files
+
+    made_with = Settings(**settings)
+    candidates = []
+    for path in match_files(globs):
+        try:
+            text, identity = read_document(next(read_whole_file(path)), made_with)
+        except DroppedDocumentError:
+            continue
+        key = document_key(identity, made_with.seed)
+        if made_with.shard_name(key).startswith(EVAL):
+            sentences = text_sentences(text, made_with)
+            candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))
+    documents = [sentences for _, sentences in sorted(candidates) if len(sentences) >= 2]
+    if len(documents) < 2:
+        raise InputError("the corpus is too small: no two held-out documents to ask about")
+    rng = Random(SEED)
+    masked = [hide_word(sentence, pieces, rng) for document in documents for sentence in document]
+    return DemoQuestions(
+        masked=tuple(rng.sample([question for question in masked if question], 2)),
+        true_pair=(documents[0][0], documents[0][1]),
+        random_pair=(documents[0][0], documents[1][0]),
+    )
+
+
+def hide_word(sentence: str, pieces: set[str], rng: Random) -> Masked | None:
+    """Hide one word that is a single piece; None where the sentence has no such word."""
+    words = sentence.split(" ")
+    known = [
+        index
+        for index, word in enumerate(words)
+        if word.isalpha() and len(word) >= 3 and word.lower() in pieces
+    ]
+    if not known:
+        return None
+    hidden = rng.choice(known)
+    return Masked(" ".join([*words[:hidden], "[MASK]", *words[hidden + 1 :]]), words[hidden])
+
+
+@contextlib.contextmanager
+def running_server(models: Path) -> Iterator[tuple[str, str]]:
+    """Run `clozeline serve` on free ports; yield the REST and the gRPC address."""
+    from serving.client import Client
+
+    rest_port, grpc_port = free_port(), free_port()
+    ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]
+    words = ["serve", "--models", str(models), *ports]
+    notes.print(f"\n[bold]$ clozeline {' '.join(words)} &[/bold]")
+    server = subprocess.Popen([sys.executable, "-m", "clozeline", *words])
+    try:
+        Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(MODEL, READY_SECS)
+        yield f"127.0.0.1:{rest_port}", f"127.0.0.1:{grpc_port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def judge(trained: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
+    """Tell whether the model learned, from what it does on held-out text."""
+    held_out = checked["statistics"]["eval"]
+    examples = held_out["examples"]
+    random_rate = held_out["random_next"] / examples
+    chance = max(random_rate, 1 - random_rate)
+    margin = STANDARD_ERRORS * (chance * (1 - chance) / examples) ** 0.5
+    loss, accuracy = trained["masked_lm_loss"], trained["next_sentence_accuracy"]
+    return {
+        "masked_lm_loss": loss,
+        "masked_lm_accuracy": trained["masked_lm_accuracy"],
+        "unigram_entropy_nats": checked["unigram_entropy_nats"],
+        "masked_lm_learned": loss < checked["unigram_entropy_nats"] - CLEARLY_NATS,
+        "next_sentence_accuracy": accuracy,
+        "next_sentence_chance": chance,
+        "next_sentence_margin": margin,
+        "next_sentence_learned": accuracy > chance + margin,
+        "eval_examples": examples,
+    }
+
+
+def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: float) -> None:
+    """Print answers, verdict, stages, and how to go on."""
+    from clozeline.show.answer import show as show_answer
+
+    results.rule("what the served model answers, on text it has not seen")
+    for transport, question, answer in answers["filled"]:
+        results.print(show_answer([question.text], answer))
+        results.print(f"the author wrote: {question.word}   (over {transport})\n")
+    for kind, (first, second), answer in answers["pairs"]:
+        probability = answer.outputs["is_next_probability"]
+        results.print(f"{probability:.3f}  a {kind} next sentence   (over REST)")
+        results.print(f"       {first}\n       {second}\n", markup=False)
+    results.print(verdict_lines(verdict))
+    rows = [(*row[:3], f"{row[3]:.1f}", row[4]) for row in line.stages]
+    results.print(table("Stages", STAGE_KEYS, rows, frozenset({0, 1, 4})))
+    results.print(f"{seconds / 60:.1f} minutes in all.\n\nGo on from here:")
+    folder = line.folder
+    for command in (
+        f"serve --models {folder / 'models'}",
+        f'query --model {MODEL} "{answers["filled"][0][1].text}"',
+        f"inspect {folder / 'dataset'} --examples 10",
+    ):
+        results.print(f"  clozeline {command}", markup=False, soft_wrap=True)
+    results.print(f"  tensorboard --logdir {folder / 'run'}")
+
+
+def verdict_lines(verdict: dict[str, Any]) -> str:
+    """Return in words what was learned and what was not."""
+    loss, entropy = verdict["masked_lm_loss"], verdict["unigram_entropy_nats"]
+    masked = (
+        f"Masked words, held out: loss {loss:.3f} nats, unigram entropy {entropy:.3f}: "
+        f"{'learned' if verdict['masked_lm_learned'] else 'NOT LEARNED'} "
+        f"(accuracy {verdict['masked_lm_accuracy']:.1%})."
+    )
+    following = (
+        f"Next sentences, held out: accuracy {verdict['next_sentence_accuracy']:.1%} of "
+        f"{verdict['eval_examples']:,}, chance {verdict['next_sentence_chance']:.1%} "
+        f"± {verdict['next_sentence_margin']:.1%}: "
+        f"{'learned' if verdict['next_sentence_learned'] else 'NOT LEARNED'}."
+    )
+    return f"{masked}\n{following}\n"

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.options import Command
+from clozeline.options import Command, config_from
+from clozeline.show.terminal import results
+from model.explaining.config import ExplainConfig
 from pipeline.errors import InputError
 
 
@@ -36,13 +38,27 @@ class Explain(Command):
         Raises:
             InputError: no text, more than two, or a file of another kind.
         """
-        if not 1 <= len(self.text) <= 2:
-            raise InputError(f"TEXT: expected one or two texts, got {len(self.text)}")
         if self.output and self.output.suffix not in (".html", ".png"):
-            raise InputError(f"--output {self.output}: must end in .html or .png")
+            raise InputError(f"`output` {self.output}: must end in .html or .png")
+        self.configuration()
+
+    def configuration(self) -> ExplainConfig:
+        """Return what is explained."""
+        return config_from(self, ExplainConfig)
 
     def run(self) -> dict[str, Any]:
-        """Explain, show, and write the file."""
-        from clozeline.explain import explain_texts
+        """Explain, show, and write the file.
 
-        return explain_texts(self)
+        Returns:
+            The whole explanation with `--json`; else nothing.
+        """
+        from clozeline.show.explanation import shown, write_explanation
+        from model.explaining.explanation import explain
+        from model.explaining.plain import as_plain
+
+        explanation = explain(self.configuration())
+        results.print(shown(explanation))
+        if self.output:
+            write_explanation(explanation, self.output)
+            results.print(f"{self.output}: written", markup=False, soft_wrap=True)
+        return as_plain(explanation) if self.json else {}

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.options import Command
+from clozeline.options import Command, config_from
+from clozeline.show.terminal import results
 from model.run_config import Checkpoint
+from serving.configs import ExportConfig
 from serving.export.choices import ServerVersion, ServingPrecision
 
 
@@ -30,29 +32,19 @@ class Export(Command):
 
     def run(self) -> dict[str, Any]:
         """Export; return where the version is and what it answers."""
-        from model.run import load_run
-        from pipeline.console import results
-        from serving.export.export import export_run
+        from serving.export.export import export
 
-        exported = export_run(
-            load_run(self.run_dir),
-            self.output,
-            precision=self.precision,
-            checkpoint=self.checkpoint,
-            server=self.for_server,
-        )
-        path = exported.path
-        size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        exported = export(config_from(self, ExportConfig))
         difference = exported.largest_difference
         results.print(
-            f"{path}: exported, {size_bytes / 1e6:.1f} MB; answers differ from the Python model's "
-            f"by at most {difference:.1g}"
+            f"{exported.path}: exported, {exported.size_bytes / 1e6:.1f} MB; answers differ from "
+            f"the Python model's by at most {difference:.1g}"
         )
         results.print(f"serve it:  clozeline serve --models {self.output.parent}")
         return {
-            "model": str(path),
-            "version": int(path.name),
-            "size_bytes": size_bytes,
+            "model": str(exported.path),
+            "version": exported.version,
+            "size_bytes": exported.size_bytes,
             "signatures": list(exported.signatures),
             "largest_difference": difference,
         }

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from clozeline.options import Command
-from pipeline.errors import check_range
+from clozeline.commands import spelled
+from clozeline.options import Command, config_from
+from clozeline.show.terminal import results, warn
+from pipeline.configs import InspectConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +29,39 @@ class Inspect(Command):
         Raises:
             InputError: a flag is out of range, or has no effect next to the others.
         """
-        check_range("examples", self.examples, 0, 1024)
+        self.configuration()
         if not self.examples:
-            self.refuse_given("--examples 0 shows none; every split is checked", "split")
+            self.refuse_given("`examples` 0 shows none; every split is checked", "split")
+
+    def configuration(self) -> InspectConfig:
+        """Return what to look at."""
+        return config_from(self, InspectConfig)
 
     def run(self) -> dict[str, Any]:
         """Check, show, and return what was counted."""
+        from clozeline.show.dataset import dataset_table, decoded, length_table
         from pipeline.inspection import inspect_dataset
 
-        return inspect_dataset(self.dataset, self.split, self.examples)
+        found = inspect_dataset(self.configuration())
+        manifest = found.manifest
+        results.print(dataset_table(str(self.dataset), manifest))
+        results.print(length_table(found.lengths, manifest.max_seq_length))
+        entropy = found.unigram_entropy_nats
+        results.print(f"Unigram entropy of the pieces: {entropy:.3f} nats")
+        results.print(f"Unknown pieces ([UNK]): {found.unknown_rate:.1%}", markup=False)
+        warnings = [spelled(warning, "inspect") for warning in found.warnings]
+        warn(warnings)
+        for record in found.records:
+            results.print(decoded(record, found.vocabulary, manifest.pairing))
+        examples = {name: manifest.examples(name) for name in manifest.splits}
+        total = sum(examples.values())
+        results.print(f"Checked {total:,} examples: checksums, records and counts agree.")
+        return {
+            "dataset": str(self.dataset),
+            "examples": examples,
+            "statistics": manifest.statistics,
+            "unigram_entropy_nats": entropy,
+            "unknown_rate": found.unknown_rate,
+            "warnings": warnings,
+            "lengths": found.lengths,
+        }

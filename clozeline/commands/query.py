@@ -1,14 +1,16 @@
 """`clozeline query`: send a request to a running server."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from clozeline.options import Command
-from pipeline.errors import InputError
-from serving.addresses import checked_address
-from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, version_number
+from clozeline.options import Command, config_from
+from clozeline.show.terminal import results
+from serving.configs import QueryConfig
+
+if TYPE_CHECKING:
+    from serving.client.answers import Answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,33 +42,22 @@ class Query(Command):
             InputError: no text, or more than two; an address, a name or a version that cannot be
                 one.
         """
-        if self.server is not None:
-            checked_address("--server", self.server)
-        if not 1 <= len(self.text) <= 2:
-            raise InputError(f"TEXT: expected one or two texts, got {len(self.text)}")
-        for flag, name in (("--model", self.model), ("--version", self.version)):
-            if name is not None and not (name and name.isprintable()):
-                raise InputError(f"{flag} {name!a}: expected a name")
-        version = self.version or ""
-        is_number = version.isascii() and version.isdigit()
-        if is_number and version_number(version) is None:
-            raise InputError(f"--version {self.version}: must be at most {MAX_VERSION}")
+        self.configuration()
+
+    def configuration(self) -> QueryConfig:
+        """Return the question."""
+        return config_from(self, QueryConfig)
 
     def run(self) -> dict[str, Any]:
         """Ask and show the answer."""
-        from pipeline.console import results
-        from serving.client.answers import ask, show
+        from clozeline.show.answer import show
+        from serving.client.answers import query
 
-        server = self.server or f"127.0.0.1:{GRPC_PORT if self.grpc else REST_PORT}"
-        version = self.version
-        number = version_number(version) if version else None
-        answer = ask(
-            server,
-            self.model,
-            self.text,
-            over_grpc=self.grpc,
-            signature=self.signature,
-            version=version if number is None else number,
-        )
+        answer = query(self.configuration())
         results.print(show(self.text, answer))
-        return answer
+        return as_json(answer)
+
+
+def as_json(answer: "Answer") -> dict[str, Any]:
+    """Return what `--json` prints of an answer."""
+    return {"signature": answer.signature, **answer.outputs}

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clozeline.options import Command
-from pipeline.errors import InputError, check_range
+from clozeline.options import Command, config_from
+from pipeline.errors import InputError
+from serving.configs import ServeConfig
 from serving.export.choices import FROZEN_WEIGHTS, QUIET_GRPC, SYSTEM_ALLOCATOR
 from serving.tf_serving import GRPC_PORT, REST_PORT
 
@@ -56,7 +57,7 @@ class Serve(Command):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables to set before TensorFlow is imported."""
+        """What the process's environment is to have before TensorFlow is imported."""
         frozen = FROZEN_WEIGHTS if self.frozen_weights else {}
         users = {name: os.environ[name] for name in QUIET_GRPC if name in os.environ}
         return SYSTEM_ALLOCATOR | QUIET_GRPC | users | frozen
@@ -67,34 +68,17 @@ class Serve(Command):
         Raises:
             InputError: a port that cannot be one, no host, or flags that contradict each other.
         """
-        if not self.host:
-            raise InputError("--host: expected an address; 0.0.0.0 means all of them")
         if self.batching_config and not self.batching:
             raise InputError("--no-batching and --batching-config contradict each other")
-        check_range("rest_port", self.rest_port, 0, 65535)
-        check_range("grpc_port", self.grpc_port, 0, 65535)
-        check_range("max_body_mb", self.max_body_mb, 1, 64)
-        check_range("max_answer_mb", self.max_answer_mb, 1, 1024)
-        check_range("stop_timeout_secs", self.stop_timeout_secs, 0, 3600)
+        self.configuration()
+
+    def configuration(self) -> ServeConfig:
+        """Return how models are served."""
+        return config_from(self, ServeConfig)
 
     def run(self) -> dict[str, Any]:
         """Serve until interrupted."""
-        from serving.server.launch import ServeSettings, serve_models
+        from serving.server.launch import serve_models
 
-        settings = ServeSettings(
-            models=self.models,
-            host=self.host,
-            rest_port=self.rest_port,
-            grpc_port=self.grpc_port,
-            embedded=self.embedded,
-            batching=self.batching,
-            batching_config=self.batching_config,
-            allow_reload=self.allow_reload,
-            allowed_hosts=self.allowed_hosts,
-            checks_method_names=self.enable_signature_method_name_check,
-            max_body_mb=self.max_body_mb,
-            max_answer_mb=self.max_answer_mb,
-            stop_timeout_secs=self.stop_timeout_secs,
-        )
-        serve_models(settings)
+        serve_models(self.configuration())
         return {}

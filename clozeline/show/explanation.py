@@ -1,6 +1,7 @@
 """Show an explanation in the terminal: the answers, and the words coloured by attribution."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -9,6 +10,7 @@ from rich.text import Text
 from model.explaining.attribution import Attribution
 from model.explaining.example import Example
 from model.explaining.explanation import Explanation, Prediction
+from pipeline.storage.files import write_atomically
 
 BAR_WIDTH = 20
 SHOWN_ANSWERS = 5
@@ -75,3 +77,15 @@ def _attention(explanation: Explanation) -> Iterator[RenderableType]:
         yield Text(f"  {share:7.3f}  {words:<24} ") + Text(
             "█" * round(BAR_WIDTH * share), "magenta"
         )
+
+
+def write_explanation(explanation: Explanation, path: Path) -> None:
+    """Write an explanation as a page (.html) or a picture (.png)."""
+    if path.suffix == ".png":
+        from clozeline.show.attention_picture import picture
+
+        write_atomically(path, picture(explanation))
+    else:
+        from serving.pages.explanation_page import page
+
+        write_atomically(path, page(explanation))

@@ -9,14 +9,15 @@ import numpy as np
 
 from model.bert.network import from_token_vectors, with_intermediates
 from model.explaining.attribution import Attribution, integrated_gradients
+from model.explaining.config import ExplainConfig
 from model.explaining.example import Example, read_example
 from model.explaining.questions import ScoredQuestion, questions
 from model.explaining.rollout import attention_rollout
 from model.explaining.steps import Step, worked_steps
-from model.run import Run
+from model.run import Run, load_run
 from pipeline import schema
-from pipeline.console import progress
 from pipeline.errors import InputError
+from pipeline.progress import progress
 
 MOST_ANSWERS = 10
 """Largest number of answers shown per question, best first."""
@@ -76,7 +77,18 @@ class Explanation:
     notes: tuple[str, ...]
 
 
-def explain(
+def explain(config: ExplainConfig) -> Explanation:
+    """Explain the computation of a run's model for one or two texts.
+
+    Raises:
+        InputError: there is no such run; or as `explain_texts`.
+    """
+    return explain_texts(
+        load_run(config.run_dir), config.text, config.layer - 1, config.head - 1, config.position
+    )
+
+
+def explain_texts(
     run: Run, texts: Sequence[str], layer: int, head: int, position: int | None = None
 ) -> Explanation:
     """Explain the computation of a run's model for one or two texts.
@@ -93,15 +105,15 @@ def explain(
         InputError: the model cannot take the texts, or the layer, head or position does not exist.
     """
     config = run.config
-    _check_below("--layer", layer + 1, config.num_hidden_layers, "layers")
-    _check_below("--head", head + 1, config.num_attention_heads, "heads")
+    _check_below("`layer`", layer + 1, config.num_hidden_layers, "layers")
+    _check_below("`head`", head + 1, config.num_attention_heads, "heads")
     example = read_example(run, texts)
     if position is not None and (run.task is not None or "masked_lm" not in run.heads):
-        raise InputError(f"--position: {run.path} has not learned masked words")
+        raise InputError(f"`position`: {run.path} has not learned masked words")
     if position is not None and example.masks:
-        raise InputError("--position: the text has [MASK], which is asked for; leave one of them")
+        raise InputError("`position`: the text has [MASK], which is asked for; leave one of them")
     if position is not None and not 0 <= position < len(example):
-        raise InputError(f"--position {position}: must be from 0 to {len(example) - 1}")
+        raise InputError(f"`position` {position}: must be from 0 to {len(example) - 1}")
     asked = len(example) - 2 if position is None else position
     model = run.load_model("auto")
     encoder, features = model.get_layer("encoder"), example.features()
@@ -121,9 +133,9 @@ def explain(
     )
 
 
-def _check_below(flag: str, number: int, last: int, of_what: str) -> None:
+def _check_below(field: str, number: int, last: int, of_what: str) -> None:
     if not 1 <= number <= last:
-        raise InputError(f"{flag} {number}: the model has {of_what} 1 to {last}")
+        raise InputError(f"{field} {number}: the model has {of_what} 1 to {last}")
 
 
 def _predictions(

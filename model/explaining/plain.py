@@ -1,4 +1,4 @@
-"""Convert an explanation to plain lists and numbers, for `--json`."""
+"""Convert an explanation to plain lists and numbers."""
 
 from dataclasses import asdict
 from typing import Any

@@ -123,6 +123,6 @@ def _why_corrupt(compression: str, error: Exception, data: bytes) -> str:
 def damaged(path: str, damage: str) -> DamagedFileError:
     """Return the error to raise for a damaged file; `damage` describes the fault."""
     return DamagedFileError(
-        f"--input {path}: {damage}; get the file again, or add --skip-damaged-files to use what "
+        f"`input` {path}: {damage}; get the file again, or add `skip_damaged_files` to use what "
         "can be read"
     )

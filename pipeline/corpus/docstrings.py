@@ -11,8 +11,8 @@ from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 
-from pipeline.console import progress
 from pipeline.errors import InputError
+from pipeline.progress import progress
 from pipeline.storage.files import write_atomically
 
 MAX_PACKAGE_SHARE = 0.15

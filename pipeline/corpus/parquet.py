@@ -124,15 +124,15 @@ def check_parquet(
 
 
 def _check_schema(path: str, schema: Any, text_column: str, id_column: str | None) -> None:
-    for flag, column in (("--text-column", text_column), ("--id-column", id_column)):
+    for flag, column in (("`text_column`", text_column), ("`id_column`", id_column)):
         if column is not None and column not in schema.names:
             raise InputError(f"{flag} {column}: {path} has only {', '.join(schema.names)}")
     kind = schema.field(text_column).type
     if not _is_text(_values(kind)):
-        raise InputError(f"--text-column {text_column}: in {path} it holds {kind}, not text")
+        raise InputError(f"`text_column` {text_column}: in {path} it holds {kind}, not text")
     if id_column:
         kind = schema.field(id_column).type
         if not (_is_text(_values(kind)) or types.is_integer(_values(kind))):
             raise InputError(
-                f"--id-column {id_column}: in {path} it holds {kind}, not text or integers"
+                f"`id_column` {id_column}: in {path} it holds {kind}, not text or integers"
             )

@@ -4,17 +4,16 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import apache_beam as beam
 
+from pipeline.configs import InputFormat
 from pipeline.corpus.decompression import damaged, is_compressed, open_file
 from pipeline.corpus.parquet import check_parquet, read_rows, row_groups
 from pipeline.corpus.remarks import DAMAGED_FILE, MAX_EXAMPLES, suspicion
 from pipeline.errors import DamagedFileError
 from pipeline.text.sentences import split_sentences
-
-InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 
 EMPTY = "empty"
 INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID = "invalid_utf8", "invalid_json", "no_text", "no_id"

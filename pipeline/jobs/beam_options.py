@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,10 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.utils import interactive_utils
 
-from pipeline.console import notes
 from pipeline.errors import InputError, JobError
 from pipeline.jobs.local_runner import LocalRunner, ending_with_its_workers
+
+_log = logging.getLogger(__name__)
 
 LOCAL_RUNNER = "FnApiRunner"
 
@@ -132,7 +134,7 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
         raise InputError(" ".join(str(error).split())[:MAX_MESSAGE]) from error
     with not_interactive():
         yield pipeline
-    notes.print(f"runner: {describe_workers(options)}")
+    _log.info("runner: %s", describe_workers(options))
     try:
         with ending_with_its_workers():
             pipeline.run().wait_until_finish()

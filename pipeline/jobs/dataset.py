@@ -1,7 +1,6 @@
 """Run the preprocessing job and publish its datasets, each with a manifest."""
 
 import importlib.metadata
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,6 @@ from pipeline.manifest import Manifest, Shard
 from pipeline.records.shard import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings, shard_files
 from pipeline.storage.files import CLOZELINE, absolute, match_files
 from pipeline.storage.publishing import Finished, check_free, publish
-from pipeline.storage.strict_json import to_json
 from pipeline.text.tokenizer import Vocabulary
 
 TEMPORARY = "_temporary-"
@@ -96,7 +94,7 @@ def make_datasets(
     check_columns(list(files), datasets[0], skip_damaged=skip_damaged_files)
     vocabulary = Vocabulary.read(vocab)
     if not any(files.values()):
-        raise InputError(f"--input {' '.join(globs)}: every file is empty; give it some text")
+        raise InputError(f"`input` {' '.join(globs)}: every file is empty; give it some text")
     vocab_bytes = vocab.read_bytes()
     for output, settings in outputs.items():
         check_free(absolute(output), shard_files(settings), vocab_bytes, overwrite=overwrite)
@@ -147,8 +145,8 @@ def _check_readable(report: Report, max_unreadable_rate: float) -> None:
     if count > max_unreadable_rate * report.documents:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in damaged.items())
         raise InputError(
-            f"--input: {count:,} of {report.documents:,} documents cannot be read ({reasons}); "
-            f"fix them, or allow more with --max-unreadable-rate (now {max_unreadable_rate:g})"
+            f"`input`: {count:,} of {report.documents:,} documents cannot be read ({reasons}); "
+            f"fix them, or allow more with `max_unreadable_rate` (now {max_unreadable_rate:g})"
             f"{hints(report.remarks)}"
         )
 
@@ -187,36 +185,25 @@ def _why_nothing(report: Report, settings: Settings) -> str:
     if usable == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
         return (
-            f"--input: the corpus is empty ({reasons or 'no documents'}); give it some text"
+            f"`input`: the corpus is empty ({reasons or 'no documents'}); give it some text"
             f"{hints(report.remarks)}"
         )
     if usable == 1:
         hint = (
-            "; where blank lines separate documents, add --input-format lines"
+            "; where blank lines separate documents, add `input_format` lines"
             if settings.input_format == "prose"
             else ""
         )
         return (
-            "--input: a corpus of one document: no random next sentence can be drawn from another; "
+            "`input`: a corpus of one document: no random next sentence can be drawn from another; "
             f"add more documents{hints(report.remarks) or hint}"
         )
     if settings.shards == 1:
         return (
-            f"--input: {usable:,} documents yield no training pair: they have the same text, or "
+            f"`input`: {usable:,} documents yield no training pair: they have the same text, or "
             "all of them fell into the eval split; add more documents"
         )
     return (
-        f"--shards {settings.shards}: too many for {usable:,} documents, since every shard needs "
-        "several; use fewer --shards or more documents"
+        f"`shards` {settings.shards}: too many for {usable:,} documents, since every shard needs "
+        "several; use fewer `shards` or more documents"
     )
-
-
-def as_result(manifest: Manifest, output: str) -> dict[str, Any]:
-    """Return the JSON result of `clozeline preprocess` for one dataset."""
-    return {
-        "dataset": output,
-        "splits": {split: manifest.examples(split) for split in manifest.splits},
-        "statistics": manifest.statistics,
-        "dropped_documents": manifest.dropped_documents,
-        "settings": json.loads(to_json(manifest.settings)),
-    }

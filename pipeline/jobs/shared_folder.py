@@ -5,6 +5,7 @@ removes local paths, since Beam would interpret a path as a glob.
 """
 
 import contextlib
+import logging
 import socket
 import uuid
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline.console import notes
 from pipeline.errors import InputError, JobError
 from pipeline.storage.locks import LOCK, only_writer, read_holder
 from pipeline.storage.publishing import undo
 from pipeline.storage.remote_files import is_local_path, names_in, remove_files, remove_folders
+
+_log = logging.getLogger(__name__)
 
 _NAMES = ("mark-*", "documents-*", "train-*", "eval-*", "*vocab.txt", "*.json")
 """Glob patterns of the files that jobs create in their folder."""
@@ -97,9 +99,7 @@ def _remove_left(parent: Path, prefix: str) -> None:
         if holder is None:
             continue
         if holder.host != socket.gethostname():  # another machine's locks may not be visible here
-            notes.print(
-                f"{folder}: left by {holder}; remove it if that process has exited", soft_wrap=True
-            )
+            _log.info("%s: left by %s; remove it if that process has exited", folder, holder)
             continue
         try:
             with only_writer(folder, str(folder)):
@@ -109,7 +109,7 @@ def _remove_left(parent: Path, prefix: str) -> None:
         except InputError:  # locked: the job is still running
             continue
         except (JobError, OSError) as error:  # the folder belongs to another user
-            notes.print(f"{folder}: cannot be removed: {error}", soft_wrap=True)
+            _log.info("%s: cannot be removed: %s", folder, error)
 
 
 def _empty(folder: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from pipeline.console import progress
+from pipeline.progress import progress
 from pipeline.storage.strict_json import to_json
 
 POLL_SECS = 0.25

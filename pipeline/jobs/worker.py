@@ -14,7 +14,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     import logging
 
-    from pipeline.console import import_quietly
+    from pipeline.quiet_imports import import_quietly
 
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)

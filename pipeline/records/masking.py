@@ -9,15 +9,13 @@ Shapes: N records, L positions, P predictions.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from pipeline import schema
+from pipeline.configs import Masking
 from pipeline.schema import JOINER, SPECIAL_TOKENS
 from pipeline.text.tokenizer import Vocabulary
-
-Masking = Literal["token", "whole-word", "span"]
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 """Shares of the selected pieces that are replaced by [MASK] and by a random piece; the rest is left

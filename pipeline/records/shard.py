@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 
 from pipeline import schema
+from pipeline.configs import Masking
 from pipeline.corpus.readers import CorpusFormat
 from pipeline.manifest import shard_file
-from pipeline.records.masking import Masker, Masking, record_seeds
+from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
 from pipeline.records.serialization import encode_examples
 from pipeline.schema import Compression, Masks, Pairing, record_features

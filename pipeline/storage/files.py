@@ -73,7 +73,7 @@ def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
     """Convert write errors inside the context into a one-line error.
 
     Args:
-        given: the flag with its value, for the message.
+        given: the field with its value, for the message.
         kinds: further exception types, of a library, that indicate a failed write.
 
     Raises:
@@ -185,11 +185,11 @@ def match_files(globs: Sequence[str]) -> dict[str, int]:
         try:
             found = FileSystems.match([absolute(glob)])[0].metadata_list
         except (BeamIOError, ValueError) as error:
-            raise InputError(f"--input {glob}: cannot be looked up: {error}") from error
+            raise InputError(f"`input` {glob}: cannot be looked up: {error}") from error
         if not found:
-            raise InputError(f"--input {glob}: no file matches; check the path and the quotes")
+            raise InputError(f"`input` {glob}: no file matches; check the path and the quotes")
         for file in found:
             if Path(file.path).is_dir():
-                raise InputError(f"--input {file.path}: is a folder; give its files: {file.path}/*")
+                raise InputError(f"`input` {file.path}: is a folder; give its files: {file.path}/*")
             sizes[file.path] = file.size_in_bytes
     return dict(sorted(sizes.items()))

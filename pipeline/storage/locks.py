@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import socket
@@ -13,10 +14,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.console import notes
 from pipeline.errors import InputError, JobError
 from pipeline.storage.files import make_folder
 from pipeline.storage.strict_json import from_json, to_json
+
+_log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 """Name of the lock file in a directory that is being written; removed when the writer exits."""
@@ -50,7 +52,7 @@ def only_writer_of_all(directories: Mapping[Path, str]) -> Iterator[None]:
     """Hold the locks of several directories, or of none if one is taken.
 
     Args:
-        directories: by directory, the flag with its value (`given` of `only_writer`).
+        directories: by directory, the field with its value (`given` of `only_writer`).
 
     Raises:
         InputError: another process is writing to one of them; `JobError` as `only_writer`.
@@ -70,7 +72,7 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
 
     Args:
         directory: on a local or mounted filesystem.
-        given: the flag with its value, for messages.
+        given: the field with its value, for messages.
         wait_secs: how long to wait for the current writer.
 
     Raises:
@@ -167,18 +169,15 @@ def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        notes.print(
-            f"{given}: the filesystem does not support locks; make sure that no other process "
-            "writes there",
-            soft_wrap=True,
+        _log.info(
+            "%s: the filesystem does not support locks; make sure that no other process writes "
+            "there",
+            given,
         )
         return None
     before = read_holder(file)
     if before:
-        notes.print(
-            f"{given}: {before}, exited without releasing its lock; taking it over",
-            soft_wrap=True,
-        )
+        _log.info("%s: %s, exited without releasing its lock; taking it over", given, before)
     try:
         _write_holder(file)
     except BaseException:

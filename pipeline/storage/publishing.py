@@ -54,15 +54,15 @@ def check_free(output: str, names: Iterable[str], vocab: bytes, *, overwrite: bo
     if MANIFEST in existing:
         if not overwrite:
             raise InputError(
-                f"--output {output}: already holds a dataset; choose another folder or add "
-                "--overwrite"
+                f"`output` {output}: already holds a dataset; choose another folder or add "
+                "`overwrite`"
             )
         existing -= {VOCABULARY, *_old_shards(output)}
     elif VOCABULARY in existing and _read(FileSystems.join(output, VOCABULARY)) == vocab:
         existing.remove(VOCABULARY)
     for name in sorted(existing & {VOCABULARY, *names}):
         raise InputError(
-            f"--output {output}: contains {name}, which belongs to no dataset and would be "
+            f"`output` {output}: contains {name}, which belongs to no dataset and would be "
             "replaced; move it, or choose another folder"
         )
 

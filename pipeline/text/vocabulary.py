@@ -49,13 +49,13 @@ def learn_vocabulary(word_counts: Mapping[str, int], size: int) -> list[str]:
     alphabet = frequent_characters(word_counts)
     words = {word: count for word, count in word_counts.items() if alphabet.issuperset(word)}
     if not words:
-        raise InputError("--input: no words to learn a vocabulary from; give it some text")
+        raise InputError("`input`: no words to learn a vocabulary from; give it some text")
     first = sorted({word[0] for word in words})
     inner = sorted({character for word in words for character in word[1:]})
     pieces = [*SPECIAL_TOKENS, *first, *(JOINER + character for character in inner)]
     if len(pieces) > size:
         raise InputError(
-            f"--size {size}: the special tokens and the alphabet alone take {len(pieces)} pieces; "
+            f"`size` {size}: the special tokens and the alphabet alone take {len(pieces)} pieces; "
             "ask for more"
         )
     return [*pieces, *merged_pieces(words, size - len(pieces))]

@@ -1,24 +1,50 @@
-"""Query a model server with texts, and show its response as a table."""
+"""Query a model server with texts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from model.tasks.kinds import all_kinds
-from pipeline.console import import_quietly, table
 from pipeline.errors import InputError
+from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK
 from serving.client.client import Client, GrpcClient, ServerError, Signature, Version
+from serving.configs import QueryConfig
 
 # Names of text inputs, in the order in which users type the texts.
 _TEXTS = ("text", "question", "text_pair", "passage", "context")
 _FOR_MASKS = ("fill_mask", "fill_mask_pair")
 _FOR_TEXTS = ("next_sentence", "embed", "embed_tokens")
-_SHOWN_VALUES = 6
 _NOT_SERVED = ("Servable not found", "Unrecognized servable version label")  # in both servers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered about one text or pair.
+
+    Attributes:
+        signature: the signature that ran.
+        outputs: each output by its name, as plain lists and numbers, without a batch axis.
+    """
+
+    signature: str
+    outputs: dict[str, Any]
+
+
+def query(config: QueryConfig) -> Answer:
+    """Ask a running server about one text or a pair.
+
+    Raises:
+        InputError, ServerError: as `ask`.
+    """
+    return ask(
+        config.address,
+        config.model,
+        config.text,
+        over_grpc=config.grpc,
+        signature=config.signature,
+        version=config.wanted_version,
+    )
 
 
 def signature_for(texts: Sequence[str], known: Mapping[str, Signature]) -> str:
@@ -35,7 +61,7 @@ def signature_for(texts: Sequence[str], known: Mapping[str, Signature]) -> str:
             return name
     names = ", ".join(sorted(known))
     raise InputError(
-        f"no signature takes {len(texts)} such texts; name one of {names} with --signature"
+        f"no signature takes {len(texts)} such texts; name one of {names} with `signature`"
     )
 
 
@@ -47,7 +73,7 @@ def ask(
     over_grpc: bool,
     signature: str = "",
     version: Version = None,
-) -> dict[str, Any]:
+) -> Answer:
     """Send one text or pair to a server.
 
     Args:
@@ -57,9 +83,6 @@ def ask(
         over_grpc: whether to use gRPC; the server's port must be its gRPC port.
         signature: name of the signature; "" = choose one that fits the texts.
         version: number or label of the version; None = the newest.
-
-    Returns:
-        `signature`, and each of its outputs for this text, as plain lists and numbers.
 
     Raises:
         InputError: the signature does not take these texts, or the server refused the request.
@@ -77,22 +100,25 @@ def ask(
         if any(missing in str(error) for missing in _NOT_SERVED):
             raise InputError(_not_served(server, model, version, error)) from error
         raise
-    return {"signature": signature} | {
-        name: _plain(values[0] if values.ndim and len(values) == 1 else values)
-        for name, values in outputs.items()
-    }
+    return Answer(
+        signature,
+        {
+            name: _plain(values[0] if values.ndim and len(values) == 1 else values)
+            for name, values in outputs.items()
+        },
+    )
 
 
 def _not_served(server: str, model: str, version: Version, error: ServerError) -> str:
     """Return the error message for a model, version or label that the server does not serve."""
     if isinstance(version, str):
-        flags = f"--model {model} --version {version}"
-        advice = "labels are those of the models.config that serve's --models names"
+        asked = f"`model` {model} `version` {version}"
+        advice = "labels are those of the models.config that serve's `models` names"
     else:
-        flags = f"--model {model}" + ("" if version is None else f" --version {version}")
-        advice = "the name is that of a folder under serve's --models"
+        asked = f"`model` {model}" + ("" if version is None else f" `version` {version}")
+        advice = "the name is that of a folder under serve's `models`"
         advice += "" if version is None else ", the version that of a folder in it"
-    return f"{flags}: not served at {server} ({error}); {advice}"
+    return f"{asked}: not served at {server} ({error}); {advice}"
 
 
 def _inputs(name: str, signature: Signature, texts: Sequence[str]) -> dict[str, list[str]]:
@@ -105,11 +131,11 @@ def _inputs(name: str, signature: Signature, texts: Sequence[str]) -> dict[str, 
     takes = ", ".join(f"{each} ({signature.inputs[each]})" for each in names) or "nothing"
     if len(names) > 2 or set(signature.inputs.values()) - {"DT_STRING"}:
         raise InputError(
-            f"--signature {name}: takes {takes}; query asks only for what takes one or two texts"
+            f"`signature` {name}: takes {takes}; query asks only for what takes one or two texts"
         )
     if len(texts) > len(names):
         raise InputError(
-            f"--signature {name}: takes {takes}, received {len(texts)} texts; "
+            f"`signature` {name}: takes {takes}, received {len(texts)} texts; "
             f"leave {texts[-1]!r} out"
         )
     padded = [*texts, ""]  # an empty second text means a single text
@@ -128,96 +154,3 @@ def _plain(value: Any) -> Any:
     if isinstance(values, str):
         values = values.encode("utf-8", "surrogateescape")
     return values.decode("utf-8", "replace") if isinstance(values, bytes) else values
-
-
-def show(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return a human-readable view of a response."""
-    views = _SHOW | {
-        kind.signature.name: _TASK_VIEWS[kind.signature.view]
-        for kind in all_kinds()
-        if kind.signature.view
-    }
-    needed, view = views.get(answer["signature"], ((), _values))
-    # A signature of another exporter may have the same name as ours but other outputs.
-    shown = (view if answer.keys() >= set(needed) else _values)(texts, answer)
-    if answer.get("truncated"):
-        return Group(shown, "The text is longer than the model takes; its end was cut off.")
-    return shown
-
-
-def _fillings(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return a table of the candidates for each mask, one column per mask."""
-    tokens, probabilities = answer["tokens"], answer["probabilities"]
-    masks = [index for index, position in enumerate(answer["positions"]) if position >= 0]
-    rows = [
-        [rank + 1, *(f"{tokens[m][rank]} {probabilities[m][rank]:.3f}" for m in masks)]
-        for rank in range(len(tokens[0]))
-    ]
-    columns = ["", *(f"mask {index + 1}" for index in range(len(masks)))]
-    return Group(Text(" ".join(texts), style="bold"), table("", columns, rows))
-
-
-def _next_sentence(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    return f"{answer['is_next_probability']:.3f}  is the next sentence"
-
-
-def _classes(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return the classes with their probabilities, the most probable first."""
-    pairs = zip(answer["probabilities"], answer["labels"], strict=True)
-    rows = [[label, f"{probability:.3f}"] for probability, label in sorted(pairs, reverse=True)]
-    return table("", ["class", "probability"], rows)
-
-
-def _score(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    return f"{answer['score']:.3f}"
-
-
-def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    vector = np.array(answer["mean"])
-    head = ", ".join(f"{value:+.3f}" for value in vector[:_SHOWN_VALUES])
-    return f"mean vector: {len(vector)} numbers, length {np.linalg.norm(vector):.3f}: {head}…"
-
-
-def _attention(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return the piece that each piece attends to most, per layer, averaged over the heads."""
-    real = [index for index, token in enumerate(answer["tokens"]) if token]
-    tokens = [answer["tokens"][index] for index in real]
-    scores = np.array(answer["scores"])[:, :, real][:, :, :, real].mean(axis=1)  # [layers, L, L]
-    rows = [
-        [token, *(f"{tokens[layer[row].argmax()]} {layer[row].max():.2f}" for layer in scores)]
-        for row, token in enumerate(tokens)
-    ]
-    columns = ["looks at", *(f"layer {number + 1}" for number in range(len(scores)))]
-    return table("", columns, rows)
-
-
-def _values(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    """Return all outputs by name, long ones shortened."""
-    return table("", ["output", "value"], [
-        [name, _short(value)] for name, value in answer.items() if name not in _NOT_SHOWN
-    ])  # fmt: skip
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        more = ", …" if len(value) > 4 * _SHOWN_VALUES else ""
-        return ", ".join(map(_short, value[: 4 * _SHOWN_VALUES])) + more
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-_NOT_SHOWN = ("signature", "truncated")
-_SHOW = {
-    "fill_mask": (("tokens", "probabilities", "positions"), _fillings),
-    "fill_mask_pair": (("tokens", "probabilities", "positions"), _fillings),
-    "next_sentence": (("is_next_probability",), _next_sentence),
-    "embed": (("mean",), _vector),
-    "embed_tokens": (("mean",), _vector),
-    "attention": (("tokens", "scores"), _attention),
-}
-"""By signature: the outputs that its view requires, and the view function."""
-
-_TASK_VIEWS = {
-    "classes": (("labels", "probabilities"), _classes),
-    "number": (("score",), _score),
-}
-"""The same by the view that a kind of task names for its signature."""

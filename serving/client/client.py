@@ -216,7 +216,7 @@ class _BaseClient(ABC):
 
     def _nothing_answers(self) -> ServerError:
         return ServerError(
-            f"nothing answers at {self._address}; start one with clozeline serve --models DIR"
+            f"nothing answers at {self._address}; start one with clozeline serve `models` DIR"
         )
 
     def _too_slow(self) -> ServerError:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from model.run import Run
+from model.run import Run, load_run
 from model.run_config import Checkpoint
 from pipeline.storage.files import publish, writing
 from pipeline.storage.locks import only_writer, staging
+from serving.configs import ExportConfig
 from serving.export import gate
 from serving.export.choices import TOLERANCES, ServerVersion, ServingPrecision
 from serving.export.golden import Reference
@@ -36,6 +37,31 @@ class Exported:
     path: Path
     signatures: tuple[str, ...]
     largest_difference: float
+
+    @property
+    def version(self) -> int:
+        """Number of the version."""
+        return int(self.path.name)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all of its files."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+
+def export(config: ExportConfig) -> Exported:
+    """Save a run as the next version of a model.
+
+    Raises:
+        InputError, JobError: as `export_run`; or there is no such run.
+    """
+    return export_run(
+        load_run(config.run_dir),
+        config.output,
+        precision=config.precision,
+        checkpoint=config.checkpoint,
+        server=config.for_server,
+    )
 
 
 def export_run(
@@ -66,7 +92,7 @@ def export_run(
     model = run.load_model(checkpoint)
     module = TextModel(run, model, precision)
     signatures = module.signatures()
-    given = f"--output {model_path}"
+    given = f"`output` {model_path}"
     with writing(given), staging(model_path, ".export-") as temporary:
         with writing(given, tf.errors.OpError):
             tf.saved_model.save(module, str(temporary), signatures=signatures)

@@ -247,7 +247,7 @@ def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
     try:
         return server, server.add_insecure_port(address)
     except RuntimeError as error:
-        message = f"--grpc-port: cannot listen at {address}; is it in use? choose another port"
+        message = f"`grpc_port`: cannot listen at {address}; is it in use? choose another port"
         raise InputError(message) from error
 
 

@@ -1,140 +1,172 @@
 """Start a model server: TensorFlow Serving if it is installed, else the embedded server."""
 
+import contextlib
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.console import notes
 from pipeline.errors import InputError
+from serving.addresses import joined
+from serving.configs import ServeConfig
 from serving.tf_serving import MONITORING_CONFIG, SAVED_MODEL, versions_of
+
+if TYPE_CHECKING:
+    from serving.server.batching import BatchingOptions
+    from serving.server.limits import Limits
+
+_log = logging.getLogger(__name__)
 
 REAL_SERVER = "tensorflow_model_server"
 ALL_ADDRESSES = "0.0.0.0"
-"""The only --host for which the real server is used: it always listens on all addresses."""
+"""The only `host` for which the real server is used: it always listens on all addresses."""
 
 REST_THREADS = 32
 """Number of threads for the real server's REST API. Each thread waits for one response, so the
 default of 4 per core limits a batch to 8 rows on 2 cores; 32 threads can fill a batch of 32."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """Settings of a model server.
+@dataclass(frozen=True)
+class Addresses:
+    """Where a running server answers, each as HOST:PORT."""
 
-    Attributes:
-        models: folder with NAME/VERSION/saved_model.pb, or a `models.config`.
-        host: address to listen on; the real server always listens on all addresses.
-        rest_port: port of the REST API; 0 = a free port (embedded server only).
-        grpc_port: port of the gRPC API; 0 = a free port (embedded server only).
-        embedded: whether to run the embedded server even if the real one is installed.
-        batching: whether to batch requests of several clients.
-        batching_config: a batching parameters file; None = batches of up to 32 rows.
-        allow_reload: whether gRPC clients may replace the list of models (embedded server).
-        allowed_hosts: host names that REST clients may use for the embedded server.
-        max_body_mb: size limit of requests, in MiB (embedded server).
-        max_answer_mb: size limit of responses, in MiB (embedded server).
-        stop_timeout_secs: how long running requests may take after a stop (embedded server).
-        checks_method_names: whether Classify and Regress require the matching `method_name`.
-    """
-
-    models: Path
-    host: str
-    rest_port: int
-    grpc_port: int
-    embedded: bool = False
-    batching: bool = True
-    batching_config: Path | None = None
-    allow_reload: bool = False
-    allowed_hosts: tuple[str, ...] = ()
-    checks_method_names: bool = False
-    max_body_mb: int = 4
-    max_answer_mb: int = 64
-    stop_timeout_secs: float = 30.0
+    rest: str
+    grpc: str
 
 
-def serve_models(settings: ServeSettings) -> None:
-    """Serve models until interrupted, with the real server if it is installed and usable.
+def serve_models(config: ServeConfig) -> None:
+    """Serve models until interrupted, by the real server if it is installed and may run.
 
     Raises:
-        InputError: no model exists, a file or flag cannot be used, or a port is in use.
+        InputError: no model there, a file or a setting that cannot be used, or a port is taken.
+    """
+    from serving.server.main import serve
+
+    real_server = None if config.embedded else shutil.which(REAL_SERVER)
+    if real_server and config.host == ALL_ADDRESSES:
+        _batching_options(config)  # a wrong file is found here, too
+        exec_real_server(real_server, config)
+    if real_server:
+        _log.info(
+            "%s is installed, but listens on all addresses, not on %s: the embedded server runs "
+            "instead; `host` %s runs the installed one.",
+            real_server,
+            config.host,
+            ALL_ADDRESSES,
+        )
+    serve(
+        config.models,
+        config.host,
+        config.rest_port,
+        config.grpc_port,
+        _batching_options(config),
+        config.allowed_hosts,
+        _limits(config),
+    )
+
+
+@contextlib.contextmanager
+def serving_models(config: ServeConfig) -> Iterator[Addresses]:
+    """Serve models in this process while the context lasts, with the embedded server.
+
+    Requests that are running at its end may finish within `stop_timeout_secs`.
+
+    Raises:
+        InputError: no model there, a file or a setting that cannot be used, or a port is taken.
+    """
+    from serving.server.main import ModelServer
+
+    server = ModelServer(
+        config.models,
+        config.host,
+        config.rest_port,
+        config.grpc_port,
+        _limits(config),
+        _batching_options(config),
+        config.allowed_hosts,
+    )
+    server.start()
+    try:
+        yield Addresses(
+            joined(config.host, server.rest_port), joined(config.host, server.grpc_port)
+        )
+    finally:
+        server.stop()
+
+
+def _batching_options(config: ServeConfig) -> "BatchingOptions | None":
+    """Return how requests are run together; None: not at all.
+
+    Raises:
+        InputError: the batching parameters file cannot be used.
     """
     from serving.server.batching import SERVE_DEFAULT
     from serving.server.config_files import read_batching_parameters
+
+    if config.batching_config:
+        return read_batching_parameters(config.batching_config)
+    return SERVE_DEFAULT if config.batching else None
+
+
+def _limits(config: ServeConfig) -> "Limits":
     from serving.server.limits import Limits
-    from serving.server.main import serve
 
-    options = SERVE_DEFAULT if settings.batching else None
-    if settings.batching_config:
-        options = read_batching_parameters(settings.batching_config)
-    real_server = None if settings.embedded else shutil.which(REAL_SERVER)
-    if real_server and settings.host == ALL_ADDRESSES:
-        exec_real_server(real_server, settings)
-    if real_server:
-        notes.print(
-            f"{real_server} is installed, but listens on all addresses, not on {settings.host}: "
-            f"the embedded server runs instead; --host {ALL_ADDRESSES} runs the installed one.",
-            soft_wrap=True,
-        )
-    limits = Limits(
-        max_body_bytes=settings.max_body_mb * 2**20,
-        max_answer_bytes=settings.max_answer_mb * 2**20,
+    return Limits(
+        max_body_bytes=config.max_body_mb * 2**20,
+        max_answer_bytes=config.max_answer_mb * 2**20,
         # A gRPC answer is held twice while it is serialized, and others want their share.
-        max_bytes_in_flight=max(Limits.max_bytes_in_flight, 4 * settings.max_answer_mb * 2**20),
-        stop_timeout_secs=settings.stop_timeout_secs,
-        allow_reload=settings.allow_reload,
-        checks_method_names=settings.checks_method_names,
-    )
-    serve(
-        settings.models,
-        settings.host,
-        settings.rest_port,
-        settings.grpc_port,
-        options,
-        settings.allowed_hosts,
-        limits,
+        max_bytes_in_flight=max(Limits.max_bytes_in_flight, 4 * config.max_answer_mb * 2**20),
+        stop_timeout_secs=config.stop_timeout_secs,
+        allow_reload=config.allow_reload,
+        checks_method_names=config.enable_signature_method_name_check,
     )
 
 
-def exec_real_server(program: str, settings: ServeSettings) -> None:
+def exec_real_server(program: str, config: ServeConfig) -> None:
     """Replace this process by TensorFlow's model server, configured like the embedded one.
 
     Raises:
-        InputError: no model exists, or a flag is supported by the embedded server only.
+        InputError: no model exists, or a setting is supported by the embedded server only.
     """
-    if settings.allowed_hosts:
-        raise InputError(f"--allowed-hosts: {REAL_SERVER} does not check them; add --embedded")
-    for flag, port in (("--rest-port", settings.rest_port), ("--grpc-port", settings.grpc_port)):
+    if config.allowed_hosts:
+        raise InputError(f"`allowed_hosts`: {REAL_SERVER} does not check them; add `embedded`")
+    for field, port in (("`rest_port`", config.rest_port), ("`grpc_port`", config.grpc_port)):
         if port == 0:  # would switch off the API in the real server
             raise InputError(
-                f"{flag} 0: {REAL_SERVER} cannot choose a free port; give one or add --embedded"
+                f"{field} 0: {REAL_SERVER} cannot choose a free port; give one or add `embedded`"
             )
-    models = settings.models
-    config = models if models.is_file() else _temporary_file(_folder_config(models))
+    models = config.models
+    models_file = models if models.is_file() else _temporary_file(_folder_config(models))
     monitoring = _temporary_file(MONITORING_CONFIG)
-    notes.print(
-        f"{program} serves {models} on all addresses: REST on port {settings.rest_port}, gRPC on "
-        f"{settings.grpc_port}; --embedded runs the embedded server.",
-        soft_wrap=True,
+    _log.info(
+        "%s serves %s on all addresses: REST on port %s, gRPC on %s; `embedded` runs the embedded "
+        "server.",
+        program,
+        models,
+        config.rest_port,
+        config.grpc_port,
     )
     flags = [
-        f"--model_config_file={config}",
+        f"--model_config_file={models_file}",
         "--model_config_file_poll_wait_seconds=1",
         # Without it, version labels make the first start fail.
         "--allow_version_labels_for_unavailable_models",
         f"--monitoring_config_file={monitoring}",
-        f"--rest_api_port={settings.rest_port}",
-        f"--port={settings.grpc_port}",
+        f"--rest_api_port={config.rest_port}",
+        f"--port={config.grpc_port}",
     ]
-    if settings.batching:
-        file = settings.batching_config or _temporary_file(_batching_parameters())
+    if config.batching:
+        file = config.batching_config or _temporary_file(_batching_parameters())
         flags += [
             "--enable_batching",
             f"--batching_parameters_file={file}",
             f"--rest_api_num_threads={REST_THREADS}",
         ]
-    if settings.checks_method_names:
+    if config.enable_signature_method_name_check:
         flags.append("--enable_signature_method_name_check")
     os.execv(program, [REAL_SERVER, *flags])
 
@@ -159,8 +191,8 @@ def _folder_config(models: Path) -> str:
     names = [folder.name for folder in folders if _has_model(folder)]
     if not names:
         raise InputError(
-            f"--models {models}: no NAME/VERSION/{SAVED_MODEL} in it; "
-            f"make one with clozeline export --output {models}/NAME"
+            f"`models` {models}: no NAME/VERSION/{SAVED_MODEL} in it; "
+            f"make one with clozeline export `output` {models}/NAME"
         )
     return models_config(models.resolve(), names)
 

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import logging
 import os
 import signal
 import socket
@@ -15,7 +16,6 @@ from types import FrameType
 import uvicorn
 
 from model.training.strategy import keep_freed_memory
-from pipeline.console import notes
 from pipeline.errors import InputError
 from serving.addresses import joined
 from serving.server.backend import Backend
@@ -36,6 +36,8 @@ from serving.server.models import Repository
 from serving.server.origins import known_hosts
 from serving.server.rest import rest_app
 from serving.server.runner import Runner
+
+_log = logging.getLogger(__name__)
 
 # Additional time for the transports to end their threads after the stop timeout.
 _STOP_MARGIN_SECS = 0.5
@@ -76,11 +78,11 @@ class ModelServer:
         self.repository = Repository(models, load)
         self._backend = backend = Backend(self.repository, runner, metrics, limits)
         self._trimmer = Trimmer(lambda: backend.work.ended)
-        self._socket = _bound_socket(host, rest_port, "--rest-port")
+        self._socket = _bound_socket(host, rest_port, "`rest_port`")
         self.rest_port = self._socket.getsockname()[1]
         try:
             # Try the port first: gRPC prints its own lines if it is in use.
-            _bound_socket(host, grpc_port, "--grpc-port").close()
+            _bound_socket(host, grpc_port, "`grpc_port`").close()
             self._grpc, self.grpc_port = grpc_server(backend, joined(host, grpc_port))
             self.served = self.repository.load_all()
         except BaseException:
@@ -106,7 +108,7 @@ class ModelServer:
         except OSError as error:
             self._socket.close()
             self._grpc.stop(None)
-            raise _port_in_use("--rest-port", self.host, self.rest_port) from error
+            raise _port_in_use("`rest_port`", self.host, self.rest_port) from error
         self._grpc.start()
         self._rest_thread.start()
         while self._rest_thread.is_alive() and not self._rest.started:
@@ -189,14 +191,14 @@ def serve(
         server.start()
         set_aside()
         for servable in server.served:
-            notes.out(f"{servable.name} version {servable.version}")
-        notes.out(f"REST at http://{joined(host, server.rest_port)}")
-        notes.out(f"gRPC at {joined(host, server.grpc_port)}")
+            _log.info("%s version %s", servable.name, servable.version)
+        _log.info("REST at http://%s", joined(host, server.rest_port))
+        _log.info("gRPC at %s", joined(host, server.grpc_port))
         stopping.wait()
         given_up = server.stop()
         if given_up:
-            notes.out(
-                f"stopped after {server.stop_timeout_secs:g} s; gave up {' and '.join(given_up)}"
+            _log.info(
+                "stopped after %g s; gave up %s", server.stop_timeout_secs, " and ".join(given_up)
             )
             _end_process()
     finally:
@@ -212,7 +214,7 @@ def _end_process() -> None:
     os._exit(1)
 
 
-def _bound_socket(host: str, port: int, flag: str) -> socket.socket:
+def _bound_socket(host: str, port: int, field: str) -> socket.socket:
     """Return a TCP socket that is bound to the port but does not listen yet.
 
     Connections are refused until the models are loaded, as in TensorFlow Serving.
@@ -221,7 +223,7 @@ def _bound_socket(host: str, port: int, flag: str) -> socket.socket:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, where = infos[0]
     except (socket.gaierror, OverflowError) as error:
-        raise InputError(f"--host {host} {flag} {port}: {error}") from error
+        raise InputError(f"`host` {host} {field} {port}: {error}") from error
     # Pass the protocol: only then asyncio sets TCP_NODELAY, without which responses wait 40 ms.
     bound = socket.socket(family, kind, protocol)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -229,13 +231,13 @@ def _bound_socket(host: str, port: int, flag: str) -> socket.socket:
         bound.bind(where)
     except (OSError, OverflowError) as error:
         bound.close()
-        raise _port_in_use(flag, host, port) from error
+        raise _port_in_use(field, host, port) from error
     return bound
 
 
-def _port_in_use(flag: str, host: str, port: int) -> InputError:
+def _port_in_use(field: str, host: str, port: int) -> InputError:
     where = joined(host, port)
-    return InputError(f"{flag}: cannot listen at {where}; is it in use? choose another port")
+    return InputError(f"{field}: cannot listen at {where}; is it in use? choose another port")
 
 
 def _uvicorn_config(app: object, limits: Limits) -> uvicorn.Config:

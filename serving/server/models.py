@@ -1,5 +1,6 @@
 """The repository of served models: loads, unloads and finds versions."""
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from pathlib import Path
 
 from grpc import StatusCode
 
-from pipeline.console import notes
 from pipeline.errors import InputError
 from serving.server.config_files import ModelConfig
 from serving.server.folders import fingerprint, read_models, versionless_dirs
@@ -15,6 +15,8 @@ from serving.server.loading import Loader, Servable, loaded_once
 from serving.server.memory import collect_all
 from serving.server.status import ServingError, invalid, shortened
 from serving.tf_serving import versions_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Repository:
         self._models = models
         if self._source.is_dir():
             for directory in versionless_dirs(self._source):
-                notes.out(f"{directory}: skipped, it has no numeric version")
+                _log.info("%s: skipped, it has no numeric version", directory)
         return [held for model in models.values() for held in model.serving.values()]
 
     def poll(self) -> None:
@@ -198,7 +200,7 @@ class Repository:
     def _complain_once(self, about: str, message: str) -> None:
         """Print a message unless it is the same as last time; "" = no problem."""
         if message and message != self._complaints.get(about):
-            notes.out(message)
+            _log.info("%s", message)
         self._complaints[about] = message
 
     def reload(self, configs: list[ModelConfig]) -> None:
@@ -249,7 +251,7 @@ class Repository:
                 try:
                     self.poll()
                 except OSError as error:  # a directory was removed meanwhile; retry later
-                    notes.out(f"looking for new versions: {error}")
+                    _log.info("looking for new versions: %s", error)
 
         self._poller = threading.Thread(target=work, name="model-poller", daemon=True)
         self._poller.start()
@@ -326,11 +328,11 @@ def _unknown_label(label: str) -> ServingError:
 def _update_and_tell(model: _Model) -> None:
     before = set(model.serving)
     for failed in model.update():
-        notes.out(
-            f"{model.config.name} version {failed.version} cannot be loaded: {failed.message}"
+        _log.info(
+            "%s version %s cannot be loaded: %s", model.config.name, failed.version, failed.message
         )
     for version in sorted(set(model.serving) - before):
-        notes.out(f"{model.config.name} version {version} is served now")
+        _log.info("%s version %s is served now", model.config.name, version)
     if set(model.serving) != before:
         collect_all()  # a loaded model has reference cycles, which keep its memory
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clozeline.main import main
-from model.explaining.explanation import Explanation, explain
+from model.explaining.explanation import Explanation, explain_texts
 from model.run import Run
 from serving.pages import explanation_page as pages
 from serving.pages.explanation_page import page, page_data
@@ -18,7 +18,7 @@ TEXTS = ("The [MASK] sees the lighthouses.", "A 🦄 </script><b>爱</b> $x$ fol
 
 @pytest.fixture(scope="module")
 def explained(trained_run: Run) -> Explanation:
-    return explain(trained_run, TEXTS, 1, 2)
+    return explain_texts(trained_run, TEXTS, 1, 2)
 
 
 def test_the_command_prints_and_writes(

@@ -126,7 +126,7 @@ def test_bad_flags_of_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 def test_a_demo_removes_only_the_files_that_a_demo_made(tmp_path: Path) -> None:
-    from clozeline import demo
+    from clozeline.commands import demo
 
     folder = demo.prepare_folder(tmp_path / "demo")
     for name in ("corpus/a.txt", "run/checkpoints/step-1/data", "vocab.txt"):

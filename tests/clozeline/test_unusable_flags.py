@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from clozeline.main import main, parse
-from model.explaining.explanation import explain
+from model.explaining.explanation import explain_texts
 from model.tasks.kinds import kind_named
 from model.tasks.texts import Texts
 from pipeline.errors import InputError
@@ -191,7 +191,7 @@ def test_evaluations_of_a_dataset_without_an_eval_split(
         ("embed", ["a", "b"], r"embed: takes text \(DT_STRING\), received 2 texts; leave 'b' out"),
         ("predict_ids", ["a"], r"takes input_ids \(DT_INT32\), input_mask \(DT_INT32\); query"),
         ("three", ["a", "b"], r"text_pair \(DT_STRING\), context \(DT_STRING\); query asks only"),
-        ("none", ["a"], r"--signature none: takes nothing, received 1 texts; leave 'a' out"),
+        ("none", ["a"], r"`signature` none: takes nothing, received 1 texts; leave 'a' out"),
     ],
 )
 def test_texts_that_a_signature_does_not_take(
@@ -220,4 +220,4 @@ def test_a_position_of_explain_that_is_not_asked_for(task, heads, text, message,
     config = SimpleNamespace(num_hidden_layers=1, num_attention_heads=1)
     run = SimpleNamespace(path="run", config=config, task=task, heads=heads)
     with pytest.raises(InputError, match=message):
-        explain(run, [text], 0, 0, 1)
+        explain_texts(run, [text], 0, 0, 1)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from clozeline.main import main
+from clozeline.show.terminal import printed_notes
 from docs.browser import Browser
 from model.run import Run
 
@@ -18,6 +19,16 @@ def exported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path
     arguments = ["export", "--run", str(trained_run.path), "--output", str(models / "fox")]
     assert main(arguments) == 0
     return models / "fox" / "1"
+
+
+@pytest.fixture
+def notes(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """What is printed, with the server's log messages as the front door prints them.
+
+    `caplog` would miss some: `serve` lets the handlers of this process write one line a minute.
+    """
+    with printed_notes(str):
+        yield capsys
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
 from model.explaining.example import Example, read_example
-from model.explaining.explanation import Explanation, explain
+from model.explaining.explanation import Explanation, explain_texts
 from model.explaining.rollout import attention_rollout
 from model.run import Run, load_run, write_run
 from model.run_config import DatasetFacts, RunConfig
@@ -53,7 +53,7 @@ def run(make_run: MakeRun) -> Run:
 
 @pytest.fixture(scope="module")
 def explained(run: Run) -> Explanation:
-    return explain(run, TEXTS, LAYER, HEAD)
+    return explain_texts(run, TEXTS, LAYER, HEAD)
 
 
 class ByHand:
@@ -252,7 +252,7 @@ def test_attributions_add_up(explained: Explanation) -> None:
 )
 def test_tuned_runs(make_run: MakeRun, task: Task, kinds: list[str]) -> None:
     run = make_run(task=task)
-    explained = explain(run, TEXTS[: 1 + task.takes_pairs], 0, 0)
+    explained = explain_texts(run, TEXTS[: 1 + task.takes_pairs], 0, 0)
     assert [prediction.kind for prediction in explained.predictions] == kinds
     by_hand = ByHand(run)
     encoded = by_hand.encode(explained.example)
@@ -280,19 +280,19 @@ def test_words_that_are_tagged(make_run: MakeRun) -> None:
 
 
 def test_a_bare_encoder_answers_nothing(make_run: MakeRun) -> None:
-    explained = explain(make_run(), TEXTS, 0, 0)
+    explained = explain_texts(make_run(), TEXTS, 0, 0)
     assert explained.predictions == ()
     assert "answers nothing" in explained.notes[0]
 
 
 def test_a_text_without_a_mask_and_a_text_that_is_too_long(run: Run) -> None:
-    explained = explain(run, ["I love my dog", "I love my cat. " * 3], 0, 0)
+    explained = explain_texts(run, ["I love my dog", "I love my cat. " * 3], 0, 0)
     assert len(explained.example) == 16
     assert explained.example.cut_pieces == 4 + 15 - 13
     assert "takes: 6 pieces at the end were cut off" in explained.notes[0]
     assert "no [MASK]" in explained.notes[1]
     assert explained.predictions[0].position == 14
-    assert explain(run, ["I love my dog"], 0, 0, position=2).predictions[0].position == 2
+    assert explain_texts(run, ["I love my dog"], 0, 0, position=2).predictions[0].position == 2
 
 
 @pytest.mark.parametrize(
@@ -300,14 +300,14 @@ def test_a_text_without_a_mask_and_a_text_that_is_too_long(run: Run) -> None:
     [
         ([""], {}, "TEXT '': has no word in it"),
         (["dog", "\u200b \n"], {}, "has no word in it"),
-        (["dog"], {"layer": 2}, "--layer 3: the model has layers 1 to 2"),
-        (["dog"], {"head": -1}, "--head 0: the model has heads 1 to 3"),
-        (["dog"], {"position": 3}, "--position 3: must be from 0 to 2"),
+        (["dog"], {"layer": 2}, "`layer` 3: the model has layers 1 to 2"),
+        (["dog"], {"head": -1}, "`head` 0: the model has heads 1 to 3"),
+        (["dog"], {"position": 3}, "`position` 3: must be from 0 to 2"),
     ],
 )
 def test_what_cannot_be_explained(run: Run, texts: list[str], options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        explain(run, texts, **{"layer": 0, "head": 0} | options)
+        explain_texts(run, texts, **{"layer": 0, "head": 0} | options)
 
 
 def test_another_number_of_texts_than_the_run_takes(make_run: MakeRun, tmp_path: Path) -> None:

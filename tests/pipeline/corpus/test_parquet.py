@@ -91,7 +91,7 @@ def test_a_file_compressed_as_a_whole(tmp_path: Path) -> None:
 def test_a_column_of_another_type(values: list[Any], said: str, tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": values}), path)
-    with pytest.raises(InputError, match=f"--text-column text: in .*{said}"):
+    with pytest.raises(InputError, match=f"`text_column` text: in .*{said}"):
         check_parquet([str(path)], "text", None, skip_damaged=False)
 
 

@@ -10,6 +10,7 @@ import pytest
 import zstandard
 from apache_beam.testing.util import assert_that, equal_to
 
+from pipeline.configs import InputFormat
 from pipeline.corpus import readers
 from pipeline.corpus.readers import (
     EMPTY,
@@ -20,7 +21,6 @@ from pipeline.corpus.readers import (
     REMARKS,
     CorpusFormat,
     DroppedDocumentError,
-    InputFormat,
     ReadDocuments,
     byte_ranges,
     collected,

@@ -97,7 +97,7 @@ def test_vocab_leaves_what_is_not_its_own(
         (tmp_path / "work" / "thesis.txt").write_text("mine")
         raise InputError("--size: too small")
 
-    monkeypatch.setattr("pipeline.text.vocabulary.learn_vocabulary", happen)
+    monkeypatch.setattr("pipeline.make_vocabulary.learn_vocabulary", happen)
     where = ["--input", str(prose_corpus / "*.txt"), "--output", str(tmp_path / "work" / "v.txt")]
     (tmp_path / "work").mkdir()
     assert main(["vocab", *where]) == 2
@@ -243,8 +243,9 @@ def test_a_killed_jobs_folder_is_removed_by_the_next(
     prose_corpus: Path,
     vocab_path: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     output = tmp_path / "ds"
     job = start(prose_corpus, vocab_path, output)
     job.kill()
@@ -257,7 +258,7 @@ def test_a_killed_jobs_folder_is_removed_by_the_next(
     with job_folder(str(output), "_temporary-"):
         assert not folder.exists()
         assert not list(output.glob("*.tfrecord"))
-    assert f"{folder}: process {job.pid}, since" in capsys.readouterr().err
+    assert f"{folder}: process {job.pid}, since" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["other host", "no lock", "other file in it"])

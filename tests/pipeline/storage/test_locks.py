@@ -53,13 +53,13 @@ def test_the_error_for_a_second_writer_names_the_first(
 
 
 def test_a_killed_writers_lock_is_taken_over_and_reported(
-    holder: subprocess.Popen, tmp_path: Path, capsys: pytest.CaptureFixture
+    holder: subprocess.Popen, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "a" / LOCK).exists()
-    with only_writer(tmp_path / "a", "--run a"):
-        said = capsys.readouterr().err
+    with caplog.at_level("INFO"), only_writer(tmp_path / "a", "--run a"):
+        said = caplog.text
     assert f"--run a: process {holder.pid}, since 20" in said
     assert "exited without releasing its lock; taking it over" in said
 
@@ -117,11 +117,11 @@ def failing(number: int) -> object:
 
 
 def test_a_filesystem_without_locks_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(FileLock, "acquire", failing(errno.ENOSYS))
-    with only_writer(tmp_path, "--run x"):
-        assert "--run x: the filesystem does not support locks; make" in capsys.readouterr().err
+    with caplog.at_level("INFO"), only_writer(tmp_path, "--run x"):
+        assert "--run x: the filesystem does not support locks; make" in caplog.text
 
 
 def test_a_directory_that_cannot_be_written(

@@ -65,12 +65,12 @@ def test_a_script_of_thousands_is_covered() -> None:
 
 
 def test_nothing_to_learn_from() -> None:
-    with pytest.raises(InputError, match=r"--input: no words to learn a vocabulary from"):
+    with pytest.raises(InputError, match=r"`input`: no words to learn a vocabulary from"):
         learn_vocabulary({}, 100)
 
 
 def test_too_small_a_size() -> None:
-    with pytest.raises(InputError, match=r"--size 10: the special tokens .* take 17 pieces"):
+    with pytest.raises(InputError, match=r"`size` 10: the special tokens .* take 17 pieces"):
         learn_vocabulary(COUNTS, 10)
 
 

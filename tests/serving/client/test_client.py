@@ -182,7 +182,7 @@ def test_inputs_that_make_no_tensor(client):
 def test_nothing_listens(kind, refusing_port):
     where = f"127.0.0.1:{refusing_port}"
     client = Client(f"http://{where}") if kind == "rest" else GrpcClient(where)
-    expected = f"nothing answers at {where}; start one with clozeline serve --models DIR"
+    expected = f"nothing answers at {where}; start one with clozeline serve `models` DIR"
     with pytest.raises(ServerError) as caught:
         client.predict("m", {"text": ["a"]})
     assert str(caught.value) == expected

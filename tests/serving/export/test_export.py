@@ -457,7 +457,7 @@ def test_exports_of_one_model_take_turns(
 ) -> None:
     other = writer_of(tmp_path / "fox")
     monkeypatch.setattr(export, "PUBLISHING_SECS", 0)
-    with pytest.raises(InputError, match=rf"--output .*fox: is being written by .* {other.pid}, s"):
+    with pytest.raises(InputError, match=rf"`output` .*fox: is being written by .* {other.pid}, s"):
         export.export_run(trained_run, tmp_path / "fox")
     assert [path.name for path in (tmp_path / "fox").iterdir()] == [".lock"]
     monkeypatch.setattr(export, "PUBLISHING_SECS", 60)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from docs.browser import Browser
-from model.explaining.explanation import Explanation, explain
+from model.explaining.explanation import Explanation, explain_texts
 from model.run import Run
 from serving.pages.explanation_page import page
 
@@ -20,7 +20,7 @@ LAYER, HEAD = 1, 2
 
 @pytest.fixture(scope="module")
 def explained(trained_run: Run) -> Explanation:
-    return explain(trained_run, TEXTS, LAYER, HEAD)
+    return explain_texts(trained_run, TEXTS, LAYER, HEAD)
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,7 @@ def test_invalid_initial_weights(lab, change, message):
         Repository(lab, load).load_all()
 
 
-def test_a_changed_file_is_taken_up_and_a_wrong_one_is_not(lab, capsys):
+def test_a_changed_file_is_taken_up_and_a_wrong_one_is_not(lab, notes):
     repository = Repository(lab, load)
     repository.load_all()
     text = lab.read_text()
@@ -200,7 +200,7 @@ def test_a_changed_file_is_taken_up_and_a_wrong_one_is_not(lab, capsys):
     repository.poll()
     repository.poll()
     assert served(repository, "lab") == {3, 5, 7}
-    assert capsys.readouterr().err.count("the models stay as they were") == 1
+    assert notes.readouterr().err.count("the models stay as they were") == 1
     write(lab, text.split("  config { name", 1)[0] + "}")
     repository.poll()
     repository.poll()

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from clozeline.commands.serve import Serve
+from clozeline.show.terminal import printed_notes
 from pipeline.errors import InputError
 from serving.addresses import checked_address, joined
 from serving.server.batching import BatchingOptions
@@ -102,7 +103,8 @@ def test_a_signal_lets_running_requests_finish(models, held, monkeypatch, signal
     handler = signal.getsignal(signal_number)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answers = pool.submit(client)
-        serve(models, HOST, 0, 0)
+        with printed_notes(str):
+            serve(models, HOST, 0, 0)
         assert answers.result() == ({"predictions": [11.5]}, [12.5])
     assert signal.getsignal(signal_number) is handler
     assert printed.getvalue().startswith("plus version 7\nREST at http://127.0.0.1:")
@@ -166,16 +168,16 @@ def test_an_error_of_ours_is_answered_and_not_told(models, monkeypatch):
 def test_ports_in_use(models):
     with socket.create_server((HOST, 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(InputError, match=f"--rest-port: cannot listen at {HOST}:{port}; is it"):
+        with pytest.raises(InputError, match=f"`rest_port`: cannot listen at {HOST}:{port}; is it"):
             ModelServer(models, HOST, port, 0)
-        with pytest.raises(InputError, match=f"--grpc-port: cannot listen at {HOST}:{port}; is it"):
+        with pytest.raises(InputError, match=f"`grpc_port`: cannot listen at {HOST}:{port}; is it"):
             ModelServer(models, HOST, 0, port)
 
 
 def test_two_servers_do_not_share_a_grpc_port(models, capfd):
     first = ModelServer(models, HOST, 0, 0)
     first.start()
-    with pytest.raises(InputError, match="--grpc-port: cannot listen at"):
+    with pytest.raises(InputError, match="`grpc_port`: cannot listen at"):
         ModelServer(models, HOST, 0, first.grpc_port)
     first.stop()
     assert capfd.readouterr().err == ""  # gRPC's own lines
@@ -187,12 +189,12 @@ def test_port_taken_while_the_models_load(models):
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind((HOST, server.rest_port))
         other.listen()
-        with pytest.raises(InputError, match="--rest-port: cannot listen"):
+        with pytest.raises(InputError, match="`rest_port`: cannot listen"):
             server.start()
 
 
 def test_host_of_another_machine(models):
-    with pytest.raises(InputError, match=r"--rest-port: cannot listen at 192\.0\.2\.1:0"):
+    with pytest.raises(InputError, match=r"`rest_port`: cannot listen at 192\.0\.2\.1:0"):
         ModelServer(models, "192.0.2.1", 0, 0)
 
 
@@ -231,7 +233,7 @@ def test_malformed_addresses(bad):
 def test_listening_everywhere_needs_a_flag():
     options = Serve(models=Path("models"))
     assert options.host == HOST
-    with pytest.raises(InputError, match=r"--host: expected an address; 0\.0\.0\.0 means all"):
+    with pytest.raises(InputError, match=r"`host`: expected an address; 0\.0\.0\.0 means all"):
         Serve(models=Path("models"), host="")  # which sockets take for all addresses
     with pytest.raises(InputError, match="--no-batching and --batching-config contradict"):
         Serve(models=Path("models"), batching=False, batching_config=Path("b"))

@@ -235,7 +235,7 @@ def test_a_version_may_be_made_of_links(exports, tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_keeps_no_other_model_back(
-    exports, tmp_path, monkeypatch, capsys
+    exports, tmp_path, monkeypatch, notes
 ):
     for name in ("a", "b"):
         publish(exports, 2, tmp_path / name / "1")
@@ -254,8 +254,7 @@ def test_a_folder_that_cannot_be_read_keeps_no_other_model_back(
     repository.poll()
     assert repository.find("b").version == 2
     assert repository.find("a").version == 1
-    said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if "Stale" in line] == [
+    assert [line for line in notes.readouterr().err.splitlines() if "Stale" in line] == [
         f"looking for new versions: [Errno 116] Stale file handle: '{tmp_path}/a'"
     ]
     with pytest.raises(InputError, match=rf"^{tmp_path}/a: cannot be read: Stale file handle$"):
@@ -303,12 +302,11 @@ def test_a_model_that_cannot_be_loaded_at_the_start(tmp_path):
         Repository(tmp_path, loader()).load_all()
 
 
-def test_a_directory_without_versions_is_skipped_with_a_note(exports, tmp_path, capsys):
+def test_a_directory_without_versions_is_skipped_with_a_note(exports, tmp_path, notes):
     publish(exports, 2, tmp_path / "m" / "1")
     (tmp_path / "notes").mkdir()
     assert len(Repository(tmp_path, loader()).load_all()) == 1
-    expected = f"{tmp_path}/notes: skipped, it has no numeric version\n"
-    assert capsys.readouterr().err == expected
+    assert notes.readouterr().err == f"{tmp_path}/notes: skipped, it has no numeric version\n"
 
 
 def test_versions_change_under_load_without_a_failed_request(exports, tmp_path):

@@ -1,18 +1,25 @@
-"""Summarize a dataset as a table, and warn of datasets that a model cannot learn from."""
+"""A dataset as a person sees it: totals, lengths, decoded examples."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
+import numpy as np
 from rich.table import Table
+from rich.text import Text
 
-from pipeline.console import table
+from clozeline.show.terminal import table
+from pipeline import schema
 from pipeline.manifest import Manifest
+from pipeline.schema import IS_NEXT, Pairing
+from pipeline.text.tokenizer import Vocabulary
 
-MAX_UNKNOWN_RATE = 0.02
-"""Share of [UNK] among the pieces, or of all-[UNK] sentences, above which a warning is given."""
-
-MAX_RANDOM_NEXT_RATE = 0.75
-"""Share of random next sentences above which a warning is given; BERT expects 0.5."""
+LENGTH_BINS = 8
+LABELS: dict[Pairing, list[str]] = {
+    "nsp": ["true next", "random next"],
+    "sop": ["in order", "swapped"],
+    "none": ["sentences"],
+}
+"""Descriptions of the values 0 and 1 of `next_sentence_labels`, by pairing."""
 
 
 def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -> Table:
@@ -56,43 +63,40 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
     return result
 
 
-def dataset_warnings(manifest: Manifest) -> list[str]:
-    """Return one-line warnings about what a model cannot learn from a dataset, and why."""
-    total: Counter[str] = Counter()
-    for statistics in manifest.statistics.values():
-        total.update(statistics)
-    return [*_unknown(total), *_random_next(total, manifest)]
+def length_table(lengths: Mapping[int, int], max_seq_length: int) -> Table:
+    """Return a histogram of the number of real positions per example, as a table."""
+    width = -(-max_seq_length // LENGTH_BINS)
+    bins: Counter[int] = Counter()
+    for length, count in lengths.items():
+        bins[(length - 1) // width] += count
+    most = max(bins.values())
+    rows = [
+        (f"{index * width + 1}-{min((index + 1) * width, max_seq_length)}", bins[index],
+         "█" * round(24 * bins[index] / most))
+        for index in range(LENGTH_BINS)
+        if index * width < max_seq_length
+    ]  # fmt: skip
+    return table("Lengths", ["pieces", "examples", ""], rows, frozenset({0, 2}))
 
 
-def _unknown(total: Counter[str]) -> Iterator[str]:
-    """Yield a warning if too much of the text is [UNK]."""
-    pieces = total["unknown_pieces"] / total["pieces"]
-    sentences = total["unknown_sentences"] / total["sentences"]
-    if max(pieces, sentences) > MAX_UNKNOWN_RATE:
-        yield (
-            f"{pieces:.1%} of the pieces are [UNK], and {sentences:.1%} of the sentences are "
-            "nothing else: the vocabulary does not fit the text, or its words are too long; learn "
-            "one from this text with clozeline vocab, and put spaces between the words of a script "
-            "that has none"
-        )
-
-
-def _random_next(total: Counter[str], manifest: Manifest) -> Iterator[str]:
-    """Yield a warning if far more than half of the next sentences are random."""
-    share = total["random_next"] / total["examples"]
-    average = total["sentences"] / total["documents"]
-    if manifest.pairing != "nsp" or (share <= MAX_RANDOM_NEXT_RATE and average > 1):
-        return
-    documents = f"documents have {average:.1f} sentences on average"
-    if average == 1:
-        documents = "every document has one sentence"
-    remedy = "give longer documents"
-    if manifest.settings["input_format"] == "lines":
-        remedy = "put blank lines between documents only, not between sentences"
-    yield (
-        f"{documents}, so {share:.1%} of the next sentences are random and next-sentence "
-        f"prediction cannot be learned; {remedy}, or add --pairing none"
-    )
+def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:
+    """Return one record as colored text: A plain, B cyan, predictions as `label→input piece`."""
+    predictions = (record.get(name, ()) for name in schema.MASKED_LM_FEATURES)
+    labels = {
+        int(position): vocabulary.pieces[label]
+        for position, label, weight in zip(*predictions, strict=True)
+        if weight
+    }
+    label = record[schema.NEXT_SENTENCE_LABELS][0] if pairing != "none" else IS_NEXT
+    text = Text(f"\n{LABELS[pairing][label]}:", style="bold")
+    for position in range(int(record[schema.INPUT_MASK].sum())):
+        piece = vocabulary.pieces[record[schema.INPUT_IDS][position]]
+        style = "cyan" if record[schema.SEGMENT_IDS][position] else ""
+        if position in labels:
+            text.append(f" {labels[position]}→{piece}", style="bold magenta")
+        else:
+            text.append(f" {piece}", style=style)
+    return text
 
 
 def dropped_documents(dropped: Mapping[str, int]) -> str:

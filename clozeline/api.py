@@ -1,0 +1,54 @@
+"""Every command as a function: a frozen configuration in, a frozen result out.
+
+    from clozeline.api import VocabularyConfig, make_vocabulary
+
+    report = make_vocabulary(VocabularyConfig(input=("books/*.txt",), output=Path("vocab.txt")))
+    print(report.pieces)
+
+These are the functions of the rooms themselves. What the user gave and cannot be used is an
+`InputError`, what failed otherwise a `JobError`; both say in one line what and where, with fields
+of the configuration in backquotes. Notes go through `logging` (`logging.basicConfig(level="INFO")`
+shows them), progress bars to standard error (`pipeline.progress.stderr.quiet = True` hides them).
+TensorFlow and Keras are imported with this module; what they read from the environment is set
+before.
+"""
+
+from model.explaining.config import ExplainConfig
+from model.explaining.explanation import Explanation, explain
+from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
+from pipeline.errors import InputError, JobError
+from pipeline.inspection import Inspection, inspect_dataset
+from pipeline.make_vocabulary import VocabularyReport, make_vocabulary
+from pipeline.preprocess import DatasetReport, PreprocessReport, preprocess
+from serving.client.answers import Answer, query
+from serving.configs import ExportConfig, QueryConfig, ServeConfig
+from serving.export.export import Exported, export
+from serving.server.launch import Addresses
+from serving.server.launch import serving_models as serve
+
+__all__ = [
+    "Addresses",
+    "Answer",
+    "DatasetReport",
+    "ExplainConfig",
+    "Explanation",
+    "ExportConfig",
+    "Exported",
+    "InputError",
+    "InspectConfig",
+    "Inspection",
+    "JobError",
+    "PreprocessConfig",
+    "PreprocessReport",
+    "QueryConfig",
+    "ServeConfig",
+    "VocabularyConfig",
+    "VocabularyReport",
+    "explain",
+    "export",
+    "inspect_dataset",
+    "make_vocabulary",
+    "preprocess",
+    "query",
+    "serve",
+]

@@ -1,0 +1,108 @@
+"""Show a server's response in the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from clozeline.show.terminal import table
+from model.tasks.kinds import all_kinds
+from serving.client.answers import Answer
+
+_SHOWN_VALUES = 6
+
+
+def show(texts: Sequence[str], answer: Answer) -> RenderableType:
+    """Return a human-readable view of a response."""
+    views = _SHOW | {
+        kind.signature.name: _TASK_VIEWS[kind.signature.view]
+        for kind in all_kinds()
+        if kind.signature.view
+    }
+    needed, view = views.get(answer.signature, ((), _values))
+    outputs = answer.outputs
+    # A signature of another exporter may have the same name as ours but other outputs.
+    shown = (view if outputs.keys() >= set(needed) else _values)(texts, outputs)
+    if outputs.get("truncated"):
+        return Group(shown, "The text is longer than the model takes; its end was cut off.")
+    return shown
+
+
+def _fillings(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return a table of the candidates for each mask, one column per mask."""
+    tokens, probabilities = answer["tokens"], answer["probabilities"]
+    masks = [index for index, position in enumerate(answer["positions"]) if position >= 0]
+    rows = [
+        [rank + 1, *(f"{tokens[m][rank]} {probabilities[m][rank]:.3f}" for m in masks)]
+        for rank in range(len(tokens[0]))
+    ]
+    columns = ["", *(f"mask {index + 1}" for index in range(len(masks)))]
+    return Group(Text(" ".join(texts), style="bold"), table("", columns, rows))
+
+
+def _next_sentence(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    return f"{answer['is_next_probability']:.3f}  is the next sentence"
+
+
+def _classes(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return the classes with their probabilities, the most probable first."""
+    pairs = zip(answer["probabilities"], answer["labels"], strict=True)
+    rows = [[label, f"{probability:.3f}"] for probability, label in sorted(pairs, reverse=True)]
+    return table("", ["class", "probability"], rows)
+
+
+def _score(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    return f"{answer['score']:.3f}"
+
+
+def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    vector = np.array(answer["mean"])
+    head = ", ".join(f"{value:+.3f}" for value in vector[:_SHOWN_VALUES])
+    return f"mean vector: {len(vector)} numbers, length {np.linalg.norm(vector):.3f}: {head}…"
+
+
+def _attention(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return the piece that each piece attends to most, per layer, averaged over the heads."""
+    real = [index for index, token in enumerate(answer["tokens"]) if token]
+    tokens = [answer["tokens"][index] for index in real]
+    scores = np.array(answer["scores"])[:, :, real][:, :, :, real].mean(axis=1)  # [layers, L, L]
+    rows = [
+        [token, *(f"{tokens[layer[row].argmax()]} {layer[row].max():.2f}" for layer in scores)]
+        for row, token in enumerate(tokens)
+    ]
+    columns = ["looks at", *(f"layer {number + 1}" for number in range(len(scores)))]
+    return table("", columns, rows)
+
+
+def _values(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return all outputs by name, long ones shortened."""
+    return table("", ["output", "value"], [
+        [name, _short(value)] for name, value in answer.items() if name not in _NOT_SHOWN
+    ])  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        more = ", …" if len(value) > 4 * _SHOWN_VALUES else ""
+        return ", ".join(map(_short, value[: 4 * _SHOWN_VALUES])) + more
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+_NOT_SHOWN = ("truncated",)
+_SHOW = {
+    "fill_mask": (("tokens", "probabilities", "positions"), _fillings),
+    "fill_mask_pair": (("tokens", "probabilities", "positions"), _fillings),
+    "next_sentence": (("is_next_probability",), _next_sentence),
+    "embed": (("mean",), _vector),
+    "embed_tokens": (("mean",), _vector),
+    "attention": (("tokens", "scores"), _attention),
+}
+"""By signature: the outputs that its view requires, and the view function."""
+
+_TASK_VIEWS = {
+    "classes": (("labels", "probabilities"), _classes),
+    "number": (("score",), _score),
+}
+"""The same by the view that a kind of task names for its signature."""

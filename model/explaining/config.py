@@ -1,0 +1,35 @@
+"""The configuration of an explanation, as plain data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """What is explained.
+
+    Attributes:
+        run_dir: the run whose model is explained.
+        text: one text, or two that the model reads together. [MASK] stands for a word to predict.
+        layer: layer of the worked steps, from 1.
+        head: attention head of the worked steps, from 1.
+        position: position of the piece that the masked-LM head predicts if the text has no [MASK];
+            None = the last piece.
+    """
+
+    run_dir: Path
+    text: tuple[str, ...]
+    layer: int = 1
+    head: int = 1
+    position: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: no text, or more than two.
+        """
+        if not 1 <= len(self.text) <= 2:
+            raise InputError(f"`text`: expected one or two texts, got {len(self.text)}")

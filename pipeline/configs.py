@@ -1,0 +1,168 @@
+"""The configuration of the pipeline's functions, as plain data.
+
+Fields stand in error messages under their names, so the front door's options have the same.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import InputError, check_range
+from pipeline.schema import Compression, Masks, Pairing
+
+InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
+Masking = Literal["token", "whole-word", "span"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """Which files are read, and how.
+
+    Attributes:
+        input: paths or globs of text files.
+        input_format: `prose`: one document per file. `lines`: one sentence per line, blank lines
+            between documents. `jsonl`: one JSON object per line. `parquet`: one document per row.
+        text_column: column of `jsonl` and `parquet` that holds the text.
+        id_column: column that identifies a document; None = its text identifies it.
+        language: ISO 639 code for the sentence splitter; not used for `lines`.
+        lower_case: lower-case and strip accents (an uncased model).
+        skip_damaged_files: True = use a damaged file up to the damage; False = fail.
+    """
+
+    input: tuple[str, ...]
+    input_format: InputFormat = "prose"
+    text_column: str = "text"
+    id_column: str | None = None
+    language: str = "en"
+    lower_case: bool = True
+    skip_damaged_files: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: no input.
+        """
+        if not self.input:
+            raise InputError("`input`: expected at least one file or glob")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyConfig(CorpusConfig):
+    """How a vocabulary is learned.
+
+    Attributes:
+        output: the file to write, one piece per line.
+        size: number of pieces, special tokens included (5 to 1000000).
+        overwrite: replace the file if it exists.
+    """
+
+    output: Path
+    size: int = 30522
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: no input, or a size out of range.
+        """
+        super().__post_init__()
+        check_range("size", self.size, 5, 1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig(CorpusConfig):
+    """How datasets are made.
+
+    Attributes:
+        vocab: vocabulary file.
+        output: dataset folder, on any filesystem of Beam's.
+        max_seq_length: positions in a record (5 to 65536). Several lengths make one dataset each,
+            in folders named after them, from one reading of the corpus.
+        max_predictions: most masked positions in a record, one for every length; empty =
+            `mask_rate` of the positions, rounded up.
+        pairing: `nsp`: segment A and the next or a random sentence B. `sop`: A and B in order or
+            swapped. `none`: whole sentences, no pairs.
+        masks: `static`: masked in the records. `dynamic`: masked during training.
+        masking: unit of masking: a piece, a whole word, or a span of whole words.
+        mask_rate: share of the pieces to predict (above 0, to 1).
+        short_seq_rate: share of pairs that are shorter than they could be (0 to 1).
+        duplicates: passes over the corpus, each with other pairs and masks (1 to 10000).
+        deduplicate: drop documents whose text, or id, occurred before.
+        min_document_pieces: drop documents of fewer pieces.
+        max_unreadable_rate: largest accepted share of unreadable documents (0 to 1).
+        shards: training files (1 to 99999); None = one for every 16 MB of text.
+        eval_rate: share of the documents held out for evaluation (0 to 0.5).
+        compression: of the records.
+        seed: the same seed and corpus give the same bytes on any machine.
+        overwrite: replace an existing dataset once the new one is finished.
+    """
+
+    vocab: Path
+    output: str
+    max_seq_length: tuple[int, ...] = (128,)
+    max_predictions: tuple[int, ...] = ()
+    pairing: Pairing = "nsp"
+    masks: Masks = "static"
+    masking: Masking = "token"
+    mask_rate: float = 0.15
+    short_seq_rate: float = 0.1
+    duplicates: int = 1
+    deduplicate: bool = False
+    min_document_pieces: int = 1
+    max_unreadable_rate: float = 0.1
+    shards: int | None = None
+    eval_rate: float = 0.01
+    compression: Compression = "none"
+    seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: no input, or a number out of range.
+        """
+        super().__post_init__()
+        if len({*self.max_seq_length}) != len(self.max_seq_length) or not self.max_seq_length:
+            raise InputError("`max_seq_length`: expected one or more different lengths")
+        if self.max_predictions and len(self.max_predictions) != len(self.max_seq_length):
+            raise InputError("`max_predictions`: expected as many numbers as `max_seq_length` has")
+        for length in self.max_seq_length:
+            check_range("max_seq_length", length, 5, 65536)
+        for predictions, length in zip(self.max_predictions, self.max_seq_length, strict=False):
+            check_range("max_predictions", predictions, 1, length)
+        if not self.mask_rate > 0:
+            raise InputError(f"`mask_rate` {self.mask_rate:g}: must be above 0")
+        check_range("mask_rate", self.mask_rate, 0, 1)
+        check_range("short_seq_rate", self.short_seq_rate, 0, 1)
+        check_range("duplicates", self.duplicates, 1, 10_000)
+        check_range("min_document_pieces", self.min_document_pieces, 1, 1 << 31)
+        check_range("max_unreadable_rate", self.max_unreadable_rate, 0, 1)
+        check_range("eval_rate", self.eval_rate, 0, 0.5)
+        if self.shards is not None:
+            check_range("shards", self.shards, 1, 99_999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """What of a dataset is shown; all of it is checked.
+
+    Attributes:
+        dataset: the dataset folder.
+        split: split of the decoded examples.
+        examples: number of decoded examples (0 to 1024).
+    """
+
+    dataset: Path
+    split: Literal["train", "eval"] = "train"
+    examples: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a number out of range.
+        """
+        check_range("examples", self.examples, 0, 1024)

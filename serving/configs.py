@@ -1,0 +1,136 @@
+"""The configuration of serving's functions, as plain data.
+
+Fields stand in error messages under their names, so the front door's options have the same.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.run_config import Checkpoint
+from pipeline.errors import InputError, check_range
+from serving.addresses import checked_address
+from serving.export.choices import ServerVersion, ServingPrecision
+from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, version_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """How a run is exported.
+
+    Attributes:
+        run_dir: the run: pretrained, tuned or imported.
+        output: models/NAME; the version is the next free number in it.
+        precision: dtype of stored weights and matrix multiplications.
+        checkpoint: `best` by evaluation, `last`; `auto`: the best if there is one.
+        for_server: release of TensorFlow Serving that must know every operation.
+    """
+
+    run_dir: Path
+    output: Path
+    precision: ServingPrecision = "float32"
+    checkpoint: Checkpoint = "auto"
+    for_server: ServerVersion = "2.20"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Settings of a model server.
+
+    Attributes:
+        models: folder with NAME/VERSION/saved_model.pb, or a `models.config`.
+        host: address to listen on; the real server always listens on all addresses.
+        rest_port: port of the REST API; 0 = a free port (embedded server only).
+        grpc_port: port of the gRPC API; 0 = a free port (embedded server only).
+        embedded: whether to run the embedded server even if the real one is installed.
+        batching: whether to batch requests of several clients.
+        batching_config: a batching parameters file; None = batches of up to 32 rows.
+        allow_reload: whether gRPC clients may replace the list of models (embedded server).
+        allowed_hosts: host names that REST clients may use for the embedded server.
+        max_body_mb: size limit of requests, in MiB (embedded server).
+        max_answer_mb: size limit of responses, in MiB (embedded server).
+        stop_timeout_secs: how long running requests may take after a stop (embedded server).
+        enable_signature_method_name_check: whether Classify and Regress require the matching
+            `method_name`.
+    """
+
+    models: Path
+    host: str = "127.0.0.1"
+    rest_port: int = REST_PORT
+    grpc_port: int = GRPC_PORT
+    embedded: bool = False
+    batching: bool = True
+    batching_config: Path | None = None
+    allow_reload: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    enable_signature_method_name_check: bool = False
+    max_body_mb: int = 4
+    max_answer_mb: int = 64
+    stop_timeout_secs: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a port that cannot be one, no host, or fields that contradict each other.
+        """
+        if not self.host:
+            raise InputError("`host`: expected an address; 0.0.0.0 means all of them")
+        if self.batching_config and not self.batching:
+            raise InputError("`batching_config`: has no effect without `batching`")
+        check_range("rest_port", self.rest_port, 0, 65535)
+        check_range("grpc_port", self.grpc_port, 0, 65535)
+        check_range("max_body_mb", self.max_body_mb, 1, 64)
+        check_range("max_answer_mb", self.max_answer_mb, 1, 1024)
+        check_range("stop_timeout_secs", self.stop_timeout_secs, 0, 3600)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig:
+    """A question to a running server.
+
+    Attributes:
+        text: one text, or two for what takes a pair.
+        model: name of the model.
+        server: HOST:PORT of the REST port, or of the gRPC port if `grpc` is set; None = this
+            machine's, with the default port.
+        grpc: ask over gRPC.
+        signature: signature to run; "" = the one that fits the texts.
+        version: number or label of the version; None = the newest.
+    """
+
+    text: tuple[str, ...]
+    model: str
+    server: str | None = None
+    grpc: bool = False
+    signature: str = ""
+    version: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: no text, or more than two; an address, a name or a version that cannot be
+                one.
+        """
+        if self.server is not None:
+            checked_address("`server`", self.server)
+        if not 1 <= len(self.text) <= 2:
+            raise InputError(f"`text`: expected one or two texts, got {len(self.text)}")
+        for field, name in (("`model`", self.model), ("`version`", self.version)):
+            if name is not None and not (name and name.isprintable()):
+                raise InputError(f"{field} {name!a}: expected a name")
+        version = self.version or ""
+        is_number = version.isascii() and version.isdigit()
+        if is_number and version_number(version) is None:
+            raise InputError(f"`version` {self.version}: must be at most {MAX_VERSION}")
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT to ask at."""
+        return self.server or f"127.0.0.1:{GRPC_PORT if self.grpc else REST_PORT}"
+
+    @property
+    def wanted_version(self) -> int | str | None:
+        """Number or label of the version; None = the newest."""
+        number = version_number(self.version) if self.version else None
+        return self.version if number is None else number

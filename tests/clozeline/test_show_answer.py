@@ -1,0 +1,60 @@
+"""What `query` prints of a response."""
+
+from rich.console import Console
+
+from clozeline.show.answer import show
+from serving.client.answers import Answer
+
+
+def shown(texts, answer):
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as captured:
+        signature = answer.pop("signature")
+        console.print(show(texts, Answer(signature, answer)))
+    words = [line.replace("│", " ").split() for line in captured.get().splitlines()]
+    return [line for line in words if line and not set("".join(line)) & set("─━")]
+
+
+def test_fillings_of_masks_in_both_texts():
+    lines = shown(["A [MASK].", "[MASK] b."], {
+        "signature": "fill_mask_pair", "tokens": [["x", "y"], ["", ""], ["z", "w"]],
+        "probabilities": [[0.5, 0.25], [0.0, 0.0], [0.75, 0.125]], "positions": [2, -1, 5],
+        "truncated": True,
+    })  # fmt: skip
+    assert lines[0] == ["A", "[MASK].", "[MASK]", "b."]
+    assert ["1", "x", "0.500", "z", "0.750"] in lines
+    assert ["2", "y", "0.250", "w", "0.125"] in lines
+    assert " ".join(lines[-1]).startswith("The text is longer than the model takes")
+
+
+def test_classes_come_likeliest_first():
+    lines = shown(["t"], {
+        "signature": "classify", "labels": ["bad", "good", "so-so"],
+        "probabilities": [0.125, 0.625, 0.25], "label": "good", "truncated": False,
+    })  # fmt: skip
+    assert lines[-3:] == [["good", "0.625"], ["so-so", "0.250"], ["bad", "0.125"]]
+
+
+def test_score():
+    assert shown(["t"], {"signature": "score", "score": 2.5, "truncated": False}) == [["2.500"]]
+
+
+def test_attention_names_the_piece_that_each_looks_at_most():
+    heads = [
+        [[0.1, 0.9, 0.0], [0.8, 0.2, 0.0], [0, 0, 0]],
+        [[0.3, 0.7, 0.0], [0.6, 0.4, 0.0], [0, 0, 0]],
+    ]
+    lines = shown(["t"], {
+        "signature": "attention", "tokens": ["[CLS]", "fox", ""], "scores": [heads],
+        "truncated": False,
+    })  # fmt: skip
+    assert lines[-2:] == [["[CLS]", "fox", "0.80"], ["fox", "[CLS]", "0.70"]]
+
+
+def test_what_has_no_view_of_its_own_is_listed_by_name():
+    lines = shown(["t"], {
+        "signature": "tokenize", "tokens": ["[CLS]", "fox"], "input_ids": list(range(40)),
+        "truncated": False,
+    })  # fmt: skip
+    assert ["tokens", "[CLS],", "fox"] in lines
+    assert any("…" in line for line in lines)
