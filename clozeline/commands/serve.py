@@ -48,12 +48,12 @@ class Serve(Command):
     """Refuse Classify and Regress requests unless the signature's method_name matches, like the
     TensorFlow Serving flag. Models of TensorFlow 2 always have the method_name of Predict."""
     max_body_mb: int = 4
-    """Largest request that the embedded server takes, in MiB, after decompression."""
+    """Size limit for requests to the embedded server after decompression, in MiB."""
     max_answer_mb: int = 64
     """Largest answer that the embedded server gives, in MiB: of its outputs, and of their JSON. All
     answers together may take four times as much, and at least 256."""
     stop_timeout_secs: float = 30.0
-    """On SIGTERM, running requests of the embedded server get this long to end."""
+    """How long running requests of the embedded server may take after SIGTERM."""
 
     @property
     def environment(self) -> dict[str, str]:
