@@ -1,12 +1,15 @@
-"""The Python interface has the defaults of the flags, and its errors name fields."""
+"""Every command from Python: defaults of the flags, errors that name fields, the whole line."""
 
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clozeline import api
 from clozeline.commands import COMMANDS, options_of
+from clozeline.main import main
 
 CONFIGS = {
     "vocab": api.VocabularyConfig,
@@ -48,3 +51,61 @@ def test_errors_name_fields(tmp_path: Path) -> None:
         api.make_vocabulary(
             api.VocabularyConfig(input=(f"{tmp_path}/no",), output=tmp_path / "vocab.txt")
         )
+
+
+@pytest.mark.slow
+def test_the_line(prose_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = (str(prose_corpus / "*.txt"),)
+    vocab, dataset, run = tmp_path / "vocab.txt", tmp_path / "dataset", tmp_path / "run"
+    learned = api.make_vocabulary(api.VocabularyConfig(input=corpus, output=vocab, size=90))
+    pieces = vocab.read_text().splitlines()
+    assert (learned.path, learned.pieces, learned.warnings) == (vocab, len(pieces), ())
+    texts = [path.read_text() for path in prose_corpus.iterdir()]
+    words = [word for text in texts for word in text.lower().replace(".", " . ").split()]
+    assert (learned.words, learned.distinct_words) == (len(words), len({*words}))
+
+    made = api.preprocess(
+        api.PreprocessConfig(
+            input=corpus, vocab=vocab, output=str(dataset), max_seq_length=(32,), eval_rate=0.2
+        )
+    )
+    (report,) = made.datasets
+    assert (report.path, report.manifest.vocab_size) == (str(dataset), len(pieces))
+    inspection = api.inspect_dataset(api.InspectConfig(dataset=dataset, examples=2))
+    assert inspection.manifest == report.manifest
+    assert sum(inspection.lengths.values()) == sum(map(report.manifest.examples, ("train", "eval")))
+    assert len(inspection.records) == 2
+
+    (tmp_path / "tiny.json").write_text(json.dumps({
+        "vocab_size": len(pieces), "hidden_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 3, "intermediate_size": 40, "max_position_embeddings": 32,
+    }))  # fmt: skip
+    capsys.readouterr()
+    assert main(
+        ["pretrain", "--dataset", str(dataset), "--run", str(run), "--steps", "2",
+         "--model", str(tmp_path / "tiny.json"), "--batch-size", "8"]
+    ) == 0  # fmt: skip
+    capsys.readouterr()
+
+    exported = api.export(api.ExportConfig(run_dir=run, output=tmp_path / "models" / "tiny"))
+    assert (exported.version, exported.path.parent.name) == (1, "tiny")
+    config = api.ServeConfig(models=tmp_path / "models", rest_port=0, grpc_port=0)
+    with api.serve(config) as addresses:
+        over_rest, over_grpc = (
+            api.query(
+                api.QueryConfig(text=("The fox [MASK].",), model="tiny", server=server, grpc=grpc)
+            )
+            for server, grpc in ((addresses.rest, False), (addresses.grpc, True))
+        )
+    assert over_rest.signature == over_grpc.signature == "fill_mask"
+    assert over_rest.outputs["tokens"] == over_grpc.outputs["tokens"]
+    closed = api.QueryConfig(text=("a",), model="tiny", server=addresses.rest)
+    with pytest.raises(api.JobError, match="nothing answers at"):
+        api.query(closed)
+
+    explanation = api.explain(api.ExplainConfig(run_dir=run, text=("The fox [MASK].",), layer=2))
+    best, probability = explanation.predictions[0].answers[0]
+    assert best == over_rest.outputs["tokens"][0][0]
+    np.testing.assert_allclose(probability, over_rest.outputs["probabilities"][0][0], rtol=1e-3)
+    assert explanation.layer == 1
+    assert capsys.readouterr().out == ""
