@@ -18,6 +18,7 @@ from model.commands import Finetune
 from model.pretrain import check_batch_size
 from model.run_config import RunConfig, TextFacts
 from model.source import Source, open_source
+from model.start import only_writer_of_runs, open_run, restore_run, training_config
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
 from model.tasks.encoding import Encoder
@@ -33,7 +34,6 @@ from model.training.flops import step_flops
 from model.training.loop import Predictor, Trainer
 from model.training.precision import fastest
 from model.training.session import Phase, Session
-from model.training.start import only_writer_of_runs, open_run, restore_run, training_config
 from model.training.strategy import make_strategy
 from model.training.workers import Workers
 from pipeline.console import notes, results, table

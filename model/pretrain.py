@@ -17,6 +17,7 @@ from model.bert.config import MAX_SETTINGS_BYTES, SIZES, BertConfig
 from model.commands import Pretrain
 from model.run_config import DatasetFacts, RunConfig
 from model.source import Source, open_source
+from model.start import only_writer_of_runs, open_run, restore_run, training_config
 from model.tasks.kinds import heads
 from model.training.config import Precision, RecoveryConfig, TrainingConfig
 from model.training.evaluations import Evaluations
@@ -27,7 +28,6 @@ from model.training.losses import Pretraining, means
 from model.training.precision import fastest
 from model.training.progress import print_result
 from model.training.session import Phase, Session
-from model.training.start import only_writer_of_runs, open_run, restore_run, training_config
 from model.training.strategy import make_strategy
 from model.training.workers import Workers
 from pipeline.console import notes, results
