@@ -16,6 +16,8 @@ from pipeline.errors import InputError
 
 _MAX_YAML_BYTES = 1 << 20
 
+Config = TypeVar("Config")
+
 InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]
 
 
@@ -51,6 +53,17 @@ class Command:
         for name in names:
             if name in self.given:
                 raise InputError(f"`{name}`: {reason}")
+
+    def to(self, config: type[Config], **others: Any) -> Config:
+        """Return a configuration of the engine with the options of the same names.
+
+        Args:
+            config: a dataclass; its checks raise `InputError`.
+            others: values of the fields that are no option.
+        """
+        names = {each.name for each in fields(config)} - others.keys()  # type: ignore[arg-type]
+        same = {each.name for each in fields(self)} & names
+        return config(**{name: getattr(self, name) for name in same}, **others)
 
     @property
     def environment(self) -> dict[str, str]:

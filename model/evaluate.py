@@ -1,8 +1,14 @@
-"""The work of `evaluate`: a tuned run's answers to a file of examples, measured and shown."""
+"""Evaluation of a tuned run: its answers to a file of examples, and their measures."""
 
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from model.commands import Evaluate, refuse_columns
+import numpy as np
+
+from model.configs import EvaluateConfig, check_columns
 from model.run import Run, load_run
 from model.tasks.batches import Batches
 from model.tasks.encoding import Encoder
@@ -10,108 +16,150 @@ from model.tasks.evaluation import Evaluation, evaluate
 from model.tasks.examples import Examples, read_examples
 from model.tasks.kinds import Task
 from model.tasks.labels import UNKNOWN, parse_label_map
+from model.tasks.picture import draw_evaluation
 from model.tasks.predict import predict
-from model.tasks.report import (
-    draw_evaluation,
-    print_confusion,
-    print_measures,
-    print_worst,
-    worst,
-    write_answers,
-)
 from model.training.loop import Predictor
 from model.training.strategy import make_strategy
-from pipeline.console import notes, results
 from pipeline.errors import InputError
+from pipeline.storage.files import write_atomically
+from pipeline.storage.strict_json import to_json
+
+WORST = 10
+"""How many of the answers with the highest loss are returned by default."""
+
+logger = logging.getLogger(__name__)
 
 
-def evaluate_run(options: Evaluate) -> dict[str, Any]:
-    """Evaluate, show, and return the measures.
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The answers of a tuned run to a file of examples, and their measures.
+
+    Attributes:
+        run: directory of the run.
+        data: the file.
+        task: what the run was tuned for.
+        answers: to all examples, in the file's order: what was given, expected and answered.
+        evaluation: of the labelled examples; None if there are none.
+        worst: the labelled answers that are most wrong, the worst first, each with its `error`.
+        unlabelled: number of examples without a label.
+        predictions: file with all answers; None = not written.
+        picture: file with the picture; None = not drawn.
+    """
+
+    run: Path
+    data: Path
+    task: Task
+    answers: Sequence[dict[str, Any]]
+    evaluation: Evaluation | None
+    worst: Sequence[dict[str, Any]]
+    unlabelled: int
+    predictions: Path | None
+    picture: Path | None
+
+
+def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
+    """Evaluate a tuned run.
 
     Raises:
-        InputError: the run was not tuned, or the file or a flag cannot be used.
+        InputError: the run was not tuned, or the file or a field cannot be used.
     """
-    run = load_run(options.run_dir)
-    if run.task is None:
-        raise InputError(f"--run {run.path}: not tuned for a task; clozeline finetune does that")
-    refuse_columns(options, run.task.kind)
-    if not run.task.definition.has_picture:
-        options.refuse_given(f"a {run.task.kind} task has none", "picture")
-    examples = read_for(run.task, options)
-    labelled = examples.are_labelled
-    if not any(labelled) and not options.predictions:
-        raise InputError(
-            f"--data {options.data}: {examples.no_labels()}, so there is nothing to measure; give "
-            "--predictions FILE for the answers"
-        )
-    if not any(labelled):
-        reason = f"{options.data}: {examples.no_labels()}"
-        options.refuse_given(reason, "label_map", "worst", "picture")
-    evaluation, answers = answers_of(run, examples, options)
-    result: dict[str, Any] = {"run": str(run.path), "data": str(options.data)}
-    result["examples"] = len(answers)
-    if options.predictions:
-        write_answers(options.predictions, answers)
-        result["predictions"] = str(options.predictions)
-        results.print(f"answers: {options.predictions}", soft_wrap=True)
-    if not all(labelled):
-        result["unlabelled"] = labelled.count(False)
-        notes.print(
-            f"{options.data}: examples without a label, not measured: {result['unlabelled']:,} of "
-            f"{len(answers):,}",
-            soft_wrap=True,
-        )
-    return result | (shown(run, evaluation, options) if any(labelled) else {})
-
-
-def shown(run: Run, evaluation: Evaluation, options: Evaluate) -> dict[str, Any]:
-    """Show an evaluation of labelled examples, and return what of it the result has."""
+    run = load_run(config.run_dir)
     task = run.task
-    assert task is not None
-    result: dict[str, Any] = {}
-    title = f"{options.data}: {len(evaluation.answers):,} examples"
-    if evaluation.tag_scheme:
-        result["tag_scheme"] = evaluation.tag_scheme
-        title += f", tag scheme {evaluation.tag_scheme}"
-    print_measures(title, evaluation.measures)
-    print_confusion(evaluation, task)
-    print_worst(evaluation, options.worst)
-    title = f"{run.path.name}: {options.data.name}"
-    if options.picture and draw_evaluation(options.picture, evaluation, task, title):
-        result["picture"] = str(options.picture)
-        results.print(f"picture: {options.picture}", soft_wrap=True)
-    elif options.picture:
-        notes.print(f"--picture: a {task.kind} task has none")
-    confusion = evaluation.confusion
-    if confusion is not None:
-        result |= {"labels": list(task.labels), "confusion": confusion.tolist()}
-    return result | evaluation.measures | {"worst": worst(evaluation, options.worst)}
+    if task is None:
+        raise InputError(
+            f"`run_dir` {run.path}: not tuned for a task; clozeline finetune does that"
+        )
+    check_columns(config.columns, task.kind)
+    if config.picture and not task.definition.has_picture:
+        raise InputError(f"`picture`: a {task.kind} task has none")
+    examples = read_for(task, config)
+    labelled = examples.are_labelled
+    if not any(labelled):
+        check_unlabelled(config, examples)
+    evaluation, answers = answers_of(run, examples, config)
+    if config.predictions:
+        write_answers(config.predictions, answers)
+    if not all(labelled):
+        logger.info(
+            f"{config.data}: examples without a label, not measured: {labelled.count(False):,} of "
+            f"{len(answers):,}"
+        )
+    return EvaluationResult(
+        run.path,
+        config.data,
+        task,
+        answers,
+        evaluation,
+        worst(evaluation, WORST if config.worst is None else config.worst) if evaluation else (),
+        labelled.count(False),
+        config.predictions,
+        picture_of(evaluation, task, config) if evaluation else None,
+    )
 
 
-def read_for(task: Task, options: Evaluate) -> Examples:
+def check_unlabelled(config: EvaluateConfig, examples: Examples) -> None:
+    """Check that examples without labels are asked for their answers, and nothing else.
+
+    Raises:
+        InputError: they are to be measured.
+    """
+    if not config.predictions:
+        raise InputError(
+            f"`data` {config.data}: {examples.no_labels()}, so there is nothing to measure; give "
+            "`predictions` FILE for the answers"
+        )
+    for name in ("label_map", "worst", "picture"):
+        if getattr(config, name) not in (None, ()):
+            raise InputError(f"`{name}`: {config.data}: {examples.no_labels()}")
+
+
+def picture_of(evaluation: Evaluation, task: Task, config: EvaluateConfig) -> Path | None:
+    """Draw the picture that is asked for, and return its path; None if there is none."""
+    if config.picture is None:
+        return None
+    title = f"{config.run_dir.name}: {config.data.name}"
+    if draw_evaluation(config.picture, evaluation, task, title):
+        return config.picture
+    logger.info(f"`picture`: a {task.kind} task has none")
+    return None
+
+
+def worst(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
+    """Return the answers that are most wrong, the worst first, each with its `error`."""
+    order = np.argsort(-np.array(evaluation.errors), kind="stable")[:count]
+    return [evaluation.answers[i] | {"error": evaluation.errors[i]} for i in order]
+
+
+def write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
+    """Write answers as JSON Lines."""
+    lines = [to_json(answer) + "\n" for answer in answers]
+    write_atomically(path, "".join(lines).encode())
+
+
+def read_for(task: Task, config: EvaluateConfig) -> Examples:
     """Return the file's examples, with the labels of the run's task.
 
     Raises:
         InputError: the file cannot be used, or its labels are not the task's.
     """
-    names = parse_label_map(options.label_map, task)
+    names = parse_label_map(config.label_map, task)
     examples = read_examples(
-        options.data, task.kind, options.columns, "--data", takes_pairs=task.takes_pairs
+        config.data, task.kind, config.columns, "`data`", takes_pairs=task.takes_pairs
     )
-    notes.print(f"{options.data}: {examples.described[0]}", soft_wrap=True)
+    logger.info(f"{config.data}: {examples.described[0]}")
     if UNKNOWN not in names:
         examples = task.definition.without_unknown(examples, task)
     examples, read_as = task.definition.with_labels_of(examples, task, names)
     if read_as:
         words = ", ".join(f"{label} as {name}" for label, name in read_as.items())
-        notes.print(f"{options.data}: labels read: {words}", soft_wrap=True)
+        logger.info(f"{config.data}: labels read: {words}")
     return examples
 
 
 def answers_of(
-    run: Run, examples: Examples, options: Evaluate
-) -> tuple[Evaluation, list[dict[str, Any]]]:
-    """Return the evaluation of the labelled examples, and the answers to all, in their order."""
+    run: Run, examples: Examples, config: EvaluateConfig
+) -> tuple[Evaluation | None, list[dict[str, Any]]]:
+    """Return the evaluation of the labelled examples, if any, and all answers in their order."""
     task = run.task
     assert task is not None
     encoder = Encoder(
@@ -120,7 +168,7 @@ def answers_of(
         max_seq_length=run.dataset.max_seq_length,
         doc_stride=run.doc_stride,
     )
-    predictor = Predictor(run.load_model(options.checkpoint), make_strategy("one"), xla=options.xla)
+    predictor = Predictor(run.load_model(config.checkpoint), make_strategy("one"), xla=config.xla)
     labelled = examples.are_labelled
     evaluations: dict[bool, Evaluation] = {}
     for is_labelled in {*labelled}:
@@ -130,11 +178,11 @@ def answers_of(
         encoded = encode(encoder, part, task)
         counts = " · ".join(f"{n:,} {what}" for what, n in encoded.counts.items() if n)
         if counts:
-            notes.print(f"{options.data}: {counts}", soft_wrap=True)
-        size = min(options.batch_size, len(encoded))
+            logger.info(f"{config.data}: {counts}")
+        size = min(config.batch_size, len(encoded))
         length = run.dataset.max_seq_length
         batches = Batches(encoded, task, size, run.vocabulary.pad_id, length)
         evaluations[is_labelled] = evaluate(part, encoded, predict(predictor, batches), task)
     answers = {which: iter(evaluation.answers) for which, evaluation in evaluations.items()}
     in_order = [next(answers[which]) for which in labelled]
-    return evaluations.get(True, Evaluation({}, [])), in_order
+    return evaluations.get(True), in_order

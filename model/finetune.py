@@ -1,12 +1,12 @@
 """Fine-tuning: start or resume a run for every seed."""
 
-import dataclasses
+import logging
 import math
 import time
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,17 @@ import numpy as np
 import tensorflow as tf
 
 from model.bert.config import BertConfig
-from model.commands import Finetune
-from model.pretrain import check_batch_size
+from model.configs import FinetuneConfig
 from model.run_config import RunConfig, TextFacts
 from model.source import Source, open_source
-from model.start import only_writer_of_runs, open_run, restore_run, training_config
+from model.start import (
+    TrainingPlan,
+    check_batch_size,
+    only_writer_of_runs,
+    open_training,
+    set_up_workers,
+    settled_updates,
+)
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
 from model.tasks.encoding import Encoder
@@ -27,55 +33,103 @@ from model.tasks.examples import Examples, read_examples
 from model.tasks.kinds import Task, kind_named
 from model.tasks.objective import Tuning
 from model.tasks.predict import predict
-from model.tasks.report import measure_text
-from model.training.config import RecoveryConfig, TuningConfig
+from model.training.checkpoints import Best
+from model.training.config import Precision, TuningConfig
 from model.training.evaluations import Evaluations
 from model.training.flops import step_flops
 from model.training.loop import Predictor, Trainer
 from model.training.precision import fastest
-from model.training.session import Phase, Session
-from model.training.strategy import make_strategy
+from model.training.session import Measured, Phase, Session
 from model.training.workers import Workers
-from pipeline.console import notes, results, table
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 from pipeline.text.tokenizer import Vocabulary
 
+logger = logging.getLogger(__name__)
 
-def finetune(options: Finetune) -> dict[str, Any]:
-    """Tune a run for every seed, and return what came of them.
+
+@dataclass(frozen=True)
+class TunedRun:
+    """What came of a run.
+
+    Attributes:
+        run: its directory.
+        task: name of the kind of task.
+        seed: of the new weights, the order of the examples, and dropout.
+        steps: updates done, those of earlier starts included.
+        measured: the measures after the last step.
+        best: the best checkpoint by evaluation; None if nothing is held out.
+        metric: name of the metric that selects it.
+        examples_per_sec: examples trained on per second.
+        tokens_per_sec: positions trained on per second, padding included.
+        secs: time of this start.
+    """
+
+    run: Path
+    task: str
+    seed: int
+    steps: int
+    measured: Measured
+    best: Best | None
+    metric: str
+    examples_per_sec: float
+    tokens_per_sec: float
+    secs: float
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What came of the runs.
+
+    Attributes:
+        runs: one per seed, at least one.
+    """
+
+    runs: tuple[TunedRun, ...]
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of the measures that the runs have: the loss, and the task's metrics."""
+        names = ("loss", *kind_named(self.runs[0].task).metrics)
+        return [name for name in names if all(name in run.measured.values for run in self.runs)]
+
+    @cached_property
+    def _values(self) -> dict[str, list[float]]:
+        return {name: [run.measured.values[name] for run in self.runs] for name in self.measures}
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """The mean over the runs of each measure."""
+        return {name: float(np.mean(values)) for name, values in self._values.items()}
+
+    @property
+    def standard_deviation(self) -> dict[str, float]:
+        """The sample standard deviation over the runs of each measure; at least two runs."""
+        return {name: float(np.std(values, ddof=1)) for name, values in self._values.items()}
+
+
+def finetune(config: FinetuneConfig) -> FinetuneResult:
+    """Tune a run for every seed.
 
     Raises:
-        InputError: the examples, the run, the model to start from or a flag cannot be used, or the
-            loss is not a number.
+        InputError: the examples, the run, the model to start from or a field cannot be used, or
+            the loss is not a number.
         KeyboardInterrupt: it was told to stop, and has saved a checkpoint.
     """
-    strategy = make_strategy(options.strategy)
-    workers = Workers(strategy)
-    if options.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    if not workers.is_chief:
-        notes.print(f"{workers}: the first one shows the progress and writes the run")
-        notes.quiet = results.quiet = True
-    runs = seeds_and_runs(options)
-    with workers.lost_ones_named(), only_writer_of_runs([run for _, run in runs], workers):
-        source = open_source(options.init)
-        prepared = prepare(options, source, strategy)
-        found = [
-            tune(dataclasses.replace(options, run_dir=run), seed, source, prepared, workers)
-            for seed, run in runs
-        ]
-    print_results(found)
-    if len(found) == 1:
-        return found[0]
-    return {"runs": found, **spread(found)}
+    workers = set_up_workers(config.execution)
+    runs = seeds_and_runs(config)
+    with only_writer_of_runs([run for _, run in runs], workers):
+        source = open_source(config.init)
+        prepared = prepare(config, source, workers.strategy)
+        tuned = [tune(config, run, seed, source, prepared, workers) for seed, run in runs]
+    return FinetuneResult(tuple(tuned))
 
 
-def seeds_and_runs(options: Finetune) -> list[tuple[int, Path]]:
+def seeds_and_runs(config: FinetuneConfig) -> list[tuple[int, Path]]:
     """Return each seed with its run: the one that is named, or with several seeds one inside it."""
-    if len(options.seed) == 1:
-        return [(options.seed[0], options.run_dir)]
-    return [(seed, options.run_dir / f"seed-{seed}") for seed in options.seed]
+    if len(config.seed) == 1:
+        return [(config.seed[0], config.run_dir)]
+    return [(seed, config.run_dir / f"seed-{seed}") for seed in config.seed]
 
 
 @dataclass(frozen=True)
@@ -100,120 +154,108 @@ class Prepared:
 
 
 def tune(
-    options: Finetune, seed: int, source: Source, prepared: Prepared, workers: Workers
-) -> dict[str, Any]:
-    """Train a run to its end and return what came of it.
+    config: FinetuneConfig,
+    path: Path,
+    seed: int,
+    source: Source,
+    prepared: Prepared,
+    workers: Workers,
+) -> TunedRun:
+    """Train a run to its end.
 
     Raises:
         InputError: as `finetune`.
     """
     started = time.monotonic()
-    run, strategy = options.run_dir, workers.strategy
-    config = run_config(options, seed, source, prepared, fastest(strategy))
-    training, tuning = config.training, config.tuning
-    assert training is not None
-    assert tuning is not None
-    workers.check_same(
-        zlib.crc32(config.to_json().encode()),
-        "the workers were started with different flags or examples; give each the same",
-    )
-    if workers.is_chief:
-        open_run(run, config, source.vocabulary, options.train)
-    trainer = Trainer(
-        config.model,
-        training,
-        objective(prepared, config.model, tuning),
-        strategy,
-        xla=options.xla,
-        accumulation_steps=options.accumulation_steps,
-        recompute=options.recompute,
-        times_data=not options.deterministic,
-    )
-    missing = source.fill(trainer.weights, prepared.task)
-    new = ", ".join(missing) or "none"
-    notes.print(f"starts from {options.init}; new weights: {new}", soft_wrap=True)
-    opened = restore_run(run, training, trainer, workers)
-    evaluations = evaluations_of(options, prepared)
-    recovery = RecoveryConfig(
-        options.checkpoint_every_steps, options.on_blow_up, options.blow_up_ratio
-    )
-    phase = Phase(LabelledData(prepared, seed), 0, training.steps)
-    session = Session(opened, phase, evaluations, recovery)
+    saved = run_config(config, path, seed, source, prepared, fastest(workers.strategy))
+    minimised = objective(prepared, saved)
+    plan = TrainingPlan(path, saved, minimised, source.vocabulary, config.train, source)
+    run = open_training(plan, config.execution, workers)
+    evaluations = evaluations_of(config, prepared)
+    phase = Phase(LabelledData(prepared, seed), 0, run.training.steps)
+    session = Session(run, phase, evaluations, config.recovery)
     measured = session.train()
-    best = opened.checkpoints.best
     if session.stopped_early:
-        notes.print(
-            f"stopped early at step {trainer.steps_done:,}: {evaluations.patience} evaluations "
+        logger.info(
+            f"stopped early at step {run.trainer.steps_done:,}: {evaluations.patience} evaluations "
             f"without a better {evaluations.measure}"
         )
-    return {
-        "run": str(run),
-        "task": options.task,
-        "seed": seed,
-        "steps": trainer.steps_done,
-        "split": measured.split,
-        **measured.values,
-        **({"best_step": best.step, f"best_{evaluations.measure}": best.value} if best else {}),
-        "examples_per_sec": session.throughput.examples_per_sec,
-        "tokens_per_sec": session.throughput.tokens_per_sec,
-        "seconds": time.monotonic() - started,
-    }
+    return TunedRun(
+        path,
+        config.task,
+        seed,
+        run.trainer.steps_done,
+        measured,
+        run.checkpoints.best,
+        evaluations.measure,
+        session.throughput.examples_per_sec,
+        session.throughput.tokens_per_sec,
+        time.monotonic() - started,
+    )
 
 
-def prepare(options: Finetune, source: Source, strategy: tf.distribute.Strategy) -> Prepared:
-    """Read and encode the examples, and say what was found in them.
+def prepare(config: FinetuneConfig, source: Source, strategy: tf.distribute.Strategy) -> Prepared:
+    """Read and encode the examples, and log what was found in them.
 
     Raises:
-        InputError: a file or a flag cannot be used.
+        InputError: a file or a field cannot be used.
     """
-    replicas = strategy.num_replicas_in_sync
-    check_batch_size("--batch-size", options.batch_size, replicas, options.accumulation_steps)
-    examples = read_examples(options.train, options.task, options.columns, "--train")
-    task = task_of(options, examples)
-    vocabulary = Vocabulary.parse(source.vocabulary, options.init)
-    most = source.config.max_position_embeddings
-    length = max_length(options, most)
+    size, parts = config.updates.batch_size, config.execution.accumulation_steps
+    check_batch_size("batch_size", size, strategy.num_replicas_in_sync, parts)
+    examples = read_examples(config.train, config.task, config.columns, "`train`")
+    task = task_of(config, examples)
+    kind = task.definition
+    vocabulary = Vocabulary.parse(source.vocabulary, config.init)
+    length = max_length(config, source.config.max_position_embeddings)
     encoder = Encoder(
         vocabulary,
         lower_case=source.lower_case,
         max_seq_length=length,
-        doc_stride=options.doc_stride,
+        doc_stride=config.doc_stride,
     )
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
 
     def batches(encoded: Encoded) -> Batches:
-        return Batches(encoded, task, options.batch_size, vocabulary.pad_id, length, on_tpu)
+        return Batches(encoded, task, size, vocabulary.pad_id, length, on_tpu)
 
-    kind = task.definition
-    examples = kind.learnable(labelled(options.train, examples, "--train"))
+    examples = kind.learnable(labelled(config.train, examples, "train"))
     encoded = encoder.encode(examples, task)
-    say(options.train, examples, encoded, task)
+    describe(config.train, examples, encoded, task)
     train = batches(kind.without_empty(examples, encoded))
     dev = None
-    if options.dev:
-        held_out = read_examples(
-            options.dev, options.task, options.columns, "--dev", takes_pairs=task.takes_pairs
-        )
-        held_out = labelled(options.dev, kind.without_unknown(held_out, task), "--dev")
+    if config.dev:
+        held_out = read_held_out(config.dev, config, task)
         encoded_dev = encoder.encode(held_out, task)
-        say(options.dev, held_out, encoded_dev, task)
+        describe(config.dev, held_out, encoded_dev, task)
         dev = held_out, batches(encoded_dev)
-    digest = sha256(options.train.read_bytes())
-    return Prepared(options.train, task, train, digest, dev, length)
+    digest = sha256(config.train.read_bytes())
+    return Prepared(config.train, task, train, digest, dev, length)
 
 
-def task_of(options: Finetune, examples: Examples) -> Task:
+def read_held_out(path: Path, config: FinetuneConfig, task: Task) -> Examples:
+    """Return the labelled examples of the file to evaluate on.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    examples = read_examples(
+        path, config.task, config.columns, "`dev`", takes_pairs=task.takes_pairs
+    )
+    return labelled(path, task.definition.without_unknown(examples, task), "dev")
+
+
+def task_of(config: FinetuneConfig, examples: Examples) -> Task:
     """Return the task that the training file's labels make.
 
     Raises:
         InputError: it has no labels, or only one class.
     """
     if not any(examples.are_labelled):
-        raise InputError(f"--train {options.train}: {examples.no_labels()}")
-    return kind_named(options.task).task_of(examples)
+        raise InputError(f"`train` {config.train}: {examples.no_labels()}")
+    return kind_named(config.task).task_of(examples)
 
 
-def labelled(path: Path, examples: Examples, flag: str) -> Examples:
+def labelled(path: Path, examples: Examples, name: str) -> Examples:
     """Return the examples that have a label, and say how many have none.
 
     Raises:
@@ -221,75 +263,83 @@ def labelled(path: Path, examples: Examples, flag: str) -> Examples:
     """
     are_known = examples.are_labelled
     if not any(are_known):
-        raise InputError(f"{flag} {path}: {examples.no_labels()}")
+        raise InputError(f"`{name}` {path}: {examples.no_labels()}")
     if all(are_known):
         return examples
     count = are_known.count(False)
-    notes.print(f"{path}: examples without a label, left out: {count:,}", soft_wrap=True)
+    logger.info(f"{path}: examples without a label, left out: {count:,}")
     return examples.select(are_known)
 
 
-def max_length(options: Finetune, most: int) -> int:
+def max_length(config: FinetuneConfig, most: int) -> int:
     """Return the most positions of an example.
 
     Raises:
         InputError: the encoder has not so many.
     """
-    length, kind = options.max_seq_length, kind_named(options.task)
+    length, kind = config.max_seq_length, kind_named(config.task)
     if length is None:
         return min(kind.default_length or most, most)
     least = kind.least_length
     if not least <= length <= most:
         raise InputError(
-            f"--max-seq-length {length}: must be from {least} to the {most} positions that "
-            f"{options.init} has"
+            f"`max_seq_length` {length}: must be from {least} to the {most} positions that "
+            f"{config.init} has"
         )
     return length
 
 
-def say(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
-    """Say what was read, and what happened to it on the way."""
+def describe(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
+    """Log what was read, and what happened to it on the way."""
     parts = list(examples.described)
     parts += [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
     parts += task.definition.label_summary(examples, task)
-    notes.print(f"{path}: {' · '.join(parts)}", soft_wrap=True)
+    logger.info(f"{path}: {' · '.join(parts)}")
 
 
 def run_config(
-    options: Finetune, seed: int, source: Source, prepared: Prepared, precision: Any
+    config: FinetuneConfig,
+    path: Path,
+    seed: int,
+    source: Source,
+    prepared: Prepared,
+    precision: Precision,
 ) -> RunConfig:
-    """Return everything a run is determined by, from the flags, the examples, and an earlier start.
+    """Return everything a run is determined by: what is asked for, the examples, an earlier start.
 
     Raises:
-        InputError: a flag does not fit the model.
+        InputError: a field does not fit the model.
     """
     layers = source.config.num_hidden_layers
-    if options.freeze_layers > layers:
+    if config.freeze_layers > layers:
         raise InputError(
-            f"--freeze-layers {options.freeze_layers}: {options.init} has {layers} layers"
+            f"`freeze_layers` {config.freeze_layers}: {config.init} has {layers} layers"
         )
-    steps = options.steps or math.ceil(options.epochs * len(prepared.train) / options.batch_size)
-    training = training_config(options, steps, seed, precision)
+    updates = config.updates
+    steps = updates.steps or math.ceil(config.epochs * len(prepared.train) / updates.batch_size)
+    training = settled_updates(updates, path, steps=steps, seed=seed, fastest=precision)
     tuning = TuningConfig(
         train_sha256=prepared.train_sha256,
-        init=str(options.init),
-        layer_decay=options.layer_decay,
-        frozen_layers=options.freeze_layers,
-        class_weights=options.class_weights,
-        doc_stride=options.doc_stride if prepared.task.definition.uses_windows else 0,
+        init=str(config.init),
+        layer_decay=config.layer_decay,
+        frozen_layers=config.freeze_layers,
+        class_weights=config.class_weights,
+        doc_stride=config.doc_stride if prepared.task.definition.uses_windows else 0,
     )
     facts = TextFacts(sha256(source.vocabulary), source.lower_case, prepared.max_seq_length)
     return RunConfig(source.config, training, facts, task=prepared.task, tuning=tuning)
 
 
-def objective(prepared: Prepared, config: BertConfig, tuning: TuningConfig) -> Tuning:
+def objective(prepared: Prepared, saved: RunConfig) -> Tuning:
     """Return what is minimised."""
+    tuning = saved.tuning
+    assert tuning is not None
     weights: tuple[float, ...] = ()
     if tuning.class_weights == "balanced":
         weights = balanced_weights(prepared.train.encoded.labels, len(prepared.task.labels))
     return Tuning(
         prepared.task,
-        config.num_hidden_layers,
+        saved.model.num_hidden_layers,
         tuning.layer_decay,
         tuning.frozen_layers,
         weights,
@@ -311,7 +361,7 @@ def balanced_weights(labels: Any, classes: int) -> tuple[float, ...]:
     return tuple(weights.tolist())
 
 
-def evaluations_of(options: Finetune, prepared: Prepared) -> Evaluations:
+def evaluations_of(config: FinetuneConfig, prepared: Prepared) -> Evaluations:
     """Return when to evaluate, and by what.
 
     Raises:
@@ -319,15 +369,15 @@ def evaluations_of(options: Finetune, prepared: Prepared) -> Evaluations:
     """
     kind = prepared.task.definition
     measures = kind.metrics_of(prepared.task)
-    measure = options.metric or measures[1]
+    measure = config.metric or measures[1]
     if measure not in measures:
-        raise InputError(f"--metric {measure}: expected one of {', '.join(measures)}")
-    epoch = math.ceil(len(prepared.train) / options.batch_size)
+        raise InputError(f"`metric` {measure}: expected one of {', '.join(measures)}")
+    epoch = math.ceil(len(prepared.train) / config.updates.batch_size)
     return Evaluations(
-        options.eval_every_steps or epoch,
+        config.eval_every_steps or epoch,
         measure,
         higher_is_better=kind.is_higher_better(measure),
-        patience=options.early_stopping,
+        patience=config.early_stopping,
     )
 
 
@@ -378,41 +428,3 @@ def measures(predictor: Predictor, examples: Examples, batches: Batches) -> dict
     """Return the metrics of a model on examples."""
     logits = predict(predictor, batches)
     return evaluate(examples, batches.encoded, logits, batches.task).measures
-
-
-def spread(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the mean and the standard deviation over runs of every measure that all have."""
-    names = ("loss", *kind_named(found[0]["task"]).metrics)
-    values = {
-        name: [run[name] for run in found] for name in names if all(name in run for run in found)
-    }
-    return {
-        "mean": {name: float(np.mean(value)) for name, value in values.items()},
-        "sd": {name: float(np.std(value, ddof=1)) for name, value in values.items()},
-    }
-
-
-def print_results(found: Sequence[dict[str, Any]]) -> None:
-    """Print the closing table: a column a run, and of several their mean and spread."""
-    names = [name for name in ("loss", *kind_named(found[0]["task"]).metrics) if name in found[0]]
-    rows: list[list[object]] = [
-        [name.replace("_", " "), *(measure_text(name, run[name]) for run in found)]
-        for name in names
-    ]
-    rows += [
-        ["steps", *(run["steps"] for run in found)],
-        ["best at step", *(run.get("best_step", "") for run in found)],
-        ["examples/s", *(f"{run['examples_per_sec']:,.1f}" for run in found)],
-        ["seconds", *(f"{run['seconds']:,.1f}" for run in found)],
-    ]
-    columns = ["", *(f"seed {run['seed']}" for run in found)]
-    if len(found) > 1:
-        both = spread(found)
-        columns.append("mean ± sd")
-        for row, name in zip(rows, names, strict=False):
-            row.append(f"{both['mean'][name]:.4f} ± {both['sd'][name]:.4f}")
-        rows[len(names) :] = [[*row, ""] for row in rows[len(names) :]]
-    title = f"{found[0]['task']}, {found[0]['split']} examples"
-    results.print(table(title, columns, rows))
-    for run in found:
-        results.print(f"run: {run['run']}", soft_wrap=True)

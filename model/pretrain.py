@@ -1,36 +1,40 @@
 """Pretraining: start or resume a run."""
 
 import dataclasses
+import logging
 import math
 import os
 import time
-import zlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
 from model.bert.config import MAX_SETTINGS_BYTES, SIZES, BertConfig
-from model.commands import Pretrain
+from model.configs import PretrainConfig
 from model.run_config import DatasetFacts, RunConfig
 from model.source import Source, open_source
-from model.start import only_writer_of_runs, open_run, restore_run, training_config
+from model.start import (
+    TrainingPlan,
+    check_batch_size,
+    only_writer_of_runs,
+    open_training,
+    set_up_workers,
+    settled_updates,
+)
 from model.tasks.kinds import heads
-from model.training.config import Precision, RecoveryConfig, TrainingConfig
+from model.training.config import Precision, TrainingConfig
 from model.training.evaluations import Evaluations
 from model.training.flops import step_flops
 from model.training.input import corrupt_files_named, eval_batches, train_batches
 from model.training.loop import Trainer, distribute
 from model.training.losses import Pretraining, means
 from model.training.precision import fastest
-from model.training.progress import print_result
-from model.training.session import Phase, Session
-from model.training.strategy import make_strategy
+from model.training.session import Measured, Phase, Session, TrainingRun
 from model.training.workers import Workers
-from pipeline.console import notes, results
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest
 from pipeline.storage.files import read_bounded
@@ -41,102 +45,130 @@ _TRAINING_BYTES = 16
 """Memory that each parameter takes: the weight, its gradient and Adam's two moments, in float32."""
 PHASE2_RATE = 0.1  # as in the paper, https://arxiv.org/abs/1810.04805, appendix A.2
 
+logger = logging.getLogger(__name__)
 
-def pretrain(options: Pretrain) -> dict[str, Any]:
-    """Train a run to its end and return what came of it.
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What came of a pretraining.
+
+    Attributes:
+        run: directory of the run.
+        model: the size's name or the file that was asked for.
+        steps: updates done, those of earlier starts included.
+        measured: the final measures.
+        tokens_per_sec: positions trained on per second, padding included.
+        mfu: model FLOP utilization, 0 to 1.
+        secs: time of this start.
+    """
+
+    run: Path
+    model: str
+    steps: int
+    measured: Measured
+    tokens_per_sec: float
+    mfu: float
+    secs: float
+
+
+def pretrain(config: PretrainConfig) -> PretrainResult:
+    """Train a run to its end.
 
     Raises:
-        InputError: the dataset, the run or a flag cannot be used, or the loss is not a number.
+        InputError: the dataset, the run or a field cannot be used, or the loss is not a number.
         KeyboardInterrupt: it was told to stop, and has saved a checkpoint.
     """
     started = time.monotonic()
-    manifest = open_dataset(options.dataset)
-    second = open_dataset(options.phase2_dataset) if options.phase2_dataset else None
-    if not any(each.examples("eval") for each in (manifest, second) if each):
-        reason = f"{options.dataset} has no eval split; preprocess with --eval-rate makes one"
-        options.refuse_given(reason, "eval_every_steps")
-    strategy = make_strategy(options.strategy)
-    parts = options.accumulation_steps
-    replicas = strategy.num_replicas_in_sync
-    check_batch_size("--batch-size", options.batch_size, replicas, parts)
-    source = open_source(options.init) if options.init else None
-    config = run_config(options, manifest, second, source, replicas, fastest(strategy))
-    training = config.training
-    assert training is not None  # only an imported run has none
-    check_batch_size("--phase2-batch-size", training.phase2_batch_size, replicas, parts)
-    workers = Workers(strategy)
-    workers.check_same(
-        zlib.crc32(config.to_json().encode()),
-        "the workers were started with different flags or datasets; give each the same",
+    datasets = open_datasets(config)
+    if not any(each.manifest.examples("eval") for each in datasets) and config.eval_every_steps:
+        raise InputError(
+            f"`eval_every_steps`: {config.dataset} has no eval split; preprocess with `eval_rate` "
+            "makes one"
+        )
+    workers = set_up_workers(config.execution)
+    plan = make_plan(config, datasets, workers)
+    with only_writer_of_runs([config.run_dir], workers):
+        run = open_training(plan, config.execution, workers)
+        session, measured = train(config, run, datasets)
+    return PretrainResult(
+        config.run_dir,
+        config.model,
+        run.trainer.steps_done,
+        measured,
+        session.throughput.tokens_per_sec,
+        session.mfu,
+        time.monotonic() - started,
     )
-    if options.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    with only_writer_of_runs([options.run_dir], workers):
-        session, measured = train(options, config, source, workers, manifest, second)
-    result = {
-        "run": str(options.run_dir),
-        "model": options.model,
-        "steps": session.trainer.steps_done,
-        **measured,
-        "tokens_per_sec": session.throughput.tokens_per_sec,
-        "mfu": session.mfu,
-        "seconds": time.monotonic() - started,
-    }
-    print_result(result)
-    return result
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset to train on.
+
+    Attributes:
+        path: its directory.
+        manifest: what is in it.
+    """
+
+    path: Path
+    manifest: Manifest
+
+
+def open_datasets(config: PretrainConfig) -> list[Dataset]:
+    """Return the dataset of each phase.
+
+    Raises:
+        InputError: one cannot be trained on.
+    """
+    paths = filter(None, (config.dataset, config.phase2_dataset))
+    return [Dataset(path, open_dataset(path)) for path in paths]
+
+
+def make_plan(
+    config: PretrainConfig, datasets: Sequence[Dataset], workers: Workers
+) -> TrainingPlan:
+    """Return what the run is to be.
+
+    Raises:
+        InputError: what is asked for does not fit the devices, the datasets, or the first weights.
+    """
+    replicas = workers.strategy.num_replicas_in_sync
+    parts = config.execution.accumulation_steps
+    check_batch_size("batch_size", config.updates.batch_size, replicas, parts)
+    source = open_source(config.init) if config.init else None
+    saved = run_config(config, datasets, source, replicas, fastest(workers.strategy))
+    plan = TrainingPlan(
+        config.run_dir,
+        saved,
+        Pretraining(saved.heads),
+        (config.dataset / VOCABULARY).read_bytes(),
+        config.dataset,
+        source,
+    )
+    check_batch_size("phase2_batch_size", plan.training.phase2_batch_size, replicas, parts)
+    return plan
 
 
 def train(
-    options: Pretrain,
-    config: RunConfig,
-    source: Source | None,
-    workers: Workers,
-    manifest: Manifest,
-    second: Manifest | None,
-) -> tuple[Session, dict[str, Any]]:
-    """Train a run whose lock is held; return its last session and the final measures.
+    config: PretrainConfig, run: TrainingRun, datasets: Sequence[Dataset]
+) -> tuple[Session, Measured]:
+    """Train an open run to its end; return its last session and the final measures.
 
     Raises:
         InputError: as `pretrain`.
         KeyboardInterrupt: as `pretrain`.
     """
-    training = config.training
-    assert training is not None  # only an imported run has none
-    if workers.is_chief:
-        vocabulary = (options.dataset / VOCABULARY).read_bytes()
-        open_run(options.run_dir, config, vocabulary, options.dataset)
-    else:
-        notes.print(f"{workers}: the first one shows the progress and writes the run")
-        notes.quiet = results.quiet = True
-    trainer = Trainer(
-        config.model,
-        training,
-        Pretraining(config.heads),
-        workers.strategy,
-        xla=options.xla,
-        accumulation_steps=options.accumulation_steps,
-        recompute=options.recompute,
-        times_data=not options.deterministic,
-    )
-    if source:
-        new = ", ".join(source.fill(trainer.weights, None)) or "none"
-        notes.print(f"starts from {options.init}; new weights: {new}", soft_wrap=True)
-    evaluations = Evaluations(options.eval_every_steps)
-    recovery = RecoveryConfig(
-        options.checkpoint_every_steps, options.on_blow_up, options.blow_up_ratio
-    )
-    with workers.lost_ones_named():
-        run = restore_run(options.run_dir, training, trainer, workers)
-        for phase in phases(options, training, manifest, second):
-            if phase.end_step <= trainer.steps_done < training.steps:
-                continue
-            if phase.first_step:
-                notes.print(f"second phase: {phase.data}", soft_wrap=True)
-                run.checkpoints.forget_best(phase.first_step)
-            session = Session(run, phase, evaluations, recovery)
-            with phase.data.faults_named():
-                measured = session.train()
-    return session, {"split": measured.split, **measured.values}
+    evaluations = Evaluations(config.eval_every_steps)
+    for phase in phases(run.training, datasets):
+        if phase.end_step <= run.trainer.steps_done < run.training.steps:
+            continue
+        if phase.first_step:
+            logger.info(f"second phase: {phase.data}")
+            run.checkpoints.forget_best(phase.first_step)
+        session = Session(run, phase, evaluations, config.recovery)
+        with phase.data.faults_named():
+            measured = session.train()
+    return session, measured
 
 
 @dataclass(frozen=True)
@@ -206,83 +238,98 @@ def open_dataset(dataset: Path) -> Manifest:
     return manifest
 
 
-def phases(
-    options: Pretrain, training: TrainingConfig, manifest: Manifest, second: Manifest | None
-) -> list[Phase]:
+def phases(training: TrainingConfig, datasets: Sequence[Dataset]) -> list[Phase]:
     """Return the parts of a run: all of its steps on one dataset, or the last of them on another.
 
     Args:
-        options: the flags.
         training: the run's.
-        manifest: the dataset's.
-        second: that of the second phase's dataset.
+        datasets: one, or that of the second phase too.
     """
     end = training.steps - training.phase2_steps
-    seed = training.seed
-    first_data = PretrainingData(options.dataset, manifest, training.batch_size, seed)
-    found = [Phase(first_data, 0, end)]
-    if second and options.phase2_dataset:
-        size = training.phase2_batch_size
-        second_data = PretrainingData(options.phase2_dataset, second, size, seed)
-        found.append(Phase(second_data, end, training.steps))
-    return found
+    sizes = (training.batch_size, training.phase2_batch_size)
+    steps = ((0, end), (end, training.steps))
+    return [
+        Phase(PretrainingData(each.path, each.manifest, size, training.seed), first, last)
+        for each, size, (first, last) in zip(datasets, sizes, steps, strict=False)
+    ]
 
 
 def run_config(
-    options: Pretrain,
-    manifest: Manifest,
-    second: Manifest | None,
+    config: PretrainConfig,
+    datasets: Sequence[Dataset],
     source: Source | None,
     replicas: int,
     precision: Precision,
 ) -> RunConfig:
-    """Return everything a run is determined by, from the flags, the dataset, and an earlier start.
+    """Return everything a run is determined by: what is asked for, the datasets, an earlier start.
 
     Args:
-        options: the flags.
-        manifest: the dataset's.
-        second: that of the second phase's dataset.
-        source: what the weights come from, if not from the seed.
+        config: what is asked for.
+        datasets: of each phase.
+        source: the first weights; None = random ones.
         replicas: number of devices.
-        precision: of a new run, if the flags leave it open.
+        precision: of a new run, if none is asked for.
 
     Raises:
-        InputError: the model's name or file cannot be used, or does not fit the dataset.
+        InputError: the model's name or file cannot be used, or does not fit the datasets.
     """
-    examples = manifest.examples("train")
-    epochs = DEFAULT_EPOCHS if options.epochs is None else options.epochs
-    steps = options.steps or math.ceil(epochs * examples / options.batch_size)
-    training = training_config(options, steps, options.seed, precision)
-    facts, trained = DatasetFacts.of(manifest), heads(manifest.pairing)
-    longest = second or manifest
-    if source:
-        model = source_config(source, options, longest)
-    else:
-        model = model_config(options.model, longest)
-    if second is None:
-        return RunConfig(model, training, facts, heads=trained)
-    second_facts = DatasetFacts.of(second)
-    for name in ("vocab_sha256", "lower_case", "pairing"):
-        if getattr(facts, name) != getattr(second_facts, name):
-            raise InputError(
-                f"--phase2-dataset {options.phase2_dataset}: its {name} is not that of "
-                f"{options.dataset}; make both with the same flags but for --max-seq-length"
-            )
-    phase2_steps = options.phase2_steps
-    if phase2_steps is None:
-        phase2_steps = round(PHASE2_RATE * steps)
-    if not 0 < phase2_steps < steps:
-        raise InputError(
-            f"--phase2-steps {phase2_steps}: must be at least 1, and fewer than the {steps} in all"
-        )
-    multiple = replicas * options.accumulation_steps
-    share = options.batch_size * facts.max_seq_length // second_facts.max_seq_length
-    training = dataclasses.replace(
-        training,
-        phase2_steps=phase2_steps,
-        phase2_batch_size=options.phase2_batch_size or max(multiple, share // multiple * multiple),
+    manifest = datasets[0].manifest
+    updates = config.updates
+    epochs = DEFAULT_EPOCHS if config.epochs is None else config.epochs
+    steps = updates.steps or math.ceil(epochs * manifest.examples("train") / updates.batch_size)
+    training = settled_updates(
+        updates, config.run_dir, steps=steps, seed=config.seed, fastest=precision
     )
-    return RunConfig(model, training, facts, second_facts, trained)
+    longest = datasets[-1].manifest
+    if source:
+        model = source_config(source, config.dataset, longest)
+    else:
+        model = model_config(config.model, longest)
+    saved = RunConfig(model, training, DatasetFacts.of(manifest), heads=heads(manifest.pairing))
+    if len(datasets) == 1:
+        return saved
+    multiple = replicas * config.execution.accumulation_steps
+    return with_phase2(saved, training, config, DatasetFacts.of(longest), multiple)
+
+
+def with_phase2(
+    saved: RunConfig,
+    training: TrainingConfig,
+    config: PretrainConfig,
+    second: DatasetFacts,
+    multiple: int,
+) -> RunConfig:
+    """Return a run's config with a second phase.
+
+    Args:
+        saved: the config with the first phase.
+        training: what it says of the updates.
+        config: what is asked for.
+        second: facts of the second dataset.
+        multiple: number that must divide the batch size.
+
+    Raises:
+        InputError: the datasets do not go together, or the number of steps is out of range.
+    """
+    for name in ("vocab_sha256", "lower_case", "pairing"):
+        if getattr(saved.dataset, name) != getattr(second, name):
+            raise InputError(
+                f"`phase2_dataset` {config.phase2_dataset}: its {name} is not that of "
+                f"{config.dataset}; make both with the same flags but for `max_seq_length`"
+            )
+    steps = config.phase2_steps
+    if steps is None:
+        steps = round(PHASE2_RATE * training.steps)
+    if not 0 < steps < training.steps:
+        raise InputError(
+            f"`phase2_steps` {steps}: must be at least 1, and fewer than the {training.steps} "
+            "in all"
+        )
+    # By default an update has as many positions as in the first phase.
+    share = training.batch_size * saved.dataset.max_seq_length // second.max_seq_length
+    batch_size = config.phase2_batch_size or max(multiple, share // multiple * multiple)
+    training = dataclasses.replace(training, phase2_steps=steps, phase2_batch_size=batch_size)
+    return dataclasses.replace(saved, training=training, phase2_dataset=second)
 
 
 def model_config(model: str, manifest: Manifest) -> BertConfig:
@@ -297,25 +344,30 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
         try:
             config = BertConfig.from_json(read_bounded(Path(model), MAX_SETTINGS_BYTES).decode())
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"--model {model}: cannot be used: {error}") from error
+            raise InputError(f"`model` {model}: cannot be used: {error}") from error
     else:
-        raise InputError(f"--model {model}: expected {', '.join(SIZES)}, or a .json file")
-    _check_fits(f"--model {model}", config, manifest)
+        raise InputError(f"`model` {model}: expected {', '.join(SIZES)}, or a .json file")
+    _check_fits(f"`model` {model}", config, manifest)
     return config
 
 
-def source_config(source: Source, options: Pretrain, manifest: Manifest) -> BertConfig:
+def source_config(source: Source, dataset: Path, manifest: Manifest) -> BertConfig:
     """Return the config of what a run starts from, for a dataset.
 
+    Args:
+        source: the first weights.
+        dataset: directory of the dataset whose vocabulary it must have.
+        manifest: of the dataset with the longest records.
+
     Raises:
-        InputError: it does not fit the dataset.
+        InputError: it does not fit.
     """
-    if not source.has_vocabulary(dataset_vocabulary(options.dataset, manifest)):
+    if not source.has_vocabulary(dataset_vocabulary(dataset, manifest)):
         raise InputError(
-            f"--init {options.init}: its vocabulary is not that of {options.dataset}; "
+            f"`init` {source.path}: its vocabulary is not that of {dataset}; "
             "make the dataset with its vocab.txt"
         )
-    _check_fits(f"--init {options.init}", source.config, manifest)
+    _check_fits(f"`init` {source.path}", source.config, manifest)
     return source.config
 
 
@@ -330,7 +382,7 @@ def _check_fits(given: str, config: BertConfig, manifest: Manifest) -> None:
         raise InputError(
             f"{given}: max_position_embeddings {config.max_position_embeddings}, but the "
             f"dataset's sequences have {manifest.max_seq_length}; make the dataset with a shorter "
-            "--max-seq-length, or give a .json file with more positions"
+            "`max_seq_length`, or give a .json file with more positions"
         )
     needed_bytes, memory_bytes = _TRAINING_BYTES * config.parameter_count, _memory_bytes()
     if needed_bytes > memory_bytes and not tf.config.list_physical_devices("GPU"):
@@ -344,13 +396,3 @@ def _check_fits(given: str, config: BertConfig, manifest: Manifest) -> None:
 def _memory_bytes() -> int:
     """Return the size of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def check_batch_size(flag: str, batch_size: int, replicas: int, parts: int = 1) -> None:
-    """Raise `InputError` unless the batch divides evenly among the replicas, and there in parts."""
-    if batch_size % (replicas * parts):
-        times = f", times {parts} accumulation steps" if parts > 1 else ""
-        raise InputError(
-            f"{flag} {batch_size}: must be a multiple of the {replicas} devices{times}; "
-            f"try {-(-batch_size // (replicas * parts)) * replicas * parts}"
-        )

@@ -139,8 +139,8 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[st
         JobError: the disk is full or failed.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: already exists; choose another --run, or remove it")
-    with writing(f"--run {path}"), staging(path.parent, f".{path.name}-") as made:
+        raise InputError(f"{path}: already exists; choose another `run_dir`, or remove it")
+    with writing(f"`run_dir` {path}"), staging(path.parent, f".{path.name}-") as made:
         (made / VOCABULARY).write_bytes(vocabulary)
         (made / CONFIG).write_text(config.to_json(), encoding="utf-8")
         checkpoints = Checkpoints(made / CHECKPOINTS)

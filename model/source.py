@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bert.config import MAX_SETTINGS_BYTES, BertConfig
-from model.bert.network import TASK_HEAD
+from model.bert.network import TASK_HEAD, weights_by_name
 from model.run import load_run
 from model.run_config import CONFIG, FORMAT
 from model.tasks.kinds import Task
@@ -21,6 +21,7 @@ class Source:
     """A model to start from.
 
     Attributes:
+        path: the run or checkpoint.
         config: its numbers.
         vocabulary: the bytes of `vocab.txt`.
         lower_case: whether texts are lower-cased and stripped of accents.
@@ -28,6 +29,7 @@ class Source:
         weights: arrays or variables, by the names that `model.bert.network.weights_by_name` gives.
     """
 
+    path: Path
     config: BertConfig
     vocabulary: bytes
     lower_case: bool
@@ -64,18 +66,16 @@ def open_source(path: Path) -> Source:
         InputError: it does not exist, or cannot be used.
     """
     if not path.exists():
-        raise InputError(f"--init {path}: no such run or checkpoint")
+        raise InputError(f"`init` {path}: no such run or checkpoint")
     if _is_run(path):
-        from model.bert.network import weights_by_name
-
         run = load_run(path)
         vocabulary = (path / VOCABULARY).read_bytes()
         weights = weights_by_name(run.load_model("auto"))
-        return Source(run.config, vocabulary, run.dataset.lower_case, run.task, weights)
+        return Source(path, run.config, vocabulary, run.dataset.lower_case, run.task, weights)
     from model.interchange import read_checkpoint
 
     found = read_checkpoint(path)
-    return Source(found.config, found.vocabulary, found.lower_case, found.task, found.weights)
+    return Source(path, found.config, found.vocabulary, found.lower_case, found.task, found.weights)
 
 
 def _is_run(path: Path) -> bool:

@@ -20,6 +20,7 @@ import pytest
 
 import clozeline
 from clozeline.main import main
+from clozeline.show.terminal import printed_notes
 
 if TYPE_CHECKING:  # TensorFlow is not for the process that hands out tests to the others
     from model.run import Run
@@ -45,6 +46,13 @@ def make_sentences(rng: Random, topic: str, count: int) -> list[str]:
         + "."
         for _ in range(count)
     ]
+
+
+@pytest.fixture
+def printed_engine_notes() -> Iterator[None]:
+    """Print on standard error what the engine logs, as the front door does."""
+    with printed_notes(lambda message: message):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -37,19 +37,34 @@ COMMANDS = {
         "clozeline.commands.inspect", "Inspect", "check a dataset and show its contents", TENSORFLOW
     ),
     "pretrain": Entry(
-        "model.commands", "Pretrain", "dataset → run (MLM + NSP); again resumes", TENSORFLOW
+        "clozeline.commands.pretrain",
+        "Pretrain",
+        "dataset → run (MLM + NSP); again resumes",
+        TENSORFLOW,
     ),
     "import": Entry(
-        "model.commands", "Import", "Hugging Face, TF1, KerasHub checkpoint → run", TENSORFLOW
+        "clozeline.commands.import_checkpoint",
+        "Import",
+        "Hugging Face, TF1, KerasHub checkpoint → run",
+        TENSORFLOW,
     ),
     "export-hf": Entry(
-        "model.commands", "ExportHuggingFace", "run → Hugging Face directory", TENSORFLOW
+        "clozeline.commands.export_hugging_face",
+        "ExportHuggingFace",
+        "run → Hugging Face directory",
+        TENSORFLOW,
     ),
     "finetune": Entry(
-        "model.commands", "Finetune", "labelled examples → tuned run; again resumes", TENSORFLOW
+        "clozeline.commands.finetune",
+        "Finetune",
+        "labelled examples → tuned run; again resumes",
+        TENSORFLOW,
     ),
     "evaluate": Entry(
-        "model.commands", "Evaluate", "measure a tuned run on labelled examples", TENSORFLOW
+        "clozeline.commands.evaluate",
+        "Evaluate",
+        "measure a tuned run on labelled examples",
+        TENSORFLOW,
     ),
     "export": Entry(
         "clozeline.commands.export", "Export", "export a run for a model server", TENSORFLOW

@@ -1,5 +1,6 @@
 """Export a run to a directory that `transformers` loads: config, safetensors, tokenizer files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from safetensors.numpy import save_file
 
 from model.bert.config import BertConfig
 from model.bert.network import weights_by_name
-from model.interchange.foreign_checkpoint import by_layer
 from model.interchange.hugging_face import (
     CONFIG,
     PRETRAINING,
@@ -27,7 +27,6 @@ from model.interchange.write_tokenizer import tokenizer_files
 from model.run import Run
 from model.run_config import Checkpoint
 from model.tasks.kinds import Head, Task
-from pipeline.console import results, table
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import publish, share, writing
@@ -38,10 +37,29 @@ _WITHOUT_POOLER = "BertForMaskedLM"
 """Pretraining model of `transformers` without a pooler: it would warn about unused weights."""
 
 
+@dataclass(frozen=True)
+class HuggingFaceExport:
+    """A run in Hugging Face's format.
+
+    Attributes:
+        output: its directory.
+        run: directory of the run.
+        architecture: class of the model in `transformers`.
+        parameters: how many numbers its weights have.
+        left_out: our names of the weights that it has no place for.
+    """
+
+    output: Path
+    run: Path
+    architecture: str
+    parameters: int
+    left_out: tuple[str, ...]
+
+
 def export_hugging_face(
     run: Run, output: Path, *, checkpoint: Checkpoint, encoder_only: bool
-) -> dict[str, Any]:
-    """Export a run's checkpoint, and print a summary.
+) -> HuggingFaceExport:
+    """Export a run's checkpoint.
 
     Args:
         run: a run with at least one checkpoint.
@@ -49,16 +67,13 @@ def export_hugging_face(
         checkpoint: which checkpoint to export.
         encoder_only: whether heads are left out.
 
-    Returns:
-        The JSON result of the command.
-
     Raises:
         InputError: the run has no such checkpoint, or the output exists or cannot be written.
         JobError: the disk is full or failed.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(
-            f"--output {output}: already exists; choose another directory or remove it"
+            f"`output` {output}: already exists; choose another directory or remove it"
         )
     heads, task = ((), None) if encoder_only else (run.heads, run.task)
     model = _architecture(run, task) if task else PRETRAINING[heads]
@@ -71,21 +86,7 @@ def export_hugging_face(
     )
     _write(output, files, tensors, (run.path / VOCABULARY).read_bytes())
     size = sum(values.size for values in tensors.values())
-    rows = [
-        ("model", model),
-        ("parameters", f"{size:,}"),
-        ("left out", by_layer(left_out) or "nothing"),
-    ]
-    results.print(
-        table(f"Export {output}", ["", str(run.path)], rows, text_columns=frozenset({0, 1}))
-    )
-    return {
-        "output": str(output),
-        "run": str(run.path),
-        "architecture": model,
-        "parameters": size,
-        "left_out": left_out,
-    }
+    return HuggingFaceExport(output, run.path, model, size, tuple(left_out))
 
 
 def _architecture(run: Run, task: Task) -> str:
@@ -93,8 +94,8 @@ def _architecture(run: Run, task: Task) -> str:
     head = task.definition.foreign_head
     if head is None:
         raise InputError(
-            f"--run {run.path}: transformers has no model for a {task.kind} task; give "
-            "--encoder-only"
+            f"`run_dir` {run.path}: transformers has no model for a {task.kind} task; give "
+            "`encoder_only`"
         )
     return head.architecture
 
@@ -149,7 +150,7 @@ def _write(
 ) -> None:
     """Write a directory under a temporary name, then rename it."""
     with (
-        writing(f"--output {output}", SafetensorError),
+        writing(f"`output` {output}", SafetensorError),
         staging(output.parent, f".{output.name}-") as staged,
     ):
         for name, contents in files.items():

@@ -68,20 +68,20 @@ class Columns:
     """Which columns of a file are what; None: detected.
 
     Attributes:
-        text: the text, or the first of two.
-        text_pair: the second of two.
-        label: the class, or the number.
-        word: number of the column of the words, from 1, in CoNLL's columns.
-        tag: number of the column of the tags, from 1.
-        skip_incomplete: whether rows with another number of columns than the header are left out.
+        text_column: the text, or the first of two.
+        text_pair_column: the second of two.
+        label_column: the class, or the number.
+        word_column: number of the column of the words, from 1, in CoNLL's columns.
+        tag_column: number of the column of the tags, from 1.
+        skip_incomplete_rows: leave out rows that do not have as many columns as the header.
     """
 
-    text: str | None = None
-    text_pair: str | None = None
-    label: str | None = None
-    word: int | None = None
-    tag: int | None = None
-    skip_incomplete: bool = False
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    word_column: int | None = None
+    tag_column: int | None = None
+    skip_incomplete_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -284,9 +284,9 @@ def text_columns(
     Raises:
         InputError: a named column is missing, or the columns are ambiguous.
     """
-    if columns.text_pair and not columns.text:
+    if columns.text_pair_column and not columns.text_column:
         raise InputError("--text-pair-column: name the first text too, with --text-column")
-    named = [name for name in (columns.text, columns.text_pair) if name]
+    named = [name for name in (columns.text_column, columns.text_pair_column) if name]
     missing = [name for name in named if name not in table.columns]
     if missing:
         raise InputError(f"{table.path}: no column {missing[0]!r}; it has {table.listed}")

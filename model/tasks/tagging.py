@@ -88,7 +88,7 @@ class Tagging(TaskKind[TaggedSentences]):
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> TaggedSentences:
         """Read the columns of a CoNLL file."""
         del takes_pairs
-        sentences = read_conll(path, columns.word, columns.tag)
+        sentences = read_conll(path, columns.word_column, columns.tag_column)
         return TaggedSentences(
             path,
             [sentence.words for sentence in sentences],

@@ -166,10 +166,10 @@ def read_texts(path: Path, kind: str, columns: Columns, count: int | None) -> Te
         InputError: the file is not such a table, or its columns are ambiguous.
         OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
     """
-    table = read_table(path, skip_incomplete=columns.skip_incomplete)
+    table = read_table(path, skip_incomplete=columns.skip_incomplete_rows)
     if not table.rows:
         return Texts(path, [], [], [], [])
-    label = label_column(table, columns.label)
+    label = label_column(table, columns.label_column)
     names = text_columns(table, kind, columns, label, count)
     texts = [tuple(text_of(table, row, name) for name in names) for row in range(len(table.rows))]
     labels = labels_of(table, label) if label is not None else []

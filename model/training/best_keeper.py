@@ -45,8 +45,8 @@ class BestKeeper:
         if best and best.metric not in (None, evaluations.measure):
             raise InputError(
                 f"{run}: its best checkpoint was selected by {best.metric}, not "
-                f"{evaluations.measure}; give --metric {best.metric}, or start a new run with "
-                "another --run"
+                f"{evaluations.measure}; give `metric` {best.metric}, or start a new run with "
+                "another `run_dir`"
             )
         since = evaluations_since(lines, best.step if best else None)
         self.early_stopping = EarlyStopping(evaluations.patience, round(workers.of_chief(since)))

@@ -5,6 +5,7 @@ their Keras path, and `checksums.json`, the size and CRC-32C of each of its file
 contains the step of the best checkpoint, the metric that selected it, and the metric's value.
 """
 
+import logging
 import math
 import re
 import shutil
@@ -16,10 +17,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.console import notes
 from pipeline.errors import InputError, JobError
 from pipeline.storage.files import crc32c, make_folder, publish, reason, write_atomically
 from pipeline.storage.strict_json import from_json, to_json
+
+logger = logging.getLogger(__name__)
 
 _PARTIAL = "partial-"
 _DAMAGED = "damaged-"
@@ -108,7 +110,7 @@ class Checkpoints:
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"{file}: damaged: {error!r}; remove it: the next evaluation selects the best "
-                "checkpoint again, and --checkpoint last reads the last one"
+                "checkpoint again, and `checkpoint` last reads the last one"
             ) from error
 
     @property
@@ -240,10 +242,7 @@ class Checkpoints:
             try:
                 self._read(step, state)
             except DamagedError as error:
-                notes.print(
-                    f"{self._path(step)}: damaged ({error}); falling back to the one before",
-                    soft_wrap=True,
-                )
+                logger.info(f"{self._path(step)}: damaged ({error}); falling back to the one before")
                 damaged.append(step)
             else:
                 if self.writes:
@@ -253,7 +252,7 @@ class Checkpoints:
         if damaged:
             raise InputError(
                 f"{self.directory}: all of the {len(damaged)} checkpoints are damaged; put one "
-                "back from a backup, or start again with another --run"
+                "back from a backup, or start again with another `run_dir`"
             )
         return None
 
@@ -270,7 +269,7 @@ class Checkpoints:
             best = self.marked
             if best is None:
                 raise InputError(
-                    f"{self.directory}: no best checkpoint; train with --eval-every-steps to "
+                    f"{self.directory}: no best checkpoint; train with `eval_every_steps` to "
                     "have one"
                 )
             step = best.step
@@ -279,14 +278,14 @@ class Checkpoints:
             except DamagedError as error:
                 raise InputError(
                     f"{self._path(step)}: the best checkpoint is damaged ({error}); put it back "
-                    "from a backup, or give --checkpoint last"
+                    "from a backup, or give `checkpoint` last"
                 ) from error
             except GoneError:  # a running training may have marked a better one meanwhile
                 continue
             return step
         raise InputError(
             f"{self._path(step)}: the best checkpoint is missing; put it back from a backup, or "
-            "give --checkpoint last"
+            "give `checkpoint` last"
         )
 
     def _path(self, step: int) -> Path:
@@ -299,7 +298,7 @@ class Checkpoints:
             number += 1
             path = self.directory / f"{_DAMAGED}{step:08d}-{number}"
         publish(self._path(step), path)
-        notes.print(f"{self._path(step)}: kept as {path.name}", soft_wrap=True)
+        logger.info(f"{self._path(step)}: kept as {path.name}")
 
     def _read(self, step: int, state: dict[str, Any]) -> None:
         """Read a checkpoint into the state.

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.errors import InputError, check_range
+
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -44,7 +46,79 @@ class TrainingConfig:
         return dataclasses.asdict(self)
 
 
-@dataclass(frozen=True)
+Schedule = Literal["linear", "cosine", "polynomial", "warmup-stable-decay"]
+
+Strategy = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateConfig:
+    """The updates that a training is asked for; a run settles on a `TrainingConfig`.
+
+    Attributes:
+        steps: number of updates; the learning rate falls to 0 over them. None: as many as the
+            epochs give.
+        batch_size: examples per update, over all devices.
+        learning_rate: the highest learning rate, reached at the end of the warm-up.
+        warmup_steps: updates over which the learning rate rises from 0. None: what the run was
+            started with, or a tenth of the steps.
+        optimizer: adamw; lamb is for batches of thousands of examples.
+        schedule: how the learning rate falls; one of `model.training.optimizer.SCHEDULES`.
+        weight_decay: share of a weight taken off at each update, times the learning rate; biases
+            and LayerNorm are not decayed.
+        precision: compute dtype of matrix multiplications. auto: what the run was started with, or
+            bfloat16 on hardware that supports it.
+    """
+
+    steps: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    warmup_steps: int | None = None
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    schedule: Schedule = "linear"
+    weight_decay: float = 0.01
+    precision: Literal["auto"] | Precision = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a field is out of range.
+        """
+        check_ranges(self, steps=1, batch_size=1, warmup_steps=0, weight_decay=0)
+        if not self.learning_rate > 0:
+            raise InputError(f"`learning_rate` {self.learning_rate}: must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    """How updates are computed, which changes nothing in their results.
+
+    Attributes:
+        strategy: the devices; see `model.training.strategy.make_strategy`.
+        accumulation_steps: gradient-accumulation steps: parts of a device's share of the batch,
+            computed one after the other.
+        recompute: gradient checkpointing: layers are computed again for their gradients.
+        xla: compile with XLA.
+        deterministic: use only operations that give the same bits every time.
+    """
+
+    strategy: Strategy = "auto"
+    accumulation_steps: int = 1
+    recompute: bool = False
+    xla: bool = True
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a field is out of range.
+        """
+        check_ranges(self, accumulation_steps=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecoveryConfig:
     """When checkpoints are written, and how the training reacts to divergence.
 
@@ -58,6 +132,32 @@ class RecoveryConfig:
     checkpoint_every_steps: int = 500
     on_blow_up: Literal["stop", "skip"] = "stop"
     blow_up_ratio: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: a field is out of range.
+        """
+        check_ranges(self, checkpoint_every_steps=1)
+        if not self.blow_up_ratio > 1:
+            raise InputError(f"`blow_up_ratio` {self.blow_up_ratio}: must be above 1")
+
+
+def check_ranges(config: object, **lows: float) -> None:
+    """Check that fields, where they are given, are not below what is allowed.
+
+    Args:
+        config: has the fields.
+        lows: the least of each, by its name.
+
+    Raises:
+        InputError: a field is below.
+    """
+    for name, low in lows.items():
+        value = getattr(config, name)
+        if value is not None:
+            check_range(name, value, low)
 
 
 ClassWeights = Literal["none", "balanced"]

@@ -57,15 +57,15 @@ class DivergenceGuard:
             InputError: the training is to stop instead, or has been rolled back too often.
         """
         blown_up = f"the loss blew up before step {step:,} (last checkpoint: step {saved_step:,})"
-        lower = f"a lower --learning-rate than {learning_rate:g}"
+        lower = f"a lower `learning_rate` than {learning_rate:g}"
         if self.config.on_blow_up == "stop":
             raise InputError(
-                f"{blown_up}; start a new --run with {lower}, or give --on-blow-up skip"
+                f"{blown_up}; start a new `run_dir` with {lower}, or give `on_blow_up` skip"
             )
         self.roll_backs += 1
         if self.roll_backs > MAX_ROLL_BACKS:
             raise InputError(
-                f"{blown_up}, for the {self.roll_backs}th time; start a new --run with {lower}"
+                f"{blown_up}, for the {self.roll_backs}th time; start a new `run_dir` with {lower}"
             )
         return blown_up
 

@@ -3,11 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-from model.run_config import CURVES
-from pipeline.console import notes, progress, results, table
+from pipeline.console import notes, progress
 
 NOTEWORTHY_WAIT_RATE = 0.05
 """Share of time spent waiting for batches above which the progress line shows it."""
@@ -82,25 +79,3 @@ class Progress:
             notes.print(
                 f"{line} · {time_left(left)} left (of {self.steps:,} steps)", soft_wrap=True
             )
-
-
-def print_result(result: dict[str, Any]) -> None:
-    """Print the result table."""
-    rows = [
-        (f"masked pieces: loss ({result['split']})", f"{result['masked_lm_loss']:.4f} nats"),
-        ("masked pieces: right", f"{result['masked_lm_accuracy']:.2%}"),
-    ]
-    if "next_sentence_loss" in result:
-        rows += [
-            ("next sentence: loss", f"{result['next_sentence_loss']:.4f} nats"),
-            ("next sentence: right", f"{result['next_sentence_accuracy']:.2%}"),
-        ]
-    rows += [
-        ("steps", result["steps"]),
-        ("tokens/s, padding included", f"{result['tokens_per_sec']:,.0f}"),
-        ("share of the machine's matrix rate", f"{result['mfu']:.1%}"),
-        ("seconds", f"{result['seconds']:,.1f}"),
-    ]
-    results.print(table(f"run {result['run']}", ("", Path(result["model"]).name), rows))
-    if (Path(result["run"]) / CURVES).exists():
-        results.print(f"curves: {Path(result['run']) / CURVES}", soft_wrap=True)

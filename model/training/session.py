@@ -3,6 +3,7 @@
 With several workers, all run the same session; only the chief writes files and prints.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -28,8 +29,9 @@ from model.training.signals import stop_requested
 from model.training.throughput import Throughput
 from model.training.window import Window
 from model.training.workers import Workers, device_count
-from pipeline.console import notes
 from pipeline.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 CALL_SECS = 1.0
 """Target duration of a call of the compiled loop; the progress bar is updated after each call."""
@@ -175,11 +177,9 @@ class Session:
         if not last:
             raise InputError(
                 f"{self.run.path} is finished, and nothing of {self.data} is held out to "
-                "measure it on; give more --steps to train it further"
+                "measure it on; give more `steps` to train it further"
             )
-        notes.print(
-            f"{self.data}: nothing is held out, so the losses are of the last steps", soft_wrap=True
-        )
+        logger.info(f"{self.data}: nothing is held out, so the losses are of the last steps")
         return Measured("train", last)
 
     def _train_from(
@@ -261,10 +261,9 @@ class Session:
         self._save(step)
         self.checkpoints.wait()
         self.log.draw()
-        notes.print(
+        logger.info(
             f"stopped and saved at step {step:,} of {self.run.training.steps:,}: "
-            "the same command goes on from there",
-            soft_wrap=True,
+            "the same command goes on from there"
         )
         raise KeyboardInterrupt
 
@@ -284,10 +283,7 @@ class Session:
         self.trainer.position.assign(position)
         self.checkpoints.hold(self.trainer.state)
         back_to = self.trainer.steps_done
-        notes.print(
-            f"{blown_up}: going on from there without the {step - back_to:,} batches since",
-            soft_wrap=True,
-        )
+        logger.info(f"{blown_up}: going on from there without the {step - back_to:,} batches since")
         self.log.cut(back_to)
         return back_to
 

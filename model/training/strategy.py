@@ -8,10 +8,10 @@ from typing import get_args
 
 import tensorflow as tf
 
-from model.commands import StrategyName
+from model.training.config import Strategy
 from pipeline.errors import InputError
 
-STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 TF_CONFIG = "TF_CONFIG"
 """Environment variable with the addresses of all workers and the index of this one:
@@ -40,7 +40,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         InputError: the name is unknown, or the strategy's devices are not available.
     """
     if name not in STRATEGIES:
-        raise InputError(f"--strategy {name}: expected one of {', '.join(STRATEGIES)}")
+        raise InputError(f"`strategy` {name}: expected one of {', '.join(STRATEGIES)}")
     if name == "auto":
         name = _detected()
     if name == "multi-worker":
@@ -95,7 +95,7 @@ def _check_tf_config() -> None:
         known = False
     if not known:
         raise InputError(
-            f"--strategy multi-worker: the environment's {TF_CONFIG} must name the workers, and "
+            f"`strategy` multi-worker: the environment's {TF_CONFIG} must name the workers, and "
             f"which one this is, as {example}; received {text or 'nothing'}"
         )
     if set(config["cluster"]) - {"chief", "worker"}:
@@ -111,7 +111,7 @@ def _tpu_strategy() -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
         why = str(error).splitlines()[0]
-        raise InputError(f"--strategy tpu: {TPU_NAME}={name} cannot be reached: {why}") from error
+        raise InputError(f"`strategy` tpu: {TPU_NAME}={name} cannot be reached: {why}") from error
     return tf.distribute.TPUStrategy(resolver)
 
 

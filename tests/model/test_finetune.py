@@ -16,10 +16,11 @@ import pytest
 import tensorflow as tf
 
 import clozeline
+from clozeline.commands.evaluate import Evaluate
+from clozeline.commands.finetune import Finetune
 from clozeline.main import main
 from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
-from model.commands import Evaluate, Finetune
 from model.run import load_run, write_run
 from model.run_config import RunConfig, TextFacts
 from model.tasks.kinds import KINDS, Task
@@ -27,6 +28,9 @@ from pipeline.errors import InputError
 from pipeline.manifest import sha256
 
 GOOD, BAD = ("fine", "lovely", "great"), ("awful", "dull", "poor")
+pytestmark = pytest.mark.usefixtures("printed_engine_notes")
+
+
 WORDS = ["the", "film", "was", "and", "so", "actors", "plot", "in", "rome", "paris", "who", "."]
 
 
@@ -245,7 +249,7 @@ def test_the_best_checkpoint_has_one_metric(
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     scores = {line["step"]: line["macro_f1"] for line in lines if line["split"] == "eval"}
     assert fields["value"] == scores[fields["step"]] == max(scores.values())
-    with pytest.raises(InputError, match="selected by macro_f1, not accuracy; give --metric"):
+    with pytest.raises(InputError, match="selected by macro_f1, not accuracy; give `metric`"):
         options(steps=4, epochs=1, eval_every_steps=1).run()
     assert best.read_bytes() == before
 
@@ -304,10 +308,10 @@ def test_empty_texts_are_counted_and_not_learned_from(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"metric": "pearson"}, "--metric pearson: expected one of loss, accuracy, macro_f1"),
-        ({"max_seq_length": 25}, "--max-seq-length 25: must be from 8 to the 24 positions"),
-        ({"freeze_layers": 3}, "--freeze-layers 3: .* has 2 layers"),
-        ({"batch_size": 9, "accumulation_steps": 2}, "--batch-size 9: must be a multiple"),
+        ({"metric": "pearson"}, "`metric` pearson: expected one of loss, accuracy, macro_f1"),
+        ({"max_seq_length": 25}, "`max_seq_length` 25: must be from 8 to the 24 positions"),
+        ({"freeze_layers": 3}, "`freeze_layers` 3: .* has 2 layers"),
+        ({"batch_size": 9, "accumulation_steps": 2}, "`batch_size` 9: must be a multiple"),
         ({"label_column": "class"}, "no column 'class'; it has 'text', 'label'; name the labels'"),
     ],
 )
@@ -321,11 +325,11 @@ def test_flags_that_do_not_fit(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"layer_decay": 1.5}, "--layer-decay 1.5: must be above 0, and at most 1"),
-        ({"seed": (1, 1)}, "--seed 1 1: must differ"),
-        ({"early_stopping": 2, "dev": None}, "--early-stopping: needs --dev"),
+        ({"layer_decay": 1.5}, "`layer_decay` 1.5: must be above 0, and at most 1"),
+        ({"seed": (1, 1)}, "`seed` 1 1: must differ"),
+        ({"early_stopping": 2, "dev": None}, "`early_stopping`: needs `dev`"),
         ({"task": "span", "class_weights": "balanced"}, "a span task has no classes"),
-        ({"epochs": 0}, "--epochs 0: must be above 0"),
+        ({"epochs": 0}, "`epochs` 0: must be above 0"),
     ],
 )
 def test_flags_that_cannot_be(
@@ -450,7 +454,7 @@ def test_evaluation_without_labels(
     assert (found["examples"], found["unlabelled"], len(answers)) == (24, 24, 24)
     assert "accuracy" not in found
     assert not any("expected" in answer for answer in answers)
-    with pytest.raises(InputError, match=r"no example has a label .*; give --predictions FILE"):
+    with pytest.raises(InputError, match=r"no example has a label .*; give `predictions` FILE"):
         Evaluate(run_dir=run, data=unknown).run()
     none = table(tmp_path / "none.tsv", [(text,) for text, _ in numbers], "text")
     assert [answer["answer"] for answer in evaluated(run, none)[1]] == [
@@ -466,7 +470,7 @@ def test_evaluation_without_labels(
     said = capsys.readouterr().err
     assert "mixed.tsv: 24 examples of text, label" in said
     assert "examples without a label, not measured: 16 of 24" in said
-    with pytest.raises(InputError, match=r"--dev .*test.tsv: no example has a label"):
+    with pytest.raises(InputError, match=r"`dev` .*test.tsv: no example has a label"):
         options(train=tmp_path / "t.tsv", dev=unknown).run()
 
 
@@ -552,7 +556,7 @@ def test_tag_schemes_are_reported(
     assert [answer["answer"] for answer in answers] == [
         answer["answer"] for answer in evaluated(tmp_path / "run", file)[1]
     ]
-    with pytest.raises(InputError, match=r"--train .*words.conll: no example has a label"):
+    with pytest.raises(InputError, match=r"`train` .*words.conll: no example has a label"):
         options(task="tagging", train=words, dev=None).run()
     file.write_text("so U-X\nfine S-X\n")
     with pytest.raises(InputError, match=r"a.conll: the tags S-X, U-X follow no known scheme"):
@@ -570,7 +574,7 @@ def test_two_devices_and_parts_give_the_same_losses(
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
         "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
         "tf.config.set_logical_device_configuration(cpu, two)\n"
-        "from model.commands import Finetune\n"
+        "from clozeline.commands.finetune import Finetune\n"
         "flags = json.loads(sys.argv[1])\n"
         "paths = {k: Path(flags[k]) for k in ('train', 'dev', 'init', 'run_dir')}\n"
         "print(json.dumps(Finetune(**flags | paths).run()))\n"

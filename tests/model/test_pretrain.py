@@ -15,17 +15,21 @@ import numpy as np
 import pytest
 
 import clozeline
+from clozeline.commands.pretrain import Pretrain
 from clozeline.main import main, parse
 from model.bert.config import BertConfig
-from model.commands import Pretrain
-from model.pretrain import check_batch_size, model_config, open_dataset
+from model.pretrain import model_config, open_dataset
 from model.run import load_run
+from model.start import check_batch_size
 from model.training.checkpoints import Best, Checkpoints
 from model.training.loop import Trainer
 from model.training.session import Session
 from model.training.signals import stop_requested
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
+
+pytestmark = pytest.mark.usefixtures("printed_engine_notes")
+
 
 Options = Callable[..., Pretrain]
 
@@ -155,7 +159,7 @@ def test_a_finished_run_says_so_and_measures_again(
 ) -> None:
     first = options().run()
     again = options().run()
-    assert "is finished (6 steps); give more --steps to train further" in capsys.readouterr().err
+    assert "is finished (6 steps); give more `steps` to train further" in capsys.readouterr().err
     assert again["masked_lm_loss"] == first["masked_lm_loss"]
     longer = options(steps=8).run()
     assert longer["steps"] == 8
@@ -218,7 +222,7 @@ def test_another_vocabulary_or_size_is_refused(
 
 def test_weights_with_nan_are_never_saved(options: Options) -> None:
     diverging = options(learning_rate=1e30, steps=20, checkpoint_every_steps=2)
-    with pytest.raises(InputError, match=r"the loss blew up before step \d+ .* lower --learning"):
+    with pytest.raises(InputError, match=r"blew up before step \d+ .* lower `learning_rate`"):
         diverging.run()
     run = diverging.run_dir
     for checkpoint in (run / "checkpoints").glob("step-*"):
@@ -268,9 +272,9 @@ def test_a_divergence_stops_by_default_and_after_too_many_roll_backs(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blow_up_at(monkeypatch, 3, times=99)
-    with pytest.raises(InputError, match=r"blew up before step 3 .*, or give --on-blow-up skip"):
+    with pytest.raises(InputError, match=r"blew up before step 3 .*, or give `on_blow_up` skip"):
         options(checkpoint_every_steps=2).run()
-    with pytest.raises(InputError, match=r"before step 3 .*, for the 6th time; start a new --run"):
+    with pytest.raises(InputError, match=r"before step 3 .*, for the 6th time; start a new `run"):
         options(checkpoint_every_steps=2, on_blow_up="skip").run()
 
 
@@ -346,11 +350,11 @@ def test_second_phases_that_cannot_be(
     two_phases: Options, make_dataset: Callable, tmp_path: Path
 ) -> None:
     make_dataset(tmp_path / "other", word="other")
-    with pytest.raises(InputError, match=r"--phase2-dataset .*other: its vocab_sha256 is not that"):
+    with pytest.raises(InputError, match=r"`phase2_dataset` .*other: its vocab_sha256 is not that"):
         two_phases(phase2_dataset=tmp_path / "other").run()
-    with pytest.raises(InputError, match="--phase2-steps 8: must be at least 1, and fewer than"):
+    with pytest.raises(InputError, match="`phase2_steps` 8: must be at least 1, and fewer than"):
         two_phases(phase2_steps=8).run()
-    with pytest.raises(InputError, match=r"--phase2-steps and .*: need a --phase2-dataset"):
+    with pytest.raises(InputError, match=r"`phase2_steps` and .*: need a `phase2_dataset`"):
         two_phases(phase2_dataset=None)
     config = tmp_path / "long.json"
     config.write_text(config.read_text().replace(": 24", ": 16"))
@@ -429,8 +433,8 @@ def test_no_train_example(make_dataset: Callable, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("huge", "--model huge: expected tiny, mini, .*, or a .json file"),
-        ("none.json", "--model none.json: cannot be used: .*No such file"),
+        ("huge", "`model` huge: expected tiny, mini, .*, or a .json file"),
+        ("none.json", "`model` none.json: cannot be used: .*No such file"),
         ("typo.json", "typo.json: cannot be used: unknown key 'hiden_size'"),
         ("vocab.json", "vocab_size 51, but the dataset's vocabulary has 50 pieces"),
         ("deep.json", "deep.json: cannot be used: nested too deeply"),
@@ -471,17 +475,17 @@ def test_models_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"steps": 0}, "--steps 0: must be at least 1"),
-        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
-        ({"checkpoint_every_steps": 0}, "--checkpoint-every-steps 0: must be at least 1"),
-        ({"eval_every_steps": 0}, "--eval-every-steps 0: must be at least 1"),
-        ({"warmup_steps": -1}, "--warmup-steps -1: must be at least 0"),
-        ({"weight_decay": -0.1}, "--weight-decay -0.1: must be at least 0"),
-        ({"seed": -1}, "--seed -1: must be at least 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate nan: must be above 0"),
-        ({"steps": None, "epochs": 0.0}, "--epochs 0.0: must be above 0"),
-        ({"blow_up_ratio": 1.0}, "--blow-up-ratio 1.0: must be above 1"),
-        ({"epochs": 1.0}, "--steps and --epochs: give one of them, not both"),
+        ({"steps": 0}, "`steps` 0: must be at least 1"),
+        ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
+        ({"checkpoint_every_steps": 0}, "`checkpoint_every_steps` 0: must be at least 1"),
+        ({"eval_every_steps": 0}, "`eval_every_steps` 0: must be at least 1"),
+        ({"warmup_steps": -1}, "`warmup_steps` -1: must be at least 0"),
+        ({"weight_decay": -0.1}, "`weight_decay` -0.1: must be at least 0"),
+        ({"seed": -1}, "`seed` -1: must be at least 0"),
+        ({"learning_rate": float("nan")}, "`learning_rate` nan: must be above 0"),
+        ({"steps": None, "epochs": 0.0}, "`epochs` 0.0: must be above 0"),
+        ({"blow_up_ratio": 1.0}, "`blow_up_ratio` 1.0: must be above 1"),
+        ({"epochs": 1.0}, "`steps` and `epochs`: give one of them, not both"),
     ],
 )
 def test_flags_out_of_range(options: Options, flags: dict, message: str) -> None:
@@ -490,12 +494,12 @@ def test_flags_out_of_range(options: Options, flags: dict, message: str) -> None
 
 
 def test_batch_size_must_divide() -> None:
-    check_batch_size("--batch-size", 12, 3)
-    with pytest.raises(InputError, match=r"--batch-size 10: must be a multiple of the 4 .* 12"):
-        check_batch_size("--batch-size", 10, 4)
-    check_batch_size("--batch-size", 12, 3, 2)
+    check_batch_size("batch_size", 12, 3)
+    with pytest.raises(InputError, match=r"`batch_size` 10: must be a multiple of the 4 .* 12"):
+        check_batch_size("batch_size", 10, 4)
+    check_batch_size("batch_size", 12, 3, 2)
     with pytest.raises(InputError, match="the 3 devices, times 4 accumulation steps; try 24"):
-        check_batch_size("--batch-size", 15, 3, 4)
+        check_batch_size("batch_size", 15, 3, 4)
 
 
 def test_the_second_signal_takes_effect_immediately() -> None:
@@ -515,7 +519,9 @@ def test_the_flags_at_the_front_door(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_help_needs_no_tensorflow() -> None:
-    code = "import model.commands, sys; sys.exit('tensorflow' in sys.modules)"
+    modules = ("pretrain", "finetune", "evaluate", "import_checkpoint", "export_hugging_face")
+    imports = "".join(f"import clozeline.commands.{name}\n" for name in modules)
+    code = f"{imports}import sys; sys.exit('tensorflow' in sys.modules)"
     root = str(Path(clozeline.__file__).parents[1])
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
@@ -530,5 +536,5 @@ def test_a_run_starts_from_the_weights_of_another(
     for name, values in weights_of(first).items():
         np.testing.assert_allclose(values, after[name], atol=1e-6, err_msg=name)
     make_dataset(tmp_path / "other", word="other")
-    with pytest.raises(InputError, match=r"--init .*run: its vocabulary is not that of .*other"):
+    with pytest.raises(InputError, match=r"`init` .*run: its vocabulary is not that of .*other"):
         options(init=first, run_dir=second, dataset=tmp_path / "other", steps=1).run()

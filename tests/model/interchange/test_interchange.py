@@ -222,7 +222,7 @@ def test_an_export_of_the_encoder_alone(tmp_path: Path) -> None:
 def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:
     run = run_of(HUGGING_FACE / "span", tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"--output .*file/export: cannot be written: .*file"):
+    with pytest.raises(InputError, match=r"`output` .*file/export: cannot be written: .*file"):
         export_hugging_face(
             load_run(run), tmp_path / "file" / "export", checkpoint="last", encoder_only=False
         )
@@ -248,7 +248,7 @@ def test_takes_pairs(tmp_path: Path) -> None:
     run = load_run(run_of(HUGGING_FACE / "single", tmp_path, takes_pairs=True))
     assert run.task == Task("pair", ("bad", "so-so", "good"), True)
     assert read_checkpoint(export_of(run.path, tmp_path)[0]).task == run.task
-    with pytest.raises(InputError, match=r"--takes-pairs: .*tagging is not a text classifier"):
+    with pytest.raises(InputError, match=r"`takes_pairs`: .*tagging is not a text classifier"):
         run_of(HUGGING_FACE / "tagging", tmp_path, takes_pairs=True)
 
 

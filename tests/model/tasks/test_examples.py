@@ -42,7 +42,7 @@ def test_csv_with_line_breaks_in_quotes(tmp_path: Path) -> None:
 
 def test_json_lines_with_numbers(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", '{"text": "a", "score": 1.5}\n\n{"score": 2, "text": "b"}\n')
-    found = texts(file, "regression", Columns(label="score"))
+    found = texts(file, "regression", Columns(label_column="score"))
     assert (found.texts, found.labels, found.rows) == ([("a",), ("b",)], ["1.5", "2"], [1, 3])
 
 

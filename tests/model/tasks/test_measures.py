@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clozeline.show.evaluation import print_worst
+from model.evaluate import worst
 from model.tasks.classification import class_measures
 from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation
 from model.tasks.kinds import Task
 from model.tasks.regression import number_measures
-from model.tasks.report import print_worst
 from model.tasks.span import Question, answer_measures, normalized_answer, passage_answers
 from model.tasks.tag_schemes import tag_scheme
 from model.tasks.tagging import TaggedSentences, tag_measures, word_tags
@@ -122,7 +123,7 @@ def test_a_passage_without_words_has_no_answer() -> None:
 def test_right_answers_are_not_shown_as_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     given = {"question": "who", "expected": ["a cat", "cat"], "score": 1.0}
     answers = [{"id": "right", **given, "answer": "cat"}, {"id": "wrong", **given, "answer": "dog"}]
-    print_worst(Evaluation({}, answers, [0.0, 1.0]), 5)
+    print_worst(worst(Evaluation({}, answers, [0.0, 1.0]), 5))
     said = capsys.readouterr().out
     assert "wrong" in said
     assert "right" not in said

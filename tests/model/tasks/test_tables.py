@@ -102,7 +102,7 @@ def test_columns_of_published_files(tmp_path: Path, name: str) -> None:
         ("left,right,score\nx y,y z,1.5\n", "regression", Columns(), "found 'left', 'right'"),
         ("text,class,target\nso fine,1,2\n", "single", Columns(),
          "'class' or 'target' may be the label; name it with --label-column"),
-        ("text,label\nso fine,1\n", "single", Columns(label="klass"),
+        ("text,label\nso fine,1\n", "single", Columns(label_column="klass"),
          "no column 'klass'; it has 'text', 'label'; name the labels' with --label-column"),
         ("It was so very fine.,1\nso bad,0\n", "single", Columns(), "first line must name the col"),
         ("text;label\nso, fine;1\n", "single", Columns(),
@@ -119,9 +119,9 @@ def test_no_column_is_guessed(
 
 def test_named_columns_may_have_any_name_and_numbers(tmp_path: Path) -> None:
     content = "id,klass,number\n1,a,7\n2,b,8\n"
-    found = read(tmp_path / "a.csv", content, "single", Columns("number", label="klass"))
+    found = read(tmp_path / "a.csv", content, "single", Columns("number", label_column="klass"))
     assert (found.texts, found.labels) == ([("7",), ("8",)], ["a", "b"])
-    found = read(tmp_path / "a.tsv", COLA, "single", Columns("source", label="label"))
+    found = read(tmp_path / "a.tsv", COLA, "single", Columns("source", label_column="label"))
     assert found.texts == [("gj04",), ("gj04",)]
 
 
@@ -197,6 +197,6 @@ def test_incomplete_rows(tmp_path: Path) -> None:
     content = QQP + "9\t1\t2\tHow so?\n\t1\n7\t3\t4\tIs it?\tWas it?\t0\n"
     with pytest.raises(InputError, match=r"line 2: 4 columns.* has 6; .* --skip-incomplete-rows"):
         read(tmp_path / "a.tsv", content, "pair")
-    found = read(tmp_path / "a.tsv", content, "pair", Columns(skip_incomplete=True))
+    found = read(tmp_path / "a.tsv", content, "pair", Columns(skip_incomplete_rows=True))
     assert (found.texts, found.rows) == ([("Is it?", "Was it?")], [4])
     assert found.incomplete == 2

@@ -57,7 +57,7 @@ def test_another_measure_than_the_run_was_started_with_is_refused(
     checkpoints: Checkpoints,
 ) -> None:
     checkpoints.mark_best(10, "accuracy", 0.5)
-    with pytest.raises(InputError, match=r"selected by accuracy, not f1; give --metric accuracy"):
+    with pytest.raises(InputError, match=r"selected by accuracy, not f1; give `metric` accuracy"):
         keeper(checkpoints)
 
 

@@ -14,6 +14,8 @@ import tensorflow as tf
 from model.training.checkpoints import Best, Checkpoints
 from pipeline.errors import InputError, JobError
 
+pytestmark = pytest.mark.usefixtures("printed_engine_notes")
+
 
 def make_state(value: float = 0.0) -> dict:
     return {
@@ -247,7 +249,7 @@ def test_the_best_stays_beside_the_last_three(saved: Checkpoints) -> None:
 
 def test_no_best_checkpoint(saved: Checkpoints) -> None:
     assert saved.best is None
-    with pytest.raises(InputError, match="no best checkpoint; train with --eval-every-steps"):
+    with pytest.raises(InputError, match="no best checkpoint; train with `eval_every_steps`"):
         saved.restore_best(make_state())
 
 
@@ -267,7 +269,7 @@ def test_a_damaged_or_missing_best_checkpoint(saved: Checkpoints) -> None:
     with pytest.raises(
         InputError,
         match=r"step-00000300: the best checkpoint is damaged \(checkpoint.index does not have the "
-        r"checksum of checksums.json\); .*or give --checkpoint last",
+        r"checksum of checksums.json\); .*or give `checkpoint` last",
     ):
         saved.restore_best(make_state())
     assert saved.steps() == [20, 300, 4000]

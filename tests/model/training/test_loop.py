@@ -228,5 +228,5 @@ def test_the_time_spent_waiting_for_batches_is_measured(
 
 
 def test_unknown_strategy() -> None:
-    with pytest.raises(InputError, match="--strategy ps: expected one of auto, one, mirrored"):
+    with pytest.raises(InputError, match="`strategy` ps: expected one of auto, one, mirrored"):
         make_strategy("ps")

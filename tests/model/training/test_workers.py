@@ -224,5 +224,5 @@ def test_an_incomplete_tf_config(
 
 def test_a_missing_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPU_NAME", "local")
-    with pytest.raises(InputError, match="--strategy tpu: TPU_NAME=local cannot be reached: "):
+    with pytest.raises(InputError, match="`strategy` tpu: TPU_NAME=local cannot be reached: "):
         make_strategy("tpu")

@@ -9,7 +9,7 @@ import pytest
 
 import clozeline
 from clozeline.main import main
-from model.tasks.report import write_answers
+from model.evaluate import write_answers
 from model.training.checkpoints import Checkpoints
 from model.training.metrics_file import MetricsFile
 from pipeline.storage.strict_json import to_json
@@ -60,7 +60,7 @@ def test_predictions(tmp_path: Path) -> None:
 def test_results_of_commands(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    from model.commands import Evaluate
+    from clozeline.commands.evaluate import Evaluate
 
     monkeypatch.setattr(Evaluate, "run", lambda _: VALUE)
     assert main(["evaluate", "--run", "r", "--data", "d", "--json"]) == 0

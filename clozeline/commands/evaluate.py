@@ -1,0 +1,120 @@
+"""`clozeline evaluate`: measures of a tuned run on labelled examples."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from clozeline.commands.training import named_columns
+from clozeline.options import Command
+from clozeline.show.terminal import results
+from model.configs import EvaluateConfig
+from model.run_config import Checkpoint
+
+if TYPE_CHECKING:
+    from model.evaluate import EvaluationResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Evaluate a fine-tuned run on labelled examples and show those with the highest loss."""
+
+    # The front door calls options.run(), so the field has another name than its flag.
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """Directory of the fine-tuned run."""
+    data: Path
+    """Examples in the training file's format. Without labels, only --predictions is written."""
+    text_column: str | None = None
+    """Column of the text, or of the first text of a pair. Default: detected, as in finetune."""
+    text_pair_column: str | None = None
+    """Column of the second text of a pair."""
+    label_column: str | None = None
+    """Column of the class or number. Default: detected, as in finetune."""
+    label_map: tuple[str, ...] = ()
+    """Map the file's labels to the run's, each as FILE=RUN, for example 0=entailment. Default:
+    equal names; LABEL_0 also matches 0."""
+    word_column: int | None = None
+    """Column number of the words in a tagging file, from 1. Default: detected."""
+    tag_column: int | None = None
+    """Column number of the tags, from 1. Default: detected, as in finetune."""
+    skip_incomplete_rows: bool = False
+    """Skip rows whose number of columns differs from the header's."""
+    checkpoint: Checkpoint = "auto"
+    """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
+    batch_size: int = 32
+    """Batch size."""
+    worst: int = 10
+    """Number of examples with the highest loss to show."""
+    predictions: Path | None = None
+    """File to write all predictions to, as JSON Lines."""
+    picture: Path | None = None
+    """PNG file to write: the confusion matrix, or a scatter plot for a regression."""
+    xla: bool = True
+    """Compile with XLA, as in training."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range.
+        """
+        self.engine_config()
+
+    def engine_config(self) -> EvaluateConfig:
+        """Return what the engine is asked to do."""
+        worst = self.worst if "worst" in self.given else None
+        return self.to(EvaluateConfig, columns=named_columns(self), worst=worst)
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate, and return the measures, the confusion and the worst answers."""
+        from model.evaluate import evaluate_run
+
+        result = evaluate_run(self.engine_config())
+        show(result)
+        return as_json(result)
+
+
+def show(result: "EvaluationResult") -> None:
+    """Print the measures, the confusion matrix and what is most wrong; and what was written."""
+    from clozeline.show.evaluation import print_confusion, print_measures, print_worst
+
+    if result.predictions:
+        results.print(f"answers: {result.predictions}", soft_wrap=True)
+    evaluation = result.evaluation
+    if evaluation is None:
+        return
+    title = f"{result.data}: {len(evaluation.answers):,} examples"
+    if evaluation.tag_scheme:
+        title += f", tag scheme {evaluation.tag_scheme}"
+    print_measures(title, evaluation.measures)
+    print_confusion(evaluation, result.task)
+    print_worst(result.worst)
+    if result.picture:
+        results.print(f"picture: {result.picture}", soft_wrap=True)
+
+
+def as_json(result: "EvaluationResult") -> dict[str, Any]:
+    """Return what `--json` prints."""
+    found: dict[str, Any] = {
+        "run": str(result.run),
+        "data": str(result.data),
+        "examples": len(result.answers),
+    }
+    if result.predictions:
+        found["predictions"] = str(result.predictions)
+    if result.unlabelled:
+        found["unlabelled"] = result.unlabelled
+    evaluation = result.evaluation
+    if evaluation is None:
+        return found
+    if evaluation.tag_scheme:
+        found["tag_scheme"] = evaluation.tag_scheme
+    if result.picture:
+        found["picture"] = str(result.picture)
+    if evaluation.confusion is not None:
+        found |= {
+            "labels": list(result.task.labels),
+            "confusion": evaluation.confusion.tolist(),
+        }
+    return found | evaluation.measures | {"worst": list(result.worst)}

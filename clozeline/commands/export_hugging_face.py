@@ -1,0 +1,52 @@
+"""`clozeline export-hf`: run → directory that `transformers` and KerasHub load."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from clozeline.options import Command
+from clozeline.show.terminal import results, table
+from model.run_config import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportHuggingFace(Command):
+    """Export a run to a directory that Hugging Face's `transformers` and KerasHub can load."""
+
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """Run directory: pretrained, fine-tuned or imported."""
+    output: Path
+    """Directory to write."""
+    checkpoint: Checkpoint = "auto"
+    """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
+    encoder_only: bool = False
+    """Omit the heads (BertModel), as KerasHub and tools for sentence embeddings expect."""
+
+    def run(self) -> dict[str, Any]:
+        """Write; return where, and which of their models it is."""
+        from model.interchange.export_hugging_face import export_hugging_face
+        from model.interchange.foreign_checkpoint import by_layer
+        from model.run import load_run
+
+        result = export_hugging_face(
+            load_run(self.run_dir),
+            self.output,
+            checkpoint=self.checkpoint,
+            encoder_only=self.encoder_only,
+        )
+        rows = [
+            ("model", result.architecture),
+            ("parameters", f"{result.parameters:,}"),
+            ("left out", by_layer(result.left_out) or "nothing"),
+        ]
+        columns = ("", str(result.run))
+        results.print(table(f"Export {result.output}", columns, rows, frozenset({0, 1})))
+        return {
+            "output": str(result.output),
+            "run": str(result.run),
+            "architecture": result.architecture,
+            "parameters": result.parameters,
+            "left_out": list(result.left_out),
+        }

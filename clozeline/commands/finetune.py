@@ -1,0 +1,167 @@
+"""`clozeline finetune`: labelled examples → tuned run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from clozeline.commands.training import TrainingFlags, named_columns
+from clozeline.show.terminal import notes, results, table
+from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
+from model.tasks.kinds import KINDS, kind_named
+from model.training.config import ClassWeights
+
+if TYPE_CHECKING:
+    from model.finetune import FinetuneResult, TunedRun
+
+if TYPE_CHECKING:
+    KindName = str
+else:
+    KindName = Annotated[
+        Literal[tuple(KINDS)],
+        tyro.conf.arg(
+            help="; ".join(f"{name}: {entry.summary}" for name, entry in KINDS.items()) + "."
+        ),
+    ]
+    """The name of a kind of task: a choice of those in the table, which mypy cannot read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(TrainingFlags):
+    """Fine-tune an encoder: text classification, regression, tagging, or extractive QA.
+
+    If it is started again with the same flags, it resumes from the run's last checkpoint.
+    """
+
+    task: KindName
+    train: Path
+    """Training examples: .tsv or .csv with a header, or .jsonl; CoNLL columns for tagging, SQuAD's
+    JSON for span."""
+    dev: Path | None = None
+    """Labelled examples for evaluation."""
+    init: Path
+    """Run or checkpoint (Hugging Face, TensorFlow 1, KerasHub) to start from."""
+    text_column: str | None = None
+    """Column of the text, or of the first text of a pair. Default: detected by its name (text,
+    sentence, sentence1, premise, question, …), or else the only columns that contain text."""
+    text_pair_column: str | None = None
+    """Column of the second text of a pair."""
+    label_column: str | None = None
+    """Column of the class or number. Default: label, or another common name (gold_label,
+    is_duplicate, score, …)."""
+    word_column: int | None = None
+    """Column number of the words in a tagging file, from 1. Default: detected."""
+    tag_column: int | None = None
+    """Column number of the tags, from 1. Default: the last column; in files with word numbers the
+    first column with tags such as B-PER, or CoNLL-U's UPOS."""
+    skip_incomplete_rows: bool = False
+    """Skip and count rows whose number of columns differs from the header's (GLUE's QQP has some),
+    instead of refusing the file."""
+    epochs: float = FinetuneConfig.epochs
+    """Epochs to train, unless --steps is given."""
+    learning_rate: float = TUNING_UPDATES.learning_rate
+    """Peak learning rate, reached at the end of the warm-up."""
+    max_seq_length: int | None = None
+    """Maximum sequence length, in pieces. Longer examples are truncated, or split into several
+    (tagging, span). Batches are padded only to their longest example. Default: the encoder's
+    maximum; 384 for span."""
+    doc_stride: int = FinetuneConfig.doc_stride
+    """Stride between the windows of a long passage, in pieces."""
+    layer_decay: float = FinetuneConfig.layer_decay
+    """Layer-wise learning-rate decay: ratio of a layer's learning rate to that of the layer above
+    (above 0, at most 1)."""
+    freeze_layers: int = FinetuneConfig.freeze_layers
+    """Number of lowest Transformer layers to freeze, together with the embeddings."""
+    class_weights: ClassWeights = FinetuneConfig.class_weights
+    """balanced: weight examples inversely to the frequency of their class."""
+    metric: str | None = None
+    """Metric that selects the best checkpoint. Default: accuracy, pearson, entity_f1 or span_f1."""
+    eval_every_steps: int | None = None
+    """Steps between evaluations. Default: one epoch."""
+    early_stopping: int | None = None
+    """Patience: stop after this many evaluations in a row without improvement. Default: never."""
+    blow_up_ratio: float = TUNING_RECOVERY.blow_up_ratio
+    """Ratio of the loss to its recent average that counts as divergence. Default: only NaN does."""
+    seed: tuple[int, ...] = FinetuneConfig.seed
+    """Seed for new weights, the order of the examples, and dropout. Several seeds make one run each
+    and report mean and standard deviation."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range, or does not fit the task.
+        """
+        self.engine_config()
+        if not kind_named(self.task).uses_windows:
+            self.refuse_given(f"a {self.task} task has no passages; span has", "doc_stride")
+        if self.steps is not None:
+            self.refuse_given("`steps` says how long to train; leave one of the two out", "epochs")
+
+    def engine_config(self) -> FinetuneConfig:
+        """Return what the engine is asked to do."""
+        return self.to(FinetuneConfig, columns=named_columns(self), **self.parts())
+
+    def run(self) -> dict[str, Any]:
+        """Train, and return the run's path, its steps, its measures and its speed."""
+        from model.finetune import finetune
+
+        result = finetune(self.engine_config())
+        print_result(result)
+        runs = [as_json(run) for run in result.runs]
+        if len(runs) == 1:
+            return runs[0]
+        return {"runs": runs, "mean": result.mean, "sd": result.standard_deviation}
+
+
+def as_json(run: "TunedRun") -> dict[str, Any]:
+    """Return what `--json` prints of a run."""
+    best = run.best
+    return {
+        "run": str(run.run),
+        "task": run.task,
+        "seed": run.seed,
+        "steps": run.steps,
+        "split": run.measured.split,
+        **run.measured.values,
+        **({"best_step": best.step, f"best_{run.metric}": best.value} if best else {}),
+        "examples_per_sec": run.examples_per_sec,
+        "tokens_per_sec": run.tokens_per_sec,
+        "seconds": run.secs,
+    }
+
+
+def print_result(result: "FinetuneResult") -> None:
+    """Print the closing table: a column a run, and of several their mean and spread."""
+    from clozeline.show.evaluation import measure_text
+
+    if notes.quiet:
+        return
+    runs, names = result.runs, result.measures
+    rows: list[list[object]] = [
+        [name.replace("_", " "), *(measure_text(name, run.measured.values[name]) for run in runs)]
+        for name in names
+    ]
+    rows.append(["steps", *(run.steps for run in runs)])
+    if any(run.best for run in runs):
+        name = f"best {runs[0].metric.replace('_', ' ')}"
+        rows += [
+            [name, *(measure_text(run.metric, run.best.value) if run.best else "" for run in runs)],
+            ["best at step", *(run.best.step if run.best else "" for run in runs)],
+        ]
+    rows += [
+        ["examples/s", *(f"{run.examples_per_sec:,.1f}" for run in runs)],
+        ["seconds", *(f"{run.secs:,.1f}" for run in runs)],
+    ]
+    columns = ["", *(f"seed {run.seed}" for run in runs)]
+    if len(runs) > 1:
+        columns.append("mean ± sd")
+        mean, spread = result.mean, result.standard_deviation
+        for row, name in zip(rows, names, strict=False):
+            row.append(f"{mean[name]:.4f} ± {spread[name]:.4f}")
+        rows[len(names) :] = [[*row, ""] for row in rows[len(names) :]]
+    title = f"{runs[0].task}, {runs[0].measured.split} examples, after the last step"
+    results.print(table(title, columns, rows))
+    for run in runs:
+        results.print(f"run: {run.run}", soft_wrap=True)

@@ -1,0 +1,88 @@
+"""`clozeline import`: a published checkpoint → run."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.markup import escape
+from rich.table import Table
+
+from clozeline.options import Command
+from clozeline.show.terminal import results, table
+
+if TYPE_CHECKING:
+    from model.interchange.import_checkpoint import ImportResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(Command):
+    """Import a published BERT as a run: to train it further, fine-tune, explain or serve it.
+
+    Reads Hugging Face directories (safetensors), google-research/bert's TensorFlow 1 checkpoints
+    and KerasHub presets; the format is auto-detected. Pickles are never read.
+    """
+
+    # `from` is Python's, and the front door calls options.run().
+    from_dir: Annotated[Path, tyro.conf.arg(name="from")] = field(metadata={"flag": "from"})
+    """Directory of the checkpoint."""
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """Run directory to create."""
+    casing: Literal["auto", "cased", "uncased"] = "auto"
+    """cased: keep capitals and accents. auto: as the checkpoint's files say; otherwise cased if its
+    vocabulary contains capitals."""
+    takes_pairs: bool = False
+    """Set this for a classifier of text pairs, since no format stores it. Default: single texts."""
+    seed: int = 12345
+    """Seed for weights missing from the checkpoint, such as a head or the pooler."""
+
+    def run(self) -> dict[str, Any]:
+        """Read and write; return what the run has, and what was not found or not used."""
+        from model.interchange.import_checkpoint import import_checkpoint
+
+        result = import_checkpoint(
+            self.from_dir,
+            self.run_dir,
+            casing=self.casing,
+            takes_pairs=self.takes_pairs,
+            seed=self.seed,
+        )
+        results.print(as_table(result))
+        imported = result.imported
+        return {
+            "run": str(result.run),
+            "from": str(imported.path),
+            "format": imported.form,
+            "model": imported.config.to_dict(),
+            "parameters": result.parameters,
+            "lower_case": imported.lower_case,
+            "max_seq_length": imported.max_seq_length,
+            "heads": list(imported.heads),
+            "task": asdict(imported.task) if imported.task else None,
+            "not_found": list(imported.missing),
+            "not_used": list(imported.unused),
+            "notes": list(imported.notes),
+        }
+
+
+def as_table(result: "ImportResult") -> Table:
+    """Return what a person wants to know, a line each."""
+    from model.interchange.foreign_checkpoint import FORMAT_NAMES, by_layer
+
+    imported = result.imported
+    config, task = imported.config, imported.task
+    rows = [
+        ("from", f"{imported.path} ({FORMAT_NAMES[imported.form]})"),
+        ("encoder", f"{config.num_hidden_layers} × {config.hidden_size}, {config.hidden_act}"),
+        ("parameters", f"{result.parameters:,}"),
+        ("texts", f"{config.vocab_size:,} pieces, {'un' if imported.lower_case else ''}cased, "
+                  f"up to {imported.max_seq_length} of them"),
+        ("heads", ", ".join(imported.heads) or "none"),
+        ("task", f"{task.kind}: {', '.join(task.labels)}".rstrip(": ") if task else "none"),
+        ("not found", by_layer(imported.missing) or "nothing"),
+        ("not used", by_layer(imported.unused) or "nothing"),
+    ]  # fmt: skip
+    made = table(f"Run {result.run}", ["", "imported"], rows, text_columns=frozenset({0, 1}))
+    made.caption = escape("\n".join(imported.notes)) or None
+    made.caption_justify = "left"
+    return made

@@ -1,0 +1,99 @@
+"""`clozeline pretrain`: dataset → run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clozeline.commands.training import TrainingFlags
+from clozeline.show.terminal import notes, results, table
+from model.configs import PretrainConfig
+from model.run_config import CURVES
+
+if TYPE_CHECKING:
+    from model.pretrain import PretrainResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(TrainingFlags):
+    """Pretrain BERT on a dataset, with masked LM and next-sentence prediction.
+
+    If it is started again with the same flags, it resumes from the run's last checkpoint.
+    """
+
+    dataset: Path
+    """Dataset directory, made by `clozeline preprocess`."""
+    model: str = PretrainConfig.model
+    """Size by name (tiny, mini, small, medium, base, large), or a JSON file with the fields of
+    Hugging Face's BertConfig."""
+    init: Path | None = None
+    """Run or checkpoint (of any format that `import` reads) to start from, instead of --model and
+    random weights. The dataset must have its vocabulary."""
+    epochs: float | None = None
+    """Epochs to train, instead of --steps. Default: 10."""
+    phase2_dataset: Path | None = None
+    """Dataset of phase 2, the last steps: longer records of the same text and vocabulary."""
+    phase2_steps: int | None = None
+    """How many of the steps are in phase 2. Default: a tenth."""
+    phase2_batch_size: int | None = None
+    """Global batch size in phase 2. Default: keeps the tokens per step of phase 1."""
+    eval_every_steps: int | None = None
+    """Steps between evaluations on the eval split. Default: only at the end."""
+    seed: int = PretrainConfig.seed
+    """Seed for the initial weights, the order of the examples, and dropout."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: a flag is out of range, or two exclude each other.
+        """
+        self.engine_config()
+        if self.init is not None:
+            self.refuse_given("`init` brings its own sizes; leave one of the two out", "model")
+
+    def engine_config(self) -> PretrainConfig:
+        """Return what the engine is asked to do."""
+        return self.to(PretrainConfig, **self.parts())
+
+    def run(self) -> dict[str, Any]:
+        """Train, and return the run's path, its steps, its losses and its speed."""
+        from model.pretrain import pretrain
+
+        result = pretrain(self.engine_config())
+        print_result(result)
+        return {
+            "run": str(result.run),
+            "model": result.model,
+            "steps": result.steps,
+            "split": result.measured.split,
+            **result.measured.values,
+            "tokens_per_sec": result.tokens_per_sec,
+            "mfu": result.mfu,
+            "seconds": result.secs,
+        }
+
+
+def print_result(result: "PretrainResult") -> None:
+    """Print the closing table; nothing on a worker that is not the chief."""
+    if notes.quiet:
+        return
+    split, values = result.measured.split, result.measured.values
+    rows: list[tuple[str, object]] = [
+        (f"masked pieces: loss ({split})", f"{values['masked_lm_loss']:.4f} nats"),
+        ("masked pieces: right", f"{values['masked_lm_accuracy']:.2%}"),
+    ]
+    if "next_sentence_loss" in values:
+        rows += [
+            ("next sentence: loss", f"{values['next_sentence_loss']:.4f} nats"),
+            ("next sentence: right", f"{values['next_sentence_accuracy']:.2%}"),
+        ]
+    rows += [
+        ("steps", result.steps),
+        ("tokens/s, padding included", f"{result.tokens_per_sec:,.0f}"),
+        ("share of the machine's matrix rate", f"{result.mfu:.1%}"),
+        ("seconds", f"{result.secs:,.1f}"),
+    ]
+    results.print(table(f"run {result.run}", ("", Path(result.model).name), rows))
+    curves = result.run / CURVES
+    if curves.exists():
+        results.print(f"curves: {curves}", soft_wrap=True)

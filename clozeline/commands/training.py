@@ -1,0 +1,79 @@
+"""The flags that every command which trains has: `pretrain` and `finetune`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from clozeline.options import Command
+from model.tasks.tables import Columns
+from model.training.config import ExecutionConfig, RecoveryConfig, Strategy, UpdateConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFlags(Command):
+    """Options of all commands that train."""
+
+    # The front door calls options.run(), so the field has another name than its flag.
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
+    """Run directory; created, or resumed if it exists."""
+    steps: int | None = None
+    """Total number of steps; the learning rate decays to 0 over them. Default: from --epochs."""
+    batch_size: int = UpdateConfig.batch_size
+    """Global batch size, over all devices."""
+    accumulation_steps: int = ExecutionConfig.accumulation_steps
+    """Gradient-accumulation steps: each device computes its share of a batch in this many parts.
+    Needs less memory; the result is the same."""
+    recompute: bool = ExecutionConfig.recompute
+    """Gradient checkpointing: recompute each layer in the backward pass instead of storing its
+    activations. Needs less memory for large models and long sequences, a third more computation,
+    and gives the same results."""
+    learning_rate: float = UpdateConfig.learning_rate
+    """Peak learning rate, reached at the end of the warm-up."""
+    warmup_steps: int | None = None
+    """Warm-up steps, over which the learning rate rises from 0. Default: a tenth of the steps."""
+    optimizer: Literal["adamw", "lamb"] = UpdateConfig.optimizer
+    """adamw, or lamb for batches of thousands of examples."""
+    schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay"] = (
+        UpdateConfig.schedule
+    )
+    """Learning-rate schedule after the warm-up."""
+    weight_decay: float = UpdateConfig.weight_decay
+    """Decoupled weight decay (AdamW's), relative to the learning rate; not applied to biases and
+    LayerNorm."""
+    strategy: Strategy = ExecutionConfig.strategy
+    """one: a single device. mirrored: all local GPUs. multi-worker: the workers in TF_CONFIG. tpu:
+    the TPU named by TPU_NAME. auto: chosen from the hardware and the environment."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = UpdateConfig.precision
+    """Compute dtype of matrix multiplications; weights stay float32. auto: bfloat16 if the hardware
+    supports it, else float32; a resumed run keeps its precision."""
+    checkpoint_every_steps: int = RecoveryConfig.checkpoint_every_steps
+    """Steps between checkpoints; the last 3 and the best by evaluation are kept."""
+    on_blow_up: Literal["stop", "skip"] = RecoveryConfig.on_blow_up
+    """On divergence (NaN, or a loss --blow-up-ratio times the recent average): stop, or skip:
+    restore the last checkpoint and skip the batches since then."""
+    blow_up_ratio: float = RecoveryConfig.blow_up_ratio
+    """Ratio of the loss to its recent average that counts as divergence."""
+    xla: bool = ExecutionConfig.xla
+    """Compile with XLA: the whole forward and backward pass; on a CPU only the computation between
+    matrix multiplications."""
+    deterministic: bool = ExecutionConfig.deterministic
+    """Use only deterministic operations, for bit-identical results; slower on GPUs."""
+
+    def parts(self) -> dict[str, Any]:
+        """Return the parts of the engine's config that these flags make, by name.
+
+        Raises:
+            InputError: a flag is out of range.
+        """
+        return {
+            "updates": self.to(UpdateConfig),
+            "execution": self.to(ExecutionConfig),
+            "recovery": self.to(RecoveryConfig),
+        }
+
+
+def named_columns(options: Command) -> Columns:
+    """Return which columns of labelled examples are what, from the flags that name them."""
+    return options.to(Columns)
