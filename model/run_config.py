@@ -9,10 +9,9 @@ from typing import Any, Literal
 from model.bert.config import BertConfig
 from model.tasks.kinds import Head, Task
 from model.training.config import TrainingConfig, TuningConfig
-from pipeline.errors import InputError, JobError
 from pipeline.manifest import Manifest
 from pipeline.schema import Pairing
-from pipeline.storage.strict_json import from_json, to_json
+from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -141,20 +140,13 @@ def read_config(path: Path) -> RunConfig | None:
     """Return a run's config; None where there is none yet.
 
     Raises:
-        InputError: there is one that cannot be read.
+        InputError: it is damaged; `JobError`: it cannot be read now.
     """
-    file = path / CONFIG
-    try:
-        return RunConfig.from_json(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise JobError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{file}: damaged: {error}; put it back from a copy, "
-            "or start a run in another directory: the checkpoints need it"
-        ) from error
+    return read_json_file(
+        path / CONFIG,
+        RunConfig.from_json,
+        "put it back from a copy, or start a run in another directory: the checkpoints need it",
+    )
 
 
 def short_sha(sha256: str) -> str:

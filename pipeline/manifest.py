@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
-from pipeline.storage.strict_json import from_json, to_json
+from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocab.txt"
@@ -117,16 +117,11 @@ def read_manifest(dataset: Path) -> Manifest:
         JobError: the manifest cannot be read now, for example for lack of permission.
     """
     path = dataset / MANIFEST
-    try:
-        manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        inside = sorted(str(manifest.parent) for manifest in dataset.glob(f"*/{MANIFEST}"))
+    manifest = read_json_file(path, Manifest.from_json, "make the dataset again")
+    if manifest is None:
+        inside = sorted(str(found.parent) for found in dataset.glob(f"*/{MANIFEST}"))
         hint = f"name one of {' '.join(inside)}" if inside else "make one with clozeline preprocess"
-        raise InputError(f"{dataset}: no finished dataset (no {MANIFEST}); {hint}") from None
-    except OSError as error:  # the dataset itself may be intact
-        raise JobError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; make the dataset again") from error
+        raise InputError(f"{dataset}: no finished dataset (no {MANIFEST}); {hint}")
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         file = dataset / shard.name
         size_bytes = file.stat().st_size if file.is_file() else None

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from pipeline.errors import InputError, JobError
 from pipeline.storage.files import crc32c, make_folder, publish, reason, write_atomically
-from pipeline.storage.strict_json import from_json, to_json
+from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,18 @@ class Best:
     metric: str | None
     value: float
 
+    @classmethod
+    def from_json(cls, text: str) -> "Best":
+        """Parse the text of `best.json`.
+
+        Raises:
+            ValueError: it is not JSON; `TypeError` or `KeyError` if its keys or values are others.
+        """
+        fields = from_json(text)
+        if "metric" not in fields:  # an earlier release called the value of any metric a loss
+            return cls(int(fields["step"]), None, _float(fields["loss"]))
+        return cls(int(fields["step"]), fields["metric"], _float(fields["value"]))
+
 
 class Checkpoints:
     """The checkpoints in a directory.
@@ -94,24 +106,12 @@ class Checkpoints:
             InputError: the file is damaged.
             JobError: the file cannot be read.
         """
-        file = self.directory / _BEST
-        try:
-            fields = from_json(file.read_text(encoding="utf-8"))
-            if "metric" not in fields:  # an earlier release called the value of any metric a loss
-                fields = {"step": fields["step"], "metric": None, "value": fields["loss"]}
-            value = fields["value"]
-            return Best(
-                int(fields["step"]), fields["metric"], math.nan if value is None else float(value)
-            )
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise JobError(f"{file}: cannot be read: {error.strerror}") from error
-        except (ValueError, LookupError, TypeError) as error:
-            raise InputError(
-                f"{file}: damaged: {error!r}; remove it: the next evaluation selects the best "
-                "checkpoint again, and `checkpoint` last reads the last one"
-            ) from error
+        return read_json_file(
+            self.directory / _BEST,
+            Best.from_json,
+            "remove it: the next evaluation selects the best checkpoint again, and `checkpoint` "
+            "last reads the last one",
+        )
 
     @property
     def best(self) -> Best | None:
@@ -242,7 +242,9 @@ class Checkpoints:
             try:
                 self._read(step, state)
             except DamagedError as error:
-                logger.info(f"{self._path(step)}: damaged ({error}); falling back to the one before")
+                logger.info(
+                    f"{self._path(step)}: damaged ({error}); falling back to the one before"
+                )
                 damaged.append(step)
             else:
                 if self.writes:
@@ -341,13 +343,13 @@ def checkpoint_name(step: int) -> str:
 def checkpoint_steps(directory: Path) -> list[int]:
     """Return the steps of a directory's checkpoints, ascending.
 
-    Other names are ignored, for example a user's copy `step-00000020.bak`.
+    Other names and plain files are ignored, for example a user's copy `step-00000020.bak`.
 
     Raises:
         JobError: the directory exists but cannot be listed.
     """
     try:
-        names = [path.name for path in directory.iterdir()]
+        names = [path.name for path in directory.iterdir() if path.is_dir()]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -399,6 +401,11 @@ def verify(checkpoint: Path) -> bool:
     if unlisted or not listed:
         raise DamagedError(f"{_CHECKSUMS} does not list {', '.join(unlisted) or 'any file'}")
     return True
+
+
+def _float(value: Any) -> float:
+    """Return a number as JSON has it, where NaN is null."""
+    return math.nan if value is None else float(value)
 
 
 def _variable_like(variable: tf.Variable) -> tf.Variable:

@@ -56,5 +56,5 @@ def _step_of(line: str) -> float:
     """Return a line's step; infinity if the line is incomplete or damaged."""
     try:
         return int(from_json(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return float("inf")

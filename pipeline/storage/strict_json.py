@@ -2,7 +2,13 @@
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.errors import InputError, JobError
+
+Contents = TypeVar("Contents")
 
 _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
@@ -53,3 +59,28 @@ def from_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:  # so that callers handle one exception type
         raise ValueError("nested too deeply") from error
+
+
+def read_json_file(file: Path, parse: Callable[[str], Contents], remedy: str) -> Contents | None:
+    """Return the contents of a JSON file of ours; None if it does not exist.
+
+    Args:
+        file: in UTF-8.
+        parse: makes the contents of the file's text; raises `ValueError`, `TypeError`,
+            `LookupError` or `OverflowError` if they are not what they should be.
+        remedy: what to do about a damaged file.
+
+    Raises:
+        InputError: the file is damaged.
+        JobError: the file cannot be read now, which says nothing about its bytes: a permission, a
+            lost disk.
+    """
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise JobError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{file}: damaged: {why}; {remedy}") from error

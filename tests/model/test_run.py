@@ -284,7 +284,14 @@ def test_damaged_metrics_are_left_out(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         metrics.add(step, "train", {"loss": step / 2})
     whole = metrics.path.read_bytes().splitlines(keepends=True)
-    for damaged in (b"\xff" + whole[1], b"[2]\n", b"null\n", b'{"step": "\xff"}\n', b"\x00\n"):
+    for damaged in (
+        b"\xff" + whole[1],
+        b"[2]\n",
+        b"null\n",
+        b'{"step": "\xff"}\n',
+        b"\x00\n",
+        b'{"step": Infinity}\n',
+    ):
         metrics.path.write_bytes(whole[0] + damaged + whole[2])
         assert [line["step"] for line in metrics.lines()] == [1, 3]
         metrics.cut(2)

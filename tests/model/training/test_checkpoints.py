@@ -278,11 +278,32 @@ def test_a_damaged_or_missing_best_checkpoint(saved: Checkpoints) -> None:
         saved.restore_best(make_state())
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": 300}', '{"step": 300, "metric": "f1"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"step": 300}',
+        '{"step": 300, "metric": "f1"}',
+        '{"step": Infinity, "metric": "f1", "value": 0.5}',
+    ],
+)
 def test_a_damaged_best_json(saved: Checkpoints, text: str) -> None:
     (saved.directory / "best.json").write_text(text)
     with pytest.raises(InputError, match=r"best.json: damaged: .*; remove it: the next evaluation"):
         saved.restore_best(make_state())
+
+
+@pytest.mark.parametrize("last", [99, 9000])
+def test_a_plain_file_with_the_name_of_a_checkpoint_is_ignored(
+    saved: Checkpoints, last: int
+) -> None:
+    (saved.directory / f"step-{last:08}").write_text("a user's notes")
+    assert saved.steps() == [20, 300, 4000]
+    assert Checkpoints(saved.directory).restore(make_state()) == 4000
+    assert (saved.directory / f"step-{last:08}").read_text() == "a user's notes"
 
 
 def test_roll_back(saved: Checkpoints) -> None:

@@ -585,7 +585,7 @@ def test_inspect_names_what_is_damaged(
         words = ["train-00001-of-00002.tfrecord", "missing"]
     else:
         (copy / MANIFEST).write_text("{}")
-        words = ["manifest.json", "cannot be read"]
+        words = ["manifest.json: damaged", "make the dataset again"]
     expect_error(capsys, inspect(copy), *words)
 
 

@@ -12,7 +12,8 @@ from clozeline.main import main
 from model.evaluate import write_answers
 from model.training.checkpoints import Checkpoints
 from model.training.metrics_file import MetricsFile
-from pipeline.storage.strict_json import to_json
+from pipeline.errors import InputError, JobError
+from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
 NAN, INF = float("nan"), float("inf")
 VALUE = {"a": [1, NAN, (INF, {"b": -INF})], "c": "NaN é\u2028\x85", "d": True, "e": None, "f": 0.5}
@@ -91,3 +92,36 @@ def test_nothing_else_writes_json() -> None:
         and isinstance(node.value, ast.Name) and node.value.id == "json"
     }  # fmt: skip
     assert writers == ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"{", "Expecting property name"),
+        (b"\xff", "can't decode byte 0xff"),
+        (b"{}", "no 'step'"),
+        (b"[]", "list indices must be integers"),
+        (b"null", "not subscriptable"),
+        (b'{"step": "x"}', "invalid literal for int"),
+        (b'{"step": Infinity}', "cannot convert float infinity"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_reason_and_the_remedy(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    file = tmp_path / "best.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"best.json: damaged: .*{why}.*; remove it$"):
+        read_json_file(file, lambda text: int(from_json(text)["step"]), "remove it")
+
+
+def test_a_file_that_does_not_exist_is_none(tmp_path: Path) -> None:
+    assert read_json_file(tmp_path / "best.json", str, "remove it") is None
+    (tmp_path / "file").touch()
+    assert read_json_file(tmp_path / "file" / "best.json", str, "remove it") is None
+
+
+def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"cannot be read: Is a directory$"):
+        read_json_file(tmp_path, str, "remove it")
