@@ -130,16 +130,10 @@ def mask_pieces(
     used = positions < length
     positions[~used] = 0
     labels = np.where(used, np.take_along_axis(input_ids, positions, axis=1), 0)
-    chance = noise.draw(max_predictions)  # [N, P]
-    if masking == "span":
-        # All pieces of a span are replaced the same way; with `whole-word`, each piece of a word is
-        # replaced independently (as in google-research/bert).
-        chance = np.take_along_axis(chance, _first_slots(units, positions), axis=1)
-    pick = (noise.draw(max_predictions) * len(replacements.random_ids)).astype(np.int64)
-    hidden = np.where(
-        chance < MASK_SHARE + RANDOM_SHARE, replacements.random_ids.take(pick, mode="clip"), labels
-    )
-    hidden = np.where(chance < MASK_SHARE, replacements.mask_id, hidden)
+    # All pieces of a span are replaced the same way; with `whole-word`, each piece of a word is
+    # replaced independently (as in google-research/bert).
+    slots = _first_slots(units, positions) if masking == "span" else None
+    hidden = _replaced(labels, slots, noise, replacements)  # [N, P]
     masked = input_ids.copy()
     row, slot = np.nonzero(used)
     masked[row, positions[row, slot]] = hidden[row, slot]
@@ -149,6 +143,27 @@ def mask_pieces(
         schema.MASKED_LM_IDS: labels.astype(np.int64),
         schema.MASKED_LM_WEIGHTS: used.astype(np.float32),
     }
+
+
+def _replaced(
+    labels: np.ndarray, slots: np.ndarray | None, noise: RecordNoise, replacements: Replacements
+) -> np.ndarray:
+    """Return what the model sees in place of the selected pieces: int64 [N, P].
+
+    Args:
+        labels: int64 [N, P]. The selected pieces.
+        slots: int64 [N, P]. The prediction whose draw decides on [MASK], a random piece or the
+            piece itself; None: each its own.
+        noise: random numbers of the N records.
+        replacements: ids that replace the selected pieces.
+    """
+    chance = noise.draw(labels.shape[1])
+    if slots is not None:
+        chance = np.take_along_axis(chance, slots, axis=1)
+    pick = (noise.draw(labels.shape[1]) * len(replacements.random_ids)).astype(np.int64)
+    random = replacements.random_ids.take(pick, mode="clip")
+    hidden = np.where(chance < MASK_SHARE + RANDOM_SHARE, random, labels)
+    return np.where(chance < MASK_SHARE, replacements.mask_id, hidden)
 
 
 def unit_numbers(
