@@ -54,17 +54,6 @@ class Command:
             if name in self.given:
                 raise InputError(f"`{name}`: {reason}")
 
-    def to(self, config: type[Config], **others: Any) -> Config:
-        """Return a configuration of the engine with the options of the same names.
-
-        Args:
-            config: a dataclass; its checks raise `InputError`.
-            others: values of the fields that are no option.
-        """
-        names = {each.name for each in fields(config)} - others.keys()  # type: ignore[arg-type]
-        same = {each.name for each in fields(self)} & names
-        return config(**{name: getattr(self, name) for name in same}, **others)
-
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables to set before TensorFlow is imported."""
@@ -89,17 +78,21 @@ class BeamCommand(Command):
 
 
 Options = TypeVar("Options", bound=Command)
-Config = TypeVar("Config")
 
 
-def config_from(options: Command, kind: type[Config]) -> Config:
+def config_from(options: Command, kind: type[Config], **others: Any) -> Config:
     """Return a configuration of the engine: the values of the options of the same names.
+
+    Args:
+        options: the command's.
+        kind: dataclass of the configuration.
+        others: values of the fields that have no option of the same name and type.
 
     Raises:
         InputError: a value is out of range.
     """
-    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: getattr(options, name) for name in names})
+    names = {each.name for each in fields(kind)} - others.keys()  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names}, **others)
 
 
 def as_flags(message: str, options: type[Command], *others: type[Command]) -> str:

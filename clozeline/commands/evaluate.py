@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from clozeline.commands.training import named_columns
-from clozeline.options import Command
+from clozeline.options import Command, config_from
 from clozeline.show.terminal import results
 from model.configs import EvaluateConfig
 from model.run_config import Checkpoint
@@ -64,7 +64,7 @@ class Evaluate(Command):
     def engine_config(self) -> EvaluateConfig:
         """Return what the engine is asked to do."""
         worst = self.worst if "worst" in self.given else None
-        return self.to(EvaluateConfig, columns=named_columns(self), worst=worst)
+        return config_from(self, EvaluateConfig, columns=named_columns(self), worst=worst)
 
     def run(self) -> dict[str, Any]:
         """Evaluate, and return the measures, the confusion and the worst answers."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from clozeline.commands.training import TrainingFlags, named_columns
+from clozeline.options import config_from
 from clozeline.show.terminal import notes, results, table
 from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
 from model.tasks.kinds import KINDS, kind_named
@@ -101,7 +102,7 @@ class Finetune(TrainingFlags):
 
     def engine_config(self) -> FinetuneConfig:
         """Return what the engine is asked to do."""
-        return self.to(FinetuneConfig, columns=named_columns(self), **self.parts())
+        return config_from(self, FinetuneConfig, columns=named_columns(self), **self.parts())
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its measures and its speed."""

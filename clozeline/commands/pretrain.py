@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clozeline.commands.training import TrainingFlags
+from clozeline.options import config_from
 from clozeline.show.terminal import notes, results, table
 from model.configs import PretrainConfig
 from model.run_config import CURVES
@@ -53,7 +54,7 @@ class Pretrain(TrainingFlags):
 
     def engine_config(self) -> PretrainConfig:
         """Return what the engine is asked to do."""
-        return self.to(PretrainConfig, **self.parts())
+        return config_from(self, PretrainConfig, **self.parts())
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its losses and its speed."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from clozeline.options import Command
+from clozeline.options import Command, config_from
 from model.tasks.tables import Columns
 from model.training.config import ExecutionConfig, RecoveryConfig, Strategy, UpdateConfig
 
@@ -68,12 +68,12 @@ class TrainingFlags(Command):
             InputError: a flag is out of range.
         """
         return {
-            "updates": self.to(UpdateConfig),
-            "execution": self.to(ExecutionConfig),
-            "recovery": self.to(RecoveryConfig),
+            "updates": config_from(self, UpdateConfig),
+            "execution": config_from(self, ExecutionConfig),
+            "recovery": config_from(self, RecoveryConfig),
         }
 
 
 def named_columns(options: Command) -> Columns:
     """Return which columns of labelled examples are what, from the flags that name them."""
-    return options.to(Columns)
+    return config_from(options, Columns)
