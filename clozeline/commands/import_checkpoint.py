@@ -48,21 +48,26 @@ class Import(Command):
             seed=self.seed,
         )
         results.print(as_table(result))
-        imported = result.imported
-        return {
-            "run": str(result.run),
-            "from": str(imported.path),
-            "format": imported.form,
-            "model": imported.config.to_dict(),
-            "parameters": result.parameters,
-            "lower_case": imported.lower_case,
-            "max_seq_length": imported.max_seq_length,
-            "heads": list(imported.heads),
-            "task": asdict(imported.task) if imported.task else None,
-            "not_found": list(imported.missing),
-            "not_used": list(imported.unused),
-            "notes": list(imported.notes),
-        }
+        return as_json(result)
+
+
+def as_json(result: "ImportResult") -> dict[str, Any]:
+    """Return what `--json` prints."""
+    imported = result.imported
+    return {
+        "run": str(result.run),
+        "from": str(imported.path),
+        "format": imported.form,
+        "model": imported.config.to_dict(),
+        "parameters": result.parameters,
+        "lower_case": imported.lower_case,
+        "max_seq_length": imported.max_seq_length,
+        "heads": list(imported.heads),
+        "task": asdict(imported.task) if imported.task else None,
+        "not_found": list(imported.missing),
+        "not_used": list(imported.unused),
+        "notes": list(imported.notes),
+    }
 
 
 def as_table(result: "ImportResult") -> Table:

@@ -21,9 +21,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
+from clozeline.commands.import_checkpoint import as_json
 from clozeline.main import main
 from model.interchange import read_checkpoint
-from model.interchange.import_checkpoint import _as_result
+from model.interchange.import_checkpoint import ImportResult
 from pipeline.errors import InputError
 from pipeline.text.tokenizer import Vocabulary
 
@@ -739,4 +740,4 @@ def test_any_json_is_imported_or_refused(
     assert len(said) < 1000
     if imported is not None:
         assert len(Vocabulary.parse(imported.vocabulary, path)) == imported.config.vocab_size
-        json.dumps(_as_result(imported, path), ensure_ascii=False).encode()
+        json.dumps(as_json(ImportResult(path, imported)), ensure_ascii=False).encode()
