@@ -13,8 +13,23 @@ TensorFlow and Keras are imported with this module; what they read from the envi
 before.
 """
 
+from model.configs import (
+    EvaluateConfig,
+    FinetuneConfig,
+    HuggingFaceExportConfig,
+    ImportConfig,
+    PretrainConfig,
+)
+from model.evaluate import EvaluationResult
+from model.evaluate import evaluate_run as evaluate
 from model.explaining.config import ExplainConfig
 from model.explaining.explanation import Explanation, explain
+from model.finetune import FinetuneResult, TunedRun, finetune
+from model.interchange.export_hugging_face import HuggingFaceExport, export_hugging_face
+from model.interchange.import_checkpoint import ImportResult, import_checkpoint
+from model.pretrain import PretrainResult, pretrain
+from model.tasks.tables import Columns
+from model.training.config import ExecutionConfig, RecoveryConfig, UpdateConfig
 from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
 from pipeline.errors import InputError, JobError
 from pipeline.inspection import Inspection, inspect_dataset
@@ -29,26 +44,46 @@ from serving.server.launch import serving_models as serve
 __all__ = [
     "Addresses",
     "Answer",
+    "Columns",
     "DatasetReport",
+    "EvaluateConfig",
+    "EvaluationResult",
+    "ExecutionConfig",
     "ExplainConfig",
     "Explanation",
     "ExportConfig",
     "Exported",
+    "FinetuneConfig",
+    "FinetuneResult",
+    "HuggingFaceExport",
+    "HuggingFaceExportConfig",
+    "ImportConfig",
+    "ImportResult",
     "InputError",
     "InspectConfig",
     "Inspection",
     "JobError",
     "PreprocessConfig",
     "PreprocessReport",
+    "PretrainConfig",
+    "PretrainResult",
     "QueryConfig",
+    "RecoveryConfig",
     "ServeConfig",
+    "TunedRun",
+    "UpdateConfig",
     "VocabularyConfig",
     "VocabularyReport",
+    "evaluate",
     "explain",
     "export",
+    "export_hugging_face",
+    "finetune",
+    "import_checkpoint",
     "inspect_dataset",
     "make_vocabulary",
     "preprocess",
+    "pretrain",
     "query",
     "serve",
 ]

@@ -1,4 +1,4 @@
-"""What `pretrain`, `finetune` and `evaluate` are asked to do: frozen, checked, free of TensorFlow.
+"""What the commands of this room are asked to do: frozen, checked, free of TensorFlow.
 
 Messages name the fields in backquotes.
 """
@@ -6,6 +6,7 @@ Messages name the fields in backquotes.
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from model.run_config import Checkpoint
 from model.tasks.kinds import kind_named
@@ -178,6 +179,45 @@ class EvaluateConfig:
             InputError: a field is out of range.
         """
         check_ranges(self, batch_size=1, worst=0)
+
+
+Casing = Literal["auto", "cased", "uncased"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """The import of a checkpoint of another format.
+
+    Attributes:
+        from_dir: directory of the checkpoint.
+        run_dir: directory of the run to create.
+        casing: whether texts are lower-cased; auto = as the checkpoint's files say.
+        takes_pairs: whether the classifier takes two texts; no format stores this.
+        seed: seed for weights missing from the checkpoint.
+    """
+
+    from_dir: Path
+    run_dir: Path
+    casing: Casing = "auto"
+    takes_pairs: bool = False
+    seed: int = 12345
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceExportConfig:
+    """The export of a run to Hugging Face's format.
+
+    Attributes:
+        run_dir: directory of the run, which has at least one checkpoint.
+        output: directory to write; it appears, by one rename, when it is complete.
+        checkpoint: which checkpoint to export.
+        encoder_only: whether heads are left out.
+    """
+
+    run_dir: Path
+    output: Path
+    checkpoint: Checkpoint = "auto"
+    encoder_only: bool = False
 
 
 def check_columns(columns: Columns, task: str) -> None:

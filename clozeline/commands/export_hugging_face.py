@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.options import Command
+from clozeline.options import Command, config_from
 from clozeline.show.terminal import results, table
+from model.configs import HuggingFaceExportConfig
 from model.run_config import Checkpoint
 
 
@@ -28,14 +29,8 @@ class ExportHuggingFace(Command):
         """Write; return where, and which of their models it is."""
         from model.interchange.export_hugging_face import export_hugging_face
         from model.interchange.foreign_checkpoint import by_layer
-        from model.run import load_run
 
-        result = export_hugging_face(
-            load_run(self.run_dir),
-            self.output,
-            checkpoint=self.checkpoint,
-            encoder_only=self.encoder_only,
-        )
+        result = export_hugging_face(config_from(self, HuggingFaceExportConfig))
         rows = [
             ("model", result.architecture),
             ("parameters", f"{result.parameters:,}"),

@@ -2,14 +2,15 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from clozeline.options import Command
+from clozeline.options import Command, config_from
 from clozeline.show.terminal import results, table
+from model.configs import Casing, ImportConfig
 
 if TYPE_CHECKING:
     from model.interchange.import_checkpoint import ImportResult
@@ -28,7 +29,7 @@ class Import(Command):
     """Directory of the checkpoint."""
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
     """Run directory to create."""
-    casing: Literal["auto", "cased", "uncased"] = "auto"
+    casing: Casing = "auto"
     """cased: keep capitals and accents. auto: as the checkpoint's files say; otherwise cased if its
     vocabulary contains capitals."""
     takes_pairs: bool = False
@@ -40,13 +41,7 @@ class Import(Command):
         """Read and write; return what the run has, and what was not found or not used."""
         from model.interchange.import_checkpoint import import_checkpoint
 
-        result = import_checkpoint(
-            self.from_dir,
-            self.run_dir,
-            casing=self.casing,
-            takes_pairs=self.takes_pairs,
-            seed=self.seed,
-        )
+        result = import_checkpoint(config_from(self, ImportConfig))
         results.print(as_table(result))
         return as_json(result)
 

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from model.bert.config import BertConfig
 from model.bert.network import weights_by_name
+from model.configs import HuggingFaceExportConfig
 from model.interchange.hugging_face import (
     CONFIG,
     PRETRAINING,
@@ -24,8 +25,7 @@ from model.interchange.names import (
     task_weights,
 )
 from model.interchange.write_tokenizer import tokenizer_files
-from model.run import Run
-from model.run_config import Checkpoint
+from model.run import Run, load_run
 from model.tasks.kinds import Head, Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
@@ -56,29 +56,23 @@ class HuggingFaceExport:
     left_out: tuple[str, ...]
 
 
-def export_hugging_face(
-    run: Run, output: Path, *, checkpoint: Checkpoint, encoder_only: bool
-) -> HuggingFaceExport:
+def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
     """Export a run's checkpoint.
-
-    Args:
-        run: a run with at least one checkpoint.
-        output: directory to write; it appears, by one rename, when it is complete.
-        checkpoint: which checkpoint to export.
-        encoder_only: whether heads are left out.
 
     Raises:
         InputError: the run has no such checkpoint, or the output exists or cannot be written.
         JobError: the disk is full or failed.
     """
+    run, output = load_run(config.run_dir), config.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(
             f"`output` {output}: already exists; choose another directory or remove it"
         )
-    heads, task = ((), None) if encoder_only else (run.heads, run.task)
+    heads, task = ((), None) if config.encoder_only else (run.heads, run.task)
     model = _architecture(run, task) if task else PRETRAINING[heads]
     ours = {
-        path: value.numpy() for path, value in weights_by_name(run.load_model(checkpoint)).items()
+        path: value.numpy()
+        for path, value in weights_by_name(run.load_model(config.checkpoint)).items()
     }
     tensors, left_out = _tensors(ours, run.config, model, heads, task)
     files = {CONFIG: _config(run, model, task)} | tokenizer_files(

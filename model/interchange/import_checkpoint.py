@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from model.configs import Casing, ImportConfig
 from model.interchange.detect import read_checkpoint
 from model.interchange.foreign_checkpoint import Imported
 from model.run import write_run
@@ -11,8 +12,6 @@ from model.run_config import RunConfig, TextFacts
 from model.tasks.kinds import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
-
-Casing = Literal["auto", "cased", "uncased"]
 
 
 @dataclass(frozen=True)
@@ -33,24 +32,16 @@ class ImportResult:
         return sum(values.size for values in self.imported.weights.values())
 
 
-def import_checkpoint(
-    source: Path, run: Path, *, casing: Casing, takes_pairs: bool, seed: int
-) -> ImportResult:
+def import_checkpoint(config: ImportConfig) -> ImportResult:
     """Import a checkpoint as a run.
-
-    Args:
-        source: directory of the checkpoint.
-        run: directory of the run to create.
-        casing: whether texts are lower-cased; auto = as the checkpoint's files say.
-        takes_pairs: whether the classifier takes two texts; no format stores this.
-        seed: seed for weights missing from the checkpoint.
 
     Raises:
         InputError: the checkpoint is not supported, or the run already exists.
     """
-    imported = _as_asked(read_checkpoint(source), casing, takes_pairs)
-    write_run(run, _run_config(imported), imported.vocabulary, _variables(imported, seed))
-    return ImportResult(run, imported)
+    imported = _as_asked(read_checkpoint(config.from_dir), config.casing, config.takes_pairs)
+    variables = _variables(imported, config.seed)
+    write_run(config.run_dir, _run_config(imported), imported.vocabulary, variables)
+    return ImportResult(config.run_dir, imported)
 
 
 def _as_asked(imported: Imported, casing: Casing, takes_pairs: bool) -> Imported:

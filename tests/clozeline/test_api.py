@@ -9,7 +9,6 @@ import pytest
 
 from clozeline import api
 from clozeline.commands import COMMANDS, options_of
-from clozeline.main import main
 
 CONFIGS = {
     "vocab": api.VocabularyConfig,
@@ -19,7 +18,9 @@ CONFIGS = {
     "serve": api.ServeConfig,
     "query": api.QueryConfig,
     "explain": api.ExplainConfig,
-}
+    "import": api.ImportConfig,
+    "export-hf": api.HuggingFaceExportConfig,
+}  # those of pretrain, finetune and evaluate: tests/clozeline/test_conversion.py
 
 
 @pytest.mark.parametrize("command", CONFIGS)
@@ -30,10 +31,13 @@ def test_a_command_and_its_function_have_the_same_defaults(command: str) -> None
     assert command in COMMANDS
 
 
-def test_everything_it_offers_is_there() -> None:
-    assert {"make_vocabulary", "preprocess", "export", "serve", "query", "explain"} <= {
-        *api.__all__
-    }
+def test_every_command_has_a_function() -> None:
+    functions = {name for name in api.__all__ if name.islower()}
+    assert functions == {
+        "make_vocabulary", "preprocess", "inspect_dataset", "pretrain", "finetune", "evaluate",
+        "import_checkpoint", "export_hugging_face", "explain", "export", "serve", "query",
+    }  # fmt: skip
+    assert len(functions) == len(COMMANDS) - 1  # the demo only runs the others
     for name in api.__all__:
         assert getattr(api, name).__doc__
 
@@ -80,12 +84,20 @@ def test_the_line(prose_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         "vocab_size": len(pieces), "hidden_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 3, "intermediate_size": 40, "max_position_embeddings": 32,
     }))  # fmt: skip
-    capsys.readouterr()
-    assert main(
-        ["pretrain", "--dataset", str(dataset), "--run", str(run), "--steps", "2",
-         "--model", str(tmp_path / "tiny.json"), "--batch-size", "8"]
-    ) == 0  # fmt: skip
-    capsys.readouterr()
+    trained = api.pretrain(
+        api.PretrainConfig(
+            dataset=dataset,
+            run_dir=run,
+            model=str(tmp_path / "tiny.json"),
+            updates=api.UpdateConfig(steps=2, batch_size=8),
+        )
+    )
+    assert (trained.run, trained.steps, trained.measured.split) == (run, 2, "eval")
+    theirs, again = tmp_path / "hugging-face", tmp_path / "again"
+    made_theirs = api.export_hugging_face(api.HuggingFaceExportConfig(run_dir=run, output=theirs))
+    back = api.import_checkpoint(api.ImportConfig(from_dir=theirs, run_dir=again))
+    assert made_theirs.architecture == "BertForPreTraining"
+    assert (back.run, back.parameters) == (again, made_theirs.parameters)
 
     exported = api.export(api.ExportConfig(run_dir=run, output=tmp_path / "models" / "tiny"))
     assert (exported.version, exported.path.parent.name) == (1, "tiny")

@@ -23,8 +23,9 @@ from benchmarks.commands import BUILD, published_encoder
 from clozeline.main import main
 from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
+from model.configs import HuggingFaceExportConfig, ImportConfig
 from model.interchange import Imported, read_checkpoint
-from model.interchange.export_hugging_face import export_hugging_face
+from model.interchange.export_hugging_face import HuggingFaceExport, export_hugging_face
 from model.interchange.import_checkpoint import import_checkpoint
 from model.interchange.names import HEADS, encoder_weights, head_weights, task_weights
 from model.interchange.write_tokenizer import tokenizer_files
@@ -164,14 +165,20 @@ def test_the_table_names_every_weight(small_config: BertConfig) -> None:
 def run_of(path: Path, tmp_path: Path, **known: Any) -> Path:
     """The run that an import of a directory makes."""
     run = tmp_path / f"run-{path.name}"
-    import_checkpoint(path, run, **{"casing": "auto", "takes_pairs": False, "seed": 5, **known})
+    import_checkpoint(ImportConfig(from_dir=path, run_dir=run, **{"seed": 5, **known}))
     return run
 
 
-def export_of(run: Path, tmp_path: Path, *, encoder_only: bool = False) -> tuple[Path, dict]:
+def export_of(
+    run: Path, tmp_path: Path, *, encoder_only: bool = False
+) -> tuple[Path, HuggingFaceExport]:
     """The directory that an export of a run makes, and what is said of it."""
     output = tmp_path / f"export-{run.name}-{encoder_only}"
-    said = export_hugging_face(load_run(run), output, checkpoint="last", encoder_only=encoder_only)
+    said = export_hugging_face(
+        HuggingFaceExportConfig(
+            run_dir=run, output=output, checkpoint="last", encoder_only=encoder_only
+        )
+    )
     return output, said
 
 
@@ -197,7 +204,7 @@ def test_round_trip_is_bit_identical(kind: str, tmp_path: Path) -> None:
     there, here = (json.loads((path / "config.json").read_text()) for path in (original, export))
     for name in ("architectures", "id2label", "hidden_act", "layer_norm_eps", "type_vocab_size"):
         assert here.get(name) == there.get(name)
-    assert said["architecture"] == there["architectures"][0]
+    assert said.architecture == there["architectures"][0]
     first, again = read_checkpoint(original), read_checkpoint(export)
     if kind == "regression":
         assert again.task == Task("regression", (), takes_pairs=True)
@@ -211,8 +218,8 @@ def test_round_trip_is_bit_identical(kind: str, tmp_path: Path) -> None:
 def test_an_export_of_the_encoder_alone(tmp_path: Path) -> None:
     run = run_of(HUGGING_FACE / "single", tmp_path)
     export, said = export_of(run, tmp_path, encoder_only=True)
-    assert said["architecture"] == "BertModel"
-    assert said["left_out"] == ["task/kernel", "task/bias"]
+    assert said.architecture == "BertModel"
+    assert said.left_out == ("task/kernel", "task/bias")
     theirs = tensors(HUGGING_FACE / "single")
     wanted = {name.removeprefix("bert.") for name in theirs if name.startswith("bert.")}
     assert tensors(export).keys() == wanted
@@ -224,11 +231,11 @@ def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"`output` .*file/export: cannot be written: .*file"):
         export_hugging_face(
-            load_run(run), tmp_path / "file" / "export", checkpoint="last", encoder_only=False
+            HuggingFaceExportConfig(run_dir=run, output=tmp_path / "file" / "export")
         )
     with pytest.raises(InputError, match="no best checkpoint"):
         export_hugging_face(
-            load_run(run), tmp_path / "export", checkpoint="best", encoder_only=False
+            HuggingFaceExportConfig(run_dir=run, output=tmp_path / "export", checkpoint="best")
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run-span"]
 
