@@ -32,6 +32,7 @@ DEADLINE_SECS = 60
 
 ENDLESS = """
 import pathlib, sys, threading
+from clozeline.show.terminal import printed_notes
 from serving.server.limits import Limits
 from serving.server.main import serve
 from serving.server.models import Repository
@@ -45,7 +46,8 @@ Runner.run = run
 if sys.argv[3] == "load":
     Repository.poll = run
 limits = Limits(stop_timeout_secs=float(sys.argv[2]))
-serve(pathlib.Path(sys.argv[1]), "127.0.0.1", 0, 0, limits=limits)
+with printed_notes(str):
+    serve(pathlib.Path(sys.argv[1]), "127.0.0.1", 0, 0, limits=limits)
 """
 
 
