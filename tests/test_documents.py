@@ -1,5 +1,6 @@
 """README and site: their commands run as printed, every flag is listed, the site builds."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,7 +10,9 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from clozeline.commands import COMMANDS
 from clozeline.main import main, parse
@@ -173,3 +176,16 @@ def test_the_commands_and_the_python_of_the_documents_run(
     assert {words[1] for words in done} == {*COMMANDS} - {"demo"}
     written = ("work/page.html", "confusion.png", "answers.jsonl", "work/hugging-face/config.json")
     assert all((folder / name).stat().st_size for name in written)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Every cell, in a kernel of its own; the answers are words of the right place."""
+    notebook = nbformat.read(ROOT / "docs" / "tour.ipynb", as_version=4)
+    client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env={**os.environ, "PYTHONPATH": str(ROOT)})
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    printed = "".join(output["text"] for output in outputs if output.get("name") == "stdout")
+    same, other = re.findall(r"next sentence, \w+ place: ([\d.]+)", printed)
+    assert float(same) > float(other)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
