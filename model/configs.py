@@ -24,23 +24,23 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """A pretraining, or the rest of one: a run is resumed from its last checkpoint.
+    """Config of a pretraining; an existing run is resumed from its last checkpoint.
 
     Attributes:
         run_dir: directory of the run.
-        dataset: directory of the records.
-        model: a size's name (`model.bert.config.SIZES`), or a JSON file of a `BertConfig`.
-        init: run or checkpoint of the first weights, and of the sizes instead of `model`'s; None =
-            random weights.
+        dataset: directory of the dataset.
+        model: name of a model size (`model.bert.config.SIZES`), or JSON file of a `BertConfig`.
+        init: run or checkpoint with the initial weights; it replaces `model`. None = random
+            weights.
         epochs: passes over the train split, instead of a number of steps; None = 10.
-        phase2_dataset: dataset of the last steps, of longer records; None = there is no phase 2.
-        phase2_steps: how many of the steps are on it; None = a tenth.
-        phase2_batch_size: examples per update in phase 2; None = as many tokens as in phase 1.
-        eval_every_steps: updates between evaluations on the eval split; None = only at the end.
-        seed: of the initial weights, the order of the examples, and dropout.
-        updates: batch size, learning rate and what else determines the updates.
-        execution: devices, compilation.
-        recovery: checkpoints, divergence.
+        phase2_dataset: dataset with longer records, for the last steps; None = no phase 2.
+        phase2_steps: number of steps in phase 2; None = a tenth of all steps.
+        phase2_batch_size: batch size in phase 2; None = as many tokens per step as in phase 1.
+        eval_every_steps: steps between evaluations on the eval split; None = only at the end.
+        seed: seed of the initial weights, the order of the examples, and dropout.
+        updates: optimizer hyperparameters.
+        execution: devices and compilation.
+        recovery: checkpoints and divergence.
     """
 
     run_dir: Path
@@ -58,49 +58,49 @@ class PretrainConfig:
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
     def __post_init__(self) -> None:
-        """Check every field, and what excludes what.
+        """Check the fields.
 
         Raises:
-            InputError: a field is out of range, or two exclude each other.
+            InputError: a field is out of range, or two fields exclude each other.
         """
         check_ranges(self, phase2_steps=1, phase2_batch_size=1, eval_every_steps=1, seed=0)
         _check_epochs(self.epochs)
         if self.phase2_dataset is None and (self.phase2_steps or self.phase2_batch_size):
             raise InputError("`phase2_steps` and `phase2_batch_size`: need a `phase2_dataset`")
         if self.updates.steps is not None and self.epochs is not None:
-            raise InputError("`steps` and `epochs`: give one of them, not both")
+            raise InputError("`steps` and `epochs`: expected one of them, got both")
 
 
 TUNING_UPDATES = UpdateConfig(learning_rate=5e-5)
-TUNING_RECOVERY = RecoveryConfig(blow_up_ratio=math.inf)  # its loss may well triple for a while
+TUNING_RECOVERY = RecoveryConfig(blow_up_ratio=math.inf)  # the loss may triple
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """The fine-tuning of a run per seed, or the rest of it.
+    """Config of a fine-tuning, one run per seed; existing runs are resumed.
 
     Attributes:
-        run_dir: directory of the run, or with several seeds of the runs.
-        task: name of the kind of task, in `model.tasks.kinds.KINDS`.
-        train: file of labelled examples to learn from.
-        dev: file of labelled examples to evaluate on; None = nothing is held out.
-        init: run or checkpoint of the first weights.
-        columns: which columns of the files are what.
-        epochs: passes over the training file, unless `updates` has a number of steps.
-        max_seq_length: most pieces of an example; None = the encoder's most, or the task's usual.
+        run_dir: directory of the run; with several seeds, the parent directory of the runs.
+        task: name of the kind of task, a key of `model.tasks.kinds.KINDS`.
+        train: training file of labelled examples.
+        dev: file of labelled examples to evaluate on; None = no evaluation.
+        init: run or checkpoint with the initial weights.
+        columns: names or numbers of the columns of the files.
+        epochs: passes over the training file; ignored if `updates` has a number of steps.
+        max_seq_length: maximum number of positions of an example; None = the task's default.
         doc_stride: pieces between the starts of two windows of a long passage.
-        layer_decay: learning-rate multiplier from a layer to the one below it, above 0 to 1.
-        freeze_layers: Transformer layers, from below, that are not trained; with any, embeddings
-            are not either.
-        class_weights: balanced: an example weighs more the rarer its class is.
-        metric: evaluation metric that selects the best checkpoint; None = the task's usual.
-        eval_every_steps: updates between evaluations; None = once per epoch.
-        early_stopping: patience: evaluations in a row without a better one, after which training
-            stops; None = it never stops early.
-        seed: seeds of the new weights, the order of the examples, and dropout; a run for each.
-        updates: batch size, learning rate and what else determines the updates.
-        execution: devices, compilation.
-        recovery: checkpoints, divergence.
+        layer_decay: ratio of a layer's learning rate to that of the layer above, above 0 to 1.
+        freeze_layers: number of lowest Transformer layers that are not trained; if above 0, the
+            embeddings are not trained either.
+        class_weights: balanced: weight examples inversely to the frequency of their class.
+        metric: metric that selects the best checkpoint; None = the task's default.
+        eval_every_steps: steps between evaluations; None = one epoch.
+        early_stopping: patience: training stops after this number of evaluations in a row without
+            improvement; None = never.
+        seed: seeds of the new weights, the order of the examples, and dropout; one run per seed.
+        updates: optimizer hyperparameters.
+        execution: devices and compilation.
+        recovery: checkpoints and divergence.
     """
 
     run_dir: Path
@@ -124,10 +124,10 @@ class FinetuneConfig:
     recovery: RecoveryConfig = TUNING_RECOVERY
 
     def __post_init__(self) -> None:
-        """Check every field, and that it fits the task.
+        """Check the fields.
 
         Raises:
-            InputError: a field is out of range, or does not fit the task.
+            InputError: a field is out of range, or not valid for the task.
         """
         check_ranges(self, eval_every_steps=1, early_stopping=1, doc_stride=1, freeze_layers=0)
         _check_epochs(self.epochs)
@@ -146,18 +146,18 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """The evaluation of a tuned run on a file of examples.
+    """Config of an evaluation of a fine-tuned run.
 
     Attributes:
         run_dir: directory of the run.
         data: file of examples.
-        columns: which columns of the file are what.
-        label_map: labels of the file that the run has under another name, each as FILE=RUN.
-        checkpoint: which one to load.
-        batch_size: examples at a time.
-        worst: how many of the answers with the highest loss are returned; None = 10.
-        predictions: file for all answers, as JSON Lines; None = they are not written.
-        picture: file for the confusion matrix, or a plot of numbers, as a PNG; None = no picture.
+        columns: names or numbers of the columns of the file.
+        label_map: pairs FILE=RUN for labels of the file with another name in the run.
+        checkpoint: checkpoint to load.
+        batch_size: examples in a batch.
+        worst: number of answers with the highest loss to return; None = 10.
+        predictions: output file for all answers, JSON Lines; None = not written.
+        picture: output file for a plot (confusion matrix or scatter plot), PNG; None = no plot.
         xla: compile with XLA.
     """
 
@@ -173,7 +173,7 @@ class EvaluateConfig:
     xla: bool = True
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check the fields.
 
         Raises:
             InputError: a field is out of range.
@@ -221,14 +221,14 @@ class HuggingFaceExportConfig:
 
 
 def check_columns(columns: Columns, task: str) -> None:
-    """Check that the files of a task have the columns that are named.
+    """Check that columns are only named for tasks whose files have such columns.
 
     Args:
-        columns: which ones are named.
+        columns: names or numbers of the columns.
         task: name of the kind of task.
 
     Raises:
-        InputError: a column is named that such files do not have.
+        InputError: the task's files do not have a named column.
     """
     check_ranges(columns, word_column=1, tag_column=1)
     for reason, names in kind_named(task).refused_flags:

@@ -1,4 +1,4 @@
-"""Evaluation of a tuned run: its answers to a file of examples, and their measures."""
+"""Evaluate a fine-tuned run on a file of examples."""
 
 import logging
 from collections.abc import Sequence
@@ -25,25 +25,25 @@ from pipeline.storage.files import write_atomically
 from pipeline.storage.strict_json import to_json
 
 WORST = 10
-"""How many of the answers with the highest loss are returned by default."""
+"""Default number of answers with the highest loss to return."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The answers of a tuned run to a file of examples, and their measures.
+    """Answers and metrics of a fine-tuned run on a file of examples.
 
     Attributes:
         run: directory of the run.
-        data: the file.
-        task: what the run was tuned for.
-        answers: to all examples, in the file's order: what was given, expected and answered.
-        evaluation: of the labelled examples; None if there are none.
-        worst: the labelled answers that are most wrong, the worst first, each with its `error`.
+        data: file of examples.
+        task: task of the run.
+        answers: one dict per example, in the file's order: input, expected answer, answer.
+        evaluation: evaluation of the labelled examples; None if there are none.
+        worst: answers with the highest loss, in descending order, each with its `error`.
         unlabelled: number of examples without a label.
         predictions: file with all answers; None = not written.
-        picture: file with the picture; None = not drawn.
+        picture: file with the plot; None = not drawn.
     """
 
     run: Path
@@ -58,10 +58,10 @@ class EvaluationResult:
 
 
 def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
-    """Evaluate a tuned run.
+    """Evaluate a fine-tuned run.
 
     Raises:
-        InputError: the run was not tuned, or the file or a field cannot be used.
+        InputError: the run was not fine-tuned, or the file or a field cannot be used.
     """
     run = load_run(config.run_dir)
     task = run.task
@@ -98,10 +98,10 @@ def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
 
 
 def check_unlabelled(config: EvaluateConfig, examples: Examples) -> None:
-    """Check that examples without labels are asked for their answers, and nothing else.
+    """Check that for a file without labels, only predictions are requested.
 
     Raises:
-        InputError: they are to be measured.
+        InputError: a result is requested that needs labels.
     """
     if not config.predictions:
         raise InputError(
@@ -114,7 +114,7 @@ def check_unlabelled(config: EvaluateConfig, examples: Examples) -> None:
 
 
 def picture_of(evaluation: Evaluation, task: Task, config: EvaluateConfig) -> Path | None:
-    """Draw the picture that is asked for, and return its path; None if there is none."""
+    """Draw the requested picture and return its path; None if there is none."""
     if config.picture is None:
         return None
     title = f"{config.run_dir.name}: {config.data.name}"
@@ -125,7 +125,7 @@ def picture_of(evaluation: Evaluation, task: Task, config: EvaluateConfig) -> Pa
 
 
 def worst(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
-    """Return the answers that are most wrong, the worst first, each with its `error`."""
+    """Return the answers with the highest loss, in descending order, each with its `error`."""
     order = np.argsort(-np.array(evaluation.errors), kind="stable")[:count]
     return [evaluation.answers[i] | {"error": evaluation.errors[i]} for i in order]
 
@@ -137,10 +137,10 @@ def write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
 
 
 def read_for(task: Task, config: EvaluateConfig) -> Examples:
-    """Return the file's examples, with the labels of the run's task.
+    """Read the examples of the file, and map their labels to the run's.
 
     Raises:
-        InputError: the file cannot be used, or its labels are not the task's.
+        InputError: the file cannot be used, or a label is not one of the run's.
     """
     names = parse_label_map(config.label_map, task)
     examples = read_examples(
@@ -159,7 +159,7 @@ def read_for(task: Task, config: EvaluateConfig) -> Examples:
 def answers_of(
     run: Run, examples: Examples, config: EvaluateConfig
 ) -> tuple[Evaluation | None, list[dict[str, Any]]]:
-    """Return the evaluation of the labelled examples, if any, and all answers in their order."""
+    """Return the evaluation of the labelled examples (None if there are none), and all answers."""
     task = run.task
     assert task is not None
     encoder = Encoder(

@@ -50,19 +50,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TunedRun:
-    """What came of a run.
+    """Result of the fine-tuning of one run.
 
     Attributes:
-        run: its directory.
+        run: directory of the run.
         task: name of the kind of task.
-        seed: of the new weights, the order of the examples, and dropout.
-        steps: updates done, those of earlier starts included.
-        measured: the measures after the last step.
-        best: the best checkpoint by evaluation; None if nothing is held out.
-        metric: name of the metric that selects it.
-        examples_per_sec: examples trained on per second.
-        tokens_per_sec: positions trained on per second, padding included.
-        secs: time of this start.
+        seed: seed of the new weights, the order of the examples, and dropout.
+        steps: total number of steps, earlier sessions included.
+        measured: metrics after the last step.
+        best: best checkpoint; None without an evaluation file.
+        metric: name of the metric that selects the best checkpoint.
+        examples_per_sec: training examples per second.
+        tokens_per_sec: training positions per second, padding included.
+        secs: wall time of this session, in seconds.
     """
 
     run: Path
@@ -79,17 +79,17 @@ class TunedRun:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What came of the runs.
+    """Result of a fine-tuning.
 
     Attributes:
-        runs: one per seed, at least one.
+        runs: results of the runs, one per seed.
     """
 
     runs: tuple[TunedRun, ...]
 
     @property
     def measures(self) -> list[str]:
-        """Names of the measures that the runs have: the loss, and the task's metrics."""
+        """Names of the metrics of the runs: loss and the task's metrics."""
         names = ("loss", *kind_named(self.runs[0].task).metrics)
         return [name for name in names if all(name in run.measured.values for run in self.runs)]
 
@@ -99,22 +99,22 @@ class FinetuneResult:
 
     @property
     def mean(self) -> dict[str, float]:
-        """The mean over the runs of each measure."""
+        """Mean over the runs, by metric."""
         return {name: float(np.mean(values)) for name, values in self._values.items()}
 
     @property
     def standard_deviation(self) -> dict[str, float]:
-        """The sample standard deviation over the runs of each measure; at least two runs."""
+        """Sample standard deviation over the runs (at least two), by metric."""
         return {name: float(np.std(values, ddof=1)) for name, values in self._values.items()}
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult:
-    """Tune a run for every seed.
+    """Fine-tune a run for every seed.
 
     Raises:
-        InputError: the examples, the run, the model to start from or a field cannot be used, or
-            the loss is not a number.
-        KeyboardInterrupt: it was told to stop, and has saved a checkpoint.
+        InputError: the examples, the run, the initial weights or a field cannot be used, or the
+            loss diverged.
+        KeyboardInterrupt: a signal requested a stop, and a checkpoint was saved.
     """
     workers = set_up_workers(config.execution)
     runs = seeds_and_runs(config)
@@ -126,7 +126,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 
 
 def seeds_and_runs(config: FinetuneConfig) -> list[tuple[int, Path]]:
-    """Return each seed with its run: the one that is named, or with several seeds one inside it."""
+    """Return (seed, directory of its run): `run_dir`, or `run_dir`/seed-N for several seeds."""
     if len(config.seed) == 1:
         return [(config.seed[0], config.run_dir)]
     return [(seed, config.run_dir / f"seed-{seed}") for seed in config.seed]
@@ -195,7 +195,7 @@ def tune(
 
 
 def prepare(config: FinetuneConfig, source: Source, strategy: tf.distribute.Strategy) -> Prepared:
-    """Read and encode the examples, and log what was found in them.
+    """Read and encode the examples, and log a summary.
 
     Raises:
         InputError: a file or a field cannot be used.
@@ -233,10 +233,10 @@ def prepare(config: FinetuneConfig, source: Source, strategy: tf.distribute.Stra
 
 
 def read_held_out(path: Path, config: FinetuneConfig, task: Task) -> Examples:
-    """Return the labelled examples of the file to evaluate on.
+    """Return the labelled examples of the evaluation file.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: the file cannot be used.
     """
     examples = read_examples(
         path, config.task, config.columns, "`dev`", takes_pairs=task.takes_pairs
@@ -245,10 +245,10 @@ def read_held_out(path: Path, config: FinetuneConfig, task: Task) -> Examples:
 
 
 def task_of(config: FinetuneConfig, examples: Examples) -> Task:
-    """Return the task that the training file's labels make.
+    """Return the task defined by the training file's labels.
 
     Raises:
-        InputError: it has no labels, or only one class.
+        InputError: the file has no labels, or only one class.
     """
     if not any(examples.are_labelled):
         raise InputError(f"`train` {config.train}: {examples.no_labels()}")
@@ -256,10 +256,10 @@ def task_of(config: FinetuneConfig, examples: Examples) -> Task:
 
 
 def labelled(path: Path, examples: Examples, name: str) -> Examples:
-    """Return the examples that have a label, and say how many have none.
+    """Return the examples that have a label, and log the number of others.
 
     Raises:
-        InputError: none has one.
+        InputError: no example has a label.
     """
     are_known = examples.are_labelled
     if not any(are_known):
@@ -267,15 +267,15 @@ def labelled(path: Path, examples: Examples, name: str) -> Examples:
     if all(are_known):
         return examples
     count = are_known.count(False)
-    logger.info(f"{path}: examples without a label, left out: {count:,}")
+    logger.info(f"{path}: examples without a label, skipped: {count:,}")
     return examples.select(are_known)
 
 
 def max_length(config: FinetuneConfig, most: int) -> int:
-    """Return the most positions of an example.
+    """Return the maximum number of positions of an example.
 
     Raises:
-        InputError: the encoder has not so many.
+        InputError: the encoder has fewer positions.
     """
     length, kind = config.max_seq_length, kind_named(config.task)
     if length is None:
@@ -290,7 +290,7 @@ def max_length(config: FinetuneConfig, most: int) -> int:
 
 
 def describe(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
-    """Log what was read, and what happened to it on the way."""
+    """Log a summary of the examples read, skipped and truncated."""
     parts = list(examples.described)
     parts += [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
     parts += task.definition.label_summary(examples, task)
@@ -305,7 +305,7 @@ def run_config(
     prepared: Prepared,
     precision: Precision,
 ) -> RunConfig:
-    """Return everything a run is determined by: what is asked for, the examples, an earlier start.
+    """Return the run's config, from the config of this session and that of an existing run.
 
     Raises:
         InputError: a field does not fit the model.
@@ -331,7 +331,7 @@ def run_config(
 
 
 def objective(prepared: Prepared, saved: RunConfig) -> Tuning:
-    """Return what is minimised."""
+    """Return the training objective."""
     tuning = saved.tuning
     assert tuning is not None
     weights: tuple[float, ...] = ()
@@ -362,10 +362,10 @@ def balanced_weights(labels: Any, classes: int) -> tuple[float, ...]:
 
 
 def evaluations_of(config: FinetuneConfig, prepared: Prepared) -> Evaluations:
-    """Return when to evaluate, and by what.
+    """Return the evaluation schedule.
 
     Raises:
-        InputError: the task has no such measure.
+        InputError: the task does not have the metric.
     """
     kind = prepared.task.definition
     measures = kind.metrics_of(prepared.task)

@@ -50,16 +50,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What came of a pretraining.
+    """Result of a pretraining.
 
     Attributes:
         run: directory of the run.
-        model: the size's name or the file that was asked for.
-        steps: updates done, those of earlier starts included.
-        measured: the final measures.
-        tokens_per_sec: positions trained on per second, padding included.
+        model: name of the model size, or JSON file of the config.
+        steps: total number of steps, earlier sessions included.
+        measured: final metrics.
+        tokens_per_sec: training positions per second, padding included.
         mfu: model FLOP utilization, 0 to 1.
-        secs: time of this start.
+        secs: wall time of this session, in seconds.
     """
 
     run: Path
@@ -72,11 +72,11 @@ class PretrainResult:
 
 
 def pretrain(config: PretrainConfig) -> PretrainResult:
-    """Train a run to its end.
+    """Train a run until its last step.
 
     Raises:
-        InputError: the dataset, the run or a field cannot be used, or the loss is not a number.
-        KeyboardInterrupt: it was told to stop, and has saved a checkpoint.
+        InputError: the dataset, the run or a field cannot be used, or the loss diverged.
+        KeyboardInterrupt: a signal requested a stop, and a checkpoint was saved.
     """
     started = time.monotonic()
     datasets = open_datasets(config)
@@ -103,11 +103,11 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset to train on.
+    """A pretraining dataset.
 
     Attributes:
-        path: its directory.
-        manifest: what is in it.
+        path: directory of the dataset.
+        manifest: manifest of the dataset.
     """
 
     path: Path
@@ -127,10 +127,10 @@ def open_datasets(config: PretrainConfig) -> list[Dataset]:
 def make_plan(
     config: PretrainConfig, datasets: Sequence[Dataset], workers: Workers
 ) -> TrainingPlan:
-    """Return what the run is to be.
+    """Return the plan of the run.
 
     Raises:
-        InputError: what is asked for does not fit the devices, the datasets, or the first weights.
+        InputError: the config does not fit the devices, the datasets, or the initial weights.
     """
     replicas = workers.strategy.num_replicas_in_sync
     parts = config.execution.accumulation_steps
@@ -152,7 +152,7 @@ def make_plan(
 def train(
     config: PretrainConfig, run: TrainingRun, datasets: Sequence[Dataset]
 ) -> tuple[Session, Measured]:
-    """Train an open run to its end; return its last session and the final measures.
+    """Train all remaining phases of a run; return its last session and the final metrics.
 
     Raises:
         InputError: as `pretrain`.
@@ -239,11 +239,11 @@ def open_dataset(dataset: Path) -> Manifest:
 
 
 def phases(training: TrainingConfig, datasets: Sequence[Dataset]) -> list[Phase]:
-    """Return the parts of a run: all of its steps on one dataset, or the last of them on another.
+    """Return the one or two phases of a run.
 
     Args:
-        training: the run's.
-        datasets: one, or that of the second phase too.
+        training: hyperparameters of the run.
+        datasets: dataset of each phase.
     """
     end = training.steps - training.phase2_steps
     sizes = (training.batch_size, training.phase2_batch_size)
@@ -261,14 +261,14 @@ def run_config(
     replicas: int,
     precision: Precision,
 ) -> RunConfig:
-    """Return everything a run is determined by: what is asked for, the datasets, an earlier start.
+    """Return the run's config, from the config of this session and that of an existing run.
 
     Args:
-        config: what is asked for.
-        datasets: of each phase.
-        source: the first weights; None = random ones.
+        config: config of this session.
+        datasets: dataset of each phase.
+        source: initial weights; None = random.
         replicas: number of devices.
-        precision: of a new run, if none is asked for.
+        precision: default precision of a new run.
 
     Raises:
         InputError: the model's name or file cannot be used, or does not fit the datasets.
@@ -302,14 +302,14 @@ def with_phase2(
     """Return a run's config with a second phase.
 
     Args:
-        saved: the config with the first phase.
-        training: what it says of the updates.
-        config: what is asked for.
-        second: facts of the second dataset.
-        multiple: number that must divide the batch size.
+        saved: the run's config without phase 2.
+        training: the run's hyperparameters without phase 2.
+        config: config of this session.
+        second: settings of the dataset of phase 2.
+        multiple: the batch size must be a multiple of this number.
 
     Raises:
-        InputError: the datasets do not go together, or the number of steps is out of range.
+        InputError: the datasets have different settings, or the number of steps is out of range.
     """
     for name in ("vocab_sha256", "lower_case", "pairing"):
         if getattr(saved.dataset, name) != getattr(second, name):
@@ -325,7 +325,7 @@ def with_phase2(
             f"`phase2_steps` {steps}: must be at least 1, and fewer than the {training.steps} "
             "in all"
         )
-    # By default an update has as many positions as in the first phase.
+    # By default, a step has as many positions as in phase 1.
     share = training.batch_size * saved.dataset.max_seq_length // second.max_seq_length
     batch_size = config.phase2_batch_size or max(multiple, share // multiple * multiple)
     training = dataclasses.replace(training, phase2_steps=steps, phase2_batch_size=batch_size)
@@ -352,15 +352,15 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
 
 
 def source_config(source: Source, dataset: Path, manifest: Manifest) -> BertConfig:
-    """Return the config of what a run starts from, for a dataset.
+    """Return the model config of the initial weights.
 
     Args:
-        source: the first weights.
-        dataset: directory of the dataset whose vocabulary it must have.
-        manifest: of the dataset with the longest records.
+        source: initial weights.
+        dataset: directory of the dataset; the model must have its vocabulary.
+        manifest: manifest of the dataset with the longest records.
 
     Raises:
-        InputError: it does not fit.
+        InputError: the model does not fit the dataset.
     """
     if not source.has_vocabulary(dataset_vocabulary(dataset, manifest)):
         raise InputError(

@@ -137,10 +137,11 @@ class RunConfig:
 
 
 def read_config(path: Path) -> RunConfig | None:
-    """Return a run's config; None where there is none yet.
+    """Return a run's config; None if the run does not exist yet.
 
     Raises:
-        InputError: it is damaged; `JobError`: it cannot be read now.
+        InputError: it is damaged.
+        JobError: it cannot be read because of a disk failure.
     """
     return read_json_file(
         path / CONFIG,

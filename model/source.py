@@ -18,15 +18,15 @@ from pipeline.text.tokenizer import Vocabulary
 
 @dataclass(frozen=True)
 class Source:
-    """A model to start from.
+    """A trained model that provides initial weights.
 
     Attributes:
         path: the run or checkpoint.
-        config: its numbers.
-        vocabulary: the bytes of `vocab.txt`.
+        config: config of the model.
+        vocabulary: contents of `vocab.txt`.
         lower_case: whether texts are lower-cased and stripped of accents.
-        task: what it was tuned for already.
-        weights: arrays or variables, by the names that `model.bert.network.weights_by_name` gives.
+        task: task of a fine-tuned model; None = pretrained.
+        weights: arrays or variables by name, see `model.bert.network.weights_by_name`.
     """
 
     path: Path
@@ -74,8 +74,8 @@ def open_source(path: Path) -> Source:
         return Source(path, run.config, vocabulary, run.dataset.lower_case, run.task, weights)
     from model.interchange import read_checkpoint
 
-    found = read_checkpoint(path)
-    return Source(path, found.config, found.vocabulary, found.lower_case, found.task, found.weights)
+    read = read_checkpoint(path)
+    return Source(path, read.config, read.vocabulary, read.lower_case, read.task, read.weights)
 
 
 def _is_run(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""How a training starts: workers, locks, the run's directory, its trainer, its last checkpoint."""
+"""Start of a training: workers, locks, run directory, trainer, last checkpoint."""
 
 import contextlib
 import logging
@@ -32,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a run is to be, and what it starts with.
+    """A run to start or resume.
 
     Attributes:
         path: directory of the run.
-        config: contents of its `config.json`.
-        objective: what is minimised.
-        vocabulary: the bytes of `vocab.txt`.
-        data: what it is trained on, for messages.
-        source: the first weights; None = random ones.
+        config: contents of `config.json`.
+        objective: training objective.
+        vocabulary: contents of `vocab.txt`.
+        data: path of the training data, for messages.
+        source: initial weights; None = random.
     """
 
     path: Path
@@ -52,16 +52,16 @@ class TrainingPlan:
 
     @property
     def training(self) -> TrainingConfig:
-        """What determines the updates."""
+        """Hyperparameters of the training."""
         assert self.config.training is not None  # only an imported run has none
         return self.config.training
 
 
 def set_up_workers(execution: ExecutionConfig) -> Workers:
-    """Take the devices; a worker other than the chief says nothing after a first note.
+    """Set up the devices; workers other than the chief print nothing after a first note.
 
     Raises:
-        InputError: the devices are not there.
+        InputError: the devices are not available.
     """
     workers = Workers(make_strategy(execution.strategy))
     if execution.deterministic:
@@ -73,16 +73,16 @@ def set_up_workers(execution: ExecutionConfig) -> Workers:
 
 
 def check_batch_size(name: str, batch_size: int, replicas: int, parts: int = 1) -> None:
-    """Check that a batch divides evenly among the replicas, and there in parts.
+    """Check that the batch size is a multiple of the devices times the accumulation steps.
 
     Args:
-        name: of the field that has the batch size.
-        batch_size: examples per update.
+        name: name of the field with the batch size.
+        batch_size: global batch size.
         replicas: number of devices.
-        parts: gradient-accumulation steps.
+        parts: number of gradient-accumulation steps.
 
     Raises:
-        InputError: it does not.
+        InputError: it is not.
     """
     if batch_size % (replicas * parts):
         times = f", times {parts} accumulation steps" if parts > 1 else ""
@@ -94,11 +94,11 @@ def check_batch_size(name: str, batch_size: int, replicas: int, parts: int = 1) 
 
 @contextlib.contextmanager
 def only_writer_of_runs(paths: Sequence[Path], workers: Workers) -> Iterator[None]:
-    """Let the chief worker hold the locks of runs; if it cannot, or a worker is lost, all end.
+    """Hold the locks of runs on the chief; if it fails, or a worker is lost, all workers stop.
 
     Raises:
         InputError: another process writes one of the runs.
-        JobError: the chief could not have the locks; or their files cannot be written; or a worker
+        JobError: the chief failed to acquire the locks, a lock file cannot be written, or a worker
             is lost.
     """
     held = only_writer_of_all({path: f"`run_dir` {path}" for path in paths if workers.is_chief})
@@ -116,12 +116,12 @@ def only_writer_of_runs(paths: Sequence[Path], workers: Workers) -> Iterator[Non
 
 
 def trained_config(path: Path) -> RunConfig | None:
-    """Return a run's config if it has been trained for at least one checkpoint.
+    """Return a run's config if the run has a checkpoint; else None.
 
-    One that has not may be started with anything.
+    A run without a checkpoint can be started again with any config.
 
     Raises:
-        InputError: there is a config that cannot be read.
+        InputError: the config cannot be read.
     """
     return read_config(path) if checkpoint_steps(path / CHECKPOINTS) else None
 
@@ -129,20 +129,20 @@ def trained_config(path: Path) -> RunConfig | None:
 def settled_updates(
     updates: UpdateConfig, run: Path, *, steps: int, seed: int, fastest: Precision
 ) -> TrainingConfig:
-    """Return what determines a run's updates: what is asked for, and what an earlier start settled.
+    """Return the hyperparameters of a run; defaults are taken from an earlier session of the run.
 
     Args:
-        updates: what is asked for.
+        updates: hyperparameters of this session.
         run: directory of the run.
-        steps: number of updates.
-        seed: of the run.
-        fastest: precision of a new run, if none is asked for.
+        steps: total number of steps.
+        seed: seed of the run.
+        fastest: precision of a new run if `updates` has `auto`.
     """
     earlier = trained_config(run)
     before = earlier.training if earlier else None
     warmup_steps = updates.warmup_steps
     if warmup_steps is None:
-        # A run that is given more steps keeps the warm-up it had.
+        # If the number of steps is increased, the warm-up must not change.
         warmup_steps = before.warmup_steps if before else round(WARMUP_RATE * steps)
     precision = updates.precision
     if precision == "auto":
@@ -161,12 +161,12 @@ def settled_updates(
 
 
 def open_training(plan: TrainingPlan, execution: ExecutionConfig, workers: Workers) -> TrainingRun:
-    """Open a run whose lock is held, and bring a trainer to where the run stands.
+    """Create or open a run whose lock is held, and restore a trainer from its last checkpoint.
 
     Raises:
         InputError: the run was trained with another model, vocabulary or setting, or its
             checkpoints cannot be read.
-        JobError: the workers do not have the same settings, data or checkpoints.
+        JobError: the workers have different settings, data or checkpoints.
     """
     workers.check_same(
         zlib.crc32(plan.config.to_json().encode()),
@@ -195,11 +195,11 @@ def open_training(plan: TrainingPlan, execution: ExecutionConfig, workers: Worke
 def restore_run(
     path: Path, training: TrainingConfig, trainer: Trainer, workers: Workers
 ) -> TrainingRun:
-    """Load a run's last checkpoint into a trainer, and say where the training stands.
+    """Restore a trainer from a run's last checkpoint, and log the step.
 
     Raises:
         InputError: there are checkpoints, but none can be read.
-        JobError: the workers see different ones.
+        JobError: the workers see different checkpoints.
     """
     checkpoints = Checkpoints(path / CHECKPOINTS, writes=workers.is_chief)
     step = checkpoints.restore(trainer.state) or 0
@@ -211,53 +211,52 @@ def restore_run(
     if step >= training.steps:
         logger.info(f"{path} is finished ({step:,} steps); give more `steps` to train further")
     elif step:
-        logger.info(f"{path}: going on from step {step:,} of {training.steps:,}")
+        logger.info(f"{path}: resuming from step {step:,} of {training.steps:,}")
     return TrainingRun(path, training, trainer, workers, checkpoints)
 
 
 def open_run(path: Path, config: RunConfig, vocabulary: bytes, data: Path) -> None:
-    """Make the run's directory, or check that the one that is there may go on with this config.
+    """Create the run's directory, or check that an existing run can be resumed with this config.
 
-    The number of steps may change from one start to the next; nothing else that decides on the
-    sequence of updates may.
+    The number of steps may change; other hyperparameters that affect the weights may not.
 
     Args:
-        path: the directory.
-        config: what the run is about to be.
-        vocabulary: the bytes of `vocab.txt`.
-        data: what it is to be trained on, for messages.
+        path: directory of the run.
+        config: contents of `config.json`.
+        vocabulary: contents of `vocab.txt`.
+        data: path of the training data, for messages.
 
     Raises:
         InputError: the run was trained with another model, vocabulary or setting.
     """
-    there = trained_config(path)
-    if there is not None:
-        _check_same(path, there, config, data)
+    existing = trained_config(path)
+    if existing is not None:
+        _check_same(path, existing, config, data)
     path.mkdir(parents=True, exist_ok=True)
     write_atomically(path / VOCABULARY, vocabulary)
     write_atomically(path / CONFIG, config.to_json().encode())
 
 
-def _check_same(path: Path, there: RunConfig, config: RunConfig, data: Path) -> None:
-    """Raise `InputError` on the first difference that keeps a run from going on."""
+def _check_same(path: Path, existing: RunConfig, config: RunConfig, data: Path) -> None:
+    """Raise `InputError` for the first difference that makes it impossible to resume a run."""
     new = "start a new run with another `run_dir`"
-    if there.training is None or (there.task is None) != (config.task is None):
-        is_tuned = "tuned for a task" if there.task else "pretrained"
-        kind = is_tuned if there.training else "imported"
+    if existing.training is None or (existing.task is None) != (config.task is None):
+        is_tuned = "fine-tuned" if existing.task else "pretrained"
+        kind = is_tuned if existing.training else "imported"
         raise InputError(f"{path} has been {kind}; give it as `init`, and {new}")
-    if there.dataset.vocab_sha256 != config.dataset.vocab_sha256:
+    if existing.dataset.vocab_sha256 != config.dataset.vocab_sha256:
         raise InputError(
             f"{data} has another vocabulary ({short_sha(config.dataset.vocab_sha256)}) than {path} "
-            f"was trained with ({short_sha(there.dataset.vocab_sha256)}); {new}"
+            f"was trained with ({short_sha(existing.dataset.vocab_sha256)}); {new}"
         )
     may_change = {"steps"}
     parts = ["model", "dataset", "training", "task", "tuning"]
-    if there.phase2_dataset:
+    if existing.phase2_dataset:
         parts.append("phase2_dataset")
     else:
-        may_change |= {"phase2_steps", "phase2_batch_size"}  # it may be given a second phase now
+        may_change |= {"phase2_steps", "phase2_batch_size"}  # phase 2 can be added to a run
     for part in parts:
-        before, now = (_fields(getattr(of, part)) for of in (there, config))
+        before, now = (_fields(getattr(of, part)) for of in (existing, config))
         for name, value in now.items():
             if before[name] != value and not (part == "training" and name in may_change):
                 raise InputError(

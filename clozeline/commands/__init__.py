@@ -39,31 +39,31 @@ COMMANDS = {
     "pretrain": Entry(
         "clozeline.commands.pretrain",
         "Pretrain",
-        "dataset → run (MLM + NSP); again resumes",
+        "train on a dataset, or resume training",
         TENSORFLOW,
     ),
     "import": Entry(
         "clozeline.commands.import_checkpoint",
         "Import",
-        "Hugging Face, TF1, KerasHub checkpoint → run",
+        "create a run from a published checkpoint",
         TENSORFLOW,
     ),
     "export-hf": Entry(
         "clozeline.commands.export_hugging_face",
         "ExportHuggingFace",
-        "run → Hugging Face directory",
+        "write a run in Hugging Face's format",
         TENSORFLOW,
     ),
     "finetune": Entry(
         "clozeline.commands.finetune",
         "Finetune",
-        "labelled examples → tuned run; again resumes",
+        "fine-tune a run on labelled examples",
         TENSORFLOW,
     ),
     "evaluate": Entry(
         "clozeline.commands.evaluate",
         "Evaluate",
-        "measure a tuned run on labelled examples",
+        "evaluate a fine-tuned run on examples",
         TENSORFLOW,
     ),
     "export": Entry(

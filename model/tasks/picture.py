@@ -1,4 +1,4 @@
-"""An evaluation as a picture: the confusion matrix, or numbers against those expected."""
+"""Plots of an evaluation: the confusion matrix, or predicted against expected numbers."""
 
 import io
 from pathlib import Path
@@ -11,14 +11,14 @@ from model.tasks.kinds import Task
 from pipeline.storage.files import write_atomically
 
 MOST_CELLS = 40
-"""Classes up to which the picture shows numbers."""
+"""Maximum number of classes for which the confusion matrix shows counts."""
 
 
 def draw_evaluation(path: Path, evaluation: Evaluation, task: Task, title: str) -> bool:
-    """Draw who was taken for whom, or numbers beside those expected, as a PNG.
+    """Draw the confusion matrix, or a scatter plot of predicted against expected numbers, as PNG.
 
     Returns:
-        Whether there is something to draw.
+        Whether a picture was drawn; span tasks have none.
     """
     from matplotlib.figure import Figure
 
@@ -39,8 +39,8 @@ def draw_evaluation(path: Path, evaluation: Evaluation, task: Task, title: str) 
 
 def _draw_numbers(axes: Any, evaluation: Evaluation) -> None:
     expected = [row["expected"] for row in evaluation.answers]
-    found = [row["answer"] for row in evaluation.answers]
-    axes.scatter(expected, found, s=8, alpha=0.5)
+    predicted = [row["answer"] for row in evaluation.answers]
+    axes.scatter(expected, predicted, s=8, alpha=0.5)
     ends = [min(expected), max(expected)]
     axes.plot(ends, ends, linewidth=1, color="0.5")
     axes.set_xlabel("expected")

@@ -65,15 +65,15 @@ _LONGEST_CELL = 2**31 - 1  # characters; larger limits fail where a C long has 3
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a file are what; None: detected.
+    """Columns of a file; None = detect.
 
     Attributes:
-        text_column: the text, or the first of two.
-        text_pair_column: the second of two.
-        label_column: the class, or the number.
-        word_column: number of the column of the words, from 1, in CoNLL's columns.
-        tag_column: number of the column of the tags, from 1.
-        skip_incomplete_rows: leave out rows that do not have as many columns as the header.
+        text_column: name of the column of the (first) text.
+        text_pair_column: name of the column of the second text.
+        label_column: name of the column of the class or number.
+        word_column: number of the column of the words in CoNLL files, starting at 1.
+        tag_column: number of the column of the tags, starting at 1.
+        skip_incomplete_rows: whether to skip rows with more or fewer columns than the header.
     """
 
     text_column: str | None = None

@@ -53,20 +53,19 @@ Strategy = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateConfig:
-    """The updates that a training is asked for; a run settles on a `TrainingConfig`.
+    """Hyperparameters given by the user, with defaults; `TrainingConfig` has the final values.
 
     Attributes:
-        steps: number of updates; the learning rate falls to 0 over them. None: as many as the
-            epochs give.
-        batch_size: examples per update, over all devices.
-        learning_rate: the highest learning rate, reached at the end of the warm-up.
-        warmup_steps: updates over which the learning rate rises from 0. None: what the run was
-            started with, or a tenth of the steps.
-        optimizer: adamw; lamb is for batches of thousands of examples.
-        schedule: how the learning rate falls; one of `model.training.optimizer.SCHEDULES`.
-        weight_decay: share of a weight taken off at each update, times the learning rate; biases
-            and LayerNorm are not decayed.
-        precision: compute dtype of matrix multiplications. auto: what the run was started with, or
+        steps: total number of steps; the learning rate decays to 0 over them. None = from `epochs`.
+        batch_size: global batch size, over all devices.
+        learning_rate: peak learning rate, reached at the end of the warm-up.
+        warmup_steps: number of steps over which the learning rate rises from 0. None = that of the
+            existing run, or a tenth of the steps.
+        optimizer: adamw, or lamb for batches of thousands of examples.
+        schedule: decay of the learning rate; one of `model.training.optimizer.SCHEDULES`.
+        weight_decay: decoupled weight decay, as in `TrainingConfig`; biases and LayerNorm are not
+            decayed.
+        precision: compute dtype of matrix multiplications. auto: that of the existing run, or
             bfloat16 on hardware that supports it.
     """
 
@@ -80,7 +79,7 @@ class UpdateConfig:
     precision: Literal["auto"] | Precision = "auto"
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check the fields.
 
         Raises:
             InputError: a field is out of range.
@@ -92,15 +91,15 @@ class UpdateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """How updates are computed, which changes nothing in their results.
+    """Execution of the training; it does not affect the results, apart from rounding.
 
     Attributes:
-        strategy: the devices; see `model.training.strategy.make_strategy`.
-        accumulation_steps: gradient-accumulation steps: parts of a device's share of the batch,
-            computed one after the other.
-        recompute: gradient checkpointing: layers are computed again for their gradients.
+        strategy: distribution strategy, see `model.training.strategy.make_strategy`.
+        accumulation_steps: gradient accumulation: number of parts that a device's share of the
+            batch is processed in.
+        recompute: gradient checkpointing: recompute layers in the backward pass.
         xla: compile with XLA.
-        deterministic: use only operations that give the same bits every time.
+        deterministic: use only deterministic operations.
     """
 
     strategy: Strategy = "auto"
@@ -110,7 +109,7 @@ class ExecutionConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check the fields.
 
         Raises:
             InputError: a field is out of range.
@@ -134,7 +133,7 @@ class RecoveryConfig:
     blow_up_ratio: float = 3.0
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check the fields.
 
         Raises:
             InputError: a field is out of range.
@@ -145,14 +144,14 @@ class RecoveryConfig:
 
 
 def check_ranges(config: object, **lows: float) -> None:
-    """Check that fields, where they are given, are not below what is allowed.
+    """Check that fields are not below their minimum; None is allowed.
 
     Args:
-        config: has the fields.
-        lows: the least of each, by its name.
+        config: object with the fields.
+        lows: minimum by field name.
 
     Raises:
-        InputError: a field is below.
+        InputError: a field is below its minimum.
     """
     for name, low in lows.items():
         value = getattr(config, name)

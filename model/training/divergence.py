@@ -46,28 +46,28 @@ class DivergenceGuard:
         """Count a roll-back to the last checkpoint.
 
         Args:
-            step: updates done when the loss had diverged.
-            saved_step: updates done at the last checkpoint.
-            learning_rate: the highest one, which may be the cause.
+            step: step at which divergence was detected.
+            saved_step: step of the last checkpoint.
+            learning_rate: peak learning rate, which may be the cause.
 
         Returns:
-            What happened, for a message.
+            Description of the divergence, for a message.
 
         Raises:
-            InputError: the training is to stop instead, or has been rolled back too often.
+            InputError: `on_blow_up` is stop, or the training has been rolled back too often.
         """
-        blown_up = f"the loss blew up before step {step:,} (last checkpoint: step {saved_step:,})"
+        diverged = f"the loss diverged before step {step:,} (last checkpoint: step {saved_step:,})"
         lower = f"a lower `learning_rate` than {learning_rate:g}"
         if self.config.on_blow_up == "stop":
             raise InputError(
-                f"{blown_up}; start a new `run_dir` with {lower}, or give `on_blow_up` skip"
+                f"{diverged}; start a new `run_dir` with {lower}, or set `on_blow_up` skip"
             )
         self.roll_backs += 1
         if self.roll_backs > MAX_ROLL_BACKS:
             raise InputError(
-                f"{blown_up}, for the {self.roll_backs}th time; start a new `run_dir` with {lower}"
+                f"{diverged}, for the {self.roll_backs}th time; start a new `run_dir` with {lower}"
             )
-        return blown_up
+        return diverged
 
     def saved(self) -> None:
         """Reset the number of roll-backs after a new checkpoint."""

@@ -263,7 +263,7 @@ class Session:
         self.log.draw()
         logger.info(
             f"stopped and saved at step {step:,} of {self.run.training.steps:,}: "
-            "the same command goes on from there"
+            "the same command resumes from there"
         )
         raise KeyboardInterrupt
 
@@ -276,14 +276,14 @@ class Session:
             InputError: `on_blow_up` is stop, or the training has been rolled back too often.
         """
         learning_rate = self.run.training.learning_rate
-        blown_up = self.guard.roll_back(step, self._saved_step, learning_rate)
+        divergence = self.guard.roll_back(step, self._saved_step, learning_rate)
         # The position in the data is kept: the same batches would diverge again.
         position = self.trainer.position.numpy()
         self.checkpoints.roll_back(self.trainer.state)
         self.trainer.position.assign(position)
         self.checkpoints.hold(self.trainer.state)
         back_to = self.trainer.steps_done
-        logger.info(f"{blown_up}: going on from there without the {step - back_to:,} batches since")
+        logger.info(f"{divergence}: resuming there without the {step - back_to:,} batches since")
         self.log.cut(back_to)
         return back_to
 

@@ -35,7 +35,7 @@ UNUSABLE = [
     ("inspect", ["d", "--examples", "0", "--split", "eval"], "--split", "shows none"),
     ("pretrain", [*PRETRAIN, "--init", "i", "--model", "mini"], "--model", "--init brings its own"),
     ("pretrain", [*PRETRAIN, "--phase2-steps", "3"], "--phase2-steps", "need a --phase2-dataset"),
-    ("pretrain", [*PRETRAIN, "--steps", "3", "--epochs", "1"], "--epochs", "give one of them"),
+    ("pretrain", [*PRETRAIN, "--steps", "3", "--epochs", "1"], "--epochs", "expected one of them"),
     *(
         ("finetune", [*FINETUNE, "--task", task, flag, "x"], flag, NO_TABLES)
         for task in ("tagging", "span")

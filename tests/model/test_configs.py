@@ -45,7 +45,7 @@ PATHS: dict[type, dict[str, Any]] = {
         (
             PretrainConfig,
             {"epochs": 1.0, "updates": UpdateConfig(steps=3)},
-            "`steps` and `epochs`: give one of them, not both",
+            "`steps` and `epochs`: expected one of them, got both",
         ),
         (FinetuneConfig, {"seed": ()}, "`seed` : must differ"),
         (FinetuneConfig, {"seed": (7, 7)}, "`seed` 7 7: must differ"),

@@ -533,7 +533,7 @@ def test_every_question_has_a_prediction(
     options(task="span", train=mixed, dev=mixed, steps=1, run_dir=tmp_path / "more",
             max_seq_length=None).run()  # fmt: skip
     said = capsys.readouterr().err
-    assert "examples without a label, left out: 1" in said
+    assert "examples without a label, skipped: 1" in said
     assert "1 answer not in its passage" in said
     misplaced = squad(tmp_path / "misplaced.json", ("so rome", {"answers": [answer]}))
     with pytest.raises(InputError, match="no answer is where the file says"):

@@ -141,9 +141,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         stop_after(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             stopped.run()
-    assert "stopped and saved at step 4 of 6: the same command goes on" in capsys.readouterr().err
+    assert "stopped and saved at step 4 of 6: the same command resumes" in capsys.readouterr().err
     stopped.run()
-    assert "going on from step 4 of 6" in capsys.readouterr().err
+    assert "resuming from step 4 of 6" in capsys.readouterr().err
     expected, found = weights_of(whole.run_dir), weights_of(stopped.run_dir)
     assert expected.keys() == found.keys()
     for path, weight in expected.items():
@@ -222,7 +222,7 @@ def test_another_vocabulary_or_size_is_refused(
 
 def test_weights_with_nan_are_never_saved(options: Options) -> None:
     diverging = options(learning_rate=1e30, steps=20, checkpoint_every_steps=2)
-    with pytest.raises(InputError, match=r"blew up before step \d+ .* lower `learning_rate`"):
+    with pytest.raises(InputError, match=r"diverged before step \d+ .* lower `learning_rate`"):
         diverging.run()
     run = diverging.run_dir
     for checkpoint in (run / "checkpoints").glob("step-*"):
@@ -259,7 +259,7 @@ def test_a_divergence_is_rolled_back_and_its_batches_skipped(
     blow_up_at(monkeypatch, 5)
     result = options(**flags, on_blow_up="skip").run()
     said = capsys.readouterr().err
-    assert "blew up before step 5 (last checkpoint: step 4): going on from there without" in said
+    assert "diverged before step 5 (last checkpoint: step 4): resuming there without" in said
     assert "without the 1 batches since" in said
     assert positions == [0, 5]  # after four updates, the sixth batch
     run = Path(result["run"])
@@ -272,7 +272,7 @@ def test_a_divergence_stops_by_default_and_after_too_many_roll_backs(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blow_up_at(monkeypatch, 3, times=99)
-    with pytest.raises(InputError, match=r"blew up before step 3 .*, or give `on_blow_up` skip"):
+    with pytest.raises(InputError, match=r"diverged before step 3 .*, or set `on_blow_up` skip"):
         options(checkpoint_every_steps=2).run()
     with pytest.raises(InputError, match=r"before step 3 .*, for the 6th time; start a new `run"):
         options(checkpoint_every_steps=2, on_blow_up="skip").run()
@@ -485,7 +485,7 @@ def test_models_that_cannot_be_used(
         ({"learning_rate": float("nan")}, "`learning_rate` nan: must be above 0"),
         ({"steps": None, "epochs": 0.0}, "`epochs` 0.0: must be above 0"),
         ({"blow_up_ratio": 1.0}, "`blow_up_ratio` 1.0: must be above 1"),
-        ({"epochs": 1.0}, "`steps` and `epochs`: give one of them, not both"),
+        ({"epochs": 1.0}, "`steps` and `epochs`: expected one of them, got both"),
     ],
 )
 def test_flags_out_of_range(options: Options, flags: dict, message: str) -> None:

@@ -49,7 +49,7 @@ def test_with_an_infinite_ratio_only_what_is_not_finite_diverges() -> None:
 
 
 def test_stop_refuses_every_roll_back() -> None:
-    with pytest.raises(InputError, match=r"blew up before step 1,200 .*step 1,000.*than 0.0005"):
+    with pytest.raises(InputError, match=r"diverged before step 1,200 .*step 1,000.*than 0.0005"):
         guard().roll_back(1200, 1000, 5e-4)
 
 

@@ -98,7 +98,7 @@ def test_two_workers_resumed_by_three_equal_a_run_of_one(start: Start, tmp_path:
     # More workers than shards, and the shards are uneven.
     codes, said = ended(start(3, tmp_path / "several"))
     assert codes == [0, 0, 0], said
-    assert "going on from step" in said[0]
+    assert "resuming from step" in said[0]
     expected, found = losses_of(tmp_path / "one"), losses_of(tmp_path / "several")
     assert len(expected) == 101
     assert len({round(loss, 4) for loss in expected.values()}) > 50
