@@ -68,7 +68,7 @@ class Classification(TextKind):
             if label and label not in known:
                 raise InputError(
                     f"{examples.path}: line {row}: the label {label!r} is not one of the run's "
-                    f"({', '.join(task.labels[:10])}); map it with --label-map {label}=NAME"
+                    f"({', '.join(task.labels[:10])}); map it with `label_map` {label}=NAME"
                 )
         labels = [known.get(label, "") for label in examples.labels]
         return dataclasses.replace(examples, labels=labels), changed_names(known)

@@ -172,7 +172,7 @@ def _columns(
     if columns.word == columns.tag and len(rows[0].cells) > 1:
         raise InputError(
             f"{path}: column {columns.word} cannot have both the words and the tags; name two "
-            "columns with --word-column and --tag-column"
+            "columns with `word_column` and `tag_column`"
         )
     return columns
 
@@ -211,12 +211,12 @@ def _word_column(path: Path, rows: Sequence[_Line], *, has_ids: bool) -> int:
     if len(rows[0].cells) > 2 and all(_NUMBER.fullmatch(line.cells[0]) for line in rows):
         raise InputError(
             f"{path}: the first column has only numbers; name the column of the words with "
-            "--word-column, counted from 1"
+            "`word_column`, counted from 1"
         )
     if _are_tags(line.cells[0] for line in rows) and not _are_tags(line.cells[-1] for line in rows):
         raise InputError(
             f"{path}: the first column has only tags; name the column of the words with "
-            "--word-column, and that of the tags with --tag-column, counted from 1"
+            "`word_column`, and that of the tags with `tag_column`, counted from 1"
         )
     return 1
 
@@ -247,7 +247,7 @@ def _tag_column(path: Path, rows: Sequence[_Line], word: int, *, has_ids: bool) 
     if (has_ids and last > 3) or (like_tags and last not in like_tags):
         raise InputError(
             f"{path}: line {rows[0].number}: which of the {last} columns has the tags? name it "
-            "with --tag-column, counted from 1"
+            "with `tag_column`, counted from 1"
         )
     return last
 

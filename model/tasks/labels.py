@@ -11,7 +11,7 @@ UNKNOWN = "-1"
 
 
 def parse_label_map(pairs: Sequence[str], task: Task) -> dict[str, str]:
-    """Parse `--label-map`: return the run's labels by the file's labels.
+    """Parse `label_map`: return the run's labels by the file's labels.
 
     Raises:
         InputError: a pair is not FILE=RUN, or the run has no such label.
@@ -20,10 +20,10 @@ def parse_label_map(pairs: Sequence[str], task: Task) -> dict[str, str]:
     for pair in pairs:
         label, equals, name = pair.partition("=")
         if not equals:
-            raise InputError(f"--label-map {pair}: expected the file's label, =, and the run's")
+            raise InputError(f"`label_map` {pair}: expected the file's label, =, and the run's")
         if name not in task.labels:
             raise InputError(
-                f"--label-map {pair}: the run has no label {name!r}; it has "
+                f"`label_map` {pair}: the run has no label {name!r}; it has "
                 f"{', '.join(task.labels[:10])}"
             )
         names[label] = name

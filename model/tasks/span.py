@@ -143,7 +143,7 @@ class Span(TaskKind[Questions]):
         are_learnable = [question.is_learnable for question in examples.questions]
         if not any(are_learnable):
             raise InputError(
-                f"--train {examples.path}: no answer is where the file says (answer_start)"
+                f"`train` {examples.path}: no answer is where the file says (answer_start)"
             )
         return examples.select(are_learnable)
 

@@ -188,7 +188,7 @@ def _csv_table(path: Path, delimiter: str, reader: Any, skip_incomplete: bool) -
                     raise InputError(
                         f"{path}: line {line}: {len(row)} columns, but the header has "
                         f"{len(columns)}; complete the row, or leave such rows out with "
-                        "--skip-incomplete-rows"
+                        "`skip_incomplete_rows`"
                     )
                 incomplete += 1
                 continue
@@ -254,7 +254,7 @@ def label_column(table: Table, named: str | None) -> str | None:
         if named not in table.columns:
             raise InputError(
                 f"{table.path}: no column {named!r}; it has {table.listed}; "
-                "name the labels' with --label-column"
+                "name the labels' with `label_column`"
             )
         return named
     by_name = {name.lower(): name for name in table.columns}
@@ -264,7 +264,7 @@ def label_column(table: Table, named: str | None) -> str | None:
     if len(found) > 1:
         raise InputError(
             f"{table.path}: {' or '.join(map(repr, found))} may be the label; "
-            "name it with --label-column"
+            "name it with `label_column`"
         )
     return found[0] if found else None
 
@@ -285,7 +285,7 @@ def text_columns(
         InputError: a named column is missing, or the columns are ambiguous.
     """
     if columns.text_pair_column and not columns.text_column:
-        raise InputError("--text-pair-column: name the first text too, with --text-column")
+        raise InputError("`text_pair_column`: name the first text too, with `text_column`")
     named = [name for name in (columns.text_column, columns.text_pair_column) if name]
     missing = [name for name in named if name not in table.columns]
     if missing:
@@ -297,7 +297,7 @@ def text_columns(
         raise InputError(
             f"{table.path}: a {kind} task needs {count} text column"
             f"{'s' * (count == 2)}, found {listed(found) or 'none'} among "
-            f"{table.listed}; name them with --text-column and --text-pair-column (the first line "
+            f"{table.listed}; name them with `text_column` and `text_pair_column` (the first line "
             "must name the columns)"
         )
     return found

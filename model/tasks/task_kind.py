@@ -188,7 +188,7 @@ class TaskKind(ABC, Generic[E]):
         """
         if len(labels) < 2:
             raise InputError(
-                f"--train {path}: all examples have the label {min(labels)!r}; "
+                f"`train` {path}: all examples have the label {min(labels)!r}; "
                 "give examples of at least two classes"
             )
         return Task(self.name, tuple(sorted(labels)), takes_pairs)

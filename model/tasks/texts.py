@@ -84,7 +84,7 @@ class Texts(Examples):
     def label_hint(self) -> str:
         """Hint for the error message: the file's columns, and the flag for the label column."""
         columns = listed(self.available)
-        return f" (its columns are {columns}; name the labels' with --label-column)" * bool(columns)
+        return f" (its columns are {columns}; name the labels' with `label_column`)" * bool(columns)
 
     @property
     def described(self) -> list[str]:
@@ -149,7 +149,7 @@ class TextKind(TaskKind[Texts]):
             return encoded
         kept = [i for i, texts in enumerate(examples.texts) if all(text.strip() for text in texts)]
         if not kept:
-            raise InputError(f"--train {examples.path}: all of its texts are empty")
+            raise InputError(f"`train` {examples.path}: all of its texts are empty")
         return encoded.chosen(kept)
 
 

@@ -484,7 +484,7 @@ def test_evaluation_under_other_names_of_the_labels(
     found, answers = evaluated(tmp_path / "run", dev, label_map=("0=bad", "1=good"))
     assert found["confusion"] == expected["confusion"]
     assert answers[1]["expected"] == "good"
-    with pytest.raises(InputError, match=r"line 2: the label '0' .*map it with --label-map 0=NAME"):
+    with pytest.raises(InputError, match=r"line 2: the label '0' .*map it with `label_map` 0=NAME"):
         evaluated(tmp_path / "run", dev)
 
 

@@ -102,8 +102,8 @@ def test_lines(tmp_path: Path) -> None:
     [
         ("Ada O\nleft\n", (), "line 2: 1 columns where 2 are expected"),
         ("Ada O\n", (1, 3), "line 1: 2 columns where 3 are expected"),
-        ("12 Ada O\n7 left O\n", (), "the first column has only numbers; .* --word-column"),
-        ("B-PER Ada\nO left\n", (), "the first column has only tags; .* --word-column"),
+        ("12 Ada O\n7 left O\n", (), "the first column has only numbers; .* `word_column`"),
+        ("B-PER Ada\nO left\n", (), "the first column has only tags; .* `word_column`"),
         ("Ada O\n", (2, 2), "column 2 cannot have both the words and the tags"),
         ("Ada O\n", (2,), "column 2 cannot have both the words and the tags"),
         ("1 Ada a NNP _\n2 left b VBD _\n", (), "line 1: which of the 5 columns has the tags"),

@@ -62,7 +62,7 @@ def test_without_labels(tmp_path: Path) -> None:
         ("a.tsv", "x\tlabel\na\t1\n", "pair", Columns(), "a pair task needs 2 text columns, found"),
         ("a.tsv", "label\n1\n", "regression", Columns(), "needs 1 text column, found none"),
         ("a.tsv", "x\ty\na\tb\n", "single", Columns("x", "y"), "1 text column, found 'x', 'y'"),
-        ("a.tsv", "x\ty\na\tb\n", "pair", Columns(None, "y"), "--text-pair-column: name the first"),
+        ("a.tsv", "x\ty\na\tb\n", "pair", Columns(None, "y"), "`text_pair_column`: name the first"),
         ("a.csv", 'x,label\n"a,1\n', "single", Columns(), "line 2: unexpected end of data"),
         ("a.jsonl", '{"x": "a"}\n{"x": }\n', "single", Columns(), "line 2: not JSON"),
         ("a.jsonl", "[" * 100_000, "single", Columns(), "line 1: not JSON: .*recursion"),

@@ -86,7 +86,7 @@ def test_other_names(
     ("task", "labels", "message"),
     [
         (HUGGING_FACE, ["0", "3"], r"line 3: the label '3' is not one of the run's \(LABEL_0"),
-        (classes("no", "yes"), ["1"], "line 2: the label '1' .*; map it with --label-map 1=NAME"),
+        (classes("no", "yes"), ["1"], "line 2: the label '1' .*; map it with `label_map` 1=NAME"),
         (classes("a", "A"), ["a", "B"], "line 3: the label 'B'"),
     ],
 )
@@ -110,5 +110,5 @@ def test_tags_under_other_names() -> None:
     [("0", "expected the file's label, =, and the run's"), ("0=c", "no label 'c'; it has a, b")],
 )
 def test_invalid_label_maps(pair: str, message: str) -> None:
-    with pytest.raises(InputError, match=f"--label-map {pair}: .*{message}"):
+    with pytest.raises(InputError, match=f"`label_map` {pair}: .*{message}"):
         parse_label_map([pair], classes("a", "b"))

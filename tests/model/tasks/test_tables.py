@@ -101,9 +101,9 @@ def test_columns_of_published_files(tmp_path: Path, name: str) -> None:
         ("text,label\n1,1\n2,0\n", "single", Columns(), "found none among 'text', 'label'"),
         ("left,right,score\nx y,y z,1.5\n", "regression", Columns(), "found 'left', 'right'"),
         ("text,class,target\nso fine,1,2\n", "single", Columns(),
-         "'class' or 'target' may be the label; name it with --label-column"),
+         "'class' or 'target' may be the label; name it with `label_column`"),
         ("text,label\nso fine,1\n", "single", Columns(label_column="klass"),
-         "no column 'klass'; it has 'text', 'label'; name the labels' with --label-column"),
+         "no column 'klass'; it has 'text', 'label'; name the labels' with `label_column`"),
         ("It was so very fine.,1\nso bad,0\n", "single", Columns(), "first line must name the col"),
         ("text;label\nso, fine;1\n", "single", Columns(),
          "line 1: the only column is 'text;label'; .* separated by ',', not by ';'"),
@@ -195,7 +195,7 @@ def test_half_of_a_surrogate_pair(tmp_path: Path) -> None:
 
 def test_incomplete_rows(tmp_path: Path) -> None:
     content = QQP + "9\t1\t2\tHow so?\n\t1\n7\t3\t4\tIs it?\tWas it?\t0\n"
-    with pytest.raises(InputError, match=r"line 2: 4 columns.* has 6; .* --skip-incomplete-rows"):
+    with pytest.raises(InputError, match=r"line 2: 4 columns.* has 6; .* `skip_incomplete_rows`"):
         read(tmp_path / "a.tsv", content, "pair")
     found = read(tmp_path / "a.tsv", content, "pair", Columns(skip_incomplete_rows=True))
     assert (found.texts, found.rows) == ([("Is it?", "Was it?")], [4])
