@@ -476,7 +476,7 @@ def _answer_positions(
 
 
 @dataclass(frozen=True)
-class Answer:
+class PassageAnswer:
     """An answer to a question.
 
     Attributes:
@@ -491,7 +491,7 @@ class Answer:
 
 def passage_answers(
     questions: Sequence[Question], encoded: Encoded, logits: Sequence[np.ndarray]
-) -> list[Answer]:
+) -> list[PassageAnswer]:
     """Return the best answer to each question over all windows of its passage.
 
     The score of "no answer" is that of position 0 ([CLS]), the minimum over the windows, as in
@@ -510,12 +510,12 @@ def passage_answers(
     for index, question in enumerate(questions):
         if index not in best or best[index][0] <= nothing[index]:
             margin = best[index][0] - nothing[index] if index in best else None
-            answers.append(Answer("", margin))
+            answers.append(PassageAnswer("", margin))
             continue
         total, first, last = best[index]
         start, end = encoded.word_bytes[index][[first, last], [0, 1]]
         text = question.passage.encode()[start:end].decode()
-        answers.append(Answer(text, total - nothing[index]))
+        answers.append(PassageAnswer(text, total - nothing[index]))
     return answers
 
 
