@@ -25,7 +25,7 @@ from urllib.parse import unquote
 from grpc import StatusCode
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Router
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tensorflow_serving.apis import input_pb2
 
@@ -102,8 +102,10 @@ def rest_app(backend: Backend, threads: futures.Executor, hosts: KnownHosts) -> 
         hosts: host names under which clients may reach the server.
     """
     extras = [*playground_routes(backend.repository), *health_routes(backend.repository)]
-    # A redirect would name whatever host the client says.
-    router = Router(extras, redirect_slashes=False, default=_RestApi(backend, threads))
+    api = _RestApi(backend, threads)
+    # The route takes other methods of the extras' paths, and the default paths without a slash. A
+    # redirect to one with a slash would name whatever host the client says.
+    router = Router([*extras, Route("/{path:path}", api)], redirect_slashes=False, default=api)
     return OriginCheck(router, hosts)
 
 
