@@ -64,10 +64,10 @@ def parse(name: str, arguments: list[str]) -> tuple[Command, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code, see the module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0 if arguments else 2
     try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(usage(), flush=True)  # a closed pipe is noticed here, not when Python exits
+            return 0 if arguments else 2
         return _run(arguments[0], arguments[1:])
     except InputError as error:
         _complain(error, arguments[0])

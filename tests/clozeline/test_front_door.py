@@ -38,6 +38,16 @@ def test_help_names_every_command() -> None:
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
 
+def test_a_reader_that_is_gone_gets_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "clozeline", "--help"], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
     script = (
