@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Iterator
 
 _INTERVAL_SECS = 60.0
 # Tracebacks of these libraries are caused by clients; ours indicate a fault of the server.
@@ -20,7 +21,12 @@ class OncePerMinute(logging.Filter):
         self._dropped: dict[tuple[str, int], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log the record; replace a client-caused traceback by its error."""
+        """Return whether to log the record; replace a client-caused traceback by its error.
+
+        Notes (below WARNING) all pass: they say what the server does, such as each loaded version.
+        """
+        if record.levelno < logging.WARNING:
+            return True
         key, now_secs = (record.pathname, record.lineno), time.monotonic()
         with self._lock:
             if now_secs - self._last_secs.get(key, -self._interval_secs) < self._interval_secs:
@@ -41,7 +47,14 @@ _LIMIT = OncePerMinute()
 
 
 def limit_log_lines() -> None:
-    """Add the limit to all log handlers; calling it again has no effect."""
-    for handler in (*logging.root.handlers, logging.lastResort):
+    """Add the limit to all handlers of our log and of others'; a second call has no effect."""
+    for handler in (*_handlers(logging.getLogger(__name__)), logging.lastResort):
         if handler:
             handler.addFilter(_LIMIT)
+
+
+def _handlers(logger: logging.Logger | None) -> Iterator[logging.Handler]:
+    """Yield the handlers of a logger and of its parents: a program may give our rooms their own."""
+    while logger:
+        yield from logger.handlers
+        logger = logger.parent

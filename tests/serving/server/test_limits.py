@@ -30,6 +30,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from clozeline.show.terminal import printed_notes
 from serving.server import log_limits
 from serving.server.backend import Work
 from serving.server.budget import SMALL_BYTES, Budget
@@ -603,3 +604,16 @@ def test_each_kind_of_line_is_logged_once_per_minute(monkeypatch):
         "something else",
         "request 101 failed (100 more like it before): ValueError('number 101')",
     ]
+
+
+def test_the_notes_that_a_command_prints_are_limited_too(monkeypatch, capsys) -> None:
+    logger = logging.getLogger("serving.server.somewhere")
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's must keep all lines
+    with printed_notes(lambda message: message):
+        log_limits.limit_log_lines()
+        for number in range(3):
+            logger.warning(f"a client did it, {number}")
+            logger.info(f"version {number} is served now")
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "client" in line] == ["warning: a client did it, 0"]
+    assert sum("is served now" in line for line in said) == 3
