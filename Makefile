@@ -41,13 +41,15 @@ test: install lint types  ## lint, types and the tests that take seconds each
 	$(PYTEST) -m "not slow and not flink and not browser"
 
 test-slow: install  ## the tests that take more than some ten seconds each
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-pythons: install  ## tests of pipeline/ on the oldest and the newest supported Python that are here
 	.ci/pythons
 
 test-all: install lint types  ## the slow ones too; Flink and the browser have targets of their own
-	$(PYTEST) -m "not flink and not browser"
+	$(PYTEST) -m "not flink and not browser and not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-flink: install build/flink/job-server.jar  ## the job on Flink, which Maven fetches; needs Java 17
 	$(BIN)/python -m pytest -m flink

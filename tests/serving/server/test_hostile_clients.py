@@ -9,6 +9,7 @@ from benchmarks.hostile_attacks import ATTACKS
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_server_holds_every_attack(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # Machines of CI are slow and shared, so answers may take longer than the benchmark allows.
     bounds = hostile.Bounds(good_secs=10.0, status_secs=5.0)
