@@ -5,6 +5,7 @@ import difflib
 import io
 import re
 import reprlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -22,7 +23,7 @@ InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(ABC):
     """Options of all commands.
 
     A field can have a flag with another name (`run_dir` has `--run`, since `run` is a method). The
@@ -59,22 +60,22 @@ class Command:
         """Environment variables to set before TensorFlow is imported."""
         return {}
 
+    @abstractmethod
     def run(self) -> dict[str, Any]:
         """Run the command and print its result.
 
         Returns:
             The object that `--json` prints. If it has "ok": False, the exit code is 1.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeamCommand(Command):
     """A command that passes unknown flags to Apache Beam."""
 
+    @abstractmethod
     def run(self, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
         """Run the command, with flags for Beam."""
-        raise NotImplementedError
 
 
 Options = TypeVar("Options", bound=Command)
