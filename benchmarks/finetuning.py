@@ -24,7 +24,7 @@ from rich.progress import track
 
 from benchmarks.commands import BUILD, CLOZELINE, PEERS, environment, published_encoder
 from benchmarks.corpus import data_folder
-from pipeline.console import results, table
+from clozeline.show.terminal import results, table
 
 FOLDER = BUILD / "finetuning"
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 32, 1e-4, 3

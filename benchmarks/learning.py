@@ -19,8 +19,9 @@ import tyro
 
 from benchmarks.commands import BUILD, CLOZELINE, PEERS, environment
 from benchmarks.corpus import read_paragraphs, write_prose
-from pipeline.console import import_quietly, results, table
+from clozeline.show.terminal import results, table
 from pipeline.manifest import read_manifest
+from pipeline.quiet_imports import import_quietly
 
 FOLDER = BUILD / "learning"
 BATCH_SIZE = 32

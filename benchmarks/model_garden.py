@@ -12,10 +12,11 @@ import numpy as np
 import tyro
 
 from benchmarks.commands import PEERS, environment
+from clozeline.show.terminal import results, table
 from pipeline import schema
-from pipeline.console import import_quietly, results, table
 from pipeline.inspection import read_records
 from pipeline.manifest import read_manifest
+from pipeline.quiet_imports import import_quietly
 
 # Model Garden renames two features after reading them.
 THEIR_NAMES = {schema.INPUT_IDS: "input_word_ids", schema.SEGMENT_IDS: "input_type_ids"}

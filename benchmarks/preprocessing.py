@@ -20,7 +20,7 @@ from rich.progress import track
 
 from benchmarks.commands import BUILD, CLOZELINE, PEERS, Run, environment, run
 from benchmarks.corpus import read_paragraphs, write_lines, write_prose
-from pipeline.console import results, table
+from clozeline.show.terminal import results, table
 
 VOCAB = BUILD / "vocab.txt"
 PUBLISHED = Path("tests/golden/vocab_uncased_en.txt.xz")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from benchmarks.commands import PEERS, environment
 from benchmarks.corpus import read_paragraphs
-from pipeline.console import import_quietly, results, table
+from clozeline.show.terminal import results, table
+from pipeline.quiet_imports import import_quietly
 from pipeline.text.sentences import split_sentences
 
 BY_HAND = Path(__file__).parent / "sentences.txt"

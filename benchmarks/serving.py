@@ -20,8 +20,8 @@ import tyro
 
 from benchmarks.commands import BUILD, PEERS, environment
 from benchmarks.preprocessing import Row
+from clozeline.show.terminal import results, table
 from model.bert.config import SIZES
-from pipeline.console import results, table
 from serving.export.choices import FROZEN_WEIGHTS
 
 FOLDER = BUILD / "serving"

@@ -26,7 +26,8 @@ from benchmarks.commands import BUILD, CLOZELINE, PEERS, environment
 from benchmarks.corpus import read_paragraphs, write_lines
 from benchmarks.learning import SEED, clozeline, write_batches
 from benchmarks.preprocessing import PUBLISHED, Row
-from pipeline.console import import_quietly, results, table
+from clozeline.show.terminal import results, table
+from pipeline.quiet_imports import import_quietly
 
 FOLDER = BUILD / "training"
 LENGTH = 128
@@ -173,7 +174,7 @@ def input_alone(bench: Bench) -> list[Row]:
     step = bench.ours("mini", 32, 6 if bench.quick else 40)["tokens_per_sec"]
     code = (
         "import os, sys, time; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from pathlib import Path; from pipeline.console import import_quietly\n"
+        "from pathlib import Path; from pipeline.quiet_imports import import_quietly\n"
         "import_quietly('tensorflow'); from model.training.input import train_batches\n"
         "from pipeline.manifest import read_manifest\n"
         "path = Path(sys.argv[1]); manifest = read_manifest(path)\n"

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.console import notes, progress
+from pipeline.progress import progress, stderr
 
 NOTEWORTHY_WAIT_RATE = 0.05
 """Share of time spent waiting for batches above which the progress line shows it."""
@@ -46,7 +46,7 @@ class Progress:
         self.first_step = first_step
         self.batch_size = batch_size
         self.bar = progress()
-        self.bar.disable = not notes.is_terminal
+        self.bar.disable = not stderr.is_terminal
         self.task = self.bar.add_task(
             "training",
             total=steps * batch_size,
@@ -76,6 +76,6 @@ class Progress:
         if self.bar.disable and (now - self.printed >= PLAIN_LINE_SECS or step == self.steps):
             self.printed = now
             left = (now - self.started) / (step - self.first_step) * (self.steps - step)
-            notes.print(
+            stderr.print(
                 f"{line} · {time_left(left)} left (of {self.steps:,} steps)", soft_wrap=True
             )

@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
+from clozeline.show.terminal import table
 from pipeline import progress as bars
-from pipeline.console import table
 from pipeline.progress import progress
 
 
