@@ -36,10 +36,9 @@ if TYPE_CHECKING:
     from model.tasks.encoding import Encoder
     from model.training.losses import Batch, Sums
 
-BEST_ENDS = 20
-"""Number of best starts and best ends that are combined, as in google-research/bert."""
-
 MAX_ANSWER_WORDS = 30
+"""Maximum number of words of an answer, as in google-research/bert (run_squad.py), which counts
+pieces."""
 
 MAX_QUESTION_PIECES = 64
 """Maximum number of pieces of a question, as in google-research/bert (run_squad.py)."""
@@ -292,7 +291,8 @@ class Span(TaskKind[Questions]):
         import tensorflow as tf
 
         del task
-        score, first, last = _served_best_words(logits, words.at)
+        total, first, last = best_spans(logits, words.at)
+        score = total - tf.reduce_sum(logits[:, 0], axis=-1)
         is_there = (score > 0) & (first != NO_LABEL)
         # One column more, so that `gather` has an index 0 even if no passage has words.
         starts = tf.pad(words.starts, [[0, 0], [0, 1]])
@@ -499,13 +499,13 @@ def passage_answers(
     """
     best: dict[int, tuple[float, int, int]] = {}
     nothing: dict[int, float] = {}
-    for source, score, words in zip(encoded.sources, logits, encoded.words, strict=True):
+    for source, scores, words in zip(encoded.sources, logits, encoded.words, strict=True):
         source = int(source)
-        none = float(score[0].sum())
+        none = float(scores[0].sum())
         nothing[source] = min(nothing.get(source, np.inf), none)
-        found = _best_words(score, words)
-        if found and (source not in best or found[0] > best[source][0]):
-            best[source] = found
+        total, first, last = (each.numpy()[0] for each in best_spans(scores[None], words[None]))
+        if first != NO_LABEL and (source not in best or total > best[source][0]):
+            best[source] = float(total), int(first), int(last)
     answers = []
     for index, question in enumerate(questions):
         if index not in best or best[index][0] <= nothing[index]:
@@ -519,26 +519,42 @@ def passage_answers(
     return answers
 
 
-def _best_words(score: np.ndarray, words: np.ndarray) -> tuple[float, int, int] | None:
-    """Return the score of the best answer in a window, and its first and last word.
+_IMPOSSIBLE = -1e9
+"""Score of runs of positions that cannot be an answer."""
+
+
+def best_spans(scores: Any, at: Any) -> tuple[Any, Any, Any]:
+    """Return the best answer in each window: its score, its first and its last word, [B] each.
+
+    An answer starts at the first or a later piece of a word, does not end before its start, and has
+    at most `MAX_ANSWER_WORDS` words. The best one has the highest sum of the two scores; the first
+    one of equals. All starts and ends are combined, not the best 20 of each as in
+    google-research/bert, so that a window with words always has an answer.
+
+    This is part of the exported graph; evaluation calls it with arrays.
 
     Args:
-        score: float32 [L, 2]. Scores of starts and ends.
-        words: int32 [L]. Index of the word at each position.
+        scores: float32 [B, L, 2]. Scores of starts and ends.
+        at: int32 [B, L]. Index of the word at each position, `NO_LABEL` at other positions.
+
+    Returns:
+        score: float32 [B]. Sum of the scores of the start and the end.
+        first, last: int32 [B]. Indices of words; `NO_LABEL` = the window has no words.
     """
-    passage = np.flatnonzero(words != NO_LABEL)
-    if not len(passage):
-        return None
-    starts, ends = (
-        passage[np.argsort(-score[passage, side], kind="stable")[:BEST_ENDS]] for side in (0, 1)
-    )
-    totals = score[starts, 0][:, np.newaxis] + score[ends, 1]
-    lengths = words[ends] - words[starts][:, np.newaxis]
-    fits = (lengths >= 0) & (lengths < MAX_ANSWER_WORDS) & (ends >= starts[:, np.newaxis])
-    if not fits.any():
-        return None
-    start, end = np.unravel_index(np.argmax(np.where(fits, totals, -np.inf)), totals.shape)
-    return float(totals[start, end]), int(words[starts[start]]), int(words[ends[end]])
+    import tensorflow as tf
+
+    totals = scores[:, :, tf.newaxis, 0] + scores[:, tf.newaxis, :, 1]  # [B, L, L]
+    of_word = at != NO_LABEL
+    lengths = at[:, tf.newaxis, :] - at[:, :, tf.newaxis]
+    fits = of_word[:, :, tf.newaxis] & of_word[:, tf.newaxis, :]
+    fits &= (lengths >= 0) & (lengths < MAX_ANSWER_WORDS)
+    fits = tf.linalg.band_part(tf.cast(fits, tf.float32), 0, -1) > 0  # no end before its start
+    positions = tf.shape(totals)[1]
+    flat = tf.reshape(tf.where(fits, totals, _IMPOSSIBLE), [-1, positions * positions])
+    best = tf.argmax(flat, axis=1, output_type=tf.int32)
+    first = tf.gather(at, best // positions, batch_dims=1)
+    last = tf.gather(at, best % positions, batch_dims=1)
+    return tf.reduce_max(flat, axis=1), first, last
 
 
 def normalized_answer(text: str) -> str:
@@ -573,33 +589,3 @@ def answer_measures(answers: Sequence[str], expected: Sequence[Sequence[str]]) -
     scores = [answer_scores(*pair) for pair in zip(answers, expected, strict=True)]
     exact, f1 = np.mean(scores, axis=0)
     return {"span_f1": float(f1), "exact_match": float(exact)}
-
-
-# ---- serving
-
-_IMPOSSIBLE = -1e9
-"""Score of runs of positions that cannot be an answer."""
-
-
-def _served_best_words(logits: Any, at: Any) -> tuple[Any, Any, Any]:
-    """Return the best answer's score minus that of "no answer", and its first and last word: [B].
-
-    Args:
-        logits: float32 [B, L, 2]. Scores of starts and ends.
-        at: int32 [B, L]. Index of the word at each position, `NO_LABEL` at other positions.
-    """
-    import tensorflow as tf
-
-    totals = logits[:, :, tf.newaxis, 0] + logits[:, tf.newaxis, :, 1]  # [B, L, L]
-    of_word = at != NO_LABEL
-    lengths = at[:, tf.newaxis, :] - at[:, :, tf.newaxis]
-    fits = of_word[:, :, tf.newaxis] & of_word[:, tf.newaxis, :]
-    fits &= (lengths >= 0) & (lengths < MAX_ANSWER_WORDS)
-    fits = tf.linalg.band_part(tf.cast(fits, tf.float32), 0, -1) > 0  # no end before its start
-    positions = tf.shape(totals)[1]
-    flat = tf.reshape(tf.where(fits, totals, _IMPOSSIBLE), [-1, positions * positions])
-    best = tf.argmax(flat, axis=1, output_type=tf.int32)
-    score = tf.reduce_max(flat, axis=1) - totals[:, 0, 0]
-    first = tf.gather(at, best // positions, batch_dims=1)
-    last = tf.gather(at, best % positions, batch_dims=1)
-    return score, first, last
