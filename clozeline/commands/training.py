@@ -43,8 +43,9 @@ class TrainingFlags(Command):
     """Decoupled weight decay (AdamW's), relative to the learning rate; not applied to biases and
     LayerNorm."""
     strategy: Strategy = ExecutionConfig.strategy
-    """one: a single device. mirrored: all local GPUs. multi-worker: the workers in TF_CONFIG. tpu:
-    the TPU named by TPU_NAME. auto: chosen from the hardware and the environment."""
+    """one: a single device. mirrored: all local GPUs. multi-worker: the workers that TF_CONFIG,
+    Slurm or a Kubernetes Indexed Job names. tpu: the TPU named by TPU_NAME. auto: chosen from the
+    hardware and the environment."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = UpdateConfig.precision
     """Compute dtype of matrix multiplications; weights stay float32. auto: bfloat16 if the hardware
     supports it, else float32; a resumed run keeps its precision."""

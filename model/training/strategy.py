@@ -1,21 +1,17 @@
 """Choose the distribution strategy: one device, all local GPUs, several workers, or a TPU."""
 
 import ctypes
-import json
 import os
 import platform
 from typing import get_args
 
 import tensorflow as tf
 
+from model.training.cluster import Cluster, cluster_from, names_workers
 from model.training.config import Strategy
 from pipeline.errors import InputError
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-
-TF_CONFIG = "TF_CONFIG"
-"""Environment variable with the addresses of all workers and the index of this one:
-https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable"""
 
 TPU_NAME = "TPU_NAME"
 
@@ -32,7 +28,8 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
     Args:
         name: `one`: a single device (the first GPU, if any). `mirrored`: all local GPUs, or the
-            logical CPUs without a GPU. `multi-worker`: all devices of the workers in `TF_CONFIG`.
+            logical CPUs without a GPU. `multi-worker`: all devices of the workers that the
+            environment names (see `model.training.cluster`).
             `tpu`: the TPU named by `TPU_NAME`, or the local one. `auto`: chosen from the hardware
             and the environment (see `_detected`).
 
@@ -44,10 +41,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     if name == "auto":
         name = _detected()
     if name == "multi-worker":
-        _check_tf_config()
-        keep_freed_memory()
-        # Must be created before any other TensorFlow operation: it sets up the collectives.
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker_strategy(cluster_from(os.environ))
     if name == "tpu":
         return _tpu_strategy()
     if name == "mirrored":
@@ -72,37 +66,24 @@ def keep_freed_memory() -> None:
 
 
 def _detected() -> str:
-    """Return the strategy's name for `auto`: from TF_CONFIG, TPU_NAME and the hardware."""
-    if os.environ.get(TF_CONFIG):
+    """Return the strategy's name for `auto`: from the environment and the hardware."""
+    if names_workers(os.environ):
         return "multi-worker"
     if os.environ.get(TPU_NAME) or tf.config.list_physical_devices("TPU"):
         return "tpu"
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
 
 
-def _check_tf_config() -> None:
-    """Raise `InputError` unless `TF_CONFIG` contains the workers and the index of this one."""
-    text = os.environ.get(TF_CONFIG, "")
-    example = (
-        '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
-        '"task": {"type": "worker", "index": 0}}'
+def _multi_worker_strategy(cluster: Cluster) -> tf.distribute.Strategy:
+    keep_freed_memory()
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": cluster.addresses}),
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
     )
-    try:
-        config = json.loads(text)
-        kind, index = config["task"]["type"], config["task"]["index"]
-        known = isinstance(config["cluster"][kind][index], str) and index >= 0
-    except (ValueError, TypeError, LookupError):
-        known = False
-    if not known:
-        raise InputError(
-            f"`strategy` multi-worker: the environment's {TF_CONFIG} must name the workers, and "
-            f"which one this is, as {example}; received {text or 'nothing'}"
-        )
-    if set(config["cluster"]) - {"chief", "worker"}:
-        raise InputError(
-            f"{TF_CONFIG}: only tasks of type chief and worker train; received "
-            f"{', '.join(config['cluster'])}"
-        )
+    # Must be created before any other TensorFlow operation: it sets up the collectives.
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
 def _tpu_strategy() -> tf.distribute.Strategy:

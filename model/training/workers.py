@@ -21,7 +21,7 @@ class Workers:
 
     Attributes:
         count: number of workers.
-        index: index of this worker; a task of type chief comes first.
+        index: index of this worker.
         strategy: their distribution strategy.
     """
 
@@ -29,10 +29,8 @@ class Workers:
         self.count, self.index = 1, 0
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             resolver = strategy.cluster_resolver
-            tasks = resolver.cluster_spec().as_dict()
-            self.count = max(1, sum(map(len, tasks.values())))
-            after_chief = "chief" in tasks and resolver.task_type != "chief"
-            self.index = (resolver.task_id or 0) + after_chief
+            self.count = resolver.cluster_spec().num_tasks("worker")
+            self.index = resolver.task_id
         self.strategy = strategy
 
     @property

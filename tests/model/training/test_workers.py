@@ -199,26 +199,11 @@ def test_a_worker_keeps_the_memory_of_large_blocks(
         assert max(others) < 100
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("", "must name the workers, and which one this is, as .* received nothing"),
-        ("{}", "must name the workers, .* received {}"),
-        (
-            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
-            "must name the workers",
-        ),
-        (
-            '{"cluster": {"worker": ["a"], "ps": ["b"]}, "task": {"type": "worker", "index": 0}}',
-            "only tasks of type chief and worker train; received worker, ps",
-        ),
-    ],
-)
-def test_an_incomplete_tf_config(
-    monkeypatch: pytest.MonkeyPatch, config: str, message: str
-) -> None:
-    monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(InputError, match=message):
+def test_an_environment_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("SLURM", "CLOZELINE")) or name == "TF_CONFIG":
+            monkeypatch.delenv(name)
+    with pytest.raises(InputError, match="`strategy` multi-worker: the environment names no"):
         make_strategy("multi-worker")
 
 
