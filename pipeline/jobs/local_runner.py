@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import types
@@ -29,8 +30,9 @@ class LocalRunner(FnApiRunner):
         """Run a pipeline."""
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == python_urns.SUBPROCESS_SDK:
+                # `exec`: Beam starts a shell, and whoever kills that process means the worker.
                 environment.payload = (
-                    f"{shlex.quote(sys.executable)} -m pipeline.jobs.worker".encode()
+                    f"exec {shlex.quote(sys.executable)} -m pipeline.jobs.worker".encode()
                 )
         with (
             mock.patch.object(worker_handlers, "grpc", _GRPC),
@@ -54,6 +56,31 @@ _GRPC = types.SimpleNamespace(**vars(grpc) | {"server": _loopback_server})
 """Replacement for `grpc` in the Beam modules that start worker processes."""
 
 
+class _Workers:
+    """The worker processes of one job."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._killed = False
+
+    def start(self, *args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        """Start a worker, in place of `subprocess.Popen`."""
+        process = subprocess.Popen(*args, **kwargs)
+        with self._lock:
+            self._processes.append(process)
+            if self._killed:  # Beam starts its workers in threads: this one was late
+                process.kill()
+        return process
+
+    def kill(self) -> None:
+        """Kill all of them, and those that are still to be started."""
+        with self._lock:
+            self._killed = True
+            for process in self._processes:
+                process.kill()
+
+
 @contextlib.contextmanager
 def ending_with_its_workers() -> Iterator[None]:
     """Raise `JobError` in the body when a local worker process dies; Beam would wait forever.
@@ -61,12 +88,16 @@ def ending_with_its_workers() -> Iterator[None]:
     Meanwhile, tracebacks in Beam's log are suppressed: the exception contains the same cause.
     """
     deaths: list[str] = []
+    workers = _Workers()
     before = threading.excepthook
 
     def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
         if failure.thread and failure.thread.name == "run_worker":  # Beam: one thread per worker
             deaths.append(str(failure.exc_value))
             if len(deaths) == 1:  # a second interrupt would disturb Beam's cleanup after the first
+                # Beam's cleanup waits for the others, and a worker that has not connected yet
+                # never learns that the job has ended.
+                workers.kill()
                 interrupt()
         elif failure.exc_type is not grpc.RpcError:  # a connection that ended with its worker
             before(failure)
@@ -74,7 +105,14 @@ def ending_with_its_workers() -> Iterator[None]:
     threading.excepthook = on_thread_failure
     logging.getLogger().addFilter(_is_no_traceback)
     try:
-        with _interrupting() as interrupt:
+        with (
+            mock.patch.object(
+                local_job_service,
+                "subprocess",
+                types.SimpleNamespace(**vars(subprocess) | {"Popen": workers.start}),
+            ),
+            _interrupting() as interrupt,
+        ):
             yield
     except KeyboardInterrupt:
         # Exit codes -2 and 130 mean that Ctrl-C ended the worker: the user interrupted the job.
