@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from model.run_config import Checkpoint
-from model.tasks.kinds import kind_named
 from model.tasks.tables import Columns
+from model.tasks.task_kind import kind_named
 from model.training.config import (
     DOC_STRIDE,
     ClassWeights,

@@ -12,12 +12,13 @@ from model.configs import EvaluateConfig, check_columns
 from model.run import Run, load_run
 from model.tasks.batches import Batches
 from model.tasks.encoding import Encoder
-from model.tasks.evaluation import Evaluation, evaluate
-from model.tasks.examples import Examples, read_examples
-from model.tasks.kinds import Task
+from model.tasks.evaluation import Evaluation
+from model.tasks.examples import Examples
 from model.tasks.labels import UNKNOWN, parse_label_map
 from model.tasks.picture import draw_evaluation
-from model.tasks.predict import predict
+from model.tasks.predict import evaluate
+from model.tasks.read_examples import read_examples
+from model.tasks.task_kind import Task
 from model.training.loop import Predictor
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
@@ -182,7 +183,7 @@ def answers_of(
         size = min(config.batch_size, len(encoded))
         length = run.dataset.max_seq_length
         batches = Batches(encoded, task, size, run.vocabulary.pad_id, length)
-        evaluations[is_labelled] = evaluate(part, encoded, predict(predictor, batches), task)
+        evaluations[is_labelled] = evaluate(predictor, part, batches)
     answers = {which: iter(evaluation.answers) for which, evaluation in evaluations.items()}
     in_order = [next(answers[which]) for which in labelled]
     return evaluations.get(True), in_order

@@ -28,16 +28,16 @@ from model.start import (
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
 from model.tasks.encoding import Encoder
-from model.tasks.evaluation import evaluate
-from model.tasks.examples import Examples, read_examples
-from model.tasks.kinds import Task, kind_named
+from model.tasks.examples import Examples
 from model.tasks.objective import Tuning
-from model.tasks.predict import predict
+from model.tasks.predict import evaluate
+from model.tasks.read_examples import read_examples
+from model.tasks.task_kind import Task, kind_named
 from model.training.checkpoints import Best
 from model.training.config import Precision, TuningConfig
 from model.training.evaluations import Evaluations
 from model.training.flops import step_flops
-from model.training.loop import Predictor, Trainer
+from model.training.loop import Trainer
 from model.training.precision import fastest
 from model.training.session import Measured, Phase, Session
 from model.training.workers import Workers
@@ -219,13 +219,13 @@ def prepare(config: FinetuneConfig, source: Source, strategy: tf.distribute.Stra
         return Batches(encoded, task, size, vocabulary.pad_id, length, on_tpu)
 
     examples = kind.learnable(labelled(config.train, examples, "train"))
-    encoded = encoder.encode(examples, task)
+    encoded = kind.encode(encoder, examples, task)
     describe(config.train, examples, encoded, task)
     train = batches(kind.without_empty(examples, encoded))
     dev = None
     if config.dev:
         held_out = read_held_out(config.dev, config, task)
-        encoded_dev = encoder.encode(held_out, task)
+        encoded_dev = kind.encode(encoder, held_out, task)
         describe(config.dev, held_out, encoded_dev, task)
         dev = held_out, batches(encoded_dev)
     digest = sha256(config.train.read_bytes())
@@ -412,7 +412,7 @@ class LabelledData:
         """Return the metrics on the evaluation file; None without such a file."""
         if self.prepared.dev is None:
             return None
-        return measures(trainer.predictor, *self.prepared.dev)
+        return evaluate(trainer.predictor, *self.prepared.dev).measures
 
     def step_flops(self, config: BertConfig, length: float) -> float:
         """Return the floating-point operations of a step with examples of this mean length."""
@@ -422,9 +422,3 @@ class LabelledData:
     def faults_named(self) -> Iterator[None]:
         """Do nothing: the examples are in memory, so reading them cannot fail."""
         yield
-
-
-def measures(predictor: Predictor, examples: Examples, batches: Batches) -> dict[str, float]:
-    """Return the metrics of a model on examples."""
-    logits = predict(predictor, batches)
-    return evaluate(examples, batches.encoded, logits, batches.task).measures

@@ -31,9 +31,10 @@ from model.training.evaluations import Evaluations
 from model.training.flops import step_flops
 from model.training.input import corrupt_files_named, eval_batches, train_batches
 from model.training.loop import Trainer, distribute
-from model.training.losses import Pretraining, means
+from model.training.losses import Pretraining
 from model.training.precision import fastest
 from model.training.session import Measured, Phase, Session, TrainingRun
+from model.training.sums import means
 from model.training.workers import Workers
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest

@@ -25,7 +25,8 @@ from model.run_config import (
     read_config,
     short_sha,
 )
-from model.tasks.kinds import Head, Task
+from model.tasks.kinds import Head
+from model.tasks.task_kind import Task
 from model.training.checkpoints import Checkpoints
 from model.training.config import DOC_STRIDE, TrainingConfig
 from pipeline.errors import InputError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.bert.config import BertConfig
-from model.tasks.kinds import Head, Task
+from model.tasks.kinds import Head
+from model.tasks.task_kind import Task
 from model.training.config import TrainingConfig, TuningConfig
 from pipeline.manifest import Manifest
 from pipeline.schema import Pairing

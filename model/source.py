@@ -9,7 +9,7 @@ from model.bert.config import MAX_SETTINGS_BYTES, BertConfig
 from model.bert.network import TASK_HEAD, weights_by_name
 from model.run import load_run
 from model.run_config import CONFIG, FORMAT
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import read_bounded

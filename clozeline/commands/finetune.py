@@ -10,7 +10,8 @@ from clozeline.commands.training import TrainingFlags, named_columns
 from clozeline.options import config_from
 from clozeline.show.terminal import notes, results, table
 from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
-from model.tasks.kinds import KINDS, kind_named
+from model.tasks.kinds import KINDS
+from model.tasks.task_kind import kind_named
 from model.training.config import ClassWeights
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clozeline.show.terminal import table
-from model.tasks.kinds import all_kinds
+from model.tasks.task_kind import all_kinds
 from serving.client.answers import Answer
 
 _SHOWN_VALUES = 6

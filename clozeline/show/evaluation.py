@@ -5,7 +5,7 @@ from typing import Any
 
 from clozeline.show.terminal import results, table
 from model.tasks.evaluation import Evaluation
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 
 MOST_CLASSES = 12
 """Classes up to which the terminal shows who was taken for whom."""

@@ -21,7 +21,7 @@ from model.bert.layers import (
     WithAttentionScores,
     gelu_tanh,
 )
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from pipeline import schema
 
 _ACTIVATIONS: dict[str, Any] = {

@@ -10,8 +10,9 @@ import numpy as np
 from model.bert.network import from_token_vectors, with_intermediates
 from model.explaining.attribution import Attribution, integrated_gradients
 from model.explaining.config import ExplainConfig
-from model.explaining.example import Example, read_example
+from model.explaining.example import Example
 from model.explaining.questions import ScoredQuestion, questions
+from model.explaining.read_example import read_example
 from model.explaining.rollout import attention_rollout
 from model.explaining.steps import Step, worked_steps
 from model.run import Run, load_run

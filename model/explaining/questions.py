@@ -12,8 +12,7 @@ from model.bert.network import TASK_HEAD
 from model.explaining.example import Example
 from model.explaining.steps import DEVLIN
 from model.run import Run
-from model.tasks.kinds import Task
-from model.tasks.task_kind import HeadQuestion
+from model.tasks.task_kind import HeadQuestion, Task
 
 IS_NEXT_LABELS = ("follows", "does not follow")
 """Names of the values of `next_sentence_labels`."""

@@ -26,7 +26,8 @@ from model.interchange.names import (
 )
 from model.interchange.write_tokenizer import tokenizer_files
 from model.run import Run, load_run
-from model.tasks.kinds import Head, Task
+from model.tasks.kinds import Head
+from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import publish, share, writing

@@ -21,7 +21,8 @@ from model.interchange.names import (
     head_weights,
     task_weights,
 )
-from model.tasks.kinds import Head, Task
+from model.tasks.kinds import Head
+from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.text.tokenizer import Vocabulary
 

@@ -16,7 +16,8 @@ from model.interchange.foreign_checkpoint import (
     make_texts,
 )
 from model.interchange.tensor_bundle import open_bundle
-from model.tasks.kinds import Task, all_kinds, numbered_labels
+from model.tasks.kinds import numbered_labels
+from model.tasks.task_kind import Task, all_kinds
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES

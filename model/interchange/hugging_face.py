@@ -21,7 +21,8 @@ from model.interchange.foreign_checkpoint import (
 )
 from model.interchange.names import ENCODER_PREFIX
 from model.interchange.read_tokenizer import read_tokenizer
-from model.tasks.kinds import Head, Task, all_kinds
+from model.tasks.kinds import Head
+from model.tasks.task_kind import Task, all_kinds
 from pipeline.errors import InputError
 
 CONFIG = "config.json"

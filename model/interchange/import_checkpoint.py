@@ -9,7 +9,7 @@ from model.interchange.detect import read_checkpoint
 from model.interchange.foreign_checkpoint import Imported
 from model.run import write_run
 from model.run_config import RunConfig, TextFacts
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 

@@ -20,7 +20,8 @@ from model.interchange.foreign_checkpoint import (
     make_config,
     make_texts,
 )
-from model.tasks.kinds import Task, all_kinds, numbered_labels
+from model.tasks.kinds import numbered_labels
+from model.tasks.task_kind import Task, all_kinds
 from pipeline.errors import InputError
 from pipeline.schema import JOINER, SPECIAL_TOKENS, UNK
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES

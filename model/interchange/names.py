@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 
 from model.bert.config import BertConfig
-from model.tasks.kinds import Head, Task
+from model.tasks.kinds import Head
+from model.tasks.task_kind import Task
 
 Format = Literal["hugging_face", "google", "keras_hub"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.tasks.encoded import Encoded
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from pipeline import schema
 
 BATCHES_SORTED = 16

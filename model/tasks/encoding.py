@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model.tasks.encoded import SHORTEST_WINDOW, Encoded
-from model.tasks.examples import Examples
-from model.tasks.kinds import Task
+from model.tasks.encoded import SHORTEST_WINDOW
 from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
 from pipeline.text.inputs import (
@@ -59,14 +57,6 @@ class Encoder:
         self.max_seq_length = max_seq_length
         self.doc_stride = doc_stride
         self._tokenizer: Tokenizer = build_tokenizer(vocabulary.pieces, lower_case=lower_case)
-
-    def encode(self, examples: Examples, task: Task) -> Encoded:
-        """Return the encoded examples of a task.
-
-        Raises:
-            InputError: a label is not one of the task's.
-        """
-        return task.definition.encode(self, examples, task)
 
     def join(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[np.ndarray], np.ndarray, int]:
         """Encode texts or text pairs.

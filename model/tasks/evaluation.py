@@ -1,17 +1,11 @@
 """Evaluation of a model on a file of examples: its answers, the metrics, the loss per example."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from model.tasks.kinds import Task
 from model.tasks.tag_schemes import Scheme
-
-if TYPE_CHECKING:
-    from model.tasks.encoded import Encoded
-    from model.tasks.examples import Examples
 
 
 @dataclass
@@ -33,25 +27,6 @@ class Evaluation:
     confusion: np.ndarray | None = None
     tag_scheme: Scheme | None = None
     are_numbers: bool = False
-
-
-def evaluate(
-    examples: "Examples", encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
-) -> Evaluation:
-    """Return the answers, metrics and loss of a model on a file of examples.
-
-    Args:
-        examples: examples of the file.
-        encoded: the encoded examples.
-        logits: logits of the encoded examples, see `predict`.
-        task: task of the model.
-    """
-    kind = task.definition
-    evaluation = kind.evaluate(examples, encoded, logits, task)
-    if evaluation.measures:
-        loss = kind.mean_loss(examples, encoded, logits)
-        evaluation.measures = {"loss": loss} | evaluation.measures
-    return evaluation
 
 
 def mean_cross_entropy(logits: np.ndarray, labels: Any) -> float:

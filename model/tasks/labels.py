@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 
 UNKNOWN = "-1"

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from model.bert.config import BertConfig
 from model.bert.network import build_task_model
-from model.tasks.kinds import Task
-from model.training.losses import Batch, Sums, accuracy, cross_entropy, model_outputs
+from model.tasks.task_kind import Task
+from model.training.losses import accuracy, cross_entropy, model_outputs
+from model.training.sums import Batch, Sums
 
 LAYER = "transformer_layer_"
 

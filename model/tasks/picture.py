@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model.tasks.evaluation import Evaluation
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from pipeline.storage.files import write_atomically
 
 MOST_CELLS = 40

@@ -1,8 +1,10 @@
-"""Compute the logits of all examples of a file."""
+"""Compute the logits of all examples of a file, and evaluate them."""
 
 import numpy as np
 
 from model.tasks.batches import Batches
+from model.tasks.evaluation import Evaluation
+from model.tasks.examples import Examples
 from model.training.loop import Predictor, distribute
 
 
@@ -23,3 +25,21 @@ def predict(predictor: Predictor, batches: Batches) -> list[np.ndarray]:
             length = len(batches.encoded.input_ids[row])
             by_example[row] = values[:length] if per_position else values
     return by_example
+
+
+def evaluate(predictor: Predictor, examples: Examples, batches: Batches) -> Evaluation:
+    """Return the answers, metrics and loss of a model on a file of examples.
+
+    Args:
+        predictor: the model.
+        examples: examples of the file.
+        batches: the same examples, encoded.
+    """
+    task, encoded = batches.task, batches.encoded
+    kind = task.definition
+    logits = predict(predictor, batches)
+    evaluation = kind.evaluate(examples, encoded, logits, task)
+    if evaluation.measures:
+        loss = kind.mean_loss(examples, encoded, logits)
+        evaluation.measures = {"loss": loss} | evaluation.measures
+    return evaluation

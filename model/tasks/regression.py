@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model.tasks.evaluation import Evaluation
-from model.tasks.kinds import Task
-from model.tasks.task_kind import HeadQuestion, TaskSignature
+from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
 from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
     from model.tasks.encoded import Encoded
-    from model.training.losses import Batch, Sums
+    from model.training.sums import Batch, Sums
 
 
 class Regression(TextKind):

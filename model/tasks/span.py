@@ -17,13 +17,13 @@ from model.tasks.asked import farther
 from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
 from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
-from model.tasks.kinds import Task
 from model.tasks.tables import Columns, is_unicode
 from model.tasks.task_kind import (
     TABLE_FLAGS,
     WORD_FLAGS,
     ForeignHead,
     HeadQuestion,
+    Task,
     TaskKind,
     TaskSignature,
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from model.explaining.example import Example
     from model.tasks.asked import Asked
     from model.tasks.encoding import Encoder
-    from model.training.losses import Batch, Sums
+    from model.training.sums import Batch, Sums
 
 MAX_ANSWER_WORDS = 30
 """Maximum number of words of an answer, as in google-research/bert (run_squad.py), which counts

@@ -14,18 +14,24 @@ from model.tasks.conll import read_conll
 from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
 from model.tasks.examples import Examples
-from model.tasks.kinds import Task
 from model.tasks.labels import changed_names
 from model.tasks.tables import Columns
 from model.tasks.tag_schemes import Scheme, entities, tag_scheme
-from model.tasks.task_kind import TABLE_FLAGS, ForeignHead, HeadQuestion, TaskKind, TaskSignature
+from model.tasks.task_kind import (
+    TABLE_FLAGS,
+    ForeignHead,
+    HeadQuestion,
+    Task,
+    TaskKind,
+    TaskSignature,
+)
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
     from model.tasks.asked import Asked
     from model.tasks.encoding import Encoder
-    from model.training.losses import Batch, Sums
+    from model.training.sums import Batch, Sums
 
 
 @dataclass

@@ -1,17 +1,19 @@
-"""Interface of a kind of task."""
+"""Interface of a kind of task, and the task of a fine-tuned model, which knows its kind."""
 
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-import numpy as np
-
-from model.tasks.kinds import Task
+from model.tasks.kinds import KINDS
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
+
     from model.explaining.example import Example
     from model.tasks.asked import Asked
     from model.tasks.encoded import Encoded
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from model.tasks.evaluation import Evaluation
     from model.tasks.examples import Examples
     from model.tasks.tables import Columns
-    from model.training.losses import Batch, Sums
+    from model.training.sums import Batch, Sums
 
 TABLE_FLAGS = ("text_column", "text_pair_column", "label_column", "skip_incomplete_rows")
 """Options that name the columns of a table."""
@@ -96,12 +98,69 @@ class TaskSignature:
     playground: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Task:
+    """The task of a fine-tuned model.
+
+    Attributes:
+        kind: name of the kind of task, a key of `KINDS`.
+        labels: class names by index; empty for kinds without classes.
+        takes_pairs: whether an example has two texts (for a span task, question and passage).
+    """
+
+    kind: str
+    labels: tuple[str, ...]
+    takes_pairs: bool
+
+    def __post_init__(self) -> None:
+        """Check that the fields are consistent.
+
+        Raises:
+            ValueError: the kind is unknown, labels are missing, duplicate or not allowed, or
+                `takes_pairs` contradicts the kind.
+        """
+        kind = self.definition
+        if kind.has_classes != bool(self.labels) or len(set(self.labels)) < len(self.labels):
+            needed = "different labels" if kind.has_classes else "no labels"
+            raise ValueError(f"a {self.kind} task has {needed}, received {self.labels}")
+        if kind.takes_pairs not in (None, self.takes_pairs):
+            raise ValueError(
+                f"takes_pairs must be {kind.takes_pairs} for {self.kind}, "
+                f"received {self.takes_pairs}"
+            )
+
+    @property
+    def definition(self) -> "TaskKind[Any]":
+        """Definition of the task's kind."""
+        return kind_named(self.kind)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the answers are classes."""
+        return self.definition.has_classes
+
+    @property
+    def is_per_position(self) -> bool:
+        """Whether the head has outputs for every position, instead of one per text."""
+        return self.definition.is_per_position
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of outputs of the head: one per class, 1 (regression) or 2 (span)."""
+        return self.definition.num_outputs(self)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> "Task":
+        """Return the task from its JSON fields."""
+        return cls(**{**settings, "labels": tuple(settings["labels"])})
+
+
 class TaskKind(ABC, Generic[E]):
     """A kind of task: how examples are read, encoded, trained on, evaluated and served.
 
     A kind is one object in one file of this package, listed in `kinds.KINDS`. These files import
     TensorFlow and scikit-learn only inside functions, because a command's flags are checked against
-    the kind before the slow imports.
+    the kind before the slow imports; this file imports no NumPy, because `--help` imports it.
 
     Attributes:
         name: name in `KINDS`, in flags and in a run's config.
@@ -127,7 +186,7 @@ class TaskKind(ABC, Generic[E]):
     metrics: tuple[str, ...]
     lower_is_better: frozenset[str] = frozenset()
     labels_per_position: bool = False
-    label_dtype: type[np.generic] = np.int32
+    label_dtype: "DTypeLike" = "int32"
     signature: TaskSignature
     foreign_head: ForeignHead | None = None
     has_picture: bool = True
@@ -252,7 +311,7 @@ class TaskKind(ABC, Generic[E]):
 
     # ---- batches
 
-    def padded_labels(self, labels: Any, rows: np.ndarray, length: int) -> np.ndarray:
+    def padded_labels(self, labels: Any, rows: "np.ndarray", length: int) -> "np.ndarray":
         """Return the labels of a batch.
 
         Args:
@@ -295,7 +354,7 @@ class TaskKind(ABC, Generic[E]):
     # ---- answers
 
     @abstractmethod
-    def mean_loss(self, examples: E, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
+    def mean_loss(self, examples: E, encoded: "Encoded", logits: Sequence["np.ndarray"]) -> float:
         """Return the mean loss over all labelled examples, without class weights.
 
         Args:
@@ -306,7 +365,7 @@ class TaskKind(ABC, Generic[E]):
 
     @abstractmethod
     def evaluate(
-        self, examples: E, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
+        self, examples: E, encoded: "Encoded", logits: Sequence["np.ndarray"], task: Task
     ) -> "Evaluation":
         """Return the answers, and the metrics if labels are known. Arguments: see `mean_loss`."""
 
@@ -384,13 +443,13 @@ class TaskKind(ABC, Generic[E]):
         row = asked.about(*texts)
         return row | self.golden_answers(task, row["task_logits"])
 
-    def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
+    def golden_answers(self, task: Task, logits: "np.ndarray") -> dict[str, Any]:
         """Return the signature's outputs that depend only on the logits of a text, float32 [C]."""
         del task, logits
         return {}
 
     def expected_answer(
-        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
+        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, "np.ndarray"]
     ) -> dict[str, Any]:
         """Return the expected outputs that depend on which of nearly equal answers was returned.
 
@@ -401,3 +460,20 @@ class TaskKind(ABC, Generic[E]):
         """
         del task, row, answer
         return {}
+
+
+def kind_named(name: str) -> TaskKind[Any]:
+    """Return the kind of task with this name.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if name not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, received {name!r}")
+    kind: TaskKind[Any] = pkgutil.resolve_name(KINDS[name].path)
+    return kind
+
+
+def all_kinds() -> list[TaskKind[Any]]:
+    """Return every kind of task, in the order of the table."""
+    return [kind_named(name) for name in KINDS]

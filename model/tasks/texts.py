@@ -12,7 +12,6 @@ import numpy as np
 
 from model.tasks.encoded import Encoded
 from model.tasks.examples import Examples
-from model.tasks.kinds import Task
 from model.tasks.labels import UNKNOWN
 from model.tasks.tables import (
     Columns,
@@ -23,7 +22,7 @@ from model.tasks.tables import (
     text_columns,
     text_of,
 )
-from model.tasks.task_kind import WORD_FLAGS, ForeignHead, TaskKind
+from model.tasks.task_kind import WORD_FLAGS, ForeignHead, Task, TaskKind
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:

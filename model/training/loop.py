@@ -17,10 +17,11 @@ from model.bert.config import BertConfig
 from model.bert.kernels import FIRST_EXAMPLE, fused_on_cpu
 from model.bert.network import recompute_layers, weights_by_name
 from model.training.config import TrainingConfig
-from model.training.losses import Batch, Objective, Sums, global_loss, model_outputs
+from model.training.losses import Objective, global_loss, model_outputs
 from model.training.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
 from model.training.precision import dtype_policy
 from model.training.strategy import is_on_cpu
+from model.training.sums import Batch, Sums
 from model.training.workers import Workers
 from pipeline import schema
 

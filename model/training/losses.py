@@ -8,7 +8,7 @@ Shapes: B batch, P masked positions, S packed slots of B·P, V vocabulary size, 
 Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next_sentence_output).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,11 +20,8 @@ from model.bert.kernels import fused
 from model.bert.network import SLOTS, build_pretraining_model
 from model.tasks.kinds import Head
 from model.training.optimizer import same_for_all
+from model.training.sums import Batch, Sums
 from pipeline import schema
-
-Batch = Mapping[str, tf.Tensor]
-
-Sums = dict[str, tf.Tensor]
 
 SLOTS_AT_ONCE = 32
 """See `Pretraining.packed`."""
@@ -222,14 +219,3 @@ def global_loss(sums: Batch, global_weights: Batch) -> tf.Tensor:
     return tf.add_n(
         [sums[f"{head}_loss"] / tf.maximum(w, 1.0) for head, w in global_weights.items()]
     )
-
-
-def means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean of every metric, and the heads' total `loss`, from their sums."""
-    averaged = {}
-    for name, value in sums.items():
-        head, _, what = name.rpartition("_")
-        if what in ("loss", "accuracy"):
-            averaged[name] = value / max(sums[f"{head}_weight"], 1.0)
-    total = sum(value for name, value in averaged.items() if name.endswith("_loss"))
-    return {"loss": total, **averaged}

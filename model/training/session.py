@@ -22,10 +22,10 @@ from model.training.divergence import DivergenceGuard
 from model.training.evaluations import Evaluations
 from model.training.flops import matrix_peak
 from model.training.loop import POSITIONS, Trainer, distribute
-from model.training.losses import means
 from model.training.progress import Progress
 from model.training.run_log import RunLog
 from model.training.signals import stop_requested
+from model.training.sums import means
 from model.training.throughput import Throughput
 from model.training.window import Window
 from model.training.workers import Workers, device_count

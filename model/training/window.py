@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from model.training.loop import DATA_SECS, NORM, POSITIONS, REAL_POSITIONS
-from model.training.losses import means
 from model.training.optimizer import Schedule
+from model.training.sums import means
 
 
 class Window:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.tasks.kinds import all_kinds
+from model.tasks.task_kind import all_kinds
 from pipeline.errors import InputError
 from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK

@@ -19,7 +19,7 @@ import tensorflow as tf
 from model.bert.network import with_intermediates
 from model.run import Run
 from model.tasks.asked import farther
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from pipeline import schema
 from pipeline.schema import IS_NEXT, MASK
 from pipeline.text.tokenizer import WordUnit, build_tokenizer

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from model.tasks.kinds import all_kinds
+from model.tasks.task_kind import all_kinds
 from serving.server.models import Repository
 
 _FILES = {

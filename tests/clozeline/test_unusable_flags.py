@@ -7,7 +7,7 @@ import pytest
 
 from clozeline.main import main, parse
 from model.explaining.explanation import explain_texts
-from model.tasks.kinds import kind_named
+from model.tasks.task_kind import kind_named
 from model.tasks.texts import Texts
 from pipeline.errors import InputError
 from serving.client import Client, Signature

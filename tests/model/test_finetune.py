@@ -23,7 +23,8 @@ from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
 from model.run import load_run, write_run
 from model.run_config import RunConfig, TextFacts
-from model.tasks.kinds import KINDS, Task
+from model.tasks.kinds import KINDS
+from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 

@@ -108,7 +108,8 @@ def test_result_and_run(options: Options, small_config: BertConfig) -> None:
 def test_the_loaded_model_is_the_evaluated_one(options: Options, dataset: Path) -> None:
     from model.tasks.kinds import heads
     from model.training.input import eval_batches
-    from model.training.losses import Pretraining, means
+    from model.training.losses import Pretraining
+    from model.training.sums import means
 
     result = options().run()
     model = load_run(Path(result["run"])).load_model()

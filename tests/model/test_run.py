@@ -15,7 +15,7 @@ from model.bert.network import build_model, weights_by_name
 from model.run import load_run, write_run
 from model.run_config import DatasetFacts, RunConfig, TextFacts, read_config
 from model.start import open_run
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from model.training.config import TrainingConfig, TuningConfig
 from model.training.metrics_file import MetricsFile
 from pipeline.errors import InputError, JobError

@@ -7,8 +7,7 @@ import numpy as np
 
 from model.tasks.encoded import Encoded
 from model.tasks.evaluation import Evaluation
-from model.tasks.kinds import Task
-from model.tasks.task_kind import HeadQuestion, TaskSignature
+from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
 from model.tasks.texts import TextKind, Texts
 
 

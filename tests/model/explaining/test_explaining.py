@@ -10,12 +10,14 @@ import pytest
 
 from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
-from model.explaining.example import Example, read_example
+from model.explaining.example import Example
 from model.explaining.explanation import Explanation, explain_texts
+from model.explaining.read_example import read_example
 from model.explaining.rollout import attention_rollout
 from model.run import Run, load_run, write_run
 from model.run_config import DatasetFacts, RunConfig
-from model.tasks.kinds import Head, Task
+from model.tasks.kinds import Head
+from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 from pipeline.schema import SPECIAL_TOKENS

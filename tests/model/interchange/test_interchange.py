@@ -30,7 +30,7 @@ from model.interchange.import_checkpoint import import_checkpoint
 from model.interchange.names import HEADS, encoder_weights, head_weights, task_weights
 from model.interchange.write_tokenizer import tokenizer_files
 from model.run import load_run
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from model.tasks.batches import Batches
 from model.tasks.encoded import NO_LABEL, Encoded
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 
 ALONE = tf.distribute.InputContext()
 PAIR = Task("pair", ("a", "b", "c"), takes_pairs=True)

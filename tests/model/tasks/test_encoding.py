@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW
+from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
 from model.tasks.encoding import Encoder
-from model.tasks.kinds import Task
+from model.tasks.examples import Examples
 from model.tasks.span import Question, Questions, question_room, windows
 from model.tasks.tagging import TaggedSentences
+from model.tasks.task_kind import Task
 from model.tasks.texts import Texts
 from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
@@ -30,13 +31,18 @@ def encoder(length: int, doc_stride: int = DOC_STRIDE) -> Encoder:
     return Encoder(vocabulary, lower_case=True, max_seq_length=length, doc_stride=doc_stride)
 
 
+def encoded(by: Encoder, examples: Examples, task: Task) -> Encoded:
+    """Return a task's examples, encoded by an encoder."""
+    return task.definition.encode(by, examples, task)
+
+
 def lists(rows: list) -> list:
     return [row.tolist() for row in rows]
 
 
 def test_texts() -> None:
     examples = Texts(PATH, [("A b",), (" ",), ("a ax b c",)], ["yes", "no", "no"], [2, 3, 4], [])
-    found = encoder(6).encode(examples, SINGLE)
+    found = encoded(encoder(6), examples, SINGLE)
     assert lists(found.input_ids) == [[CLS, A, B, SEP], [CLS, SEP], [CLS, A, A, X, B, SEP]]
     assert found.first_lengths.tolist() == [4, 2, 6]
     assert found.labels.tolist() == [1, 0, 0]
@@ -47,7 +53,7 @@ def test_pairs_lose_the_end_of_the_longer_text() -> None:
     task = Task("regression", (), takes_pairs=True)
     texts = [("a b c d", "d"), ("a", "b c d a")]
     examples = Texts(PATH, texts, ["0.5", "-2"], [2, 3], [])
-    found = encoder(6).encode(examples, task)
+    found = encoded(encoder(6), examples, task)
     assert lists(found.input_ids) == [[CLS, A, B, SEP, D, SEP], [CLS, A, SEP, B, C, SEP]]
     assert found.first_lengths.tolist() == [4, 3]
     assert found.labels.tolist() == [0.5, -2]
@@ -65,7 +71,7 @@ def test_pairs_lose_the_end_of_the_longer_text() -> None:
 )
 def test_invalid_labels(task: Task, label: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        encoder(9).encode(Texts(PATH, [("a",)], [label], [8], []), task)
+        encoded(encoder(9), Texts(PATH, [("a",)], [label], [8], []), task)
 
 
 TAGS = Task("tagging", ("B", "O"), takes_pairs=False)
@@ -74,7 +80,7 @@ TAGS = Task("tagging", ("B", "O"), takes_pairs=False)
 def test_a_tag_stands_at_its_words_first_piece() -> None:
     # A word of controls alone has no piece, and still has a tag.
     examples = TaggedSentences(PATH, [["axy", "b", "\u200b"]], [["B", "O", "B"]], [2])
-    found = encoder(9).encode(examples, TAGS)
+    found = encoded(encoder(9), examples, TAGS)
     assert lists(found.input_ids) == [[CLS, A, X, Y, B, UNK, SEP]]
     assert lists(found.labels) == [[NO_LABEL, 0, NO_LABEL, NO_LABEL, 1, 0, NO_LABEL]]
 
@@ -83,7 +89,7 @@ def test_a_long_sentence_becomes_parts_of_whole_words() -> None:
     examples = TaggedSentences(
         PATH, [["d"], ["a", "bx", "c", "dxyxy"]], [["O"], ["B", "O", "B", "O"]], [2, 4]
     )
-    found = encoder(6).encode(examples, TAGS)
+    found = encoded(encoder(6), examples, TAGS)
     assert lists(found.input_ids) == [
         [CLS, D, SEP],
         [CLS, A, B, X, C, SEP],
@@ -96,7 +102,7 @@ def test_a_long_sentence_becomes_parts_of_whole_words() -> None:
 
 def test_an_unknown_tag() -> None:
     with pytest.raises(InputError, match="line 7: the tag 'X' of this sentence is not in"):
-        encoder(9).encode(TaggedSentences(PATH, [["a"]], [["X"]], [7]), TAGS)
+        encoded(encoder(9), TaggedSentences(PATH, [["a"]], [["X"]], [7]), TAGS)
 
 
 SPAN = Task("span", (), takes_pairs=True)
@@ -119,7 +125,7 @@ def question(passage: str, *answers: tuple[str, int]) -> Questions:
 
 def test_an_answer_stands_at_its_words_pieces() -> None:
     # é has two bytes: characters and bytes differ from there on.
-    found = encoder(20).encode(question("é c ax. d", ("ax", 4)), SPAN)
+    found = encoded(encoder(20), question("é c ax. d", ("ax", 4)), SPAN)
     assert lists(found.input_ids) == [[CLS, B, B, SEP, UNK, C, A, X, DOT, D, SEP]]
     assert found.first_lengths.tolist() == [4]
     assert found.labels.tolist() == [[6, 7]]
@@ -128,14 +134,14 @@ def test_an_answer_stands_at_its_words_pieces() -> None:
 
 
 def test_a_long_passage_becomes_parts_that_overlap() -> None:
-    found = encoder(9, doc_stride=2).encode(question("a b c d a b", ("d", 6)), SPAN)
+    found = encoded(encoder(9, doc_stride=2), question("a b c d a b", ("d", 6)), SPAN)
     assert lists(found.input_ids) == [
         [CLS, B, B, SEP, A, B, C, D, SEP],
         [CLS, B, B, SEP, C, D, A, B, SEP],
     ]
     assert found.labels.tolist() == [[7, 7], [5, 5]]
     assert found.counts["in parts"] == 1
-    cut = encoder(9, doc_stride=4).encode(question("a b c d a b", ("d a", 6)), SPAN)
+    cut = encoded(encoder(9, doc_stride=4), question("a b c d a b", ("d a", 6)), SPAN)
     assert cut.labels.tolist() == [[0, 0], [0, 0]]  # whole in none of them
 
 
@@ -166,7 +172,7 @@ def test_every_question_with_every_passage_is_encoded(
     question_pieces: int, passage_pieces: int, max_seq_length: int, stride: int
 ) -> None:
     asked = Question("id", "b " * question_pieces, "c " * passage_pieces, ())
-    found = ENCODERS[max_seq_length, stride].encode(Questions(PATH, [asked]), SPAN)
+    found = encoded(ENCODERS[max_seq_length, stride], Questions(PATH, [asked]), SPAN)
     read = min(question_pieces, question_room(max_seq_length))
     assert all(len(ids) <= max_seq_length for ids in found.input_ids)
     assert found.first_lengths.tolist() == [read + 2] * len(found)
@@ -183,14 +189,14 @@ def test_windows_and_strides_that_cannot_be() -> None:
 
 
 def test_an_answer_after_a_nul() -> None:
-    found = encoder(20).encode(question("c \x00 d ax.", ("ax", 6)), SPAN)
+    found = encoded(encoder(20), question("c \x00 d ax.", ("ax", 6)), SPAN)
     assert lists(found.input_ids) == [[CLS, B, B, SEP, C, D, A, X, DOT, SEP]]
     assert found.labels.tolist() == [[6, 7]]
     assert found.word_bytes[0].tolist() == [[0, 1], [4, 5], [6, 8], [8, 9]]
 
 
 def test_no_answer_and_no_passage() -> None:
-    assert encoder(9).encode(question("a b"), SPAN).labels.tolist() == [[0, 0]]
-    found = encoder(9).encode(question(""), SPAN)
+    assert encoded(encoder(9), question("a b"), SPAN).labels.tolist() == [[0, 0]]
+    found = encoded(encoder(9), question(""), SPAN)
     assert lists(found.input_ids) == [[CLS, B, B, SEP, SEP]]
     assert not np.any(np.concatenate(found.words) != NO_LABEL)

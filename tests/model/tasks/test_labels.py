@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from model.tasks.kinds import Task
 from model.tasks.labels import parse_label_map
 from model.tasks.tagging import TaggedSentences
+from model.tasks.task_kind import Task
 from model.tasks.texts import Texts
 from pipeline.errors import InputError
 

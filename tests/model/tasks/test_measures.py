@@ -12,11 +12,11 @@ from model.evaluate import worst
 from model.tasks.classification import class_measures
 from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation
-from model.tasks.kinds import Task
 from model.tasks.regression import number_measures
 from model.tasks.span import Question, answer_measures, normalized_answer, passage_answers
 from model.tasks.tag_schemes import tag_scheme
 from model.tasks.tagging import TaggedSentences, tag_measures, word_tags
+from model.tasks.task_kind import Task
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "seqeval.json"
 SEQEVAL = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]

@@ -7,9 +7,9 @@ from scipy.special import log_softmax
 
 from model.bert.config import BertConfig
 from model.tasks.encoded import NO_LABEL
-from model.tasks.kinds import Task
 from model.tasks.objective import Tuning
-from model.training.losses import means
+from model.tasks.task_kind import Task
+from model.training.sums import means
 
 
 def sums(task: Task, logits: np.ndarray, class_weights: tuple = (), **batch) -> dict[str, float]:

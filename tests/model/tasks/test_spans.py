@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from model.tasks.encoded import NO_LABEL, Encoded
-from model.tasks.kinds import Task
 from model.tasks.span import SPAN, Question, best_spans, passage_answers
+from model.tasks.task_kind import Task
 
 LONGEST = 30  # words, as in google-research/bert's `max_answer_length`
 

@@ -11,8 +11,8 @@ from model.training.losses import (
     accuracy,
     cross_entropy,
     global_loss,
-    means,
 )
+from model.training.sums import means
 
 
 def test_cross_entropy_by_hand() -> None:

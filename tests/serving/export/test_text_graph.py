@@ -7,9 +7,9 @@ import pytest
 
 from model.tasks.batches import Batches
 from model.tasks.encoding import Encoder
-from model.tasks.kinds import Task
 from model.tasks.span import Question, Questions
 from model.tasks.tagging import TaggedSentences
+from model.tasks.task_kind import Task
 from model.tasks.texts import Texts
 from pipeline.text.tokenizer import Vocabulary
 from serving.export.text_graph import TextEncoder
@@ -27,7 +27,7 @@ def test_the_same_pieces_as_in_training(count: int, length: int) -> None:
     rows = list(zip(*columns, strict=True))
     examples = Texts(Path("file"), rows, [], [], [])
     encoder = Encoder(vocabulary, lower_case=True, max_seq_length=length)
-    trained = Batches(encoder.encode(examples, task), task, len(rows), 0, length)
+    trained = Batches(task.definition.encode(encoder, examples, task), task, len(rows), 0, length)
     served = TextEncoder(vocabulary, lower_case=True, max_seq_length=length, reads_masks=False)
     encoding = served.encode(*columns) if count == 1 else served.encode_pairs(*columns)
     features = {name: values.numpy() for name, values in encoding.features.items()}
@@ -55,7 +55,9 @@ def test_the_same_words_as_in_training(lower_case: bool, length: int) -> None:
     encoding, words = served.encode_question(["b c"] * len(UNUSUAL), UNUSUAL)
     asked = [Question("id", "b c", passage, ()) for passage in UNUSUAL]
     task = Task("span", (), takes_pairs=True)
-    encoded = Encoder(vocabulary, **how).encode(Questions(Path("file"), asked), task)
+    encoded = task.definition.encode(
+        Encoder(vocabulary, **how), Questions(Path("file"), asked), task
+    )
     for row in range(len(UNUSUAL)):
         first_window = encoded.sources.tolist().index(row)
         count = int(encoding.features["input_mask"][row].numpy().sum())
@@ -75,7 +77,8 @@ def test_tagged_words_are_those_between_white_space() -> None:
     sentence = ["a.b.", "U.N.", "'s", "(", "c", ")", "ax\u00adx", "a.", "“a”", "中c"]
     task = Task("tagging", ("B", "O"), takes_pairs=False)
     examples = TaggedSentences(Path("file"), [sentence], [["O"] * len(sentence)], [1])
-    trained = Encoder(vocabulary, lower_case=True, max_seq_length=64).encode(examples, task)
+    encoder = Encoder(vocabulary, lower_case=True, max_seq_length=64)
+    trained = task.definition.encode(encoder, examples, task)
     served = TextEncoder(vocabulary, lower_case=True, max_seq_length=64, reads_masks=False)
     encoding, words = served.encode_words([" \x00 ".join(sentence)])
     assert [word.decode() for word in words.texts[0].numpy()] == sentence

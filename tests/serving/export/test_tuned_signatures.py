@@ -11,7 +11,7 @@ from docs.blocks import curl_requests
 from model.bert.network import build_model, weights_by_name
 from model.run import Run, load_run, write_run
 from model.run_config import RunConfig
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from serving.export.golden import Reference, largest_difference
 from serving.export.signatures import TextModel
 from serving.tf_serving import DEFAULT_SIGNATURE

@@ -15,7 +15,7 @@ from docs.browser import Browser
 from model.bert.network import build_model, weights_by_name
 from model.run import Run, load_run, write_run
 from model.run_config import RunConfig
-from model.tasks.kinds import Task
+from model.tasks.task_kind import Task
 from serving.client import Client
 from serving.export.signatures import TextModel
 from serving.server.main import ModelServer

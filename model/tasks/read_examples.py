@@ -1,0 +1,44 @@
+"""Read files of labelled examples, for all kinds of task.
+
+An error in a file is reported in one line with the file's name and the row.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from model.tasks.tables import Columns
+from model.tasks.task_kind import kind_named
+from pipeline.corpus.remarks import meaning
+from pipeline.errors import InputError
+
+
+def read_examples(
+    path: Path, kind: str, columns: Columns, flag: str, *, takes_pairs: bool | None = None
+) -> Any:
+    """Read a file of labelled examples.
+
+    Args:
+        path: the file.
+        kind: name of the kind of task.
+        columns: names or numbers of the columns.
+        flag: flag of the file, for error messages.
+        takes_pairs: whether an example has two texts, for kinds that allow one or two; None =
+            detect.
+
+    Returns:
+        The kind's `Examples`.
+
+    Raises:
+        InputError: the file cannot be read, has no examples, or its columns are ambiguous.
+    """
+    definition = kind_named(kind)
+    try:
+        examples = definition.read(path, columns, takes_pairs=takes_pairs)
+    except UnicodeDecodeError as error:
+        reason = meaning(path.read_bytes()) or str(error)
+        raise InputError(f"{flag} {path}: cannot be read: {reason}") from error
+    except OSError as error:
+        raise InputError(f"{flag} {path}: cannot be read: {error}") from error
+    if not len(examples):
+        raise InputError(f"{flag} {path}: contains no examples")
+    return examples
