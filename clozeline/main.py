@@ -28,6 +28,7 @@ The engine (`pipeline` ← `model` ← `serving`) imports nothing from here and 
 import io
 import logging
 import os
+import signal
 import sys
 
 from clozeline.commands import COMMANDS, options_of, spelled
@@ -64,6 +65,7 @@ def parse(name: str, arguments: list[str]) -> tuple[Command, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code, see the module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _end_on_sigterm_as_first_process()
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(usage(), flush=True)  # a closed pipe is noticed here, not when Python exits
@@ -81,6 +83,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("clozeline: interrupted", file=sys.stderr)
         return 130
+
+
+def _end_on_sigterm_as_first_process() -> None:
+    """Let SIGTERM end a command that is the first process of a container.
+
+    Linux ignores a signal's default action for the first process of a PID namespace. Without a
+    handler, a container that is stopped while a model loads would run on until it is killed.
+    """
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 
 def _complain(error: Exception, name: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -332,3 +333,32 @@ def test_query_of_a_malformed_server(capsys: pytest.CaptureFixture[str]) -> None
     for server in ("[::1", "http://127.0.0.1:8501"):
         error = error_of(capsys, "query", "--model", "m", "--server", server, "text")
         assert f"--server '{server}': expected HOST:PORT" in error
+
+
+RUNNING = """
+import sys, time
+from clozeline import main
+
+def run(*_):
+    print("running", flush=True)
+    time.sleep(600)
+
+main._run = run
+sys.exit(main.main(["serve"]))
+"""
+
+
+def test_sigterm_ends_the_first_process_of_a_container() -> None:
+    namespace = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("PID namespaces are not allowed here")
+    command = [*namespace, sys.executable, "-c", RUNNING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as unshare:
+        try:
+            assert unshare.stdout
+            assert unshare.stdout.readline() == "running\n"
+            children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text()
+            os.kill(int(children), signal.SIGTERM)
+            assert unshare.wait(60) == 128 + signal.SIGTERM
+        finally:
+            unshare.kill()
