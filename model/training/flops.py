@@ -1,6 +1,7 @@
 """FLOPs of a training step, and the machine's peak FLOP rate, for model FLOP utilization."""
 
 import time
+from functools import cache
 
 import tensorflow as tf
 
@@ -36,6 +37,7 @@ def step_flops(config: BertConfig, examples: int, length: float, predictions: in
     return 3.0 * 2.0 * examples * products
 
 
+@cache  # measured once per process: it takes as long as the start of a tiny model's training
 def matrix_peak(precision: str) -> float:
     """Measure the FLOP rate of large matrix products on the first device, per second.
 
