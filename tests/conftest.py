@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import pytest
+from filelock import FileLock
 
 import clozeline
 from clozeline.main import main
@@ -84,10 +86,35 @@ TINY = {
 
 
 @pytest.fixture(scope="session")
+def once(
+    worker_id: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Fill a folder in the first pytest-xdist worker that needs it; the others read it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()  # fails in the workers after one that failed
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def trained_run(
-    prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory
+    prose_corpus: Path, vocab_path: Path, once: Callable[[str, Callable[[Path], None]], Path]
 ) -> "Run":
-    folder = tmp_path_factory.mktemp("trained")
+    from model.run import load_run
+
+    return load_run(once("trained", partial(_train, prose_corpus, vocab_path)) / "run")
+
+
+def _train(prose_corpus: Path, vocab_path: Path, folder: Path) -> None:
     size = len(vocab_path.read_text(encoding="utf-8").splitlines())
     (folder / "tiny.json").write_text(json.dumps(TINY | {"vocab_size": size}))
     assert main(
@@ -99,9 +126,6 @@ def trained_run(
         ["pretrain", "--dataset", str(folder / "ds"), "--run", str(folder / "run"),
          "--model", str(folder / "tiny.json"), "--steps", "2", "--batch-size", "8"]
     ) == 0  # fmt: skip
-    from model.run import load_run
-
-    return load_run(folder / "run")
 
 
 @pytest.fixture

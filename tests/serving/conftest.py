@@ -13,12 +13,14 @@ from model.run import Run
 
 
 @pytest.fixture(scope="session")
-def exported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`models/fox/1`."""
-    models = tmp_path_factory.mktemp("models")
-    arguments = ["export", "--run", str(trained_run.path), "--output", str(models / "fox")]
-    assert main(arguments) == 0
-    return models / "fox" / "1"
+def exported(trained_run: Run, once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """`exported/fox/1`."""
+
+    def export(models: Path) -> None:
+        arguments = ["export", "--run", str(trained_run.path), "--output", str(models / "fox")]
+        assert main(arguments) == 0
+
+    return once("exported", export) / "fox" / "1"
 
 
 @pytest.fixture
