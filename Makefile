@@ -10,16 +10,17 @@ NO_PYTHON := make: no Python 3.11, 3.12 or 3.13 with its venv module here; insta
 
 VENV := .venv
 BIN := $(VENV)/bin
-# One process for each core, four at most: each takes 1 to 2 GB. One test file stays in one process. Bytecode is kept, since
-# tests start a hundred processes and pytest rewrites each test file in every one of its own.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# One process for each core, four at most: each takes 1 to 2 GB. A process without tests takes half of those that another has left,
+# the last ones first: most tests of a file share their fixtures, and no core waits for a long file. Bytecode is kept, since tests
+# start a hundred processes and pytest rewrites each test file in every one of its own.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 CORPUS ?=
 ENGINE ?= docker
 TARGET ?= clozeline
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser bench docs pictures image lint types format sbom audit lock clean
+.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser test-demo bench docs pictures image lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +59,9 @@ test-browser: install  ## the pages in headless Chromium, which apt-get installs
 	{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update && apt-get install --yes \
 	    chromium chromium-driver fonts-noto-color-emoji fonts-wqy-microhei; }
 	$(BIN)/python -m pytest -m browser
+
+test-demo: install  ## the demo at a tiny size, in build/demo
+	$(BIN)/clozeline demo --output build/demo --megabytes 0.4 --vocab-size 2000 --steps 20 --no-check-learning
 
 build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
 	command -v java mvn >/dev/null || { apt-get update && apt-get install --yes openjdk-17-jre-headless maven; }
