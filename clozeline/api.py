@@ -29,7 +29,8 @@ from model.interchange.export_hugging_face import HuggingFaceExport, export_hugg
 from model.interchange.import_checkpoint import ImportResult, import_checkpoint
 from model.pretrain import PretrainResult, pretrain
 from model.tasks.tables import Columns
-from model.training.config import ExecutionConfig, RecoveryConfig, UpdateConfig
+from model.training.config import ExecutionConfig, LaunchConfig, RecoveryConfig, UpdateConfig
+from model.training.launcher import Launched, launch
 from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
 from pipeline.errors import InputError, JobError
 from pipeline.inspection import Inspection, inspect_dataset
@@ -63,6 +64,8 @@ __all__ = [
     "InspectConfig",
     "Inspection",
     "JobError",
+    "LaunchConfig",
+    "Launched",
     "PreprocessConfig",
     "PreprocessReport",
     "PretrainConfig",
@@ -81,6 +84,7 @@ __all__ = [
     "finetune",
     "import_checkpoint",
     "inspect_dataset",
+    "launch",
     "make_vocabulary",
     "preprocess",
     "pretrain",

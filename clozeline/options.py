@@ -135,9 +135,12 @@ def parse_options(
     Raises:
         InputError: a flag is missing, malformed, out of range, or has no effect with the others.
     """
+    # What follows `--` is for positional options, even if it looks like a flag.
+    where = arguments.index("--") if "--" in arguments else len(arguments)
+    literal = arguments[where:]
     arguments = [
         part
-        for argument in arguments
+        for argument in arguments[:where]
         for part in (argument.split("=", 1) if argument.startswith("--config=") else [argument])
     ]
     if arguments.count("--config") > 1:
@@ -154,7 +157,7 @@ def parse_options(
         with contextlib.redirect_stderr(complaint):
             parsed, unknown = tyro.cli(
                 options,
-                args=arguments,
+                args=arguments + literal,
                 prog=prog,
                 default=_defaults(options, positional) if positional else tyro.MISSING_NONPROP,
                 return_unknown_args=True,

@@ -63,7 +63,7 @@ def set_up_workers(execution: ExecutionConfig) -> Workers:
     Raises:
         InputError: the devices are not available.
     """
-    workers = Workers(make_strategy(execution.strategy))
+    workers = Workers(make_strategy(execution.strategy, execution.worker_timeout_secs))
     if execution.deterministic:
         tf.config.experimental.enable_op_determinism()
     if not workers.is_chief:

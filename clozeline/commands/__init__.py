@@ -42,6 +42,9 @@ COMMANDS = {
         "train on a dataset, or resume training",
         TENSORFLOW,
     ),
+    "launch": Entry(
+        "clozeline.commands.launch", "Launch", "train with several workers on this machine"
+    ),
     "import": Entry(
         "clozeline.commands.import_checkpoint",
         "Import",

@@ -61,6 +61,11 @@ class TrainingFlags(Command):
     matrix multiplications."""
     deterministic: bool = ExecutionConfig.deterministic
     """Use only deterministic operations, for bit-identical results; slower on GPUs."""
+    worker_timeout_secs: Annotated[float, tyro.conf.arg(name="worker-timeout")] = field(
+        default=ExecutionConfig.worker_timeout_secs, metadata={"flag": "worker_timeout"}
+    )
+    """Seconds without a sign of life after which another worker counts as lost, and the training
+    ends. At the start, workers wait for each other ten times as long."""
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the engine's config that these flags make, by name.

@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,8 @@ PORT = "CLOZELINE_PORT"
 DEFAULT_PORT = 2222
 
 _INDEX = "JOB_COMPLETION_INDEX"
-_FIRST_SLURM_PORT, _SLURM_PORTS = 12_000, 20_000
-"""Below 32768, where Linux begins to give ports to outgoing connections."""
+FREE_PORTS = range(12_000, 32_000)
+"""Ports to choose from; from 32768 on, Linux gives them to outgoing connections."""
 
 Environment = Mapping[str, str]
 
@@ -50,6 +50,10 @@ class Cluster:
 
     addresses: tuple[str, ...]
     index: int
+
+    def __str__(self) -> str:
+        """Return for example `worker 2 of 4`."""
+        return f"worker {self.index + 1} of {len(self.addresses)}"
 
     @property
     def tf_config(self) -> str:
@@ -76,6 +80,24 @@ def cluster_from(environment: Environment) -> Cluster:
         f"`strategy` multi-worker: the environment names no workers; {_TF_CONFIG_RULE}; or start "
         f"the command with Slurm's srun, or as a Kubernetes Indexed Job with {WORKERS}"
     )
+
+
+def clusters_on(hosts: Sequence[str]) -> list[Cluster]:
+    """Return the cluster of each worker, one on each host.
+
+    Args:
+        hosts: HOST or HOST:PORT of each worker; without a port, the workers of a host have ports
+            from `DEFAULT_PORT` on.
+
+    Raises:
+        InputError: a host is malformed, or an address occurs twice.
+    """
+    addresses: list[str] = []
+    for host in hosts:
+        port = DEFAULT_PORT + sum(each.startswith(f"{host}:") for each in addresses)
+        addresses.append(host if re.search(r"[^:]:\d+$", host) else f"{host}:{port}")
+    clusters = [Cluster(tuple(addresses), index) for index in range(len(addresses))]
+    return [_checked(cluster, "`hosts`") for cluster in clusters]
 
 
 def names_workers(environment: Environment) -> bool:
@@ -201,8 +223,8 @@ def _slurm_ports(environment: Environment, count: int) -> list[int]:
         return [*map(int, ports[:count])]
     job = _number(environment, "SLURM_JOB_ID") if "SLURM_JOB_ID" in environment else 0
     step = _number(environment, "SLURM_STEP_ID") if "SLURM_STEP_ID" in environment else 0
-    first = (64 * job + 8 * step) % (_SLURM_PORTS - count)
-    return [*range(_FIRST_SLURM_PORT + first, _FIRST_SLURM_PORT + first + count)]
+    first = (64 * job + 8 * step) % (len(FREE_PORTS) - count)
+    return [*FREE_PORTS[first : first + count]]
 
 
 def expand_hosts(text: str) -> list[str]:

@@ -100,6 +100,7 @@ class ExecutionConfig:
         recompute: gradient checkpointing: recompute layers in the backward pass.
         xla: compile with XLA.
         deterministic: use only deterministic operations.
+        worker_timeout_secs: time without a sign of life after which a worker counts as lost.
     """
 
     strategy: Strategy = "auto"
@@ -107,6 +108,7 @@ class ExecutionConfig:
     recompute: bool = False
     xla: bool = True
     deterministic: bool = False
+    worker_timeout_secs: float = 60.0
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -114,7 +116,32 @@ class ExecutionConfig:
         Raises:
             InputError: a field is out of range.
         """
-        check_ranges(self, accumulation_steps=1)
+        check_ranges(self, accumulation_steps=1, worker_timeout_secs=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig:
+    """Config of a launch: a command that trains, run by several workers on this machine.
+
+    Attributes:
+        command: words of the command, the program first.
+        workers: number of workers.
+        restart: how many times all workers are started again after one has failed.
+        grace_secs: time that workers have to save and end; then they are killed.
+    """
+
+    command: tuple[str, ...]
+    workers: int
+    restart: int = 0
+    grace_secs: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a field is out of range.
+        """
+        check_ranges(self, workers=1, restart=0, grace_secs=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,29 @@
 """Choose the distribution strategy: one device, all local GPUs, several workers, or a TPU."""
 
+import contextlib
 import ctypes
 import os
 import platform
+import re
+from collections.abc import Iterator
 from typing import get_args
 
 import tensorflow as tf
 
 from model.training.cluster import Cluster, cluster_from, names_workers
-from model.training.config import Strategy
-from pipeline.errors import InputError
+from model.training.config import ExecutionConfig, Strategy
+from pipeline.errors import InputError, JobError
+from pipeline.storage.files import reason
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 TPU_NAME = "TPU_NAME"
+
+START_FACTOR = 10
+"""How many times the timeout workers wait for each other at the start: machines may have to fetch
+an image first."""
+
+_WORKER = "worker"
 
 # Parameters of mallopt(3), in bytes. M_MMAP_THRESHOLD: blocks of this size or more are mapped
 # separately; set to the largest value that glibc accepts. M_TRIM_THRESHOLD: how much free memory a
@@ -23,7 +33,9 @@ TPU_NAME = "TPU_NAME"
 _GLIBC_SIZES = {-3: 32 << 20, -1: 1 << 30, -2: 128 << 20}
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
+def make_strategy(
+    name: str, worker_timeout_secs: float = ExecutionConfig.worker_timeout_secs
+) -> tf.distribute.Strategy:
     """Return the strategy with this name.
 
     Args:
@@ -32,16 +44,20 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
             environment names (see `model.training.cluster`).
             `tpu`: the TPU named by `TPU_NAME`, or the local one. `auto`: chosen from the hardware
             and the environment (see `_detected`).
+        worker_timeout_secs: time without a sign of life after which a worker counts as lost; at the
+            start, workers wait for each other `START_FACTOR` times as long.
 
     Raises:
-        InputError: the name is unknown, or the strategy's devices are not available.
+        InputError: the name is unknown, the strategy's devices are not available, or the
+            environment names no workers.
+        JobError: the other workers did not start in time.
     """
     if name not in STRATEGIES:
         raise InputError(f"`strategy` {name}: expected one of {', '.join(STRATEGIES)}")
     if name == "auto":
         name = _detected()
     if name == "multi-worker":
-        return _multi_worker_strategy(cluster_from(os.environ))
+        return _multi_worker_strategy(cluster_from(os.environ), worker_timeout_secs)
     if name == "tpu":
         return _tpu_strategy()
     if name == "mirrored":
@@ -74,16 +90,70 @@ def _detected() -> str:
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
 
 
-def _multi_worker_strategy(cluster: Cluster) -> tf.distribute.Strategy:
+def _multi_worker_strategy(cluster: Cluster, timeout_secs: float) -> tf.distribute.Strategy:
     keep_freed_memory()
+    _set_timeouts(len(cluster.addresses), timeout_secs)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": cluster.addresses}),
-        task_type="worker",
+        tf.train.ClusterSpec({_WORKER: cluster.addresses}),
+        task_type=_WORKER,
         task_id=cluster.index,
         rpc_layer="grpc",
     )
-    # Must be created before any other TensorFlow operation: it sets up the collectives.
-    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    with _start_faults_named(cluster, timeout_secs):
+        # Must be created before any other TensorFlow operation: it sets up the collectives.
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+
+
+@contextlib.contextmanager
+def _start_faults_named(cluster: Cluster, timeout_secs: float) -> Iterator[None]:
+    """Convert TensorFlow's errors while the workers connect to each other."""
+    try:
+        yield
+    except tf.errors.DeadlineExceededError as error:
+        names = "the first worker"
+        if cluster.index == 0:  # which counts the others
+            late = str(error).rpartition("timed out task names:")[2]
+            names = ", ".join(
+                f"worker {index + 1} ({cluster.addresses[index]})"
+                for index in sorted({int(task) for task in re.findall(r"/task:(\d+)", late)})
+            )
+        raise JobError(
+            f"{cluster}: {names or 'another worker'} did not start within "
+            f"{START_FACTOR * timeout_secs:g} s, or cannot be reached; check its address and its "
+            "messages, or give a longer `worker_timeout_secs`"
+        ) from error
+    except tf.errors.UnknownError as error:
+        address = cluster.addresses[cluster.index]
+        if "start gRPC server" not in str(error):
+            raise
+        raise InputError(
+            f"{cluster}: cannot listen on the port of {address}; stop the process that has it, or "
+            "choose another port"
+        ) from error
+    except tf.errors.OpError as error:
+        raise JobError(f"{cluster}: cannot connect to the others: {reason(error)}") from error
+
+
+def _set_timeouts(workers: int, timeout_secs: float) -> None:
+    """Set how long TensorFlow's workers wait for each other.
+
+    Each worker sends heartbeats to a coordination service in the first one. If they stop, the
+    collectives of all workers end with an error. TensorFlow's strategy keeps a configuration that
+    is set before it is created; there is no public interface for that.
+    """
+    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+    from tensorflow.python.eager import context
+
+    jobs = [coordination_config_pb2.CoordinatedJob(name=_WORKER, num_tasks=workers)]
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=f"/job:{_WORKER}/replica:0/task:0",
+        heartbeat_timeout_in_ms=round(timeout_secs * 1000),
+        cluster_register_timeout_in_ms=round(START_FACTOR * timeout_secs * 1000),
+        coordinated_jobs=jobs,
+    )
+    # Without a barrier, the first collective would wait forever for a worker that never starts.
+    context.context().coordination_service.cluster_register_with_barrier = True
 
 
 def _tpu_strategy() -> tf.distribute.Strategy:

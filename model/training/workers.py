@@ -16,6 +16,20 @@ def device_count(strategy: tf.distribute.Strategy) -> int:
     return int(strategy.num_replicas_in_sync)
 
 
+_LOSSES = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+
+def _is_loss(error: tf.errors.OpError) -> bool:
+    """Return whether TensorFlow's error means that a worker is lost."""
+    return isinstance(error, _LOSSES) or "Collective ops is aborted" in str(error)
+
+
 class Workers:
     """The worker processes of a strategy.
 
@@ -74,8 +88,8 @@ class Workers:
         """Convert TensorFlow's errors about a lost worker into a `JobError`."""
         try:
             yield
-        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError) as e:
-            if self.count == 1:
+        except tf.errors.OpError as e:
+            if self.count == 1 or not _is_loss(e):
                 raise
             raise JobError(
                 f"{self}: lost the connection to another worker; start all workers again, they "

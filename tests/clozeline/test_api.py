@@ -36,6 +36,7 @@ def test_every_command_has_a_function() -> None:
     assert functions == {
         "make_vocabulary", "preprocess", "inspect_dataset", "pretrain", "finetune", "evaluate",
         "import_checkpoint", "export_hugging_face", "explain", "export", "serve", "query",
+        "launch",
     }  # fmt: skip
     assert len(functions) == len(COMMANDS) - 1  # the demo only runs the others
     for name in api.__all__:

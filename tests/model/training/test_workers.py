@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -25,21 +26,27 @@ Start = Callable[..., list[subprocess.Popen]]
 def start(
     dataset: Path, small_model: str, tmp_path: Path, free_ports: Callable[[int], list[int]]
 ) -> Iterator[Start]:
-    """Start this many workers on a run, the last one with additional flags."""
+    """Start this many workers on a run without one, the last one with additional flags."""
 
     def start(
-        workers: int, run: Path, *last: str, steps: int = STEPS, precision: str = "float32"
+        workers: int,
+        run: Path,
+        *last: str,
+        steps: int = STEPS,
+        precision: str = "float32",
+        timeout_secs: float = 60,
+        absent: int | None = None,
     ) -> list[subprocess.Popen]:
         addresses = [f"localhost:{port}" for port in free_ports(workers)]
         flags = {
             "dataset": dataset, "run": run, "model": small_model, "steps": steps,
             "batch-size": 12, "learning-rate": 1e-4, "precision": precision,
-            "checkpoint-every-steps": 50,
+            "checkpoint-every-steps": 50, "worker-timeout": timeout_secs,
         }  # fmt: skip
         command = [sys.executable, "-m", "clozeline", "pretrain"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         started = []
-        for index in range(workers):
+        for index in {*range(workers)} - {absent}:
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
             if workers > 1:
@@ -152,12 +159,51 @@ def test_a_worker_that_is_killed_ends_the_others_with_a_line(start: Start, tmp_p
 
 
 @pytest.mark.slow
+def test_workers_end_with_a_line_if_one_never_starts(start: Start, tmp_path: Path) -> None:
+    for absent, named in ((1, r"worker 2 \(localhost:\d+\)"), (0, "the first worker")):
+        codes, said = ended(start(2, tmp_path / "run", timeout_secs=1, absent=absent))
+        assert codes == [1], said
+        (line,) = said[0].splitlines()
+        assert re.search(rf"{named} did not start within 10 s, or cannot be reached; check", line)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_different_flags_on_one_worker_stop_all_workers(start: Start, tmp_path: Path) -> None:
     codes, said = ended(start(2, tmp_path / "run", "--seed=77"))
     assert codes == [1, 1]
     for words in said:
         assert "the workers were started with different flags or data" in words
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_launched_training_is_interrupted_and_resumed(
+    dataset: Path, small_model: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "clozeline", "launch", "--workers=2", "--", "pretrain",
+        f"--dataset={dataset}", f"--run={run}", f"--model={small_model}", "--batch-size=12",
+        "--precision=float32", "--json",
+    ]  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    first = subprocess.Popen(
+        [*command, "--steps=1000000"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(run, 1)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=300)
+    assert first.returncode == 130, said
+    assert "[1] stopped and saved at step" in said
+    assert "[2] worker 2 of 2: the first one shows the progress and writes the run" in said
+    assert said.splitlines()[-1] == "clozeline: interrupted"
+    steps = max(int(path.name.split("-")[1]) for path in (run / "checkpoints").glob("step-*")) + 3
+    done = subprocess.run(
+        [*command, f"--steps={steps}"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == steps
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")

@@ -1,0 +1,113 @@
+"""`clozeline launch`: several workers on this machine, or what to run on several machines."""
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from clozeline.commands import options_of
+from clozeline.commands.training import TrainingFlags
+from clozeline.options import Command, config_from, parse_options
+from clozeline.show.terminal import results
+from model.training.cluster import TF_CONFIG, Cluster, clusters_on
+from model.training.config import LaunchConfig
+from pipeline.errors import InputError
+
+TRAINS = ("pretrain", "finetune")
+"""Commands that several workers can run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch(Command):
+    """Train with several workers: `clozeline launch --workers 2 -- pretrain …`.
+
+    Starts the command after `--` once per worker, on ports of this machine. Lines of the workers
+    get a prefix; standard output of the first worker stays as it is. If one worker fails, all end,
+    and the exit code is its own. Ctrl-C and SIGTERM save a checkpoint and end all.
+    """
+
+    command: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Command that each worker runs, after --: pretrain or finetune with its flags."""
+    workers: int | None = None
+    """Number of workers to start on this machine."""
+    hosts: str | None = None
+    """Machines, as HOST,HOST,… or HOST:PORT: print the command for each of them instead."""
+    restart: int = LaunchConfig.restart
+    """How many times to start all workers again from the last checkpoint after one has failed."""
+    grace_secs: float = LaunchConfig.grace_secs
+    """Seconds that workers have to save and end when they are stopped; then they are killed."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say, and the flags of the command after `--`.
+
+        Raises:
+            InputError: a flag is missing or out of range, or several workers cannot run the
+                command.
+        """
+        if self.hosts is None and self.workers is None:
+            raise InputError("`workers`: missing; give the number of workers, or `hosts`")
+        if self.hosts is not None:
+            self.refuse_given(
+                "`hosts` prints commands and starts nothing; leave it out",
+                "workers", "restart", "grace_secs",
+            )  # fmt: skip
+            clusters_on(self.hosts.split(","))
+        else:
+            self.engine_config()
+        self._check_command()
+
+    def _check_command(self) -> None:
+        if not self.command or self.command[0] not in TRAINS:
+            what = self.command[0] if self.command else "nothing"
+            raise InputError(
+                f"after --, expected {' or '.join(TRAINS)} with its flags; received {what}"
+            )
+        name, *arguments = self.command
+        options, unknown = parse_options(options_of(name), f"clozeline {name}", arguments)
+        if unknown:
+            raise InputError(f"unknown flag {unknown[0]} (see clozeline {name} --help)")
+        assert isinstance(options, TrainingFlags)
+        if options.strategy not in ("auto", "multi-worker"):
+            raise InputError(
+                f"`strategy` {options.strategy}: workers need multi-worker; leave it out"
+            )
+
+    def engine_config(self) -> LaunchConfig:
+        """Return what the engine is asked to do."""
+        command = (sys.executable, "-m", "clozeline", *self.command)
+        return config_from(self, LaunchConfig, command=command, workers=self.workers)
+
+    def run(self) -> dict[str, Any]:
+        """Run the workers until they have finished, or print the commands."""
+        if self.hosts is not None:
+            return self._print_commands(clusters_on(self.hosts.split(",")))
+        from model.training.launcher import launch
+
+        launched = launch(self.engine_config(), show)
+        return {"workers": launched.workers, "restarts": launched.restarts}
+
+    def _print_commands(self, clusters: list[Cluster]) -> dict[str, Any]:
+        commands = []
+        for cluster in clusters:
+            address = cluster.addresses[cluster.index]
+            setting = f"{TF_CONFIG}={shlex.quote(cluster.tf_config)}"
+            commands.append({
+                "address": address,
+                "command": f"{setting} clozeline {shlex.join(self.command)}",
+            })  # fmt: skip
+            results.print(f"# {cluster}, on {address.rpartition(':')[0]}:", markup=False)
+            results.print(commands[-1]["command"], markup=False, soft_wrap=True)
+        return {"commands": commands}
+
+
+def show(index: int, stream: Literal["stdout", "stderr"], line: str) -> None:
+    """Print a line of a worker: with a prefix, unless it is a result of the first worker."""
+    if index == 0 and stream == "stdout":
+        sys.stdout.write(line)
+        sys.stdout.flush()
+    else:
+        sys.stderr.write(f"[{index + 1}] {line.rstrip(os.linesep)}\n")
+        sys.stderr.flush()
