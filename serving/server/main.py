@@ -1,5 +1,6 @@
 """Start and stop the embedded server."""
 
+import contextlib
 import functools
 import gc
 import logging
@@ -9,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from types import FrameType
@@ -176,6 +178,28 @@ def serve(
     share_one_heap()
     # Keep freed memory until the next trim: otherwise page faults cost long texts 30 % more CPU.
     keep_freed_memory()
+    server = ModelServer(models, host, rest_port, grpc_port, limits, batching, allowed_hosts)
+    try:
+        with _stop_signal() as stopping:
+            server.start()
+            set_aside()
+            for servable in server.served:
+                _log.info("%s version %s", servable.name, servable.version)
+            _log.info("REST at http://%s", joined(host, server.rest_port))
+            _log.info("gRPC at %s", joined(host, server.grpc_port))
+            stopping.wait()
+            given_up = server.stop()
+            if given_up:
+                named = " and ".join(given_up)
+                _log.info("stopped after %g s; gave up %s", server.stop_timeout_secs, named)
+                _end_process()
+    finally:
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT and SIGTERM set; a second signal ends the process at once."""
     stopping = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -183,26 +207,12 @@ def serve(
             os._exit(128 + number)
         stopping.set()
 
-    server = ModelServer(models, host, rest_port, grpc_port, limits, batching, allowed_hosts)
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        server.start()
-        set_aside()
-        for servable in server.served:
-            _log.info("%s version %s", servable.name, servable.version)
-        _log.info("REST at http://%s", joined(host, server.rest_port))
-        _log.info("gRPC at %s", joined(host, server.grpc_port))
-        stopping.wait()
-        given_up = server.stop()
-        if given_up:
-            _log.info(
-                "stopped after %g s; gave up %s", server.stop_timeout_secs, " and ".join(given_up)
-            )
-            _end_process()
+        yield stopping
     finally:
-        gc.unfreeze()
         for number, handler in before.items():
             signal.signal(number, handler)
 
