@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from clozeline.options import BeamCommand, InputGlobs
-from pipeline.configs import InputFormat
+from pipeline.configs import CorpusConfig, InputFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,20 +12,20 @@ class CorpusOptions(BeamCommand):
 
     input: InputGlobs
     """Text files or globs; quote a glob so that the shell does not expand it."""
-    input_format: InputFormat = "prose"
+    input_format: InputFormat = CorpusConfig.input_format
     """prose: one document per file, split into sentences. lines: one sentence per line, blank lines
     between documents. jsonl: one JSON object per line. parquet: one row per document; both are
     split into sentences. Files ending in .gz, .bz2, .xz or .zst are decompressed."""
-    text_column: str = "text"
+    text_column: str = CorpusConfig.text_column
     """Column of jsonl and parquet files that contains the text."""
     id_column: str | None = None
     """Column with a document's id. The id then determines the document's split and shard, instead
     of its text, so that they stay the same when the text is edited."""
-    language: str = "en"
+    language: str = CorpusConfig.language
     """Language for the sentence splitter's abbreviations (ISO 639 code)."""
-    lower_case: bool = True
+    lower_case: bool = CorpusConfig.lower_case
     """Lower-case and strip accents (an uncased model)."""
-    skip_damaged_files: bool = False
+    skip_damaged_files: bool = CorpusConfig.skip_damaged_files
     """Read a truncated or corrupt file up to the damage and count it, instead of failing."""
 
     def __post_init__(self) -> None:

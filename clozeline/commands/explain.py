@@ -25,9 +25,9 @@ class Explain(Command):
     """Directory of the run to explain."""
     output: Path | None = None
     """File to write: a self-contained page (.html) or a picture (.png)."""
-    layer: int = 1
+    layer: int = ExplainConfig.layer
     """Layer to show step by step, from 1."""
-    head: int = 1
+    head: int = ExplainConfig.head
     """Attention head to show step by step, from 1."""
     position: int | None = None
     """Position of the piece to predict ([CLS] is 0) in a text without [MASK]. Default: last."""

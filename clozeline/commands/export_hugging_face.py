@@ -20,9 +20,9 @@ class ExportHuggingFace(Command):
     """Run directory: pretrained, fine-tuned or imported."""
     output: Path
     """Directory to write."""
-    checkpoint: Checkpoint = "auto"
+    checkpoint: Checkpoint = HuggingFaceExportConfig.checkpoint
     """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
-    encoder_only: bool = False
+    encoder_only: bool = HuggingFaceExportConfig.encoder_only
     """Omit the heads (BertModel), as KerasHub and tools for sentence embeddings expect."""
 
     def run(self) -> dict[str, Any]:

@@ -29,12 +29,12 @@ class Import(Command):
     """Directory of the checkpoint."""
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
     """Run directory to create."""
-    casing: Casing = "auto"
+    casing: Casing = ImportConfig.casing
     """cased: keep capitals and accents. auto: as the checkpoint's files say; otherwise cased if its
     vocabulary contains capitals."""
-    takes_pairs: bool = False
+    takes_pairs: bool = ImportConfig.takes_pairs
     """Set this for a classifier of text pairs, since no format stores it. Default: single texts."""
-    seed: int = 12345
+    seed: int = ImportConfig.seed
     """Seed for weights missing from the checkpoint, such as a head or the pooler."""
 
     def run(self) -> dict[str, Any]:

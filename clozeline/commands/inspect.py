@@ -18,9 +18,9 @@ class Inspect(Command):
 
     dataset: Annotated[Path, tyro.conf.Positional]
     """The dataset folder."""
-    examples: int = 3
+    examples: int = InspectConfig.examples
     """Number of examples to show."""
-    split: Literal["train", "eval"] = "train"
+    split: Literal["train", "eval"] = InspectConfig.split
     """Split of the examples to show; all splits are checked."""
 
     def __post_init__(self) -> None:

@@ -28,9 +28,9 @@ class Query(Command):
     server: str | None = None
     """HOST:PORT of the server's REST API, or of its gRPC API with --grpc. Default: 127.0.0.1 and
     the default port of `serve`."""
-    grpc: bool = False
+    grpc: bool = QueryConfig.grpc
     """Use gRPC instead of REST."""
-    signature: str = ""
+    signature: str = QueryConfig.signature
     """Signature to call, for example attention or tokenize. Default: chosen to fit the texts."""
     version: str | None = None
     """Version number, or label such as canary. Default: the newest version."""

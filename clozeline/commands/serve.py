@@ -9,7 +9,6 @@ from clozeline.options import Command, config_from
 from pipeline.errors import InputError
 from serving.configs import ServeConfig
 from serving.export.choices import FROZEN_WEIGHTS, QUIET_GRPC, SYSTEM_ALLOCATOR
-from serving.tf_serving import GRPC_PORT, REST_PORT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,36 +22,36 @@ class Serve(Command):
     models: Path
     """Folder of models, NAME/VERSION/saved_model.pb; or a TensorFlow Serving `models.config`, which
     lists model folders, versions to serve, and version labels."""
-    host: str = "127.0.0.1"
+    host: str = ServeConfig.host
     """Address to listen on; 0.0.0.0 opens the server to the network."""
-    rest_port: int = REST_PORT
+    rest_port: int = ServeConfig.rest_port
     """Port of the REST API; 0 = any free port (embedded server)."""
-    grpc_port: int = GRPC_PORT
+    grpc_port: int = ServeConfig.grpc_port
     """Port of the gRPC API; 0 = any free port (embedded server)."""
-    embedded: bool = False
+    embedded: bool = ServeConfig.embedded
     """Use the embedded server even if `tensorflow_model_server` is installed."""
-    batching: bool = True
+    batching: bool = ServeConfig.batching
     """Batch waiting requests, up to 32 rows; a single request never waits."""
     batching_config: Path | None = None
     """TensorFlow Serving batching parameters file, for other batching options."""
     frozen_weights: bool = False
     """Faster on CPUs: oneDNN caches a repacked copy of the weights, which doubles their memory. Not
     for models with a signature that assigns to its weights."""
-    allow_reload: bool = False
+    allow_reload: bool = ServeConfig.allow_reload
     """Allow gRPC clients to replace the embedded server's list of models (ReloadConfig). They can
     unload all models."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that REST clients may use for the embedded server, in addition to loopback names
     and --host. Default: none if --host is a loopback address, else all."""
-    enable_signature_method_name_check: bool = False
+    enable_signature_method_name_check: bool = ServeConfig.enable_signature_method_name_check
     """Refuse Classify and Regress requests unless the signature's method_name matches, like the
     TensorFlow Serving flag. Models of TensorFlow 2 always have the method_name of Predict."""
-    max_body_mb: int = 4
+    max_body_mb: int = ServeConfig.max_body_mb
     """Size limit for requests to the embedded server after decompression, in MiB."""
-    max_answer_mb: int = 64
+    max_answer_mb: int = ServeConfig.max_answer_mb
     """Largest answer that the embedded server gives, in MiB: of its outputs, and of their JSON. All
     answers together may take four times as much, and at least 256."""
-    stop_timeout_secs: float = 30.0
+    stop_timeout_secs: float = ServeConfig.stop_timeout_secs
     """How long running requests of the embedded server may take after SIGTERM."""
 
     @property

@@ -20,9 +20,9 @@ class Vocab(CorpusOptions):
 
     output: Path
     """Vocabulary file to write, one piece per line."""
-    size: int = 30522
+    size: int = VocabularyConfig.size
     """Vocabulary size, including special tokens (5 to 1000000)."""
-    overwrite: bool = False
+    overwrite: bool = VocabularyConfig.overwrite
     """Replace the file if it exists."""
 
     def __post_init__(self) -> None:

@@ -1,18 +1,28 @@
 """Flags and the engine's configs: every field of a config has a flag, with the same default."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from clozeline.commands import options_of
 from clozeline.commands.evaluate import Evaluate
 from clozeline.commands.finetune import Finetune
 from clozeline.commands.pretrain import Pretrain
 from clozeline.main import parse
 from clozeline.options import Command
-from model.configs import EvaluateConfig, FinetuneConfig, PretrainConfig
+from model.configs import (
+    EvaluateConfig,
+    FinetuneConfig,
+    HuggingFaceExportConfig,
+    ImportConfig,
+    PretrainConfig,
+)
+from model.explaining.config import ExplainConfig
 from model.tasks.tables import Columns
 from model.training.config import ExecutionConfig, RecoveryConfig, UpdateConfig
+from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
+from serving.configs import ExportConfig, QueryConfig, ServeConfig
 
 PARTS: dict[str, type] = {
     "updates": UpdateConfig,
@@ -47,6 +57,62 @@ def test_every_field_of_a_config_has_a_flag(options: type[Command], config: type
         names |= {field.name for field in dataclasses.fields(PARTS[part])}
     assert names - PARTS.keys() <= flags
     assert flags - names == {"config", "json", "given"}
+
+
+CONFIGS = {
+    "evaluate": EvaluateConfig,
+    "explain": ExplainConfig,
+    "export": ExportConfig,
+    "export-hf": HuggingFaceExportConfig,
+    "finetune": FinetuneConfig,
+    "import": ImportConfig,
+    "inspect": InspectConfig,
+    "preprocess": PreprocessConfig,
+    "pretrain": PretrainConfig,
+    "query": QueryConfig,
+    "serve": ServeConfig,
+    "vocab": VocabularyConfig,
+}
+OTHERS = {
+    "evaluate": {"worst"},  # None in the config: without labels, no worst answers are requested
+    "finetune": {"task"},  # a choice among the kinds; the config takes any of the table
+}
+"""Options with another default or type than the field."""
+
+
+def plain(hint: Any) -> Any:
+    """Return a type; a union of literals as one literal, as tyro takes it."""
+    parts = get_args(hint)
+    if parts and all(get_origin(part) is Literal for part in parts):
+        return Literal[tuple(value for part in parts for value in get_args(part))]
+    return hint
+
+
+def declared(config: type) -> dict[str, tuple[Any, Any]]:
+    """Return the type and the default of each field of a config and of its parts."""
+    hints = get_type_hints(config)
+    found: dict[str, tuple[Any, Any]] = {}
+    for field in dataclasses.fields(config):
+        if field.name not in PARTS:
+            found[field.name] = plain(hints[field.name]), field.default
+            continue
+        part = field.default
+        if part is dataclasses.MISSING:
+            assert field.default_factory is not dataclasses.MISSING
+            part = field.default_factory()
+        of_part = get_type_hints(type(part))
+        found |= {name: (plain(of_part[name]), getattr(part, name)) for name in of_part}
+    return found
+
+
+@pytest.mark.parametrize("command", sorted(CONFIGS))
+def test_an_option_has_the_type_and_the_default_of_its_field(command: str) -> None:
+    """Options repeat the fields, because their help texts name flags; a config knows none."""
+    options = options_of(command)
+    expected = declared(CONFIGS[command])
+    same = expected.keys() - OTHERS.get(command, set())
+    found = declared(options)
+    assert {name: found[name] for name in same} == {name: expected[name] for name in same}
 
 
 @pytest.mark.parametrize("command", sorted(REQUIRED))
