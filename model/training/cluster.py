@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.storage.strict_json import to_json
 
 TF_CONFIG = "TF_CONFIG"
 """Environment variable with the addresses of all workers and the index of this one:
@@ -59,7 +60,7 @@ class Cluster:
     def tf_config(self) -> str:
         """The value of `TF_CONFIG` for this worker."""
         task = {"type": "worker", "index": self.index}
-        return json.dumps({"cluster": {"worker": list(self.addresses)}, "task": task})
+        return to_json({"cluster": {"worker": list(self.addresses)}, "task": task})
 
 
 def cluster_from(environment: Environment) -> Cluster:
