@@ -136,6 +136,22 @@ def read_batching_parameters(path: Path) -> BatchingOptions:
         raise InputError(f"{path}: {error}") from error
 
 
+def batching_parameters_text(options: BatchingOptions) -> str:
+    """Return a batching parameters file: the options that TensorFlow Serving has, too."""
+    message = _BATCHING_PARAMETERS()
+    for described in message.DESCRIPTOR.fields:
+        value = getattr(options, described.name)
+        if value is None:
+            continue
+        if described.is_repeated:
+            getattr(message, described.name).extend(value)
+        elif described.message_type:
+            getattr(message, described.name).value = value
+        else:
+            setattr(message, described.name, value)
+    return text_format.MessageToString(message)
+
+
 def _parse(path: Path, message: Any, kind: str) -> None:
     try:
         with path.open("rb") as file:
@@ -151,7 +167,11 @@ def _parse(path: Path, message: Any, kind: str) -> None:
 
 
 def _batching_parameters() -> Any:
-    """Return the message class, which no package brings: session_bundle_config.proto's fields."""
+    """Return the message class, with the fields of session_bundle_config.proto.
+
+    No package brings it. Code that protoc generates would have to be made again for each release of
+    protobuf, which refuses to run older code.
+    """
     wrapped = ".google.protobuf.{}Value"
     fields: list[tuple[str, str | None]] = [
         ("max_batch_size", wrapped.format("Int64")),

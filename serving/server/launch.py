@@ -160,7 +160,7 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
         f"--port={config.grpc_port}",
     ]
     if config.batching:
-        file = config.batching_config or _temporary_file(_batching_parameters())
+        file = config.batching_config or _temporary_file(_default_batching())
         flags += [
             "--enable_batching",
             f"--batching_parameters_file={file}",
@@ -171,19 +171,12 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
     os.execv(program, [REAL_SERVER, *flags])
 
 
-def _batching_parameters() -> str:
+def _default_batching() -> str:
     """Return a batching parameters file with the embedded server's defaults."""
     from serving.server.batching import SERVE_DEFAULT
+    from serving.server.config_files import batching_parameters_text
 
-    return f"""\
-max_batch_size {{ value: {SERVE_DEFAULT.max_batch_size} }}
-# Only large requests that may be split have a bound on what runs at a time.
-enable_large_batch_splitting {{ value: true }}
-max_execution_batch_size {{ value: {SERVE_DEFAULT.max_execution_batch_size} }}
-batch_timeout_micros {{ value: {SERVE_DEFAULT.batch_timeout_micros} }}
-max_enqueued_batches {{ value: {SERVE_DEFAULT.max_enqueued_batches} }}
-num_batch_threads {{ value: {SERVE_DEFAULT.num_batch_threads} }}
-"""
+    return batching_parameters_text(SERVE_DEFAULT)
 
 
 def _folder_config(models: Path) -> str:

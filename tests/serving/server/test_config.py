@@ -10,6 +10,7 @@ from serving.server.batching import BatchingOptions
 from serving.server.config_files import (
     ModelConfig,
     VersionPolicy,
+    batching_parameters_text,
     read_batching_parameters,
     read_models_config,
 )
@@ -39,7 +40,7 @@ def test_batching_parameters(tmp_path):
         max_execution_batch_size { value: 5 }
         enable_large_batch_splitting { value: true }
     """
-    assert read_batching_parameters(write(tmp_path / "b", text)) == BatchingOptions(
+    options = BatchingOptions(
         max_batch_size=8,
         batch_timeout_micros=100_000,
         max_enqueued_batches=2,
@@ -50,6 +51,9 @@ def test_batching_parameters(tmp_path):
         max_execution_batch_size=5,
         enable_large_batch_splitting=True,
     )
+    assert read_batching_parameters(write(tmp_path / "b", text)) == options
+    written = write(tmp_path / "b", batching_parameters_text(options))
+    assert read_batching_parameters(written) == options
     assert read_batching_parameters(write(tmp_path / "b", "")) == BatchingOptions()
 
 
