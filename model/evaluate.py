@@ -13,11 +13,11 @@ from model.run import Run, load_run
 from model.tasks.batches import Batches
 from model.tasks.encoding import Encoder
 from model.tasks.evaluation import Evaluation
+from model.tasks.example_files import read_examples
 from model.tasks.examples import Examples
 from model.tasks.labels import UNKNOWN, parse_label_map
 from model.tasks.picture import draw_evaluation
 from model.tasks.predict import evaluate
-from model.tasks.read_examples import read_examples
 from model.tasks.task_kind import Task
 from model.training.loop import Predictor
 from model.training.strategy import make_strategy

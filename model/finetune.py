@@ -28,10 +28,10 @@ from model.start import (
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
 from model.tasks.encoding import Encoder
+from model.tasks.example_files import read_examples
 from model.tasks.examples import Examples
 from model.tasks.objective import Tuning
 from model.tasks.predict import evaluate
-from model.tasks.read_examples import read_examples
 from model.tasks.task_kind import Task, kind_named
 from model.training.checkpoints import Best
 from model.training.config import Precision, TuningConfig

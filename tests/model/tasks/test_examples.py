@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model.tasks.read_examples import read_examples
+from model.tasks.example_files import read_examples
 from model.tasks.span import Questions
 from model.tasks.tables import Columns
 from model.tasks.tagging import TaggedSentences

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.tasks.read_examples import read_examples
+from model.tasks.example_files import read_examples
 from model.tasks.tables import Columns
 from model.tasks.texts import Texts
 from pipeline.errors import InputError
