@@ -53,6 +53,22 @@ def test_the_chief_of_tf_config_is_the_first_worker() -> None:
     assert cluster_from(tf_config(0, worker=["[::1]:7"])) == Cluster(("[::1]:7",), 0)
 
 
+def test_the_tf_config_of_vertex_ai() -> None:
+    """As https://cloud.google.com/vertex-ai/docs/training/distributed-training prints it."""
+    config = {
+        "cluster": {
+            "chief": ["training-workerpool0-ab:2222"],
+            "worker": [f"training-workerpool1-ab-{index}:2222" for index in range(3)],
+        },
+        "environment": "cloud",
+        "task": {"type": "worker", "index": 2},
+        "job": '{"python_module":"","package_uris":[]}',
+    }
+    cluster = cluster_from({"TF_CONFIG": json.dumps(config)})
+    assert (len(cluster.addresses), cluster.index) == (4, 3)
+    assert cluster.addresses[0] == "training-workerpool0-ab:2222"
+
+
 def test_tf_config_comes_first() -> None:
     both = SLURM | KUBERNETES | tf_config(worker=["a:1"])
     assert cluster_from(both) == Cluster(("a:1",), 0)
