@@ -20,7 +20,7 @@ TARGET ?= clozeline
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser test-demo bench docs pictures image lint types format sbom audit lock clean
+.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser test-network test-demo bench docs pictures image lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,7 +39,7 @@ demo: install  ## text → vocabulary → records → BERT → model server; COR
 	$(BIN)/clozeline demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
 test: install lint types  ## lint, types and the tests that take seconds each
-	$(PYTEST) -m "not slow and not flink and not browser"
+	$(PYTEST) -m "not slow and not flink and not browser and not network"
 
 test-slow: install  ## the tests that take more than some ten seconds each
 	$(PYTEST) -m "slow and not alone"
@@ -48,8 +48,8 @@ test-slow: install  ## the tests that take more than some ten seconds each
 test-pythons: install  ## tests of pipeline/ on the oldest and the newest supported Python that are here
 	.ci/pythons
 
-test-all: install lint types  ## the slow ones too; Flink and the browser have targets of their own
-	$(PYTEST) -m "not flink and not browser and not alone"
+test-all: install lint types  ## the slow ones too; Flink, browser and network have targets of their own
+	$(PYTEST) -m "not flink and not browser and not network and not alone"
 	$(BIN)/python -m pytest -m alone
 
 test-flink: install build/flink/job-server.jar  ## the job on Flink, which Maven fetches; needs Java 17
@@ -62,6 +62,10 @@ test-browser: install  ## the pages in headless Chromium, which apt-get installs
 
 test-demo: install  ## the demo at a tiny size, in build/demo
 	$(BIN)/clozeline demo --output build/demo --megabytes 0.4 --vocab-size 2000 --steps 20 --no-check-learning
+
+test-network: install  ## workers in network namespaces whose links fail; needs root and iproute2, which apt-get installs
+	command -v ip >/dev/null || { apt-get update && apt-get install --yes iproute2; }
+	$(BIN)/python -m pytest -m network
 
 build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
 	command -v java mvn >/dev/null || { apt-get update && apt-get install --yes openjdk-17-jre-headless maven; }
