@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import itertools
 import re
 import reprlib
 from abc import ABC, abstractmethod
@@ -29,7 +30,8 @@ class Command(ABC):
     A field can have a flag with another name (`run_dir` has `--run`, since `run` is a method). The
     name must then be given twice: to tyro (`tyro.conf.arg(name="run")`), and as
     `metadata={"flag": "run"}`. Messages name fields in backquotes; `as_flags` replaces them by
-    flags.
+    flags. A field with `metadata={"presets": FOLDER}` names a YAML file in that folder, whose
+    values replace the defaults; those of `config` and of the command line win.
     """
 
     config: Path | None = None
@@ -152,6 +154,7 @@ def parse_options(
             raise InputError("`config`: expected a YAML file after it")
         flags, positional = settings_from_yaml(Path(arguments[where + 1]), options)
         arguments = flags + arguments
+    arguments = _preset_flags(arguments, options) + arguments
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -171,8 +174,39 @@ def parse_options(
     return options(**vars(parsed) | {"given": _given_fields(arguments, options)}), unknown
 
 
-def settings_from_yaml(path: Path, options: type[Command]) -> tuple[list[str], dict[str, Any]]:
+def presets(folder: Path) -> dict[str, Path]:
+    """Return the YAML files in a folder by name; they contain values of options."""
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _preset_flags(arguments: list[str], options: type[Command]) -> list[str]:
+    """Return the flags of the preset that the arguments name, see `Command`.
+
+    Raises:
+        InputError: there is no such preset, or it cannot be read.
+    """
+    for each in fields(options):
+        folder, flag = each.metadata.get("presets"), f"--{each.name}"
+        words = [part for word in arguments for part in word.partition("=")[::2] if part]
+        names = [after for word, after in itertools.pairwise(words) if word == flag]
+        if folder and names:
+            name = names[-1]  # the last one wins, as in tyro
+            known = presets(folder)
+            if name not in known:
+                raise InputError(f"`{each.name}` {name}: expected {', '.join(known)}")
+            return settings_from_yaml(known[name], options, each.name)[0]
+    return []
+
+
+def settings_from_yaml(
+    path: Path, options: type[Command], given_as: str = "config"
+) -> tuple[list[str], dict[str, Any]]:
     """Read options from a YAML file.
+
+    Args:
+        path: path of the file.
+        options: dataclass of the command.
+        given_as: field that names the file, for messages.
 
     Returns:
         The options as flags; and the values of positional options, by field name.
@@ -187,17 +221,18 @@ def settings_from_yaml(path: Path, options: type[Command]) -> tuple[list[str], d
         with path.open("rb") as file:  # maybe a pipe, so its size is not known before
             text = file.read(_MAX_YAML_BYTES + 1)
         if len(text) > _MAX_YAML_BYTES:
-            raise InputError(f"`config` {path}: larger than {_MAX_YAML_BYTES:,} bytes")
+            raise InputError(f"`{given_as}` {path}: larger than {_MAX_YAML_BYTES:,} bytes")
         settings = yaml.safe_load(text.decode())
     except InputError:
         raise
     except RecursionError as error:
-        raise InputError(f"`config` {path}: cannot be read as YAML: nested too deeply") from error
+        reason = "nested too deeply"
+        raise InputError(f"`{given_as}` {path}: cannot be read as YAML: {reason}") from error
     except Exception as error:  # PyYAML raises anything: AttributeError, say, for `!!timestamp x`
         reason = " ".join(str(error).split())
-        raise InputError(f"`config` {path}: cannot be read as YAML: {reason}") from error
+        raise InputError(f"`{given_as}` {path}: cannot be read as YAML: {reason}") from error
     if not isinstance(settings, dict):
-        raise InputError(f"`config` {path}: expected a mapping of option names to values")
+        raise InputError(f"`{given_as}` {path}: expected a mapping of option names to values")
     hints = get_type_hints(options, include_extras=True)
     defaults = {field.name: field.default for field in fields(options)}
     known = _flags(options)
@@ -208,7 +243,7 @@ def settings_from_yaml(path: Path, options: type[Command]) -> tuple[list[str], d
         name = str(key).replace("-", "_")
         if name not in known:
             unknown = f"unknown option {reprlib.repr(key)}"
-            raise InputError(f"`config` {path}: {unknown}{did_you_mean(name, known)}")
+            raise InputError(f"`{given_as}` {path}: {unknown}{did_you_mean(name, known)}")
         if value is None is defaults[known[name]]:
             continue  # `option:` without a value means the default
         try:
@@ -218,7 +253,7 @@ def settings_from_yaml(path: Path, options: type[Command]) -> tuple[list[str], d
             else:
                 flags += _as_words(name.replace("_", "-"), values)
         except ValueError as error:
-            raise InputError(f"`config` {path}: option {key!r} {error}") from error
+            raise InputError(f"`{given_as}` {path}: option {key!r} {error}") from error
     return flags, positional
 
 

@@ -15,6 +15,7 @@ from model.training.config import (
     DOC_STRIDE,
     ClassWeights,
     ExecutionConfig,
+    Initialization,
     RecoveryConfig,
     UpdateConfig,
     check_ranges,
@@ -32,6 +33,11 @@ class PretrainConfig:
         model: name of a model size (`model.bert.config.SIZES`), or JSON file of a `BertConfig`.
         init: run or checkpoint with the initial weights; it replaces `model`. None = random
             weights.
+        recipe: name of the recipe that the hyperparameters are from, for the run's records.
+        initialization: initial weights of a new model, with `init` random.
+        initializer_range: standard deviation of the random initial weights; None = that of the
+            model's config, or with the initialization `neighbours` 0.8 / √hidden_size.
+        dropout: dropout rate of the whole model; None = that of the model's config.
         epochs: passes over the train split, instead of a number of steps; None = 10.
         phase2_dataset: dataset with longer records, for the last steps; None = no phase 2.
         phase2_steps: number of steps in phase 2; None = a tenth of all steps.
@@ -47,6 +53,10 @@ class PretrainConfig:
     dataset: Path
     model: str = "mini"
     init: Path | None = None
+    recipe: str | None = None
+    initialization: Initialization = "random"
+    initializer_range: float | None = None
+    dropout: float | None = None
     epochs: float | None = None
     phase2_dataset: Path | None = None
     phase2_steps: int | None = None
@@ -65,6 +75,14 @@ class PretrainConfig:
         """
         check_ranges(self, phase2_steps=1, phase2_batch_size=1, eval_every_steps=1, seed=0)
         _check_epochs(self.epochs)
+        if self.init and (self.initialization != "random" or self.initializer_range is not None):
+            raise InputError(
+                "`init` brings its own weights; leave out `initialization` and `initializer_range`"
+            )
+        if self.initializer_range is not None and not 0 < self.initializer_range < math.inf:
+            raise InputError(f"`initializer_range` {self.initializer_range}: must be above 0")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise InputError(f"`dropout` {self.dropout}: must be at least 0 and below 1")
         if self.phase2_dataset is None and (self.phase2_steps or self.phase2_batch_size):
             raise InputError("`phase2_steps` and `phase2_batch_size`: need a `phase2_dataset`")
         if self.updates.steps is not None and self.epochs is not None:

@@ -10,10 +10,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from model.bert.config import MAX_SETTINGS_BYTES, SIZES, BertConfig
+from model.bert.initialization import initializer_range
 from model.configs import PretrainConfig
 from model.run_config import DatasetFacts, RunConfig
 from model.source import Source, open_source
@@ -286,7 +288,15 @@ def run_config(
         model = source_config(source, config.dataset, longest)
     else:
         model = model_config(config.model, longest)
-    saved = RunConfig(model, training, DatasetFacts.of(manifest), heads=heads(manifest.pairing))
+        training = dataclasses.replace(training, initialization=config.initialization)
+    model = with_overrides(model, config)
+    saved = RunConfig(
+        model,
+        training,
+        DatasetFacts.of(manifest),
+        heads=heads(manifest.pairing),
+        recipe=config.recipe or "",
+    )
     if len(datasets) == 1:
         return saved
     multiple = replicas * config.execution.accumulation_steps
@@ -350,6 +360,18 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
         raise InputError(f"`model` {model}: expected {', '.join(SIZES)}, or a .json file")
     _check_fits(f"`model` {model}", config, manifest)
     return config
+
+
+def with_overrides(model: BertConfig, config: PretrainConfig) -> BertConfig:
+    """Return a model config with the dropout rate and the initial weights' range of a training."""
+    changes: dict[str, Any] = {}
+    if config.dropout is not None:
+        changes["hidden_dropout_prob"] = changes["attention_probs_dropout_prob"] = config.dropout
+    if config.initializer_range is not None:
+        changes["initializer_range"] = config.initializer_range
+    elif config.initialization == "neighbours":
+        changes["initializer_range"] = initializer_range(model.hidden_size)
+    return dataclasses.replace(model, **changes)
 
 
 def source_config(source: Source, dataset: Path, manifest: Manifest) -> BertConfig:

@@ -77,6 +77,7 @@ class RunConfig:
         heads: pretraining heads that were trained.
         task: task of a fine-tuned model; None = pretrained.
         tuning: further hyperparameters of a fine-tuned run.
+        recipe: name of the recipe that the hyperparameters are from; "" = none.
     """
 
     model: BertConfig
@@ -86,6 +87,7 @@ class RunConfig:
     heads: tuple[Head, ...] = ()
     task: Task | None = None
     tuning: TuningConfig | None = None
+    recipe: str = ""
 
     def __post_init__(self) -> None:
         """Check the consistency of the parts.
@@ -104,7 +106,7 @@ class RunConfig:
     def to_json(self) -> str:
         """Return the text of `config.json`."""
         parts = {
-            name: part if isinstance(part, tuple) else dataclasses.asdict(part)
+            name: part if isinstance(part, tuple | str) else dataclasses.asdict(part)
             for name, part in vars(self).items()
             if part
         }
@@ -134,6 +136,7 @@ class RunConfig:
             tuple(parts.get("heads", ())),
             Task.from_dict(parts["task"]) if "task" in parts else None,
             part("tuning", TuningConfig),
+            parts.get("recipe", ""),
         )
 
 

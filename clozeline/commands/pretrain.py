@@ -1,6 +1,7 @@
 """`clozeline pretrain`: dataset → run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,13 @@ from clozeline.options import config_from
 from clozeline.show.terminal import notes, results, table
 from model.configs import PretrainConfig
 from model.run_config import CURVES
+from model.training.config import Initialization
 
 if TYPE_CHECKING:
     from model.pretrain import PretrainResult
+
+
+RECIPES = Path(str(files("model.recipes")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,17 @@ class Pretrain(TrainingFlags):
     init: Path | None = None
     """Run or checkpoint (of any format that `import` reads) to start from, instead of --model and
     random weights. The dataset must have its vocabulary."""
+    recipe: str | None = field(default=None, metadata={"presets": RECIPES})
+    """Named hyperparameters; other flags win. bert-2018: BERT's, the defaults. cpu-hours: for sizes
+    up to mini and runs of minutes or hours on a CPU."""
+    initialization: Initialization = PretrainConfig.initialization
+    """Initial weights of a new model. random: BERT's. neighbours: the heads of the first layer
+    attend to neighbouring positions from the start, which brings the fall of the loss forward."""
+    initializer_range: float | None = None
+    """Standard deviation of the random initial weights. Default: that of --model (0.02 for sizes);
+    with --initialization neighbours, 0.8 / sqrt(hidden size)."""
+    dropout: float | None = None
+    """Dropout rate of the whole model. Default: that of --model (0.1 for sizes)."""
     epochs: float | None = None
     """Epochs to train, instead of --steps. Default: 10."""
     phase2_dataset: Path | None = None

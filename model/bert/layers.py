@@ -169,6 +169,11 @@ class EncoderLayer(keras.layers.Layer):
         self._attention_dropout = Dropout(self.dropout, name="self_attention_dropout")
         self._output_dropout = Dropout(self.dropout, name="feedforward_dropout")
 
+    @property
+    def query_and_key_kernels(self) -> tuple[keras.Variable, keras.Variable]:
+        """The kernels of the queries and keys, [H, N, D] each; only after `build`."""
+        return self._attention.query_dense.kernel, self._attention.key_dense.kernel
+
     def _norm(self, name: str, shape: tuple[Any, ...]) -> LayerNorm:
         norm = LayerNorm(epsilon=self.layer_norm_epsilon, dtype="float32", name=name)
         norm.build(shape)

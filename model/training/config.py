@@ -8,6 +8,10 @@ from pipeline.errors import InputError, check_range
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
+Initialization = Literal["random", "neighbours"]
+"""random: truncated normal. neighbours: the heads of the first layer attend to neighbouring
+positions from the start, see `model.bert.initialization`."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -27,6 +31,7 @@ class TrainingConfig:
             `model.training.precision.POLICIES`.
         phase2_steps: number of steps on a second dataset, the last of `steps`; 0 = no phase 2.
         phase2_batch_size: global batch size in phase 2.
+        initialization: initial weights of the encoder.
     """
 
     steps: int
@@ -40,6 +45,7 @@ class TrainingConfig:
     precision: Precision = "float32"
     phase2_steps: int = 0
     phase2_batch_size: int = 0
+    initialization: Initialization = "random"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

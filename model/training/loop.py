@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.bert.config import BertConfig
+from model.bert.initialization import attend_to_neighbours
 from model.bert.kernels import FIRST_EXAMPLE, fused_on_cpu
 from model.bert.network import recompute_layers, weights_by_name
 from model.training.config import TrainingConfig
@@ -77,6 +78,8 @@ class Trainer:
         keras.utils.set_random_seed(training.seed)
         with strategy.scope(), dtype_policy(training.precision):
             self.model = objective.build_model(config)
+            if training.initialization == "neighbours":
+                attend_to_neighbours(self.model.get_layer("encoder"), config, training.seed)
             if recompute:
                 recompute_layers(self.model)
             self.weights = weights_by_name(self.model)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,10 @@ import pytest
 import tyro
 
 from clozeline.commands import COMMANDS, options_of, spelled
-from clozeline.main import main
+from clozeline.main import main, parse
 from clozeline.options import Command, as_flags
 from clozeline.show.terminal import printed_notes
+from model.bert.config import BertConfig
 from pipeline.errors import InputError, JobError, check_range
 
 
@@ -89,3 +91,57 @@ def test_a_number_out_of_range(high: int | None, rule: str) -> None:
     check_range("size", 3, *bounds)
     with pytest.raises(InputError):
         check_range("size", float("nan"), *bounds)
+
+
+def pretrain_options(*arguments: str) -> Any:
+    options, unknown = parse("pretrain", ["--dataset", "d", "--run", "r", *arguments])
+    assert unknown == []
+    return options
+
+
+def test_a_recipe_is_below_the_yaml_file_and_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "flags.yaml"
+    file.write_text("recipe: cpu-hours\nlearning-rate: 3e-3\ndropout: 0.2\n")
+    options = pretrain_options("--config", str(file), "--dropout", "0.3")
+    assert options.recipe == options.engine_config().recipe == "cpu-hours"
+    assert options.initialization == "neighbours"
+    assert options.learning_rate == 3e-3
+    assert options.dropout == 0.3
+
+
+def test_the_last_recipe_wins() -> None:
+    options = pretrain_options("--recipe=cpu-hours", "--recipe", "bert-2018")
+    assert (options.recipe, options.initialization, options.dropout) == ("bert-2018", "random", 0.1)
+
+
+def test_the_recipe_bert_2018_has_the_defaults() -> None:
+    ours, plain = pretrain_options("--recipe", "bert-2018"), pretrain_options()
+    changed = {
+        field.name
+        for field in dataclasses.fields(ours)
+        if getattr(ours, field.name) != getattr(plain, field.name)
+    }
+    assert changed == {"recipe", "dropout", "given"}
+    assert ours.dropout == BertConfig(vocab_size=1).hidden_dropout_prob
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("learning-rat: 1", "option 'learning-rat'; did you mean learning_rate?"),
+        ("dropout: [0.1, 0.2]", "option 'dropout' is [0.1, 0.2]; expected a single value"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    monkeypatch.setattr("clozeline.options.presets", lambda _: {"own": tmp_path / "own.yaml"})
+    with pytest.raises(InputError, match=re.escape(said)) as error:
+        pretrain_options("--recipe", "own")
+    assert str(error.value).startswith(f"`recipe` {tmp_path}")
+
+
+def test_an_unknown_recipe() -> None:
+    with pytest.raises(InputError, match="`recipe` fast: expected bert-2018, cpu-hours"):
+        pretrain_options("--recipe", "fast")

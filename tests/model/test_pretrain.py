@@ -155,6 +155,39 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         assert first == second
 
 
+def test_a_recipe_is_recorded_and_resumes_bit_for_bit(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {"recipe": "cpu-hours", "initialization": "neighbours", "dropout": 0.0}
+    whole, stopped = (options(run_dir=tmp_path / name, **recipe) for name in ("whole", "stopped"))
+    whole.run()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+    with pytest.raises(InputError, match="started with training initialization neighbours, not r"):
+        options(run_dir=stopped.run_dir, dropout=0.0, initializer_range=0.8 / 12**0.5).run()
+    stopped.run()
+    expected, found = weights_of(whole.run_dir), weights_of(stopped.run_dir)
+    for path, weight in expected.items():
+        np.testing.assert_array_equal(found[path], weight)
+    saved = load_run(whole.run_dir).saved
+    assert saved.recipe == "cpu-hours"
+    assert saved.model.hidden_dropout_prob == saved.model.attention_probs_dropout_prob == 0.0
+    assert saved.model.initializer_range == pytest.approx(0.8 / saved.model.hidden_size**0.5)
+
+
+def test_initial_weights_of_a_run_exclude_those_of_a_recipe(options: Options) -> None:
+    with pytest.raises(InputError, match="`init` brings its own weights; leave out `initiali"):
+        options(init=Path("run"), initialization="neighbours")
+
+
+@pytest.mark.parametrize(("name", "value"), [("dropout", 1.0), ("initializer_range", 0.0)])
+def test_a_rate_out_of_range(options: Options, name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"`{name}` {value}: must be"):
+        options(**{name: value})
+
+
 def test_a_finished_run_says_so_and_measures_again(
     options: Options, capsys: pytest.CaptureFixture
 ) -> None:

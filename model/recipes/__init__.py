@@ -1,0 +1,1 @@
+"""Named hyperparameters for pretraining: `NAME.yaml` has values of `PretrainConfig` by name."""
