@@ -15,10 +15,30 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from pipeline.errors import InputError
+from pipeline.storage.remote import path_from
 
 _MAX_YAML_BYTES = 1 << 20
 
 Config = TypeVar("Config")
+
+_PATHS = tyro.constructors.ConstructorRegistry()
+"""Makes every option of type `Path` take URLs: tyro itself would turn `gs://b` into `gs:/b`."""
+
+
+@_PATHS.primitive_rule
+def _path_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+    if info.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: path_from(words[0]),
+        is_instance=lambda value: isinstance(value, Path) or hasattr(value, "joinpath"),
+        str_from_instance=lambda path: [str(path)],
+    )
+
 
 InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]
 
@@ -152,7 +172,7 @@ def parse_options(
         where = arguments.index("--config")
         if where + 1 == len(arguments):
             raise InputError("`config`: expected a YAML file after it")
-        flags, positional = settings_from_yaml(Path(arguments[where + 1]), options)
+        flags, positional = settings_from_yaml(path_from(arguments[where + 1]), options)
         arguments = flags + arguments
     arguments = _preset_flags(arguments, options) + arguments
     complaint = io.StringIO()
@@ -165,6 +185,7 @@ def parse_options(
                 default=_defaults(options, positional) if positional else tyro.MISSING_NONPROP,
                 return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes,),
+                registry=_PATHS,
             )
     except SystemExit as stop:
         if stop.code:
@@ -294,7 +315,7 @@ def _converted(values: bool | list[str], hint: Any) -> Any:
     kind = _plain(hint)
     if get_origin(kind) is tuple:
         return tuple(map(get_args(kind)[0], values))
-    return kind(*values)
+    return path_from(*values) if kind is Path else kind(*values)
 
 
 def _as_words(name: str, values: bool | list[str]) -> list[str]:

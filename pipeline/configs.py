@@ -77,7 +77,7 @@ class PreprocessConfig(CorpusConfig):
 
     Attributes:
         vocab: vocabulary file.
-        output: dataset folder, on any filesystem of Beam's.
+        output: dataset folder, a local path or a URL.
         max_seq_length: positions in a record (5 to 65536). Several lengths make one dataset each,
             in folders named after them, from one reading of the corpus.
         max_predictions: most masked positions in a record, one for every length; empty =

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from pipeline.configs import PreprocessConfig
 from pipeline.dataset_warnings import dataset_warnings
@@ -14,6 +13,7 @@ from pipeline.manifest import Manifest
 from pipeline.records.shard import EVAL, Settings
 from pipeline.storage.files import match_files
 from pipeline.storage.locks import only_writer_of_all
+from pipeline.storage.remote import path_from
 
 TEXT_BYTES_PER_SHARD = 16_000_000
 """A shard's documents are sorted and paired in one worker's memory, so this bounds it."""
@@ -29,7 +29,7 @@ class DatasetReport:
     """A dataset that was written.
 
     Attributes:
-        path: its folder, on any filesystem of Beam's.
+        path: its folder, a local path or a URL.
         manifest: its manifest, with the counts and every setting.
     """
 
@@ -66,9 +66,7 @@ def preprocess(config: PreprocessConfig, beam_flags: Sequence[str] = ()) -> Prep
     """
     begin = time.monotonic()
     outputs = settings_of(config)
-    # Beam's other filesystems have no locks.
-    local = {Path(output): f"`output` {output}" for output in outputs if "://" not in output}
-    with only_writer_of_all(local):
+    with only_writer_of_all({path_from(output): f"`output` {output}" for output in outputs}):
         manifests, remarks = make_datasets(
             config.input,
             config.vocab,

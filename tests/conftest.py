@@ -8,21 +8,27 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import types
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+import fsspec
 import pytest
 from filelock import FileLock
+from fsspec.spec import AbstractFileSystem
 
 import clozeline
 from clozeline.main import main
 from clozeline.show.terminal import printed_notes
+from pipeline.storage import remote
 
 if TYPE_CHECKING:  # TensorFlow is not for the process that hands out tests to the others
     from model.run import Run
@@ -48,6 +54,107 @@ def make_sentences(rng: Random, topic: str, count: int) -> list[str]:
         + "."
         for _ in range(count)
     ]
+
+
+class Store(AbstractFileSystem):
+    """An object store in memory, with buckets and conditional writes; a test may let it fail.
+
+    Attributes:
+        objects: contents by BUCKET/KEY.
+        fail: called with the method and the key before each request; may raise.
+    """
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buckets = {"bucket"}
+        self.objects: dict[str, bytes] = {}
+        self.times: dict[str, float] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.fail: Callable[[str, str], None] = lambda method, key: None
+        self.now: Callable[[], float] = time.time
+
+    def _request(self, method: str, key: str) -> None:
+        self.requests.append((method, key))
+        self.fail(method, key)
+        if key.split("/")[0] not in self.buckets:
+            raise FileNotFoundError(key)
+
+    def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
+        """What stands directly in a folder."""
+        found: dict[str, dict[str, Any]] = {}
+        for key, data in self.objects.items():
+            if not key.startswith(f"{folder}/"):
+                continue
+            rest = key[len(folder) + 1 :].split("/")
+            name = f"{folder}/{rest[0]}"
+            kind, size = ("file", len(data)) if len(rest) == 1 else ("directory", 0)
+            found[name] = {"name": name, "size": size, "type": kind}
+        return found
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        self._request("info", path)
+        if path in self.objects:
+            return {"name": path, "size": len(self.objects[path]), "type": "file"}
+        if path in self.buckets or self._entries(path):
+            return {"name": path, "size": 0, "type": "directory"}
+        raise FileNotFoundError(path)
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
+        self._request("ls", path)
+        entries = self._entries(path)
+        if not entries and path not in self.buckets:
+            raise FileNotFoundError(path)
+        return list(entries.values()) if detail else list(entries)
+
+    def modified(self, path: str) -> datetime:
+        self._request("modified", path)
+        return datetime.fromtimestamp(self.times[path], UTC)
+
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **_: Any
+    ) -> bytes:
+        self._request("get", path)
+        if path not in self.objects:
+            raise FileNotFoundError(path)
+        return self.objects[path][start:end]
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        self._request("put", path)
+        if mode == "create" and path in self.objects:
+            raise FileExistsError(path)
+        self.objects[path] = bytes(value)
+        self.times[path] = self.now()
+
+    def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
+        self.pipe_file(rpath, Path(lpath).read_bytes())
+
+    def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
+        Path(lpath).write_bytes(self.cat_file(rpath))
+
+    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        self.pipe_file(path2, self.cat_file(path1))
+
+    def rm_file(self, path: str) -> None:
+        self._request("rm", path)
+        if path not in self.objects:
+            raise FileNotFoundError(path)
+        del self.objects[path]
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """An object store behind gs:// with an empty bucket, gs://bucket; retries do not wait."""
+    made = Store()
+    module = types.SimpleNamespace(Store=lambda **_: made)
+    monkeypatch.setitem(sys.modules, "store_of_a_test", cast(types.ModuleType, module))
+    monkeypatch.setitem(remote.SCHEMES, "gs", remote.Scheme("store_of_a_test", "Store", 3))
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECS", 0.0)
+    kind = fsspec.get_filesystem_class("gs")
+    kind.clear_instance_cache()
+    yield made
+    kind.clear_instance_cache()
 
 
 @pytest.fixture

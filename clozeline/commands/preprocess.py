@@ -28,7 +28,7 @@ class Preprocess(CorpusOptions):
     vocab: Path
     """Vocabulary file."""
     output: str
-    """Dataset folder to write, on any filesystem that Beam supports."""
+    """Dataset folder to write."""
     max_seq_length: tuple[int, ...] = (128,)
     """Sequence length of a record, 5 to 65536: [CLS] A [SEP] B [SEP] and padding. Several lengths
     make one dataset each from one pass over the corpus: OUTPUT/128, OUTPUT/512."""

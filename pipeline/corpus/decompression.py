@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 
 import zstandard
 from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
 from pipeline.corpus.remarks import suspicion
 from pipeline.errors import DamagedFileError
+from pipeline.storage.remote_files import open_to_read
 
 CHUNK_BYTES = 1 << 16
 """Compressed bytes read at a time."""
@@ -38,12 +38,12 @@ _CORRUPT = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError)
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a file on any Beam filesystem; its extension selects the decompressor.
+    """Open a local or remote file; its extension selects the decompressor.
 
     Reading raises `DamagedFileError` if a compressed stream is truncated or corrupt.
     """
     compression = CompressionTypes.detect_compression_type(path)
-    raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    raw = open_to_read(path)
     if compression == CompressionTypes.UNCOMPRESSED:
         return raw
     return io.BufferedReader(_Decompressed(raw, path, compression), 1 << 20)

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 
 from pipeline.corpus.readers import (
     DROPPED,
@@ -27,6 +26,7 @@ from pipeline.jobs.beam_options import beam_options, running_pipeline
 from pipeline.jobs.shared_folder import OnSharedStorage, folder_beside
 from pipeline.jobs.tally import Tally, reading, watch
 from pipeline.storage.files import CLOZELINE, match_files
+from pipeline.storage.remote_files import joined, open_to_read, open_to_write
 from pipeline.storage.strict_json import to_json
 from pipeline.text.tokenizer import normalized_words
 
@@ -97,7 +97,7 @@ def write_report(
 ) -> None:
     """Write the workers' results to a file, as one JSON object."""
     report = {"words": dict(words), "dropped": dropped, "remarks": list(remarks)}
-    with FileSystems.create(path) as file:
+    with open_to_write(path) as file:
         file.write(to_json(report).encode("utf-8"))
 
 
@@ -134,7 +134,7 @@ def count_words(
         folder_beside(beside, options) as temporary,
         watch(Path(tally), progress),
     ):
-        result = FileSystems.join(temporary, "word_counts.json")
+        result = joined(temporary, "word_counts.json")
         with running_pipeline(options) as pipeline:
             read = pipeline | ReadDocuments(files, how, skip_damaged=skip_damaged_files)
             counted = (
@@ -157,7 +157,7 @@ def count_words(
                     result,
                 )
             )
-        with FileSystems.open(result) as file:
+        with open_to_read(result) as file:
             report = json.loads(file.read())
     return _counted(report)
 

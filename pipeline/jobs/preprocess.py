@@ -21,7 +21,6 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.corpus.readers import (
@@ -52,7 +51,7 @@ from pipeline.records.shard import (
 )
 from pipeline.schema import Compression
 from pipeline.storage.files import CLOZELINE, crc32c
-from pipeline.storage.remote_files import is_local_path
+from pipeline.storage.remote_files import is_local_path, joined, open_to_read, open_to_write
 from pipeline.storage.strict_json import to_json
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
@@ -163,7 +162,7 @@ class WriteShard(beam.DoFn):
             pieces=sum(len(ids) for _, ids, _ in kept) // piece.itemsize,
             **unknown(kept, piece, self._vocabulary.unk_id),
         )
-        temporary = FileSystems.join(self._temporary, f"{name}.{uuid.uuid4().hex}")
+        temporary = joined(self._temporary, f"{name}.{uuid.uuid4().hex}")
         compression = maker.settings.compression
         blocks = maker.records(maker.text(kept), name, statistics)
         size_bytes, crc32c = write_records(temporary, blocks, compression, self._tally)
@@ -180,14 +179,14 @@ class WriteShard(beam.DoFn):
 def write_records(
     path: str, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
 ) -> tuple[int, str]:
-    """Write a TFRecord file on any Beam filesystem; return its size in bytes and CRC-32C."""
+    """Write a TFRecord file, local or remote; return its size in bytes and CRC-32C."""
     if is_local_path(path):
         return _write_records(Path(path), blocks, compression, tally)
     # The checksum is of the whole file, so write a local one first and upload it.
     with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
         local = Path(folder) / "shard"
         facts = _write_records(local, blocks, compression, tally)
-        with local.open("rb") as source, FileSystems.create(path) as target:
+        with local.open("rb") as source, open_to_write(path) as target:
             shutil.copyfileobj(source, target, COPY_BYTES)
         return facts
 
@@ -219,7 +218,7 @@ def write_report(
         "dropped": dropped,
         "remarks": list(remarks),
     }
-    with FileSystems.create(path) as file:
+    with open_to_write(path) as file:
         file.write(to_json(report).encode())
 
 
@@ -251,7 +250,9 @@ def run_job(
         dropped while reading. `remarks`: see `pipeline.corpus.remarks.remarks_from`.
     """
     settings = datasets[0]
-    report = FileSystems.join(temporary, "report.json")
+    # Only local runners spill, so their files need not travel to a remote folder and back.
+    spilled = temporary if is_local_path(temporary) or tally is None else tally
+    report = joined(temporary, "report.json")
     with running_pipeline(options) as pipeline:
         read = pipeline | ReadDocuments(files, settings, skip_damaged=skip_damaged)
         tokenized = (
@@ -264,7 +265,7 @@ def run_job(
         )
         shards = (
             tokenized.documents
-            | GroupByShard(temporary, through_files=is_local(options))
+            | GroupByShard(spilled, through_files=is_local(options))
             | beam.ParDo(WriteShard(vocabulary, datasets, temporary, tally))
         )
         dropped = tokenized[DROPPED] | beam.combiners.Count.PerElement()
@@ -280,5 +281,5 @@ def run_job(
                 report,
             )
         )
-    with FileSystems.open(report) as file:
+    with open_to_read(report) as file:
         return json.loads(file.read())

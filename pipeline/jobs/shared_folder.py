@@ -1,7 +1,6 @@
 """The temporary folder that workers share with the process that submitted the job.
 
-Only files that our jobs create, recognized by name, are deleted, and folders only if empty. Python
-removes local paths, since Beam would interpret a path as a glob.
+Only files that our jobs create, recognized by name, are deleted, and folders only if empty.
 """
 
 import contextlib
@@ -14,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipeline.errors import InputError, JobError
+from pipeline.storage import leases
 from pipeline.storage.locks import LOCK, only_writer, read_holder
 from pipeline.storage.publishing import undo
-from pipeline.storage.remote_files import is_local_path, names_in, remove_files, remove_folders
+from pipeline.storage.remote import is_remote, path_from
+from pipeline.storage.remote_files import (
+    exists,
+    joined,
+    names_in,
+    open_to_write,
+    remove_files,
+    remove_folders,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +44,8 @@ class OnSharedStorage(beam.DoFn):
     def __init__(self, folder: str) -> None:
         """Create a marker file in the folder; runs in the submitter, before workers start."""
         self._folder = folder
-        self._mark = FileSystems.join(folder, f"mark-{uuid.uuid4().hex}")
-        FileSystems.create(self._mark).close()
+        self._mark = joined(folder, f"mark-{uuid.uuid4().hex}")
+        open_to_write(self._mark).close()
 
     def start_bundle(self) -> None:  # not in `setup`: if that fails, Flink waits 3 minutes
         """Check that the marker file exists.
@@ -46,7 +53,7 @@ class OnSharedStorage(beam.DoFn):
         Raises:
             JobError: the marker file is missing.
         """
-        if not FileSystems.exists(self._mark):
+        if not exists(self._mark):
             raise JobError(
                 f"{self._folder} is not the same folder on worker {socket.gethostname()} as on the "
                 "machine that submitted the job; write to storage that all of them share"
@@ -68,20 +75,15 @@ def job_folder(parent: str, prefix: str) -> Iterator[str]:
     """Yield a new folder for one job; on exit, remove the job's files and the folder.
 
     First remove folders of killed jobs, if they are certainly dead: the folder's lock file names a
-    process on this machine, and no process holds the lock.
+    process on this machine, and no process holds the lock; or a remote folder's lease has ended.
 
     Args:
         parent: folder to create it in; created if missing, removed again if it stays empty.
         prefix: prefix of the folder's name; a unique id follows.
     """
-    folder = FileSystems.join(parent, f"{prefix}{uuid.uuid4().hex}")
-    if is_local_path(parent):
-        _remove_left(Path(parent), prefix)
-        lock: contextlib.AbstractContextManager[None] = only_writer(Path(folder), folder)
-    else:
-        FileSystems.mkdirs(folder)
-        lock = contextlib.nullcontext()
-    with lock:
+    folder = joined(parent, f"{prefix}{uuid.uuid4().hex}")
+    _remove_left(path_from(parent), prefix)
+    with only_writer(path_from(folder), folder):
         try:
             yield folder
         except BaseException:
@@ -95,11 +97,7 @@ def _remove_left(parent: Path, prefix: str) -> None:
     """Remove folders that killed jobs left behind."""
     for name in names_in(str(parent)):
         folder = parent / name
-        holder = read_holder(folder / LOCK) if name.startswith(prefix) else None
-        if holder is None:
-            continue
-        if holder.host != socket.gethostname():  # another machine's locks may not be visible here
-            _log.info("%s: left by %s; remove it if that process has exited", folder, holder)
+        if not name.startswith(prefix) or not _may_be_left(folder):
             continue
         try:
             with only_writer(folder, str(folder)):
@@ -112,10 +110,21 @@ def _remove_left(parent: Path, prefix: str) -> None:
             _log.info("%s: cannot be removed: %s", folder, error)
 
 
+def _may_be_left(folder: Path) -> bool:
+    """Return whether acquiring the lock of a job's folder would tell that the job is dead."""
+    if is_remote(folder):
+        return leases.read_holder(folder / leases.LEASE) is not None
+    holder = read_holder(folder / LOCK)
+    if holder and holder.host != socket.gethostname():  # its locks may not be visible here
+        _log.info("%s: left by %s; remove it if that process has exited", folder, holder)
+        return False
+    return holder is not None
+
+
 def _empty(folder: str) -> None:
     """Remove the job's files from its folder."""
     while left := [name for name in names_in(folder) if _is_ours(name)]:  # workers may still write
-        remove_files(FileSystems.join(folder, name) for name in left)
+        remove_files(joined(folder, name) for name in left)
 
 
 def _is_ours(name: str) -> bool:

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 from apache_beam.coders import FastPrimitivesCoder
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.records.shard import Document
+from pipeline.storage.remote_files import joined, open_to_read, open_to_write
 
 SPILL_BYTES = 1 << 25
 """Amount of tokenized text that a worker buffers before it writes a file."""
@@ -80,10 +79,10 @@ class Spill(beam.DoFn):
     def _write(self) -> Iterator[tuple[str, Place]]:
         if not self._gathered:
             return
-        path = FileSystems.join(self._folder, f"documents-{uuid.uuid4().hex}")
+        path = joined(self._folder, f"documents-{uuid.uuid4().hex}")
         places = []
         first = 0
-        with FileSystems.create(path) as file:
+        with open_to_write(path) as file:
             for name, documents in self._gathered.items():
                 data = self._coder.encode(documents)
                 file.write(data)
@@ -96,6 +95,6 @@ class Spill(beam.DoFn):
 def read_documents(place: Place) -> list[Document]:
     """Read documents that `Spill` wrote."""
     path, first, count = place
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with open_to_read(path) as file:
         file.seek(first)
         return FastPrimitivesCoder().decode(file.read(count))

@@ -1,15 +1,26 @@
-"""Match globs on any Beam filesystem, write and rename atomically, read with a size limit."""
+"""Match globs, write and publish atomically, read with a size limit: local paths and URLs."""
 
 import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import InputError, JobError
+from pipeline.storage.leases import check_not_lost
+from pipeline.storage.remote import (
+    download,
+    is_remote,
+    is_url,
+    matching,
+    sizes_below,
+    upload,
+    write,
+)
 
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 """Error numbers of filesystems that do not support `fsync` on files or directories."""
@@ -26,7 +37,14 @@ _BAD_PATH = {
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a local file under a temporary name, then publish it: readers see all of it or none."""
+    """Write a file: readers see all of it or none.
+
+    A local file is written under a temporary name and renamed; a remote one is a single object.
+    """
+    if is_remote(path):
+        check_not_lost(path)
+        write(path, data)
+        return
     make_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -41,22 +59,30 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def publish(temporary: Path, final: Path) -> Path:
+def publish(temporary: Path, final: Path, marker: str = "") -> Path:
     """Rename a local file or directory durably: after a power cut all of it exists, or nothing.
 
     The contents reach the disk before the name does: files, then their directories, then the
     rename, then the directory of the new name.
 
+    Object stores cannot rename directories. There the files are uploaded, `marker` last: readers
+    ignore a directory without its marker.
+
     Args:
-        temporary: a name in a directory of the same filesystem.
+        temporary: a name in a directory of the same filesystem; for a remote directory, a local
+            directory.
         final: a file, which is replaced, or a directory that does not exist or is empty.
+        marker: name of the file of a directory that is uploaded last.
 
     Returns:
         The new name.
 
     Raises:
         OSError: something cannot be written, or `final` is a directory that is not empty.
+        InputError, JobError: as `pipeline.storage.remote`.
     """
+    if is_remote(final):
+        return _upload_folder(temporary, final, marker)
     for folder, _, files in os.walk(temporary, topdown=False):
         for name in files:
             sync(Path(folder, name))
@@ -66,6 +92,66 @@ def publish(temporary: Path, final: Path) -> Path:
     temporary.replace(final)
     sync(final.parent)
     return final
+
+
+def _upload_folder(folder: Path, final: Path, marker: str) -> Path:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    files = {name: path for name, path in sorted(files.items()) if path.is_file()}
+    present = sizes_below(final)
+    if marker in present:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+    for name in sorted(files, key=lambda name: name == marker):
+        check_not_lost(final)
+        upload(files[name], final / name)
+    return final
+
+
+@contextlib.contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """Yield a local copy of a remote file or directory, which exists in the context; or the path.
+
+    Raises:
+        FileNotFoundError: there is nothing; `InputError` and `JobError` as
+            `pipeline.storage.remote`.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
+        local = Path(folder, path.name)
+        sizes = sizes_below(path)
+        if not sizes:
+            download(path, local)
+        for name, size in sizes.items():
+            (local / name).parent.mkdir(parents=True, exist_ok=True)
+            download_exactly(path / name, local / name, size)
+        yield local
+
+
+def download_exactly(source: Path, target: Path, size_bytes: int) -> None:
+    """Download a remote object of a known size.
+
+    Raises:
+        JobError: it has another size, or as `pipeline.storage.remote`.
+    """
+    download(source, target)
+    found = target.stat().st_size
+    if found != size_bytes:
+        raise JobError(f"{source}: {found:,} bytes instead of {size_bytes:,}; try again")
+
+
+def remove_folder(path: Path, marker: str = "") -> None:
+    """Remove a directory and all in it, a remote one's marker first; missing ones are ignored.
+
+    Args:
+        path: the directory.
+        marker: name of the file without which readers ignore a remote directory.
+    """
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    for name in sorted(sizes_below(path), key=lambda name: name != marker):
+        (path / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -97,11 +183,13 @@ def reason(error: Exception) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a local file, or a directory's entries, to the disk (fsync).
+    """Flush a local file, or a directory's entries, to the disk (fsync); nothing for a remote one.
 
     Raises:
         OSError: the disk failed, or the path does not exist.
     """
+    if is_remote(path):
+        return  # a request that was answered is durable
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -113,7 +201,12 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a local directory with its parents, durably: new entries are synced to the disk."""
+    """Create a directory with its parents, durably: new entries are synced to the disk.
+
+    Remote directories need not be created.
+    """
+    if is_remote(path):
+        return
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
@@ -168,7 +261,7 @@ def share(file: Path) -> None:
 
 def absolute(path: str) -> str:
     """Return an absolute path or a URL: workers may run in another working directory."""
-    return path if "://" in path else str(Path(path).absolute())
+    return path if is_url(path) else str(Path(path).absolute())
 
 
 def match_files(globs: Sequence[str]) -> dict[str, int]:
@@ -177,19 +270,25 @@ def match_files(globs: Sequence[str]) -> dict[str, int]:
     Raises:
         InputError: a glob matches no file or matches a folder, or the filesystem fails.
     """
+    sizes: dict[str, int] = {}
+    for glob in globs:
+        found = matching(glob) if is_url(glob) else _matching_locally(glob)
+        if not found:
+            raise InputError(f"`input` {glob}: no file matches; check the path and the quotes")
+        for path, size in found.items():
+            if size is None:
+                raise InputError(f"`input` {path}: is a folder; give its files: {path}/*")
+            sizes[path] = size
+    return dict(sorted(sizes.items()))
+
+
+def _matching_locally(glob: str) -> dict[str, int | None]:
+    """Return the size in bytes of what matches a local glob, by path; None for folders."""
     from apache_beam.io.filesystem import BeamIOError
     from apache_beam.io.filesystems import FileSystems
 
-    sizes: dict[str, int] = {}
-    for glob in globs:
-        try:
-            found = FileSystems.match([absolute(glob)])[0].metadata_list
-        except (BeamIOError, ValueError) as error:
-            raise InputError(f"`input` {glob}: cannot be looked up: {error}") from error
-        if not found:
-            raise InputError(f"`input` {glob}: no file matches; check the path and the quotes")
-        for file in found:
-            if Path(file.path).is_dir():
-                raise InputError(f"`input` {file.path}: is a folder; give its files: {file.path}/*")
-            sizes[file.path] = file.size_in_bytes
-    return dict(sorted(sizes.items()))
+    try:
+        found = FileSystems.match([absolute(glob)])[0].metadata_list
+    except (BeamIOError, ValueError) as error:
+        raise InputError(f"`input` {glob}: cannot be looked up: {error}") from error
+    return {file.path: None if Path(file.path).is_dir() else file.size_in_bytes for file in found}

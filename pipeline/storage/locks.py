@@ -1,4 +1,7 @@
-"""Directory locks: one writer per directory; leftovers of killed processes are removed."""
+"""Directory locks: one writer per directory; leftovers of killed processes are removed.
+
+Remote directories have leases instead (`pipeline.storage.leases`).
+"""
 
 import contextlib
 import errno
@@ -15,7 +18,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError, JobError
-from pipeline.storage.files import make_folder
+from pipeline.storage.files import CLOZELINE, make_folder
+from pipeline.storage.leases import leased
+from pipeline.storage.remote import is_remote
 from pipeline.storage.strict_json import from_json, to_json
 
 _log = logging.getLogger(__name__)
@@ -71,7 +76,7 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
     process blocks nobody. The directory is created, and removed again if nothing was written to it.
 
     Args:
-        directory: on a local or mounted filesystem.
+        directory: on a local or mounted filesystem, or a remote one.
         given: the field with its value, for messages.
         wait_secs: how long to wait for the current writer.
 
@@ -79,6 +84,10 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
         InputError: another process is writing to the directory, or the path is a file.
         JobError: the lock file cannot be written.
     """
+    if is_remote(directory):
+        with leased(directory, given, wait_secs):
+            yield
+        return
     for part in (directory, *directory.parents):
         if part.exists() and not part.is_dir():
             raise InputError(f"{given}: {part} is a file; name a folder")
@@ -114,12 +123,18 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
 
     Args:
         parent: the directory to create it in; created if missing, and removed again if it stays
-            empty.
+            empty. For a remote one, the new directory is in the system's temporary directory.
         prefix: prefix of the name of the outer, temporary directory.
 
     Raises:
         OSError: the directory cannot be created.
     """
+    if is_remote(parent):
+        with tempfile.TemporaryDirectory(prefix=CLOZELINE) as temporary:
+            inner = Path(temporary, "new")
+            inner.mkdir()
+            yield inner
+        return
     with _removed_if_empty(parent):
         make_folder(parent)
         _sweep(parent, prefix)

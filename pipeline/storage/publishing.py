@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from apache_beam.io.filesystems import FileSystems
-
 from pipeline.errors import InputError
 from pipeline.manifest import MANIFEST, VOCABULARY, Manifest
 from pipeline.storage.files import sync
 from pipeline.storage.remote_files import (
     is_local_path,
+    joined,
     make_folders,
     move,
     names_in,
+    open_to_read,
+    open_to_write,
     remove_files,
     remove_folders,
 )
@@ -58,7 +59,7 @@ def check_free(output: str, names: Iterable[str], vocab: bytes, *, overwrite: bo
                 "`overwrite`"
             )
         existing -= {VOCABULARY, *_old_shards(output)}
-    elif VOCABULARY in existing and _read(FileSystems.join(output, VOCABULARY)) == vocab:
+    elif VOCABULARY in existing and _read(joined(output, VOCABULARY)) == vocab:
         existing.remove(VOCABULARY)
     for name in sorted(existing & {VOCABULARY, *names}):
         raise InputError(
@@ -88,17 +89,17 @@ def publish(
         moves[output] = dict(finished.shards)
         manifest = finished.manifest.to_json().encode()
         for name, data in ((VOCABULARY, vocab), (MANIFEST, manifest)):
-            moves[output][name] = FileSystems.join(folder, f"{number}-{name}")
+            moves[output][name] = joined(folder, f"{number}-{name}")
             _write(moves[output][name], data)
         existing = names_in(output)
         if VOCABULARY in existing and MANIFEST not in existing:
             # The user's own file with the same contents: not ours, so `undo` must not remove it.
             del moves[output][VOCABULARY]
     journal = {output: _to_undo(output, names) for output, names in moves.items()}
-    _write(FileSystems.join(folder, JOURNAL), to_json(journal).encode())
+    _write(joined(folder, JOURNAL), to_json(journal).encode())
     for output, files in moves.items():
         _publish(output, files)
-    remove_files([FileSystems.join(folder, JOURNAL)])
+    remove_files([joined(folder, JOURNAL)])
 
 
 def undo(folder: str) -> None:
@@ -109,10 +110,10 @@ def undo(folder: str) -> None:
     """
     if JOURNAL not in names_in(folder):
         return
-    for output, names in json.loads(_read(FileSystems.join(folder, JOURNAL))).items():
+    for output, names in json.loads(_read(joined(folder, JOURNAL))).items():
         existing = names_in(output)
         if MANIFEST not in existing:
-            remove_files(FileSystems.join(output, name) for name in names if name in existing)
+            remove_files(joined(output, name) for name in names if name in existing)
             remove_folders([output])
 
 
@@ -132,12 +133,12 @@ def _publish(output: str, files: Mapping[str, str]) -> None:
     make_folders(output)
     old = _old_shards(output) if MANIFEST in names_in(output) else []
     stale = [name for name in old if name not in files]
-    remove_files([FileSystems.join(output, MANIFEST)])
+    remove_files([joined(output, MANIFEST)])
     if is_local_path(output):
         sync(Path(output))  # no manifest outlives its shards
-    remove_files(FileSystems.join(output, name) for name in stale)
+    remove_files(joined(output, name) for name in stale)
     for name, temporary in files.items():  # the manifest is the last one
-        move(temporary, FileSystems.join(output, name))
+        move(temporary, joined(output, name))
 
 
 def _old_shards(output: str) -> list[str]:
@@ -146,17 +147,17 @@ def _old_shards(output: str) -> list[str]:
     Empty if the manifest cannot be read: it is then unknown which files belong to the dataset.
     """
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        manifest = Manifest.from_json(_read(FileSystems.join(output, MANIFEST)).decode())
+        manifest = Manifest.from_json(_read(joined(output, MANIFEST)).decode())
         listed = {shard.name for shards in manifest.splits.values() for shard in shards}
         return sorted(listed.intersection(names_in(output)))
     return []
 
 
 def _read(path: str) -> bytes:
-    with FileSystems.open(path) as file:
+    with open_to_read(path) as file:
         return file.read()
 
 
 def _write(path: str, data: bytes) -> None:
-    with FileSystems.create(path) as file:
+    with open_to_write(path) as file:
         file.write(data)

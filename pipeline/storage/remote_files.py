@@ -1,29 +1,54 @@
-"""List, move and remove files and folders on any Beam filesystem, without globbing.
+"""List, open, move and remove files by their paths, local ones or URLs, as Beam's workers do.
 
-Beam interprets a path to list or remove as a glob: removing `ds[12]/x` would remove `ds1/x`. So
-local paths are handled by Python.
+Beam has filesystems of its own, and this project does not use them: a URL means the same to a Beam
+job and to a training. Beam would also interpret a path to list or remove as a glob: removing
+`ds[12]/x` would remove `ds1/x`.
 """
 
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-
-from apache_beam.io.filesystems import FileSystems
+from typing import BinaryIO, cast
 
 from pipeline.storage.files import publish, sync
+from pipeline.storage.remote import is_url, move_object, path_from
 
 
 def is_local_path(path: str) -> bool:
     """Return whether a path is on this machine's filesystem."""
-    return "://" not in path
+    return not is_url(path)
+
+
+def joined(folder: str, name: str) -> str:
+    """Return the path of a file in a folder."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def open_to_read(path: str) -> BinaryIO:
+    """Open a file; a remote one is read in blocks.
+
+    Raises:
+        OSError: as `open`; `InputError` and `JobError` as `pipeline.storage.remote`.
+    """
+    return cast(BinaryIO, path_from(path).open("rb"))
+
+
+def open_to_write(path: str) -> BinaryIO:
+    """Create or replace a file; a remote one is uploaded when it is closed."""
+    return cast(BinaryIO, path_from(path).open("wb"))
+
+
+def exists(path: str) -> bool:
+    """Return whether a file or folder exists."""
+    return path_from(path).exists()
 
 
 def names_in(folder: str) -> list[str]:
     """Return the sorted names in a folder; empty if the folder does not exist."""
-    if is_local_path(folder):
-        return sorted(path.name for path in Path(folder).iterdir()) if Path(folder).is_dir() else []
-    files = FileSystems.match([FileSystems.join(folder, "*")])[0].metadata_list
-    return sorted(file.path.rstrip("/").rpartition("/")[2] for file in files)
+    try:
+        return sorted(path.name for path in path_from(folder).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def make_folders(folder: str) -> list[str]:
@@ -32,8 +57,6 @@ def make_folders(folder: str) -> list[str]:
     For a remote folder the result is empty: object stores have no folders.
     """
     if not is_local_path(folder):
-        if not FileSystems.exists(folder):
-            FileSystems.mkdirs(folder)
         return []
     created = []
     for path in reversed([Path(folder).absolute(), *Path(folder).absolute().parents]):
@@ -49,20 +72,19 @@ def move(source: str, target: str) -> None:
     if is_local_path(target):
         publish(Path(source), Path(target))
     else:
-        FileSystems.rename([source], [target])
+        move_object(path_from(source), path_from(target))
 
 
 def remove_files(paths: Iterable[str]) -> None:
     """Remove files; missing ones are ignored."""
     for path in paths:
-        if is_local_path(path):
-            Path(path).unlink(missing_ok=True)
-        elif FileSystems.exists(path):
-            FileSystems.delete([path])
+        with contextlib.suppress(FileNotFoundError):
+            path_from(path).unlink()
 
 
 def remove_folders(folders: Iterable[str]) -> None:
     """Remove the empty ones among some local folders, in reverse order (innermost first)."""
     for folder in reversed([*folders]):
         with contextlib.suppress(OSError):
-            Path(folder).rmdir()
+            if is_local_path(folder):
+                Path(folder).rmdir()

@@ -1,0 +1,200 @@
+"""One writer per remote directory: a lease object that its holder renews.
+
+Object stores have no locks. The lease is created by a conditional PUT, so that one of two writers
+gets it, and written again every `RENEW_SECS`. A lease that was not renewed for `LEASE_SECS` is that
+of a dead process and may be taken over. Its age is measured by the clock of the store alone, so
+the clocks of machines may differ.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.errors import InputError, JobError
+from pipeline.storage.remote import create_exclusively, modified_secs, write
+from pipeline.storage.strict_json import from_json, to_json
+
+LEASE = ".lease"
+"""Name of the lease in a directory that is being written; removed when the writer exits."""
+
+RENEW_SECS = 15.0
+LEASE_SECS = 60.0
+
+_SETTLE_SECS = 1.0
+"""Pause after taking over a lease, in which another process that does the same becomes visible."""
+
+_lost: dict[str, str] = {}
+"""By remote directory, why a lease that this process held does not count any more."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The contents of a lease.
+
+    Attributes:
+        id: unique to each lease.
+        pid: id of the process that holds it.
+        namespace: the namespace in which the process has this id.
+        host: host name of its machine.
+        since: when it was taken, in UTC, human-readable.
+    """
+
+    id: str
+    pid: int
+    namespace: str
+    host: str
+    since: str
+
+    @classmethod
+    def of_this_process(cls) -> "Holder":
+        """Return a new holder."""
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return cls(uuid.uuid4().hex, os.getpid(), _namespace(), socket.gethostname(), now)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process ran here, in this namespace, and has exited."""
+        if (self.host, self.namespace) != (socket.gethostname(), _namespace()):
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def __str__(self) -> str:
+        """Return for example `process 4242 on node7, since 2026-11-25 17:03:20 UTC`."""
+        elsewhere = "" if self.host == socket.gethostname() else f" on {self.host}"
+        return f"process {self.pid}{elsewhere}, since {self.since}"
+
+
+@contextlib.contextmanager
+def leased(directory: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
+    """Hold a remote directory's lease inside the context.
+
+    Args:
+        directory: a remote directory.
+        given: the field with its value, for messages.
+        wait_secs: how long to wait for the current writer.
+
+    Raises:
+        InputError: another process is writing to the directory; and as `pipeline.storage.remote`.
+        JobError: as `pipeline.storage.remote`.
+    """
+    lease = directory / LEASE
+    holder = Holder.of_this_process()
+    _acquire(lease, holder, given, wait_secs)
+    _lost.pop(str(directory), None)
+    ended = threading.Event()
+    renewer = threading.Thread(
+        target=_renew, args=(lease, holder, ended), name="lease", daemon=True
+    )
+    renewer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewer.join()
+        _lost.pop(str(directory), None)
+        # A failure must not hide the exception of the body; the lease ends by itself.
+        with contextlib.suppress(InputError, JobError, OSError):
+            if read_holder(lease) == holder:
+                lease.unlink(missing_ok=True)
+
+
+def check_not_lost(path: Path) -> None:
+    """Check that the leases of the directories above a remote path are still ours, if they were.
+
+    Raises:
+        JobError: another process has taken one over.
+    """
+    for directory, why in _lost.items():
+        if str(path).startswith(f"{directory}/"):
+            raise JobError(f"{directory}: {why}; nothing more is written there")
+
+
+def _acquire(lease: Path, holder: Holder, given: str, wait_secs: float) -> None:
+    deadline = time.monotonic() + wait_secs
+    while True:
+        try:
+            create_exclusively(lease, _json(holder))
+        except FileExistsError:
+            other = read_holder(lease)
+            if other == holder:  # our own request, repeated after its answer was lost
+                return
+            if _take_over(lease, holder, other):
+                return
+            if time.monotonic() >= deadline:
+                raise InputError(
+                    f"{given}: is being written by {other or 'another process'}; wait until it "
+                    "exits, or choose another directory (if its machine is gone, try again in "
+                    f"{LEASE_SECS:.0f} seconds)"
+                ) from None
+            time.sleep(1)
+        else:
+            return
+
+
+def _take_over(lease: Path, holder: Holder, other: Holder | None) -> bool:
+    """Replace the lease of a dead process; return whether it is ours now."""
+    if not (other and other.is_dead) and _age_secs(lease) < LEASE_SECS:
+        return False
+    if read_holder(lease) != other:
+        return False
+    lease.unlink(missing_ok=True)
+    with contextlib.suppress(FileExistsError):
+        create_exclusively(lease, _json(holder))
+    time.sleep(_SETTLE_SECS)
+    return read_holder(lease) == holder
+
+
+def _age_secs(lease: Path) -> float:
+    """Return the time since a lease was written, by the clock of the store."""
+    probe = lease.with_name(f"{LEASE}.{uuid.uuid4().hex}")
+    write(probe, b"")
+    try:
+        return modified_secs(probe) - modified_secs(lease)
+    except FileNotFoundError:  # released meanwhile
+        return LEASE_SECS
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _renew(lease: Path, holder: Holder, ended: threading.Event) -> None:
+    """Renew a lease until `ended`; note if it was lost."""
+    while not ended.wait(RENEW_SECS):
+        # A store that does not answer now may answer next time.
+        with contextlib.suppress(InputError, JobError, OSError):
+            found = read_holder(lease)
+            if found is not None and found != holder:
+                _lost[str(lease.parent)] = f"{found}, has taken over"
+                return
+            write(lease, _json(holder))
+
+
+def _json(holder: Holder) -> bytes:
+    return f"{to_json(asdict(holder))}\n".encode()
+
+
+def read_holder(lease: Path) -> Holder | None:
+    """Return the holder that a lease names; None if it is missing or invalid."""
+    try:
+        return Holder(**from_json(lease.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115  a link to no file
+    except OSError:
+        return ""

@@ -1,0 +1,490 @@
+"""Remote storage behind `pathlib`'s interface: the one module that knows URLs and their libraries.
+
+`path_from` makes a `pathlib.Path` of a local path and a `UPath` of a URL. A `UPath` has the
+methods of a `Path` (`/`, `exists`, `iterdir`, `read_bytes`, …), so other modules do not ask which
+of the two they hold, except where they need a local file (`pipeline.storage.transfer`).
+
+Each URL scheme is one fsspec filesystem, wrapped in `RemoteFileSystem`: temporary failures are
+retried a bounded number of times, and what remains is a one-line `InputError` or `JobError`. A
+library is imported at the first access to a URL that needs it.
+"""
+
+import contextlib
+import errno
+import functools
+import importlib
+import io
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import fsspec
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+
+from pipeline.errors import InputError, JobError
+
+FIRST_WAIT_SECS = 0.5
+"""Wait before the second attempt of an operation; it doubles each time."""
+
+REQUEST_SECS = 15
+"""How long one request may take without an answer."""
+
+BLOCK_BYTES = 8 << 20
+"""Bytes per request when a file is read in parts."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A URL scheme.
+
+    Attributes:
+        module: module of the fsspec filesystem.
+        name: its class.
+        attempts: attempts of an operation. Google's library repeats requests itself, for some 30
+            seconds, and Azure's does so, too.
+        extra: extra of this package that installs the module; None = nothing to install.
+        options: returns the arguments of the class.
+    """
+
+    module: str
+    name: str
+    attempts: int
+    extra: str | None = None
+    options: Callable[[], dict[str, Any]] = field(default=dict)
+
+
+def _s3_options() -> dict[str, Any]:
+    # Failed operations are repeated here, so botocore need not.
+    config = {
+        "connect_timeout": 5,
+        "read_timeout": REQUEST_SECS,
+        "retries": {"mode": "standard", "total_max_attempts": 1},
+    }
+    return {"config_kwargs": config, "use_listings_cache": False}
+
+
+# `gcsfs.GCSFileSystem` would ask another API, over gRPC, for the kind of each bucket. Emulators do
+# not have it, and it is retried for minutes. The class in `gcsfs.core` needs the JSON API alone.
+def _gcs_options() -> dict[str, Any]:
+    # An emulator has no credentials; without `token`, gcsfs would look for Google's.
+    anonymous = {"token": "anon"} if os.environ.get("STORAGE_EMULATOR_HOST") else {}
+    return {"requests_timeout": REQUEST_SECS, "use_listings_cache": False, **anonymous}
+
+
+SCHEMES: dict[str, Scheme] = {
+    "gs": Scheme("gcsfs.core", "GCSFileSystem", 1, "gcs", _gcs_options),
+    "s3": Scheme("s3fs", "S3FileSystem", 5, "s3", _s3_options),
+    "az": Scheme("adlfs", "AzureBlobFileSystem", 2, "azure"),
+    "hdfs": Scheme("fsspec.implementations.arrow", "HadoopFileSystem", 3),
+}
+"""The supported URL schemes."""
+
+
+def is_url(text: str) -> bool:
+    """Return whether a path is a URL, supported or not."""
+    return "://" in text
+
+
+def is_remote(path: Path) -> bool:
+    """Return whether a path is a URL's."""
+    return not isinstance(path, os.PathLike)
+
+
+def path_from(text: str) -> Path:
+    """Return a local path or a URL as an object with `pathlib`'s interface.
+
+    Args:
+        text: a path, or a URL with a scheme of `SCHEMES`.
+
+    Raises:
+        InputError: the scheme is unknown, or the URL names no bucket.
+    """
+    if not is_url(text):
+        return Path(text)
+    scheme, _, rest = text.partition("://")
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{each}://" for each in SCHEMES)
+        raise InputError(f"{text}: unknown scheme {scheme}://; expected {known} or a local path")
+    if scheme != "hdfs" and not rest.split("/")[0]:
+        raise InputError(f"{text}: names no bucket; expected {scheme}://BUCKET/PATH")
+    from upath import UPath
+
+    # A trailing slash would be a part of the key.
+    return cast(Path, UPath(f"{scheme}://{rest.rstrip('/')}"))
+
+
+def create_exclusively(path: Path, data: bytes) -> None:
+    """Write a remote object unless it exists: a conditional PUT where the store has one.
+
+    Raises:
+        FileExistsError: it exists.
+    """
+    remote, name = located(path)
+    remote.pipe_file(name, data, mode="create")
+
+
+def move_object(source: Path, target: Path) -> None:
+    """Rename a remote object, which is no atomic operation: copy it, then remove it."""
+    remote, name = located(source)
+    remote.cp_file(name, located(target)[1])
+    remote.rm_file(name)
+
+
+def matching(pattern: str) -> dict[str, int | None]:
+    """Return the size in bytes of what matches a URL with wildcards, by URL; None for folders.
+
+    Raises:
+        InputError, JobError: as `RemoteFileSystem`.
+    """
+    remote, name = located(path_from(pattern))
+    return {
+        f"{remote.scheme}://{path}": None if entry["type"] == "directory" else entry["size"]
+        for path, entry in remote.glob(name, detail=True).items()
+    }
+
+
+def sizes_below(folder: Path) -> dict[str, int]:
+    """Return the size in bytes of each object below a remote folder, by relative name."""
+    remote, name = located(folder)
+    found = remote.find(name, detail=True)
+    return {path[len(name) + 1 :]: entry["size"] for path, entry in found.items() if path != name}
+
+
+def download(source: Path, target: Path) -> None:
+    """Download a remote object to a local file."""
+    remote, name = located(source)
+    remote.get_file(name, str(target))
+
+
+def upload(source: Path, target: Path) -> None:
+    """Upload a local file as a remote object; readers see all of it or nothing."""
+    remote, name = located(target)
+    remote.put_file(str(source), name)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a remote object; readers see all of it or nothing."""
+    remote, name = located(path)
+    remote.pipe_file(name, data)
+
+
+def modified_secs(path: Path) -> float:
+    """Return when a remote object was written, in seconds by the clock of the store."""
+    remote, name = located(path)
+    return float(remote.modified(name).timestamp())
+
+
+def located(path: Path) -> tuple["RemoteFileSystem", str]:
+    """Return the filesystem of a remote path, and the path's name in it."""
+    remote = cast(Any, path)
+    return remote.fs, remote.path
+
+
+class RemoteFileSystem(AbstractFileSystem):
+    """An fsspec filesystem whose failures are retried and converted; it caches no listings.
+
+    Raises, in all methods:
+        FileNotFoundError: there is no such object, though its bucket exists.
+        InputError: the library or the bucket is missing, or access is denied.
+        JobError: the store failed or did not answer, after all retries.
+    """
+
+    scheme: ClassVar[str]
+
+    @functools.cached_property
+    def _store(self) -> Any:
+        scheme = SCHEMES[self.scheme]
+        package = scheme.module.partition(".")[0]
+        logging.getLogger(package).setLevel(logging.CRITICAL)  # gcsfs logs tracebacks
+        try:
+            kind = getattr(importlib.import_module(scheme.module), scheme.name)
+        except ImportError as error:
+            extra = f"; install it with pip install 'clozeline[{scheme.extra}]'"
+            raise InputError(
+                f"{self.scheme}:// needs the Python package {package}"
+                f"{extra if scheme.extra else f': {error}'}"
+            ) from error
+        try:
+            return kind(**scheme.options() | self.storage_options, skip_instance_cache=True)
+        except (ValueError, OSError) as error:  # no account, no credentials, no Java
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{self.scheme}:// cannot be used: {reason}") from error
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        if not path.startswith("hdfs://"):
+            return {}
+        options = fsspec.utils.infer_storage_options(path)
+        return {name: options[name] for name in ("host", "port") if name in options}
+
+    # The first part of a path is the bucket; HDFS has a host there, which its library wants only
+    # in its constructor.
+
+    def _name_in_store(self, path: str) -> str:
+        path = self._strip_protocol(path)
+        return "/" + path.partition("/")[2] if self.scheme == "hdfs" else path
+
+    def _path_of(self, name: str) -> str:
+        if self.scheme != "hdfs":
+            return name
+        port = self.storage_options.get("port")
+        host = self.storage_options["host"] + (f":{port}" if port else "")
+        return f"{host}/{self._strip_protocol(name).lstrip('/')}"
+
+    def _entry(self, entry: Any) -> Any:
+        """Return an entry of a listing, a name or a dictionary, with our path."""
+        if isinstance(entry, str):
+            return self._path_of(entry)
+        return {**entry, "name": self._path_of(entry["name"])}
+
+    def _call(self, path: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the store; see the class for what it raises."""
+        url = f"{self.scheme}://{self._strip_protocol(path)}"
+        attempts = SCHEMES[self.scheme].attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                self._store.invalidate_cache()  # of listings
+                return getattr(self._store, method)(*args, **kwargs)
+            except (InputError, JobError):
+                raise
+            except Exception as error:  # each library has its own types
+                failure = _converted(error, url)
+                if isinstance(failure, FileNotFoundError):
+                    self._check_bucket(path)
+                if not isinstance(failure, JobError):
+                    raise failure from error
+                if attempt == attempts:
+                    raise JobError(f"{failure}; given up, repeat the command later") from error
+                time.sleep(FIRST_WAIT_SECS * 2 ** (attempt - 1))
+        raise AssertionError("unreachable")
+
+    def _check_bucket(self, path: str) -> None:
+        """Raise `InputError` if the bucket of a missing object does not exist."""
+        bucket = self._strip_protocol(path).split("/")[0]
+        if self.scheme == "hdfs" or bucket in self._buckets:
+            return
+        try:
+            self._store.ls(bucket)
+        except Exception as error:
+            failure = _converted(error, f"{self.scheme}://{bucket}")
+            if isinstance(failure, InputError):
+                return  # the credentials may not list it: then the object is missing
+            if isinstance(failure, FileNotFoundError):
+                failure = InputError(
+                    f"{self.scheme}://{bucket}: no such bucket; create it, or check the name"
+                )
+            raise failure from error
+        self._buckets.add(bucket)
+
+    @functools.cached_property
+    def _buckets(self) -> set[str]:
+        """Buckets that are known to exist."""
+        return set()
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Return the entry of an object or a folder: `name`, `size`, `type`."""
+        entry: dict[str, Any] = self._entry(self._call(path, "info", self._name_in_store(path)))
+        return entry
+
+    def exists(self, path: str, **_: Any) -> bool:
+        """Return whether an object or a folder exists; fsspec's own hides other errors."""
+        return self._kind(path) is not None
+
+    def isfile(self, path: str) -> bool:
+        """Return whether an object exists."""
+        return self._kind(path) == "file"
+
+    def isdir(self, path: str) -> bool:
+        """Return whether a folder exists, that is, an object with this prefix."""
+        return self._kind(path) == "directory"
+
+    def _kind(self, path: str) -> str | None:
+        try:
+            return str(self.info(path)["type"])
+        except FileNotFoundError:
+            return None
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
+        """Return the entries of a folder."""
+        entries = self._call(path, "ls", self._name_in_store(path), detail=detail)
+        return [self._entry(entry) for entry in entries]
+
+    def find(
+        self,
+        path: str,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        detail: bool = False,
+        **_: Any,
+    ) -> Any:
+        """Return all objects below a folder."""
+        name = self._name_in_store(path)
+        found = self._call(path, "find", name, maxdepth=maxdepth, withdirs=withdirs, detail=True)
+        entries = {self._path_of(each): self._entry(entry) for each, entry in found.items()}
+        return entries if detail else list(entries)
+
+    def modified(self, path: str) -> Any:
+        """Return the time of an object's last write, by the clock of the store."""
+        return self._call(path, "modified", self._name_in_store(path))
+
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **_: Any
+    ) -> Any:
+        """Return the bytes of an object, or of a range of it."""
+        return self._call(path, "cat_file", self._name_in_store(path), start=start, end=end)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> Any:
+        """Write an object whole; with mode `create` fail if it exists."""
+        if mode == "create" and self.scheme == "hdfs":  # has no conditional write
+            if self.exists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            mode = "overwrite"
+        return self._call(path, "pipe_file", self._name_in_store(path), value, mode=mode)
+
+    def put_file(self, lpath: str, rpath: str, *_: Any, **__: Any) -> Any:
+        """Upload a local file; readers see all of it or nothing."""
+        return self._call(rpath, "put_file", lpath, self._name_in_store(rpath))
+
+    def get_file(self, rpath: str, lpath: str, *_: Any, **__: Any) -> Any:
+        """Download an object to a local file."""
+        return self._call(rpath, "get_file", self._name_in_store(rpath), lpath)
+
+    def cp_file(self, path1: str, path2: str, **_: Any) -> Any:
+        """Copy an object; the store does it by itself."""
+        names = self._name_in_store(path1), self._name_in_store(path2)
+        return self._call(path2, "cp_file", *names)
+
+    def rm_file(self, path: str) -> None:
+        """Remove an object."""
+        self._call(path, "rm_file", self._name_in_store(path))
+
+    def _rm(self, path: str) -> None:
+        self.rm_file(path)
+
+    def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
+        """Do nothing: writing an object makes its folder."""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Do nothing: writing an object makes its folder."""
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        if mode == "rb":
+            return _Reader(self, path, block_size=BLOCK_BYTES, cache_type="readahead")
+        if mode in ("wb", "xb"):
+            return _Upload(self, path)
+        raise InputError(f"{self.scheme}://{path}: object stores have no mode {mode}")
+
+
+class _Reader(AbstractBufferedFile):
+    """A remote file that is read in blocks, each with the retries of its filesystem."""
+
+    def __init__(self, fs: RemoteFileSystem, path: str, **kwargs: Any) -> None:
+        super().__init__(fs, path, "rb", **kwargs)
+        if self.details["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        data: bytes = self.fs.cat_file(self.path, start, end)
+        if len(data) != end - start:
+            raise JobError(f"{self.path}: changed while it was read; try again")
+        return data
+
+
+class _Upload(io.FileIO):
+    """A local file that is uploaded when it is closed without an exception."""
+
+    def __init__(self, fs: RemoteFileSystem, path: str) -> None:
+        handle, self._local = tempfile.mkstemp(prefix="clozeline-")
+        super().__init__(handle, "wb")
+        self._fs, self._path, self._is_whole = fs, path, True
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._is_whole = kind is None
+        self.close()
+
+    def __del__(self) -> None:
+        self._is_whole = self._is_whole and self.closed  # never upload what was not closed
+        self.close()
+
+    def close(self) -> None:
+        """Upload the file, unless an exception ended its context."""
+        if self.closed:
+            return
+        super().close()
+        try:
+            if self._is_whole:
+                self._fs.put_file(self._local, self._path)
+        finally:
+            Path(self._local).unlink()
+
+
+for _name in SCHEMES:
+    fsspec.register_implementation(
+        _name,
+        type(
+            f"{_name.title()}FileSystem", (RemoteFileSystem,), {"protocol": _name, "scheme": _name}
+        ),
+        clobber=True,
+    )
+
+_NO_CREDENTIALS = {
+    "ClientAuthenticationError",
+    "CredentialRetrievalError",
+    "DefaultCredentialsError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "RefreshError",
+    "TokenRetrievalError",
+}
+"""Exceptions of botocore, google-auth and azure-identity about missing or invalid credentials."""
+
+_WRONG_NAMES = {"InvalidRegionError", "ParamValidationError", "UnknownRegionError"}
+"""Exceptions of botocore about invalid names of buckets and regions."""
+
+_REFUSED = {errno.EINVAL, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSYS}
+"""Error numbers of requests that a store will never accept."""
+
+_DENIED = {401, 403}
+_CONFLICT = {409, 412}
+"""HTTP status codes: access denied; the condition of a conditional write is not met."""
+
+
+def _converted(error: Exception, url: str) -> Exception:
+    """Return the exception to raise for one of a store's library; `JobError` = worth a retry."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    status = _status(error)
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+    if isinstance(error, FileExistsError) or status in _CONFLICT:
+        return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), url)
+    if isinstance(error, IsADirectoryError):
+        return error
+    if names & _NO_CREDENTIALS:
+        return InputError(f"{url}: no valid credentials: {reason}")
+    if isinstance(error, PermissionError) or status in _DENIED:
+        return InputError(
+            f"{url}: access denied: {reason}; check the credentials and their permissions"
+        )
+    is_refused = isinstance(error, OSError) and error.errno in _REFUSED
+    if is_refused or names & _WRONG_NAMES or isinstance(error, ValueError):
+        return InputError(f"{url}: {reason}")
+    return JobError(f"{url}: {reason}")
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status code of an exception of a store's library; None if it has none."""
+    response = getattr(error, "response", None)  # botocore
+    if isinstance(response, Mapping):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return int(status) if status else None
+    for name in ("code", "status", "status_code"):  # gcsfs, aiohttp, azure-core
+        with contextlib.suppress(TypeError, ValueError):
+            return int(getattr(error, name, None))  # type: ignore[arg-type]
+    return None

@@ -1,0 +1,89 @@
+"""Leases of remote directories: one writer, whatever the clocks say."""
+
+import dataclasses
+import threading
+
+import pytest
+
+from pipeline.errors import InputError, JobError
+from pipeline.storage import leases
+from pipeline.storage.files import write_atomically
+from pipeline.storage.leases import LEASE, LEASE_SECS, Holder, read_holder
+from pipeline.storage.locks import only_writer
+from pipeline.storage.remote import path_from
+from pipeline.storage.strict_json import to_json
+
+RUN = "gs://bucket/run"
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(leases, "_SETTLE_SECS", 0.0)
+
+
+def left_by(**changes) -> Holder:
+    holder = dataclasses.replace(Holder.of_this_process(), **changes)
+    write_atomically(path_from(RUN) / LEASE, to_json(dataclasses.asdict(holder)).encode())
+    return holder
+
+
+def test_second_writer_is_refused_and_the_first_one_releases(store):
+    with only_writer(path_from(RUN), "`run_dir`"):
+        with (
+            pytest.raises(InputError, match="`run_dir`: is being written by process"),
+            only_writer(path_from(RUN), "`run_dir`"),
+        ):
+            pass
+        assert [*store.objects] == [f"bucket/run/{LEASE}"]
+    assert store.objects == {}
+
+
+def test_lease_of_a_dead_process_of_this_machine_is_taken_over(store):
+    left_by(id="dead", pid=2**22 + 1)  # above Linux's limit of process ids
+    with only_writer(path_from(RUN), "`run_dir`"):
+        assert read_holder(path_from(RUN) / LEASE).id != "dead"
+    assert store.objects == {}
+
+
+@pytest.mark.parametrize("skew_secs", [-86_400.0, 0.0, 86_400.0])
+def test_age_of_a_lease_is_that_of_the_stores_clock(store, skew_secs):
+    now = [1_000_000.0 + skew_secs]
+    store.now = lambda: now[0]
+    left_by(id="elsewhere", host="node7")
+    now[0] += LEASE_SECS - 1
+    with (
+        pytest.raises(InputError, match=r"process .* on node7, since .*"),
+        only_writer(path_from(RUN), "`run_dir`"),
+    ):
+        pass
+    assert read_holder(path_from(RUN) / LEASE).id == "elsewhere"
+    now[0] += 1
+    with only_writer(path_from(RUN), "`run_dir`"):
+        assert read_holder(path_from(RUN) / LEASE).id != "elsewhere"
+
+
+def test_nothing_is_written_after_another_process_took_the_lease_over(store, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW_SECS", 0.01)
+    path = path_from(RUN)
+    with only_writer(path, "`run_dir`"):
+        left_by(id="other", host="node7")
+        for thread in threading.enumerate():
+            if thread.name == "lease":
+                thread.join(60)  # it ends when it sees the other's lease
+        with pytest.raises(JobError, match=r"on node7, .* has taken over; nothing more is written"):
+            write_atomically(path / "metrics.jsonl", b"")
+        write_atomically(path_from("gs://bucket/elsewhere"), b"")
+    assert read_holder(path / LEASE).id == "other"
+
+
+def test_renewal_writes_the_lease_again(store, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW_SECS", 0.01)
+    renewed = threading.Event()
+
+    def fail(method: str, key: str) -> None:
+        if method == "put" and [*store.requests].count(("put", key)) > 3:
+            renewed.set()
+
+    store.fail = fail
+    with only_writer(path_from(RUN), "`run_dir`"):
+        assert renewed.wait(60)

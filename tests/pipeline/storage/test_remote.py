@@ -1,0 +1,190 @@
+"""URLs behind pathlib's interface, and how failures of a store are told."""
+
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from pipeline.errors import InputError, JobError
+from pipeline.storage import remote
+from pipeline.storage.files import local_copy, match_files, publish, remove_folder, write_atomically
+from pipeline.storage.remote import create_exclusively, is_remote, path_from
+
+
+def test_url_has_the_interface_of_a_path(store):
+    path = path_from("gs://bucket/a/b.txt")
+    write_atomically(path, b"text")
+    assert is_remote(path)
+    assert not is_remote(path_from("a/b.txt"))
+    assert str(path) == "gs://bucket/a/b.txt"
+    assert (path.name, path.suffix, str(path.parent)) == ("b.txt", ".txt", "gs://bucket/a")
+    assert path.read_text() == "text"
+    assert path.stat().st_size == 4
+    assert [str(each) for each in path.parent.iterdir()] == ["gs://bucket/a/b.txt"]
+    assert path.parent.is_dir()
+    assert not path.with_name("c.txt").exists()
+    assert store.objects == {"bucket/a/b.txt": b"text"}
+
+
+def test_trailing_slash_is_no_part_of_the_name(store):
+    write_atomically(path_from("gs://bucket/run/") / "config.json", b"{}")
+    assert store.objects == {"bucket/run/config.json": b"{}"}
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://host/x", "ftp://host/x: unknown scheme ftp://; expected gs://, s3://, az://, hdfs"),
+        ("gs:///x", "gs:///x: names no bucket; expected gs://BUCKET/PATH"),
+        ("s3://", "names no bucket"),
+    ],
+)
+def test_unusable_urls_are_named(url, message):
+    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+        path_from(url)
+
+
+def test_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(remote.SCHEMES, "gs", remote.Scheme("no_such_library", "X", 3, "gcs"))
+    path = path_from("gs://bucket/x")
+    type(path.fs).clear_instance_cache()
+    with pytest.raises(InputError, match=r"gs:// needs .* no_such_library; .*'clozeline\[gcs\]'"):
+        path_from("gs://bucket/x").read_bytes()
+    type(path.fs).clear_instance_cache()
+
+
+def test_missing_bucket_is_told_from_a_missing_object(store):
+    with pytest.raises(FileNotFoundError):
+        path_from("gs://bucket/x").read_bytes()
+    for act in (Path.read_bytes, Path.exists):
+        with pytest.raises(InputError, match="gs://other: no such bucket"):
+            getattr(path_from("gs://other/x"), act.__name__)()
+
+
+class NoCredentialsError(Exception):
+    """Has the name of botocore's."""
+
+
+class HttpError(Exception):
+    """Has the form of gcsfs's."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"status {code}")
+        self.code = code
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (NoCredentialsError("none"), "no valid credentials: none"),
+        (PermissionError("Forbidden"), "access denied: Forbidden"),
+        (HttpError(401), "access denied: status 401"),
+        (HttpError(403), "access denied: status 403"),
+    ],
+)
+def test_refusals_are_not_retried(store, error, message):
+    def fail(*_: str) -> None:
+        raise error
+
+    store.fail = fail
+    with pytest.raises(InputError, match=f"gs://bucket/x: {message}"):
+        path_from("gs://bucket/x").read_bytes()
+    assert len(store.requests) == 1
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError("cut"), HttpError(503)])
+def test_temporary_failures_are_retried_a_bounded_number_of_times(store, error):
+    path = path_from("gs://bucket/x")
+    write_atomically(path, b"whole")
+    failures = [error, error]
+
+    def fail(*_: str) -> None:
+        if failures:
+            raise failures.pop()
+
+    store.fail = fail
+    assert path.read_bytes() == b"whole"
+
+    def always(*_: str) -> None:
+        raise error
+
+    store.fail = always
+    store.requests.clear()
+    with pytest.raises(JobError, match=r"gs://bucket/x: .*given up") as caught:
+        path.read_bytes()
+    assert len(store.requests) == 3
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_was_not_closed_is_not_uploaded(store):
+    def interrupted() -> None:
+        with path_from("gs://bucket/x").open("wb") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert store.objects == {}
+
+
+def test_exclusive_creation_succeeds_once(store):
+    path = path_from("gs://bucket/lease")
+    create_exclusively(path, b"1")
+    with pytest.raises(FileExistsError):
+        create_exclusively(path, b"2")
+    assert store.objects == {"bucket/lease": b"1"}
+
+
+def test_marker_of_a_folder_comes_last_and_goes_first(store, tmp_path):
+    for name in ("a", "m", "sub/z"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    folder = path_from("gs://bucket/made")
+    publish(tmp_path, folder, "m")
+    written = [key for method, key in store.requests if method == "put"]
+    assert written == ["bucket/made/a", "bucket/made/sub/z", "bucket/made/m"]
+    with pytest.raises(FileExistsError):
+        publish(tmp_path, folder, "m")
+    with local_copy(folder) as copy:
+        names = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+        assert names == {"a", "m", "sub/z"}
+        assert (copy / "sub/z").read_text() == "sub/z"
+    assert not copy.exists()
+    remove_folder(folder, "m")
+    removed = [key for method, key in store.requests if method == "rm"]
+    assert removed[0] == "bucket/made/m"
+    assert store.objects == {}
+
+
+def test_globs_match_objects_and_refuse_folders(store):
+    for name in ("a.txt", "b.txt", "c.md", "sub/d.txt"):
+        write_atomically(path_from(f"gs://bucket/in/{name}"), name.encode())
+    assert match_files(["gs://bucket/in/*.txt"]) == {
+        "gs://bucket/in/a.txt": 5,
+        "gs://bucket/in/b.txt": 5,
+    }
+    assert match_files(["gs://bucket/in/c.md"]) == {"gs://bucket/in/c.md": 4}
+    with pytest.raises(InputError, match=r"`input` gs://bucket/in/\*\.pdf: no file matches"):
+        match_files(["gs://bucket/in/*.pdf"])
+    with pytest.raises(InputError, match="`input` gs://bucket/in/sub: is a folder"):
+        match_files(["gs://bucket/in/*"])
+
+
+def test_hdfs_keeps_the_host_in_its_paths(tmp_path, monkeypatch):
+    made = []
+
+    def hadoop(**options: object) -> ArrowFSWrapper:
+        made.append({name: options[name] for name in ("host", "port")})
+        return ArrowFSWrapper(pyarrow.fs.LocalFileSystem())
+
+    monkeypatch.setattr("fsspec.implementations.arrow.HadoopFileSystem", hadoop)
+    path = path_from(f"hdfs://namenode:8020{tmp_path}/x.txt")
+    type(path.fs).clear_instance_cache()
+    write_atomically(path, b"text")
+    assert made == [{"host": "namenode", "port": 8020}]
+    assert (tmp_path / "x.txt").read_bytes() == b"text"
+    assert str(path) == f"hdfs://namenode:8020{tmp_path}/x.txt"
+    assert [str(each) for each in path.parent.iterdir()] == [str(path)]
+    assert match_files([str(path.parent / "*.txt")]) == {str(path): 4}
+    type(path.fs).clear_instance_cache()
