@@ -41,6 +41,7 @@ from model.training.workers import Workers
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest
 from pipeline.storage.files import read_bounded
+from pipeline.storage.remote import path_from
 from pipeline.text.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
@@ -353,7 +354,9 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
         config = SIZES[model].config(manifest.vocab_size)
     elif model.endswith(".json"):
         try:
-            config = BertConfig.from_json(read_bounded(Path(model), MAX_SETTINGS_BYTES).decode())
+            config = BertConfig.from_json(
+                read_bounded(path_from(model), MAX_SETTINGS_BYTES).decode()
+            )
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"`model` {model}: cannot be used: {error}") from error
     else:

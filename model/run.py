@@ -147,4 +147,4 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[st
         checkpoints = Checkpoints(made / CHECKPOINTS)
         checkpoints.save(0, {"model": weights})
         checkpoints.wait()
-        publish(made, path)
+        publish(made, path, CONFIG)

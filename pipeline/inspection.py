@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.progress import progress
 from pipeline.records.serialization import parse_examples
-from pipeline.storage.files import crc32c
+from pipeline.storage.files import crc32c, local_copy
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import Vocabulary, dataset_vocabulary
 
@@ -67,7 +67,8 @@ def inspect_dataset(config: InspectConfig) -> Inspection:
                 lengths.update(batch[schema.INPUT_MASK].sum(axis=1).tolist())
                 pieces += np.bincount(text_pieces(batch, vocabulary), minlength=len(pieces))
                 bar.advance(task, len(batch[schema.INPUT_IDS]))
-    first = next(read_records(dataset / manifest.splits[split][0].name, manifest))
+    with local_copy(dataset / manifest.splits[split][0].name) as shard_path:
+        first = next(read_records(shard_path, manifest))
     shown = range(min(config.examples, len(first[schema.INPUT_IDS])))
     return Inspection(
         dataset=dataset,
@@ -109,15 +110,17 @@ def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dic
         InputError: the checksum or the number of records does not match the manifest, or a record
             does not parse.
     """
-    path = dataset / shard.name
-    if crc32c(path) != shard.crc32c:
-        raise InputError(f"{path}: corrupt (its CRC-32C is not the manifest's); make it again")
-    examples = 0
-    for batch in read_records(path, manifest):
-        examples += len(batch[schema.INPUT_IDS])
-        yield batch
-    if examples != shard.examples:
-        raise InputError(f"{path}: {examples:,} records where the manifest says {shard.examples:,}")
+    with local_copy(dataset / shard.name) as path:
+        if crc32c(path) != shard.crc32c:
+            raise InputError(f"{path}: corrupt (its CRC-32C is not the manifest's); make it again")
+        examples = 0
+        for batch in read_records(path, manifest):
+            examples += len(batch[schema.INPUT_IDS])
+            yield batch
+        if examples != shard.examples:
+            raise InputError(
+                f"{path}: {examples:,} records where the manifest says {shard.examples:,}"
+            )
 
 
 def read_records(path: Path, manifest: Manifest) -> Iterator[dict[str, np.ndarray]]:

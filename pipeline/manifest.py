@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
+from pipeline.storage.files import file_sizes
 from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
 MANIFEST = "manifest.json"
@@ -122,9 +123,10 @@ def read_manifest(dataset: Path) -> Manifest:
         inside = sorted(str(found.parent) for found in dataset.glob(f"*/{MANIFEST}"))
         hint = f"name one of {' '.join(inside)}" if inside else "make one with clozeline preprocess"
         raise InputError(f"{dataset}: no finished dataset (no {MANIFEST}); {hint}")
+    sizes = file_sizes(dataset)
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         file = dataset / shard.name
-        size_bytes = file.stat().st_size if file.is_file() else None
+        size_bytes = sizes.get(shard.name)
         if size_bytes is None:
             raise InputError(f"{file}: missing, though {path} lists it; make the dataset again")
         if size_bytes != shard.size_bytes:

@@ -11,6 +11,7 @@ from model.interchange.google import has_checkpoint, read_google
 from model.interchange.hugging_face import CONFIG, has_safetensors, read_hugging_face
 from model.interchange.keras_hub import read_keras_hub
 from pipeline.errors import InputError
+from pipeline.storage.files import local_copy
 
 _RUN_KEYS = {"format", "model", "dataset"}
 """Keys that the `config.json` of a run has, and no other format's."""
@@ -20,7 +21,7 @@ def read_checkpoint(path: Path) -> Imported:
     """Read a Hugging Face directory, a TensorFlow 1 checkpoint or a KerasHub preset.
 
     Args:
-        path: directory of the checkpoint.
+        path: directory of the checkpoint, local or remote.
 
     Raises:
         InputError: the directory has none of these formats, holds an unsupported kind of model,
@@ -29,6 +30,11 @@ def read_checkpoint(path: Path) -> Imported:
     if not path.is_dir():
         kind = "not a directory; give its directory" if path.exists() else "does not exist"
         raise InputError(f"{path}: {kind}")
+    with local_copy(path) as local:
+        return replace(_read(local), path=path)
+
+
+def _read(path: Path) -> Imported:
     settings = read_json(path, CONFIG)
     # Several published directories have the files of both formats.
     has_google = os.path.lexists(path / GOOGLE_CONFIG)

@@ -155,4 +155,4 @@ def _write(
         # transformers refuses a file without this metadata.
         save_file(tensors, staged / WEIGHTS, metadata={"format": "pt"})
         share(staged / WEIGHTS)
-        publish(staged, output)
+        publish(staged, output, "config.json")

@@ -3,13 +3,19 @@
 Each is a directory `step-NNNNNNNN` with a `tf.train.Checkpoint`, in which weights are stored by
 their Keras path, and `checksums.json`, the size and CRC-32C of each of its files. `best.json`
 contains the step of the best checkpoint, the metric that selected it, and the metric's value.
+
+In remote storage `checksums.json` is uploaded last, and a directory without it is no checkpoint.
+TensorFlow reads and writes local files only: checkpoints are uploaded after they were written, and
+downloaded before they are read.
 """
 
+import contextlib
 import logging
 import math
 import re
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +24,21 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline.errors import InputError, JobError
-from pipeline.storage.files import crc32c, make_folder, publish, reason, write_atomically
+from pipeline.storage.files import (
+    CLOZELINE,
+    crc32c,
+    local_copy,
+    make_folder,
+    move_folder,
+    publish,
+    reason,
+    remove_folder,
+    write_atomically,
+)
+from pipeline.storage.locks import staging
+from pipeline.storage.remote import is_remote, sizes_below
 from pipeline.storage.strict_json import from_json, read_json_file, to_json
+from pipeline.storage.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +56,9 @@ _PASSING = (
     tf.errors.UnavailableError,
 )
 """Temporary errors of TensorFlow, which do not mean that a checkpoint is corrupt."""
+
+_UPLOADS_AT_ONCE = 2
+"""Checkpoints that may wait for their upload; each takes its size on the local disk."""
 
 _READS = 10
 """Number of attempts to read a checkpoint if a concurrent training removes it meanwhile."""
@@ -84,6 +106,7 @@ class Checkpoints:
         directory: directory of the checkpoints.
         keep: number of recent checkpoints to keep; the best one is kept as well.
         writes: whether this process may modify the directory; True for one worker of a run only.
+        uploads: what is written to remote storage in the background.
     """
 
     def __init__(self, directory: Path, keep: int = 3, *, writes: bool = True) -> None:
@@ -93,6 +116,8 @@ class Checkpoints:
         self._copy: dict[str, Any] = {}
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
+        self.uploads = Uploads()
+        self._newly_marked: Best | None = None  # `best.json` may not be uploaded yet
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, ascending; see `checkpoint_steps`."""
@@ -106,6 +131,9 @@ class Checkpoints:
             InputError: the file is damaged.
             JobError: the file cannot be read.
         """
+        return self._newly_marked or self._read_marked()
+
+    def _read_marked(self) -> Best | None:
         return read_json_file(
             self.directory / _BEST,
             Best.from_json,
@@ -122,26 +150,41 @@ class Checkpoints:
             JobError: the file cannot be read.
         """
         best = self.marked
-        return best if best and self._path(best.step).exists() else None
+        if best is None or best is self._newly_marked:
+            return best
+        return best if self._path(best.step).exists() else None
 
     def mark_best(self, step: int, metric: str, value: float) -> None:
         """Mark the checkpoint of a step as the best one; wait until it is written.
+
+        In remote storage it is marked in the background, once it is uploaded.
 
         Args:
             step: step of a checkpoint that has been, or is being saved.
             metric: name of the evaluation metric.
             value: value of the metric.
         """
-        self.wait()
-        if self.writes:
-            text = to_json({"step": step, "metric": metric, "value": value}) + "\n"
+        self._wait_for_copy()
+        if not self.writes:
+            return
+        text = to_json({"step": step, "metric": metric, "value": value}) + "\n"
+
+        def mark() -> None:
             write_atomically(self.directory / _BEST, text.encode())
             self._remove_old()
+
+        if is_remote(self.directory):
+            self._newly_marked = Best(step, metric, value)
+            self.uploads.submit(mark)
+        else:
+            mark()
 
     def forget_best(self, step: int) -> None:
         """Unpin the best checkpoint up to this step; later evaluations use another dataset."""
         best = self.best
         if self.writes and best and best.step <= step:
+            self.wait()
+            self._newly_marked = None
             (self.directory / _BEST).unlink()
 
     def hold(self, state: dict[str, Any]) -> None:
@@ -150,7 +193,7 @@ class Checkpoints:
         Args:
             state: variables, or dictionaries of variables, by name.
         """
-        self.wait()  # the background thread may still be writing the previous copy
+        self._wait_for_copy()  # the background thread may still be writing the previous copy
         if not self._copy:
             with tf.device("CPU:0"):
                 self._copy = tf.nest.map_structure(_variable_like, state)
@@ -177,40 +220,75 @@ class Checkpoints:
             self._pending = self._writer.submit(self._write, step)
 
     def wait(self) -> None:
-        """Wait until the pending checkpoint is written.
+        """Wait until the pending checkpoint is written, and all uploads are done.
 
         Raises:
             JobError: it could not be written.
         """
+        self._wait_for_copy()
+        self.uploads.wait()
+
+    def _wait_for_copy(self) -> None:
+        """Wait until the copy of the state is on a disk."""
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
 
     def check(self) -> None:
         """Raise the `JobError` of a background save that has already failed; do not wait."""
+        self.uploads.check()
         if self._pending and self._pending.done():
-            self.wait()
+            self._wait_for_copy()
 
     def _write(self, step: int) -> None:
-        partial = self.directory / f"{_PARTIAL}{step}"
         final = self._path(step)
+        with contextlib.ExitStack() as stack:
+            try:
+                partial = stack.enter_context(self._partial(step))
+                tf.train.Checkpoint(**self._copy).write(str(partial / _NAME))
+                write_checksums(partial)
+                if is_remote(final):
+                    self.uploads.wait(_UPLOADS_AT_ONCE)
+                    kept = stack.pop_all()  # until it is uploaded
+                    self.uploads.submit(lambda: self._upload(partial, final, kept))
+                    return
+                publish(partial, final)
+            except (OSError, tf.errors.OpError) as error:
+                raise JobError(
+                    f"{final}: cannot be written: {reason(error)}; earlier checkpoints are intact"
+                ) from error
+        self._remove_old()
+
+    @contextlib.contextmanager
+    def _partial(self, step: int) -> Iterator[Path]:
+        """Yield a new local directory, which is removed unless it is renamed."""
+        if is_remote(self.directory):
+            with staging(Path(tempfile.gettempdir()), f"{CLOZELINE}checkpoint-") as partial:
+                yield partial
+            return
+        partial = self.directory / f"{_PARTIAL}{step}"
+        _remove([partial])
+        make_folder(partial)
         try:
+            yield partial
+        finally:
             _remove([partial])
-            make_folder(partial)
-            tf.train.Checkpoint(**self._copy).write(str(partial / _NAME))
-            write_checksums(partial)
-            publish(partial, final)
-        except (OSError, tf.errors.OpError) as error:
-            _remove([partial])
-            raise JobError(
-                f"{final}: cannot be written: {reason(error)}; earlier checkpoints are intact"
-            ) from error
+
+    def _upload(self, partial: Path, final: Path, kept: contextlib.ExitStack) -> None:
+        with kept:
+            remove_folder(final, _CHECKSUMS)  # what a killed upload left
+            publish(partial, final, _CHECKSUMS)
         self._remove_old()
 
     def _remove_old(self) -> None:
-        best = self.best
+        # While a better one is being uploaded, readers still see the one before.
+        best = {mark.step for mark in (self._newly_marked, self._read_marked()) if mark}
         for step in self.steps()[: -self.keep]:
-            if not best or step != best.step:
+            if step in best:
+                continue
+            if is_remote(self.directory):
+                remove_folder(self._path(step), _CHECKSUMS)
+            else:
                 # Rename before removing, so that a concurrent reader sees all files or none.
                 _remove([self._path(step).replace(self.directory / f"{_PARTIAL}{step}")])
 
@@ -227,7 +305,9 @@ class Checkpoints:
             InputError: all checkpoints are damaged, or the last one belongs to another model.
             JobError: a checkpoint cannot be read now, for example for lack of permission.
         """
-        if self.writes:
+        if self.writes and is_remote(self.directory):
+            self._remove_unfinished()
+        elif self.writes:
             _remove(self.directory.glob(f"{_PARTIAL}[0-9]*"))
         for _ in range(_READS):
             try:
@@ -235,6 +315,12 @@ class Checkpoints:
             except GoneError:  # removed by a running training, which has written newer ones
                 continue
         raise JobError(f"{self.directory}: checkpoints are removed while they are being read")
+
+    def _remove_unfinished(self) -> None:
+        """Remove checkpoints that a killed training did not upload whole."""
+        names = {name.split("/")[0] for name in sizes_below(self.directory) if "/" in name}
+        for step in set(_steps_of(names)) - set(self.steps()):
+            remove_folder(self._path(step), _CHECKSUMS)
 
     def _restore_last(self, state: dict[str, Any]) -> int | None:
         damaged: list[int] = []
@@ -299,7 +385,7 @@ class Checkpoints:
         while path.exists():
             number += 1
             path = self.directory / f"{_DAMAGED}{step:08d}-{number}"
-        publish(self._path(step), path)
+        move_folder(self._path(step), path)
         logger.info(f"{self._path(step)}: kept as {path.name}")
 
     def _read(self, step: int, state: dict[str, Any]) -> None:
@@ -313,10 +399,11 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
-            is_verified = verify(path)
-            checkpoint = tf.train.Checkpoint(**state)
-            status = checkpoint.read(str(path / _NAME))
-            status.assert_existing_objects_matched().expect_partial()
+            with local_copy(path) as local:
+                is_verified = verify(local)
+                checkpoint = tf.train.Checkpoint(**state)
+                status = checkpoint.read(str(local / _NAME))
+                status.assert_existing_objects_matched().expect_partial()
         except (OSError, *_PASSING) as error:
             if not path.exists():
                 raise GoneError from error
@@ -348,12 +435,20 @@ def checkpoint_steps(directory: Path) -> list[int]:
     Raises:
         JobError: the directory exists but cannot be listed.
     """
+    if is_remote(directory):
+        markers = [name for name in sizes_below(directory) if name.endswith(f"/{_CHECKSUMS}")]
+        return _steps_of(name.split("/")[0] for name in markers)
     try:
         names = [path.name for path in directory.iterdir() if path.is_dir()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise JobError(f"{directory}: cannot be listed: {error.strerror}") from error
+    return _steps_of(names)
+
+
+def _steps_of(names: Iterable[str]) -> list[int]:
+    """Return the steps of those names that are a checkpoint's, ascending."""
     matches = [re.fullmatch(r"step-(\d{8,})", name, re.ASCII) for name in names]
     return sorted(int(match[1]) for match in matches if match)
 

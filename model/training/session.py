@@ -132,7 +132,12 @@ class Session:
         self.throughput = Throughput(self.data.batch_size)
         self._peak_flops = matrix_peak(run.training.precision) * device_count(self.trainer.strategy)
         first_step = self._saved_step = self.trainer.steps_done
-        self.log = RunLog(run.path, first_step, writes=self.workers.is_chief)
+        self.log = RunLog(
+            run.path,
+            first_step,
+            writes=self.workers.is_chief,
+            uploads=self.checkpoints.uploads,
+        )
         lines = self.log.lines()
         losses = [line["loss"] for line in lines if line["split"] == "train"]
         recent_loss = self.workers.of_chief(losses[-1] if losses else 0.0)

@@ -17,6 +17,7 @@ from pipeline.storage.remote import (
     is_remote,
     is_url,
     matching,
+    move_object,
     sizes_below,
     upload,
     write,
@@ -110,6 +111,8 @@ def _upload_folder(folder: Path, final: Path, marker: str) -> Path:
 def local_copy(path: Path) -> Iterator[Path]:
     """Yield a local copy of a remote file or directory, which exists in the context; or the path.
 
+    Errors of the context that name the copy name the remote path instead.
+
     Raises:
         FileNotFoundError: there is nothing; `InputError` and `JobError` as
             `pipeline.storage.remote`.
@@ -125,7 +128,10 @@ def local_copy(path: Path) -> Iterator[Path]:
         for name, size in sizes.items():
             (local / name).parent.mkdir(parents=True, exist_ok=True)
             download_exactly(path / name, local / name, size)
-        yield local
+        try:
+            yield local
+        except (InputError, JobError) as error:
+            raise type(error)(str(error).replace(str(local), str(path))) from error
 
 
 def download_exactly(source: Path, target: Path, size_bytes: int) -> None:
@@ -138,6 +144,27 @@ def download_exactly(source: Path, target: Path, size_bytes: int) -> None:
     found = target.stat().st_size
     if found != size_bytes:
         raise JobError(f"{source}: {found:,} bytes instead of {size_bytes:,}; try again")
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Rename a directory; a remote one's files are moved one by one."""
+    if not is_remote(source):
+        publish(source, target)
+        return
+    for name in sizes_below(source):
+        move_object(source / name, target / name)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the size in bytes of each file in a directory, by name; empty if it does not exist.
+
+    A remote directory takes one request, however many files it has.
+    """
+    if is_remote(folder):
+        return sizes_below(folder)
+    if not folder.is_dir():
+        return {}
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
 
 
 def remove_folder(path: Path, marker: str = "") -> None:

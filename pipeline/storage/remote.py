@@ -149,9 +149,15 @@ def matching(pattern: str) -> dict[str, int | None]:
 
 
 def sizes_below(folder: Path) -> dict[str, int]:
-    """Return the size in bytes of each object below a remote folder, by relative name."""
+    """Return the size in bytes of each object below a remote folder, by relative name.
+
+    It is empty if there is no such folder.
+    """
     remote, name = located(folder)
-    found = remote.find(name, detail=True)
+    try:
+        found = remote.find(name, detail=True)
+    except FileNotFoundError:
+        return {}
     return {path[len(name) + 1 :]: entry["size"] for path, entry in found.items() if path != name}
 
 
