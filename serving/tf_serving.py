@@ -1,10 +1,12 @@
 """Names and numbers defined by TensorFlow Serving, used by the export, the server and the client.
 
-Only the standard library is imported, because flags and the REST client use this module.
+No large library is imported, because flags and the REST client use this module.
 """
 
 import re
 from pathlib import Path
+
+from pipeline.storage.remote import is_remote, sizes_below
 
 DEFAULT_SIGNATURE = "serving_default"
 """Signature for requests without a signature name."""
@@ -52,16 +54,21 @@ def version_number(name: str) -> int | None:
 
 def next_version(model_path: Path) -> int:
     """Return the largest version number among the names in a model's directory, plus 1."""
-    numbers = (version_number(child.name) for child in model_path.iterdir())
+    names = (child.name for child in model_path.iterdir()) if model_path.exists() else ()
+    numbers = map(version_number, names)
     return max((number for number in numbers if number is not None), default=0) + 1
 
 
 def versions_of(model_path: Path) -> dict[int, Path]:
-    """Return the version directories of a model by version number, in ascending order."""
-    if not model_path.is_dir():
-        return {}
-    numbered = ((version_number(child.name), child) for child in sorted(model_path.iterdir()))
-    versions = {
-        number: child for number, child in numbered if number is not None and child.is_dir()
-    }
-    return dict(sorted(versions.items()))
+    """Return the version directories of a model by version number, in ascending order.
+
+    In remote storage those without `SAVED_MODEL` are left out: it is uploaded last.
+    """
+    if is_remote(model_path):
+        parts = (name.split("/") for name in sizes_below(model_path))
+        children = [model_path / name for name, *rest in parts if rest == [SAVED_MODEL]]
+    else:
+        exists = model_path.is_dir()
+        children = sorted(path for path in model_path.iterdir() if path.is_dir()) if exists else []
+    numbered = ((version_number(child.name), child) for child in children)
+    return dict(sorted((number, child) for number, child in numbered if number is not None))

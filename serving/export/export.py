@@ -9,6 +9,7 @@ from model.run import Run, load_run
 from model.run_config import Checkpoint
 from pipeline.storage.files import publish, writing
 from pipeline.storage.locks import only_writer, staging
+from pipeline.storage.remote import is_remote, sizes_below
 from serving.configs import ExportConfig
 from serving.export import gate
 from serving.export.choices import TOLERANCES, ServerVersion, ServingPrecision
@@ -17,7 +18,7 @@ from serving.export.server_configs import write_configs
 from serving.export.signatures import TextModel
 from serving.export.stock_ops import check_ops
 from serving.export.warmup_requests import write_warm_up
-from serving.tf_serving import WARM_UP_FILE, next_version
+from serving.tf_serving import SAVED_MODEL, WARM_UP_FILE, next_version
 
 PUBLISHING_SECS = 60.0
 """Timeout for the lock while another export publishes its version and writes configurations."""
@@ -46,6 +47,8 @@ class Exported:
     @property
     def size_bytes(self) -> int:
         """Size of all of its files."""
+        if is_remote(self.path):
+            return sum(sizes_below(self.path).values())
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
 
@@ -75,7 +78,8 @@ def export_run(
     """Save a run as the next version of a model.
 
     The directory is written under a temporary name that servers do not recognize as a version, and
-    is renamed when it is complete and has passed the gate.
+    is renamed when it is complete and has passed the gate. In remote storage its files are uploaded
+    then, `saved_model.pb` last: without it a server cannot load the version.
 
     Args:
         run: a pretrained, fine-tuned or imported run.
@@ -102,6 +106,7 @@ def export_run(
         difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
         # The lock prevents two exports from choosing the same version number.
         with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
-            path = publish(temporary, model_path / str(next_version(model_path)))
+            version = model_path / str(next_version(model_path))
+            path = publish(temporary, version, SAVED_MODEL)
             write_configs(model_path)
     return Exported(path, tuple(signatures), difference)

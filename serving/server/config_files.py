@@ -20,6 +20,7 @@ from google.protobuf import (
 from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline.errors import InputError
+from pipeline.storage.remote import is_url, path_from
 from serving.server.batching import BatchingOptions
 
 _MAX_FILE_BYTES = 1024 * 1024
@@ -85,13 +86,13 @@ def models_from_proto(config: model_server_config_pb2.ModelServerConfig) -> list
 def _model(model: Any) -> ModelConfig:
     if not model.name or "/" in model.name:
         raise InputError(f"name: expected one for every model, without a slash; got {model.name!r}")
-    if not Path(model.base_path).is_absolute():
+    if not (is_url(model.base_path) or Path(model.base_path).is_absolute()):
         raise InputError(
             f"Expected model {model.name} to have an absolute path or URI; "
             f"got base_path()={model.base_path}"
         )
     try:
-        base_path = Path(model.base_path)
+        base_path = path_from(model.base_path)
         base_path.resolve()
         base_path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # name too long; link cycle; NUL byte

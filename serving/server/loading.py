@@ -11,6 +11,7 @@ import tensorflow_text  # noqa: F401  (registers the ops that text models are ma
 from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
+from pipeline.storage.files import local_copy
 from serving.server.folders import check_regular, fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
@@ -39,15 +40,17 @@ Loader = Callable[[str, int, Path], Servable]
 def saved_model_loader(runner: Runner, metrics: Metrics | None = None) -> Loader:
     """Return a function that loads one version and runs its warm-up requests.
 
-    The function raises ServingError if the version cannot be served.
+    The function raises ServingError if the version cannot be served. A remote version is downloaded
+    to a temporary directory, from which TensorFlow reads all of it when it loads the model.
     """
     metrics = metrics or Metrics()
 
     def load(name: str, version: int, path: Path) -> Servable:
         try:
-            check_regular(path)
-            servable = _load(name, version, path)
-            warm_up(path, servable.signatures, runner)
+            with local_copy(path) as local:
+                check_regular(local)
+                servable = _load(name, version, local)
+                warm_up(local, servable.signatures, runner)
         except Exception as error:  # TensorFlow raises many types for a broken SavedModel
             metrics.load(str(path), succeeded=False)
             if isinstance(error, ServingError):

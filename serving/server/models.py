@@ -8,7 +8,8 @@ from pathlib import Path
 
 from grpc import StatusCode
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
+from pipeline.storage.remote import is_remote
 from serving.server.config_files import ModelConfig
 from serving.server.folders import fingerprint, read_models, versionless_dirs
 from serving.server.loading import Loader, Servable, loaded_once
@@ -17,6 +18,9 @@ from serving.server.status import ServingError, invalid, shortened
 from serving.tf_serving import versions_of
 
 _log = logging.getLogger(__name__)
+
+REMOTE_POLL_SECS = 10.0
+"""Least time between two polls of remote storage, where each request costs money."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ class Repository:
                 if not self._keeps_dropped:
                     self._unload_dropped(self._configs)
                 self._complain_once("", "")
-            except InputError as error:
+            except (InputError, JobError) as error:
                 # Ignore a missing folder silently; report a file that is invalid, perhaps only
                 # while it is being edited.
                 said = "" if self._keeps_dropped else f"the models stay as they were: {error}"
@@ -192,7 +196,7 @@ class Repository:
         """Check for new versions of one model; an error does not affect other models."""
         try:
             _update_and_tell(model)
-        except OSError as error:
+        except (OSError, InputError, JobError) as error:
             self._complain_once(name, f"looking for new versions: {error}")
         else:
             self._complain_once(name, "")
@@ -245,6 +249,8 @@ class Repository:
 
     def start_polling(self, interval_secs: float) -> None:
         """Poll in a background thread until `stop_polling`."""
+        if is_remote(self._source):
+            interval_secs = max(interval_secs, REMOTE_POLL_SECS)
 
         def work() -> None:
             while not self._stopping.wait(interval_secs):

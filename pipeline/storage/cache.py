@@ -1,0 +1,194 @@
+"""A bounded folder with copies of remote files, which several processes share.
+
+A copy appears under its name, by a rename, after its checksum was compared: a torn download is
+never read. The locks are the kernel's (`flock`), on the files themselves, so a killed process
+leaves none. Readers hold a shared lock while they open a copy; the least recently used copies that
+nobody holds are removed to make room.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError, JobError, check_range
+from pipeline.storage.files import crc32c, download_exactly, make_folder, publish
+
+_PARTIAL = ".partial-"
+_OURS = re.compile(rf"({re.escape(_PARTIAL)})?[0-9a-f]{{16}}-[0-9a-f]{{8}}-.+")
+"""Names of copies and of downloads in progress."""
+
+WAIT_SECS = 60.0
+"""How long to wait for room while other processes hold what is in the cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Where copies of remote files are kept.
+
+    Attributes:
+        cache: the folder; None = `~/.cache/clozeline`. Other files in it are neither counted nor
+            removed.
+        cache_gb: its largest size, in gigabytes (10^9 bytes).
+    """
+
+    cache: Path | None = None
+    cache_gb: float = 50.0
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a number out of range.
+        """
+        check_range("cache_gb", self.cache_gb, 0.001)
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        return self.cache or Path.home() / ".cache" / "clozeline"
+
+
+class Cache:
+    """Copies of remote files in a local folder."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        """Create the folder.
+
+        Raises:
+            InputError: it cannot be created.
+        """
+        self._folder = config.folder
+        self._max_bytes = int(config.cache_gb * 1e9)
+        try:
+            make_folder(self._folder)
+        except OSError as error:
+            raise InputError(f"`cache` {self._folder}: cannot be used: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def opened(self, source: Path, size_bytes: int, checksum: str) -> Iterator[Path]:
+        """Yield the copy of a remote file; in the context it is not removed.
+
+        A process that has opened it may read it after the context, too.
+
+        Args:
+            source: the remote file.
+            size_bytes: its size.
+            checksum: its CRC-32C, as eight hexadecimal digits.
+
+        Raises:
+            InputError: the file has another checksum, or the cache is too small for it.
+            JobError: it cannot be downloaded, or there is no room; a full disk.
+        """
+        digest = hashlib.sha256(str(source).encode()).hexdigest()[:16]
+        copy = self._folder / f"{digest}-{checksum}-{source.name}"
+        while True:
+            with _locked(copy, fcntl.LOCK_SH) as found:
+                if found and copy.stat().st_size == size_bytes:
+                    os.utime(copy)  # the time of its last use
+                    yield copy
+                    return
+            self._download(source, copy, size_bytes, checksum)
+
+    def _download(self, source: Path, copy: Path, size_bytes: int, checksum: str) -> None:
+        """Download a file under a temporary name, check it and rename it."""
+        partial = copy.with_name(f"{_PARTIAL}{copy.name}")
+        try:
+            partial.touch()
+            with _locked(partial, fcntl.LOCK_EX) as found:
+                if not found or (copy.exists() and copy.stat().st_size == size_bytes):
+                    return  # another process was faster
+                try:
+                    self._make_room(partial, size_bytes)
+                    download_exactly(source, partial, size_bytes)
+                    _check(source, partial, checksum)
+                    publish(partial, copy)
+                finally:
+                    partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise JobError(f"`cache` {self._folder}: cannot be written: {error}") from error
+
+    def _make_room(self, partial: Path, size_bytes: int) -> None:
+        """Remove copies until a file of this size fits; reserve its size.
+
+        Raises:
+            InputError: it is larger than the whole cache.
+            JobError: other processes need what is in the cache.
+        """
+        if size_bytes > self._max_bytes:
+            raise InputError(
+                f"`cache_gb` {self._max_bytes / 1e9:g}: too small for a file of "
+                f"{size_bytes / 1e9:.3g} GB; give more"
+            )
+        deadline = time.monotonic() + WAIT_SECS
+        lock = self._folder / ".room"
+        while True:
+            lock.touch()
+            with _locked(lock, fcntl.LOCK_EX) as is_locked:
+                if is_locked and self._remove_least_recent(partial, size_bytes):
+                    os.truncate(partial, size_bytes)  # counts at once; takes no blocks yet
+                    return
+            if time.monotonic() > deadline:
+                raise JobError(
+                    f"`cache_gb` {self._max_bytes / 1e9:g}: {self._folder} is full of files that "
+                    "running processes read; give more, or another `cache`"
+                )
+            time.sleep(0.2)
+
+    def _remove_least_recent(self, partial: Path, size_bytes: int) -> bool:
+        """Remove copies until there is room for so many bytes; return whether there is."""
+        files: list[tuple[int, int, Path]] = []
+        for path in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if path != partial and _OURS.fullmatch(path.name):
+                    files.append((status.st_mtime_ns, status.st_size, path))
+        room = self._max_bytes - sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if room >= size_bytes:
+                break
+            with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB) as found:
+                if found and size:
+                    path.unlink(missing_ok=True)
+                    room += size
+        return room >= size_bytes
+
+
+def _check(source: Path, copy: Path, checksum: str) -> None:
+    found = crc32c(copy)
+    if found != checksum:
+        raise InputError(
+            f"{source}: corrupt or changed: its CRC-32C is {found}, and the manifest says "
+            f"{checksum}; make the dataset again"
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path, operation: int) -> Iterator[bool]:
+    """Hold a lock on a file; yield whether it is held, and the name still is that of the file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, operation)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            yield False
+            return
+        try:
+            is_same = os.path.samestat(os.fstat(descriptor), path.stat())
+        except FileNotFoundError:
+            is_same = False
+        yield is_same
+    finally:
+        os.close(descriptor)
