@@ -10,7 +10,7 @@ ARG PYTHON_IMAGE=python:${PYTHON_VERSION}-slim
 ARG BEAM_IMAGE=apache/beam_python${PYTHON_VERSION}_sdk:2.77.0
 
 FROM ${PYTHON_IMAGE} AS build
-# Beam's file systems for gs:// (gcp) or s3:// (aws); gcp is needed on Dataflow, too.
+# An extra of Beam: gcp is needed on Dataflow.
 ARG FILESYSTEM=
 RUN python3 -m venv /opt/clozeline
 ENV PATH=/opt/clozeline/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

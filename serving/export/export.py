@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from model.run import Run, load_run
 from model.run_config import Checkpoint
-from pipeline.storage.files import publish, writing
+from pipeline.manifest import VOCABULARY
+from pipeline.storage.files import local_copy, publish, writing
 from pipeline.storage.locks import only_writer, staging
 from pipeline.storage.remote import is_remote, sizes_below
 from serving.configs import ExportConfig
@@ -94,19 +95,20 @@ def export_run(
         JobError: the saved model's outputs differ from the Python model's, or the disk is full.
     """
     model = run.load_model(checkpoint)
-    module = TextModel(run, model, precision)
-    signatures = module.signatures()
     given = f"`output` {model_path}"
-    with writing(given), staging(model_path, ".export-") as temporary:
-        with writing(given, tf.errors.OpError):
-            tf.saved_model.save(module, str(temporary), signatures=signatures)
-            write_warm_up(temporary / WARM_UP_FILE, model_path.name, signatures, run.vocabulary)
-        check_ops(temporary, server)
-        goldens = Reference(run, model).golden(signatures)
-        difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
-        # The lock prevents two exports from choosing the same version number.
-        with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
-            version = model_path / str(next_version(model_path))
-            path = publish(temporary, version, SAVED_MODEL)
-            write_configs(model_path)
+    with local_copy(run.path / VOCABULARY) as vocabulary:
+        module = TextModel(run, model, precision, vocabulary)
+        signatures = module.signatures()
+        with writing(given), staging(model_path, ".export-") as temporary:
+            with writing(given, tf.errors.OpError):
+                tf.saved_model.save(module, str(temporary), signatures=signatures)
+                write_warm_up(temporary / WARM_UP_FILE, model_path.name, signatures, run.vocabulary)
+            check_ops(temporary, server)
+            goldens = Reference(run, model).golden(signatures)
+            difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
+            # The lock prevents two exports from choosing the same version number.
+            with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
+                version = model_path / str(next_version(model_path))
+                path = publish(temporary, version, SAVED_MODEL)
+                write_configs(model_path)
     return Exported(path, tuple(signatures), difference)

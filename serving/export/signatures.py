@@ -9,6 +9,7 @@ heads, C classes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -53,6 +54,7 @@ class TextModel(tf.Module):
         run: Run,
         model: keras.Model,
         precision: ServingPrecision = "float32",
+        vocabulary: Path | None = None,
     ) -> None:
         """Create the network and the text encoder.
 
@@ -60,12 +62,13 @@ class TextModel(tf.Module):
             run: a pretrained, fine-tuned or imported run.
             model: Keras model of the run; its weights are copied.
             precision: dtype of the stored weights and of matrix multiplications.
+            vocabulary: local file to save as an asset; None = the run's, which is local.
         """
         super().__init__(name="clozeline")
         self._run = run
         self._heads = ("task",) if run.task else run.heads
         self.network = Network(run.config, weights_by_name(model), precision, self._heads)
-        self.vocab = tf.saved_model.Asset(str(run.path / VOCABULARY))
+        self.vocab = tf.saved_model.Asset(str(vocabulary or run.path / VOCABULARY))
         self.texts = TextEncoder(
             run.vocabulary,
             lower_case=run.dataset.lower_case,

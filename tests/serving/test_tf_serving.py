@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.storage.files import write_atomically
+from pipeline.storage.remote import path_from
 from serving.tf_serving import next_version, version_number, versions_of
 
 # What TensorFlow Serving 2.20 takes for a version: file_system_storage_path_source.cc parses the
@@ -41,3 +43,17 @@ def test_the_next_version_is_no_name_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "4").mkdir()
     (tmp_path / "5").write_text("a file")
     assert next_version(tmp_path) == 6
+
+
+def test_remote_version_counts_when_its_saved_model_is_there(store):
+    model = path_from("gs://bucket/models/m")
+    for name in ("1/saved_model.pb", "1/variables/variables.index", "2/variables/x", "10/a/b"):
+        write_atomically(model / name, b"x")
+    assert {number: str(path) for number, path in versions_of(model).items()} == {
+        1: "gs://bucket/models/m/1"
+    }
+    assert next_version(model) == 11  # no other name is written to again
+    write_atomically(model / "10/saved_model.pb", b"x")
+    assert [*versions_of(model)] == [1, 10]
+    assert next_version(path_from("gs://bucket/models/none")) == 1
+    assert versions_of(path_from("gs://bucket/models/none")) == {}

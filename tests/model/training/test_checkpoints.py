@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from model.training.checkpoints import Best, Checkpoints
 from pipeline.errors import InputError, JobError
+from pipeline.storage.remote import path_from
 
 pytestmark = pytest.mark.usefixtures("printed_engine_notes")
 
@@ -340,3 +342,115 @@ def test_only_the_writer_modifies_the_directory(saved: Checkpoints) -> None:
     assert saved.steps() == [20, 300, 4000]
     assert saved.best is None
     assert (saved.directory / "partial-5000").exists()
+
+
+@pytest.fixture
+def remote(store: Any) -> Checkpoints:
+    checkpoints = Checkpoints(path_from("gs://bucket/run/checkpoints"), keep=2)
+    for step in (1, 20, 300):
+        checkpoints.save(step, make_state(float(step)))
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_remote_checkpoints_are_kept_and_restored(store: Any, remote: Checkpoints) -> None:
+    assert remote.steps() == [20, 300]
+    state = make_state()
+    assert Checkpoints(remote.directory, writes=False).restore(state) == 300
+    assert values(state) == [[300.0, 300.5], 300]
+    assert {key.split("/")[3] for key in store.objects} == {"step-00000020", "step-00000300"}
+
+
+def test_checksums_of_a_remote_checkpoint_are_written_last_and_removed_first(
+    store: Any, remote: Checkpoints
+) -> None:
+    for method, step in (("put", 300), ("rm", 1)):
+        names = [
+            key.rsplit("/", 1)[1]
+            for what, key in store.requests
+            if what == method and f"step-{step:08d}" in key
+        ]
+        assert sorted(names) == sorted(FILES)
+        assert names.index("checksums.json") == (2 if method == "put" else 0)
+
+
+def test_best_remote_checkpoint_stays(remote: Checkpoints) -> None:
+    remote.mark_best(20, "loss", 1.5)
+    for step in (400, 500):
+        remote.save(step, make_state(float(step)))
+    remote.wait()
+    assert remote.steps() == [20, 400, 500]
+    state = make_state()
+    again = Checkpoints(remote.directory, writes=False)
+    assert again.best == Best(20, "loss", 1.5)
+    assert again.restore_best(state) == 20
+
+
+def test_remote_best_points_to_a_whole_checkpoint_at_all_times(
+    store: Any, remote: Checkpoints
+) -> None:
+    remote.mark_best(300, "loss", 1.5)
+    remote.wait()
+
+    def check(method: str, key: str) -> None:
+        marked = json.loads(store.objects["bucket/run/checkpoints/best.json"])["step"]
+        assert f"bucket/run/checkpoints/step-{marked:08d}/checksums.json" in store.objects
+
+    store.fail = check
+    for step in (400, 500, 600):
+        remote.save(step, make_state(float(step)))
+    remote.mark_best(600, "loss", 1.0)
+    remote.save(700, make_state(700.0))
+    remote.save(800, make_state(800.0))
+    remote.wait()
+    assert remote.steps() == [600, 700, 800]
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_remote_checkpoint_whose_upload_was_cut_is_none_and_removed(
+    store: Any, remote: Checkpoints, missing: int
+) -> None:
+    for name in [*FILES[::-1]][:missing]:
+        del store.objects[f"bucket/run/checkpoints/step-00000300/{name}"]
+    state = make_state()
+    assert Checkpoints(remote.directory, writes=False).restore(state) == 20
+    assert Checkpoints(remote.directory).restore(state) == 20
+    assert not any("step-00000300" in key for key in store.objects)
+
+
+def test_damaged_remote_checkpoint_is_set_aside(
+    store: Any, remote: Checkpoints, capsys: pytest.CaptureFixture
+) -> None:
+    store.objects[f"bucket/run/checkpoints/step-00000300/{FILES[1]}"] += b"x"
+    state = make_state()
+    assert remote.restore(state) == 20
+    assert "gs://bucket/run/checkpoints/step-00000300: damaged" in capsys.readouterr().err
+    assert f"bucket/run/checkpoints/damaged-00000300/{FILES[1]}" in store.objects
+    assert remote.steps() == [20]
+
+
+def test_upload_does_not_hold_up_the_training(store: Any, remote: Checkpoints) -> None:
+    may_go_on = threading.Event()
+    store.fail = lambda method, key: may_go_on.wait(60) and None
+    remote.save(400, make_state(400.0))
+    remote.hold(make_state(401.0))  # returns while the upload waits
+    remote.mark_best(400, "loss", 1.0)
+    remote.check()
+    may_go_on.set()
+    remote.wait()
+    assert remote.steps() == [300, 400]
+    assert remote.best == Best(400, "loss", 1.0)
+
+
+def test_failed_upload_is_told_once_and_earlier_checkpoints_stay(
+    store: Any, remote: Checkpoints
+) -> None:
+    def fail(method: str, key: str) -> None:
+        if method == "put":
+            raise ConnectionResetError("cut")
+
+    store.fail = fail
+    remote.save(400, make_state(400.0))
+    with pytest.raises(JobError, match=r"gs://bucket/run/checkpoints/step-00000400/.*: cut"):
+        remote.wait()
+    assert remote.steps() == [20, 300]

@@ -1,0 +1,247 @@
+"""All commands on object storage: an S3 and a GCS server, a network that fails, kills."""
+
+import json
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.manifest import MANIFEST
+from pipeline.storage.files import write_atomically
+from pipeline.storage.remote import path_from
+
+pytestmark = pytest.mark.storage
+
+PRETRAIN = (
+    "--model", "tiny", "--steps", "24", "--batch-size", "8", "--checkpoint-every-steps", "4",
+    "--eval-every-steps", "8", "--precision", "float32", "--deterministic",
+)  # fmt: skip
+
+
+def upload(corpus: Path, folder: str) -> None:
+    for path in corpus.iterdir():
+        write_atomically(path_from(folder) / path.name, path.read_bytes())
+
+
+def preprocess(folder: str) -> list[str]:
+    return [
+        "preprocess", "--input", f"{folder}/in/*.txt", "--vocab", f"{folder}/vocab.txt", "--output",
+        f"{folder}/dataset", "--max-seq-length", "32", "--eval-rate", "0.2", "--shards", "3",
+    ]  # fmt: skip
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def on_s3(s3, monkeypatch, tmp_path, s3_environment, commands):
+    """Commands on the S3 server without faults; this process reads it as well."""
+    for name, value in s3_environment(s3[0]).items():
+        monkeypatch.setenv(name, value)
+    return commands({}, tmp_path)
+
+
+def test_whole_line_on_gcs_with_nothing_but_urls(
+    gcs, gcs_environment, commands, prose_corpus, tmp_path, monkeypatch, free_ports
+):
+    for name, value in gcs_environment(gcs).items():
+        monkeypatch.setenv(name, value)
+    whole_line(commands({}, tmp_path), "gs://bucket/line", prose_corpus, free_ports)
+
+
+def test_whole_line_on_s3_through_a_network_that_fails(
+    network, failing, s3_environment, commands, prose_corpus, tmp_path, monkeypatch, free_ports
+):
+    for name, value in s3_environment(network.port).items():
+        monkeypatch.setenv(name, value)
+    network.fault = failing(0.05, 0.02, 0.05, seed=5)
+    try:
+        whole_line(commands({}, tmp_path), "s3://bucket/line", prose_corpus, free_ports)
+    finally:
+        network.fault = lambda key: ""
+    assert min(network.faults[fault] for fault in ("503", "cut", "stall")) > 3
+
+
+def whole_line(commands, base: str, corpus: Path, free_ports) -> None:
+    """Text to served answer; the training is killed and resumed, and equals one on local disks."""
+    upload(corpus, f"{base}/in")
+    commands.run("vocab", "--input", f"{base}/in/*.txt", "--output", f"{base}/vocab.txt", "--size",
+                 "80")  # fmt: skip
+    commands.run(*preprocess(base))
+    commands.run("inspect", f"{base}/dataset")
+    train = ("pretrain", "--dataset", f"{base}/dataset", "--run", f"{base}/run", *PRETRAIN)
+    killed = commands.start(*train)
+    wait_for(lambda: checkpoints(base), killed)
+    killed.kill()
+    killed.communicate()
+    assert 0 < max(checkpoints(base)) < 24
+    out, _ = commands.run(*train, "--json")
+    result = json.loads(out)
+    assert result["steps"] == 24
+    assert len(checkpoints(base)) <= 4
+    run = path_from(f"{base}/run")
+    logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert logged == sorted(logged)
+    assert logged[-1] == 24
+    assert (run / "curves.png").exists()
+    assert any(path.name.startswith("events") for path in (run / "logs").iterdir())
+    assert not (run / ".lease").exists()
+    compare_with_local(commands, base, result)
+    commands.run("export", "--run", f"{base}/run", "--output", f"{base}/models/m")
+    rest, grpc = free_ports(2)
+    server = commands.start("serve", "--models", f"{base}/models", "--rest-port", str(rest),
+                            "--grpc-port", str(grpc), "--embedded")  # fmt: skip
+    try:
+        wait_for(lambda: is_listening(rest), server)
+        out, _ = commands.run("query", "--server", f"127.0.0.1:{rest}", "--model", "m", "--json",
+                              "The [MASK] sees the boat.")  # fmt: skip
+        assert json.loads(out)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=120)
+
+
+def compare_with_local(commands, base: str, result: dict) -> None:
+    """Train on local copies without an interruption; losses are the same."""
+    local = commands.home / "local"
+    for path in path_from(f"{base}/dataset").iterdir():
+        (local / "dataset").mkdir(parents=True, exist_ok=True)
+        (local / "dataset" / path.name).write_bytes(path.read_bytes())
+    out, _ = commands.run("pretrain", "--dataset", str(local / "dataset"), "--run",
+                          str(local / "run"), *PRETRAIN, "--json")  # fmt: skip
+    expected = json.loads(out)
+    assert result["loss"] == expected["loss"]
+
+
+def checkpoints(base: str) -> list[int]:
+    """Steps of the checkpoints that are whole."""
+    folder = path_from(f"{base}/run/checkpoints")
+    return [int(path.parent.name[5:]) for path in folder.glob("step-*/checksums.json")]
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    """Wait until something is true, while a process runs."""
+    for _ in range(3000):
+        if condition():
+            return
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
+        threading.Event().wait(0.2)
+    raise AssertionError("waited for 10 minutes")
+
+
+def objects(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def prepared(on_s3, s3, prose_corpus, vocab_path) -> Iterator[tuple[str, Path]]:
+    """A folder of the bucket with a corpus, a vocabulary, and a file of the user's."""
+    base, folder = "s3://bucket/interrupted", s3[1] / "interrupted"
+    upload(prose_corpus, f"{base}/in")
+    write_atomically(path_from(f"{base}/vocab.txt"), vocab_path.read_bytes())
+    write_atomically(path_from(f"{base}/dataset/notes.txt"), b"mine")
+    yield base, folder
+    for name in objects(folder):
+        (folder / name).unlink()
+
+
+def test_interrupted_preprocess_leaves_no_dataset_and_removes_only_its_own(
+    prepared, network, s3_environment, commands, tmp_path
+):
+    base, folder = prepared
+    through_network = commands(s3_environment(network.port), tmp_path)
+    before = objects(folder)
+    network.requests = 0
+    through_network.run(*preprocess(base))
+    whole, total = objects(folder), network.requests
+    for name in whole.keys() - before.keys():
+        (folder / name).unlink()
+    assert MANIFEST in {Path(name).name for name in whole}
+    for moment in range(10):
+        stop = signal.SIGKILL if moment % 2 else signal.SIGINT
+        process = through_network.start(*preprocess(base))
+        network.requests = 0
+        at = max(1, total * (2 * moment + 1) // 20)
+        network.seen = lambda number, at=at, p=process, stop=stop: (
+            p.send_signal(stop) if number == at else None
+        )
+        _, err = process.communicate(timeout=600)
+        network.seen = lambda number: None
+        left = objects(folder)
+        assert before.items() <= left.items()
+        if process.returncode == 0:  # the signal came after the dataset was published
+            assert left == whole
+            for name in whole.keys() - before.keys():
+                (folder / name).unlink()
+            continue
+        assert "Traceback" not in err
+        assert not any(name.endswith(MANIFEST) for name in left)
+        if stop == signal.SIGINT:
+            assert process.returncode == 130
+            assert left == before
+    through_network.run(*preprocess(base))
+    assert objects(folder) == whole  # what the killed jobs left is gone
+
+
+def test_store_that_never_answers_ends_a_command_with_one_line(
+    s3_environment, network, commands, tmp_path
+):
+    network.fault = lambda key: "503"
+    network.requests = 0
+    try:
+        _, err = commands(s3_environment(network.port), tmp_path).run(
+            "inspect", "s3://bucket/dataset", code=1
+        )
+    finally:
+        network.fault = lambda key: ""
+    assert len(lines(err)) == 1
+    assert err.startswith("clozeline: s3://bucket/dataset/manifest.json: ")
+    assert network.requests <= 30
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "message"),
+    [
+        ({}, "s3://nowhere/x", "s3://nowhere: no such bucket"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://bucket/x", "access denied"),
+        ({"AWS_SECRET_ACCESS_KEY": "", "AWS_ACCESS_KEY_ID": ""}, "s3://bucket/x", "credentials"),
+        ({}, "ftp://bucket/x", "unknown scheme ftp://"),
+    ],
+)
+def test_unusable_store_is_named_in_one_line(
+    s3, s3_environment, commands, tmp_path, environment, url, message
+):
+    found = commands(s3_environment(s3[0]) | environment, tmp_path)
+    _, err = found.run("inspect", url, code=2)
+    assert len(lines(err)) == 1
+    assert message in err
+
+
+def test_second_training_of_a_remote_run_is_refused(on_s3, prose_corpus, vocab_path):
+    base = "s3://bucket/twice"
+    upload(prose_corpus, f"{base}/in")
+    write_atomically(path_from(f"{base}/vocab.txt"), vocab_path.read_bytes())
+    on_s3.run(*preprocess(base))
+    train = ("pretrain", "--dataset", f"{base}/dataset", "--run", f"{base}/run", *PRETRAIN)
+    first = on_s3.start(*train)
+    wait_for(lambda: path_from(f"{base}/run/.lease").exists(), first)
+    _, err = on_s3.run(*train, code=2)
+    assert f"--run {base}/run: is being written by process {first.pid}" in err
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=300)
+    assert not path_from(f"{base}/run/.lease").exists()
