@@ -5,6 +5,8 @@
     report = make_vocabulary(VocabularyConfig(input=("books/*.txt",), output=Path("vocab.txt")))
     print(report.pieces)
 
+Paths may be URLs of object stores: `path_from("gs://bucket/run")` has the interface of a `Path`.
+
 These are the functions of the rooms themselves. What the user gave and cannot be used is an
 `InputError`, what failed otherwise a `JobError`; both say in one line what and where, with fields
 of the configuration in backquotes. Notes go through `logging` (`logging.basicConfig(level="INFO")`
@@ -36,6 +38,8 @@ from pipeline.errors import InputError, JobError
 from pipeline.inspection import Inspection, inspect_dataset
 from pipeline.make_vocabulary import VocabularyReport, make_vocabulary
 from pipeline.preprocess import DatasetReport, PreprocessReport, preprocess
+from pipeline.storage.cache import CacheConfig
+from pipeline.storage.remote import path_from
 from serving.client.answers import Answer, query
 from serving.configs import ExportConfig, QueryConfig, ServeConfig
 from serving.export.export import Exported, export
@@ -45,6 +49,7 @@ from serving.server.launch import serving_models as serve
 __all__ = [
     "Addresses",
     "Answer",
+    "CacheConfig",
     "Columns",
     "DatasetReport",
     "EvaluateConfig",
@@ -86,6 +91,7 @@ __all__ = [
     "inspect_dataset",
     "launch",
     "make_vocabulary",
+    "path_from",
     "preprocess",
     "pretrain",
     "query",

@@ -21,6 +21,7 @@ from model.training.config import (
     check_ranges,
 )
 from pipeline.errors import InputError
+from pipeline.storage.cache import CacheConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class PretrainConfig:
         updates: optimizer hyperparameters.
         execution: devices and compilation.
         recovery: checkpoints and divergence.
+        caching: local copies of remote datasets.
     """
 
     run_dir: Path
@@ -66,6 +68,7 @@ class PretrainConfig:
     updates: UpdateConfig = field(default_factory=UpdateConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -11,6 +11,7 @@ from clozeline.show.terminal import notes, results, table
 from model.configs import PretrainConfig
 from model.run_config import CURVES
 from model.training.config import Initialization
+from pipeline.storage.cache import CacheConfig
 
 if TYPE_CHECKING:
     from model.pretrain import PretrainResult
@@ -57,6 +58,11 @@ class Pretrain(TrainingFlags):
     """Steps between evaluations on the eval split. Default: only at the end."""
     seed: int = PretrainConfig.seed
     """Seed for the initial weights, the order of the examples, and dropout."""
+    cache: Path | None = None
+    """Folder for copies of the files of a remote dataset; several commands may share it. Default:
+    ~/.cache/clozeline."""
+    cache_gb: float = CacheConfig.cache_gb
+    """Largest size of the copies in --cache, in gigabytes."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.
@@ -70,7 +76,8 @@ class Pretrain(TrainingFlags):
 
     def engine_config(self) -> PretrainConfig:
         """Return what the engine is asked to do."""
-        return config_from(self, PretrainConfig, **self.parts())
+        caching = config_from(self, CacheConfig)
+        return config_from(self, PretrainConfig, caching=caching, **self.parts())
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its losses and its speed."""

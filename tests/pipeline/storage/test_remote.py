@@ -188,3 +188,15 @@ def test_hdfs_keeps_the_host_in_its_paths(tmp_path, monkeypatch):
     assert [str(each) for each in path.parent.iterdir()] == [str(path)]
     assert match_files([str(path.parent / "*.txt")]) == {str(path): 4}
     type(path.fs).clear_instance_cache()
+
+
+def test_text_is_decoded_as_that_of_a_local_file(store, tmp_path):
+    data = "\ufeffä\tb\r\nc\td\n".encode()
+    (tmp_path / "x").write_bytes(data)
+    remote_path = path_from("gs://bucket/x")
+    write_atomically(remote_path, data)
+    for path in (tmp_path / "x", remote_path):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            assert file.readlines() == ["ä\tb\r\n", "c\td\n"]
+            file.seek(0)
+            assert file.read(1) == "ä"
