@@ -1,11 +1,12 @@
 """Pretraining: start or resume a run."""
 
+import contextlib
 import dataclasses
 import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -40,8 +41,10 @@ from model.training.sums import means
 from model.training.workers import Workers
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest
+from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import read_bounded
 from pipeline.storage.remote import path_from
+from pipeline.storage.remote_dataset import local_dataset
 from pipeline.text.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
@@ -169,9 +172,13 @@ def train(
         if phase.first_step:
             logger.info(f"second phase: {phase.data}")
             run.checkpoints.forget_best(phase.first_step)
-        session = Session(run, phase, evaluations, config.recovery)
-        with phase.data.faults_named():
-            measured = session.train()
+        assert isinstance(phase.data, PretrainingData)
+        with phase.data.fetched(config.caching) as data:
+            session = Session(
+                run, dataclasses.replace(phase, data=data), evaluations, config.recovery
+            )
+            with data.faults_named():
+                measured = session.train()
     return session, measured
 
 
@@ -184,12 +191,28 @@ class PretrainingData:
         manifest: manifest of the dataset.
         batch_size: global batch size.
         seed: seed of the order of examples.
+        local: local directory with the dataset's files; None = the dataset's, which is local.
     """
 
     dataset: Path
     manifest: Manifest
     batch_size: int
     seed: int
+    local: Path | None = None
+
+    @contextlib.contextmanager
+    def fetched(self, caching: CacheConfig) -> Iterator["PretrainingData"]:
+        """Yield the same data, with local files in the context.
+
+        Raises:
+            InputError, JobError: as `local_dataset`.
+        """
+        with local_dataset(self.dataset, self.manifest, caching) as local:
+            yield dataclasses.replace(self, local=local)
+
+    @property
+    def _files(self) -> Path:
+        return self.local or self.dataset
 
     def __str__(self) -> str:
         """Return the directory."""
@@ -200,7 +223,7 @@ class PretrainingData:
     ) -> tf.data.Dataset:
         """Return the training batches of this process, as an infinite dataset."""
         return train_batches(
-            self.dataset,
+            self._files,
             self.manifest,
             context,
             batch_size=self.batch_size,
@@ -214,7 +237,7 @@ class PretrainingData:
         if not examples:
             return None
         batches = partial(
-            eval_batches, self.dataset, self.manifest, "eval", batch_size=self.batch_size
+            eval_batches, self._files, self.manifest, "eval", batch_size=self.batch_size
         )
         iterator = distribute(trainer.strategy, batches)
         sums = trainer.evaluate(iterator, tf.constant(math.ceil(examples / self.batch_size)))
@@ -226,7 +249,7 @@ class PretrainingData:
 
     def faults_named(self) -> AbstractContextManager[None]:
         """Convert TensorFlow's errors about a record or file into one that names the file."""
-        return corrupt_files_named(self.dataset, self.manifest)
+        return corrupt_files_named(self._files, self.manifest)
 
 
 def open_dataset(dataset: Path) -> Manifest:
