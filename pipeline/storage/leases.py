@@ -35,7 +35,7 @@ _lost: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Holder:
+class LeaseHolder:
     """The contents of a lease.
 
     Attributes:
@@ -53,7 +53,7 @@ class Holder:
     since: str
 
     @classmethod
-    def of_this_process(cls) -> "Holder":
+    def of_this_process(cls) -> "LeaseHolder":
         """Return a new holder."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return cls(uuid.uuid4().hex, os.getpid(), _namespace(), socket.gethostname(), now)
@@ -91,7 +91,7 @@ def leased(directory: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
         JobError: as `pipeline.storage.remote`.
     """
     lease = directory / LEASE
-    holder = Holder.of_this_process()
+    holder = LeaseHolder.of_this_process()
     _acquire(lease, holder, given, wait_secs)
     _lost.pop(str(directory), None)
     ended = threading.Event()
@@ -122,7 +122,7 @@ def check_not_lost(path: Path) -> None:
             raise JobError(f"{directory}: {why}; nothing more is written there")
 
 
-def _acquire(lease: Path, holder: Holder, given: str, wait_secs: float) -> None:
+def _acquire(lease: Path, holder: LeaseHolder, given: str, wait_secs: float) -> None:
     deadline = time.monotonic() + wait_secs
     while True:
         try:
@@ -144,7 +144,7 @@ def _acquire(lease: Path, holder: Holder, given: str, wait_secs: float) -> None:
             return
 
 
-def _take_over(lease: Path, holder: Holder, other: Holder | None) -> bool:
+def _take_over(lease: Path, holder: LeaseHolder, other: LeaseHolder | None) -> bool:
     """Replace the lease of a dead process; return whether it is ours now."""
     if not (other and other.is_dead) and _age_secs(lease) < LEASE_SECS:
         return False
@@ -169,7 +169,7 @@ def _age_secs(lease: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _renew(lease: Path, holder: Holder, ended: threading.Event) -> None:
+def _renew(lease: Path, holder: LeaseHolder, ended: threading.Event) -> None:
     """Renew a lease until `ended`; note if it was lost."""
     while not ended.wait(RENEW_SECS):
         # A store that does not answer now may answer next time.
@@ -181,14 +181,14 @@ def _renew(lease: Path, holder: Holder, ended: threading.Event) -> None:
             write(lease, _json(holder))
 
 
-def _json(holder: Holder) -> bytes:
+def _json(holder: LeaseHolder) -> bytes:
     return f"{to_json(asdict(holder))}\n".encode()
 
 
-def read_holder(lease: Path) -> Holder | None:
+def read_holder(lease: Path) -> LeaseHolder | None:
     """Return the holder that a lease names; None if it is missing or invalid."""
     try:
-        return Holder(**from_json(lease.read_bytes()))
+        return LeaseHolder(**from_json(lease.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

@@ -160,6 +160,9 @@ class Network(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
+    def handle_error(self, *_: object) -> None:
+        """Print nothing: clients are killed."""
+
     def next_fault(self, key: str) -> str:
         with self.lock:
             self.requests += 1

@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import InputError, JobError
 from pipeline.storage import leases
 from pipeline.storage.files import write_atomically
-from pipeline.storage.leases import LEASE, LEASE_SECS, Holder, read_holder
+from pipeline.storage.leases import LEASE, LEASE_SECS, LeaseHolder, read_holder
 from pipeline.storage.locks import only_writer
 from pipeline.storage.remote import path_from
 from pipeline.storage.strict_json import to_json
@@ -21,8 +21,8 @@ def _no_pause(monkeypatch):
     monkeypatch.setattr(leases, "_SETTLE_SECS", 0.0)
 
 
-def left_by(**changes) -> Holder:
-    holder = dataclasses.replace(Holder.of_this_process(), **changes)
+def left_by(**changes) -> LeaseHolder:
+    holder = dataclasses.replace(LeaseHolder.of_this_process(), **changes)
     write_atomically(path_from(RUN) / LEASE, to_json(dataclasses.asdict(holder)).encode())
     return holder
 
