@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 import reprlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -177,7 +178,9 @@ def parse_options(
     arguments = _preset_flags(arguments, options) + arguments
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), warnings.catch_warnings():
+            # A default of a positional option may be a URL, which is no `pathlib.Path`.
+            warnings.filterwarnings("ignore", "The field .* is annotated", module="tyro")
             parsed, unknown = tyro.cli(
                 options,
                 args=arguments + literal,

@@ -145,3 +145,50 @@ def test_a_recipe_that_cannot_be_used(
 def test_an_unknown_recipe() -> None:
     with pytest.raises(InputError, match="`recipe` fast: expected bert-2018, cpu-hours"):
         pretrain_options("--recipe", "fast")
+
+
+PATHS_BY_COMMAND = {
+    "vocab": "--input {}/*.txt --output {}/vocab.txt",
+    "preprocess": "--input {}/*.txt --vocab {}/vocab.txt --output {}/dataset",
+    "inspect": "{}/dataset",
+    "pretrain": "--dataset {}/dataset --run {}/run --init {}/init --phase2-dataset {}/longer",
+    "import": "--from {}/checkpoint --run {}/run",
+    "export-hf": "--run {}/run --output {}/theirs",
+    "finetune": "--task single --train {}/t.tsv --dev {}/d.tsv --init {}/init --run {}/run",
+    "evaluate": "--run {}/run --data {}/d.tsv --predictions {}/p.jsonl --picture {}/p.png",
+    "export": "--run {}/run --output {}/models/m",
+    "serve": "--models {}/models --batching-config {}/batching.config",
+    "explain": "--run {}/run --output {}/page.html text",
+}
+
+
+@pytest.mark.parametrize("name", PATHS_BY_COMMAND)
+@pytest.mark.parametrize(
+    "base", ["gs://bucket/a", "s3://bucket", "az://c/a", "hdfs://h:1/a", "a/b"]
+)
+def test_every_path_of_every_command_takes_a_url(name: str, base: str) -> None:
+    words = PATHS_BY_COMMAND[name].format(*[base] * 4).split()
+    options, _ = parse(name, words)
+    expected = {word for word in words if word.startswith(base)}
+    given = [value for value in vars(options).values() if value is not None]
+    flat = {str(each) for value in given for each in (value if type(value) is tuple else [value])}
+    assert expected <= flat
+
+
+@pytest.mark.parametrize("name", PATHS_BY_COMMAND)
+def test_every_path_of_every_command_refuses_an_unknown_scheme(name: str) -> None:
+    words = PATHS_BY_COMMAND[name].format(*["ftp://host"] * 4).split()
+    if name in ("vocab", "preprocess"):  # globs are looked up when the job begins
+        words = [word.replace("ftp://host/*.txt", "*.txt") for word in words]
+    with pytest.raises(InputError, match=r"ftp://host.*: unknown scheme ftp://; expected gs://"):
+        parse(name, words)
+
+
+def test_config_file_and_its_paths_may_be_urls(store: Any) -> None:
+    store.objects["bucket/train.yaml"] = b"dataset: gs://bucket/dataset\nrun: gs://bucket/run\n"
+    options, _ = parse("pretrain", ["--config", "gs://bucket/train.yaml"])
+    assert str(options.dataset) == "gs://bucket/dataset"
+    assert str(options.run_dir) == "gs://bucket/run"
+    store.objects["bucket/inspect.yaml"] = b"dataset: gs://bucket/dataset\n"
+    options, _ = parse("inspect", ["--config=gs://bucket/inspect.yaml"])
+    assert str(options.dataset) == "gs://bucket/dataset"
