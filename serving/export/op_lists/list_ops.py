@@ -9,6 +9,10 @@ Run once a release, in an environment of its own:
 The server is built of TensorFlow's operations and kernels, and of TF Text's `ops_lib`, which has
 those of all the libraries in TF Text's wheel (tensorflow_text/BUILD). Listed is what has a kernel
 for a CPU, with the names of its attributes: a server refuses a node with one that it does not know.
+
+Operations whose name begins with `_` are put in by the graph optimizer; a saved graph may hold them
+too, as the int8 products do. Their kernels are oneDNN's, which the server for x86 is built with as
+the wheel is (TensorFlow's `--config=release_cpu_linux`); that was not checked on a server binary.
 """
 
 import tensorflow as tf
@@ -24,14 +28,14 @@ def main() -> None:
     on_cpu = {
         kernel.op
         for kernel in kernels.get_all_registered_kernels().kernel
-        if kernel.device_type in ("CPU", "DEFAULT")  # DEFAULT: any device
+        # DEFAULT: any device. Only the graph optimizer selects a kernel by its label.
+        if kernel.device_type in ("CPU", "DEFAULT") and not kernel.label
     }
     print(f"# TensorFlow {tf.__version__}, TF Text {tensorflow_text.__version__}")
     print(f"# graph versions {tf.version.GRAPH_DEF_VERSION_MIN_PRODUCER}", end=" ")
     print(f"to {tf.version.GRAPH_DEF_VERSION}")
     for op in sorted(op_def_pb2.OpList.FromString(listed).op, key=lambda op: op.name):
-        # A leading underscore marks what the graph optimizer puts in.
-        if op.name in on_cpu and not op.name.startswith("_"):
+        if op.name in on_cpu:
             print(op.name, *sorted(attribute.name for attribute in op.attr))
 
 

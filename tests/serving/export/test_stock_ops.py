@@ -19,6 +19,12 @@ def test_what_the_list_says() -> None:
     assert "transpose_b" in stock.attributes["MatMul"]
     # Registered in TensorFlow, but without a kernel for a CPU.
     assert "TPUReplicate" not in stock.attributes
+    # Put in by the graph optimizer; an int8 export holds it from the start.
+    assert {"fused_ops", "input_quant_mode", "is_weight_const"} <= stock.attributes[
+        "_QuantizedMatMul"
+    ]
+    # Its kernels have labels, which only the graph optimizer selects.
+    assert "_MklQuantizeV2" not in stock.attributes
 
 
 def test_our_name_is_accepted(exported: Path) -> None:
