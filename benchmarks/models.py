@@ -29,7 +29,7 @@ def export_random(folder: Path, size: str, precision: ServingPrecision = "float3
     Args:
         folder: folder for `run-SIZE/` and `models/SIZE/1/`; existing ones are reused.
         size: name of the size, for example "base".
-        precision: dtype of the exported weights.
+        precision: dtype of the exported weights; int8 is calibrated on random words.
 
     Returns:
         `folder/models/SIZE/1`.
@@ -46,4 +46,13 @@ def export_random(folder: Path, size: str, precision: ServingPrecision = "float3
         weights = weights_by_name(build_pretraining_model(config))
         facts_of_run = RunConfig(config, None, facts, heads=("masked_lm", "next_sentence"))
         write_run(run, facts_of_run, vocabulary, weights)
-    return export_run(load_run(run), model_dir, precision=precision).path
+    texts = None
+    if precision == "int8":
+        texts = folder / "texts.txt"
+        known = words(64 * MAX_SEQ_LENGTH)
+        rows = [
+            known[start : start + MAX_SEQ_LENGTH] for start in range(0, len(known), MAX_SEQ_LENGTH)
+        ]
+        texts.write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")
+    exported = export_run(load_run(run), model_dir, precision=precision, calibration=texts)
+    return exported.path

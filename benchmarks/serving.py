@@ -1,4 +1,4 @@
-"""Compare the in-process latency of an exported model with Hugging Face's in PyTorch and ONNX.
+"""Compare the in-process latency of an exported model with PyTorch, ONNX Runtime and OpenVINO.
 
     make bench                               # with all other benchmarks
     python -m benchmarks.serving --one-core  # CPU time on one core, for a shared machine
@@ -32,10 +32,13 @@ MODES = {
     "PyTorch, compiled, bf16": "torch compiled",
     "ONNX Runtime, float32": "onnx",
     "ONNX Runtime, dynamic int8": "onnx int8",
+    "OpenVINO, bf16": "openvino bf16",
+    "OpenVINO, int8": "openvino int8",
 }
 
-INT8 = "ONNX Runtime, dynamic int8"
-"""Shown for information, not a target: quantization changes the results."""
+TARGETS = {"ONNX Runtime, dynamic int8": (1.7, 1.3, 1.3), "OpenVINO, bf16": (0.85,) * 3,
+           "OpenVINO, int8": (0.85,) * 3}  # fmt: skip
+"""Least ratio for each of `SHAPES`; 1 for the other peers."""
 
 OURS = """\
 import json, sys, time
@@ -123,11 +126,12 @@ def main(*, quick: bool = False, one_core: bool = False, only: tuple[str, ...] =
     bench = Bench(repeats=3 if quick else 15, one_core=one_core)
     # Measure ours before and after the peers, since the machine's speed varies over time.
     first = bench.ours("bfloat16")
-    in_float32 = bench.ours("float32")
+    in_float32, in_int8 = bench.ours("float32"), bench.ours("int8")
     peers = {name: bench.peer(mode) for name, mode in MODES.items() if not only or name in only}
     last = bench.ours("bfloat16")
     ours = {shape: min(first[shape], last[shape]) for shape in first}
-    rows = [row for shape in ours for row in _rows(shape, ours, in_float32, peers)]
+    of = {"bfloat16": ours, "float32": in_float32, "int8": in_int8}
+    rows = [row for index in range(len(SHAPES)) for row in _rows(index, of, peers)]
     rows.append(_short_texts(ours))
     unit = "ms of CPU time, one core" if one_core else "ms"
     cells = [[*astuple(row)[:-1], "yes" if row.reached else "no"] for row in rows]
@@ -138,18 +142,29 @@ def main(*, quick: bool = False, one_core: bool = False, only: tuple[str, ...] =
     results.print(f"figures: {file}")
 
 
-def _rows(shape: str, ours: Times, in_float32: Times, peers: dict[str, Times]) -> list[Row]:
-    """Return a row that compares with our float32 model, and one for each peer."""
-    rows = [
-        Row(f"{shape}: bfloat16 vs. ours in float32", f"{ours[shape]:,.0f}",
-            f"{in_float32[shape]:,.0f}", f"{in_float32[shape] / ours[shape]:.2f} ×", "", True)
-    ]  # fmt: skip
+def _rows(index: int, ours: dict[str, Times], peers: dict[str, Times]) -> list[Row]:
+    """Return the rows of a shape: against our float32 model, and against each peer.
+
+    Args:
+        index: index in `SHAPES`.
+        ours: our times by precision.
+        peers: the peers' times by name.
+    """
+    shape = "{} x {}".format(*SHAPES[index])
+    others: list[tuple[str, str, Times, float | None]] = [
+        ("bfloat16", "ours in float32", ours["float32"], None),
+        ("int8", "ours in bfloat16", ours["bfloat16"], 1.0),
+    ]
     for name, times in peers.items():
-        ratio = times[shape] / ours[shape]
-        counts = shape.endswith("x 128") and name != INT8
+        precision = "int8" if name.endswith("int8") else "bfloat16"
+        others.append((precision, name, times, TARGETS.get(name, (1.0,) * 3)[index]))
+    rows = []
+    for precision, name, times, target in others:
+        mine, theirs = ours[precision][shape], times[shape]
         rows.append(
-            Row(f"{shape}: bfloat16 vs. {name}", f"{ours[shape]:,.0f}", f"{times[shape]:,.0f}",
-                f"{ratio:.2f} ×", "≥ 1 ×" if counts else "", ratio >= 1 or not counts)
+            Row(f"{shape}: {precision} vs. {name}", f"{mine:,.0f}", f"{theirs:,.0f}",
+                f"{theirs / mine:.2f} ×", f"≥ {target:g} ×" if target else "",
+                target is None or theirs / mine >= target)
         )  # fmt: skip
     return rows
 

@@ -21,6 +21,10 @@ class ExportConfig:
         run_dir: the run: pretrained, tuned or imported.
         output: models/NAME; the version is the next free number in it.
         precision: dtype of stored weights and matrix multiplications.
+        calibrate: texts to measure the ranges of an int8 model on, one per line; None = each row
+            is quantized by its own largest number.
+        check: labelled examples to compare the exported model's metrics with float32's on.
+        max_loss: largest accepted loss of the task's first metric on `check`; None = any.
         checkpoint: `best` by evaluation, `last`; `auto`: the best if there is one.
         for_server: release of TensorFlow Serving that must know every operation.
     """
@@ -28,8 +32,24 @@ class ExportConfig:
     run_dir: Path
     output: Path
     precision: ServingPrecision = "float32"
+    calibrate: Path | None = None
+    check: Path | None = None
+    max_loss: float | None = None
     checkpoint: Checkpoint = "auto"
     for_server: ServerVersion = "2.20"
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a field is out of range, or fields contradict each other.
+        """
+        if self.max_loss is not None:
+            check_range("max_loss", self.max_loss, 0, 1e6)
+            if not self.check:
+                raise InputError("`max_loss`: has an effect only with `check`")
+        if self.calibrate and self.precision != "int8":
+            raise InputError("`calibrate`: has an effect only with `precision` int8")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
-"""Time the inference of Hugging Face's BertModel in PyTorch and in ONNX Runtime.
+"""Time the inference of Hugging Face's BertModel in PyTorch, ONNX Runtime and OpenVINO.
 
     python hugging_face_serving.py settings.json
 
 Prints a JSON object: wall time and CPU time of each batch in milliseconds, by shape. The script is
-self-contained, for an environment with `torch`, `transformers` and `onnxruntime`.
+self-contained; `hugging_face_serving.txt` lists what it imports.
 """
 
 import json
@@ -28,7 +28,8 @@ def main(settings: dict) -> None:
     torch.manual_seed(1)
     torch.set_num_threads(settings["threads"])
     model = BertModel(BertConfig(**settings["model"])).eval()
-    answer = (_onnx if settings["mode"].startswith("onnx") else _torch)(model, settings)
+    kind = {"torch": _torch, "onnx": _onnx, "openvino": _openvino}[settings["mode"].split()[0]]
+    answer = kind(model, settings)
     times = {}
     for batch, length in settings["shapes"]:
         ids = np.random.default_rng(2).integers(5, settings["model"]["vocab_size"], [batch, length])
@@ -58,22 +59,50 @@ def _torch(model: BertModel, settings: dict) -> Callable[[tuple], None]:
 
 def _onnx(model: BertModel, settings: dict) -> Callable[[tuple], None]:
     """Return the ONNX Runtime inference function, with all graph optimizations."""
-    folder = Path(tempfile.mkdtemp())
-    file = folder / "model.onnx"
+    file = _exported(model)
+    if "int8" in settings["mode"]:
+        in_int8 = file.with_name("int8.onnx")
+        quantize_dynamic(file, in_int8, weight_type=QuantType.QInt8)
+        file = in_int8
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings["threads"]
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, dict(zip(NAMES, inputs, strict=True)))
+
+
+def _openvino(model: BertModel, settings: dict) -> Callable[[tuple], None]:
+    """Return the OpenVINO inference function, in bfloat16 or quantized by NNCF."""
+    import nncf
+    import openvino
+
+    converted = openvino.convert_model(_exported(model))
+    if "int8" in settings["mode"]:
+        rng = np.random.default_rng(3)
+        shape = [1, max(length for _, length in settings["shapes"])]
+        ids = [rng.integers(5, settings["model"]["vocab_size"], shape) for _ in range(32)]
+        samples = [dict(zip(NAMES, (x, x**0, x * 0), strict=True)) for x in ids]
+        kind = nncf.ModelType.TRANSFORMER
+        converted = nncf.quantize(converted, nncf.Dataset(samples), model_type=kind)
+    hints = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "INFERENCE_NUM_THREADS": settings["threads"],
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.compile_model(converted, "CPU", hints)
+    return lambda inputs: compiled(dict(zip(NAMES, inputs, strict=True)))
+
+
+def _exported(model: BertModel) -> Path:
+    """Return the model as an ONNX file."""
+    file = Path(tempfile.mkdtemp()) / "model.onnx"
     ids = torch.ones([2, 16], dtype=torch.int64)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     torch.onnx.export(
         model, (), str(file), kwargs=dict.fromkeys(NAMES, ids), input_names=list(NAMES),
         dynamic_shapes=dict.fromkeys(NAMES, shape), dynamo=True, verbose=False,
     )  # fmt: skip
-    if "int8" in settings["mode"]:
-        quantize_dynamic(file, folder / "int8.onnx", weight_type=QuantType.QInt8)
-        file = folder / "int8.onnx"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings["threads"]
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, dict(zip(NAMES, inputs, strict=True)))
+    return file
 
 
 if __name__ == "__main__":

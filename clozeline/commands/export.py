@@ -1,6 +1,6 @@
 """`clozeline export`: export a run as a SavedModel for a model server."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,11 +24,27 @@ class Export(Command):
     """Model directory, models/NAME. The version is the next free number in it."""
     precision: ServingPrecision = "float32"
     """Dtype of stored weights and matrix multiplications. bfloat16 halves the size, and is faster
-    on CPUs with bfloat16 support."""
+    on CPUs with bfloat16 support. int8 quarters it; such a model needs a CPU with VNNI or AMX."""
+    calibrate: Path | None = None
+    """File with texts like those to be served, one per line, for --precision int8: the model's
+    ranges are measured on them, and it is faster. Default: ranges are computed for each text."""
+    check: Path | None = None
+    """Labelled examples in the training file's format: print how the metric of a fine-tuned run
+    changes in this precision."""
+    max_loss: float | None = None
+    """Refuse the export if that metric gets worse by more than this, for example 0.003."""
     checkpoint: Checkpoint = "auto"
     """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
     for_server: ServerVersion = "2.20"
     """TensorFlow Serving release that must support every operation of the model."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            InputError: flags contradict each other.
+        """
+        config_from(self, ExportConfig)
 
     def run(self) -> dict[str, Any]:
         """Export; return where the version is and what it answers."""
@@ -40,6 +56,18 @@ class Export(Command):
             f"{exported.path}: exported, {exported.size_bytes / 1e6:.1f} MB; answers differ from "
             f"the Python model's by at most {difference:.1g}"
         )
+        accuracy = exported.accuracy
+        if accuracy:
+            results.print(
+                f"{self.check}: {accuracy.metric} {accuracy.exported:.4f} in {self.precision}, "
+                f"{accuracy.in_float32:.4f} in float32"
+                + (
+                    "" if accuracy.agreement is None else f"; {accuracy.agreement:.2%} same answers"
+                ),
+                soft_wrap=True,
+            )
+        if exported.kept:
+            results.print(f"products that stay bfloat16: {', '.join(exported.kept)}")
         results.print(f"serve it:  clozeline serve --models {self.output.parent}")
         return {
             "model": str(exported.path),
@@ -47,4 +75,6 @@ class Export(Command):
             "size_bytes": exported.size_bytes,
             "signatures": list(exported.signatures),
             "largest_difference": difference,
+            **({"accuracy": asdict(accuracy)} if accuracy else {}),
+            **({"kept": list(exported.kept)} if self.precision == "int8" else {}),
         }

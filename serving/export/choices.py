@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-ServingPrecision = Literal["float32", "bfloat16"]
+ServingPrecision = Literal["float32", "bfloat16", "int8"]
 """Dtype of the stored weights and of matrix multiplications; outputs are always float32."""
 
-TOLERANCES: dict[ServingPrecision, float] = {"float32": 1e-5, "bfloat16": 0.1}
+TOLERANCES: dict[ServingPrecision, float] = {"float32": 1e-5, "bfloat16": 0.1, "int8": 0.25}
 """Maximum difference of a served output from the Python model's in float32, relative to the largest
 number in the output, or to 1 if that is larger. bfloat16 has 8 significant bits: each operation has
 a relative rounding error of up to 0.004."""

@@ -7,14 +7,19 @@ import tensorflow as tf
 
 from model.run import Run, load_run
 from model.run_config import Checkpoint
+from pipeline.errors import JobError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import local_copy, publish, writing
 from pipeline.storage.locks import only_writer, staging
 from pipeline.storage.remote import is_remote, sizes_below
 from serving.configs import ExportConfig
 from serving.export import gate
+from serving.export.accuracy import Accuracy, check_accuracy
+from serving.export.calibration import calibrate
 from serving.export.choices import TOLERANCES, ServerVersion, ServingPrecision
 from serving.export.golden import Reference
+from serving.export.plan_file import PLAN_FILE, write_plan
+from serving.export.quantization import Plan
 from serving.export.server_configs import write_configs
 from serving.export.signatures import TextModel
 from serving.export.stock_ops import check_ops
@@ -34,11 +39,15 @@ class Exported:
         signatures: names of the signatures.
         largest_difference: largest difference of its outputs from the Python model's, over the
             golden set.
+        kept: products of an int8 model that stay bfloat16, `LAYER/PRODUCT`.
+        accuracy: the metric on labelled examples, before and after; None = not measured.
     """
 
     path: Path
     signatures: tuple[str, ...]
     largest_difference: float
+    kept: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
 
     @property
     def version(self) -> int:
@@ -63,6 +72,9 @@ def export(config: ExportConfig) -> Exported:
         load_run(config.run_dir),
         config.output,
         precision=config.precision,
+        calibration=config.calibrate,
+        check=config.check,
+        max_loss=config.max_loss,
         checkpoint=config.checkpoint,
         server=config.for_server,
     )
@@ -73,6 +85,9 @@ def export_run(
     model_path: Path,
     *,
     precision: ServingPrecision = "float32",
+    calibration: Path | None = None,
+    check: Path | None = None,
+    max_loss: float | None = None,
     checkpoint: Checkpoint = "auto",
     server: ServerVersion = "2.20",
 ) -> Exported:
@@ -86,23 +101,34 @@ def export_run(
         run: a pretrained, fine-tuned or imported run.
         model_path: models/NAME.
         precision: dtype of the stored weights and of matrix multiplications.
+        calibration: texts to measure the ranges of an int8 model on, see `calibration.calibrate`;
+            None = each row is divided by its own largest number.
+        check: labelled examples to compare the metrics on; None = no comparison.
+        max_loss: largest accepted loss of the task's first metric on `check`; None = any.
         checkpoint: checkpoint to export.
         server: release of TensorFlow Serving that must support all ops.
 
     Raises:
-        InputError: the run has no weights to export, the output cannot be written, or the server
-            could not run the model.
-        JobError: the saved model's outputs differ from the Python model's, or the disk is full.
+        InputError: the run has no weights to export, the texts or examples cannot be used, the
+            output cannot be written, or the server could not run the model.
+        JobError: the saved model's outputs differ from the Python model's, its metric is worse by
+            more than `max_loss`, or the disk is full.
     """
     model = run.load_model(checkpoint)
     given = f"`output` {model_path}"
     with local_copy(run.path / VOCABULARY) as vocabulary:
-        module = TextModel(run, model, precision, vocabulary)
+        plan = calibrate(run, model, calibration, vocabulary) if calibration else Plan()
+        module = TextModel(run, model, precision, vocabulary, plan)
         signatures = module.signatures()
+        accuracy = check_accuracy(run, model, module, check) if check else None
+        if accuracy and max_loss is not None:
+            _check_loss(accuracy, precision, max_loss)
         with writing(given), staging(model_path, ".export-") as temporary:
             with writing(given, tf.errors.OpError):
                 tf.saved_model.save(module, str(temporary), signatures=signatures)
                 write_warm_up(temporary / WARM_UP_FILE, model_path.name, signatures, run.vocabulary)
+                if precision == "int8":
+                    write_plan(temporary / PLAN_FILE, plan, run.config.num_hidden_layers)
             check_ops(temporary, server)
             goldens = Reference(run, model).golden(signatures)
             difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
@@ -111,4 +137,18 @@ def export_run(
                 version = model_path / str(next_version(model_path))
                 path = publish(temporary, version, SAVED_MODEL)
                 write_configs(model_path)
-    return Exported(path, tuple(signatures), difference)
+    return Exported(path, tuple(signatures), difference, tuple(sorted(plan.kept)), accuracy)
+
+
+def _check_loss(accuracy: Accuracy, precision: ServingPrecision, max_loss: float) -> None:
+    """Refuse a model whose metric is worse than allowed, or no number.
+
+    Raises:
+        JobError: it is.
+    """
+    if not accuracy.loss <= max_loss:
+        raise JobError(
+            f"not exported: {accuracy.metric} is {accuracy.exported:.4f} in {precision} and "
+            f"{accuracy.in_float32:.4f} in float32, on {accuracy.examples:,} examples: worse by "
+            f"more than {max_loss:g}"
+        )

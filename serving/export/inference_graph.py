@@ -1,14 +1,18 @@
 """The encoder and heads for inference: fewer and larger matrix multiplications, no training ops.
 
-It uses the patterns that TensorFlow's graph optimizer fuses into oneDNN kernels on a CPU: a matrix
-multiplication with bias and GELU or residual; and a scaled and masked matrix multiplication. One
-multiplication computes queries, keys and values. On a GPU, XLA compiles the same graph.
+In float32 and bfloat16 it uses the patterns that TensorFlow's graph optimizer fuses into oneDNN
+kernels on a CPU: a matrix multiplication with bias and GELU or residual; and a scaled and masked
+matrix multiplication. One multiplication computes queries, keys and values. On a GPU, XLA compiles
+the same graph.
+
+In int8, the products with weights are `int8_products`; attention's products and the small heads are
+bfloat16, and what is added to a residual and normalized is float32.
 
 Shapes: B texts, L positions, R = B·L rows, P masked positions, H hidden size, N heads, D = H / N,
 V vocabulary size, C outputs of the task head.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +23,16 @@ import tensorflow as tf
 from model.bert.config import BertConfig
 from pipeline import schema
 from serving.export.choices import ServingPrecision
+from serving.export.dense import Dense, FloatDense
+from serving.export.int8_products import (
+    CalibratedDense,
+    DynamicDense,
+    Int8Embedding,
+    Int8Matrix,
+    check_cpu,
+    layer_norm,
+)
+from serving.export.quantization import Plan, by_column, by_row
 
 HIDDEN = -1e9
 """Added to the attention scores of padding, so that softmax gives it no weight."""
@@ -48,6 +62,7 @@ class Network(tf.Module):
         weights: Mapping[str, Any],
         precision: ServingPrecision,
         heads: Collection[str],
+        plan: Plan | None = None,
     ) -> None:
         """Create the network's variables from the weights of the Keras model.
 
@@ -56,25 +71,29 @@ class Network(tf.Module):
             weights: float32 weights by name, see `model.bert.network.weights_by_name`.
             precision: dtype of the stored weights and of matrix multiplications.
             heads: names of the heads: masked_lm, next_sentence, task.
+            plan: how the products of an int8 model are computed; None = by the largest number of
+                each row.
         """
         super().__init__(name="network")
-        of = _Weights(weights, tf.dtypes.as_dtype(precision))
+        of = _Weights(weights, precision, plan or Plan())
+        self._is_int8 = of.is_int8
         self._config = config
         self._dtype = of.dtype
-        self.token_embedding = of.variable("token_embedding/embeddings")  # [V, H]
+        self._residual_dtype = of.residual_dtype
+        self.token_embedding = of.embedding("token_embedding/embeddings")  # [V, H]
         self.position_embedding = of.variable("position_embedding/embeddings")
         self.segment_embedding = of.variable("segment_embedding/embeddings")
         self.embeddings_norm = _Norm(of, "embeddings_layer_norm", config)
         self.layers = [_Layer(of, index, config) for index in range(config.num_hidden_layers)]
-        self.pooled = _Dense(of, "pooled_dense")
+        self.pooled = of.small_dense("pooled_dense")
         if "masked_lm" in heads:
-            self.masked_lm_dense = _Dense(of, "masked_lm/intermediate_dense")
+            self.masked_lm_dense = of.small_dense("masked_lm/intermediate_dense")
             self.masked_lm_norm = _Norm(of, "masked_lm/intermediate_layer_norm", config)
-            self.masked_lm_bias = of.variable("masked_lm/output_bias")
+            self.masked_lm_output = of.tied_dense(self.token_embedding, "masked_lm/output_bias")
         if "next_sentence" in heads:
-            self.next_sentence_dense = _Dense(of, "next_sentence")
+            self.next_sentence_dense = of.small_dense("next_sentence")
         if "task" in heads:
-            self.task_dense = _Dense(of, "task")
+            self.task_dense = of.small_dense("task")
         # All signatures call these functions, so that the encoder is traced, saved and loaded once.
         ids = [tf.TensorSpec([None, None], tf.int32)] * 3
         self.encoded = tf.function(self._encode, input_signature=ids, autograph=False)
@@ -92,16 +111,24 @@ class Network(tf.Module):
         encode = self.encoded_with_scores if with_scores else self.encoded
         return EncoderOutputs(*encode(*[features[name] for name in schema.ENCODER_INPUTS]))
 
+    def run(self, features: Mapping[str, Any]) -> None:
+        """Run the encoder outside of a graph, for layers that record their inputs."""
+        self._encode(*[features[name] for name in schema.ENCODER_INPUTS])
+
     def _encode(
         self, input_ids: Any, input_mask: Any, segment_ids: Any, *, with_scores: bool = False
     ) -> tuple[Any, ...]:
         """Return the fields of `EncoderOutputs`; the arguments are int32 [B, L]."""
         shape = tf.shape(input_ids)
+        if self._is_int8:
+            with tf.control_dependencies([check_cpu()]):
+                input_ids = tf.identity(input_ids)
         # The sum is computed in float32, as in Keras, and rounded once, after the normalization.
-        x = tf.cast(tf.gather(self.token_embedding, input_ids), tf.float32)
+        x = tf.cast(self.token_embedding(input_ids), tf.float32)
         x += tf.cast(self.position_embedding[: shape[1]], tf.float32)
         x += tf.cast(tf.gather(self.segment_embedding, segment_ids), tf.float32)
-        x = self.embeddings_norm(tf.reshape(x, [-1, self._config.hidden_size]), self._dtype)
+        x = tf.reshape(x, [-1, self._config.hidden_size])
+        x = self.embeddings_norm(x, self._residual_dtype)
         hidden = (1.0 - tf.cast(input_mask, tf.float32)) * HIDDEN
         hidden = tf.cast(hidden, self._dtype)[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, L]
         all_scores = []
@@ -109,7 +136,7 @@ class Network(tf.Module):
             x, scores = layer(x, hidden, shape)
             all_scores.append(scores)
         x = tf.reshape(x, [shape[0], shape[1], self._config.hidden_size])
-        pooled = tf.tanh(tf.cast(self.pooled(x[:, 0, :]), tf.float32))
+        pooled = tf.tanh(self._head(self.pooled, x[:, 0, :]))
         outputs = (tf.cast(x, tf.float32), pooled)
         if not with_scores:
             return outputs
@@ -124,9 +151,10 @@ class Network(tf.Module):
         """
         x = tf.gather(sequence_output, positions, batch_dims=1)
         x = tf.cast(tf.reshape(x, [-1, self._config.hidden_size]), self._dtype)
-        x = self.masked_lm_norm(_activated(self.masked_lm_dense(x), self._config), self._dtype)
-        logits = tf.matmul(x, self.token_embedding, transpose_b=True)
-        logits = tf.cast(tf.nn.bias_add(logits, self.masked_lm_bias), tf.float32)
+        x = self.masked_lm_norm(
+            self.masked_lm_dense.activated(x, self._config.hidden_act), self._dtype
+        )
+        logits = tf.cast(self.masked_lm_output(x), tf.float32)
         count = tf.shape(positions)
         return tf.reshape(logits, [count[0], count[1], self._config.vocab_size])
 
@@ -139,42 +167,95 @@ class Network(tf.Module):
         rows = self._head(self.task_dense, tf.reshape(vectors, [-1, self._config.hidden_size]))
         return tf.reshape(rows, tf.concat([tf.shape(vectors)[:-1], tf.shape(rows)[1:]], 0))
 
-    def _head(self, dense: "_Dense", x: Any) -> Any:
+    def _head(self, dense: Dense, x: Any) -> Any:
         return tf.cast(dense(tf.cast(x, self._dtype)), tf.float32)
 
 
 class _Weights:
-    """Creates variables, in another layout and dtype, from the weights of the Keras model."""
+    """Creates variables, in another layout and dtype, from the weights of the Keras model.
 
-    def __init__(self, by_path: Mapping[str, Any], dtype: tf.DType) -> None:
+    Attributes:
+        is_int8: whether products with weights are int8.
+        dtype: dtype of attention and of the small heads.
+        residual_dtype: dtype of the vectors between the layers.
+    """
+
+    def __init__(self, by_path: Mapping[str, Any], precision: ServingPrecision, plan: Plan) -> None:
         self._by_path = by_path
-        self.dtype = dtype
+        self._plan = plan
+        self.is_int8 = precision == "int8"
+        self.dtype = tf.bfloat16 if self.is_int8 else tf.dtypes.as_dtype(precision)
+        self.residual_dtype = tf.float32 if self.is_int8 else self.dtype
 
-    def variable(self, *paths: str, shape: tuple[int, ...] | None = None) -> tf.Variable:
-        """Return one variable with the weights concatenated, each reshaped to `shape` first."""
-        arrays = [np.asarray(self._by_path[path]) for path in paths]
-        arrays = [array.reshape(shape) if shape else array for array in arrays]
-        return self._stored(np.concatenate(arrays, axis=-1), self.dtype)
+    def variable(self, path: str) -> tf.Variable:
+        """Return a variable in `dtype`."""
+        return _stored(self._array(path), self.dtype)
 
     def float32(self, path: str) -> tf.Variable:
         """Return a variable in float32 for any precision, for layer normalization."""
-        return self._stored(np.asarray(self._by_path[path]), tf.float32)
+        return _stored(self._array(path), tf.float32)
 
-    def _stored(self, array: np.ndarray, dtype: tf.DType) -> tf.Variable:
-        return tf.Variable(tf.cast(array, dtype), trainable=False)
+    def embedding(self, path: str) -> "_Embedding | Int8Embedding":
+        """Return a table of vectors."""
+        if self.is_int8:
+            return Int8Embedding(Int8Matrix(by_row(self._array(path))))
+        return _Embedding(self.variable(path))
+
+    def tied_dense(self, table: Any, bias: str) -> Dense:
+        """Return a dense layer whose kernel is a table of vectors, transposed."""
+        if self.is_int8:
+            return DynamicDense(table.table, self.float32(bias), transposed=True)
+        return FloatDense(table.table, self.variable(bias), transposed=True)
+
+    def small_dense(self, path: str) -> Dense:
+        """Return a dense layer in `dtype`, for heads that read few positions."""
+        return FloatDense(self.variable(f"{path}/kernel"), self.variable(f"{path}/bias"))
+
+    def dense(
+        self, name: str, *paths: str, size: int, next_name: str = "", is_residual: bool = True
+    ) -> Dense:
+        """Return a dense layer that computes several at once.
+
+        Args:
+            name: name of the product in the plan.
+            paths: paths of the layers.
+            size: number of outputs of each.
+            next_name: name of the product that reads the activation; "" = no activation.
+            is_residual: whether the output has the dtype of the residuals, not `dtype`.
+        """
+        kernels = [self._array(f"{path}/kernel") for path in paths]
+        kernel = np.concatenate([each.reshape(-1, size) for each in kernels], axis=-1)
+        bias = np.concatenate([self._array(f"{path}/bias").reshape(size) for path in paths])
+        if not self.is_int8 or name in self._plan.kept:
+            return FloatDense(_stored(kernel, self.dtype), _stored(bias, self.dtype))
+        if name not in self._plan.ranges:
+            return DynamicDense(Int8Matrix(by_column(kernel)), _stored(bias, tf.float32))
+        return CalibratedDense(
+            kernel,
+            bias,
+            self._plan.ranges[name],
+            self._plan.ranges.get(next_name),
+            self.residual_dtype if is_residual else self.dtype,
+        )
+
+    def _array(self, path: str) -> np.ndarray:
+        return np.asarray(self._by_path[path])
 
 
-class _Dense(tf.Module):
-    """A dense layer: float [R, H] → float [R, K]."""
+def _stored(array: np.ndarray, dtype: tf.DType) -> tf.Variable:
+    return tf.Variable(tf.cast(array, dtype), trainable=False)
 
-    def __init__(self, of: _Weights, path: str) -> None:
-        super().__init__(name="dense")
-        self.kernel = of.variable(f"{path}/kernel")
-        self.bias = of.variable(f"{path}/bias")
 
-    def __call__(self, x: Any) -> Any:
-        """Return x times the kernel plus the bias."""
-        return tf.nn.bias_add(tf.matmul(x, self.kernel), self.bias)
+class _Embedding(tf.Module):
+    """A table of vectors, float [V, H]."""
+
+    def __init__(self, table: tf.Variable) -> None:
+        super().__init__(name="embedding")
+        self.table = table
+
+    def __call__(self, ids: Any) -> Any:
+        """Return the vectors of ids, int32 [...]: float [..., H]."""
+        return tf.gather(self.table, ids)
 
 
 class _Norm(tf.Module):
@@ -184,14 +265,26 @@ class _Norm(tf.Module):
         super().__init__(name="norm")
         self.gamma, self.beta = of.float32(f"{path}/gamma"), of.float32(f"{path}/beta")
         self._epsilon = config.layer_norm_eps
+        self._is_int8 = of.is_int8
 
     def __call__(self, x: Any, dtype: tf.DType) -> Any:
         """Return x normalized, cast to `dtype`."""
         x = tf.cast(x, tf.float32)
+        if self._is_int8:
+            return tf.cast(layer_norm(x, self.gamma, self.beta, self._epsilon), dtype)
         centred = x - tf.reduce_mean(x, -1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
         scale = tf.math.rsqrt(variance + self._epsilon)
         return tf.cast(centred * scale * self.gamma + self.beta, dtype)
+
+
+PRODUCTS = ("qkv", "attention_output", "intermediate", "output")
+"""Products with weights in a layer; names of the layer's attributes."""
+
+
+def product_names(index: int) -> tuple[str, ...]:
+    """Return the names of a layer's products in a `Plan`, in the order of `PRODUCTS`."""
+    return tuple(f"{index}/{name}" for name in PRODUCTS)
 
 
 class _Layer(tf.Module):
@@ -203,14 +296,22 @@ class _Layer(tf.Module):
         attention = f"{path}/self_attention_layer"
         size = config.hidden_size
         parts = [f"{attention}/{part}" for part in ("query", "key", "value")]
-        self.qkv_kernel = of.variable(*[f"{part}/kernel" for part in parts], shape=(size, size))
-        self.qkv_bias = of.variable(*[f"{part}/bias" for part in parts], shape=(size,))
-        self.output_kernel = of.variable(f"{attention}/attention_output/kernel", shape=(size, size))
-        self.output_bias = of.variable(f"{attention}/attention_output/bias")
+        feedforward = f"{path}/feedforward"
+        qkv, attention_output, intermediate, output = product_names(index)
+        self.qkv = of.dense(qkv, *parts, size=size, is_residual=False)
+        self.attention_output = of.dense(
+            attention_output, f"{attention}/attention_output", size=size
+        )
         self.attention_norm = _Norm(of, f"{path}/self_attention_layer_norm", config)
-        self.intermediate = _Dense(of, f"{path}/feedforward_intermediate_dense")
-        self.output = _Dense(of, f"{path}/feedforward_output_dense")
+        self.intermediate = of.dense(
+            intermediate,
+            f"{feedforward}_intermediate_dense",
+            size=config.intermediate_size,
+            next_name=output,
+        )
+        self.output = of.dense(output, f"{feedforward}_output_dense", size=size)
         self.output_norm = _Norm(of, f"{path}/feedforward_layer_norm", config)
+        self._dtype = of.dtype
         self._config = config
 
     def __call__(self, x: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
@@ -222,30 +323,17 @@ class _Layer(tf.Module):
             shape: int32 [2]. B and L.
         """
         attended, scores = self._attend(x, hidden, shape)
-        attended = tf.nn.bias_add(tf.matmul(attended, self.output_kernel), self.output_bias)
-        x = self.attention_norm(attended + x, x.dtype)
-        inner = _activated(self.intermediate(x), self._config)
-        return self.output_norm(self.output(inner) + x, x.dtype), scores
+        x = self.attention_norm(self.attention_output.plus(attended, x), x.dtype)
+        inner = self.intermediate.activated(x, self._config.hidden_act)
+        return self.output_norm(self.output.plus(inner, x), x.dtype), scores
 
     def _attend(self, x: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
         heads = self._config.num_attention_heads
         size = self._config.hidden_size // heads
-        qkv = tf.nn.bias_add(tf.matmul(x, self.qkv_kernel), self.qkv_bias)  # [R, 3 H]
+        qkv = tf.cast(self.qkv(x), self._dtype)  # [R, 3 H]
         qkv = tf.reshape(qkv, [shape[0], shape[1], 3, heads, size])
         queries, keys, values = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]), 3)  # [B, N, L, D]
-        scale = tf.constant(size**-0.5, x.dtype)
+        scale = tf.constant(size**-0.5, self._dtype)
         scores = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True) * scale + hidden)
         attended = tf.transpose(tf.matmul(scores, values), [0, 2, 1, 3])  # [B, L, N, D]
         return tf.reshape(attended, [-1, self._config.hidden_size]), scores
-
-
-_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "gelu": tf.nn.gelu,  # exact by default
-    "gelu_new": lambda x: tf.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: tf.nn.gelu(x, approximate=True),
-    "relu": tf.nn.relu,
-}
-
-
-def _activated(x: Any, config: BertConfig) -> Any:
-    return _ACTIVATIONS[config.hidden_act](x)

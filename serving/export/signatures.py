@@ -22,6 +22,7 @@ from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
 from serving.export.choices import ServingPrecision
 from serving.export.inference_graph import EncoderOutputs, Network
+from serving.export.quantization import Plan
 from serving.export.text_graph import (
     FEWEST_POSITIONS,
     Encoding,
@@ -55,6 +56,7 @@ class TextModel(tf.Module):
         model: keras.Model,
         precision: ServingPrecision = "float32",
         vocabulary: Path | None = None,
+        plan: Plan | None = None,
     ) -> None:
         """Create the network and the text encoder.
 
@@ -63,11 +65,13 @@ class TextModel(tf.Module):
             model: Keras model of the run; its weights are copied.
             precision: dtype of the stored weights and of matrix multiplications.
             vocabulary: local file to save as an asset; None = the run's, which is local.
+            plan: how the products of an int8 model are computed; None = by the largest number of
+                each row.
         """
         super().__init__(name="clozeline")
         self._run = run
         self._heads = ("task",) if run.task else run.heads
-        self.network = Network(run.config, weights_by_name(model), precision, self._heads)
+        self.network = Network(run.config, weights_by_name(model), precision, self._heads, plan)
         self.vocab = tf.saved_model.Asset(str(vocabulary or run.path / VOCABULARY))
         self.texts = TextEncoder(
             run.vocabulary,
@@ -214,6 +218,14 @@ class TextModel(tf.Module):
         logits = self._task_logits(self.network.encode(encoding.features))
         outputs = task.definition.served_answers(task, logits, words, passage)
         return {**outputs, "truncated": encoding.truncated}
+
+    def task_logits(self, features: Mapping[str, Any]) -> Any:
+        """Return the outputs of the task head for encoder inputs, int32 [B, L] each.
+
+        Returns:
+            float32 [B, L, C] for a task with outputs per position, else [B, C].
+        """
+        return self._task_logits(self.network.encode(features))
 
     def _task_logits(self, encoded: EncoderOutputs) -> Any:
         """Return the outputs of the task head: float32 [B, L, C] (per position) or [B, C]."""
