@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import requests
 
 from docs.blocks import curl_requests
 from serving.client import Client
+
+pytestmark = pytest.mark.slow
 
 
 def clozeline(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -28,9 +31,12 @@ def result(*arguments: object) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folder(prose_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(prose_corpus: Path, once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """Everything up to the exported model."""
-    folder = tmp_path_factory.mktemp("line")
+    return once("line", partial(run_commands, prose_corpus))
+
+
+def run_commands(prose_corpus: Path, folder: Path) -> None:
     corpus, vocab = prose_corpus / "*.txt", folder / "vocab.txt"
     learned = result("vocab", "--input", corpus, "--output", vocab, "--size", 100)
     assert learned["pieces"] == len(vocab.read_text(encoding="utf-8").splitlines()) <= 100
@@ -47,7 +53,6 @@ def folder(prose_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert trained["steps"] == 3
     exported = result("export", "--run", folder / "run", "--output", folder / "models" / "line")
     assert exported["version"] == 1
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +156,6 @@ def test_dataset_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) 
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
 def test_mirrored_strategy_by_the_real_command(folder: Path, tmp_path: Path) -> None:
     trained = result(
         "pretrain", "--dataset", folder / "dataset", "--run", tmp_path / "run", "--model", "tiny",

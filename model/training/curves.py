@@ -22,6 +22,9 @@ PANELS = (
 )
 COLUMNS = 2
 
+PANEL = (5.5, 2.8)
+"""Width and height of a panel with its labels, in inches."""
+
 STYLES: dict[str, dict[str, Any]] = {"train": {"linewidth": 1}, "eval": {"marker": "o"}}
 
 
@@ -44,9 +47,20 @@ def draw_curves(
 
     panels = [(name, words) for name, words in PANELS if any(name in line for line in lines)]
     rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(5.5 * COLUMNS, 2.8 * rows), layout="constrained")
-    figure.suptitle(title)
+    width, height = PANEL[0] * COLUMNS, PANEL[1] * rows
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, y=1 - 0.1 / height, verticalalignment="top")
     axes = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).flat
+    # Margins in inches, with room for labels such as "0.00025". Matplotlib's automatic layouts
+    # take longer than the drawing, and this is drawn at the end of every training.
+    figure.subplots_adjust(
+        left=0.75 / width,
+        right=1 - 0.2 / width,
+        bottom=0.55 / height,
+        top=1 - 0.7 / height,
+        wspace=0.85 / (PANEL[0] - 0.85),
+        hspace=0.45 / (PANEL[1] - 0.45),
+    )
     for panel, (name, words) in zip(axes, panels, strict=False):
         for split, style in styles.items():
             points = [(line["step"], line[name]) for line in lines

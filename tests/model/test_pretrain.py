@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,27 @@ pytestmark = pytest.mark.usefixtures("printed_engine_notes")
 Options = Callable[..., Pretrain]
 
 
+@pytest.fixture(scope="module")
+def finished(
+    dataset: Path, small_config: BertConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run of the flags of `options`, not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    model = folder / "small.json"
+    model.write_text(dataclasses.replace(small_config, num_hidden_layers=1).to_json())
+    Pretrain(dataset=dataset, run_dir=folder / "run", model=str(model), **FLAGS).run()
+    return folder / "run"
+
+
+FLAGS: dict[str, Any] = {
+    "steps": 6,
+    "batch_size": 8,
+    "learning_rate": 0.01,
+    "xla": False,
+    "precision": "float32",
+}
+
+
 @pytest.fixture
 def options(dataset: Path, small_model: str, tmp_path: Path) -> Options:
     """Flags for a few steps; some may be given."""
@@ -43,13 +65,8 @@ def options(dataset: Path, small_model: str, tmp_path: Path) -> Options:
             "dataset": dataset,
             "run_dir": tmp_path / "run",
             "model": small_model,
-            "steps": 6,
-            "batch_size": 8,
-            "learning_rate": 0.01,
-            "xla": False,
-            "precision": "float32",
         }
-        return Pretrain(**(flags | given))
+        return Pretrain(**(FLAGS | flags | given))
 
     return make
 
@@ -105,14 +122,14 @@ def test_result_and_run(options: Options, small_config: BertConfig) -> None:
         assert line["mfu"] >= 0
 
 
-def test_the_loaded_model_is_the_evaluated_one(options: Options, dataset: Path) -> None:
+def test_the_loaded_model_is_the_evaluated_one(finished: Path, dataset: Path) -> None:
     from model.tasks.kinds import heads
     from model.training.input import eval_batches
     from model.training.losses import Pretraining
     from model.training.sums import means
 
-    result = options().run()
-    model = load_run(Path(result["run"])).load_model()
+    result = lines_of(finished, "eval")[-1]
+    model = load_run(finished).load_model()
     batch = next(iter(eval_batches(dataset, read_manifest(dataset), "eval", batch_size=11)))
     outputs = model({name: batch[name] for name in model.input})
     sums = Pretraining(heads("nsp")).sums(outputs, batch)
@@ -133,10 +150,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
+    finished: Path,
     xla: bool,
 ) -> None:
-    whole = options(run_dir=tmp_path / "whole", xla=xla)
-    whole.run()
+    whole = tmp_path / "whole" if xla else finished
+    if xla:
+        options(run_dir=whole, xla=True).run()
     stopped = options(run_dir=tmp_path / "stopped", xla=xla)
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
@@ -145,13 +164,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert "stopped and saved at step 4 of 6: the same command resumes" in capsys.readouterr().err
     stopped.run()
     assert "resuming from step 4 of 6" in capsys.readouterr().err
-    expected, found = weights_of(whole.run_dir), weights_of(stopped.run_dir)
+    expected, found = weights_of(whole), weights_of(stopped.run_dir)
     assert expected.keys() == found.keys()
     for path, weight in expected.items():
         np.testing.assert_array_equal(found[path], weight)
     for split in ("train", "eval"):
         first, second = ([line["loss"] for line in lines_of(run, split)]
-                         for run in (whole.run_dir, stopped.run_dir))  # fmt: skip
+                         for run in (whole, stopped.run_dir))  # fmt: skip
         assert first == second
 
 
@@ -189,15 +208,15 @@ def test_a_rate_out_of_range(options: Options, name: str, value: float) -> None:
 
 
 def test_a_finished_run_says_so_and_measures_again(
-    options: Options, capsys: pytest.CaptureFixture
+    options: Options, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    first = options().run()
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
     again = options().run()
     assert "is finished (6 steps); give more `steps` to train further" in capsys.readouterr().err
-    assert again["masked_lm_loss"] == first["masked_lm_loss"]
+    assert again["masked_lm_loss"] == lines_of(finished, "eval")[-1]["masked_lm_loss"]
     longer = options(steps=8).run()
     assert longer["steps"] == 8
-    assert load_run(Path(first["run"])).training.warmup_steps == 1
+    assert load_run(run).training.warmup_steps == 1
 
 
 def test_a_run_has_one_writer(
@@ -244,9 +263,9 @@ def test_epochs_give_steps(options: Options) -> None:
 
 
 def test_another_vocabulary_or_size_is_refused(
-    options: Options, make_dataset: Callable, tmp_path: Path
+    options: Options, finished: Path, make_dataset: Callable, tmp_path: Path
 ) -> None:
-    options(steps=1).run()
+    shutil.copytree(finished, tmp_path / "run")
     make_dataset(tmp_path / "other", word="other")
     with pytest.raises(InputError, match=r"other has another vocabulary .* than .*run was trained"):
         options(dataset=tmp_path / "other").run()
@@ -424,9 +443,11 @@ def test_a_missing_shard_stops_the_training_with_its_name(
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_training_with_a_one_line_error(options: Options) -> None:
+def test_a_full_disk_stops_the_training_with_a_one_line_error(
+    options: Options, finished: Path
+) -> None:
     flags = options()
-    assert flags.run().keys()  # a checkpoint that there was room for
+    shutil.copytree(finished, flags.run_dir)  # with a checkpoint that there was room for
     kept = sorted(path.name for path in (flags.run_dir / "checkpoints").iterdir())
     command = [
         sys.executable, "-m", "clozeline", "pretrain", "--no-xla",
@@ -561,14 +582,13 @@ def test_help_needs_no_tensorflow() -> None:
 
 
 def test_a_run_starts_from_the_weights_of_another(
-    options: Options, tmp_path: Path, make_dataset: Callable[..., Any]
+    options: Options, finished: Path, tmp_path: Path, make_dataset: Callable[..., Any]
 ) -> None:
-    first, second = tmp_path / "run", tmp_path / "second"
-    options(steps=3).run()
-    options(init=first, model="large", run_dir=second, steps=1, learning_rate=1e-12).run()
+    second = tmp_path / "second"
+    options(init=finished, model="large", run_dir=second, steps=1, learning_rate=1e-12).run()
     after = weights_of(second)
-    for name, values in weights_of(first).items():
+    for name, values in weights_of(finished).items():
         np.testing.assert_allclose(values, after[name], atol=1e-6, err_msg=name)
     make_dataset(tmp_path / "other", word="other")
     with pytest.raises(InputError, match=r"`init` .*run: its vocabulary is not that of .*other"):
-        options(init=first, run_dir=second, dataset=tmp_path / "other", steps=1).run()
+        options(init=finished, run_dir=second, dataset=tmp_path / "other", steps=1).run()
