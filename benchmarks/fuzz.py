@@ -1,16 +1,16 @@
 """Fuzz the embedded server: is every answer well-formed, and does the server stay correct?
 
 `python -m benchmarks.fuzz MODELS --minutes 10` serves a folder of models and sends it random and
-mutated requests (`benchmarks.fuzz_inputs`): REST and gRPC from a few clients, then ReloadConfig
-from one, and warm-up files and configurations to a process that reads them. It prints a table, and
-exits with 1 if one of these does not hold:
+mutated requests (`benchmarks.fuzz_inputs`): REST and gRPC requests from several clients, then
+ReloadConfig requests from one client. Another process reads random warm-up and configuration files.
+It prints a table, and exits with 1 if one of these conditions is violated:
 
-- the process lives, and its memory stays below a bound;
-- no answer is 500, INTERNAL or UNKNOWN, and each comes in time;
-- each answer has the API's form;
-- good requests between the others are answered as they were at the start.
+- the server does not crash, and its memory stays below a bound;
+- no status is 500, INTERNAL or UNKNOWN, and no response exceeds the timeout;
+- each response has the format of the API;
+- valid requests in between get the same response as at the start.
 
-Inputs that broke one of them are kept as files; `tests/serving/hostile_corpus` has those of before.
+Inputs that caused a violation are saved to files; `tests/serving/hostile_corpus` has earlier ones.
 """
 
 import argparse
@@ -54,9 +54,9 @@ _RELOAD = "ModelService/HandleReloadConfigRequest"
 _RELOAD_KIND = "gRPC HandleReloadConfigRequest"
 _HANG_SECS = 20.0
 _LOAD_SECS = 120.0  # for all models, on a busy machine
-_GOOD_EVERY = 25  # requests of a client between two good ones
+_GOOD_EVERY = 25  # each client sends a valid request after this many
 _CLIENTS = 3
-_TOLERANCE = 1e-4  # a row's last digits depend on the batch it is in
+_TOLERANCE = 1e-4  # the rounding errors of a row depend on the batch it is in
 _MB = 1_000_000
 
 _RESPONSES: dict[str, Any] = {
@@ -74,7 +74,7 @@ _RESPONSES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """The first answer of an HTTP connection; status 0: it was closed without one."""
+    """The first response on an HTTP connection; status 0: it was closed without a response."""
 
     status: int
     media_type: str = ""
@@ -82,14 +82,14 @@ class Answer:
 
 
 class HangError(Exception):
-    """No answer came in time."""
+    """The server did not respond before the timeout."""
 
 
 def exchange(port: int, request: bytes, timeout_secs: float = _HANG_SECS) -> Answer:
-    """Send bytes to a REST port, end the sending side, and return the first answer.
+    """Send bytes to a REST port, shut down the sending side, and return the first response.
 
     Raises:
-        HangError: the server does not answer and does not close the connection.
+        HangError: the server neither responds nor closes the connection.
     """
     received = bytearray()
     deadline = time.monotonic() + timeout_secs
@@ -98,7 +98,7 @@ def exchange(port: int, request: bytes, timeout_secs: float = _HANG_SECS) -> Ans
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)
         except (ConnectionError, OSError):
-            pass  # it has answered, or refused, before it read everything
+            pass  # the server has responded, or closed the connection, before it read everything
         try:
             while part := client.recv(1 << 20):
                 received += part
@@ -121,7 +121,7 @@ def _parsed(received: bytes, method: str) -> Answer:
     response = http.client.HTTPResponse(Received(), method=method)  # type: ignore[arg-type]
     try:
         response.begin()
-    except http.client.RemoteDisconnected:  # after `100 Continue`, for a body that did not come
+    except http.client.RemoteDisconnected:  # after `100 Continue`, when no body followed
         return Answer(0)
     body = response.read()
     return Answer(response.status, response.headers.get_content_type(), body)
@@ -129,12 +129,16 @@ def _parsed(received: bytes, method: str) -> Answer:
 
 _STATUSES = (0, 200, 400, 403, 404, 405, 413, 415, 429, 499, 501, 503, 504)
 _RESULTS = {"predictions", "outputs", "results", "model_version_status", "live", "ready"}
-_BARE = {("text/plain", 200), ("text/plain", 400), ("text/plain", 405)}  # metrics; no HTTP; verbs
+_BARE = {
+    ("text/plain", 200),
+    ("text/plain", 400),
+    ("text/plain", 405),
+}  # metrics; bad; methods
 _LARGE_VERSION = re.compile(rb"/versions/\d{19,}", re.I)
 
 
 def rest_fault(request: bytes, answer: Answer) -> str:
-    """Return what is wrong with an answer to a request; "" if nothing is."""
+    """Return a description of what is wrong with a response, or an empty string."""
     if answer.status not in _STATUSES:
         return f"status {answer.status}: {answer.body[:200]!r}"
     if not answer.body or answer.media_type != "application/json":
@@ -158,10 +162,10 @@ def rest_fault(request: bytes, answer: Answer) -> str:
 
 
 def call(channel: grpc.Channel, request: Call, timeout_secs: float = _HANG_SECS) -> tuple[str, str]:
-    """Send a gRPC message; return the code of the answer, and what is wrong with it.
+    """Send a gRPC message; return the status code, and what is wrong with the response, or "".
 
     Raises:
-        HangError: the server does not answer.
+        HangError: the server does not respond.
     """
     method = channel.unary_unary(
         _SERVICE + request.method,
@@ -189,9 +193,9 @@ class Figures:
     """Results for the inputs of one kind.
 
     Attributes:
-        codes: number of answers by HTTP status or gRPC code; `none` = no answer.
-        faults: number of violations by their text, without digits and quotations.
-        slowest_secs: duration of the slowest answer.
+        codes: number of responses by HTTP status or gRPC code; `none` = no response.
+        faults: number of violations by message, with numbers and quoted text replaced by N.
+        slowest_secs: duration of the slowest request.
     """
 
     codes: Counter[str] = field(default_factory=Counter)
@@ -200,7 +204,7 @@ class Figures:
 
 
 class Report:
-    """Figures by kind, and the inputs that broke something. Any thread may add to it."""
+    """Figures by kind, and the inputs that caused a violation; thread-safe."""
 
     def __init__(self, kept: Path) -> None:
         self.kinds: dict[str, Figures] = {}
@@ -208,7 +212,7 @@ class Report:
         self._lock = threading.Lock()
 
     def add(self, kind: str, code: str, fault: str, secs: float, data: bytes) -> None:
-        """Add one answer, and keep its input if it is the first with such a fault."""
+        """Add one response; save its input if it is the first with this kind of violation."""
         with self._lock:
             figures = self.kinds.setdefault(kind, Figures())
             figures.codes[code] += 1
@@ -233,15 +237,15 @@ class Report:
 
     @property
     def fault_count(self) -> int:
-        """Return how many answers were at fault."""
+        """Number of violations."""
         return sum(sum(figures.faults.values()) for figures in self.kinds.values())
 
 
-# ---- good requests
+# ---- valid requests
 
 
 def api_of(rest_port: int, models: Path) -> Api:
-    """Return the shape of what a server serves, from its metadata."""
+    """Return the signatures of all served models, from the server's metadata."""
     names = sorted(path.parent.name for path in models.glob("*/1"))
     signatures = {name: _signatures(rest_port, name) for name in names}
     return Api(signatures, {name: str(models.resolve() / name) for name in names})
@@ -270,7 +274,7 @@ def _get(path: str) -> bytes:
 
 
 def _good(api: Api) -> Iterator[bytes]:
-    """Yield requests that must be answered alike at any time."""
+    """Yield valid requests, whose response must always be the same."""
     for model, signatures in api.models.items():
         yield _get(f"/v1/models/{model}")
         for signature, inputs in signatures.items():
@@ -287,9 +291,9 @@ def _ones(dtype: str, shape: tuple[int | None, ...]) -> Any:
 
 
 def _difference(one: Any, other: Any) -> str:
-    """Return where two JSON values first differ, apart from what batching may change.
+    """Return the first difference of two JSON values, ignoring the effects of batching.
 
-    Other rows of a batch change the last digits, and the longest row sets the length of outputs.
+    The other rows of a batch change rounding errors, and its longest row sets the output length.
     """
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         found = ((key, _difference(one[key], other[key])) for key in one)
@@ -303,35 +307,35 @@ def _difference(one: Any, other: Any) -> str:
 
 
 class Goods:
-    """Good requests with their right answers."""
+    """Valid requests with their expected responses."""
 
     def __init__(self, port: int, api: Api) -> None:
         self._port = port
         self._answers = {request: exchange(port, request) for request in _good(api)}
         if not any(request.startswith(b"POST") for request, _ in self._right()):
-            raise SystemExit("no good request is answered")
+            raise SystemExit("the server answers none of the valid requests")
 
     def _right(self) -> list[tuple[bytes, Answer]]:
         return [pair for pair in self._answers.items() if pair[1].status == 200]
 
     def choose(self, rng: Random) -> tuple[bytes, Answer]:
-        """Return a request and its answer."""
+        """Return a request and its expected response."""
         return rng.choice(self._right())
 
     def send(self, request: bytes, right: Answer) -> tuple[str, str]:
-        """Send a request; return the answer's status, and what is wrong with it."""
+        """Send a request; return the status, and what is wrong with the response, or ""."""
         answer = exchange(self._port, request)
         if answer.status != 200:
-            return str(answer.status), f"a good request got {answer.status} {answer.body[:200]!r}"
+            return str(answer.status), f"a valid request got {answer.status} {answer.body[:200]!r}"
         difference = _difference(json.loads(answer.body), json.loads(right.body))
-        return "200", f"a good request got another answer: {difference}" if difference else ""
+        return "200", f"a valid request got another response: {difference}" if difference else ""
 
 
 # ---- clients
 
 
 class Fuzzer:
-    """Sends requests to one server, and adds the answers to a report."""
+    """Sends requests to one server, and adds the responses to a report."""
 
     def __init__(self, server: Server, api: Api, report: Report, *, may_reload: bool) -> None:
         self._server = server
@@ -342,7 +346,7 @@ class Fuzzer:
         self._channel = grpc.insecure_channel(f"{HOST}:{server.grpc_port}")
 
     def run(self, seed: str, deadline: float, kinds: list[str]) -> None:
-        """Send requests of these kinds in turn until the deadline."""
+        """Send requests, cycling through the kinds, until the deadline."""
         for number in range(sys.maxsize):
             if time.monotonic() > deadline or not self._server.is_alive:
                 return
@@ -368,7 +372,7 @@ class Fuzzer:
         return str(answer.status or "closed"), rest_fault(request, answer)
 
     def _restore(self) -> None:
-        """Have the server serve what it served at first; what is served then must be right."""
+        """Reload the original models; later valid requests check that they are served again."""
         request = model_management_pb2.ReloadConfigRequest()
         for name, path in self._api.paths.items():
             request.config.model_config_list.config.add(
@@ -376,10 +380,10 @@ class Fuzzer:
             )
         again = Call(_RELOAD, request.SerializeToString())
         restore = functools.partial(call, self._channel, again, _LOAD_SECS)
-        self._noted("gRPC reload of what was served", again.message, restore)
+        self._noted("gRPC reload of the models", again.message, restore)
 
     def _noted(self, kind: str, data: bytes, send: Callable[[], tuple[str, str]]) -> None:
-        """Send something, and note the code of its answer and what is wrong with it."""
+        """Call `send`, and report the status code, the violation, and the duration."""
         started = time.monotonic()
         try:
             code, fault = send()
@@ -394,10 +398,10 @@ def fuzz_server(
     models: Path, seed: str, secs: float, kinds: list[str], report: Report, clients: int,
     flags: tuple[str, ...] = (),
 ) -> list[str]:  # fmt: skip
-    """Send requests of these kinds to a new server, from so many clients.
+    """Send requests of these kinds to a new server, from several clients in parallel.
 
     Returns:
-        Violations that concern the server as a whole, a line each.
+        Violations of the server as a whole, one line each.
     """
     name = min(path.parent.name for path in models.glob("*/1"))
     server = Server(models, name, flags=flags)
@@ -409,19 +413,19 @@ def fuzz_server(
         with concurrent.futures.ThreadPoolExecutor(clients) as pool:
             seeds = [f"{seed}-{number}" for number in range(clients)]
             list(pool.map(lambda each: fuzzer.run(each, deadline, kinds), seeds))
-    failed = [] if server.is_alive else ["CRASH: the server ended"]
+    failed = [] if server.is_alive else ["CRASH: the server process ended"]
     sizes = (rest_bytes, memory.peak_bytes, server.resident_bytes())
     print(
-        "memory at first, peak, at last: {:.0f}, {:.0f}, {:.0f} MB".format(
+        "memory at the start, at the peak, at the end: {:.0f}, {:.0f}, {:.0f} MB".format(
             *(s / _MB for s in sizes)
         )
     )
     if sizes[1] - sizes[0] > Bounds.peak_bytes:
-        failed.append(f"peak memory {(sizes[1] - sizes[0]) / _MB:.0f} MB above the first")
+        failed.append(f"peak memory {(sizes[1] - sizes[0]) / _MB:.0f} MB above the start")
     logged = [line for line in server.log_lines() if "failed" in line or "Traceback" in line]
     failed += [f"log: {line}" for line in logged[:5]]
     if server.stop() > Bounds.stop_secs + 5:
-        failed.append("the server did not stop in time")
+        failed.append("the server did not stop before the timeout")
     return failed
 
 
@@ -429,7 +433,7 @@ def fuzz_server(
 
 
 def read_files(models: Path, seed: str, secs: float, case: Path) -> Report:
-    """Read random files in this process, each written to `case` before; return the figures."""
+    """Read random files in this process; each is first written to `case`, in case of a crash."""
     from serving.server.limits import Limits
     from serving.server.loading import saved_model_loader
     from serving.server.runner import Runner
@@ -464,7 +468,7 @@ def read_files(models: Path, seed: str, secs: float, case: Path) -> Report:
 
 
 def _read_one(kind: str, case: Path, signatures: Any, runner: Any) -> tuple[str, str]:
-    """Read one file; return the result's code, and the violation if there is one."""
+    """Read one file; return the result's code, and the violation, or ""."""
     from pipeline.errors import InputError
     from serving.server.config_files import read_batching_parameters, read_models_config
     from serving.server.status import ServingError
@@ -489,13 +493,13 @@ def _read_one(kind: str, case: Path, signatures: Any, runner: Any) -> tuple[str,
         return error.code.name, str(error) if is_bad else ""
     except InputError as error:
         return "InputError", "" if "\n" not in str(error) else f"lines: {error}"
-    except Exception as error:  # whatever it is, a file must not cause it
+    except Exception as error:  # no file may cause any other exception
         return "exception", f"{type(error).__name__}: {error}"
     return "OK", ""
 
 
 def fuzz_files(models: Path, seed: str, secs: float, report: Report, kept: Path) -> list[str]:
-    """Let another process read random files; return its crash, if any, as a line."""
+    """Read random files in another process; return a line if it crashed."""
     module = [sys.executable, "-m", "benchmarks.fuzz", str(models), "--files", str(kept)]
     command = [*module, "--seed", seed, "--minutes", str(secs / 60)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -510,7 +514,7 @@ def fuzz_files(models: Path, seed: str, secs: float, report: Report, kept: Path)
 
 
 def run(models: Path, seed: str, secs: float, kept: Path) -> list[str]:
-    """Fuzz for `secs` seconds in all, print the table; return the violations, a line each."""
+    """Fuzz for `secs` seconds in total and print the table; return violations, one per line."""
     report = Report(kept)
     kinds = [*REST, *GRPC]
     failed = fuzz_server(models, seed, 0.7 * secs, kinds, report, _CLIENTS)
@@ -521,17 +525,17 @@ def run(models: Path, seed: str, secs: float, kept: Path) -> list[str]:
     for line in report.lines():
         print(line)
     if report.fault_count:
-        failed.append(f"{report.fault_count} answers at fault")
+        failed.append(f"{report.fault_count} invalid responses")
     return failed
 
 
 def main() -> None:
-    """Fuzz, print the table; exit with 1 if something failed that must hold."""
+    """Fuzz and print the table; exit with 1 if a condition is violated."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", type=Path, help="folder of models, NAME/1 each")
-    parser.add_argument("--minutes", type=float, default=10.0, help="duration of all of it")
+    parser.add_argument("models", type=Path, help="directory of models: MODELS/NAME/1")
+    parser.add_argument("--minutes", type=float, default=10.0, help="total duration")
     parser.add_argument("--seed", default="1", help="the same seed makes the same requests")
-    parser.add_argument("--keep", type=Path, help="folder for inputs that broke something")
+    parser.add_argument("--keep", type=Path, help="directory for inputs that caused a violation")
     parser.add_argument("--files", type=Path, help=argparse.SUPPRESS)  # the reading process
     options = parser.parse_args()
     if options.files:
@@ -543,7 +547,7 @@ def main() -> None:
     kept = options.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
     kept.mkdir(parents=True, exist_ok=True)
     failed = run(options.models, options.seed, options.minutes * 60, kept)
-    print("\n".join(failed) if failed else "all held")
+    print("\n".join(failed) if failed else "no violations")
     sys.exit(1 if failed else 0)
 
 

@@ -1,7 +1,7 @@
-"""Random and mutated requests to a model server, made from the shape of its API.
+"""Random and mutated requests to a model server, generated from its signatures.
 
-Every request is a function of a `random.Random` and of the models that are served (`Api`), so a
-seed and a number give the same request again.
+A request depends only on a `random.Random` and on the served models (`Api`), so a seed and a number
+reproduce it.
 """
 
 import gzip
@@ -34,19 +34,24 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Api:
-    """What is served: model → signature → input → (dtype such as DT_STRING, shape)."""
+    """The served models.
+
+    Attributes:
+        models: model → signature → input → (dtype, such as DT_STRING, and shape).
+        paths: directories of the models, by name.
+    """
 
     models: dict[str, dict[str, dict[str, tuple[str, Shape]]]]
-    paths: dict[str, str]  # of the models' folders, by name
+    paths: dict[str, str]
 
     def signature(self, rng: Random) -> tuple[str, str, dict[str, tuple[str, Shape]]]:
-        """Return a model's name, one of its signatures' names, and that one's inputs."""
+        """Return the name of a model, the name of one of its signatures, and the inputs of it."""
         model = rng.choice(sorted(self.models))
         signature = rng.choice(sorted(self.models[model]))
         return model, signature, self.models[model][signature]
 
     def words(self) -> list[str]:
-        """Return every name that means something to the server."""
+        """Return all names that the server knows: of models, signatures, inputs and paths."""
         named = {name for signatures in self.models.values() for name in signatures}
         inputs = {
             name
@@ -59,7 +64,12 @@ class Api:
 
 @dataclass(frozen=True)
 class Call:
-    """A gRPC request: SERVICE/METHOD, and the bytes of its message."""
+    """A gRPC request.
+
+    Attributes:
+        method: SERVICE/METHOD.
+        message: the serialized message.
+    """
 
     method: str
     message: bytes
@@ -78,7 +88,8 @@ _INTEGERS = (
     2**63 - 1, 2**63, -(2**63), 2**64 - 1, 2**64, 10**30,
 )  # fmt: skip
 _FLOATS = (0.0, -0.0, 0.5, 1e-45, 3.4e38, 3.5e38, 1e308, -1e308, float("nan"), float("inf"))
-# Tokens in the place of others: numbers and strings that are none, and what parsers differ about.
+# Replacements for JSON tokens: malformed numbers and strings, and tokens that parsers treat
+# differently.
 _TOKENS = (
     "null", "true", "False", "NaN", "-Infinity", "1e999", "-1e999", "1E400", "-0", "01", "0x10",
     "1.", ".5", "+1", "--1", "9" * 400, "1" + "0" * 5000, "1e-999", "[]", "{}", "[[[[", "]]]]",
@@ -104,7 +115,7 @@ def _text(rng: Random, words: list[str]) -> str:
 
 
 def _leaf(rng: Random, dtype: str, words: list[str]) -> Any:
-    """Return a JSON value that an input of this dtype mostly takes."""
+    """Return a JSON value that is usually valid for an input of this dtype."""
     if rng.random() < 0.03:
         dtype = rng.choice(("DT_STRING", "DT_FLOAT", "DT_INT32", "DT_BOOL"))
     if dtype == "DT_STRING":
@@ -117,7 +128,7 @@ def _leaf(rng: Random, dtype: str, words: list[str]) -> Any:
 
 
 def _sizes(rng: Random, shape: Shape, rows: int, length: int) -> list[int]:
-    """Return sizes for a shape; mostly they fit it."""
+    """Return the sizes of a tensor that usually fit a shape."""
     sizes = [length if size is None else size for size in shape]
     if sizes and shape[0] is None:
         sizes[0] = rows
@@ -140,7 +151,7 @@ def _nested(rng: Random, dtype: str, sizes: list[int], words: list[str]) -> Any:
 
 
 def document(rng: Random, api: Api) -> tuple[str, str, Any]:
-    """Return a model, a verb and a JSON document that mostly fits one of its signatures."""
+    """Return a model, a verb and a JSON document that usually fits one of its signatures."""
     model, signature, inputs = api.signature(rng)
     words = api.words()
     made: dict[str, Any] = {}
@@ -177,7 +188,7 @@ def _example(rng: Random, words: list[str]) -> dict[str, Any]:
 
 
 def _changed(rng: Random, value: Any, words: list[str]) -> Any:
-    """Return a JSON value with one of its nodes replaced, removed, doubled or wrapped."""
+    """Return a JSON value with one of its nodes replaced, removed, duplicated or nested."""
     if isinstance(value, dict) and value and rng.random() < 0.8:
         name = rng.choice(list(value))
         rest = {key: item for key, item in value.items() if key != name}
@@ -215,7 +226,7 @@ def _with_other_tokens(rng: Random, text: str) -> str:
 
 
 def json_body(rng: Random, api: Api) -> tuple[str, str, bytes]:
-    """Return a model, a verb and a body: JSON that is right, nearly right, or none."""
+    """Return a model, a verb and a body: valid, nearly valid or malformed JSON."""
     model, verb, made = document(rng, api)
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 4))):
         made = _changed(rng, made, api.words())
@@ -227,7 +238,7 @@ def json_body(rng: Random, api: Api) -> tuple[str, str, bytes]:
 
 
 def mutated(rng: Random, data: bytes) -> bytes:
-    """Return bytes with a few places flipped, removed, doubled, overwritten or cut off."""
+    """Return bytes after a few random edits: overwritten, removed, repeated or truncated."""
     for _ in range(rng.choice((1, 1, 2, 5))):
         start = rng.randrange(len(data) + 1)
         stop = min(len(data), start + rng.choice((1, 1, 2, 8, 64)))
@@ -329,7 +340,7 @@ def _chunked(rng: Random, body: bytes) -> bytes:
 
 
 def rest_gzip(rng: Random, api: Api) -> bytes:
-    """Return a request with a compressed body that may be cut off, damaged or something else."""
+    """Return a request with a compressed body that may be truncated, damaged or uncompressed."""
     model, verb, body = json_body(rng, api)
     packed = rng.choice((
         lambda: gzip.compress(body),
@@ -347,7 +358,7 @@ def rest_gzip(rng: Random, api: Api) -> bytes:
 
 
 def rest_raw(rng: Random, api: Api) -> bytes:
-    """Return bytes that were an HTTP request, or several, before they were changed."""
+    """Return one or several HTTP requests, mutated."""
     make = rng.choice((rest_body, rest_path, rest_headers))
     requests = b"".join(make(rng, api) for _ in range(rng.choice((1, 1, 1, 3))))
     return mutated(rng, requests[:20_000])
@@ -388,7 +399,7 @@ def _scalar(rng: Random, field: FieldDescriptor, words: list[str]) -> Any:
 
 
 def fill(rng: Random, message: Message, words: list[str], depth: int = 5) -> None:
-    """Set random fields of a message to random values, and those of messages in it."""
+    """Set random fields of a message, and of its nested messages, to random values."""
     for field in message.DESCRIPTOR.fields:
         if rng.random() < (0.6 if depth < 3 else 0.3):
             continue
@@ -425,7 +436,7 @@ def _fill_map(
 
 
 def _tensor(rng: Random, proto: Any, dtype: str, shape: Shape, words: list[str]) -> None:
-    """Fill a TensorProto that mostly fits an input."""
+    """Fill a TensorProto; it usually fits the input."""
     if rng.random() < 0.1:
         fill(rng, proto, words)
         if rng.random() < 0.5:
@@ -467,7 +478,7 @@ def _spec(rng: Random, spec: Any, model: str, signature: str, words: list[str]) 
 
 
 def predict_request(rng: Random, api: Api, request: Any = None) -> Any:
-    """Return a PredictRequest that mostly fits a signature."""
+    """Return a PredictRequest that usually fits a signature."""
     request = predict_pb2.PredictRequest() if request is None else request
     model, signature, inputs = api.signature(rng)
     words = api.words()
@@ -568,7 +579,7 @@ GRPC: dict[str, Callable[[Random, Api], Call]] = {
 
 
 def _framed(record: bytes) -> bytes:
-    """Return a record as it stands in a TFRecord file."""
+    """Return a record in the TFRecord format, with its length and checksums."""
 
     def checksum(data: bytes) -> bytes:
         crc = google_crc32c.value(data)
@@ -579,7 +590,7 @@ def _framed(record: bytes) -> bytes:
 
 
 def warm_up_file(rng: Random, api: Api) -> bytes:
-    """Return a warm-up file: records of PredictionLog, which may be changed anywhere."""
+    """Return a warm-up file (PredictionLog records), possibly mutated."""
     records = []
     for _ in range(rng.randrange(3)):
         log = prediction_log_pb2.PredictionLog()
@@ -593,7 +604,7 @@ def warm_up_file(rng: Random, api: Api) -> bytes:
 
 
 def text_config(rng: Random, api: Api) -> bytes:
-    """Return a `models.config` or a batching parameters file, which may be changed anywhere."""
+    """Return a `models.config` or a batching configuration, possibly mutated."""
     model, path = rng.choice(sorted(api.paths.items()))
     models = f"""model_config_list {{ config {{ name: "{model}" base_path: "{path}"
   model_version_policy {{ specific {{ versions: 1 versions: 9223372036854775807 }} }}

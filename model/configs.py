@@ -1,6 +1,6 @@
-"""What the commands of this room are asked to do: frozen, checked, free of TensorFlow.
+"""Configs of pretraining, fine-tuning, evaluation, import and export: frozen and checked.
 
-Messages name the fields in backquotes.
+This module does not import TensorFlow. Error messages name fields in backquotes.
 """
 
 import math
@@ -162,7 +162,7 @@ class FinetuneConfig:
         if self.dev is None:
             for name in ("early_stopping", "metric", "eval_every_steps"):
                 if getattr(self, name) is not None:
-                    raise InputError(f"`{name}`: needs `dev`, which is measured")
+                    raise InputError(f"`{name}`: needs `dev`, the examples to evaluate on")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,13 +207,13 @@ Casing = Literal["auto", "cased", "uncased"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """The import of a checkpoint of another format.
+    """Config of the import of a checkpoint in another format.
 
     Attributes:
         from_dir: directory of the checkpoint.
         run_dir: directory of the run to create.
-        casing: whether texts are lower-cased; auto = as the checkpoint's files say.
-        takes_pairs: whether the classifier takes two texts; no format stores this.
+        casing: whether texts are lower-cased; auto = according to the checkpoint's files.
+        takes_pairs: whether the classifier takes two texts; no checkpoint format stores this.
         seed: seed for weights missing from the checkpoint.
     """
 
@@ -226,13 +226,13 @@ class ImportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceExportConfig:
-    """The export of a run to Hugging Face's format.
+    """Config of the export of a run to Hugging Face's format.
 
     Attributes:
-        run_dir: directory of the run, which has at least one checkpoint.
-        output: directory to write; it appears, by one rename, when it is complete.
-        checkpoint: which checkpoint to export.
-        encoder_only: whether heads are left out.
+        run_dir: directory of the run; it must have a checkpoint.
+        output: output directory; it appears, by one rename, when it is complete.
+        checkpoint: checkpoint to export.
+        encoder_only: whether to export the encoder without heads.
     """
 
     run_dir: Path

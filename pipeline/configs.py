@@ -1,6 +1,6 @@
-"""The configuration of the pipeline's functions, as plain data.
+"""Configs of the pipeline's functions: frozen and checked.
 
-Fields stand in error messages under their names, so the front door's options have the same.
+Error messages name fields in backquotes; the options of the command line have the same names.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Masking = Literal["token", "whole-word", "span"]
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """Which files are read, and how.
+    """Input files and their format.
 
     Attributes:
         input: paths or globs of text files.
@@ -49,11 +49,11 @@ class CorpusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyConfig(CorpusConfig):
-    """How a vocabulary is learned.
+    """Config of learning a vocabulary.
 
     Attributes:
-        output: the file to write, one piece per line.
-        size: number of pieces, special tokens included (5 to 1000000).
+        output: output file, one piece per line.
+        size: number of pieces, including special tokens (5 to 1000000).
         overwrite: replace the file if it exists.
     """
 
@@ -73,30 +73,30 @@ class VocabularyConfig(CorpusConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig(CorpusConfig):
-    """How datasets are made.
+    """Config of making a dataset.
 
     Attributes:
         vocab: vocabulary file.
         output: dataset folder, a local path or a URL.
-        max_seq_length: positions in a record (5 to 65536). Several lengths make one dataset each,
-            in folders named after them, from one reading of the corpus.
-        max_predictions: most masked positions in a record, one for every length; empty =
-            `mask_rate` of the positions, rounded up.
+        max_seq_length: positions in a record (5 to 65536). With several lengths, one pass over the
+            corpus writes one dataset per length, in folders named after the lengths.
+        max_predictions: maximum number of masked positions in a record, one value per length;
+            empty = `mask_rate` of the positions, rounded up.
         pairing: `nsp`: segment A and the next or a random sentence B. `sop`: A and B in order or
             swapped. `none`: whole sentences, no pairs.
-        masks: `static`: masked in the records. `dynamic`: masked during training.
+        masks: `static`: masked once, in the records. `dynamic`: masked again in each epoch.
         masking: unit of masking: a piece, a whole word, or a span of whole words.
         mask_rate: share of the pieces to predict (above 0, to 1).
-        short_seq_rate: share of pairs that are shorter than they could be (0 to 1).
-        duplicates: passes over the corpus, each with other pairs and masks (1 to 10000).
+        short_seq_rate: share of pairs with a random target length below the maximum (0 to 1).
+        duplicates: passes over the corpus, each with different pairs and masks (1 to 10000).
         deduplicate: drop documents whose text, or id, occurred before.
-        min_document_pieces: drop documents of fewer pieces.
-        max_unreadable_rate: largest accepted share of unreadable documents (0 to 1).
-        shards: training files (1 to 99999); None = one for every 16 MB of text.
+        min_document_pieces: drop documents with fewer pieces.
+        max_unreadable_rate: maximum share of unreadable documents (0 to 1).
+        shards: number of training files (1 to 99999); None = one per 16 MB of text.
         eval_rate: share of the documents held out for evaluation (0 to 0.5).
-        compression: of the records.
+        compression: compression of the record files.
         seed: the same seed and corpus give the same bytes on any machine.
-        overwrite: replace an existing dataset once the new one is finished.
+        overwrite: replace an existing dataset when the new one is complete.
     """
 
     vocab: Path
@@ -147,12 +147,12 @@ class PreprocessConfig(CorpusConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """What of a dataset is shown; all of it is checked.
+    """Config of `inspect`, which checks all records and shows some examples.
 
     Attributes:
-        dataset: the dataset folder.
-        split: split of the decoded examples.
-        examples: number of decoded examples (0 to 1024).
+        dataset: dataset folder.
+        split: split of the examples to show.
+        examples: number of examples to show (0 to 1024).
     """
 
     dataset: Path

@@ -1,4 +1,4 @@
-"""`clozeline demo`: the whole line, by the commands a person would type, and what came of it."""
+"""`clozeline demo`: run every step through the real commands, and report the results."""
 
 import contextlib
 import json
@@ -28,25 +28,26 @@ ARCHITECTURE = {
     "num_attention_heads": 2,
     "intermediate_size": 512,
     "max_position_embeddings": MAX_SEQ_LENGTH,
-    # BERT's 0.02 suits a width of 768; at 128 attention would stay even for the first minutes.
+    # BERT's 0.02 is meant for a width of 768; at 128 the attention weights would stay almost
+    # uniform for the first minutes.
     "initializer_range": 0.08,
-    # Nothing is seen often enough to be learned by heart.
+    # No dropout: no example is seen often enough to be memorized.
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-"""BERT-tiny, made to learn in minutes."""
+"""BERT-tiny, with an initialization that learns within minutes."""
 
 MARKER = ".clozeline-demo"
-"""File in a demo's folder that lists, a line each, the files that the demo made."""
+"""File in the output folder that lists the files that a demo created, one per line."""
 
 MADE = ("corpus", "vocab.txt", "dataset", "model.json", "run", "models")
-"""Files and folders that the stages make."""
+"""Files and folders that the stages create."""
 
 CLEARLY_NATS = 0.25
-"""How far the loss must stand below the unigram entropy."""
+"""Minimum difference between the unigram entropy and the loss, to count as learned."""
 
 STANDARD_ERRORS = 3
-"""How far the accuracy must stand above the larger class's share."""
+"""Minimum difference between the accuracy and the majority class, in standard errors."""
 
 READY_SECS = 120.0
 
@@ -69,10 +70,10 @@ class Demo(Command):
     steps: int = 3200
     """Training steps."""
     check_learning: bool = True
-    """Exit with an error if the model did not learn; disable it for runs of a few steps."""
+    """Exit with an error if the model did not learn; disable this for runs of a few steps."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a flag is out of range.
@@ -84,23 +85,28 @@ class Demo(Command):
         check_range("steps", self.steps, 1, 10**9)
 
     def run(self) -> dict[str, Any]:
-        """Run every stage as the command a person would type, then ask the server."""
+        """Run every stage through its command, then query the server."""
         return run_demo(self)
 
 
 @dataclass
 class Line:
-    """What has been done so far: a row a stage."""
+    """The stages that have been run.
+
+    Attributes:
+        folder: output folder of the demo.
+        stages: one row per stage, with the columns `STAGE_KEYS`.
+    """
 
     folder: Path
     stages: list[tuple[str, str, str, float, str]] = field(default_factory=list)
 
     def command(self, *arguments: object) -> tuple[dict[str, Any], float]:
-        """Run one of our commands as a person would; return its JSON result and the seconds.
+        """Run a command in a new process; return its JSON result and the duration in seconds.
 
         Raises:
-            InputError: the command refused its input; it has said why.
-            JobError: it failed; it has said why.
+            InputError: the command refused its input, and has printed the reason.
+            JobError: the command failed, and has printed the reason.
         """
         words = [str(argument) for argument in arguments]
         notes.print(f"\n[bold]$ clozeline {' '.join(map(_quoted, words))}[/bold]")
@@ -114,7 +120,7 @@ class Line:
         return json.loads(done.stdout), time.monotonic() - begin
 
     def add(self, stage: str, made: str, rate: str, seconds: float, where: Path | str) -> None:
-        """Add a row to the closing table."""
+        """Add a row to the final table."""
         self.stages.append((stage, made, rate, seconds, str(where)))
 
 
@@ -123,10 +129,10 @@ def _quoted(word: str) -> str:
 
 
 def run_demo(options: Demo) -> dict[str, Any]:
-    """Run every stage, ask the server, show what came of it.
+    """Run every stage, query the server, and print the results.
 
     Raises:
-        InputError: the folder is not the demo's, or a stage refused its input.
+        InputError: the folder was not created by a demo, or a stage refused its input.
         JobError: a stage failed.
     """
     line = Line(prepare_folder(options.output))
@@ -158,10 +164,10 @@ STAGE_KEYS = ("stage", "made", "rate", "seconds", "where")
 
 
 def prepare_folder(folder: Path) -> Path:
-    """Return an empty folder; the files that an earlier demo made are removed from it.
+    """Return an empty folder, after removing the files of an earlier demo.
 
     Raises:
-        InputError: the folder holds something that no demo made.
+        InputError: the folder contains files that no demo created.
     """
     if folder.exists():
         remove_files(folder)
@@ -171,23 +177,23 @@ def prepare_folder(folder: Path) -> Path:
 
 
 def remove_files(folder: Path) -> None:
-    """Remove the files that a demo recorded, and the folders that are empty then.
+    """Remove the files that a demo recorded, and all folders.
 
     Raises:
-        InputError: the folder is no demo's, or holds other files, too; nothing is removed then.
+        InputError: the folder was not created by a demo, or has other files; nothing is removed.
     """
     marker = folder / MARKER
     if not marker.is_file():
-        raise InputError(f"`output` {folder}: exists and is not a demo's; name another folder")
+        raise InputError(f"`output` {folder}: exists, but no demo created it; name another folder")
     made = {marker, *(folder / name for name in marker.read_text(encoding="utf-8").splitlines())}
     inside = sorted(folder.rglob("*"))
     others = [str(path) for path in inside if not _is_folder(path) and path not in made]
     if others:
         raise InputError(
-            f"`output` {folder}: holds {others[0]}, which is not in the list of files that the "
-            f"demo made ({len(others):,} such files); move them, or name another folder"
+            f"`output` {folder}: contains {others[0]}, which no demo created ({len(others):,} such "
+            "files); move them, or name another folder"
         )
-    for path in reversed(inside):  # what is in a folder comes before the folder
+    for path in reversed(inside):  # the contents of a folder before the folder
         if _is_folder(path):
             path.rmdir()
         else:
@@ -199,14 +205,14 @@ def _is_folder(path: Path) -> bool:
 
 
 def record_files(folder: Path) -> None:
-    """List the files of the stages in the marker, so that the next demo knows them."""
+    """Write the list of created files to the marker, so that the next demo may remove them."""
     paths = [path for name in MADE for path in (folder / name, *(folder / name).rglob("*"))]
     files = sorted(str(path.relative_to(folder)) for path in paths if path.is_file())
     write_atomically(folder / MARKER, "".join(f"{name}\n" for name in files).encode())
 
 
 def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:
-    """Return the globs of the corpus, after collecting it where none was named."""
+    """Return the globs of the corpus; if none is given, collect one."""
     if options.corpus:
         return options.corpus
     from pipeline.corpus.docstrings import write_corpus
@@ -224,7 +230,7 @@ def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:
 def make_records(
     options: Demo, globs: tuple[str, ...], line: Line
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make vocabulary and dataset; return what `preprocess` and `inspect` say."""
+    """Make the vocabulary and the dataset; return the results of `preprocess` and `inspect`."""
     vocab, dataset = line.folder / "vocab.txt", line.folder / "dataset"
     learned, seconds = line.command(
         "vocab", "--input", *globs, "--output", vocab, "--size", options.vocab_size
@@ -246,7 +252,7 @@ def make_records(
 
 
 def train(options: Demo, line: Line) -> dict[str, Any]:
-    """Pretrain on the dataset; return what `pretrain` says."""
+    """Pretrain on the dataset; return the result of `pretrain`."""
     from pipeline.storage.files import write_atomically
     from pipeline.storage.strict_json import to_json
     from pipeline.text.tokenizer import Vocabulary
@@ -275,7 +281,7 @@ def export(line: Line) -> None:
 
 
 def ask_server(line: Line, globs: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
-    """Start a server, ask it about held-out text three times over REST and once over gRPC."""
+    """Start a server; send it held-out text, three times over REST and once over gRPC."""
     from pipeline.text.tokenizer import Vocabulary
     from serving.client.answers import ask
 
@@ -301,7 +307,12 @@ def ask_server(line: Line, globs: tuple[str, ...], settings: dict[str, Any]) -> 
 
 @dataclass(frozen=True)
 class Masked:
-    """A held-out sentence with one word hidden."""
+    """A held-out sentence with one masked word.
+
+    Attributes:
+        text: the sentence, with `[MASK]` in place of the word.
+        word: the masked word.
+    """
 
     text: str
     word: str
@@ -309,7 +320,13 @@ class Masked:
 
 @dataclass(frozen=True)
 class DemoQuestions:
-    """Held-out text as questions; `random_pair` ends with a sentence of another document."""
+    """Requests made of held-out text.
+
+    Attributes:
+        masked: two sentences with a masked word.
+        true_pair: two consecutive sentences.
+        random_pair: two sentences of different documents.
+    """
 
     masked: tuple[Masked, ...]
     true_pair: tuple[str, str]
@@ -319,10 +336,10 @@ class DemoQuestions:
 def held_out_questions(
     globs: tuple[str, ...], settings: dict[str, Any], pieces: set[str]
 ) -> DemoQuestions:
-    """Make questions of documents that the model was not trained on.
+    """Return requests made of documents that the model was not trained on.
 
     Raises:
-        InputError: no two held-out documents have two sentences to ask about.
+        InputError: fewer than two held-out documents have two sentences of suitable length.
     """
     from pipeline.corpus.readers import (
         DroppedDocumentError,
@@ -346,7 +363,7 @@ def held_out_questions(
             candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))
     documents = [sentences for _, sentences in sorted(candidates) if len(sentences) >= 2]
     if len(documents) < 2:
-        raise InputError("the corpus is too small: no two held-out documents to ask about")
+        raise InputError("the corpus is too small: fewer than two held-out documents to query")
     rng = Random(SEED)
     masked = [hide_word(sentence, pieces, rng) for document in documents for sentence in document]
     return DemoQuestions(
@@ -357,7 +374,7 @@ def held_out_questions(
 
 
 def hide_word(sentence: str, pieces: set[str], rng: Random) -> Masked | None:
-    """Hide one word that is a single piece; None where the sentence has no such word."""
+    """Mask a word that is a single piece of the vocabulary; None if there is no such word."""
     words = sentence.split(" ")
     known = [
         index
@@ -396,7 +413,7 @@ def free_port() -> int:
 
 
 def judge(trained: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
-    """Tell whether the model learned, from what it does on held-out text."""
+    """Return whether the model learned, judged by its metrics on held-out text."""
     held_out = checked["statistics"]["eval"]
     examples = held_out["examples"]
     random_rate = held_out["random_next"] / examples
@@ -417,10 +434,10 @@ def judge(trained: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: float) -> None:
-    """Print answers, verdict, stages, and how to go on."""
+    """Print the answers, the verdict, the stages and further commands."""
     from clozeline.show.answer import show as show_answer
 
-    results.rule("what the served model answers, on text it has not seen")
+    results.rule("answers of the served model on held-out text")
     for transport, question, answer in answers["filled"]:
         results.print(show_answer([question.text], answer))
         results.print(f"the author wrote: {question.word}   (over {transport})\n")
@@ -431,7 +448,7 @@ def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: 
     results.print(verdict_lines(verdict))
     rows = [(*row[:3], f"{row[3]:.1f}", row[4]) for row in line.stages]
     results.print(table("Stages", STAGE_KEYS, rows, frozenset({0, 1, 4})))
-    results.print(f"{seconds / 60:.1f} minutes in all.\n\nGo on from here:")
+    results.print(f"{seconds / 60:.1f} minutes in total.\n\nNext steps:")
     folder = line.folder
     for command in (
         f"serve --models {folder / 'models'}",
@@ -443,7 +460,7 @@ def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: 
 
 
 def verdict_lines(verdict: dict[str, Any]) -> str:
-    """Return in words what was learned and what was not."""
+    """Return the verdict as text."""
     loss, entropy = verdict["masked_lm_loss"], verdict["unigram_entropy_nats"]
     masked = (
         f"Masked words, held out: loss {loss:.3f} nats, unigram entropy {entropy:.3f}: "

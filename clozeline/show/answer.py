@@ -26,7 +26,7 @@ def show(texts: Sequence[str], answer: Answer) -> RenderableType:
     # A signature of another exporter may have the same name as ours but other outputs.
     shown = (view if outputs.keys() >= set(needed) else _values)(texts, outputs)
     if outputs.get("truncated"):
-        return Group(shown, "The text is longer than the model takes; its end was cut off.")
+        return Group(shown, "The text is longer than the model's maximum; its end was cut off.")
     return shown
 
 
@@ -99,10 +99,10 @@ _SHOW = {
     "embed_tokens": (("mean",), _vector),
     "attention": (("tokens", "scores"), _attention),
 }
-"""By signature: the outputs that its view requires, and the view function."""
+"""Outputs that the view of a signature requires, and its function, by signature."""
 
 _TASK_VIEWS = {
     "classes": (("labels", "probabilities"), _classes),
     "number": (("score",), _score),
 }
-"""The same by the view that a kind of task names for its signature."""
+"""The same for task kinds, by the name of the view in the kind's signature."""

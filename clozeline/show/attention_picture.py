@@ -72,8 +72,7 @@ def _draw_words(axes: Any, explanation: Explanation, prediction: Any) -> None:
     axes.axvline(0, color="0.5", linewidth=0.8)
     best, value = prediction.answers[0]
     title = (
-        f"{prediction.title}\n{best}: {value:.3f}, "
-        f"from {attribution.baseline_value:.3f} without words"
+        f"{prediction.title}\n{best}: {value:.3f}, {attribution.baseline_value:.3f} at the baseline"
     )
     axes.set_title(title, fontsize="medium", parse_math=False)
     axes.set_xlabel("attribution of each word (integrated gradients)")
@@ -91,7 +90,9 @@ def _draw_attention(axes: Any, explanation: Explanation) -> None:
         axes.set_xticks(ticks, words, rotation=90, fontsize=size, parse_math=False)
         axes.set_yticks(ticks, words, fontsize=size, parse_math=False)
     where = f"layer {explanation.layer + 1}, head {explanation.head + 1}"
-    axes.set_title(f"attention of {where}: rows read columns", fontsize="medium")
+    axes.set_title(
+        f"attention weights of {where} (rows: queries, columns: keys)", fontsize="medium"
+    )
 
 
 def _label_size(words: int) -> float:

@@ -1,4 +1,4 @@
-"""A dataset as a person sees it: totals, lengths, decoded examples."""
+"""Show a dataset in the terminal: totals, lengths, decoded examples."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ def length_table(lengths: Mapping[int, int], max_seq_length: int) -> Table:
 
 
 def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:
-    """Return one record as colored text: A plain, B cyan, predictions as `label→input piece`."""
+    """Return a record as colored text: segment A plain, B cyan, masked as `label→input piece`."""
     predictions = (record.get(name, ()) for name in schema.MASKED_LM_FEATURES)
     labels = {
         int(position): vocabulary.pieces[label]

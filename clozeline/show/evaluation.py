@@ -8,39 +8,46 @@ from model.tasks.evaluation import Evaluation
 from model.tasks.task_kind import Task
 
 MOST_CLASSES = 12
-"""Classes up to which the terminal shows who was taken for whom."""
+"""Maximum number of classes for which the terminal shows the confusion matrix."""
 
 SHOWN_CHARACTERS = 100
+"""Longer texts are shortened to this length in the terminal."""
 
 
 def measure_text(name: str, value: float) -> str:
-    """Return a measure as its unit asks for."""
+    """Format a metric: shares as a percentage, others with four decimals."""
     shares = ("accuracy", "f1", "precision", "recall", "match")
     return f"{value:.2%}" if name.endswith(shares) else f"{value:.4f}"
 
 
 def print_measures(title: str, measures: Mapping[str, float]) -> None:
-    """Print measures as a table."""
+    """Print metrics as a table."""
     rows = [(name.replace("_", " "), measure_text(name, value)) for name, value in measures.items()]
     results.print(table(title, ("", "value"), rows))
 
 
 def print_confusion(evaluation: Evaluation, task: Task) -> None:
-    """Print which class was taken for which, where they are few."""
+    """Print the confusion matrix, if there are few classes."""
     if evaluation.confusion is None or len(task.labels) > MOST_CLASSES:
         return
     rows = [
         [label, *map(int, counts)]
         for label, counts in zip(task.labels, evaluation.confusion, strict=True)
     ]
-    results.print(table("Expected (rows), answered (columns)", ["", *task.labels], rows))
+    results.print(
+        table(
+            "Confusion matrix (rows: expected class, columns: predicted class)",
+            ["", *task.labels],
+            rows,
+        )
+    )
 
 
 def print_worst(worst: Sequence[dict[str, Any]]) -> None:
-    """Print the answers that are most wrong.
+    """Print the wrong answers with the largest error.
 
     Args:
-        worst: answers with their `error`, the worst first; right ones are left out.
+        worst: answers with their `error`, the largest first; correct ones are not printed.
     """
     shown = [row for row in worst if _is_wrong(row)]
     if not shown:
@@ -51,12 +58,12 @@ def print_worst(worst: Sequence[dict[str, Any]]) -> None:
         place, *texts = given.values()
         words = " | ".join(_short(text) for text in texts if isinstance(text, str | list))
         rows.append((place, words, _short(row["expected"]), _short(row["answer"])))
-    columns = (next(iter(shown[0])), "text", "expected", "answered")
-    results.print(table("Most wrong", columns, rows, frozenset({0, 1, 2, 3})))
+    columns = (next(iter(shown[0])), "text", "expected", "predicted")
+    results.print(table("Worst mistakes", columns, rows, frozenset({0, 1, 2, 3})))
 
 
 def _is_wrong(row: dict[str, Any]) -> bool:
-    """Return whether an answer is wrong; of a passage, where several may be right, by its error."""
+    """Return whether an answer is wrong; for passages, which may have several answers, by error."""
     if isinstance(row["answer"], str) and isinstance(row["expected"], list):
         return row["error"] > 0
     return bool(row["answer"] != row["expected"])

@@ -41,7 +41,7 @@ def _prediction(example: Example, prediction: Prediction) -> Iterator[Renderable
         adds_up = "add up to" if of_words.is_complete else "do NOT add up to"
         yield Text(
             f"  the words {adds_up} {of_words.value - of_words.baseline_value:+.4f}: from "
-            f"{of_words.baseline_value:.4f} without them (off by {of_words.error:.2%})\n",
+            f"{of_words.baseline_value:.4f} at the baseline (error {of_words.error:.2%})\n",
             style="dim",
         )
 

@@ -82,7 +82,7 @@ function makePrediction(data, prediction) {
     ...makeText(data, found.by_piece),
     make("p", { className: "small quiet", textContent:
       `Green: evidence for it; red: evidence against it. The contributions ${found.is_complete ? "add up to" : "do NOT add up to"} ` +
-      `${sum}: from ${found.baseline_value.toFixed(4)} for the baseline without words to ${found.value.toFixed(4)}; ` +
+      `${sum}: from ${found.baseline_value.toFixed(4)} at the baseline (word embeddings set to zero) to ${found.value.toFixed(4)}; ` +
       `completeness error ${(100 * found.error).toFixed(2)} % (integrated gradients, ${found.points} points).` }),
     make("details", {}, make("summary", { textContent: "table of contributions" }),
       make("div", { className: "scrolls" }, makeAmounts(data, found.by_piece))));

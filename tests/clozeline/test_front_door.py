@@ -132,7 +132,7 @@ def test_bad_flags_of_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert not (tmp_path / "demo").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    assert "is not a demo's" in error_of(capsys, "demo", "--output", str(tmp_path / "mine"))
+    assert "no demo created it" in error_of(capsys, "demo", "--output", str(tmp_path / "mine"))
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -147,7 +147,7 @@ def test_a_demo_removes_only_the_files_that_a_demo_made(tmp_path: Path) -> None:
     for name in ("thesis.txt", "run/notes.txt", "models/mine/1/saved_model.pb"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("mine")
-        with pytest.raises(InputError, match=f"{name}, which is not in the list"):
+        with pytest.raises(InputError, match=f"{name}, which no demo created"):
             demo.prepare_folder(folder)
         assert (folder / name).read_text() == "mine"
         assert (folder / "vocab.txt").exists()

@@ -24,7 +24,7 @@ def test_fillings_of_masks_in_both_texts():
     assert lines[0] == ["A", "[MASK].", "[MASK]", "b."]
     assert ["1", "x", "0.500", "z", "0.750"] in lines
     assert ["2", "y", "0.250", "w", "0.125"] in lines
-    assert " ".join(lines[-1]).startswith("The text is longer than the model takes")
+    assert " ".join(lines[-1]).startswith("The text is longer than the model's maximum")
 
 
 def test_classes_come_likeliest_first():
