@@ -32,7 +32,7 @@ def test_a_command_and_its_function_have_the_same_defaults(command: str) -> None
 
 
 def test_every_command_has_a_function() -> None:
-    functions = {name for name in api.__all__ if name.islower()}
+    functions = {name for name in api.__all__ if name.islower()} - {"path_from"}
     assert functions == {
         "make_vocabulary", "preprocess", "inspect_dataset", "pretrain", "finetune", "evaluate",
         "import_checkpoint", "export_hugging_face", "explain", "export", "serve", "query",

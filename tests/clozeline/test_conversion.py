@@ -22,6 +22,7 @@ from model.explaining.config import ExplainConfig
 from model.tasks.tables import Columns
 from model.training.config import ExecutionConfig, RecoveryConfig, UpdateConfig
 from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
+from pipeline.storage.cache import CacheConfig
 from serving.configs import ExportConfig, QueryConfig, ServeConfig
 
 PARTS: dict[str, type] = {
@@ -29,6 +30,7 @@ PARTS: dict[str, type] = {
     "execution": ExecutionConfig,
     "recovery": RecoveryConfig,
     "columns": Columns,
+    "caching": CacheConfig,
 }
 REQUIRED = {
     "pretrain": ["--run", "r", "--dataset", "d"],
