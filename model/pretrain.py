@@ -275,6 +275,7 @@ def phases(training: TrainingConfig, datasets: Sequence[Dataset]) -> list[Phase]
     end = training.steps - training.phase2_steps
     sizes = (training.batch_size, training.phase2_batch_size)
     steps = ((0, end), (end, training.steps))
+    # `zip` ends with the datasets, so a run without phase 2 has one phase.
     return [
         Phase(PretrainingData(each.path, each.manifest, size, training.seed), first, last)
         for each, size, (first, last) in zip(datasets, sizes, steps, strict=False)

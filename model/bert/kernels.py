@@ -187,9 +187,11 @@ def _dropped(x: tf.Tensor, state: tf.Tensor, rate: float) -> tf.Tensor:
     first_key, second_key = (
         tf.reshape(key, tf.concat([shape[:1], rows], 0)) for key in (first_key, second_key)
     )
+    # The index of each element in its example, with an axis of 1 to broadcast over the examples.
     places = tf.reshape(tf.range(tf.reduce_prod(shape[1:])), tf.concat([[1], shape[1:]], 0))
     bits = _scrambled(tf.bitwise.bitwise_xor(tf.cast(places, tf.uint32), first_key))
     bits = _scrambled(bits + second_key)
+    # Uniform 32-bit integers: a share `rate` of them lies below rate · 2^32.
     kept = bits >= tf.constant(round(rate * 2**32), tf.uint32)
     return tf.where(kept, x * (1.0 / (1.0 - rate)), 0.0)
 
@@ -232,6 +234,7 @@ def _normalized_in_kernel(
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             of_unit = upstream * gamma
+            # x influences its row's mean and variance, too: their two terms are subtracted.
             mean, along = _row_sums(of_unit) / size, _row_sums(of_unit * unit) / size
             of_x = scale * (of_unit - mean - unit * along)
             return of_x, _column_sums(upstream * unit), _column_sums(upstream)

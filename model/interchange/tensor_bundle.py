@@ -137,10 +137,12 @@ def _block(data: bytes, begin: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of a block of the LevelDB table."""
     block, trailer = data[begin : begin + size], data[begin + size : begin + size + 5]
     kind, checksum = struct.unpack("<BI", trailer)
+    # The checksum covers the byte of the compression type, too.
     if checksum != _masked_crc(data[begin : begin + size + 1]):
         raise ValueError("a checksum differs")
     if kind != 0:
         raise ValueError("compressed, as only TensorFlow 1.1 wrote it")
+    # The block ends with its restart points (offsets of 4 bytes) and the number of them.
     end = size - 4 - 4 * struct.unpack("<I", block[-4:])[0]
     at, key, names_bytes = 0, b"", 0
     while at < end:
@@ -160,6 +162,7 @@ def _varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
     numbers = []
     for _ in range(count):
         number = shift = 0
+        # 10 bytes hold 64 bits; without this limit a forged varint is a number of any size.
         while data[at] >= 128 and shift < 63:
             number |= (data[at] & 127) << shift
             at, shift = at + 1, shift + 7

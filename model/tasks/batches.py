@@ -57,7 +57,7 @@ class Batches:
             padded with `encoded.NO_LABEL`; example_weights float32 [B]: 1 for all examples.
         """
 
-        @lru_cache(maxsize=2)
+        @lru_cache(maxsize=2)  # a batch at the end of an epoch needs the orders of two
         def order(epoch: int) -> np.ndarray:
             return self._epoch(seed, epoch)
 
@@ -87,6 +87,7 @@ class Batches:
         for start in range(first, end, BATCHES_SORTED * size):
             window = order[start : min(start + BATCHES_SORTED * size, end)]
             by_length = window[np.argsort(lengths[window], kind="stable")].reshape(-1, size)
+            # `permutation` shuffles the rows, which are batches.
             order[start : start + window.size] = rng.permutation(by_length).ravel()
         return order
 

@@ -30,6 +30,7 @@ _LETTERS: dict[Scheme, str] = {
 """Letters of each scheme, without O. The first scheme with all letters of a file is used; IOB1 has
 the same letters as IOB2."""
 
+# BILOU's L and U are IOBES's E and S; M and W of BMES and BMEOW are its I and S.
 _AS_IOBES = str.maketrans("LUMW", "ESIS")
 _TAG = re.compile(r"([BIESLUMW])(?:[-_](.+))?")
 
@@ -120,6 +121,7 @@ def _iob(sentences: Sequence[Sequence[str]]) -> Scheme:
 
 def _all_end_with_e(sentences: Sequence[Sequence[str]]) -> bool:
     for tags in sentences:
+        # An O after the last tag, so that an entity at the end of the sentence is checked as well.
         parts = [*(_parts(tag, "IOE2") for tag in tags), ("O", "")]
         for (letter, kind), after in itertools.pairwise(parts):
             if letter == "I" and (after[0] == "O" or after[1] != kind):

@@ -96,7 +96,7 @@ def eval_batches(
         Batches: the features by name, int32 or float32 [B, length], and
         example_weights: float32 [B]. 1 = an example of the split, 0 = filler.
     """
-    filler_examples = -manifest.examples(split) % batch_size
+    filler_examples = -manifest.examples(split) % batch_size  # up to the next multiple
     records = _records(_files(dataset, manifest, split), manifest)
     filler = records.take(1).repeat(filler_examples)
     weighted = records.map(lambda record: (record, 1.0)).concatenate(

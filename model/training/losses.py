@@ -178,6 +178,7 @@ class Pretraining:
         """
         names = (schema.MASKED_LM_IDS, schema.MASKED_LM_WEIGHTS)
         ids, weights = (tf.reshape(batch[name], [-1]) for name in names)
+        # Stable: the slots that are kept stay in their order.
         masked_first = tf.argsort(weights, direction="DESCENDING", stable=True)
         count = tf.math.count_nonzero(weights, dtype=tf.int32)
         step = tf.maximum(SLOTS_AT_ONCE, tf.size(weights) // 20)

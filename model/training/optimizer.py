@@ -147,12 +147,15 @@ class AdamW:
         unbias_1 = 1.0 - tf.pow(settings.beta_1, number)
         unbias_2 = 1.0 - tf.pow(settings.beta_2, number)
         finite = tf.math.is_finite(norm)
+        # 1 / scale up to clip_norm, and less above: gradients are only ever scaled down.
         clip = settings.clip_norm / tf.maximum(norm, settings.clip_norm) / scale
         return {
             "clip": tf.where(finite, clip, 0.0),
             "learning_rate": tf.where(finite, self.schedule(step), 0.0),
             "beta_1": tf.where(finite, settings.beta_1, 1.0),
             "beta_2": tf.where(finite, settings.beta_2, 1.0),
+            # Bias correction in the form of Kingma and Ba 2014, section 2: one factor on the step,
+            # and an epsilon to match, instead of corrected copies of both moments.
             "unbias": tf.sqrt(unbias_2) / unbias_1,
             "epsilon": settings.epsilon * tf.sqrt(unbias_2),
         }
@@ -201,6 +204,7 @@ class AdamW:
             beta1=numbers["beta_1"],
             beta2=numbers["beta_2"],
             epsilon=numbers["epsilon"],
+            # 0 · NaN is 0 here, so a step whose norm is not finite changes nothing.
             grad=tf.math.multiply_no_nan(gradient, numbers["clip"]),
         )
 
@@ -227,6 +231,7 @@ class Lamb(AdamW):
         step = numbers["unbias"] * momentum / (tf.sqrt(velocity) + numbers["epsilon"])
         step += settings.weight_decay * variable
         length, step_length = tf.norm(variable), tf.norm(step)
+        # A weight that is still zero would never move with a ratio of 0.
         ratio = tf.where((length > 0) & (step_length > 0), length / step_length, 1.0)
         variable.assign_sub(numbers["learning_rate"] * ratio * step)
 

@@ -128,6 +128,7 @@ class Session:
         self.workers, self.checkpoints = run.workers, run.checkpoints
         self.every_steps = evaluations.every_steps
         self.checkpoint_every_steps = recovery.checkpoint_every_steps
+        # About 100 lines for a short run, one line per 50 steps for a long one.
         self.log_every_steps = max(1, min(50, run.training.steps // 100))
         self.throughput = Throughput(self.data.batch_size)
         self._peak_flops = matrix_peak(run.training.precision) * device_count(self.trainer.strategy)
@@ -140,6 +141,7 @@ class Session:
         )
         lines = self.log.lines()
         losses = [line["loss"] for line in lines if line["split"] == "train"]
+        # Only the chief has the log, and all workers must come to the same verdict on a loss.
         recent_loss = self.workers.of_chief(losses[-1] if losses else 0.0)
         self.guard = DivergenceGuard(recovery, recent_loss)
         self.best = BestKeeper(run.path, evaluations, self.checkpoints, self.workers, lines)

@@ -161,6 +161,7 @@ def _replaced(
     if slots is not None:
         chance = np.take_along_axis(chance, slots, axis=1)
     pick = (noise.draw(labels.shape[1]) * len(replacements.random_ids)).astype(np.int64)
+    # A float32 product close to the number of ids may round up to it.
     random = replacements.random_ids.take(pick, mode="clip")
     hidden = np.where(chance < MASK_SHARE + RANDOM_SHARE, random, labels)
     return np.where(chance < MASK_SHARE, replacements.mask_id, hidden)
@@ -200,6 +201,7 @@ def _span_starts(
     """
     ends_before = noise.draw(word_starts.shape[1]) < SPAN_END_RATE
     starts = word_starts & (ends_before | ~follows_text)
+    # Spans longer than `MAX_SPAN_WORDS` are split: count the words since the last span start.
     word = np.cumsum(word_starts, axis=1)
     first_word = np.maximum.accumulate(np.where(starts, word, 0), axis=1)
     return starts | (word_starts & ((word - first_word) % MAX_SPAN_WORDS == 0))

@@ -143,7 +143,7 @@ def draw_sentence_order_pairs(
     for document in range(len(text.document_keys)):
         first, end = text.document_starts[document], text.document_starts[document + 1]
         while first < end:
-            first = min(first, end - 2)
+            first = min(first, end - 2)  # a single sentence is paired with the one before it
             last = max(_gather(starts, first, end, _target(limit, short_seq_rate, rng)), first + 2)
             cut = rng.randint(first + 1, last - 1)
             a = starts[first], starts[cut] - starts[first]
@@ -217,7 +217,7 @@ def _gather(starts: Sequence[int], first: int, end: int, target: int) -> int:
 
 def _another_document(keys: Sequence[bytes], document: int, rng: Random) -> int:
     """Return a random document with a different text (uniform distribution)."""
-    while True:
+    while True:  # ends, because the documents of a shard have at least two different keys
         other = rng.randrange(len(keys))
         if keys[other] != keys[document]:
             return other
@@ -245,6 +245,7 @@ def split_long(lengths: np.ndarray, longest: int) -> np.ndarray:
         int [parts in all], in the same order and with the same sum.
     """
     parts = -(-lengths // longest)
+    # The number of each part in its sentence; the first `rest` parts get one piece more.
     number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
     size, rest = np.divmod(lengths, parts)
     return np.repeat(size, parts) + (number < np.repeat(rest, parts))

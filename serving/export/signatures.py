@@ -144,6 +144,7 @@ class TextModel(tf.Module):
     def _filled(self, encoding: Encoding) -> dict[str, Any]:
         positions = self._mask_positions(encoding.features[schema.INPUT_IDS])  # [B, M]
         encoded = self.network.encode(encoding.features)
+        # The padding, -1, is no position; its fillings are replaced below.
         logits = self.network.masked_lm(encoded.sequence_output, tf.maximum(positions, 0))
         best, ids = tf.math.top_k(tf.nn.softmax(logits), min(TOP_K, self._run.config.vocab_size))
         is_mask = positions[:, :, tf.newaxis] != NO_POSITION
@@ -159,6 +160,7 @@ class TextModel(tf.Module):
         columns = tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids))
         found = tf.ragged.boolean_mask(columns, input_ids == self._run.vocabulary.mask_id)
         positions = found.to_tensor(NO_POSITION)
+        # At least one column, also for a batch without masks.
         missing = tf.maximum(1 - tf.shape(positions)[1], 0)
         return tf.pad(positions, [[0, 0], [0, missing]], constant_values=NO_POSITION)
 
@@ -422,6 +424,7 @@ def _check_positions(positions: Any, lengths: Any) -> Any:
 def _lengths_without_filler(input_ids: Any, cls_id: int) -> Any:
     """Return the length of each row of int32 [B, L] without [CLS] at its end: int32 [B]."""
     ends = tf.range(1, tf.shape(input_ids)[1] + 1)
+    # The end of the last piece that is not [CLS]; at least 1, for the [CLS] at the start.
     return tf.reduce_max(tf.where(input_ids == cls_id, 1, ends), axis=1)
 
 

@@ -1,6 +1,6 @@
-"""Raw strings to a BERT's inputs, inside the served graph: what preprocessing does, for a server.
+"""Convert raw strings to a BERT's inputs inside the served graph, as preprocessing does.
 
-Shapes: B texts, L positions (the longest text of the batch), W words (the most in a text).
+Shapes: B texts, L positions (of the longest text in the batch), W words (maximum per text).
 """
 
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ from pipeline.text.inputs import (
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
 FEWEST_POSITIONS = 3
-"""An empty batch has so many columns, not none: [CLS], a piece, [SEP]."""
+"""Number of columns of an empty batch: [CLS], a piece, [SEP]."""
 
 
 NO_WORD = -1
-"""Stands where a position is of no word."""
+"""Word number of positions without a word."""
 
 _NO_WORDS = Marks(NO_WORD, NO_WORD, NO_WORD)
 _GRAPH = Graph()
@@ -38,11 +38,11 @@ _GRAPH = Graph()
 
 @dataclass(frozen=True)
 class Encoding:
-    """Texts as a BERT reads them.
+    """The encoder's inputs for a batch of texts.
 
     Attributes:
         features: input_ids, input_mask, segment_ids: int32 [B, L].
-        truncated: bool [B]. The text was longer than the model takes, and its end was cut off.
+        truncated: bool [B]. Whether the text was longer than the maximum and was truncated.
     """
 
     features: Mapping[str, Any]
@@ -55,9 +55,9 @@ class Words:
 
     Attributes:
         texts: string [B, W]; "" where a text has fewer words.
-        starts: int32 [B, W]. The byte that each begins at.
-        limits: int32 [B, W]. The byte that each ends before.
-        at: int32 [B, L]. Number of the word at each position; -1 where there is none.
+        starts: int32 [B, W]. Offset of each word's first byte in the text.
+        limits: int32 [B, W]. Offset after each word's last byte.
+        at: int32 [B, L]. Number of the word at each position, or `NO_WORD`.
     """
 
     texts: Any
@@ -76,9 +76,10 @@ class TextEncoder(tf.Module):
 
         Args:
             vocabulary: the pieces by id.
-            lower_case: as in training.
-            max_seq_length: the most positions that an encoding has.
-            reads_masks: whether `[MASK]` in a text is that piece; else it is text like any other.
+            lower_case: whether to lower-case and strip accents, as in training.
+            max_seq_length: maximum number of positions.
+            reads_masks: whether `[MASK]` in a text becomes the mask piece; if not, it is tokenized
+                like other text.
         """
         super().__init__(name="text_encoder")
         self._vocabulary = vocabulary
@@ -102,12 +103,12 @@ class TextEncoder(tf.Module):
         return Encoding(*self.joined(text, tf.fill(tf.shape(text), ""), _all(False, text)))
 
     def encode_pairs(self, text: Any, text_pair: Any, *, optional: bool = False) -> Encoding:
-        """Encode two texts as one; the longer one is cut first.
+        """Encode pairs of texts; the longer text is truncated first.
 
         Args:
             text: string [B].
             text_pair: string [B].
-            optional: whether an empty second text means that there is none.
+            optional: whether an empty second text means a single text.
         """
         text, text_pair = _flat(text), _flat(text_pair)
         _check_same_length(text, text_pair)
@@ -137,12 +138,13 @@ class TextEncoder(tf.Module):
         spans = _spans(first, kept[0], second, kept[1])
         pieces = tf.concat([first.flat_values, second.flat_values], axis=0)
         features = lay_out(pieces, spans, _width(spans), self._marks, _GRAPH)
+        # Without a second text, both sums contain `NO_B`.
         return features, tf.add_n(lengths) > tf.add_n(kept)
 
     def encode_words(self, text: Any) -> tuple[Encoding, Words]:
         """Encode each text word by word, as a model that tags words was trained.
 
-        Words stand between white space, as in the training file: "U.N." is one.
+        Words are separated by white space, as in the training file: "U.N." is one word.
 
         Args:
             text: string [B].
@@ -156,11 +158,11 @@ class TextEncoder(tf.Module):
         return self._with_words(pieces, numbers, spans, words, lengths > kept)
 
     def encode_question(self, text: Any, text_pair: Any) -> tuple[Encoding, Words]:
-        """Encode questions with the beginnings of their passages, as such a model was trained.
+        """Encode questions with the beginnings of their passages, as in training.
 
         Args:
             text: string [B]. Questions.
-            text_pair: string [B]. Passages; the words are theirs.
+            text_pair: string [B]. Passages; the returned words are words of the passages.
         """
         text, text_pair = _flat(text), _flat(text_pair)
         _check_same_length(text, text_pair)
@@ -178,17 +180,18 @@ class TextEncoder(tf.Module):
     def _with_words(
         self, pieces: Any, numbers: Any, spans: Spans, words: WordPieces, is_truncated: Any
     ) -> tuple[Encoding, Words]:
-        """Lay out texts, and the numbers of their words in the same way.
+        """Lay out the pieces of texts, and their word numbers at the same positions.
 
         Args:
-            pieces: int32 [T].
-            numbers: int32 [T]. The word that each piece is of; `NO_WORD` for those of a question.
-            spans: of the pieces.
-            words: of the text.
-            is_truncated: bool [B].
+            pieces: int32 [T]. Pieces of all texts.
+            numbers: int32 [T]. Number of each piece's word; `NO_WORD` for pieces of a question.
+            spans: spans of the texts in `pieces`.
+            words: words of the texts.
+            is_truncated: bool [B]. Whether the text was truncated.
         """
         width = _width(spans)
         features = lay_out(pieces, spans, width, self._marks, _GRAPH)
+        # Laid out like ids, with `NO_WORD` in place of the special tokens and the padding.
         at = lay_out(numbers, spans, width, _NO_WORDS, _GRAPH)[schema.INPUT_IDS]
         starts, limits = (
             tf.cast(part.to_tensor(), tf.int32) for part in (words.starts, words.limits)
@@ -203,7 +206,7 @@ class TextEncoder(tf.Module):
 
 
 def graph_function(method: Any, input_signature: list[tf.TensorSpec] | None = None) -> Any:
-    """Return a method as a function of the graph; it is plain TensorFlow, with no Python in it."""
+    """Return a `tf.function` of a method that uses TensorFlow ops only, so without AutoGraph."""
     return tf.function(method, input_signature=input_signature, autograph=False)
 
 
@@ -217,20 +220,20 @@ def _all(value: bool, text: Any) -> Any:
 
 
 def _flat(text: Any) -> Any:
-    """Refuse anything but a list of texts.
+    """Check that the input is a list of texts.
 
-    The tokenizer's kernel ends the whole server when it is given a scalar, and the server does not
+    The tokenizer's kernel crashes the process if it gets a scalar, and TensorFlow Serving does not
     compare ranks with the signature.
     """
     return tf.ensure_shape(text, [None])
 
 
 def _spans(first: Any, first_length: Any, second: Any, second_length: Any) -> Spans:
-    """Return spans of two ragged tensors' values, one after the other."""
+    """Return the spans of two ragged tensors in their concatenated values."""
     count = tf.size(first.flat_values, tf.int64)
     return Spans(first.row_starts(), first_length, count + second.row_starts(), second_length)
 
 
 def _width(spans: Spans) -> Any:
-    """Return the positions of the longest sequence; an empty batch has some, too."""
+    """Return the number of positions of the longest sequence, at least `FEWEST_POSITIONS`."""
     return tf.maximum(tf.reduce_max(spans.positions), FEWEST_POSITIONS)

@@ -70,6 +70,7 @@ def _parse_error(reason: str, offset: int) -> ServingError:
 def _first_wins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     """Return the object; of a key given twice, TensorFlow Serving takes the first."""
     made = dict(pairs)
+    # Later values win in `dict`, so reversed pairs keep the first; `made` keeps the order of keys.
     return made if len(made) == len(pairs) else {**made, **dict(reversed(pairs))}
 
 
@@ -173,6 +174,7 @@ def _rows_at_once(
         if len(names) > 1:
             return None
         columns = dict.fromkeys(names, instances)
+    # With an input named b64, {"b64": "..."} may be a binary string: the slow path decides.
     elif all(instance.keys() == names for instance in instances) and "b64" not in names:
         columns = {name: [instance[name] for instance in instances] for name in names}
     arrays = {

@@ -48,7 +48,7 @@ def convert_all(values: list[Json], dtype: tf.DType) -> np.ndarray | None:
     Returns:
         The array; None unless the function of `converter` certainly accepts all values.
     """
-    types = set(map(type, values))
+    types = set(map(type, values))  # exact types: to `isinstance`, True is an int
     try:
         if dtype == tf.string and types <= {str}:
             array = np.empty(len(values), dtype=np.object_)
@@ -62,12 +62,13 @@ def convert_all(values: list[Json], dtype: tf.DType) -> np.ndarray | None:
             wide = np.uint64 if dtype == tf.uint64 else np.int64
             return _all_integers(np.array(values, wide), dtype)
     except (OverflowError, UnicodeEncodeError):
-        pass
+        pass  # an integer of more than 64 bits, or a lone surrogate
     return None
 
 
 def _all_floats(array: np.ndarray, dtype: tf.DType) -> np.ndarray | None:
     sizes = np.abs(array)
+    # A value at the limit may have been rounded to it; `converter` compares the original.
     if np.any((sizes >= float(dtype.max)) & (sizes != math.inf)):
         return None
     return array.astype(dtype.as_numpy_dtype)
@@ -87,7 +88,7 @@ def _to_bytes(value: Json) -> bytes:
     if not is_base64(value):
         raise invalid(f"JSON Value: {quoted(value)} not formatted correctly for base64 data")
     try:
-        text = value["b64"].rstrip("=")
+        text = value["b64"].rstrip("=")  # TensorFlow Serving accepts base64 without padding
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid("Unable to base64 decode") from error
