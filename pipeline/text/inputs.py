@@ -94,7 +94,7 @@ ARRAYS = Arrays()
 
 @dataclass(frozen=True)
 class Marks:
-    """What stands where no text stands: ids, or anything else that is laid out like ids."""
+    """Values at positions without text: ids of special tokens, or others laid out like ids."""
 
     cls: int
     sep: int
@@ -108,13 +108,13 @@ class Marks:
 
 @dataclass(frozen=True)
 class Spans:
-    """Which pieces of a run stand in A and in B: int64 [N] each.
+    """Location of A and B of each sequence in an array of pieces: int64 [N] each.
 
     Attributes:
-        first_start: first piece of A.
-        first_length: pieces of A.
-        second_start: first piece of B.
-        second_length: pieces of B; `NO_B` where there is no B.
+        first_start: index of the first piece of A.
+        first_length: number of pieces of A.
+        second_start: index of the first piece of B.
+        second_length: number of pieces of B; `NO_B` = there is no B.
     """
 
     first_start: Any
@@ -124,34 +124,35 @@ class Spans:
 
     @property
     def first_positions(self) -> Any:
-        """Positions of [CLS] A [SEP], [N]."""
+        """Number of positions of [CLS] A [SEP], [N]."""
         return self.first_length + 2
 
     @property
     def positions(self) -> Any:
-        """Positions of the whole sequence, [N]."""
+        """Number of positions of the whole sequence, [N]."""
         return self.first_length + self.second_length + PAIR_MARKS
 
 
 def truncated(
     first: Any, second: Any, room: int, operations: Operations = ARRAYS
 ) -> tuple[Any, Any]:
-    """Return how many pieces of A and B are kept in a sequence.
+    """Return the number of pieces of A and B that are kept in a sequence.
 
     The longer text loses its last piece first, B if they are equally long, as in
     google-research/bert's `truncate_seq_pair`: both are reduced to half of the room, unless one is
     shorter and leaves more to the other.
 
     Args:
-        first: int [N]. Pieces of A.
-        second: int [N]. Pieces of B, or `NO_B`.
-        room: most pieces of A and B together: `max_seq_length - PAIR_MARKS`. Without a B, A may
-            have one more, at the position of the [SEP] that does not exist.
-        operations: of the arguments' library.
+        first: int [N]. Number of pieces of A.
+        second: int [N]. Number of pieces of B, or `NO_B`.
+        room: maximum number of pieces of A and B together: `max_seq_length - PAIR_MARKS`. Without
+            a B, A may have one more, at the position of the missing [SEP].
+        operations: operations of the arguments' library.
 
     Returns:
         int [N] each.
     """
+    # With an odd room, A gets one piece more than B: of two equally long texts, B is cut first.
     half = room // 2
     kept = operations.where(second <= half, room - second, room - half)
     kept = operations.minimum(first, kept)
@@ -164,10 +165,10 @@ def masks(
     """Return which positions are real, and which of them belong to B [SEP]: bool [N, L] each.
 
     Args:
-        first_positions: int [N]. Positions of [CLS] A [SEP].
-        positions: int [N]. Positions of the whole sequence.
+        first_positions: int [N]. Number of positions of [CLS] A [SEP].
+        positions: int [N]. Number of positions of the whole sequence.
         width: L.
-        operations: of the arguments' library.
+        operations: operations of the arguments' library.
     """
     position = operations.positions(width)
     is_real = position < positions[:, np.newaxis]
@@ -180,11 +181,11 @@ def lay_out(
     """Lay texts out as [CLS] A [SEP] B [SEP], or [CLS] A [SEP] without B, padded.
 
     Args:
-        pieces: int [T]. Pieces that the spans are of, or a value for each of them.
-        spans: one row a sequence; each fits into the width.
+        pieces: int [T]. Array that the spans refer to: pieces, or a value for each piece.
+        spans: spans of each sequence; no sequence is longer than the width.
         width: L.
         marks: ids of the special tokens.
-        operations: of the arguments' library.
+        operations: operations of the arguments' library.
 
     Returns:
         input_ids, input_mask, segment_ids: int [N, L], in one dtype.
@@ -197,6 +198,7 @@ def lay_out(
     # A begins at position 1, B after the first [SEP].
     first_source = (spans.first_start - 1)[:, np.newaxis] + position
     second_source = (spans.second_start - spans.first_positions)[:, np.newaxis] + position
+    # Sources of special positions and padding may be out of range; `take` clips them.
     found = operations.take(pieces, operations.where(in_second, second_source, first_source))
     special = operations.where(is_real, marks.cls, marks.pad)
     special = operations.where(is_sep, marks.sep, special)
@@ -210,7 +212,7 @@ def lay_out(
 
 
 BLOCK = 4096
-"""Sequences that `join` lays out at a time, so that padding takes little memory."""
+"""Number of sequences that `join` lays out at a time, to limit the memory of the padding."""
 
 
 def join(
@@ -220,7 +222,7 @@ def join(
 
     Args:
         first: N rows of pieces, A.
-        second: N rows of pieces, B; None: there is no B.
+        second: N rows of pieces, B; None = there is no B.
         marks: ids of the special tokens.
     """
     rows: list[np.ndarray] = []
@@ -242,7 +244,7 @@ def join(
 
 
 def split_at_masks(texts: Any) -> Any:
-    """Return what is before, between and after the `[MASK]` of texts: ragged [N, (parts)].
+    """Split texts at each `[MASK]`: ragged string [N, (parts)].
 
     Args:
         texts: string [N].
@@ -253,12 +255,12 @@ def split_at_masks(texts: Any) -> Any:
 
 
 def tokenize_with_masks(tokenizer: Tokenizer, texts: Any, mask_id: int) -> Any:
-    """Return the pieces of texts, in which `[MASK]` is one: ragged int32 [N, (pieces)].
+    """Return the pieces of texts, with one piece for each `[MASK]`: ragged int32 [N, (pieces)].
 
     Args:
-        tokenizer: of the vocabulary.
+        tokenizer: tokenizer of the vocabulary.
         texts: string [N].
-        mask_id: of [MASK].
+        mask_id: id of [MASK].
     """
     import tensorflow as tf
 
@@ -290,16 +292,17 @@ class WrittenPiece:
 
 
 def written_pieces(tokenizer: Tokenizer, text: str, mask_id: int) -> list[WrittenPiece]:
-    """Return what `tokenize_with_masks` makes of a text, with the text of each piece.
+    """Return the pieces that `tokenize_with_masks` returns for a text, with the text of each piece.
 
     Args:
-        tokenizer: of the vocabulary.
-        text: one text.
-        mask_id: of [MASK].
+        tokenizer: tokenizer of the vocabulary.
+        text: the text.
+        mask_id: id of [MASK].
     """
     import tensorflow as tf
 
-    clean = normalize(split_at_masks(tf.constant([text]))[0], lower_case=tokenizer.lower_case)
+    parts = split_at_masks(tf.constant([text])).flat_values  # of the only row; slower as `[0]`
+    clean = normalize(parts, lower_case=tokenizer.lower_case)
     tokenized = tokenizer.wordpiece.tokenize_with_offsets(clean)
     rows = zip(clean.numpy(), *(part.to_list() for part in tokenized), strict=True)
     found: list[WrittenPiece] = []
@@ -307,7 +310,9 @@ def written_pieces(tokenizer: Tokenizer, text: str, mask_id: int) -> list[Writte
         if index:
             found.append(WrittenPiece(mask_id, MASK, is_spaced=True))
         for piece, begin, end in zip(ids, begins, ends, strict=True):
-            before = data[:begin].decode()[-1:]
+            # The character before the piece has up to 4 bytes; those of the one before it that
+            # are cut are ignored. Decoding all of `data[:begin]` would be quadratic.
+            before = data[max(begin - 4, 0) : begin].decode(errors="ignore")[-1:]
             found.append(WrittenPiece(piece, data[begin:end].decode(), before.strip() == ""))
     return found
 
@@ -321,10 +326,10 @@ class WordPieces:
 
     Attributes:
         words: ragged string [N, (words)].
-        starts: ragged int64 [N, (words)]. The byte of the text where each begins.
-        limits: ragged int64 [N, (words)]. The byte after its end.
-        pieces: ragged int32 [N, (pieces)]. At least one for every word.
-        word_numbers: ragged int32 [N, (pieces)]. The word that each piece is of, from 0.
+        starts: ragged int64 [N, (words)]. Offset of each word's first byte in the text.
+        limits: ragged int64 [N, (words)]. Offset after each word's last byte.
+        pieces: ragged int32 [N, (pieces)]. At least one per word.
+        word_numbers: ragged int32 [N, (pieces)]. Number of each piece's word, from 0.
     """
 
     words: Any
