@@ -9,7 +9,7 @@ from pathlib import Path
 from model.run_config import Checkpoint
 from pipeline.errors import InputError, check_range
 from serving.addresses import checked_address
-from serving.export.choices import ServerVersion, ServingPrecision
+from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
 from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, version_number
 
 
@@ -27,6 +27,8 @@ class ExportConfig:
         max_loss: largest accepted loss of the task's first metric on `check`; None = any.
         checkpoint: `best` by evaluation, `last`; `auto`: the best if there is one.
         for_server: release of TensorFlow Serving that must know every operation.
+        max_windows: most windows of a passage, or of a text whose words are tagged; the rest of a
+            longer one is not read.
     """
 
     run_dir: Path
@@ -37,6 +39,7 @@ class ExportConfig:
     max_loss: float | None = None
     checkpoint: Checkpoint = "auto"
     for_server: ServerVersion = "2.20"
+    max_windows: int = MAX_WINDOWS
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -44,6 +47,7 @@ class ExportConfig:
         Raises:
             InputError: a field is out of range, or fields contradict each other.
         """
+        check_range("max_windows", self.max_windows, 1, 10_000)
         if self.max_loss is not None:
             check_range("max_loss", self.max_loss, 0, 1e6)
             if not self.check:

@@ -10,7 +10,7 @@ from clozeline.options import Command, config_from
 from clozeline.show.terminal import results
 from model.run_config import Checkpoint
 from serving.configs import ExportConfig
-from serving.export.choices import ServerVersion, ServingPrecision
+from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,9 @@ class Export(Command):
     """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
     for_server: ServerVersion = "2.20"
     """TensorFlow Serving release that must support every operation of the model."""
+    max_windows: int = MAX_WINDOWS
+    """Maximum number of overlapping windows that the model reads of a passage (span) or of a text
+    (tagging). It ignores the rest of a longer one, and answers truncated = true."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say.

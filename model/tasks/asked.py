@@ -1,6 +1,6 @@
 """Interface of the reference model: a served model must return the same answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +13,13 @@ class Asked(Protocol):
 
     Attributes:
         max_seq_length: maximum number of positions of an input.
+        doc_stride: pieces between the starts of two windows of a passage.
+        max_windows: number of windows of a text that are read; the rest is not.
     """
 
     max_seq_length: int
+    doc_stride: int
+    max_windows: int
 
     def about(self, *texts: str) -> dict[str, Any]:
         """Return the outputs of all signatures for a text or pair, and task_logits."""
@@ -29,8 +33,20 @@ class Asked(Protocol):
     def text_pieces(self, text: str) -> list[int]:
         """Return the piece ids of a text."""
 
-    def logits(self, segments: Sequence[list[int]]) -> np.ndarray:
-        """Return the task logits at all positions of one or two segments: float32 [L, C]."""
+    def logits(self, inputs: Sequence[Sequence[list[int]]]) -> list[np.ndarray]:
+        """Return the task logits at all positions of each input, of one or two segments of ids.
+
+        Returns:
+            float32 [L, C] each.
+        """
+
+
+PLACES: dict[str, Callable[[bytes], int]] = {
+    "": len,
+    "_code_point": lambda before: len(before.decode(errors="replace")),
+    "_utf16": lambda before: len(before.decode(errors="replace").encode("utf-16-le")) // 2,
+}
+"""Python's own count of what is before a byte, by the suffix of the unit."""
 
 
 def farther(of_best: Any, of_chosen: Any, answered: Any) -> Any:

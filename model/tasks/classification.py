@@ -146,9 +146,7 @@ class Classification(TextKind):
 
     # ---- serving
 
-    def served_answers(
-        self, task: Task, logits: Any, words: Any = None, passage: Any = None
-    ) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: Any = None) -> dict[str, Any]:
         """Return the class of each text or text pair.
 
         Returns:
@@ -158,7 +156,7 @@ class Classification(TextKind):
         """
         import tensorflow as tf
 
-        del words, passage
+        del read
         labels = tf.constant(task.labels)
         probabilities = tf.nn.softmax(logits)
         return {

@@ -114,15 +114,13 @@ class Regression(TextKind):
 
     # ---- serving
 
-    def served_answers(
-        self, task: Task, logits: Any, words: Any = None, passage: Any = None
-    ) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: Any = None) -> dict[str, Any]:
         """Return the number of each text or text pair.
 
         Returns:
             score: float32 [B].
         """
-        del task, words, passage
+        del task, read
         return {"score": logits[:, 0]}
 
     def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from model.tasks.asked import farther
+from model.tasks.asked import PLACES, farther
+from model.tasks.best_spans import IMPOSSIBLE, MAX_ANSWER_WORDS, best_spans
 from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
 from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
@@ -27,6 +29,7 @@ from model.tasks.task_kind import (
     TaskKind,
     TaskSignature,
 )
+from model.tasks.windows import ReadTexts, window_count, window_step
 from pipeline import schema
 from pipeline.errors import InputError
 
@@ -35,10 +38,6 @@ if TYPE_CHECKING:
     from model.tasks.asked import Asked
     from model.tasks.encoding import Encoder
     from model.training.sums import Batch, Sums
-
-MAX_ANSWER_WORDS = 30
-"""Maximum number of words of an answer, as in google-research/bert (run_squad.py), which counts
-pieces."""
 
 MAX_QUESTION_PIECES = 64
 """Maximum number of pieces of a question, as in google-research/bert (run_squad.py)."""
@@ -105,10 +104,13 @@ class Span(TaskKind[Questions]):
     takes_pairs = True
     is_per_position = True
     metrics = ("span_f1", "exact_match")
-    signature = TaskSignature("answer", reads="question")
+    signature = TaskSignature("answer", reads="question", n_best="answers")
     foreign_head = ForeignHead("BertForQuestionAnswering", "qa_outputs", "cls/squad")
     has_picture = False
     uses_windows = True
+    window_dtypes = MappingProxyType(
+        {"no_answer": "float32", "scores": "float32", "first": "int32", "last": "int32"}
+    )
     default_length = 384  # as in google-research/bert (run_squad.py)
     least_length = MAX_QUESTION_PIECES + 16
 
@@ -276,81 +278,163 @@ class Span(TaskKind[Questions]):
 
     # ---- serving
 
+    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> dict[str, Any]:
+        """Return the best answers in windows and the score of "no answer": [K · S] and [K]."""
+        import tensorflow as tf
+
+        del task
+        count = 1 if most is None else tf.reduce_max(most)
+        scores, first, last = best_spans(logits, at, count)
+        spans = {"scores": scores, "first": first, "last": last}
+        return {
+            "no_answer": tf.reduce_sum(logits[:, 0], axis=-1),
+            **{name: tf.reshape(values, [-1]) for name, values in spans.items()},
+        }
+
     def served_answers(
-        self, task: Task, logits: Any, words: Any = None, passage: Any = None
+        self, task: Task, logits: Any, read: ReadTexts | None = None
     ) -> dict[str, Any]:
-        """Return the answer to each question.
+        """Return the answer to each question, or the best N ones if `read` says how many.
 
         Returns:
             answer: string [B]. Words of the passage; "" = no answer.
-            start, end: int32 [B]. Byte offset of the answer in the passage, and byte offset after
-                its end; 0 and 0 = no answer.
-            score: float32 [B]. Score of the best answer minus the score of "no answer"; an answer
-                is returned if it is above 0.
+            score: float32 [B]. Score of the best answer minus the score of "no answer", which is
+                the lowest of the windows; an answer is returned if it is above 0.
+            start, end, …: int32 [B]. Place of the answer, see `ReadTexts.places`.
+            answers, scores, starts, ends, …: for the best N: the same, [B, N], padded with "" and
+                0. These include answers with a score of 0 or less.
         """
         import tensorflow as tf
 
         del task
-        total, first, last = best_spans(logits, words.at)
-        score = total - tf.reduce_sum(logits[:, 0], axis=-1)
-        is_there = (score > 0) & (first != NO_LABEL)
-        # One column more, so that `gather` has an index 0 even if no passage has words.
-        starts = tf.pad(words.starts, [[0, 0], [0, 1]])
-        limits = tf.pad(words.limits, [[0, 0], [0, 1]])
-        start = tf.where(is_there, tf.gather(starts, tf.maximum(first, 0), batch_dims=1), 0)
-        end = tf.where(is_there, tf.gather(limits, tf.maximum(last, 0), batch_dims=1), 0)
-        return {
-            "answer": tf.strings.substr(passage, start, end - start),
-            "start": start,
-            "end": end,
-            "score": score,
+        assert read is not None
+        scores, first, last = best_of_texts(logits, read)  # [B, N]
+        rows = tf.range(tf.size(read.texts, tf.int64))
+        nothing = tf.math.unsorted_segment_min(
+            logits["no_answer"], read.rows, tf.size(read.texts, tf.int64)
+        )
+        scores -= nothing[:, tf.newaxis]
+        is_answer = first != NO_LABEL
+        if read.most is None:
+            is_answer &= scores > 0
+        else:
+            is_answer &= tf.range(tf.shape(scores)[1]) < read.most[:, tf.newaxis]
+            scores = tf.where(is_answer, scores, 0.0)
+        first = tf.where(is_answer, first, NO_LABEL)
+        rows = tf.broadcast_to(rows[:, tf.newaxis], tf.shape(first))
+        places = read.places(rows, first, last)
+        texts = tf.gather(read.texts, rows)
+        answers = tf.strings.substr(texts, places["start"], places["end"] - places["start"])
+        if read.most is None:
+            found = {"answer": answers, "score": scores, **places}
+            return {name: values[:, 0] for name, values in found.items()}
+        plural = {
+            name.replace("start", "starts").replace("end", "ends"): values
+            for name, values in places.items()
         }
+        return {"answers": answers, "scores": scores, **plural}
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
-        """Return the data to check an answer; `by_words` has the score of every run of words."""
+        """Return the data to check answers; `by_words` has the score of every run of words."""
         del task
         question, passage = texts
         words, starts, limits = asked.words(passage, "bert")
         pieces = asked.word_pieces(words)
-        first_part = asked.text_pieces(question)[: question_room(asked.max_seq_length)]
+        asked_pieces = asked.text_pieces(question)
+        first_part = asked_pieces[: question_room(asked.max_seq_length)]
         room = asked.max_seq_length - 3 - len(first_part)
         ids = [piece for word in pieces for piece in word]
-        logits = asked.logits([first_part, ids[:room]])
-        of_piece = np.repeat(np.arange(len(pieces)), [len(word) for word in pieces])[:room]
-        offset = len(first_part) + 2
+        of_piece = np.repeat(np.arange(len(pieces)), [len(word) for word in pieces])
         by_words: dict[tuple[int, int], float] = {}
-        for start, first in enumerate(of_piece):
-            for end, last in enumerate(of_piece[start:], start):
-                if last - first < MAX_ANSWER_WORDS:
-                    span = (int(starts[first]), int(limits[last]))
-                    score = logits[offset + start, 0] + logits[offset + end, 1] - logits[0].sum()
-                    by_words[span] = max(by_words.get(span, -np.inf), float(score))
+        nothing = np.inf
+        begins = [0]
+        while begins[-1] + room < len(ids) and len(begins) < asked.max_windows:
+            begins.append(begins[-1] + min(asked.doc_stride, room))
+        inputs = [[first_part, ids[begin : begin + room]] for begin in begins]
+        for begin, logits in zip(begins, asked.logits(inputs), strict=True):
+            nothing = min(nothing, float(logits[0].sum()))
+            _add_spans(by_words, logits[len(first_part) + 2 : -1], of_piece[begin : begin + room])
         return {
-            "passage": passage.encode(),
-            "by_words": by_words,
-            "truncated": np.bool_(len(ids) > room),
+            "passage": passage,
+            "by_words": {
+                (int(starts[first]), int(limits[last])): score - nothing
+                for (first, last), score in by_words.items()
+            },
+            "truncated": np.bool_(
+                begins[-1] + room < len(ids) or len(first_part) < len(asked_pieces)
+            ),
         }
 
     def expected_answer(
         self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Return the expected score of the answered words, and the expected best score.
+        """Return the expected scores of the answered words, and the expected best scores.
 
-        The best answer of the Python model may differ if two scores are almost equal.
+        The best answers of the Python model may differ if two scores are almost equal.
         """
         del task
-        score, start, end = (answer[name] for name in ("score", "start", "end"))
+        if "answers" in answer:
+            return _expected_answers(row, answer)
+        score = answer["score"]
         best = max(row["by_words"].values(), default=None)
         if best is None:  # nothing to answer with
-            return {"score": score, "start": 0, "end": 0, "answer": b""}
-        of_chosen = best if score <= 0 else row["by_words"].get((int(start), int(end)), np.inf)
-        first, last = (start, end) if score > 0 else (0, 0)
+            return {"score": score, "answer": b"", **_expected_places("", 0, 0)}
+        words = int(answer["start"]), int(answer["end"])
+        of_chosen = best if score <= 0 else row["by_words"].get(words, np.inf)
+        first, last = words if score > 0 else (0, 0)
         return {
             "score": farther(best, of_chosen, score),
-            "start": first,
-            "end": last,
-            "answer": row["passage"][first:last],
+            "answer": row["passage"].encode()[first:last],
+            **_expected_places(row["passage"], first, last),
         }
+
+
+def _add_spans(
+    by_words: dict[tuple[int, int], float], logits: np.ndarray, of_piece: np.ndarray
+) -> None:
+    """Add the scores of all runs of words of a window, for the reference answers of the gate.
+
+    Args:
+        by_words: highest score by first and last word.
+        logits: float32 [pieces, 2]. Scores of starts and ends.
+        of_piece: int [pieces]. Word of each piece.
+    """
+    for start, first in enumerate(of_piece.tolist()):
+        for end, last in enumerate(of_piece[start:].tolist(), start):
+            if last - first >= MAX_ANSWER_WORDS:
+                break
+            score = float(logits[start, 0] + logits[end, 1])
+            by_words[first, last] = max(by_words.get((first, last), -np.inf), score)
+
+
+def _expected_answers(row: Mapping[str, Any], answer: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the expected n best answers, see `Span.expected_answer`."""
+    count = min(len(answer["answers"]), len(row["by_words"]))
+    best = np.array(sorted(row["by_words"].values(), reverse=True)[:count])
+    words = list(zip(answer["starts"].tolist(), answer["ends"].tolist(), strict=True))[:count]
+    of_chosen = np.array([row["by_words"].get(each, np.inf) for each in words])
+    if len(set(words)) < count:
+        of_chosen = np.full(count, np.inf)  # one of them stands there twice
+    places = [_expected_places(row["passage"], *each) for each in words]
+    passage = row["passage"].encode()
+    found = {
+        "answers": np.array([passage[first:last] for first, last in words], object),
+        "scores": farther(best, of_chosen, answer["scores"][:count]),
+    }
+    for name in _expected_places("", 0, 0):
+        plural = name.replace("start", "starts").replace("end", "ends")
+        found[plural] = np.array([each[name] for each in places], np.int32)
+    return found
+
+
+def _expected_places(passage: str, first: int, last: int) -> dict[str, int]:
+    """Return the place of bytes in all units, computed by Python's codecs."""
+    data = passage.encode()
+    return {
+        side + unit: count(data[:offset])
+        for side, offset in (("start", first), ("end", last))
+        for unit, count in PLACES.items()
+    }
 
 
 SPAN = Span()
@@ -428,8 +512,8 @@ def windows(length: int, room: int, stride: int) -> list[tuple[int, int]]:
     """
     if room < 1 or stride < 1:
         raise ValueError(f"room and stride must be at least 1, received {room} and {stride}")
-    step = min(stride, room)
-    starts = range(0, max(length - room, 0) + step, step)
+    step = int(window_step(room, stride))
+    starts = range(0, int(window_count(length, room, step)) * step, step)
     return [(start, min(start + room, length)) for start in starts]
 
 
@@ -499,13 +583,13 @@ def passage_answers(
     """
     best: dict[int, tuple[float, int, int]] = {}
     nothing: dict[int, float] = {}
-    for source, scores, words in zip(encoded.sources, logits, encoded.words, strict=True):
-        source = int(source)
+    found = _best_of_windows(logits, encoded.words)
+    for source, scores, answer in zip(encoded.sources.tolist(), logits, found, strict=True):
         none = float(scores[0].sum())
         nothing[source] = min(nothing.get(source, np.inf), none)
-        total, first, last = (each.numpy()[0] for each in best_spans(scores[None], words[None]))
+        total, first, _ = answer
         if first != NO_LABEL and (source not in best or total > best[source][0]):
-            best[source] = float(total), int(first), int(last)
+            best[source] = answer
     answers = []
     for index, question in enumerate(questions):
         if index not in best or best[index][0] <= nothing[index]:
@@ -519,42 +603,72 @@ def passage_answers(
     return answers
 
 
-_IMPOSSIBLE = -1e9
-"""Score of runs of positions that cannot be an answer."""
+_WINDOWS_TOGETHER = 64
+"""Windows that are searched in one call, of similar lengths."""
 
 
-def best_spans(scores: Any, at: Any) -> tuple[Any, Any, Any]:
-    """Return the best answer in each window: its score, its first and its last word, [B] each.
+def _best_of_windows(
+    logits: Sequence[np.ndarray], words: Sequence[np.ndarray]
+) -> list[tuple[float, int, int]]:
+    """Return the score, the first and the last word of the best answer in each window."""
+    found: list[tuple[float, int, int]] = [(0.0, NO_LABEL, NO_LABEL)] * len(words)
+    order = sorted(range(len(words)), key=lambda index: len(words[index]))
+    for start in range(0, len(order), _WINDOWS_TOGETHER):
+        chosen = order[start : start + _WINDOWS_TOGETHER]
+        # A multiple of 64, so that TensorFlow sees few shapes.
+        length = -(-len(words[chosen[-1]]) // 64) * 64
+        scores = np.zeros((len(chosen), length, 2), np.float32)
+        at = np.full((len(chosen), length), NO_LABEL, np.int32)
+        for place, index in enumerate(chosen):
+            scores[place, : len(words[index])] = logits[index]
+            at[place, : len(words[index])] = words[index]
+        best = (each.numpy()[:, 0].tolist() for each in best_spans(scores, at))
+        for index, answer in zip(chosen, zip(*best, strict=True), strict=True):
+            found[index] = answer
+    return found
 
-    An answer starts at the first or a later piece of a word, does not end before its start, and has
-    at most `MAX_ANSWER_WORDS` words. The best one has the highest sum of the two scores; the first
-    one of equals. All starts and ends are combined, not the best 20 of each as in
-    google-research/bert, so that a window with words always has an answer.
 
-    This is part of the exported graph; evaluation calls it with arrays.
+def best_of_texts(found: Mapping[str, Any], read: ReadTexts) -> tuple[Any, Any, Any]:
+    """Return the best answers over all windows of each text; no two have the same words.
+
+    Part of the exported graph.
 
     Args:
-        scores: float32 [B, L, 2]. Scores of starts and ends.
-        at: int32 [B, L]. Index of the word at each position, `NO_LABEL` at other positions.
+        found: `Span.window_outputs` of all windows.
+        read: the texts.
 
     Returns:
-        score: float32 [B]. Sum of the scores of the start and the end.
-        first, last: int32 [B]. Indices of words; `NO_LABEL` = the window has no words.
+        scores: float32 [B, N]; first, last: int32 [B, N], see `best_spans`.
     """
     import tensorflow as tf
 
-    totals = scores[:, :, tf.newaxis, 0] + scores[:, tf.newaxis, :, 1]  # [B, L, L]
-    of_word = at != NO_LABEL
-    lengths = at[:, tf.newaxis, :] - at[:, :, tf.newaxis]
-    fits = of_word[:, :, tf.newaxis] & of_word[:, tf.newaxis, :]
-    fits &= (lengths >= 0) & (lengths < MAX_ANSWER_WORDS)
-    fits = tf.linalg.band_part(tf.cast(fits, tf.float32), 0, -1) > 0  # no end before its start
-    positions = tf.shape(totals)[1]
-    flat = tf.reshape(tf.where(fits, totals, _IMPOSSIBLE), [-1, positions * positions])
-    best = tf.argmax(flat, axis=1, output_type=tf.int32)
-    first = tf.gather(at, best // positions, batch_dims=1)
-    last = tf.gather(at, best % positions, batch_dims=1)
-    return tf.reduce_max(flat, axis=1), first, last
+    count = tf.size(found["scores"]) // tf.maximum(tf.size(found["no_answer"]), 1)
+    count = tf.maximum(count, 1)
+    is_answer = found["first"] != NO_LABEL
+    scores, first, last = (
+        tf.boolean_mask(found[name], is_answer) for name in ("scores", "first", "last")
+    )
+    rows = tf.boolean_mask(tf.repeat(read.rows, count), is_answer)
+    # One number for each run of words of a text; windows that overlap have the same ones.
+    most_words = tf.reduce_max(read.words.starts.row_lengths()) + 1
+    runs = rows * most_words + tf.cast(first, tf.int64)
+    runs = runs * MAX_ANSWER_WORDS + tf.cast(last - first, tf.int64)
+    runs, index = tf.unique(runs, tf.int64)
+    scores = tf.math.unsorted_segment_max(scores, index, tf.size(runs, tf.int64))
+    first = tf.cast(runs // MAX_ANSWER_WORDS % most_words, tf.int32)
+    last = first + tf.cast(runs % MAX_ANSWER_WORDS, tf.int32)
+    rows = runs // MAX_ANSWER_WORDS // most_words  # ascending, as `read.rows` is
+
+    def by_text(values: Any, nothing: Any) -> Any:
+        """Return [runs] as [B, most runs of a text, and N more]."""
+        texts = tf.size(read.texts, tf.int64)
+        ragged = tf.RaggedTensor.from_value_rowids(values, rows, texts, validate=False)
+        return tf.pad(ragged.to_tensor(nothing), [[0, 0], [0, count]], constant_values=nothing)
+
+    best, places = tf.math.top_k(by_text(scores, IMPOSSIBLE), count)
+    return best, *(
+        tf.gather(by_text(each, NO_LABEL), places, batch_dims=1) for each in (first, last)
+    )
 
 
 def normalized_answer(text: str) -> str:

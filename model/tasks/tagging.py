@@ -5,11 +5,12 @@ import itertools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from model.tasks.asked import farther
+from model.tasks.asked import PLACES, farther
 from model.tasks.conll import read_conll
 from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
@@ -25,6 +26,7 @@ from model.tasks.task_kind import (
     TaskKind,
     TaskSignature,
 )
+from model.tasks.windows import ReadTexts, window_count, window_with_most_context
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Tagging(TaskKind[TaggedSentences]):
     labels_per_position = True
     signature = TaskSignature("tag", reads="words")
     foreign_head = ForeignHead("BertForTokenClassification", "classifier")
+    window_dtypes = MappingProxyType({"classes": "int32", "probabilities": "float32"})
     metrics = ("entity_f1", "entity_precision", "entity_recall", "accuracy")
 
     @property
@@ -135,28 +138,34 @@ class Tagging(TaskKind[TaggedSentences]):
         return self.encode(encoder, dataclasses.replace(examples, tags=tags), task)
 
     def encode(self, encoder: "Encoder", examples: TaggedSentences, task: Task) -> Encoded:
-        """Encode sentences; a sentence that is too long is split between words."""
+        """Encode sentences; one that is too long, in windows that overlap.
+
+        A word is labelled in the window where it has the most context, and only there.
+        """
         numbers = {label: index for index, label in enumerate(task.labels)}
         _check_tags(examples, numbers)
         pieces = encoder.word_pieces([word for words in examples.words for word in words])
-        room = encoder.max_seq_length - 2
+        room, step = tag_windows(encoder.max_seq_length)
         rows: list[np.ndarray] = []
         all_labels: list[np.ndarray] = []
         sources: list[int] = []
         next_word = in_parts = 0
         for index, (words, tags) in enumerate(zip(examples.words, examples.tags, strict=True)):
-            of_words = [part[:room] for part in pieces[next_word : next_word + len(words)]]
+            of_words = pieces[next_word : next_word + len(words)]
             next_word += len(words)
-            parts = _in_parts([len(part) for part in of_words], room)
-            in_parts += len(parts) > 1
-            for first, end in parts:
-                chosen = of_words[first:end]
-                labels = [
-                    [numbers[tag], *[NO_LABEL] * (len(part) - 1)]
-                    for tag, part in zip(tags[first:end], chosen, strict=True)
-                ]
-                rows.append(np.concatenate(chosen))
-                all_labels.append(np.array([NO_LABEL, *np.concatenate(labels), NO_LABEL], np.int32))
+            ids = np.concatenate(of_words)
+            first = np.cumsum([0, *map(len, of_words[:-1])])
+            labels = np.full(len(ids), NO_LABEL, np.int32)
+            labels[first] = [numbers[tag] for tag in tags]
+            count = int(window_count(len(ids), room, step))
+            in_parts += count > 1
+            windows = np.full(len(ids), NO_LABEL)
+            windows[first] = window_with_most_context(first, room, step, count)
+            for window in range(count):
+                part = slice(window * step, window * step + room)
+                mine = np.where(windows[part] == window, labels[part], NO_LABEL)
+                rows.append(ids[part])
+                all_labels.append(np.array([NO_LABEL, *mine, NO_LABEL], np.int32))
                 sources.append(index)
         input_ids = encoder.sequences(rows)
         return Encoded(
@@ -255,47 +264,80 @@ class Tagging(TaskKind[TaggedSentences]):
 
     # ---- serving
 
+    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> dict[str, Any]:
+        """Return the class of each word that the windows decide on, and its probability."""
+        import tensorflow as tf
+
+        del task, most
+        scores = tf.boolean_mask(logits, at != NO_LABEL)  # [words, C]
+        return {
+            "classes": tf.argmax(scores, axis=-1, output_type=tf.int32),
+            "probabilities": tf.reduce_max(tf.nn.softmax(scores), axis=-1),
+        }
+
     def served_answers(
-        self, task: Task, logits: Any, words: Any = None, passage: Any = None
+        self, task: Task, logits: Any, read: ReadTexts | None = None
     ) -> dict[str, Any]:
         """Return the tag of every word of each text.
 
         Returns:
             words: string [B, W]. Words of each text, padded with "".
-            start, end: int32 [B, W]. Byte offset of each word, and byte offset after its end.
-            labels: string [B, W]. Tag of each word; "" for words that were truncated.
+            start, end, …: int32 [B, W]. Place of each word, see `ReadTexts.places`.
+            labels: string [B, W]. Tag of each word; "" for words that were not read.
             probabilities: float32 [B, W]. Probability of each tag.
         """
         import tensorflow as tf
 
-        del passage
-        best = tf.reduce_max(tf.nn.softmax(logits), axis=-1)  # [B, L]
-        classes = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        first, is_read = _first_pieces(words)
-        labels = tf.gather(tf.constant(task.labels), classes)
+        assert read is not None
+        texts = read.words.words.to_tensor()
+        size = tf.shape(texts, tf.int64)
+        numbers = tf.broadcast_to(tf.range(size[1]), size)
+        numbers = tf.where(numbers < read.words.words.row_lengths()[:, tf.newaxis], numbers, -1)
+        rows = tf.broadcast_to(tf.range(size[0])[:, tf.newaxis], size)
+
+        def by_text(values: Any) -> Any:
+            """Return a value for each word that was read as [B, W]."""
+            ragged = tf.RaggedTensor.from_row_lengths(values, read.counts, validate=False)
+            return ragged.to_tensor(shape=[None, None])
+
+        labels = by_text(tf.gather(tf.constant(task.labels), logits["classes"]))
+        probabilities = by_text(logits["probabilities"])
+        missing = [[0, 0], [0, size[1] - tf.shape(labels, tf.int64)[1]]]
         return {
-            "words": words.texts,
-            "start": words.starts,
-            "end": words.limits,
-            "labels": tf.where(is_read, tf.gather(labels, first, batch_dims=1), ""),
-            "probabilities": tf.where(is_read, tf.gather(best, first, batch_dims=1), 0.0),
+            "words": texts,
+            **read.places(rows, numbers, numbers),
+            "labels": tf.pad(labels, missing, constant_values=""),
+            "probabilities": tf.pad(probabilities, missing),
         }
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
-        """Return the words; `by_label` has the probabilities of each word that is not truncated."""
+        """Return the words; `by_label` has the probabilities of each word that is read."""
         del task
         words, starts, limits = asked.words(texts[0], "whitespace")
         pieces = asked.word_pieces(words)
         ids = [piece for word in pieces for piece in word]
-        room = asked.max_seq_length - 2
-        logits = asked.logits([ids[:room]])
         first = np.cumsum([0, *map(len, pieces)])[:-1]
+        room = asked.max_seq_length - 2
+        begins = [0]
+        while begins[-1] + room < len(ids) and len(begins) < asked.max_windows:
+            begins.append(begins[-1] + max(room // 2, 1))
+        logits = asked.logits([[ids[begin : begin + room]] for begin in begins])
+        of_words = []
+        for position in first[first < begins[-1] + room]:
+            # How far the piece is from the middle; of two windows, the later one.
+            from_middle = [abs(2 * (position - begin) - (room - 1)) for begin in begins[::-1]]
+            window = len(begins) - 1 - int(np.argmin(from_middle))
+            of_words.append(logits[window][1 + position - begins[window]])
+        text = texts[0].encode()
         return {
             "words": words,
-            "start": starts.astype(np.int32),
-            "end": limits.astype(np.int32),
-            "by_label": _probabilities(logits)[1 + first[first < room]],
-            "truncated": np.bool_(len(ids) > room),
+            **{
+                side + unit: np.array([count(text[:offset]) for offset in offsets], np.int32)
+                for side, offsets in (("start", starts), ("end", limits))
+                for unit, count in PLACES.items()
+            },
+            "by_label": _probabilities(np.array(of_words).reshape(-1, logits[0].shape[1])),
+            "truncated": np.bool_(begins[-1] + room < len(ids)),
         }
 
     def expected_answer(
@@ -348,15 +390,14 @@ def _check_tags(examples: TaggedSentences, known: Container[str]) -> None:
                 )
 
 
-def _in_parts(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
-    """Return (start, end) of the fewest runs of whole words with at most `room` pieces each."""
-    parts, first, used = [], 0, 0
-    for index, length in enumerate(lengths):
-        if used + length > room:
-            parts.append((first, index))
-            first, used = index, 0
-        used += length
-    return [*parts, (first, len(lengths))]
+def tag_windows(max_seq_length: int) -> tuple[int, int]:
+    """Return the number of pieces in a window, and between the starts of two.
+
+    Windows overlap by half, so every word has at least a quarter of a window on both sides, if the
+    text has.
+    """
+    room = max_seq_length - 2
+    return room, max(room // 2, 1)
 
 
 # ---- answers
@@ -367,8 +408,8 @@ def word_tags(
 ) -> list[list[str]]:
     """Return the tag of every word, by sentence.
 
-    A word's tag is computed at its first piece (BERT, section 5.3). The parts of a long sentence
-    are concatenated.
+    A word's tag is computed at its first piece (BERT, section 5.3), in one of the windows of a long
+    sentence.
     """
     tags: list[list[str]] = [[] for _ in examples.words]
     for source, score, label in zip(encoded.sources, logits, encoded.labels, strict=True):
@@ -423,23 +464,6 @@ def tag_measures(
 
 
 # ---- serving
-
-
-def _first_pieces(words: Any) -> tuple[Any, Any]:
-    """Return the position of each word's first piece, and whether it has one: [B, W] each.
-
-    Word indices increase with the position (except for padding, which is replaced by a larger
-    index), so a binary search finds them. Comparing all pairs would need an array [B, W, L].
-    """
-    import tensorflow as tf
-
-    size = tf.shape(words.texts)
-    numbers = tf.broadcast_to(tf.range(size[1]), size)
-    is_after = (words.at == NO_LABEL) & (tf.range(tf.shape(words.at)[1]) > 0)
-    rising = tf.where(is_after, size[1], words.at)
-    first = tf.raw_ops.LowerBound(sorted_inputs=rising, values=numbers)
-    first = tf.minimum(first, tf.shape(rising)[1] - 1)
-    return first, tf.gather(rising, first, batch_dims=1) == numbers
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from model.tasks.kinds import KINDS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from model.tasks.evaluation import Evaluation
     from model.tasks.examples import Examples
     from model.tasks.tables import Columns
+    from model.tasks.windows import ReadTexts
     from model.training.sums import Batch, Sums
 
 TABLE_FLAGS = ("text_column", "text_pair_column", "label_column", "skip_incomplete_rows")
@@ -86,16 +88,24 @@ class TaskSignature:
     Attributes:
         name: name of the signature.
         reads: inputs of the signature. texts: a text or text pair; words: a text, split into words;
-            question: a question and a passage, which is truncated.
+            question: a question and a passage. Words and passages are read in windows.
         view: how `query` and the playground show the answer. classes: a table of labels and
             probabilities; number: the output `score`; None: every output by name.
         playground: initial texts of the playground's fields; empty = not in the playground.
+        n_best: name of a second signature, which also takes the number of answers; "" = there is
+            none.
     """
 
     name: str
     reads: Literal["texts", "words", "question"] = "texts"
     view: Literal["classes", "number"] | None = None
     playground: tuple[str, ...] = ()
+    n_best: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the signatures."""
+        return (self.name, self.n_best) if self.n_best else (self.name,)
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,7 @@ class TaskKind(ABC, Generic[E]):
         foreign_head: names of the head in other libraries; None = they have no such model.
         has_picture: whether an evaluation can be plotted.
         uses_windows: whether long texts are split into overlapping windows.
+        window_dtypes: dtypes of `window_outputs` by name.
         default_length: default of `max_seq_length`; None = the encoder's number of positions.
         least_length: minimum of `max_seq_length`.
     """
@@ -191,6 +202,7 @@ class TaskKind(ABC, Generic[E]):
     foreign_head: ForeignHead | None = None
     has_picture: bool = True
     uses_windows: bool = False
+    window_dtypes: Mapping[str, str] = MappingProxyType({})
     default_length: int | None = None
     least_length: int = 8
 
@@ -416,19 +428,32 @@ class TaskKind(ABC, Generic[E]):
 
     # ---- serving
 
+    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> dict[str, Any]:
+        """Return what `served_answers` needs of some windows, for signatures that read windows.
+
+        Args:
+            task: task of the model.
+            logits: float32 [K, L, C]. Outputs of the head for K windows.
+            at: int32 [K, L]. Index of the word at each position, `NO_LABEL` at other positions; for
+                tags, of the words that the window decides on, at their first pieces.
+            most: int32 [B]. Requested number of answers to each text; None = one.
+
+        Returns:
+            Tensors of one axis by name; those of all windows are joined, in the order of the texts.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def served_answers(
-        self, task: Task, logits: Any, words: Any = None, passage: Any = None
+        self, task: Task, logits: Any, read: "ReadTexts | None" = None
     ) -> dict[str, Any]:
         """Return the outputs of the serving signature: tensors whose first dimension is the batch.
 
         Args:
             task: task of the model.
-            logits: float32 [B, C] or [B, L, C].
-            words: for signatures that read words: `texts` string [B, W], byte offsets `starts` and
-                `limits` int32 [B, W], and `at` int32 [B, L], the index of the word at each
-                position, `NO_LABEL` at other positions.
-            passage: string [B]. Passages, for signatures that read questions.
+            logits: float32 [B, C] or [B, L, C]; for signatures that read windows, the joined
+                `window_outputs` by name.
+            read: the texts, for signatures that read windows.
         """
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,10 @@ TOLERANCES: dict[ServingPrecision, float] = {"float32": 1e-5, "bfloat16": 0.1, "
 number in the output, or to 1 if that is larger. bfloat16 has 8 significant bits: each operation has
 a relative rounding error of up to 0.004."""
 
+MAX_WINDOWS = 64
+"""Default of the most windows of a passage, or of a text whose words are tagged. Windows of 384
+positions with a stride of 128 pieces read about 6,000 words of English."""
+
 ServerVersion = Literal["2.20"]
 """Supported releases of TensorFlow Serving; `serving/export/op_lists` has the ops of each."""
 

@@ -16,7 +16,7 @@ from serving.configs import ExportConfig
 from serving.export import gate
 from serving.export.accuracy import Accuracy, check_accuracy
 from serving.export.calibration import calibrate
-from serving.export.choices import TOLERANCES, ServerVersion, ServingPrecision
+from serving.export.choices import MAX_WINDOWS, TOLERANCES, ServerVersion, ServingPrecision
 from serving.export.golden import Reference
 from serving.export.plan_file import PLAN_FILE, write_plan
 from serving.export.quantization import Plan
@@ -77,6 +77,7 @@ def export(config: ExportConfig) -> Exported:
         max_loss=config.max_loss,
         checkpoint=config.checkpoint,
         server=config.for_server,
+        max_windows=config.max_windows,
     )
 
 
@@ -90,6 +91,7 @@ def export_run(
     max_loss: float | None = None,
     checkpoint: Checkpoint = "auto",
     server: ServerVersion = "2.20",
+    max_windows: int = MAX_WINDOWS,
 ) -> Exported:
     """Save a run as the next version of a model.
 
@@ -107,6 +109,7 @@ def export_run(
         max_loss: largest accepted loss of the task's first metric on `check`; None = any.
         checkpoint: checkpoint to export.
         server: release of TensorFlow Serving that must support all ops.
+        max_windows: most windows of a passage, or of a text whose words are tagged.
 
     Raises:
         InputError: the run has no weights to export, the texts or examples cannot be used, the
@@ -118,7 +121,7 @@ def export_run(
     given = f"`output` {model_path}"
     with local_copy(run.path / VOCABULARY) as vocabulary:
         plan = calibrate(run, model, calibration, vocabulary) if calibration else Plan()
-        module = TextModel(run, model, precision, vocabulary, plan)
+        module = TextModel(run, model, precision, vocabulary, plan, max_windows)
         signatures = module.signatures()
         accuracy = check_accuracy(run, model, module, check) if check else None
         if accuracy and max_loss is not None:
@@ -130,7 +133,7 @@ def export_run(
                 if precision == "int8":
                     write_plan(temporary / PLAN_FILE, plan, run.config.num_hidden_layers)
             check_ops(temporary, server)
-            goldens = Reference(run, model).golden(signatures)
+            goldens = Reference(run, model, max_windows).golden(signatures)
             difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
             # The lock prevents two exports from choosing the same version number.
             with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):

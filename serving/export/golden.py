@@ -10,6 +10,7 @@ Shapes: L positions of one text, M masks in it, K fillings, H hidden size, N hea
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from model.tasks.task_kind import Task
 from pipeline import schema
 from pipeline.schema import IS_NEXT, MASK
 from pipeline.text.tokenizer import WordUnit, build_tokenizer
+from serving.export.choices import MAX_WINDOWS
 from serving.export.signatures import NO_POSITION, OPTIONAL_PAIRS
 from serving.tf_serving import DEFAULT_SIGNATURE
 
@@ -35,6 +37,9 @@ TEXTS = (
 )
 PAIRS = ("It saw a cat.", "She stayed at home, [MASK] said.", "", "The same again. " * 300, "Why?")
 """The second text to each of `TEXTS`."""
+
+N_BEST = 7
+"""Number of answers to ask for, where a signature takes it."""
 
 SHORT = 3
 """Number of short texts at the start of `TEXTS`. Attention is only checked for them: with a large
@@ -63,13 +68,16 @@ class Golden:
 class Reference:
     """A run's Keras model, which computes the expected answers one text or pair at a time."""
 
-    def __init__(self, run: Run, model: keras.Model) -> None:
+    def __init__(self, run: Run, model: keras.Model, max_windows: int = MAX_WINDOWS) -> None:
         self._run = run
         self._model = model
         self._looking_in = with_intermediates(model.get_layer("encoder"))
         self._tokenizer = build_tokenizer(run.vocabulary.pieces, lower_case=run.dataset.lower_case)
         self._asked = lru_cache(maxsize=None)(self._ask)
+        self._of_task = lru_cache(maxsize=None)(self._ask_task)
         self.max_seq_length = run.dataset.max_seq_length
+        self.doc_stride = run.doc_stride
+        self.max_windows = max_windows
 
     def about(self, *texts: str) -> dict[str, Any]:
         """Return the outputs of all signatures for a text or pair, and task_logits."""
@@ -96,15 +104,19 @@ class Reference:
     def _about_texts(self, signature: str, kind: str, names: list[str]) -> Golden:
         count = SHORT if kind == "attention" else len(TEXTS)
         texts, pairs = TEXTS[:count], PAIRS[:count]
-        inputs = {"text": np.array(texts, object), "text_pair": np.array(pairs, object)}
+        inputs = {
+            "text": np.array(texts, object),
+            "text_pair": np.array(pairs, object),
+            "n_best": np.full(count, N_BEST, np.int32),
+        }
         task = self._run.task
-        task = task if task and task.definition.signature.name == kind else None
+        task = task if task and kind in task.definition.signature.names else None
         rows = []
         for text, pair in zip(texts, pairs, strict=True):
             is_single = "text_pair" not in names or (kind in OPTIONAL_PAIRS and not pair)
             given = (text,) if is_single else (text, pair)
             if task:
-                rows.append(task.definition.golden_row(self, task, given))
+                rows.append(self._of_task(task, given))
             else:
                 rows.append(self._asked(*given))
         return Golden(signature, {name: inputs[name] for name in names}, rows, task=task)
@@ -122,6 +134,9 @@ class Reference:
             for row, positions in zip(rows, inputs[schema.MASKED_LM_POSITIONS], strict=True):
                 row["masked_lm_logits"] = row["every_masked_lm_logits"][positions]
         return Golden(signature, inputs, rows, is_padded=False)
+
+    def _ask_task(self, task: Task, texts: Sequence[str]) -> dict[str, Any]:
+        return task.definition.golden_row(self, task, texts)
 
     def _ask(self, *texts: str) -> dict[str, Any]:
         """Return the outputs of all signatures for a text or pair."""
@@ -190,11 +205,24 @@ class Reference:
         found = self._tokenizer.tokenize_words(tf.constant(words, tf.string), self._run.vocabulary)
         return found.to_list()
 
-    def logits(self, segments: Sequence[list[int]]) -> np.ndarray:
-        """Return the task logits at all positions: float32 [L, C]."""
-        features = self._joined(segments)
-        of_model = {name: features[name][np.newaxis] for name in schema.ENCODER_INPUTS}
-        return self._model(of_model)["task_logits"][0].numpy()
+    def logits(self, inputs: Sequence[Sequence[list[int]]]) -> list[np.ndarray]:
+        """Return the task logits at all positions of each input: float32 [L, C] each.
+
+        Inputs of the same length run together, without padding.
+        """
+        joined = [self._joined(segments) for segments in inputs]
+        lengths = [len(features[schema.INPUT_IDS]) for features in joined]
+        found: list[np.ndarray] = []
+        for length, run in groupby(range(len(joined)), key=lambda index: lengths[index]):
+            del length
+            rows = list(run)
+            for chosen in (rows[first : first + 16] for first in range(0, len(rows), 16)):
+                batch = {
+                    name: np.stack([joined[row][name] for row in chosen])
+                    for name in schema.ENCODER_INPUTS
+                }
+                found += list(self._model(batch)["task_logits"].numpy())
+        return found
 
     def _pretrained(self, row: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
         every = np.arange(len(row[schema.INPUT_IDS]), dtype=np.int32)[np.newaxis]

@@ -17,17 +17,18 @@ import tensorflow as tf
 
 from model.bert.network import weights_by_name
 from model.run import Run
+from model.tasks.best_spans import MAX_SPANS
 from pipeline import schema
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
-from serving.export.choices import ServingPrecision
+from serving.export.choices import MAX_WINDOWS, ServingPrecision
 from serving.export.inference_graph import EncoderOutputs, Network
 from serving.export.quantization import Plan
 from serving.export.text_graph import (
     FEWEST_POSITIONS,
     Encoding,
     TextEncoder,
-    Words,
+    Windows,
     graph_function,
 )
 from serving.tf_serving import DEFAULT_SIGNATURE
@@ -43,6 +44,7 @@ NO_POSITION = -1
 
 TEXT = tf.TensorSpec([None], tf.string, name="text")
 TEXT_PAIR = tf.TensorSpec([None], tf.string, name="text_pair")
+N_BEST = tf.TensorSpec([None], tf.int32, name="n_best")
 
 Answers = Callable[..., dict[str, Any]]
 
@@ -57,6 +59,7 @@ class TextModel(tf.Module):
         precision: ServingPrecision = "float32",
         vocabulary: Path | None = None,
         plan: Plan | None = None,
+        max_windows: int = MAX_WINDOWS,
     ) -> None:
         """Create the network and the text encoder.
 
@@ -67,9 +70,12 @@ class TextModel(tf.Module):
             vocabulary: local file to save as an asset; None = the run's, which is local.
             plan: how the products of an int8 model are computed; None = by the largest number of
                 each row.
+            max_windows: most windows of a passage, or of a text whose words are tagged; what is
+                beyond is not read.
         """
         super().__init__(name="clozeline")
         self._run = run
+        self._max_windows = max_windows
         self._heads = ("task",) if run.task else run.heads
         self.network = Network(run.config, weights_by_name(model), precision, self._heads, plan)
         self.vocab = tf.saved_model.Asset(str(vocabulary or run.path / VOCABULARY))
@@ -99,10 +105,12 @@ class TextModel(tf.Module):
             described["next_sentence"] = (self.next_sentence, both)
         task = self._run.task
         if task:
-            name = task.definition.signature.name
-            described[name] = (
+            signature = task.definition.signature
+            described[signature.name] = (
                 (self.task_answers_pair, both) if task.takes_pairs else (self.task_answers, [TEXT])
             )
+            if signature.n_best:
+                described[signature.n_best] = (self.best_answers, [*both, N_BEST])
         described["embed"] = (self.embed, [TEXT])
         described["embed_tokens"] = (self.embed_tokens, both)
         described["attention"] = (self.attention, both)
@@ -197,8 +205,8 @@ class TextModel(tf.Module):
         """
         assert self._run.task is not None
         if self._run.task.definition.signature.reads == "words":
-            return self._task_outputs(*self.texts.encode_words(text))
-        return self._task_outputs(self.texts.encode(text))
+            return self._window_answers(self.texts.word_windows(text, self._max_windows))
+        return self._text_answers(self.texts.encode(text))
 
     def task_answers_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
         """Return the answers of a fine-tuned model for text pairs, see `task_answers`.
@@ -209,17 +217,65 @@ class TextModel(tf.Module):
         """
         assert self._run.task is not None
         if self._run.task.definition.signature.reads == "question":
-            return self._task_outputs(*self.texts.encode_question(text, text_pair), text_pair)
-        return self._task_outputs(self.texts.encode_pairs(text, text_pair))
+            return self._window_answers(self._question_windows(text, text_pair))
+        return self._text_answers(self.texts.encode_pairs(text, text_pair))
 
-    def _task_outputs(
-        self, encoding: Encoding, words: Words | None = None, passage: Any = None
-    ) -> dict[str, Any]:
+    def best_answers(self, text: Any, text_pair: Any, n_best: Any) -> dict[str, Any]:
+        """Return the best answers to questions, in descending order of their scores.
+
+        A model server has no optional inputs for requests in batches, so this is a signature of its
+        own.
+
+        Args:
+            text: string [B]. Questions.
+            text_pair: string [B]. Passages.
+            n_best: int32 [B]. Number of answers to each question, from 1 to `MAX_SPANS`.
+
+        Returns:
+            See `Span.served_answers`, and `truncated`.
+
+        Raises:
+            InvalidArgumentError: a number of answers is out of range, or the inputs differ in
+                length.
+        """
+        n_best = tf.ensure_shape(n_best, [None])
+        checks = [
+            tf.debugging.Assert(
+                tf.reduce_all((n_best >= 1) & (n_best <= MAX_SPANS)),
+                [f"n_best must be from 1 to {MAX_SPANS}"],
+            ),
+            tf.debugging.assert_equal(
+                tf.size(n_best), tf.size(text), "n_best and text differ in length"
+            ),
+        ]
+        with tf.control_dependencies(checks):
+            n_best = tf.maximum(n_best, 1)
+        return self._window_answers(self._question_windows(text, text_pair, n_best))
+
+    def _question_windows(self, text: Any, text_pair: Any, most: Any = None) -> Windows:
+        stride = self._run.doc_stride
+        return self.texts.question_windows(text, text_pair, stride, self._max_windows, most)
+
+    def _text_answers(self, encoding: Encoding) -> dict[str, Any]:
         task = self._run.task
         assert task is not None
         logits = self._task_logits(self.network.encode(encoding.features))
-        outputs = task.definition.served_answers(task, logits, words, passage)
-        return {**outputs, "truncated": encoding.truncated}
+        return {
+            **task.definition.served_answers(task, logits),
+            "truncated": encoding.truncated,
+        }
+
+    def _window_answers(self, windows: Windows) -> dict[str, Any]:
+        task = self._run.task
+        assert task is not None
+        kind, most = task.definition, windows.read.most
+
+        def run(features: Mapping[str, Any], at: Any) -> dict[str, Any]:
+            logits = self._task_logits(self.network.encode(features))
+            return kind.window_outputs(task, logits, at, most)
+
+        found = windows.in_parts(run, kind.window_dtypes)
+        return {**kind.served_answers(task, found, windows.read), "truncated": windows.truncated}
 
     def task_logits(self, features: Mapping[str, Any]) -> Any:
         """Return the outputs of the task head for encoder inputs, int32 [B, L] each.

@@ -1,15 +1,19 @@
 """Convert raw strings to a BERT's inputs inside the served graph, as preprocessing does.
 
-Shapes: B texts, L positions (of the longest text in the batch), W words (maximum per text).
+Shapes: B texts, L positions (the longest text of the batch), T windows of all texts, K windows that
+are read together, P pieces.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import tensorflow as tf
 
+from model.tasks.encoded import NO_LABEL
 from model.tasks.span import question_room
+from model.tasks.tagging import tag_windows
+from model.tasks.windows import ReadTexts, window_count, window_step, window_with_most_context
 from pipeline import schema
 from pipeline.text.inputs import (
     NO_B,
@@ -17,7 +21,6 @@ from pipeline.text.inputs import (
     Graph,
     Marks,
     Spans,
-    WordPieces,
     lay_out,
     tokenize_by_word,
     tokenize_with_masks,
@@ -29,7 +32,7 @@ FEWEST_POSITIONS = 3
 """Number of columns of an empty batch: [CLS], a piece, [SEP]."""
 
 
-NO_WORD = -1
+NO_WORD = NO_LABEL
 """Word number of positions without a word."""
 
 _NO_WORDS = Marks(NO_WORD, NO_WORD, NO_WORD)
@@ -49,21 +52,75 @@ class Encoding:
     truncated: Any
 
 
+POSITIONS_TOGETHER = 8192
+"""Positions that the network reads in one run over windows: 21 windows of 384. It bounds the memory
+of a request with many windows; more positions in a run are not faster on a CPU (see
+`warmup_requests.BATCH_SIZES`)."""
+
+
 @dataclass(frozen=True)
-class Words:
-    """The words of a batch's texts.
+class Windows:
+    """The windows of a batch's texts: T in all, those of a text one after the other.
 
     Attributes:
-        texts: string [B, W]; "" where a text has fewer words.
-        starts: int32 [B, W]. Offset of each word's first byte in the text.
-        limits: int32 [B, W]. Offset after each word's last byte.
-        at: int32 [B, L]. Number of the word at each position, or `NO_WORD`.
+        read: the texts.
+        truncated: bool [B]. The text has more windows than are read, or the question was cut off.
+        pieces: int32 [P]. Pieces that the spans are of.
+        words: int32 [P]. Word of each piece; `NO_WORD` for pieces whose word is not of interest.
+        spans: of the windows.
+        marks: ids of the special tokens.
+        deciders: int32 [P]. Window that decides on the word of each piece; None = all of them.
+        numbers: int64 [T]. Number of each window in its text.
     """
 
-    texts: Any
-    starts: Any
-    limits: Any
-    at: Any
+    read: ReadTexts
+    truncated: Any
+    pieces: Any
+    words: Any
+    spans: Spans
+    marks: Marks
+    deciders: Any
+    numbers: Any
+
+    def in_parts(
+        self, run: Callable[[Mapping[str, Any], Any], dict[str, Any]], dtypes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Run a function on some windows at a time, and join what it returns.
+
+        Args:
+            run: function of features, int32 [K, L] by name, and of the word at each position, int32
+                [K, L]; it returns tensors of one axis by name.
+            dtypes: dtypes of these tensors by name.
+        """
+        total = tf.size(self.numbers)
+        together = tf.cast(POSITIONS_TOGETHER // _width(self.spans), tf.int32)
+        together = tf.maximum(together, 1)
+        parts = -(-total // together)
+        results = {
+            name: tf.TensorArray(dtype, parts, element_shape=[None], infer_shape=False)
+            for name, dtype in dtypes.items()
+        }
+
+        def one_more(part: Any, found: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            values = run(*self.layout(slice(part * together, (part + 1) * together)))
+            return part + 1, {name: found[name].write(part, values[name]) for name in found}
+
+        _, results = tf.while_loop(
+            lambda part, _: part < parts, one_more, (0, results), parallel_iterations=1
+        )
+        return {name: result.concat() for name, result in results.items()}
+
+    def layout(self, chosen: slice) -> tuple[Mapping[str, Any], Any]:
+        """Return the features of some windows, and the word at each position."""
+        spans = Spans(*(getattr(self.spans, each.name)[chosen] for each in fields(Spans)))
+        width = _width(spans)
+        features = lay_out(self.pieces, spans, width, self.marks, _GRAPH)
+        at = lay_out(self.words, spans, width, _NO_WORDS, _GRAPH)[schema.INPUT_IDS]
+        if self.deciders is not None:
+            deciders = lay_out(self.deciders, spans, width, _NO_WORDS, _GRAPH)[schema.INPUT_IDS]
+            numbers = tf.cast(self.numbers[chosen], tf.int32)
+            at = tf.where(deciders == numbers[:, tf.newaxis], at, NO_WORD)
+        return features, at
 
 
 class TextEncoder(tf.Module):
@@ -141,28 +198,63 @@ class TextEncoder(tf.Module):
         # Without a second text, both sums contain `NO_B`.
         return features, tf.add_n(lengths) > tf.add_n(kept)
 
-    def encode_words(self, text: Any) -> tuple[Encoding, Words]:
-        """Encode each text word by word, as a model that tags words was trained.
+    def word_windows(self, text: Any, max_windows: int) -> Windows:
+        """Return the windows of texts, as a model that tags words was trained.
 
         Words are separated by white space, as in the training file: "U.N." is one word.
 
         Args:
             text: string [B].
+            max_windows: most windows of a text.
         """
-        words = tokenize_by_word(self._tokenizer, _flat(text), self._vocabulary, "whitespace")
+        text = _flat(text)
+        words = tokenize_by_word(self._tokenizer, text, self._vocabulary, "whitespace")
+        room, step = tag_windows(self._max_seq_length)
         lengths = words.pieces.row_lengths()
-        no_second = tf.zeros_like(lengths) + NO_B
-        kept, _ = truncated(lengths, no_second, self._max_seq_length - PAIR_MARKS, _GRAPH)
-        spans = Spans(words.pieces.row_starts(), kept, no_second, no_second)
-        pieces, numbers = words.pieces.flat_values, words.word_numbers.flat_values
-        return self._with_words(pieces, numbers, spans, words, lengths > kept)
+        count = window_count(lengths, room, step, _GRAPH)
+        read = tf.minimum(count, max_windows)
+        rows, numbers = _numbered(read)
+        places = tf.ragged.range(lengths)  # of the pieces in their text
+        deciders = window_with_most_context(
+            places.flat_values, room, step, tf.gather(read, places.value_rowids())
+        )
+        # A word is decided on at its first piece, if that is in the last window or before.
+        numbers_before = tf.pad(words.word_numbers.flat_values[:-1], [[1, 0]])
+        is_first = (words.word_numbers.flat_values != numbers_before) | (places.flat_values == 0)
+        is_read = places.flat_values < tf.gather((read - 1) * step + room, places.value_rowids())
+        counts = tf.math.unsorted_segment_sum(
+            tf.cast(is_first & is_read, tf.int64), places.value_rowids(), tf.size(read)
+        )
+        first = numbers * step
+        none = tf.zeros_like(first)
+        spans = Spans(
+            tf.gather(words.pieces.row_starts(), rows) + first,
+            tf.minimum(tf.gather(lengths, rows) - first, room),
+            none,
+            none + NO_B,
+        )
+        return Windows(
+            ReadTexts(text, words, rows, counts),
+            count > read,
+            words.pieces.flat_values,
+            tf.where(is_first, words.word_numbers.flat_values, NO_WORD),
+            spans,
+            self._marks,
+            tf.cast(deciders, tf.int32),
+            numbers,
+        )
 
-    def encode_question(self, text: Any, text_pair: Any) -> tuple[Encoding, Words]:
-        """Encode questions with the beginnings of their passages, as in training.
+    def question_windows(
+        self, text: Any, text_pair: Any, stride: int, max_windows: int, most: Any = None
+    ) -> Windows:
+        """Return the windows of passages, each with its question, as such a model was trained.
 
         Args:
             text: string [B]. Questions.
-            text_pair: string [B]. Passages; the returned words are words of the passages.
+            text_pair: string [B]. Passages; the words are theirs.
+            stride: pieces between the starts of two windows.
+            max_windows: most windows of a passage.
+            most: int32 [B]. Requested number of answers; None = one.
         """
         text, text_pair = _flat(text), _flat(text_pair)
         _check_same_length(text, text_pair)
@@ -170,33 +262,31 @@ class TextEncoder(tf.Module):
         words = tokenize_by_word(self._tokenizer, text_pair, self._vocabulary)
         lengths = words.pieces.row_lengths()
         asked = tf.minimum(question.row_lengths(), question_room(self._max_seq_length))
-        kept = tf.minimum(lengths, self._max_seq_length - PAIR_MARKS - asked)
-        spans = _spans(question, asked, words.pieces, kept)
-        pieces = tf.concat([question.flat_values, words.pieces.flat_values], axis=0)
-        no_words = tf.fill(tf.shape(question.flat_values), NO_WORD)
-        numbers = tf.concat([no_words, words.word_numbers.flat_values], axis=0)
-        return self._with_words(pieces, numbers, spans, words, lengths > kept)
-
-    def _with_words(
-        self, pieces: Any, numbers: Any, spans: Spans, words: WordPieces, is_truncated: Any
-    ) -> tuple[Encoding, Words]:
-        """Lay out the pieces of texts, and their word numbers at the same positions.
-
-        Args:
-            pieces: int32 [T]. Pieces of all texts.
-            numbers: int32 [T]. Number of each piece's word; `NO_WORD` for pieces of a question.
-            spans: spans of the texts in `pieces`.
-            words: words of the texts.
-            is_truncated: bool [B]. Whether the text was truncated.
-        """
-        width = _width(spans)
-        features = lay_out(pieces, spans, width, self._marks, _GRAPH)
-        # Laid out like ids, with `NO_WORD` in place of the special tokens and the padding.
-        at = lay_out(numbers, spans, width, _NO_WORDS, _GRAPH)[schema.INPUT_IDS]
-        starts, limits = (
-            tf.cast(part.to_tensor(), tf.int32) for part in (words.starts, words.limits)
+        room = self._max_seq_length - PAIR_MARKS - asked
+        step = window_step(room, stride, _GRAPH)
+        count = window_count(lengths, room, step, _GRAPH)
+        read = tf.minimum(count, max_windows)
+        rows, numbers = _numbered(read)
+        first = numbers * tf.gather(step, rows)
+        spans = Spans(
+            tf.gather(question.row_starts(), rows),
+            tf.gather(asked, rows),
+            tf.size(question.flat_values, tf.int64)
+            + tf.gather(words.pieces.row_starts(), rows)
+            + first,
+            tf.minimum(tf.gather(lengths, rows) - first, tf.gather(room, rows)),
         )
-        return Encoding(features, is_truncated), Words(words.words.to_tensor(), starts, limits, at)
+        no_words = tf.fill(tf.shape(question.flat_values), NO_WORD)
+        return Windows(
+            ReadTexts(text_pair, words, rows, words.words.row_lengths(), most),
+            (count > read) | (question.row_lengths() > asked),
+            tf.concat([question.flat_values, words.pieces.flat_values], axis=0),
+            tf.concat([no_words, words.word_numbers.flat_values], axis=0),
+            spans,
+            self._marks,
+            None,
+            numbers,
+        )
 
     def _tokenize(self, text: Any) -> Any:
         """Return the pieces of each text: ragged int32 [B, (pieces)]."""
@@ -208,6 +298,12 @@ class TextEncoder(tf.Module):
 def graph_function(method: Any, input_signature: list[tf.TensorSpec] | None = None) -> Any:
     """Return a `tf.function` of a method that uses TensorFlow ops only, so without AutoGraph."""
     return tf.function(method, input_signature=input_signature, autograph=False)
+
+
+def _numbered(counts: Any) -> tuple[Any, Any]:
+    """Return the row of each of so many windows, and its number in its row: int64 [T] each."""
+    numbers = tf.ragged.range(counts)
+    return numbers.value_rowids(), numbers.flat_values
 
 
 def _check_same_length(text: Any, text_pair: Any) -> None:

@@ -67,9 +67,7 @@ class Topics(TextKind):
     def head_questions(self, task: Task, example: Any) -> list[HeadQuestion]:
         return [HeadQuestion("topics", "Topics?", "W p + b", "4.1", task.labels, is_number=True)]
 
-    def served_answers(
-        self, task: Task, logits: Any, words: Any = None, passage: Any = None
-    ) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: Any = None) -> dict[str, Any]:
         import tensorflow as tf
 
         labels = tf.broadcast_to(tf.constant(task.labels), tf.shape(logits))

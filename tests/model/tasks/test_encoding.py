@@ -85,29 +85,6 @@ def test_a_tag_stands_at_its_words_first_piece() -> None:
     assert lists(found.labels) == [[NO_LABEL, 0, NO_LABEL, NO_LABEL, 1, 0, NO_LABEL]]
 
 
-def test_a_long_sentence_becomes_parts_of_whole_words() -> None:
-    examples = TaggedSentences(
-        PATH, [["d"], ["a", "bx", "c", "dxyxy"]], [["O"], ["B", "O", "B", "O"]], [2, 4]
-    )
-    found = encoded(encoder(6), examples, TAGS)
-    assert lists(found.input_ids) == [
-        [CLS, D, SEP],
-        [CLS, A, B, X, C, SEP],
-        [CLS, D, X, Y, X, SEP],  # one word of more pieces than fit
-    ]
-    assert [row[row != NO_LABEL].tolist() for row in found.labels] == [[1], [0, 1, 0], [1]]
-    assert found.sources.tolist() == [0, 1, 1]
-    assert found.counts == {"in parts": 1}
-
-
-def test_an_unknown_tag() -> None:
-    with pytest.raises(InputError, match="line 7: the tag 'X' of this sentence is not in"):
-        encoded(encoder(9), TaggedSentences(PATH, [["a"]], [["X"]], [7]), TAGS)
-
-
-SPAN = Task("span", (), takes_pairs=True)
-
-
 class Encoders(dict):
     """Makes an encoder once for each window and stride."""
 
@@ -117,6 +94,56 @@ class Encoders(dict):
 
 
 ENCODERS = Encoders()
+
+
+def test_a_long_sentence_becomes_windows_that_overlap() -> None:
+    examples = TaggedSentences(
+        PATH, [["d"], ["a", "bx", "c", "dxyxy"]], [["O"], ["B", "O", "B", "O"]], [2, 4]
+    )
+    found = encoded(encoder(6), examples, TAGS)
+    assert lists(found.input_ids) == [
+        [CLS, D, SEP],
+        [CLS, A, B, X, C, SEP],
+        [CLS, X, C, D, X, SEP],
+        [CLS, D, X, Y, X, SEP],
+        [CLS, Y, X, Y, SEP],
+    ]
+    none = NO_LABEL  # a word is labelled once: where it is nearest to the middle of the window
+    assert lists(found.labels) == [
+        [none, 1, none],
+        [none, 0, 1, none, none, none],
+        [none, none, 0, 1, none, none],
+        [none] * 6,
+        [none] * 5,
+    ]
+    assert found.sources.tolist() == [0, 1, 1, 1, 1]
+    assert found.counts == {"in parts": 1}
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=60), max_seq_length=st.integers(5, 40)
+)
+def test_every_word_of_a_long_sentence_is_labelled_once(
+    lengths: list[int], max_seq_length: int
+) -> None:
+    words = ["a" + "x" * (length - 1) for length in lengths]
+    tags = ["BO"[index % 7 // 4] for index in range(len(words))]
+    examples = TaggedSentences(PATH, [words], [tags], [1])
+    found = encoded(ENCODERS[max_seq_length, 1], examples, TAGS)
+    labels = np.concatenate(found.labels)
+    assert ["BO"[label] for label in labels[labels != NO_LABEL]] == tags
+    for ids, row in zip(found.input_ids, found.labels, strict=True):
+        assert len(ids) == len(row) <= max_seq_length
+        assert set(ids[row != NO_LABEL]) <= {A}  # at first pieces only
+
+
+def test_an_unknown_tag() -> None:
+    with pytest.raises(InputError, match="line 7: the tag 'X' of this sentence is not in"):
+        encoded(encoder(9), TaggedSentences(PATH, [["a"]], [["X"]], [7]), TAGS)
+
+
+SPAN = Task("span", (), takes_pairs=True)
 
 
 def question(passage: str, *answers: tuple[str, int]) -> Questions:

@@ -1,26 +1,40 @@
 """The best answer of a window against a search by definition; evaluated answers against served."""
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from model.tasks.best_spans import best_spans
 from model.tasks.encoded import NO_LABEL, Encoded
-from model.tasks.span import SPAN, Question, best_spans, passage_answers
+from model.tasks.span import SPAN, Question, passage_answers
 from model.tasks.task_kind import Task
+from model.tasks.windows import ReadTexts
+from pipeline.text.inputs import WordPieces
 
 LONGEST = 30  # words, as in google-research/bert's `max_answer_length`
 
 
 def by_definition(scores: np.ndarray, at: np.ndarray) -> tuple[float, int, int] | None:
-    """Return the best answer of a window, [L, 2] and [L]; the first one of equals."""
-    best = None
+    """Return the best answer of a window, [L, 2] and [L]; the first and shortest one of equals."""
+    return next(iter(all_by_definition(scores, at)), None)
+
+
+def all_by_definition(scores: np.ndarray, at: np.ndarray) -> list[tuple[float, int, int]]:
+    """Return all answers of a window, the best one first; no two have the same words."""
+    answers: dict[tuple[int, int], float] = {}
     for start, end in itertools.combinations_with_replacement(np.flatnonzero(at >= 0), 2):
-        total = scores[start, 0] + scores[end, 1]
-        if at[end] - at[start] < LONGEST and (best is None or total > best[0]):
-            best = total, at[start], at[end]
-    return best
+        words = int(at[start]), int(at[end])
+        if words[1] - words[0] < LONGEST:
+            total = scores[start, 0] + scores[end, 1]
+            answers[words] = max(answers.get(words, -np.inf), total)
+    return sorted(((total, *words) for words, total in answers.items()), key=by_rank)
+
+
+def by_rank(answer: tuple[float, int, int]) -> tuple[float, int, int]:
+    total, first, last = answer
+    return -total, first, last
 
 
 def window(random: np.random.Generator, words: int, tokens: int = 120) -> np.ndarray:
@@ -36,11 +50,12 @@ def test_best_spans_are_those_by_definition(kinds_of_score: int) -> None:
     at = np.stack([window(random, words) for words in (0, 1, 2, 5, 20, 40, 80, 80)])
     scores = random.integers(kinds_of_score, size=(len(at), 120, 2)).astype(np.float32)
     scores /= kinds_of_score
-    totals, firsts, lasts = (each.numpy() for each in best_spans(scores, at))
-    assert firsts[0] == lasts[0] == NO_LABEL
-    for row in range(1, len(at)):
-        found = totals[row], firsts[row], lasts[row]
-        assert found == by_definition(scores[row], at[row])
+    totals, firsts, lasts = (each.numpy() for each in best_spans(scores, at, 50))
+    for row in range(len(at)):
+        expected = all_by_definition(scores[row], at[row])[:50]
+        found = list(zip(totals[row], firsts[row], lasts[row], strict=True))
+        assert found[: len(expected)] == expected
+        assert all(first == last == NO_LABEL for _, first, last in found[len(expected) :])
 
 
 def lists_of_best_that_do_not_meet() -> np.ndarray:
@@ -69,9 +84,12 @@ def test_evaluated_answers_are_the_served_ones(scores: np.ndarray) -> None:
     )  # fmt: skip
     evaluated = passage_answers([Question("id", "which", passage, ())], encoded, [scores])[0]
 
-    words = SimpleNamespace(at=at[None], starts=starts[None], limits=starts[None] + 6)
     task = Task("span", (), takes_pairs=True)
-    served = SPAN.served_answers(task, scores[None], words, np.array([passage.encode()]))
+    places = (tf.ragged.constant([each], tf.int64) for each in (starts, starts + 6))
+    words = WordPieces(None, *places, 0, 0)
+    read = ReadTexts(tf.constant([passage]), words, tf.constant([0], tf.int64), None)
+    found = SPAN.window_outputs(task, tf.constant(scores[None]), tf.constant(at[None]), None)
+    served = SPAN.served_answers(task, found, read)
     assert evaluated.text == served["answer"].numpy()[0].decode()
     assert evaluated.score == pytest.approx(served["score"].numpy()[0])
     best = by_definition(scores, at)

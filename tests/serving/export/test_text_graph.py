@@ -1,18 +1,20 @@
 """The text graph of an exported model tokenizes like the training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.tasks.batches import Batches
+from model.tasks.encoded import Encoded
 from model.tasks.encoding import Encoder
 from model.tasks.span import Question, Questions
-from model.tasks.tagging import TaggedSentences
+from model.tasks.tagging import TAGGING, TaggedSentences
 from model.tasks.task_kind import Task
 from model.tasks.texts import Texts
 from pipeline.text.tokenizer import Vocabulary
-from serving.export.text_graph import TextEncoder
+from serving.export.text_graph import TextEncoder, Windows
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##x", ".", "["]
 TEXTS = ["a b", "", "a ax b c. a b c [MASK] a", "unknown words. é", "c", "a a a a b b b b c c"]
@@ -52,23 +54,52 @@ def test_the_same_words_as_in_training(lower_case: bool, length: int) -> None:
     vocabulary = Vocabulary.parse("\n".join(PIECES).encode(), Path("vocab.txt"))
     how = {"lower_case": lower_case, "max_seq_length": length}
     served = TextEncoder(vocabulary, **how, reads_masks=False)
-    encoding, words = served.encode_question(["b c"] * len(UNUSUAL), UNUSUAL)
+    windows = served.question_windows(["b c"] * len(UNUSUAL), UNUSUAL, 2, 3)
     asked = [Question("id", "b c", passage, ()) for passage in UNUSUAL]
     task = Task("span", (), takes_pairs=True)
-    encoded = task.definition.encode(
-        Encoder(vocabulary, **how), Questions(Path("file"), asked), task
-    )
-    for row in range(len(UNUSUAL)):
-        first_window = encoded.sources.tolist().index(row)
-        count = int(encoding.features["input_mask"][row].numpy().sum())
-        ids, at = encoding.features["input_ids"][row, :count], words.at[row, :count]
-        np.testing.assert_array_equal(ids, encoded.input_ids[first_window])
-        np.testing.assert_array_equal(at, encoded.words[first_window])
-        places = np.stack([words.starts[row], words.limits[row]], axis=-1)
-        known = encoded.word_bytes[row]
-        np.testing.assert_array_equal(places[: len(known)], known)
-        assert not places[len(known) :].any()
-        assert bool(encoding.truncated[row]) == (encoded.sources.tolist().count(row) > 1)
+    trained = Encoder(vocabulary, **how, doc_stride=2)
+    encoded = task.definition.encode(trained, Questions(Path("file"), asked), task)
+    assert_same_windows(windows, encoded, encoded.words, 3)
+    for row, known in enumerate(encoded.word_bytes):
+        words = windows.read.words
+        np.testing.assert_array_equal(np.stack([words.starts[row], words.limits[row]], -1), known)
+
+
+def assert_same_windows(
+    windows: Windows, encoded: Encoded, words: Sequence[np.ndarray], most: int
+) -> None:
+    """Compare served windows with those of training, of which a text may have more."""
+    counts = np.bincount(encoded.sources)
+    numbers = np.concatenate([np.arange(count) for count in counts])
+    rows = np.flatnonzero(numbers < most)
+    features, at = windows.layout(slice(None))
+    lengths = features["input_mask"].numpy().sum(axis=1)
+    assert windows.read.rows.numpy().tolist() == encoded.sources[rows].tolist()
+    for window, row in enumerate(rows):
+        ids = features["input_ids"][window, : lengths[window]]
+        np.testing.assert_array_equal(ids, encoded.input_ids[row])
+        np.testing.assert_array_equal(at[window, : lengths[window]], words[row])
+    np.testing.assert_array_equal(windows.truncated, counts > most)
+
+
+@pytest.mark.parametrize("length", [5, 7, 12, 30])
+def test_the_same_windows_of_words_as_in_training(length: int) -> None:
+    vocabulary = Vocabulary.parse("\n".join(PIECES).encode(), Path("vocab.txt"))
+    how = {"lower_case": True, "max_seq_length": length}
+    sentences = [["a"], ["axxx", "b"] * 7, ["c", "axxxx", "\u200b."] * 5, ["b"] * length]
+    texts = [" ".join(words) for words in sentences]
+    windows = TextEncoder(vocabulary, **how, reads_masks=False).word_windows(texts, 100)
+    tags = [[""] * len(words) for words in sentences]
+    examples = TaggedSentences(Path("file"), sentences, tags, [1] * len(sentences))
+    task = Task("tagging", ("B", "O"), takes_pairs=False)
+    encoded = TAGGING.encode_unlabelled(Encoder(vocabulary, **how), examples, task)
+    features, at = windows.layout(slice(None))
+    for window, labels in enumerate(encoded.labels):
+        ids = features["input_ids"][window, : len(labels)]
+        np.testing.assert_array_equal(ids, encoded.input_ids[window])
+        np.testing.assert_array_equal(at[window, : len(labels)] != -1, labels != -1)
+    assert windows.read.counts.numpy().tolist() == [len(words) for words in sentences]
+    assert not windows.truncated.numpy().any()
 
 
 def test_tagged_words_are_those_between_white_space() -> None:
@@ -80,9 +111,8 @@ def test_tagged_words_are_those_between_white_space() -> None:
     encoder = Encoder(vocabulary, lower_case=True, max_seq_length=64)
     trained = task.definition.encode(encoder, examples, task)
     served = TextEncoder(vocabulary, lower_case=True, max_seq_length=64, reads_masks=False)
-    encoding, words = served.encode_words([" \x00 ".join(sentence)])
-    assert [word.decode() for word in words.texts[0].numpy()] == sentence
-    np.testing.assert_array_equal(encoding.features["input_ids"][0], trained.input_ids[0])
-    at = words.at[0].numpy()
-    is_first = (at != -1) & (at != np.concatenate([[-1], at[:-1]]))
-    np.testing.assert_array_equal(is_first, trained.labels[0] != -1)
+    windows = served.word_windows([" \x00 ".join(sentence)], 1)
+    assert [word.decode() for word in windows.read.words.words[0].numpy()] == sentence
+    features, at = windows.layout(slice(None))
+    np.testing.assert_array_equal(features["input_ids"][0], trained.input_ids[0])
+    np.testing.assert_array_equal(at[0] != -1, trained.labels[0] != -1)
