@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.run_config import Checkpoint
+from model.tasks.best_spans import MAX_SPANS
 from pipeline.errors import InputError, check_range
 from serving.addresses import checked_address
 from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
@@ -120,6 +121,7 @@ class QueryConfig:
         grpc: ask over gRPC.
         signature: signature to run; "" = the one that fits the texts.
         version: number or label of the version; None = the newest.
+        n_best: number of answers to return, 1 to 50, by models tuned for spans; None = the best.
     """
 
     text: tuple[str, ...]
@@ -128,6 +130,7 @@ class QueryConfig:
     grpc: bool = False
     signature: str = ""
     version: str | None = None
+    n_best: int | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -136,6 +139,8 @@ class QueryConfig:
             InputError: no text, or more than two; an address, a name or a version that cannot be
                 one.
         """
+        if self.n_best is not None:
+            check_range("n_best", self.n_best, 1, MAX_SPANS)
         if self.server is not None:
             checked_address("`server`", self.server)
         if not 1 <= len(self.text) <= 2:

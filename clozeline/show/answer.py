@@ -21,6 +21,11 @@ def show(texts: Sequence[str], answer: Answer) -> RenderableType:
         for kind in all_kinds()
         if kind.signature.view
     }
+    views |= {
+        kind.signature.n_best: (("answers", "scores"), _best_answers)
+        for kind in all_kinds()
+        if kind.signature.n_best
+    }
     needed, view = views.get(answer.signature, ((), _values))
     outputs = answer.outputs
     # A signature of another exporter may have the same name as ours but other outputs.
@@ -55,6 +60,30 @@ def _classes(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 
 def _score(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     return f"{answer['score']:.3f}"
+
+
+_AROUND = 60
+"""Characters of a passage that are shown on each side of an answer."""
+
+
+def _passage(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return the answer, marked in its part of the passage."""
+    start, end = answer["start_code_point"], answer["end_code_point"]
+    if not answer["answer"]:
+        return f"no answer (score {answer['score']:.3f})"
+    passage = texts[-1]
+    part = Text("…" if start > _AROUND else "")
+    part.append(passage[max(start - _AROUND, 0) : start])
+    part.append(passage[start:end], style="bold reverse")
+    part.append(passage[end : end + _AROUND] + ("…" if end + _AROUND < len(passage) else ""))
+    return Group(Text(answer["answer"], style="bold"), part, f"score {answer['score']:.3f}")
+
+
+def _best_answers(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return a table of the answers, the best one first."""
+    columns = zip(answer["answers"], answer["scores"], strict=True)
+    rows = [[rank, text, f"{score:.3f}"] for rank, (text, score) in enumerate(columns, 1) if text]
+    return table("", ["", "answer", "score"], rows)
 
 
 def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
@@ -104,5 +133,6 @@ _SHOW = {
 _TASK_VIEWS = {
     "classes": (("labels", "probabilities"), _classes),
     "number": (("score",), _score),
+    "passage": (("answer", "score", "start_code_point", "end_code_point"), _passage),
 }
 """The same for task kinds, by the name of the view in the kind's signature."""

@@ -104,7 +104,13 @@ class Span(TaskKind[Questions]):
     takes_pairs = True
     is_per_position = True
     metrics = ("span_f1", "exact_match")
-    signature = TaskSignature("answer", reads="question", n_best="answers")
+    signature = TaskSignature(
+        "answer",
+        reads="question",
+        view="passage",
+        playground=("Who left?", "The door stood open. Ada Lovelace left, and the others stayed."),
+        n_best="answers",
+    )
     foreign_head = ForeignHead("BertForQuestionAnswering", "qa_outputs", "cls/squad")
     has_picture = False
     uses_windows = True

@@ -90,7 +90,8 @@ class TaskSignature:
         reads: inputs of the signature. texts: a text or text pair; words: a text, split into words;
             question: a question and a passage. Words and passages are read in windows.
         view: how `query` and the playground show the answer. classes: a table of labels and
-            probabilities; number: the output `score`; None: every output by name.
+            probabilities; number: the output `score`; passage: the answer in its passage; None:
+            every output by name.
         playground: initial texts of the playground's fields; empty = not in the playground.
         n_best: name of a second signature, which also takes the number of answers; "" = there is
             none.
@@ -98,7 +99,7 @@ class TaskSignature:
 
     name: str
     reads: Literal["texts", "words", "question"] = "texts"
-    view: Literal["classes", "number"] | None = None
+    view: Literal["classes", "number", "passage"] | None = None
     playground: tuple[str, ...] = ()
     n_best: str = ""
 

@@ -44,15 +44,30 @@ def query(config: QueryConfig) -> Answer:
         over_grpc=config.grpc,
         signature=config.signature,
         version=config.wanted_version,
+        n_best=config.n_best,
     )
 
 
-def signature_for(texts: Sequence[str], known: Mapping[str, Signature]) -> str:
+def signature_for(
+    texts: Sequence[str], known: Mapping[str, Signature], n_best: int | None = None
+) -> str:
     """Return the default signature for these texts: the first suitable one that the model has.
+
+    Args:
+        texts: one or two texts.
+        known: the model's signatures by name.
+        n_best: number of requested answers; None = the signature need not take one.
 
     Raises:
         InputError: no signature takes this number of texts.
     """
+    if n_best is not None:
+        for kind in all_kinds():
+            if kind.signature.n_best in known:
+                return kind.signature.n_best
+        raise InputError(
+            "`n_best`: the model has one answer only; models tuned for spans have more"
+        )
     has_mask = any(MASK in text for text in texts)
     # A fine-tuned task's signature is preferred to those that every model has.
     for_texts = (*(kind.signature.name for kind in all_kinds()), *_FOR_TEXTS)
@@ -73,6 +88,7 @@ def ask(
     over_grpc: bool,
     signature: str = "",
     version: Version = None,
+    n_best: int | None = None,
 ) -> Answer:
     """Send one text or pair to a server.
 
@@ -83,6 +99,7 @@ def ask(
         over_grpc: whether to use gRPC; the server's port must be its gRPC port.
         signature: name of the signature; "" = choose one that fits the texts.
         version: number or label of the version; None = the newest.
+        n_best: number of answers, for signatures that take it; None = their default, or one.
 
     Raises:
         InputError: the signature does not take these texts, or the server refused the request.
@@ -93,8 +110,10 @@ def ask(
     client: Client | GrpcClient = GrpcClient(server) if over_grpc else Client(f"http://{server}")
     try:
         known = client.signatures(model, version)
-        signature = signature or signature_for(texts, known)
-        inputs = _inputs(signature, known[signature], texts) if signature in known else {}
+        signature = signature or signature_for(texts, known, n_best)
+        inputs: dict[str, Any] = {}
+        if signature in known:
+            inputs = _inputs(signature, known[signature], texts, n_best)
         outputs = client.predict(model, inputs, signature, version)
     except ServerError as error:
         if any(missing in str(error) for missing in _NOT_SERVED):
@@ -121,15 +140,25 @@ def _not_served(server: str, model: str, version: Version, error: ServerError) -
     return f"{asked}: not served at {server} ({error}); {advice}"
 
 
-def _inputs(name: str, signature: Signature, texts: Sequence[str]) -> dict[str, list[str]]:
+N_BEST = 5
+"""Default number of answers, for signatures that take it."""
+
+
+def _inputs(
+    name: str, signature: Signature, texts: Sequence[str], n_best: int | None
+) -> dict[str, Any]:
     """Return the texts by the signature's input names, each as a batch of one.
 
     Raises:
-        InputError: the signature takes fewer texts, or inputs that are not texts.
+        InputError: the signature takes fewer texts, other inputs, or no number of answers.
     """
-    names = sorted(signature.inputs, key=_position)
+    numbers = {"n_best"} & signature.inputs.keys()
+    if n_best is not None and not numbers:
+        raise InputError(f"`n_best`: the signature {name} gives one answer only")
+    texts_of = {each: of for each, of in signature.inputs.items() if each not in numbers}
+    names = sorted(texts_of, key=_position)
     takes = ", ".join(f"{each} ({signature.inputs[each]})" for each in names) or "nothing"
-    if len(names) > 2 or set(signature.inputs.values()) - {"DT_STRING"}:
+    if len(names) > 2 or set(texts_of.values()) - {"DT_STRING"}:
         raise InputError(
             f"`signature` {name}: takes {takes}; query asks only for what takes one or two texts"
         )
@@ -139,7 +168,8 @@ def _inputs(name: str, signature: Signature, texts: Sequence[str]) -> dict[str, 
             f"leave {texts[-1]!r} out"
         )
     padded = [*texts, ""]  # an empty second text means a single text
-    return {each: [text] for each, text in zip(names, padded, strict=False)}
+    given: dict[str, Any] = {each: [text] for each, text in zip(names, padded, strict=False)}
+    return given | {each: [n_best or N_BEST] for each in numbers}
 
 
 def _position(name: str) -> int:

@@ -29,11 +29,16 @@ const TASKS = [
     id: "classify", title: "Classify",
     signature: (has) => taskForm(has)?.signature,
     fields: (inputs) => {
-      const [first, second] = taskForm(state.signatures)?.texts ?? [];
+      const { texts: [first, second] = [], view } = taskForm(state.signatures) ?? {};
+      if (view === "passage") {
+        return [{ ...TEXT, label: "Question", first },
+          { ...PAIR, label: "Passage", rows: 8, first: second }];
+      }
       return [{ ...TEXT, first }, ...("text_pair" in inputs ? [{ ...PAIR, first: second }] : [])];
     },
     check: () => "",
-    show: (answer) => VIEWS[taskForm(state.signatures).view ?? "values"](answer),
+    show: (answer, answers, values) =>
+      VIEWS[taskForm(state.signatures).view ?? "values"](answer, answers, values),
   },
   {
     id: "compare", title: "Compare",
@@ -72,6 +77,7 @@ const VIEWS = {
   classes: showClasses,
   number: ({ score }) => [make("h3", { textContent: "Score" }),
     make("p", { textContent: score.toPrecision(4) })],
+  passage: showPassage,
   values: (answer) => [
     make("pre", { className: "scrolls", textContent: JSON.stringify(answer, null, 1) })],
 };
@@ -116,6 +122,14 @@ function showFillings({ tokens, probabilities, positions }) {
 function showClasses(answer) {
   const classes = answer.labels.map((label, index) => [label, answer.probabilities[index]]);
   return [makeBars(classes.sort((a, b) => b[1] - a[1]))];
+}
+
+/** Return the passage with the answer marked; JavaScript counts in units of UTF-16. */
+function showPassage({ answer, score, start_utf16: start, end_utf16: end }, _, values) {
+  const passage = values.text_pair;
+  return [make("p", { className: "passage" }, passage.slice(0, start),
+    make("mark", { textContent: passage.slice(start, end) }), passage.slice(end)),
+  make("p", { textContent: `${answer ? "" : "No answer. "}Score: ${score.toPrecision(4)}` })];
 }
 
 /** Return a table of how near each text is to each other: the cosine of their mean vectors. */

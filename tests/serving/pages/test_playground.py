@@ -63,7 +63,7 @@ def test_the_names_of_the_loaded_models(plus: str) -> None:
     ]  # fmt: skip
     tasks = {task["signature"]: task for task in answer.json()["tasks"]}
     assert {name: task["view"] for name, task in tasks.items()} == {
-        "classify": "classes", "score": "number",
+        "classify": "classes", "score": "number", "answer": "passage",
     }  # fmt: skip
     assert all(len(task["texts"]) == 2 for task in tasks.values())
 
