@@ -13,6 +13,10 @@ from pipeline.schema import Compression, Masks, Pairing
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 Masking = Literal["token", "whole-word", "span"]
 
+MAX_STREAMS = 512
+"""One process may read all streams: it holds some 500 records of each in memory, and may have a
+file of each open (a process may have 1,024)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
@@ -93,6 +97,8 @@ class PreprocessConfig(CorpusConfig):
         min_document_pieces: drop documents with fewer pieces.
         max_unreadable_rate: maximum share of unreadable documents (0 to 1).
         shards: number of training files (1 to 99999); None = one per 16 MB of text.
+        streams: number of record streams that training interleaves (1 to 512). Of P processes, each
+            reads 1/P of the records if P divides this number.
         eval_rate: share of the documents held out for evaluation (0 to 0.5).
         compression: compression of the record files.
         seed: the same seed and corpus give the same bytes on any machine.
@@ -113,6 +119,7 @@ class PreprocessConfig(CorpusConfig):
     min_document_pieces: int = 1
     max_unreadable_rate: float = 0.1
     shards: int | None = None
+    streams: int = 64
     eval_rate: float = 0.01
     compression: Compression = "none"
     seed: int = 0
@@ -143,6 +150,7 @@ class PreprocessConfig(CorpusConfig):
         check_range("eval_rate", self.eval_rate, 0, 0.5)
         if self.shards is not None:
             check_range("shards", self.shards, 1, 99_999)
+        check_range("streams", self.streams, 1, MAX_STREAMS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.configs import MAX_STREAMS
 from pipeline.errors import InputError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
 from pipeline.storage.files import file_sizes
@@ -26,6 +27,8 @@ class Shard:
         tokens: number of real positions in them (input_mask = 1).
         size_bytes: size of the file.
         crc32c: CRC-32C of the whole file, as eight hexadecimal digits.
+        offsets: byte offset of every 512th record (`pipeline.storage.tfrecords.INDEX_RECORDS`),
+            beginning with the first; empty if the file is compressed, or of an older dataset.
     """
 
     name: str
@@ -33,6 +36,16 @@ class Shard:
     tokens: int
     size_bytes: int
     crc32c: str
+    offsets: tuple[int, ...] = ()
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Shard":
+        """Return the shard with the fields of a JSON object.
+
+        Raises:
+            TypeError: keys are missing or unknown, or the offsets are not a list.
+        """
+        return cls(**fields | {"offsets": tuple(fields.get("offsets", ()))})
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,20 @@ class Manifest:
         return self.settings["masks"]
 
     @property
+    def streams(self) -> int | None:
+        """Number of record streams that training interleaves; None in an older dataset."""
+        return self.settings.get("streams")
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what determines the records and their order, as hexadecimal digits."""
+        shards = {
+            split: [(shard.examples, shard.crc32c) for shard in shards]
+            for split, shards in self.splits.items()
+        }
+        return sha256(to_json([self.vocab_sha256, self.streams, shards]).encode())
+
+    @property
     def features(self) -> tuple[Feature, ...]:
         """The features of every record."""
         return record_features(self.max_seq_length, self.max_predictions, self.pairing, self.masks)
@@ -96,7 +123,8 @@ class Manifest:
         """Parse the contents of `manifest.json`.
 
         Raises:
-            ValueError: not a manifest, or one of another format version.
+            ValueError: not a manifest, or one of another format version, or its number of streams
+                is out of range.
             KeyError: the splits are missing.
             TypeError: other keys are missing or unknown.
         """
@@ -104,10 +132,14 @@ class Manifest:
         if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
             raise ValueError(f"not a {FORMAT} manifest")
         fields["splits"] = {
-            split: tuple(Shard(**shard) for shard in shards)
+            split: tuple(Shard.from_dict(shard) for shard in shards)
             for split, shards in fields["splits"].items()
         }
-        return cls(**fields)
+        manifest = cls(**fields)
+        streams = manifest.streams
+        if streams is not None and not (isinstance(streams, int) and 1 <= streams <= MAX_STREAMS):
+            raise ValueError(f"streams {streams!r}, expected a number from 1 to {MAX_STREAMS}")
+        return manifest
 
 
 def read_manifest(dataset: Path) -> Manifest:

@@ -57,6 +57,9 @@ class Preprocess(CorpusOptions):
     """Largest share of unreadable documents; they are dropped. Above it the job fails (0 to 1)."""
     shards: int | None = None
     """Number of training shards (1 to 99999). Default: one per 16 MB of text."""
+    streams: int = PreprocessConfig.streams
+    """Number of record streams that training interleaves (1 to 512). With P workers, each reads
+    1/P of the dataset if P divides this number."""
     eval_rate: float = 0.01
     """Share of the documents held out for evaluation (0 to 0.5)."""
     compression: Compression = "none"

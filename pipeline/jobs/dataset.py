@@ -162,7 +162,7 @@ def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Man
     for shard in report.written:
         split = shard["name"].partition("-")[0]
         totals[split].update(shard["statistics"])
-        splits[split].append(Shard(**shard["shard"]))
+        splits[split].append(Shard.from_dict(shard["shard"]))
     if not splits[TRAIN] or (1 < settings.shards > report.documents // 2):
         raise InputError(_why_nothing(report, settings))
     return Manifest(

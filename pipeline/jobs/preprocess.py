@@ -53,6 +53,7 @@ from pipeline.schema import Compression
 from pipeline.storage.files import CLOZELINE, crc32c
 from pipeline.storage.remote_files import is_local_path, joined, open_to_read, open_to_write
 from pipeline.storage.strict_json import to_json
+from pipeline.storage.tfrecords import INDEX_RECORDS, record_bytes
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
 COPY_BYTES = 1 << 22
@@ -165,21 +166,25 @@ class WriteShard(beam.DoFn):
         temporary = joined(self._temporary, f"{name}.{uuid.uuid4().hex}")
         compression = maker.settings.compression
         blocks = maker.records(maker.text(kept), name, statistics)
-        size_bytes, crc32c = write_records(temporary, blocks, compression, self._tally)
+        written = write_records(temporary, blocks, compression, self._tally)
         file = shard_file(name, compression)
         examples, tokens = statistics["examples"], statistics["real_positions"]
         return {
             "dropped": dict(dropped),
             "temporary": temporary,
-            "shard": asdict(Shard(file, examples, tokens, size_bytes, crc32c)),
+            "shard": asdict(Shard(file, examples, tokens, *written)),
             "statistics": dict(statistics),
         }
 
 
 def write_records(
     path: str, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
-) -> tuple[int, str]:
-    """Write a TFRecord file, local or remote; return its size in bytes and CRC-32C."""
+) -> tuple[int, str, tuple[int, ...]]:
+    """Write a TFRecord file local or remote.
+
+    Returns:
+        The file's size in bytes, its CRC-32C and its index: the last three fields of `Shard`.
+    """
     if is_local_path(path):
         return _write_records(Path(path), blocks, compression, tally)
     # The checksum is of the whole file, so write a local one first and upload it.
@@ -193,16 +198,20 @@ def write_records(
 
 def _write_records(
     path: Path, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
-) -> tuple[int, str]:
-    """Write a local TFRecord file; return its size in bytes and CRC-32C."""
+) -> tuple[int, str, tuple[int, ...]]:
+    """Write a local TFRecord file; return as `write_records`."""
     import tensorflow as tf
 
+    ends = [0]
     with tf.io.TFRecordWriter(str(path), compression_type(compression)) as writer:
         for block in blocks:
             for record in block:
                 writer.write(record)
+                ends.append(ends[-1] + record_bytes(record))
             tally.add(written=len(block))
-    return path.stat().st_size, crc32c(path)
+    # Nobody can start in the middle of a compressed file.
+    index = ends[:-1:INDEX_RECORDS] if compression == "none" else []
+    return path.stat().st_size, crc32c(path), tuple(index)
 
 
 def write_report(

@@ -54,6 +54,7 @@ class Settings(CorpusFormat):
     deduplicate: bool
     min_document_pieces: int
     shards: int
+    streams: int
     eval_rate: float
     compression: Compression
     seed: int

@@ -7,7 +7,7 @@ kills the process. Format: https://www.tensorflow.org/tutorials/load_data/tfreco
 import gzip
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +21,12 @@ MAX_RECORD_BYTES = 256 << 20
 _HEADER = struct.Struct("<QI")  # length of the data, checksum of the length; the data follow
 _FOOTER = struct.Struct("<I")  # checksum of the data
 _CHUNK = 1 << 20
+
+_RUN_CHUNK = 1 << 14
+"""Buffer for runs of records: small, since what is read past the end of a run is read in vain."""
+
+INDEX_RECORDS = 512
+"""An index of a file has the byte offset of every record whose number is a multiple of this."""
 
 
 class _DamageError(Exception):
@@ -58,6 +64,73 @@ def read_records(path: Path, compression: str = "") -> Iterator[bytes]:
     return _walk(path, compression, with_data=True)
 
 
+class RecordFile:
+    """A TFRecord file that is read in runs of records, from any record on.
+
+    The position in the file is kept, so a compressed file that is read in ascending order is
+    decompressed once.
+
+    Attributes:
+        path: a local file.
+    """
+
+    def __init__(self, path: Path, compression: str = "", index: Sequence[int] = ()) -> None:
+        """Open a file.
+
+        Args:
+            path: a local file.
+            compression: TensorFlow's name of the compression: `GZIP`, or empty.
+            index: byte offset of every `INDEX_RECORDS`-th record, beginning with the first; may be
+                shorter or empty: then more records are skipped by their lengths.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self.path = path
+        self._file = gzip.open(path) if compression else path.open("rb", buffering=_RUN_CHUNK)  # noqa: SIM115
+        self._size_bytes = None if compression else path.stat().st_size
+        self._index = () if compression else index
+        self._number = 0  # of the record at the position in the file
+
+    def read(self, first: int, count: int) -> list[bytes]:
+        """Return `count` records from the record number `first` on.
+
+        Raises:
+            InputError: a record is damaged, truncated, missing, or longer than `MAX_RECORD_BYTES`.
+            OSError: the file cannot be read.
+        """
+        try:
+            self._seek(first)
+            while self._number < first:
+                self._next(with_data=False)
+            return [self._next(with_data=True) for _ in range(count)]
+        except (_DamageError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise _damaged(self.path, self._number) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _seek(self, number: int) -> None:
+        """Move to the last known offset up to a record, unless the position is between the two."""
+        entry = min(number // INDEX_RECORDS, len(self._index) - 1)
+        known = max(entry, 0) * INDEX_RECORDS
+        if not known <= self._number <= number:
+            self._file.seek(self._index[entry] if known else 0)
+            self._number = known
+
+    def _next(self, *, with_data: bool) -> bytes:
+        header = self._file.read(_HEADER.size)
+        record = _record(self._file, header, self._size_bytes, with_data=with_data)
+        self._number += 1
+        return record
+
+
+def record_bytes(record: bytes) -> int:
+    """Return how many bytes a record takes in an uncompressed file."""
+    return _HEADER.size + len(record) + _FOOTER.size
+
+
 def _walk(path: Path, compression: str, *, with_data: bool) -> Iterator[bytes]:
     """Yield each record's data; empty bytes for each record if `with_data` is False."""
     number = 0
@@ -68,9 +141,11 @@ def _walk(path: Path, compression: str, *, with_data: bool) -> Iterator[bytes]:
                 yield _record(file, header, size_bytes, with_data=with_data)
                 number += 1
         except (_DamageError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(
-                f"{path}: record {number} is corrupt or truncated; make the file again"
-            ) from error
+            raise _damaged(path, number) from error
+
+
+def _damaged(path: Path, number: int) -> InputError:
+    return InputError(f"{path}: record {number} is corrupt or truncated; make the file again")
 
 
 def _record(

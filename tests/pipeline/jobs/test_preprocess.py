@@ -21,9 +21,12 @@ from clozeline.main import main
 from pipeline.corpus.readers import EMPTY, INVALID_JSON, INVALID_UTF8, NO_TEXT
 from pipeline.errors import InputError
 from pipeline.inspection import read_records, text_pieces
+from pipeline.jobs.preprocess import write_records
+from pipeline.jobs.tally import Tally
 from pipeline.manifest import MANIFEST, read_manifest
 from pipeline.records.shard import NO_OTHER_DOCUMENT, document_key
 from pipeline.schema import IS_RANDOM, SPECIAL_TOKENS
+from pipeline.storage.tfrecords import RecordFile
 from pipeline.text.sentences import split_sentences
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 from tests.conftest import make_sentences
@@ -77,6 +80,23 @@ def test_directory_holds_manifest_vocabulary_and_shards(dataset: Path) -> None:
         "train-00001-of-00002.tfrecord",
         "vocab.txt",
     ]
+
+
+def test_the_manifest_names_streams_and_where_records_begin(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    assert manifest.streams == 64
+    assert [shard.offsets for shard in manifest.splits["train"]] == [(0,), (0,)]
+
+
+def test_a_shard_says_where_its_records_begin(tmp_path: Path) -> None:
+    records = [bytes(number % 7) for number in range(1100)]
+    blocks = [records[:700], records[700:]]
+    path = tmp_path / "shard"
+    _, _, offsets = write_records(str(path), blocks, "none", Tally(None))
+    before = [sum(16 + len(record) for record in records[:first]) for first in (0, 512, 1024)]
+    assert list(offsets) == before  # 8 bytes of length, two checksums of 4
+    assert RecordFile(path, "", offsets).read(1024, 76) == records[1024:]
+    assert write_records(str(path), blocks, "gzip", Tally(None))[2] == ()
 
 
 def test_same_seed_same_bytes_wherever_the_files_stand(

@@ -1,8 +1,9 @@
 """Lengths that lie end in a line, and never in memory that they ask for."""
 
 import gzip
+import itertools
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from pipeline.errors import InputError
 from pipeline.storage import tfrecords
-from pipeline.storage.tfrecords import check_records, read_records
+from pipeline.storage.tfrecords import RecordFile, check_records, read_records, record_bytes
 
 RECORDS = [b"one", b"", b"three" * 1000, bytes(range(256))]
 
@@ -110,3 +111,35 @@ def test_a_compressed_file_that_is_invalid_or_truncated(tmp_path: Path) -> None:
             check_records(tmp_path / "file", "GZIP")
     with pytest.raises(FileNotFoundError):
         check_records(tmp_path / "missing")
+
+
+INDEX = [0, *itertools.accumulate(map(record_bytes, RECORDS))][:-1:2]
+
+
+@pytest.mark.parametrize("index", [(), INDEX[:1], INDEX], ids=["none", "short", "whole"])
+def test_runs_of_records_from_anywhere(
+    file: Path, compression: str, index: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tfrecords, "INDEX_RECORDS", 2)
+    runs = [(first, last) for first in range(4) for last in range(first, 5)]
+    opened = RecordFile(file, compression, index)
+    for first, last in [*runs, *reversed(runs)]:
+        assert opened.read(first, last - first) == RECORDS[first:last]
+    opened.close()
+
+
+def test_a_run_past_the_end(file: Path, compression: str) -> None:
+    opened = RecordFile(file, compression)
+    for first, count in ((0, 5), (4, 1), (9, 1)):
+        with pytest.raises(InputError, match="file: record 4 is corrupt or truncated"):
+            opened.read(first, count)
+    assert opened.read(3, 1) == RECORDS[3:]  # and it still can be read
+    opened.close()
+
+
+def test_an_index_of_another_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfrecords, "INDEX_RECORDS", 2)
+    if file.read_bytes()[:2] != b"\x1f\x8b":  # offsets of a compressed file are not used
+        for offset in (1, 5000, 1 << 60):
+            with pytest.raises(InputError, match="file: record 2 is corrupt or truncated"):
+                RecordFile(file, "", (0, offset)).read(2, 1)
