@@ -89,6 +89,7 @@ build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
 bench: install  ## our figures and the peers', measured in one run: some 40 minutes
 	$(BIN)/python -m benchmarks.sentences
 	$(BIN)/python -m benchmarks.preprocessing
+	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.serving_load

@@ -32,7 +32,12 @@ from model.tasks.kinds import heads
 from model.training.config import Precision, TrainingConfig
 from model.training.evaluations import Evaluations
 from model.training.flops import step_flops
-from model.training.input import corrupt_files_named, eval_batches, train_batches
+from model.training.input import (
+    corrupt_files_named,
+    eval_batches,
+    shard_files,
+    train_batches,
+)
 from model.training.loop import Trainer, distribute
 from model.training.losses import Pretraining
 from model.training.precision import fastest
@@ -45,6 +50,7 @@ from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import read_bounded
 from pipeline.storage.remote import path_from
 from pipeline.storage.remote_dataset import local_dataset
+from pipeline.storage.shard_files import ShardFiles
 from pipeline.text.tokenizer import dataset_vocabulary
 
 DEFAULT_EPOCHS = 10.0
@@ -192,6 +198,7 @@ class PretrainingData:
         batch_size: global batch size.
         seed: seed of the order of examples.
         local: local directory with the dataset's files; None = the dataset's, which is local.
+        files: where the files are and in which version; None = in the directory as it is.
     """
 
     dataset: Path
@@ -199,6 +206,7 @@ class PretrainingData:
     batch_size: int
     seed: int
     local: Path | None = None
+    files: ShardFiles | None = None
 
     @contextlib.contextmanager
     def fetched(self, caching: CacheConfig) -> Iterator["PretrainingData"]:
@@ -208,7 +216,7 @@ class PretrainingData:
             InputError, JobError: as `local_dataset`.
         """
         with local_dataset(self.dataset, self.manifest, caching) as local:
-            yield dataclasses.replace(self, local=local)
+            yield dataclasses.replace(self, local=local, files=shard_files(local, self.manifest))
 
     @property
     def _files(self) -> Path:
@@ -229,6 +237,7 @@ class PretrainingData:
             batch_size=self.batch_size,
             seed=self.seed,
             skip_examples=skip_examples,
+            files=self.files,
         )
 
     def measure(self, trainer: Trainer) -> dict[str, float] | None:
@@ -237,7 +246,12 @@ class PretrainingData:
         if not examples:
             return None
         batches = partial(
-            eval_batches, self._files, self.manifest, "eval", batch_size=self.batch_size
+            eval_batches,
+            self._files,
+            self.manifest,
+            "eval",
+            batch_size=self.batch_size,
+            files=self.files,
         )
         iterator = distribute(trainer.strategy, batches)
         sums = trainer.evaluate(iterator, tf.constant(math.ceil(examples / self.batch_size)))
@@ -249,7 +263,7 @@ class PretrainingData:
 
     def faults_named(self) -> AbstractContextManager[None]:
         """Convert TensorFlow's errors about a record or file into one that names the file."""
-        return corrupt_files_named(self._files, self.manifest)
+        return corrupt_files_named(self._files, self.manifest, self.files)
 
 
 def open_dataset(dataset: Path) -> Manifest:

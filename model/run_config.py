@@ -48,10 +48,14 @@ class DatasetFacts(TextFacts):
     Attributes:
         max_predictions: P, maximum number of masked positions in a record.
         pairing: kind of sentence pairs; `none`: no pairs, and no next-sentence head.
+        streams: number of record streams; None = a dataset of an older release, without them.
+        sha256: SHA-256 of the records and their order, hexadecimal; None in runs of older releases.
     """
 
     max_predictions: int
     pairing: Pairing
+    streams: int | None = None
+    sha256: str | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> "DatasetFacts":
@@ -62,6 +66,8 @@ class DatasetFacts(TextFacts):
             manifest.max_seq_length,
             manifest.max_predictions,
             manifest.pairing,
+            manifest.streams,
+            manifest.sha256,
         )
 
 

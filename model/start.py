@@ -10,7 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.run_config import CHECKPOINTS, CONFIG, RunConfig, read_config, short_sha
+from model.run_config import (
+    CHECKPOINTS,
+    CONFIG,
+    DatasetFacts,
+    RunConfig,
+    TextFacts,
+    read_config,
+    short_sha,
+)
 from model.source import Source
 from model.training.checkpoints import Checkpoints, checkpoint_steps
 from model.training.config import ExecutionConfig, Precision, TrainingConfig, UpdateConfig
@@ -26,6 +34,9 @@ from pipeline.storage.files import write_atomically
 from pipeline.storage.locks import only_writer_of_all
 
 WARMUP_RATE = 0.1  # share of the steps
+
+RECORDS_OF_DATASET = {"streams", "sha256"}
+"""Fields of `DatasetFacts` that older releases did not save; see `_check_same_records`."""
 
 logger = logging.getLogger(__name__)
 
@@ -258,11 +269,43 @@ def _check_same(path: Path, existing: RunConfig, config: RunConfig, data: Path) 
     for part in parts:
         before, now = (_fields(getattr(of, part)) for of in (existing, config))
         for name, value in now.items():
-            if before[name] != value and not (part == "training" and name in may_change):
+            if name in RECORDS_OF_DATASET or (part == "training" and name in may_change):
+                continue
+            if before[name] != value:
                 raise InputError(
                     f"{path} was started with {part} {name} {before[name]}, not {value}; "
                     f"give the same again, or {new}"
                 )
+    _check_same_records(path, existing.dataset, config.dataset, str(data))
+    _check_same_records(
+        path, existing.phase2_dataset, config.phase2_dataset, "the dataset of `phase2_dataset`"
+    )
+
+
+def _check_same_records(
+    path: Path, before: TextFacts | None, now: TextFacts | None, data: str
+) -> None:
+    """Raise `InputError` if a run's dataset has other records, or another order, than before.
+
+    Args:
+        path: directory of the run.
+        before: facts about the dataset that the run was started with.
+        now: facts about the dataset that was given.
+        data: the dataset, for messages.
+    """
+    if not (isinstance(before, DatasetFacts) and isinstance(now, DatasetFacts)):
+        return
+    remedy = "put back the dataset that it was started with, or start a new run"
+    if before.sha256 is None and before.streams != now.streams:
+        raise InputError(
+            f"{data} has {now.streams} record streams, and {path} was started by an older release "
+            f"with a dataset that has none: the run would not see the same batches; {remedy}"
+        )
+    if now.sha256 and before.sha256 and now.sha256 != before.sha256:
+        raise InputError(
+            f"{data} has changed ({short_sha(now.sha256)}) since {path} was started with it "
+            f"({short_sha(before.sha256)}); {remedy}"
+        )
 
 
 def _fields(part: Any) -> dict[str, Any]:

@@ -1,41 +1,53 @@
-"""Batches from a dataset directory, in an order that is a pure function of (seed, epoch).
+"""Batches from a dataset directory, in an order that is a pure function of the seed.
 
-The train stream is endless: each epoch has a different order of files and records, and batches
-cross the ends of epochs, so no record is dropped and every batch is full. The batch of a step
-depends only on the step, so a resumed run sees the same batches as an uninterrupted one. Records of
-a dataset with dynamic masks are masked here, seeded by their index in the stream: masks, too, are a
+The train stream is endless: each epoch has another order of records, and batches cross the ends of
+epochs, so no record is dropped and every batch is full. The batch of a step depends only on the
+step, so a resumed run sees the same batches as an uninterrupted one. Datasets say in their manifest
+how many streams they have (`model.training.stream_order`); older ones without streams have the
+order of `model.training.file_order`.
+
+Records of a dataset with dynamic masks are masked here, seeded by their number: masks, too, are a
 pure function of seed, epoch and record.
 
 Shapes: B batch, L positions, P masked positions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from model.training import file_order
+from model.training.feeding import fed
+from model.training.record_streams import FILLER, Record, StreamReader
+from model.training.stream_order import StreamOrder
 from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.serialization import parse_examples
 from pipeline.schema import record_features
+from pipeline.storage.shard_files import ShardFiles
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import dataset_vocabulary
 
-# Records are already shuffled within a shard. Here it remains to vary the order between epochs:
-# shuffle the files, interleave several of them, and shuffle windows of records. A window has about
-# 2 MB of serialized records.
-FILES_AT_ONCE = 8
-RECORDS_IN_TURN = 16
-WINDOW_EXAMPLES = 4096
+Mask = Callable[[Mapping[str, np.ndarray]], dict[str, Any]]
+"""A function from the numbers and serialized records of a chunk to their masked features."""
 
-MASKED_FEATURES = (schema.INPUT_IDS, *schema.MASKED_LM_FEATURES)
-"""Features that masking computes from a record's pieces."""
+READ_RECORDS = 256
+"""Records in an element of the queue, or more if a batch has more: an element costs as much as some
+dozen records."""
 
+READ_AHEAD = 4
+"""Elements to keep ready. Streams read a block at a time, and many of them may need their next
+block in the same step."""
+
+NUMBERS, RECORDS = "numbers", "records"
+"""Names of tensors before parsing: the records' numbers, and the serialized records."""
 
 ALONE = tf.distribute.InputContext()
 """The context of one process with one device."""
@@ -49,6 +61,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     skip_examples: int,
+    files: ShardFiles | None = None,
 ) -> tf.data.Dataset:
     """Return the endless train stream, or this process's share of it.
 
@@ -58,19 +71,33 @@ def train_batches(
         context: index of this process, and the number of processes and devices.
         batch_size: global batch size; B = batch_size / number of devices.
         seed: seed of the order.
-        skip_examples: number of examples to skip at the start of the stream.
+        skip_examples: number of examples to skip at the start of the stream; a multiple of the
+            batch size if the dataset has streams.
+        files: where the dataset's files are; None = in its directory.
 
     Returns:
         Batches: the features by name, int32 or float32 [B, length], and
         example_weights: float32 [B]. 1 everywhere.
     """
-    first_epoch, skip_in_epoch = divmod(skip_examples, manifest.examples("train"))
-    files = _files(dataset, manifest, "train")
-    epochs = tf.data.Dataset.counter(start=first_epoch)
-    records = epochs.flat_map(lambda epoch: _shuffled_records(files, manifest, seed, epoch))
-    weighted = records.skip(skip_in_epoch).map(lambda record: (record, 1.0))
-    stream = f"{seed}/train/masks"
-    return _batches(weighted, dataset, manifest, context, batch_size, (stream, skip_examples))
+    split = "train"
+    masks = f"{seed}/{split}/masks"
+    if not manifest.streams:
+        batches = file_order.train_records(
+            dataset,
+            manifest,
+            context,
+            batch_size=batch_size,
+            seed=seed,
+            skip_examples=skip_examples,
+        )
+        return _of_older_dataset(batches, dataset, manifest, masks)
+    order = StreamOrder.of(manifest, split, batch_size=batch_size, seed=f"{seed}/{split}")
+    reader = _stream_reader(order, dataset, manifest, split, files)
+    rows = _rows(context, batch_size)
+    reader.files.expect(reader.shards_in_order_of_use(rows, skip_examples))
+    mask = _masking(dataset, manifest, masks)
+    read = _read(lambda: reader.rows(rows, skip_examples), len(rows), manifest, mask)
+    return _parsed(read, manifest, context.get_per_replica_batch_size(batch_size))
 
 
 def eval_batches(
@@ -80,10 +107,12 @@ def eval_batches(
     context: tf.distribute.InputContext = ALONE,
     *,
     batch_size: int,
+    files: ShardFiles | None = None,
 ) -> tf.data.Dataset:
-    """Return one pass over a split, in the order of its files, in full batches.
+    """Return one pass over a split in full batches, or this process's share of it.
 
-    The last batch is padded with copies of the first record that have weight 0.
+    The last batch is padded with copies of the first record that have weight 0. The records of an
+    older dataset are in the order of its files.
 
     Args:
         dataset: directory of the dataset.
@@ -91,132 +120,139 @@ def eval_batches(
         split: name of the split.
         context: index of this process, and the number of processes and devices.
         batch_size: global batch size; B = batch_size / number of devices.
+        files: where the dataset's files are; None = in its directory.
 
     Returns:
         Batches: the features by name, int32 or float32 [B, length], and
         example_weights: float32 [B]. 1 = an example of the split, 0 = filler.
     """
-    filler_examples = -manifest.examples(split) % batch_size  # up to the next multiple
-    records = _records(_files(dataset, manifest, split), manifest)
-    filler = records.take(1).repeat(filler_examples)
-    weighted = records.map(lambda record: (record, 1.0)).concatenate(
-        filler.map(lambda record: (record, 0.0))
-    )
-    # The same masks in every evaluation, so that their results are comparable.
-    return _batches(weighted, dataset, manifest, context, batch_size, (f"{split}/masks", 0))
+    masks = f"{split}/masks"  # the same in every evaluation, so that results are comparable
+    if not manifest.streams:
+        batches = file_order.eval_records(dataset, manifest, split, context, batch_size=batch_size)
+        return _of_older_dataset(batches, dataset, manifest, masks)
+    order = StreamOrder.of(manifest, split, batch_size=batch_size, seed=None)
+    reader = _stream_reader(order, dataset, manifest, split, files)
+    rows = _rows(context, batch_size)
+    mask = _masking(dataset, manifest, masks)
+    read = _read(lambda: reader.rows_once(rows), len(rows), manifest, mask)
+    size = context.get_per_replica_batch_size(batch_size)
+    batches = -(-order.examples // batch_size) * (len(rows) // size)
+    return _parsed(read, manifest, size).take(batches)
 
 
-def _files(dataset: Path, manifest: Manifest, split: str) -> list[str]:
-    return [str(dataset / shard.name) for shard in manifest.splits[split]]
+def shard_files(dataset: Path, manifest: Manifest) -> ShardFiles:
+    """Return the files of a dataset directory."""
+    return ShardFiles(dataset, (s for shards in manifest.splits.values() for s in shards))
 
 
-def _records(files: Any, manifest: Manifest) -> tf.data.Dataset:
-    """Return the serialized records of some files, in order."""
-    names = tf.data.Dataset.from_tensor_slices(tf.reshape(files, [-1]))
-    checked = names.map(_checking(manifest.compression_type))
-    return tf.data.TFRecordDataset(checked, manifest.compression_type)
+def _stream_reader(
+    order: StreamOrder, dataset: Path, manifest: Manifest, split: str, files: ShardFiles | None
+) -> StreamReader:
+    files = files or shard_files(dataset, manifest)
+    return StreamReader(order, manifest.splits[split], files, manifest.compression_type)
 
 
-def _checking(compression: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a pass-through function of file names that checks each file once before it is read.
-
-    TensorFlow's reader would abort the process on a corrupt length. The check takes as long as
-    reading the file once, in the first epoch only.
-    """
-    known = set()
-
-    def check(name: bytes) -> bytes:
-        path = Path(name.decode())
-        try:
-            status = path.stat()
-            version = path, status.st_size, status.st_mtime_ns
-            if version not in known:
-                check_records(path, compression)
-                known.add(version)
-        except OSError:
-            pass  # TensorFlow's reader reports a missing or unreadable file
-        except InputError as error:
-            raise ValueError(str(error)) from error  # becomes an InvalidArgumentError in the graph
-        return name
-
-    def checked(file: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(check, [file], tf.string), [])
-
-    return checked
+def _rows(context: tf.distribute.InputContext, batch_size: int) -> range:
+    """Return the rows of the global batch that belong to this process."""
+    count = batch_size // context.num_input_pipelines
+    first = context.input_pipeline_id * count
+    return range(first, first + count)
 
 
-def _shuffled_records(
-    files: list[str], manifest: Manifest, seed: int, epoch: tf.Tensor
+def _read(
+    rows: Callable[[], Iterator[list[Record]]], count: int, manifest: Manifest, mask: Mask | None
 ) -> tf.data.Dataset:
-    """Return the serialized records of an epoch in their shuffled order."""
-    epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
-    shuffled = tf.random.experimental.stateless_shuffle(tf.constant(files), epoch_seed)
-    records = tf.data.Dataset.from_tensor_slices(shuffled).interleave(
-        lambda file: _records(file, manifest),
-        cycle_length=FILES_AT_ONCE,
-        block_length=RECORDS_IN_TURN,
-    )
-    windows = records.batch(WINDOW_EXAMPLES).enumerate()
-    return windows.map(
-        lambda index, window: tf.random.experimental.stateless_shuffle(
-            window, tf.random.experimental.stateless_fold_in(epoch_seed, index)
-        )
-    ).unbatch()
-
-
-def _batches(
-    weighted: tf.data.Dataset,
-    dataset: Path,
-    manifest: Manifest,
-    context: tf.distribute.InputContext,
-    batch_size: int,
-    masks: tuple[str, int],
-) -> tf.data.Dataset:
-    """Return batches of parsed records, masked here if the dataset has dynamic masks.
-
-    Global batches are split by device, and the parts are distributed over the processes before
-    parsing: every process reads all records, but parses and masks only its own.
+    """Return the rows of a process in chunks of one or more global batches, without end.
 
     Args:
-        weighted: pairs of serialized record and weight.
-        dataset: directory of the dataset, which contains the vocabulary.
-        manifest: its manifest.
-        context: index of this process, and the number of processes and devices.
-        batch_size: global batch size.
-        masks: name of the random stream for masks, and the first record's index in it.
-    """
-    is_dynamic = manifest.masks == "dynamic"
-    masked = _masking(dataset, manifest, *masks) if is_dynamic else None
+        rows: returns the rows of each global batch that belong to this process.
+        count: number of these rows.
+        manifest: manifest of the dataset.
+        mask: what masks the records of the dataset; None = they are masked.
 
-    def parse(number: tf.Tensor, weighted: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        records, example_weights = weighted
-        parsed = parse_examples(records, manifest.features)
-        if masked:
-            parsed |= masked(parsed, number)
-        batch = {name: _narrow(values) for name, values in parsed.items()}
+    Returns:
+        As `_parsed` takes them.
+    """
+    batches = max(1, READ_RECORDS // count)
+
+    def elements() -> Iterator[dict[str, Any]]:
+        read = rows()
+        while True:
+            numbers, records = zip(*chain.from_iterable(islice(read, batches)), strict=True)
+            element = {NUMBERS: np.array(numbers), RECORDS: np.array(records, object)}
+            yield mask(element) if mask else element
+
+    return fed(elements, _signature(batches * count, manifest, mask), ahead=READ_AHEAD)
+
+
+def _of_older_dataset(
+    batches: tf.data.Dataset, dataset: Path, manifest: Manifest, masks: str
+) -> tf.data.Dataset:
+    """Return parsed batches of a dataset without streams; arguments as `_parsed`."""
+    named = batches.map(lambda numbers, records: {NUMBERS: numbers, RECORDS: records})
+    mask = _masking(dataset, manifest, masks)
+    if mask:
+        signature = _signature(named.element_spec[NUMBERS].shape[0], manifest, mask)
+        named = fed(lambda: map(mask, named.as_numpy_iterator()), signature, ahead=READ_AHEAD)
+    return _parsed(named, manifest, named.element_spec[NUMBERS].shape[0])
+
+
+def _signature(rows: int, manifest: Manifest, mask: Mask | None) -> dict[str, tf.TensorSpec]:
+    """Return the types of some records, serialized or masked."""
+    numbers = {NUMBERS: tf.TensorSpec([rows], tf.int64)}
+    if mask is None:
+        return numbers | {RECORDS: tf.TensorSpec([rows], tf.string)}
+    lengths = manifest.max_seq_length, manifest.max_predictions
+    return numbers | {
+        feature.name: tf.TensorSpec([rows, feature.length], feature.kind)
+        for feature in record_features(*lengths, manifest.pairing)
+    }
+
+
+def _parsed(read: tf.data.Dataset, manifest: Manifest, size: int) -> tf.data.Dataset:
+    """Return batches of features.
+
+    Args:
+        read: batches, or chunks of several: `NUMBERS`, int64 [N], where `FILLER` is filler; and
+            `RECORDS`, string [N], or the features of masked records.
+        manifest: manifest of the dataset.
+        size: number of rows of a batch; N is a multiple of it.
+    """
+
+    def parse(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        example_weights = tf.cast(batch.pop(NUMBERS) != FILLER, tf.float32)
+        if RECORDS in batch:
+            batch = parse_examples(batch[RECORDS], manifest.features)
+        batch = {name: _narrow(values) for name, values in batch.items()}
         # Filler records have masked pieces too; these must not count either.
         batch[schema.MASKED_LM_WEIGHTS] *= example_weights[:, tf.newaxis]
         return {**batch, "example_weights": example_weights}
 
-    # drop_remainder makes the shapes static, which XLA needs; the stream has full batches only.
-    size = context.get_per_replica_batch_size(batch_size)
-    batches = weighted.batch(size, drop_remainder=True).enumerate()
-    if context.num_input_pipelines > 1:
-        devices = context.num_replicas_in_sync // context.num_input_pipelines
-        dealt = batches.batch(devices).shard(context.num_input_pipelines, context.input_pipeline_id)
-        batches = dealt.unbatch()
-    batches = batches.map(parse)
+    def split(chunk: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {
+            name: tf.reshape(values, [-1, size, *values.shape[1:]])
+            for name, values in parse(chunk).items()
+        }
+
+    is_chunk = read.element_spec[NUMBERS].shape[0] > size
+    batches = read.map(split).unbatch() if is_chunk else read.map(parse)
     options = tf.data.Options()
     options.deterministic = True
-    # Auto-sharding must be off: batches are distributed over the processes above.
+    # Auto-sharding must be off: each process reads only its own rows.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(2).with_options(options)
 
 
-def _masking(
-    dataset: Path, manifest: Manifest, stream: str, first_record: int
-) -> Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
-    """Return a function from a parsed batch and its index to the features that masking computes."""
+def _masking(dataset: Path, manifest: Manifest, stream: str) -> Mask | None:
+    """Return what parses and masks records: a dataset with dynamic masks stores none.
+
+    Args:
+        dataset: directory of the dataset, which contains the vocabulary.
+        manifest: its manifest.
+        stream: name of the random stream for masks.
+    """
+    if manifest.masks != "dynamic":
+        return None
     settings = manifest.settings
     masker = Masker(
         dataset_vocabulary(dataset, manifest),
@@ -224,25 +260,14 @@ def _masking(
         mask_rate=settings["mask_rate"],
         max_predictions=manifest.max_predictions,
     )
-    static = record_features(manifest.max_seq_length, manifest.max_predictions)
-    computed = [feature for feature in static if feature.name in MASKED_FEATURES]
 
-    def mask(input_ids: np.ndarray, input_mask: np.ndarray, number: np.ndarray) -> list[np.ndarray]:
-        rows = len(input_ids)
-        seeds = record_seeds(stream, first_record + number * rows + np.arange(rows))
-        masked = masker(input_ids, input_mask, seeds)
-        return [masked[feature.name] for feature in computed]
+    def mask(read: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        parsed = parse_examples(read[RECORDS], manifest.features)
+        input_ids, input_mask = (parsed[n].numpy() for n in (schema.INPUT_IDS, schema.INPUT_MASK))
+        masked = masker(input_ids, input_mask, record_seeds(stream, read[NUMBERS]))
+        return {NUMBERS: read[NUMBERS], **parsed, **masked}
 
-    def masked_features(parsed: dict[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
-        input_ids = parsed[schema.INPUT_IDS]
-        kinds = [tf.as_dtype(feature.kind) for feature in computed]
-        values = tf.numpy_function(mask, [input_ids, parsed[schema.INPUT_MASK], number], kinds)
-        return {
-            feature.name: tf.ensure_shape(value, [input_ids.shape[0], feature.length])
-            for feature, value in zip(computed, values, strict=True)
-        }
-
-    return masked_features
+    return mask
 
 
 def _narrow(values: tf.Tensor) -> tf.Tensor:
@@ -251,18 +276,31 @@ def _narrow(values: tf.Tensor) -> tf.Tensor:
 
 
 @contextmanager
-def corrupt_files_named(dataset: Path, manifest: Manifest) -> Iterator[None]:
+def corrupt_files_named(
+    dataset: Path, manifest: Manifest, files: ShardFiles | None = None
+) -> Iterator[None]:
     """Convert TensorFlow's error about a record or file into one that names the file.
 
+    Args:
+        dataset: directory of the dataset.
+        manifest: its manifest.
+        files: the files that the batches are read from, which keep their error; None = check all.
+
     Raises:
-        InputError: a TFRecord file is missing or corrupt, or a record does not match the manifest.
+        InputError: a TFRecord file is missing, corrupt or changed, or a record does not match the
+            manifest.
+        JobError: a file cannot be read now.
     """
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-        for split in manifest.splits:
-            for file in _files(dataset, manifest, split):
-                _check_file(file, manifest)
+    except tf.errors.OpError as error:
+        if files and files.fault:
+            raise files.fault from error
+        kinds = tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError
+        if isinstance(error, kinds):
+            for shards in manifest.splits.values():
+                for shard in shards:
+                    _check_file(str(dataset / shard.name), manifest)
         raise
 
 

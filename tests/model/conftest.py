@@ -82,8 +82,12 @@ def write_dataset(
     max_seq_length: int = MAX_SEQ_LENGTH,
     max_predictions: int = MAX_PREDICTIONS,
     vocab_size: int = VOCAB_SIZE,
+    streams: int | None = 64,
 ) -> Manifest:
-    """Write a dataset with shards of these numbers of records, and return its manifest."""
+    """Write a dataset with shards of these numbers of records, and return its manifest.
+
+    Without streams it is one of an older release.
+    """
     path.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     sizes = {"max_seq_length": max_seq_length, "max_predictions": max_predictions}
@@ -108,8 +112,9 @@ def write_dataset(
     pieces = [*SPECIAL_TOKENS, *(f"{word}{i}" for i in range(vocab_size - len(SPECIAL_TOKENS)))]
     vocabulary = "".join(f"{piece}\n" for piece in pieces).encode()
     (path / VOCABULARY).write_bytes(vocabulary)
+    settings = {"seed": seed, "pairing": "nsp", "masks": "static", "compression": "none"}
     manifest = Manifest(
-        settings={"seed": seed, "pairing": "nsp", "masks": "static", "compression": "none"},
+        settings=settings | ({"streams": streams} if streams else {}),
         vocab_sha256=sha256(vocabulary),
         vocab_size=vocab_size,
         lower_case=True,
@@ -140,6 +145,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of 40 train and 11 eval records, not to be changed."""
     path = tmp_path_factory.mktemp("synthetic") / "dataset"
     write_dataset(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def old_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same records as an older release wrote them: the manifest names no streams."""
+    path = tmp_path_factory.mktemp("synthetic") / "old"
+    write_dataset(path, streams=None)
     return path
 
 

@@ -55,6 +55,8 @@ def test_config_round_trip(run: Path, config: RunConfig) -> None:
         "max_seq_length": 16,
         "max_predictions": 3,
         "pairing": "nsp",
+        "streams": 64,
+        "sha256": config.dataset.sha256,
     }
 
 
@@ -91,8 +93,14 @@ def test_every_field_survives_saving_and_loading(
             optimizer="lamb", schedule="cosine", precision="bfloat16", phase2_steps=2,
             phase2_batch_size=4,
         ),
-        DatasetFacts(sha, lower_case=True, max_seq_length=16, max_predictions=3, pairing="sop"),
-        DatasetFacts(sha, lower_case=False, max_seq_length=32, max_predictions=5, pairing="none"),
+        DatasetFacts(
+            sha, lower_case=True, max_seq_length=16, max_predictions=3, pairing="sop", streams=8,
+            sha256="abad",
+        ),
+        DatasetFacts(
+            sha, lower_case=False, max_seq_length=32, max_predictions=5, pairing="none", streams=9,
+            sha256="deaf",
+        ),
         heads=("masked_lm",),
         task=Task("span", (), takes_pairs=True),
         tuning=TuningConfig("cafe", "a run", 0.9, 1, "balanced", 77),
@@ -133,6 +141,11 @@ def test_more_steps_are_allowed(run: Path, config: RunConfig, dataset: Path) -> 
         ("model", {"num_hidden_layers": 5}, "started with model num_hidden_layers 2, not 5; give"),
         ("training", {"seed": 7}, "started with training seed 6, not 7; give the same again, or s"),
         ("dataset", {"max_seq_length": 32}, "started with dataset max_seq_length 16, not 32"),
+        (
+            "dataset",
+            {"sha256": "feed" * 16},
+            r"dataset has changed \(sha256 feedfeedfeed…\) since .* was started with it \(sha256 ",
+        ),
         ("dataset", {"vocab_sha256": "abc"}, r"another vocabulary \(sha256 abc…\) than .* with \("),
     ],
 )
@@ -144,6 +157,20 @@ def test_other_settings_are_refused(
     with pytest.raises(InputError, match=message):
         open_run(run, dataclasses.replace(config, **{part: changed}), vocabulary(dataset), dataset)
     assert (run / "config.json").read_text() == before
+
+
+def test_a_run_of_an_older_release_goes_on_with_its_dataset_alone(
+    run: Path, config: RunConfig, dataset: Path
+) -> None:
+    """Such a run says nothing about the records, and such a dataset has no streams."""
+    saved = json.loads((run / "config.json").read_text())
+    del saved["dataset"]["streams"], saved["dataset"]["sha256"]
+    (run / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(InputError, match=r"dataset has 64 record streams, and .* by an older rele"):
+        open_run(run, config, vocabulary(dataset), dataset)
+    old = dataclasses.replace(config.dataset, streams=None)
+    open_run(run, dataclasses.replace(config, dataset=old), vocabulary(dataset), dataset)
+    assert load_run(run).dataset == old
 
 
 def test_a_run_without_a_checkpoint_may_start_with_anything(

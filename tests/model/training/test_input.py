@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -14,8 +15,7 @@ import pytest
 import tensorflow as tf
 
 import clozeline
-from model.training import input as model_input
-from model.training.input import corrupt_files_named, eval_batches, train_batches
+from model.training.input import corrupt_files_named, eval_batches, shard_files, train_batches
 from pipeline.errors import InputError
 from pipeline.manifest import MANIFEST, read_manifest
 
@@ -47,42 +47,47 @@ def test_every_epoch_has_every_record_once_in_another_order(take: Callable) -> N
     epochs = [stream[i * TRAIN : (i + 1) * TRAIN] for i in range(3)]
     assert all(sorted(epoch) == list(range(TRAIN)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    # Both files are mixed: the longer one has the numbers up to 22.
-    assert {number <= 22 for number in epochs[0][:16]} == {True, False}
 
 
 def test_order_depends_on_the_seed_alone(take: Callable) -> None:
     first = take(TRAIN)
     tf.random.set_seed(99)
     assert take(TRAIN) == first
-    assert take(TRAIN, batch_size=8) == first
     assert take(TRAIN, seed=4) != first
 
 
-@pytest.mark.parametrize("skip", [1, 39, 40, 41, 97])
-def test_skipping_gives_the_rest_of_the_same_stream(take: Callable, skip: int) -> None:
-    assert take(30, skip=skip) == take(skip + 30)[skip:]
-
-
-def test_skipping_is_exact_with_several_windows(
-    take: Callable, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("skip", "batch_size"), [(1, 1), (40, 1), (97, 1), (36, 12), (40, 8)])
+def test_skipping_gives_the_rest_of_the_same_stream(
+    take: Callable, skip: int, batch_size: int
 ) -> None:
-    monkeypatch.setattr(model_input, "WINDOW_EXAMPLES", 7)
-    stream = take(2 * TRAIN)
-    assert sorted(stream[:TRAIN]) == sorted(stream[TRAIN:]) == list(range(TRAIN))
-    assert take(20, skip=33) == stream[33:53]
+    whole = take(skip + 72, batch_size=batch_size)
+    assert take(72, skip=skip, batch_size=batch_size) == whole[skip:]
 
 
-def test_every_window_has_an_order_of_its_own(
-    tmp_path: Path, make_dataset: Callable, markers: Markers, monkeypatch: pytest.MonkeyPatch
+def test_processes_and_devices_share_the_same_batches(
+    tmp_path: Path, make_dataset: Callable, markers: Markers
 ) -> None:
-    monkeypatch.setattr(model_input, "WINDOW_EXAMPLES", 10)
-    manifest = make_dataset(tmp_path / "one-file", train=(30,))
-    stream = train_batches(tmp_path / "one-file", manifest, batch_size=10, seed=3, skip_examples=0)
-    windows = [markers(batch["input_ids"].numpy()) for batch in stream.take(3)]
-    orders = [tuple(window - 10 * index) for index, window in enumerate(windows)]
-    assert [sorted(order) for order in orders] == [list(range(10))] * 3
-    assert len(set(orders)) == 3
+    """Each process has its rows of the global batch, in the parts of its devices."""
+    dataset = tmp_path / "dataset"
+    manifest = make_dataset(dataset, train=(150, 90), streams=4)
+
+    def rows(processes: int, devices: int) -> list[list[int]]:
+        parts = []
+        for index in range(processes):
+            context = tf.distribute.InputContext(processes, index, processes * devices)
+            stream = train_batches(
+                dataset, manifest, context, batch_size=12, seed=3, skip_examples=24
+            )
+            batches = stream.take(5 * devices).as_numpy_iterator()
+            numbers = [markers(batch["input_ids"]) for batch in batches]
+            assert {len(each) for each in numbers} == {12 // processes // devices}
+            parts.append(np.reshape(numbers, [5, -1]))
+        return np.concatenate(parts, axis=1).tolist()
+
+    whole = rows(1, 1)
+    assert len({tuple(row) for row in whole}) == 5
+    for processes, devices in ((1, 2), (2, 1), (2, 3), (3, 2), (4, 1), (12, 1)):
+        assert rows(processes, devices) == whole
 
 
 def test_batches_run_across_the_ends_of_epochs(dataset: Path, markers: Markers) -> None:
@@ -116,17 +121,30 @@ def test_eval_split_comes_once_and_filler_has_no_weight(
     assert [len(batch["example_weights"]) for batch in batches] == [batch_size] * count
     joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     weights = joined["example_weights"]
-    assert markers(joined["input_ids"])[weights == 1].tolist() == list(range(TRAIN, TRAIN + EVAL))
+    numbers = markers(joined["input_ids"])[weights == 1]
+    assert sorted(numbers) == list(range(TRAIN, TRAIN + EVAL))
     assert weights.sum() == EVAL
     assert not joined["masked_lm_weights"][weights == 0].any()
     assert joined["masked_lm_weights"][weights == 1].any(axis=1).all()
 
 
-@pytest.fixture
-def broken(tmp_path: Path, make_dataset: Callable) -> Path:
+@pytest.fixture(params=[64, None], ids=["streams", "old"])
+def broken(tmp_path: Path, make_dataset: Callable, request: pytest.FixtureRequest) -> Path:
     """A dataset of its own, to be damaged."""
-    make_dataset(tmp_path / "broken")
+    make_dataset(tmp_path / "broken", streams=request.param)
     return tmp_path / "broken"
+
+
+def read_all(dataset: Path, *, before: Callable[[], None] = lambda: None) -> None:
+    """Read an epoch and more, as a training does, after something has happened to the files."""
+    manifest = read_manifest(dataset)
+    files = shard_files(dataset, manifest)
+    before()
+    with corrupt_files_named(dataset, manifest, files):
+        stream = train_batches(
+            dataset, manifest, batch_size=8, seed=1, skip_examples=0, files=files
+        )
+        list(stream.take(9))
 
 
 def test_a_damaged_record_is_named(broken: Path) -> None:
@@ -134,12 +152,13 @@ def test_a_damaged_record_is_named(broken: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    manifest = read_manifest(broken)
-    with (
-        pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: record 8 is corrupt"),
-        corrupt_files_named(broken, manifest),
-    ):
-        list(train_batches(broken, manifest, batch_size=8, seed=1, skip_examples=0).take(5))
+    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: record 8 is corrupt"):
+        read_all(broken)
+
+
+def test_a_file_that_goes_is_named(broken: Path) -> None:
+    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: is missing; put it back"):
+        read_all(broken, before=(broken / "train-00001-of-00002.tfrecord").unlink)
 
 
 LENGTH = struct.pack("<Q", 1 << 40)
@@ -179,6 +198,7 @@ def test_a_length_of_a_terabyte_is_a_one_line_error(broken: Path, compression: s
             data = file.read_bytes() + LYING
             file.write_bytes(data if compression == "none" else gzip.compress(data))
             shard["size_bytes"] = file.stat().st_size
+            shard["examples"] += 1
     (broken / MANIFEST).write_text(json.dumps(settings))
     # In a process of its own, which it used to end by a signal.
     done = subprocess.run(
@@ -190,8 +210,7 @@ def test_a_length_of_a_terabyte_is_a_one_line_error(broken: Path, compression: s
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     assert len(lines) == 3
-    assert "train-00000-of-00002.tfrecord: record 23 is corrupt or truncated" in lines[0]
-    for line in lines[1:]:
+    for line in lines:
         assert ".tfrecord: record " in line
         assert "is corrupt or truncated" in line
 
@@ -199,17 +218,45 @@ def test_a_length_of_a_terabyte_is_a_one_line_error(broken: Path, compression: s
 def test_a_record_without_the_features_is_named(broken: Path) -> None:
     file = broken / "train-00000-of-00002.tfrecord"
     with tf.io.TFRecordWriter(str(file)) as writer:
-        writer.write(tf.train.Example().SerializeToString())
+        for _ in range(23):
+            writer.write(tf.train.Example().SerializeToString())
     path = broken / MANIFEST
     settings = json.loads(path.read_text())
     settings["splits"]["train"][0]["size_bytes"] = file.stat().st_size
     path.write_text(json.dumps(settings))
-    manifest = read_manifest(broken)
-    with (
-        pytest.raises(InputError, match=r"train-00000-of-00002.tfrecord: record 0 does not have"),
-        corrupt_files_named(broken, manifest),
-    ):
-        list(train_batches(broken, manifest, batch_size=8, seed=1, skip_examples=0).take(5))
+    with pytest.raises(InputError, match=r"train-00000-of-00002.tfrecord: record 0 does not have"):
+        read_all(broken)
+
+
+def test_a_dataset_that_changes_while_it_trains(tmp_path: Path, make_dataset: Callable) -> None:
+    """Another dataset with as many records takes the place of the one that the training reads."""
+    make_dataset(tmp_path / "first", seed=1)
+    second = make_dataset(tmp_path / "second", seed=2)
+
+    def replace_files() -> None:
+        for shard in second.splits["train"]:
+            (tmp_path / "second" / shard.name).replace(tmp_path / "first" / shard.name)
+
+    with pytest.raises(InputError) as refused:
+        read_all(tmp_path / "first", before=replace_files)
+    message = str(refused.value)
+    assert re.search(r"train-0000\d-of-00002.tfrecord: has changed since the training", message)
+    number = int(message.partition("train-")[2][:5])
+    assert f"its CRC-32C is {second.splits['train'][number].crc32c}, in the manifest" in message
+
+
+def test_files_that_are_written_again_with_the_same_bytes(
+    tmp_path: Path, make_dataset: Callable
+) -> None:
+    make_dataset(tmp_path / "first")
+
+    def copy_files() -> None:
+        for path in (tmp_path / "first").glob("*.tfrecord"):
+            data = path.read_bytes()
+            path.unlink()
+            path.write_bytes(data)
+
+    read_all(tmp_path / "first", before=copy_files)
 
 
 def test_other_errors_pass_through(dataset: Path) -> None:

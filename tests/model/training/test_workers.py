@@ -22,6 +22,14 @@ STEPS = 200
 Start = Callable[..., list[subprocess.Popen]]
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable) -> Path:
+    """Four streams: two workers read two each, and three share them. The shards are uneven."""
+    path = tmp_path_factory.mktemp("workers") / "dataset"
+    make_dataset(path, train=(93, 60), streams=4)
+    return path
+
+
 @pytest.fixture
 def start(
     dataset: Path, small_model: str, tmp_path: Path, free_ports: Callable[[int], list[int]]
@@ -102,7 +110,7 @@ def test_two_workers_resumed_by_three_equal_a_run_of_one(start: Start, tmp_path:
         "worker 2 of 2: the first one shows the progress and writes the run",
         "clozeline: interrupted",
     ]
-    # More workers than shards, and the shards are uneven.
+    # More workers than shards.
     codes, said = ended(start(3, tmp_path / "several"))
     assert codes == [0, 0, 0], said
     assert "resuming from step" in said[0]
