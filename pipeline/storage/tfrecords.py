@@ -115,9 +115,13 @@ class RecordFile:
         """Move to the last known offset up to a record, unless the position is between the two."""
         entry = min(number // INDEX_RECORDS, len(self._index) - 1)
         known = max(entry, 0) * INDEX_RECORDS
-        if not known <= self._number <= number:
-            self._file.seek(self._index[entry] if known else 0)
-            self._number = known
+        if known <= self._number <= number:
+            return
+        self._number = known
+        offset = self._index[entry] if known else 0
+        if self._size_bytes is not None and not 0 <= offset <= self._size_bytes:
+            raise _DamageError
+        self._file.seek(offset)
 
     def _next(self, *, with_data: bool) -> bytes:
         header = self._file.read(_HEADER.size)
