@@ -32,13 +32,15 @@ def test_elements_in_order() -> None:
 
 
 def test_the_thread_ends_with_the_dataset() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     iterator = iter(fed(counted, SIGNATURE, ahead=2).prefetch(2))
     next(iterator)
-    assert threading.active_count() == before + 1
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.is_alive()
     del iterator
     gc.collect()
-    assert threading.active_count() == before
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_an_error_ends_the_dataset() -> None:
