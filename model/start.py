@@ -20,6 +20,7 @@ from model.run_config import (
     short_sha,
 )
 from model.source import Source
+from model.training.agreement import check_agreement
 from model.training.checkpoints import Checkpoints, checkpoint_steps
 from model.training.config import ExecutionConfig, Precision, TrainingConfig, UpdateConfig
 from model.training.loop import Trainer
@@ -72,7 +73,8 @@ def set_up_workers(execution: ExecutionConfig) -> Workers:
     """Set up the devices; workers other than the chief print nothing after a first note.
 
     Raises:
-        InputError: the devices are not available.
+        InputError: the devices are not available, or the workers run different code.
+        JobError: a worker is missing or lost.
     """
     workers = Workers(make_strategy(execution.strategy, execution.worker_timeout_secs))
     if execution.deterministic:
@@ -80,6 +82,8 @@ def set_up_workers(execution: ExecutionConfig) -> Workers:
     if not workers.is_chief:
         logger.info("%s: the first one shows the progress and writes the run", workers)
         stderr.quiet = True
+    with workers.lost_ones_named():
+        check_agreement(workers)
     return workers
 
 

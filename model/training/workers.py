@@ -16,6 +16,9 @@ def device_count(strategy: tf.distribute.Strategy) -> int:
     return int(strategy.num_replicas_in_sync)
 
 
+TEXT_BYTES = 256
+"""Size of a text that workers send to each other."""
+
 _LOSSES = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -69,6 +72,24 @@ class Workers:
         local_replicas = self.strategy.num_replicas_in_sync // self.count
         shares = tf.constant(values, tf.float64) / local_replicas
         return self._all_reduced(shares).numpy().tolist()
+
+    def gathered(self, value: float) -> list[float]:
+        """Return the value of each worker, on every worker (an all-gather)."""
+        return self.sums([value if index == self.index else 0.0 for index in range(self.count)])
+
+    def gathered_texts(self, text: str) -> list[str]:
+        """Return the text of each worker, on every worker (an all-gather).
+
+        Args:
+            text: its first `TEXT_BYTES` bytes in UTF-8 are sent.
+        """
+        data = text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
+        sent = [0.0] * (self.count * TEXT_BYTES)
+        sent[self.index * TEXT_BYTES : (self.index + 1) * TEXT_BYTES] = map(float, data)
+        received = bytes(map(round, self.sums(sent)))
+        starts = range(0, len(received), TEXT_BYTES)
+        texts = (received[start : start + TEXT_BYTES].rstrip(b"\0") for start in starts)
+        return [each.decode(errors="replace") for each in texts]
 
     def of_chief(self, value: float) -> float:
         """Return the chief's value on every worker (a broadcast)."""

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +45,8 @@ def start(
         precision: str = "float32",
         timeout_secs: float = 60,
         absent: int | None = None,
+        code_of_last: Path = ROOT,
+        path_of_last: str = "",
     ) -> list[subprocess.Popen]:
         addresses = [f"localhost:{port}" for port in free_ports(workers)]
         flags = {
@@ -59,9 +62,13 @@ def start(
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
             if workers > 1:
                 environment["TF_CONFIG"] = json.dumps(config)
-            more = last if index == workers - 1 else ()
+            is_last = index == workers - 1
+            more = last if is_last else ()
+            if is_last and path_of_last:
+                environment["PYTHONPATH"] = path_of_last
             process = subprocess.Popen(
                 [*command, *more],
+                cwd=code_of_last if is_last else ROOT,
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -183,6 +190,30 @@ def test_different_flags_on_one_worker_stop_all_workers(start: Start, tmp_path: 
     for words in said:
         assert "the workers were started with different flags or data" in words
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_workers_with_another_clock_or_other_code(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\nright = time.time\ntime.time = lambda: right() - 5000\n"
+    )
+    codes, said = ended(start(2, tmp_path / "run", steps=2, path_of_last=str(tmp_path)))
+    assert codes == [0, 0], said
+    (line,) = [line for line in said[0].splitlines() if line.startswith("warning")]
+    assert re.match(r"warning: the clock of worker 2 of 2 is 5,0\d\d s behind the first", line)
+    for room in ("clozeline", "model", "pipeline", "serving"):
+        shutil.copytree(ROOT / room, tmp_path / "copy" / room)
+    with (tmp_path / "copy" / "pipeline" / "schema.py").open("a") as file:
+        file.write("# a change\n")
+    codes, said = ended(start(2, tmp_path / "other", code_of_last=tmp_path / "copy"))
+    assert codes == [2, 2], said
+    for words in said:
+        assert re.fullmatch(
+            r"clozeline: worker 2 of 2 has other software than the first one: code \w{12} instead "
+            r"of code \w{12}; install the same on every machine",
+            words.splitlines()[-1],
+        )
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow
