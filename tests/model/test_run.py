@@ -104,6 +104,7 @@ def test_every_field_survives_saving_and_loading(
         heads=("masked_lm",),
         task=Task("span", (), takes_pairs=True),
         tuning=TuningConfig("cafe", "a run", 0.9, 1, "balanced", 77),
+        recipe="cpu-hours",
     )  # fmt: skip
     for name, (value, default) in leaves(config).items():
         assert value != default, f"{name} has its default here: a lost value would not be seen"
