@@ -43,6 +43,11 @@ class PretrainConfig:
         phase2_dataset: dataset with longer records, for the last steps; None = no phase 2.
         phase2_steps: number of steps in phase 2; None = a tenth of all steps.
         phase2_batch_size: batch size in phase 2; None = as many tokens per step as in phase 1.
+        teacher: run or checkpoint with the dataset's vocabulary, whose relations of queries, keys
+            and values the last layer learns; None = no teacher.
+        teacher_layer: layer of the teacher, from 1; None = the last.
+        relation_heads: number of relation heads; None = the model's number of attention heads.
+        teacher_only: whether the relations are learned instead of masked LM and next sentences.
         eval_every_steps: steps between evaluations on the eval split; None = only at the end.
         seed: seed of the initial weights, the order of the examples, and dropout.
         updates: optimizer hyperparameters.
@@ -63,6 +68,10 @@ class PretrainConfig:
     phase2_dataset: Path | None = None
     phase2_steps: int | None = None
     phase2_batch_size: int | None = None
+    teacher: Path | None = None
+    teacher_layer: int | None = None
+    relation_heads: int | None = None
+    teacher_only: bool = False
     eval_every_steps: int | None = None
     seed: int = 12345
     updates: UpdateConfig = field(default_factory=UpdateConfig)
@@ -77,6 +86,10 @@ class PretrainConfig:
             InputError: a field is out of range, or two fields exclude each other.
         """
         check_ranges(self, phase2_steps=1, phase2_batch_size=1, eval_every_steps=1, seed=0)
+        check_ranges(self, teacher_layer=1, relation_heads=1)
+        for name in ("teacher_layer", "relation_heads", "teacher_only"):
+            if self.teacher is None and getattr(self, name):
+                raise InputError(f"`{name}`: needs a `teacher`")
         _check_epochs(self.epochs)
         if self.init and (self.initialization != "random" or self.initializer_range is not None):
             raise InputError(
@@ -118,6 +131,10 @@ class FinetuneConfig:
         eval_every_steps: steps between evaluations; None = one epoch.
         early_stopping: patience: training stops after this number of evaluations in a row without
             improvement; None = never.
+        teacher: tuned run or checkpoint whose answers are soft targets; None = no teacher.
+        teacher_weight: share of the soft targets in the loss, above 0 to 1; labels have the rest.
+        temperature: temperature of the soft targets, above 0.
+        unlabelled: file of further examples, whose labels are not read; only with a teacher.
         seed: seeds of the new weights, the order of the examples, and dropout; one run per seed.
         updates: optimizer hyperparameters.
         execution: devices and compilation.
@@ -139,6 +156,10 @@ class FinetuneConfig:
     metric: str | None = None
     eval_every_steps: int | None = None
     early_stopping: int | None = None
+    teacher: Path | None = None
+    teacher_weight: float = 0.5
+    temperature: float = 2.0
+    unlabelled: Path | None = None
     seed: tuple[int, ...] = (12345,)
     updates: UpdateConfig = TUNING_UPDATES
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
@@ -159,10 +180,25 @@ class FinetuneConfig:
         if self.class_weights != "none" and not kind_named(self.task).has_classes:
             raise InputError(f"`class_weights`: a {self.task} task has no classes")
         check_columns(self.columns, self.task)
+        self._check_teacher()
         if self.dev is None:
             for name in ("early_stopping", "metric", "eval_every_steps"):
                 if getattr(self, name) is not None:
                     raise InputError(f"`{name}`: needs `dev`, the examples to evaluate on")
+
+    def _check_teacher(self) -> None:
+        if self.teacher is None:
+            if self.unlabelled:
+                raise InputError("`unlabelled`: needs a `teacher`, whose answers are the labels")
+            return
+        if not kind_named(self.task).has_soft_targets:
+            raise InputError(f"`teacher`: a {self.task} task has no soft targets")
+        if not 0 < self.teacher_weight <= 1:
+            raise InputError(
+                f"`teacher_weight` {self.teacher_weight}: must be above 0, and at most 1"
+            )
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"`temperature` {self.temperature}: must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

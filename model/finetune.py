@@ -1,5 +1,6 @@
 """Fine-tuning: start or resume a run for every seed."""
 
+import dataclasses
 import logging
 import math
 import time
@@ -33,6 +34,7 @@ from model.tasks.examples import Examples
 from model.tasks.objective import Tuning
 from model.tasks.predict import evaluate
 from model.tasks.task_kind import Task, kind_named
+from model.teacher import CACHE, Teacher, open_teacher
 from model.training.checkpoints import Best
 from model.training.config import Precision, TuningConfig
 from model.training.evaluations import Evaluations
@@ -120,7 +122,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     runs = seeds_and_runs(config)
     with only_writer_of_runs([run for _, run in runs], workers):
         source = open_source(config.init)
-        prepared = prepare(config, source, workers.strategy)
+        prepared = prepare(config, source, workers.strategy, writes_cache=workers.is_chief)
         tuned = [tune(config, run, seed, source, prepared, workers) for seed, run in runs]
     return FinetuneResult(tuple(tuned))
 
@@ -143,6 +145,7 @@ class Prepared:
         train_sha256: SHA-256 of the training file, hexadecimal.
         dev: examples and batches of the evaluation file; None without such a file.
         max_seq_length: maximum number of positions of an example.
+        teacher: teacher of the student; None = there is none.
     """
 
     path: Path
@@ -151,6 +154,7 @@ class Prepared:
     train_sha256: str
     dev: tuple[Examples, Batches] | None
     max_seq_length: int
+    teacher: Teacher | None = None
 
 
 def tune(
@@ -194,8 +198,20 @@ def tune(
     )
 
 
-def prepare(config: FinetuneConfig, source: Source, strategy: tf.distribute.Strategy) -> Prepared:
+def prepare(
+    config: FinetuneConfig,
+    source: Source,
+    strategy: tf.distribute.Strategy,
+    *,
+    writes_cache: bool = True,
+) -> Prepared:
     """Read and encode the examples, and log a summary.
+
+    Args:
+        config: config of the fine-tuning.
+        source: initial weights.
+        strategy: distribution strategy.
+        writes_cache: whether to write a teacher's answers to the run directory.
 
     Raises:
         InputError: a file or a field cannot be used.
@@ -221,7 +237,12 @@ def prepare(config: FinetuneConfig, source: Source, strategy: tf.distribute.Stra
     examples = kind.learnable(labelled(config.train, examples, "train"))
     encoded = kind.encode(encoder, examples, task)
     describe(config.train, examples, encoded, task)
-    train = batches(kind.without_empty(examples, encoded))
+    encoded = kind.without_empty(examples, encoded)
+    teacher = None
+    if config.teacher:
+        teacher = open_teacher(config.teacher, task, encoder, strategy)
+        encoded = taught(config, examples, encoded, teacher, writes_cache=writes_cache)
+    train = batches(encoded)
     dev = None
     if config.dev:
         held_out = read_held_out(config.dev, config, task)
@@ -229,7 +250,57 @@ def prepare(config: FinetuneConfig, source: Source, strategy: tf.distribute.Stra
         describe(config.dev, held_out, encoded_dev, task)
         dev = held_out, batches(encoded_dev)
     digest = sha256(config.train.read_bytes())
-    return Prepared(config.train, task, train, digest, dev, length)
+    return Prepared(config.train, task, train, digest, dev, length, teacher)
+
+
+def taught(
+    config: FinetuneConfig,
+    examples: Examples,
+    encoded: Encoded,
+    teacher: Teacher,
+    *,
+    writes_cache: bool,
+) -> Encoded:
+    """Return the training examples and the unlabelled ones, with a teacher's answers.
+
+    Raises:
+        InputError: the unlabelled examples cannot be read.
+    """
+    task, kind = teacher.task, teacher.task.definition
+    more = None
+    if config.unlabelled:
+        more = read_examples(
+            config.unlabelled,
+            config.task,
+            config.columns,
+            "`unlabelled`",
+            takes_pairs=task.takes_pairs,
+        )
+
+    def with_more(of_train: Encoded, encoder: Encoder) -> Encoded:
+        """Return the examples of both files; the labels of the second mean nothing."""
+        if more is None:
+            return dataclasses.replace(of_train, are_labelled=np.ones(len(of_train), bool))
+        of_more = kind.without_empty(more, kind.encode_unlabelled(encoder, more, task))
+        if of_more.labels is None:
+            shape = (len(of_more), *of_train.labels.shape[1:])
+            of_more = dataclasses.replace(of_more, labels=np.zeros(shape, kind.label_dtype))
+        of_more = dataclasses.replace(of_more, are_labelled=np.zeros(len(of_more), bool))
+        return of_train.joined(of_more)
+
+    def again(encoder: Encoder) -> Encoded:
+        own = kind.without_empty(examples, kind.encode(encoder, examples, task))
+        return with_more(own, encoder)
+
+    whole = with_more(encoded, teacher.encoder)
+    if more is not None:
+        logger.info(f"{config.unlabelled}: {len(more):,} examples without labels")
+    batch_size, cache = config.updates.batch_size, config.run_dir / CACHE
+    whole = teacher.taught(whole, again, batch_size, cache, writes=writes_cache)
+    assert whole.are_labelled is not None
+    for row in np.flatnonzero(~whole.are_labelled):
+        whole.labels[row] = kind.taught_labels(whole.teacher_logits[row], whole.labels[row])
+    return whole
 
 
 def read_held_out(path: Path, config: FinetuneConfig, task: Task) -> Examples:
@@ -325,9 +396,24 @@ def run_config(
         frozen_layers=config.freeze_layers,
         class_weights=config.class_weights,
         doc_stride=config.doc_stride if prepared.task.definition.uses_windows else 0,
+        **_teacher_settings(config, prepared),
     )
     facts = TextFacts(sha256(source.vocabulary), source.lower_case, prepared.max_seq_length)
     return RunConfig(source.config, training, facts, task=prepared.task, tuning=tuning)
+
+
+def _teacher_settings(config: FinetuneConfig, prepared: Prepared) -> dict[str, Any]:
+    """Return the fields of `TuningConfig` about a teacher."""
+    if prepared.teacher is None:
+        return {}
+    unlabelled = config.unlabelled
+    return {
+        "teacher": str(config.teacher),
+        "teacher_sha256": prepared.teacher.source.sha256,
+        "teacher_weight": config.teacher_weight,
+        "temperature": config.temperature,
+        "unlabelled_sha256": sha256(unlabelled.read_bytes()) if unlabelled else "",
+    }
 
 
 def objective(prepared: Prepared, saved: RunConfig) -> Tuning:
@@ -336,13 +422,18 @@ def objective(prepared: Prepared, saved: RunConfig) -> Tuning:
     assert tuning is not None
     weights: tuple[float, ...] = ()
     if tuning.class_weights == "balanced":
-        weights = balanced_weights(prepared.train.encoded.labels, len(prepared.task.labels))
+        encoded = prepared.train.encoded
+        if encoded.are_labelled is not None:
+            encoded = encoded.chosen(np.flatnonzero(encoded.are_labelled).tolist())
+        weights = balanced_weights(encoded.labels, len(prepared.task.labels))
     return Tuning(
         prepared.task,
         saved.model.num_hidden_layers,
         tuning.layer_decay,
         tuning.frozen_layers,
         weights,
+        tuning.teacher_weight,
+        tuning.temperature,
     )
 
 

@@ -1,9 +1,12 @@
 """Initial weights of a training: a run, or a checkpoint of another library."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from model.bert.config import MAX_SETTINGS_BYTES, BertConfig
 from model.bert.network import TASK_HEAD, weights_by_name
@@ -36,6 +39,15 @@ class Source:
     task: Task | None
     weights: Mapping[str, Any]
 
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the weights and their names, hexadecimal."""
+        digest = hashlib.sha256()
+        for name in sorted(self.weights):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.weights[name]).tobytes())
+        return digest.hexdigest()
+
     def has_vocabulary(self, other: Vocabulary) -> bool:
         """Return whether the model has the same pieces as a vocabulary."""
         return Vocabulary.parse(self.vocabulary, Path(VOCABULARY)).pieces == other.pieces
@@ -59,14 +71,18 @@ class Source:
         return missing
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, field: str = "init") -> Source:
     """Read a run or checkpoint.
+
+    Args:
+        path: the run or checkpoint.
+        field: name of the field of a config that names it, for messages.
 
     Raises:
         InputError: it does not exist, or cannot be used.
     """
     if not path.exists():
-        raise InputError(f"`init` {path}: no such run or checkpoint")
+        raise InputError(f"`{field}` {path}: no such run or checkpoint")
     if _is_run(path):
         run = load_run(path)
         vocabulary = (path / VOCABULARY).read_bytes()

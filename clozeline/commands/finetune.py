@@ -85,6 +85,15 @@ class Finetune(TrainingFlags):
     """Patience: stop after this many evaluations in a row without improvement. Default: never."""
     blow_up_ratio: float = TUNING_RECOVERY.blow_up_ratio
     """Ratio of the loss to its recent average that counts as divergence. Default: only NaN does."""
+    teacher: Path | None = None
+    """Tuned run or checkpoint that this model learns from: its answers are soft targets, next to
+    the labels (knowledge distillation). It may have another vocabulary, except for span."""
+    teacher_weight: float = FinetuneConfig.teacher_weight
+    """Share of the teacher's answers in the loss (above 0, at most 1); the labels have the rest."""
+    temperature: float = FinetuneConfig.temperature
+    """Temperature of the teacher's and the student's probabilities in the soft targets."""
+    unlabelled: Path | None = None
+    """Further training examples whose labels are not read; they have the teacher's answers only."""
     seed: tuple[int, ...] = FinetuneConfig.seed
     """Seed for new weights, the order of the examples, and dropout. Several seeds make one run each
     and report mean and standard deviation."""
@@ -98,6 +107,8 @@ class Finetune(TrainingFlags):
         self.engine_config()
         if not kind_named(self.task).uses_windows:
             self.refuse_given(f"a {self.task} task has no passages; span has", "doc_stride")
+        if self.teacher is None:
+            self.refuse_given("needs a `teacher`", "teacher_weight", "temperature")
         if self.steps is not None:
             self.refuse_given("`steps` says how long to train; leave one of the two out", "epochs")
 

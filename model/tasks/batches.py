@@ -18,6 +18,9 @@ BATCHES_SORTED = 16
 """Number of consecutive batches whose examples are sorted by length. More would save little padding
 and make the order less random."""
 
+TEACHER_LOGITS = "teacher_logits"
+"""Name of a feature: float32 [B, C] or [B, L, C], the teacher's outputs."""
+
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Lengths that batches are padded to. Few, because the step is compiled once for each length."""
 
@@ -168,7 +171,8 @@ class Batches:
     def _shape(self, name: str, like: np.ndarray) -> list[int | None]:
         """Return the static shape of a feature; its length is None unless `fixed_length`."""
         shape: list[int | None] = list(like.shape)
-        is_long = like.ndim > 1 and name != "task_labels"
+        is_long = like.ndim > 1 and name not in ("task_labels", TEACHER_LOGITS)
+        is_long |= name == TEACHER_LOGITS and self.task.is_per_position
         if is_long or (name == "task_labels" and self.task.definition.labels_per_position):
             shape[1] = self.max_seq_length if self.fixed_length else None
         return shape
@@ -203,7 +207,18 @@ class Batches:
             schema.SEGMENT_IDS: (input_mask & second).astype(np.int32),
             "task_labels": self._labels(rows, length),
             "example_weights": (rows >= 0).astype(np.float32),
+            **(self._teaching(rows, length) if encoded.teacher_logits else {}),
         }
+
+    def _teaching(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Return the teacher's logits, padded with 0, and which labels are known."""
+        logits, are_labelled = self.encoded.teacher_logits, self.encoded.are_labelled
+        shape = (length, self.task.num_outputs) if self.task.is_per_position else logits[0].shape
+        padded = np.zeros((len(rows), *shape), np.float32)
+        for place, row in enumerate(rows):
+            padded[place, : len(logits[row])] = logits[row]
+        known = np.ones(len(rows)) if are_labelled is None else are_labelled[rows]
+        return {TEACHER_LOGITS: padded, "are_labelled": known.astype(np.float32)}
 
     def _labels(self, rows: np.ndarray, length: int) -> np.ndarray:
         labels, kind = self.encoded.labels, self.task.definition

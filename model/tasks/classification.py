@@ -23,6 +23,7 @@ class Classification(TextKind):
     """The kinds `single` (one text) and `pair` (two texts)."""
 
     has_classes = True
+    has_soft_targets = True
     signature = TaskSignature(
         "classify", view="classes", playground=("What a wonderful film.", "I liked it.")
     )
@@ -103,6 +104,17 @@ class Classification(TextKind):
         from model.tasks.objective import class_sums
 
         return class_sums(logits, batch["task_labels"], weights)
+
+    def soft_loss(self, logits: Any, batch: "Batch", weights: Any, temperature: float) -> Any:
+        """Return the divergence of the classes' probabilities."""
+        from model.training.distillation import soft_cross_entropy
+
+        return soft_cross_entropy(logits, batch["teacher_logits"], weights, temperature)
+
+    def taught_labels(self, logits: np.ndarray, label: Any) -> int:
+        """Return the teacher's most probable class."""
+        del label
+        return int(logits.argmax())
 
     # ---- answers
 

@@ -31,6 +31,10 @@ class Encoded:
         word_bytes: one array per example of the file, int64 [W, 2], for span tasks: byte offset of
             each of the passage's W words, and byte offset after its end.
         counts: number of examples by event: `truncated`, `empty`, `in parts`, …
+        teacher_logits: N arrays, float32 [C], or [L, C] for an answer per position: outputs of the
+            teacher's head; empty = there is no teacher.
+        are_labelled: bool [N]. Whether the label is known, if there is a teacher; else None. Labels
+            of the others are the teacher's answers.
     """
 
     input_ids: list[np.ndarray]
@@ -40,6 +44,8 @@ class Encoded:
     words: list[np.ndarray] = field(default_factory=list)
     word_bytes: list[np.ndarray] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    teacher_logits: list[np.ndarray] = field(default_factory=list)
+    are_labelled: np.ndarray | None = None
 
     def chosen(self, rows: list[int]) -> "Encoded":
         """Return the encoded examples at these indices; `sources` and `word_bytes` stay valid."""
@@ -53,6 +59,26 @@ class Encoded:
             labels=labels,
             sources=self.sources[rows],
             words=[self.words[i] for i in rows] if self.words else [],
+            teacher_logits=[self.teacher_logits[i] for i in rows] if self.teacher_logits else [],
+            are_labelled=None if self.are_labelled is None else self.are_labelled[rows],
+        )
+
+    def joined(self, other: "Encoded") -> "Encoded":
+        """Return the inputs and labels of these examples and of others, for a training."""
+        labels: Any = [*self.labels, *other.labels]
+        if isinstance(self.labels, np.ndarray):
+            labels = np.concatenate([self.labels, other.labels])
+        masks = [
+            np.ones(len(each), bool) if each.are_labelled is None else each.are_labelled
+            for each in (self, other)
+        ]
+        return Encoded(
+            [*self.input_ids, *other.input_ids],
+            np.concatenate([self.first_lengths, other.first_lengths]),
+            labels,
+            np.concatenate([self.sources, other.sources + self.sources.max() + 1]),
+            teacher_logits=[*self.teacher_logits, *other.teacher_logits],
+            are_labelled=np.concatenate(masks),
         )
 
     def __len__(self) -> int:

@@ -28,6 +28,7 @@ class Encoder:
 
     Attributes:
         vocabulary: vocabulary of the model.
+        lower_case: whether texts are lower-cased and stripped of accents.
         max_seq_length: maximum number of positions of an example, at least `SHORTEST_WINDOW`.
         doc_stride: pieces between the starts of two windows of a long passage, at least 1.
     """
@@ -54,6 +55,7 @@ class Encoder:
         if doc_stride < 1:
             raise ValueError(f"doc_stride must be at least 1, received {doc_stride}")
         self.vocabulary = vocabulary
+        self.lower_case = lower_case
         self.max_seq_length = max_seq_length
         self.doc_stride = doc_stride
         self._tokenizer: Tokenizer = build_tokenizer(vocabulary.pieces, lower_case=lower_case)

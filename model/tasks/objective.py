@@ -28,6 +28,8 @@ class Tuning:
         frozen_layers: number of lowest layers that are not trained; if above 0, the embeddings are
             not trained either.
         class_weights: weight of the examples of each class; empty = 1.
+        teacher_weight: share of the teacher's answers in the loss, 0 to 1; 0 = no teacher.
+        temperature: temperature of the soft targets, above 0.
     """
 
     task: Task
@@ -35,6 +37,8 @@ class Tuning:
     layer_decay: float = 1.0
     frozen_layers: int = 0
     class_weights: tuple[float, ...] = ()
+    teacher_weight: float = 0.0
+    temperature: float = 1.0
 
     @property
     def sum_names(self) -> list[str]:
@@ -87,10 +91,21 @@ class Tuning:
 
         Args:
             outputs: task_logits [B, C] or [B, L, C].
-            batch: task_labels, see `Encoded`, and example_weights float32 [B], 0 for filler.
+            batch: task_labels, see `Encoded`, and example_weights float32 [B], 0 for filler; for
+                students teacher_logits, like task_logits, and are_labelled float32 [B]. An example
+                without a known label counts in the loss with its soft targets only.
         """
         logits = tf.cast(outputs["task_logits"], tf.float32)
-        return self.task.definition.sums(logits, batch, self._weights(batch))
+        kind, weights = self.task.definition, self._weights(batch)
+        sums = kind.sums(logits, batch, weights)
+        if not self.teacher_weight:
+            return sums
+        known = batch["are_labelled"]
+        if weights.shape.rank == 2:
+            known = known[:, tf.newaxis]
+        hard = kind.sums(logits, batch, weights * known)["task_loss"]
+        soft = kind.soft_loss(logits, batch, weights, self.temperature)
+        return sums | {"task_loss": hard + self.teacher_weight * (soft - hard)}
 
 
 def class_sums(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> Sums:

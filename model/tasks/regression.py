@@ -24,6 +24,7 @@ class Regression(TextKind):
     metrics = ("pearson", "spearman", "mean_squared_error")
     lower_is_better = frozenset({"mean_squared_error"})
     label_dtype = np.float32
+    has_soft_targets = True
     signature = TaskSignature(
         "score", view="number", playground=("What a wonderful film.", "I liked it.")
     )
@@ -75,6 +76,19 @@ class Regression(TextKind):
             "task_loss": tf.reduce_sum(squares * weights),
             "task_weight": tf.reduce_sum(weights),
         }
+
+    def soft_loss(self, logits: Any, batch: "Batch", weights: Any, temperature: float) -> Any:
+        """Return the squared differences from the teacher's numbers."""
+        import tensorflow as tf
+
+        del temperature
+        squares = tf.square(logits[:, 0] - batch["teacher_logits"][:, 0])
+        return tf.reduce_sum(squares * weights)
+
+    def taught_labels(self, logits: np.ndarray, label: Any) -> float:
+        """Return the teacher's number."""
+        del label
+        return float(logits[0])
 
     # ---- answers
 

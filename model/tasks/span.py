@@ -103,6 +103,7 @@ class Span(TaskKind[Questions]):
     name = "span"
     takes_pairs = True
     is_per_position = True
+    has_soft_targets = True
     metrics = ("span_f1", "exact_match")
     signature = TaskSignature(
         "answer",
@@ -208,12 +209,9 @@ class Span(TaskKind[Questions]):
         """Return the sums of the loss (mean of start and end) and of the accuracy (both right)."""
         import tensorflow as tf
 
-        from model.bert.kernels import HIDDEN
         from model.training.losses import cross_entropy
 
-        # Padding gets a large negative score, so that softmax gives it no probability.
-        hidden = (1.0 - tf.cast(batch[schema.INPUT_MASK], tf.float32)) * HIDDEN
-        scores = [logits[:, :, side] + hidden for side in (0, 1)]  # [B, L]
+        scores = _scores_by_side(logits, batch)
         labels = tf.unstack(batch["task_labels"], num=2, axis=1)
         losses = [cross_entropy(*pair, weights)[0] for pair in zip(scores, labels, strict=True)]
         right = [
@@ -226,6 +224,22 @@ class Span(TaskKind[Questions]):
             "task_accuracy": tf.reduce_sum(both * weights),
             "task_weight": tf.reduce_sum(weights),
         }
+
+    def soft_loss(self, logits: Any, batch: "Batch", weights: Any, temperature: float) -> Any:
+        """Return the divergence of the positions' probabilities, the mean of start and end."""
+        from model.training.distillation import soft_cross_entropy
+
+        sides = zip(
+            _scores_by_side(logits, batch),
+            _scores_by_side(batch["teacher_logits"], batch),
+            strict=True,
+        )
+        return sum(soft_cross_entropy(*side, weights, temperature) for side in sides) / 2.0
+
+    def taught_labels(self, logits: np.ndarray, label: Any) -> np.ndarray:
+        """Return the teacher's start and end."""
+        del label
+        return logits.argmax(axis=0).astype(np.int32)
 
     # ---- answers
 
@@ -560,6 +574,22 @@ def _answer_positions(
     if answer is None or answer[0] < first or answer[1] >= first + length:
         return 0, 0
     return answer[0] - first + offset, answer[1] - first + offset
+
+
+# ---- learning
+
+
+def _scores_by_side(logits: Any, batch: "Batch") -> list[Any]:
+    """Return the scores of starts and of ends, float32 [B, L] each.
+
+    Padding gets a large negative score, so that softmax gives it no probability.
+    """
+    import tensorflow as tf
+
+    from model.bert.kernels import HIDDEN
+
+    hidden = (1.0 - tf.cast(batch[schema.INPUT_MASK], tf.float32)) * HIDDEN
+    return [logits[:, :, side] + hidden for side in (0, 1)]
 
 
 # ---- answers

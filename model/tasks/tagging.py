@@ -84,6 +84,7 @@ class Tagging(TaskKind[TaggedSentences]):
     takes_pairs = False
     is_per_position = True
     labels_per_position = True
+    has_soft_targets = True
     signature = TaskSignature("tag", reads="words")
     foreign_head = ForeignHead("BertForTokenClassification", "classifier")
     window_dtypes = MappingProxyType({"classes": "int32", "probabilities": "float32"})
@@ -197,6 +198,16 @@ class Tagging(TaskKind[TaggedSentences]):
         from model.tasks.objective import class_sums
 
         return class_sums(logits, batch["task_labels"], weights)
+
+    def soft_loss(self, logits: Any, batch: "Batch", weights: Any, temperature: float) -> Any:
+        """Return the divergence of the tags' probabilities."""
+        from model.training.distillation import soft_cross_entropy
+
+        return soft_cross_entropy(logits, batch["teacher_logits"], weights, temperature)
+
+    def taught_labels(self, logits: np.ndarray, label: Any) -> np.ndarray:
+        """Return the teacher's most probable tags, at the positions that have one."""
+        return np.where(label == NO_LABEL, NO_LABEL, logits.argmax(axis=-1)).astype(np.int32)
 
     # ---- answers
 

@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import tensorflow as tf
     from numpy.typing import DTypeLike
 
     from model.explaining.example import Example
@@ -186,6 +187,7 @@ class TaskKind(ABC, Generic[E]):
         foreign_head: names of the head in other libraries; None = they have no such model.
         has_picture: whether an evaluation can be plotted.
         uses_windows: whether long texts are split into overlapping windows.
+        has_soft_targets: whether a student can learn a teacher's answers, see `soft_loss`.
         window_dtypes: dtypes of `window_outputs` by name.
         default_length: default of `max_seq_length`; None = the encoder's number of positions.
         least_length: minimum of `max_seq_length`.
@@ -203,6 +205,7 @@ class TaskKind(ABC, Generic[E]):
     foreign_head: ForeignHead | None = None
     has_picture: bool = True
     uses_windows: bool = False
+    has_soft_targets: bool = False
     window_dtypes: Mapping[str, str] = MappingProxyType({})
     default_length: int | None = None
     least_length: int = 8
@@ -363,6 +366,28 @@ class TaskKind(ABC, Generic[E]):
             batch: model inputs, and task_labels, see `padded_labels`.
             weights: `label_weights` times the class weights.
         """
+
+    def soft_loss(
+        self, logits: Any, batch: "Batch", weights: Any, temperature: float
+    ) -> "tf.Tensor":
+        """Return the summed difference of a student's answers from its teacher's: float32 [].
+
+        Args:
+            logits: float32 [B, C] or [B, L, C]. Outputs of the student's head.
+            batch: model inputs, and teacher_logits, like `logits`.
+            weights: see `sums`.
+            temperature: temperature of the distributions; numbers have none.
+        """
+        raise NotImplementedError
+
+    def taught_labels(self, logits: "np.ndarray", label: Any) -> Any:
+        """Return a teacher's answer to an example in the form of a label.
+
+        Args:
+            logits: float32 [C] or [L, C]. The teacher's outputs.
+            label: the example's entry in `Encoded.labels`; for tags it marks their positions.
+        """
+        raise NotImplementedError
 
     # ---- answers
 

@@ -130,6 +130,10 @@ class TextKind(TaskKind[Texts]):
             counts={"truncated": truncated, "empty": empty},
         )
 
+    def encode_unlabelled(self, encoder: "Encoder", examples: Texts, task: Task) -> Encoded:
+        """Return the encoded texts without labels, whatever the file says."""
+        return self.encode(encoder, dataclasses.replace(examples, labels=[]), task)
+
     @abstractmethod
     def label_array(self, examples: Texts, task: Task) -> np.ndarray:
         """Return the labels as an array of `label_dtype` [N].

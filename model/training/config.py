@@ -199,6 +199,23 @@ DOC_STRIDE = 128
 
 
 @dataclass(frozen=True)
+class RelationsConfig:
+    """What a pretrained student learns from its teacher: relations of one layer's vectors.
+
+    Attributes:
+        teacher: run or checkpoint.
+        teacher_sha256: SHA-256 of the teacher's weights.
+        layer: layer of the teacher, from 1.
+        heads: number of relation heads; it divides both hidden sizes.
+    """
+
+    teacher: str
+    teacher_sha256: str
+    layer: int
+    heads: int
+
+
+@dataclass(frozen=True)
 class TuningConfig:
     """Further hyperparameters of a fine-tuned run.
 
@@ -213,6 +230,11 @@ class TuningConfig:
         class_weights: balanced: weight examples inversely to the frequency of their class.
         doc_stride: stride between the windows of a long passage, in pieces; at least 1 for a span
             task, 0 for other tasks.
+        teacher: model whose answers are soft targets; "" = none.
+        teacher_sha256: SHA-256 of the teacher's weights.
+        teacher_weight: share of the soft targets in the loss, 0 to 1.
+        temperature: temperature of the soft targets.
+        unlabelled_sha256: SHA-256 of further examples without labels; "" = none.
     """
 
     train_sha256: str
@@ -221,3 +243,8 @@ class TuningConfig:
     frozen_layers: int = 0
     class_weights: ClassWeights = "none"
     doc_stride: int = 0
+    teacher: str = ""
+    teacher_sha256: str = ""
+    teacher_weight: float = 0.0
+    temperature: float = 1.0
+    unlabelled_sha256: str = ""

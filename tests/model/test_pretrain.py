@@ -28,6 +28,7 @@ from model.training.session import Session
 from model.training.signals import stop_requested
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
+from tests.model.stopping import stop_after
 
 pytestmark = pytest.mark.usefixtures("printed_engine_notes")
 
@@ -78,19 +79,6 @@ def weights_of(run: Path) -> dict[str, np.ndarray]:
 def lines_of(run: Path, split: str) -> list[dict]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["split"] == split]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Press Ctrl-C when this many updates are done."""
-    train = Trainer.train
-
-    def train_and_stop(trainer: Trainer, *arguments: Any) -> Any:
-        sums = train(trainer, *arguments)
-        if int(trainer.step) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return sums
-
-    monkeypatch.setattr(Trainer, "train", train_and_stop)
 
 
 def test_result_and_run(options: Options, small_config: BertConfig) -> None:
