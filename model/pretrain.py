@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,7 @@ from model.start import (
     settled_updates,
 )
 from model.tasks.kinds import heads
-from model.training.config import Precision, TrainingConfig
+from model.training.config import Precision, RelationsConfig, TrainingConfig
 from model.training.evaluations import Evaluations
 from model.training.flops import step_flops
 from model.training.input import (
@@ -39,7 +39,7 @@ from model.training.input import (
     train_batches,
 )
 from model.training.loop import Trainer, distribute
-from model.training.losses import Pretraining
+from model.training.losses import Pretraining, StudentPretraining
 from model.training.precision import fastest
 from model.training.session import Measured, Phase, Session, TrainingRun
 from model.training.sums import means
@@ -150,16 +150,67 @@ def make_plan(
     check_batch_size("batch_size", config.updates.batch_size, replicas, parts)
     source = open_source(config.init) if config.init else None
     saved = run_config(config, datasets, source, replicas, fastest(workers.strategy))
+    minimised = Pretraining(saved.heads)
+    if config.teacher:
+        saved, minimised = with_teacher(config, config.teacher, saved, datasets)
     plan = TrainingPlan(
         config.run_dir,
         saved,
-        Pretraining(saved.heads),
+        minimised,
         (config.dataset / VOCABULARY).read_bytes(),
         config.dataset,
         source,
     )
     check_batch_size("phase2_batch_size", plan.training.phase2_batch_size, replicas, parts)
     return plan
+
+
+def with_teacher(
+    config: PretrainConfig, path: Path, saved: RunConfig, datasets: Sequence[Dataset]
+) -> tuple[RunConfig, Pretraining]:
+    """Return the config and the objective of a student.
+
+    Args:
+        config: config of this session.
+        path: the teacher.
+        saved: the run's config without a teacher.
+        datasets: dataset of each phase.
+
+    Raises:
+        InputError: the teacher has another vocabulary, fewer positions or layers, or a width that
+            the relation heads do not divide.
+    """
+    teacher = open_source(path, "teacher")
+    dataset, longest = datasets[0], datasets[-1].manifest
+    given, own = f"`teacher` {path}", teacher.config
+    is_same = teacher.has_vocabulary(dataset_vocabulary(dataset.path, dataset.manifest))
+    if not is_same or teacher.lower_case != dataset.manifest.lower_case:
+        raise InputError(
+            f"{given}: its vocabulary is not that of {dataset.path}, so its positions are not the "
+            "student's, and relations are between positions; make the dataset with its vocab.txt"
+        )
+    if own.max_position_embeddings < longest.max_seq_length:
+        raise InputError(
+            f"{given}: has {own.max_position_embeddings} positions, but the dataset's sequences "
+            f"have {longest.max_seq_length}"
+        )
+    layer = config.teacher_layer or own.num_hidden_layers
+    if layer > own.num_hidden_layers:
+        raise InputError(f"`teacher_layer` {layer}: {path} has {own.num_hidden_layers} layers")
+    count = config.relation_heads or saved.model.num_attention_heads
+    for size, whose in ((own.hidden_size, path), (saved.model.hidden_size, "the student")):
+        if size % count:
+            raise InputError(
+                f"`relation_heads` {count}: must divide the hidden size of {whose}, {size}"
+            )
+    relations = RelationsConfig(str(path), teacher.sha256, layer, count)
+    trained = () if config.teacher_only else saved.heads
+    saved = dataclasses.replace(saved, heads=trained, relations=relations)
+
+    def fill(weights: Mapping[str, Any]) -> None:
+        teacher.fill(weights, None)
+
+    return saved, StudentPretraining(trained, relations, own, fill)
 
 
 def train(

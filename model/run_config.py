@@ -9,7 +9,7 @@ from typing import Any, Literal
 from model.bert.config import BertConfig
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task
-from model.training.config import TrainingConfig, TuningConfig
+from model.training.config import RelationsConfig, TrainingConfig, TuningConfig
 from pipeline.manifest import Manifest
 from pipeline.schema import Pairing
 from pipeline.storage.strict_json import from_json, read_json_file, to_json
@@ -84,6 +84,7 @@ class RunConfig:
         task: task of a fine-tuned model; None = pretrained.
         tuning: further hyperparameters of a fine-tuned run.
         recipe: name of the recipe that the hyperparameters are from; "" = none.
+        relations: what a pretrained student learns from its teacher; None = no teacher.
     """
 
     model: BertConfig
@@ -94,6 +95,7 @@ class RunConfig:
     task: Task | None = None
     tuning: TuningConfig | None = None
     recipe: str = ""
+    relations: RelationsConfig | None = None
 
     def __post_init__(self) -> None:
         """Check the consistency of the parts.
@@ -143,6 +145,7 @@ class RunConfig:
             Task.from_dict(parts["task"]) if "task" in parts else None,
             part("tuning", TuningConfig),
             parts.get("recipe", ""),
+            part("relations", RelationsConfig),
         )
 
 

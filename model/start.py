@@ -265,7 +265,7 @@ def _check_same(path: Path, existing: RunConfig, config: RunConfig, data: Path) 
             f"was trained with ({short_sha(existing.dataset.vocab_sha256)}); {new}"
         )
     may_change = {"steps"}
-    parts = ["model", "dataset", "training", "task", "tuning"]
+    parts = ["model", "dataset", "training", "task", "tuning", "relations"]
     if existing.phase2_dataset:
         parts.append("phase2_dataset")
     else:

@@ -211,7 +211,7 @@ def cache_bytes(logits: Sequence[np.ndarray], key: str) -> bytes:
 def read_cache(path: Path, key: str) -> list[np.ndarray] | None:
     """Return the logits in the cache file; None if it has others, or is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             arrays: dict[str, Any] = {name: found[name] for name in found.files}
         if str(arrays["key"]) != key:
             return None

@@ -54,6 +54,16 @@ class Pretrain(TrainingFlags):
     """How many of the steps are in phase 2. Default: a tenth."""
     phase2_batch_size: int | None = None
     """Global batch size in phase 2. Default: keeps the tokens per step of phase 1."""
+    teacher: Path | None = None
+    """Run or checkpoint with the dataset's vocabulary. The last layer learns its relations of
+    queries, keys and values (MiniLMv2); width and number of layers may differ."""
+    teacher_layer: int | None = None
+    """Layer of the teacher to learn from, from 1. Default: the last."""
+    relation_heads: int | None = None
+    """Number of relation heads; it must divide both hidden sizes. Default: the model's number of
+    attention heads."""
+    teacher_only: bool = False
+    """Learn the relations only, without masked LM and next sentences."""
     eval_every_steps: int | None = None
     """Steps between evaluations on the eval split. Default: only at the end."""
     seed: int = PretrainConfig.seed
@@ -102,10 +112,14 @@ def print_result(result: "PretrainResult") -> None:
     if notes.quiet:
         return
     split, values = result.measured.split, result.measured.values
-    rows: list[tuple[str, object]] = [
-        (f"masked pieces: loss ({split})", f"{values['masked_lm_loss']:.4f} nats"),
-        ("masked pieces: right", f"{values['masked_lm_accuracy']:.2%}"),
-    ]
+    rows: list[tuple[str, object]] = []
+    if "relation_loss" in values:
+        rows.append((f"relations: divergence ({split})", f"{values['relation_loss']:.4f} nats"))
+    if "masked_lm_loss" in values:
+        rows += [
+            (f"masked pieces: loss ({split})", f"{values['masked_lm_loss']:.4f} nats"),
+            ("masked pieces: right", f"{values['masked_lm_accuracy']:.2%}"),
+        ]
     if "next_sentence_loss" in values:
         rows += [
             ("next sentence: loss", f"{values['next_sentence_loss']:.4f} nats"),

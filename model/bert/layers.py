@@ -220,6 +220,27 @@ class EncoderLayer(keras.layers.Layer):
         nothing_dropped = {"state": tf.zeros([2], tf.int64), "rate": 0.0}
         return x, functions.attention_weights(scores, padding_mask, **nothing_dropped)
 
+    def projections(self, inputs: Any) -> dict[str, tf.Tensor]:
+        """Return the queries, keys and values of all heads, joined, float [B, L, H] each.
+
+        Queries are not scaled.
+
+        Args:
+            inputs: float [B, L, H]. Inputs of the layer.
+        """
+        x = tf.cast(inputs, self.product_dtype)
+        dense = {
+            "queries": self._attention.query_dense,
+            "keys": self._attention.key_dense,
+            "values": self._attention.value_dense,
+        }
+        return {
+            name: functions.add_bias(
+                product(x, tf.reshape(each.kernel, [x.shape[-1], -1])), tf.reshape(each.bias, [-1])
+            )
+            for name, each in dense.items()
+        }
+
     def inside(self, inputs: Any, padding_mask: Any) -> dict[str, tf.Tensor]:
         """Return the layer's intermediate results and its output, without dropout.
 

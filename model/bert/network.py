@@ -140,6 +140,24 @@ def with_intermediates(encoder: keras.Model) -> keras.Model:
     return keras.Model(encoder.input, outputs, name="encoder_with_intermediates")
 
 
+def encoder_layers(encoder: keras.Model) -> list[EncoderLayer]:
+    """Return an encoder's Transformer layers, from below."""
+    return [layer for layer in encoder.layers if isinstance(layer, EncoderLayer)]
+
+
+def inputs_of_layer(encoder: keras.Model, index: int) -> keras.Model:
+    """Return a model of an encoder's embeddings and its layers below one layer.
+
+    Inputs, by name: the encoder's.
+
+    Outputs, by name:
+        layer_inputs: float [B, L, H]. What the layer `index`, from 0, reads.
+    """
+    layers = encoder_layers(encoder)
+    below = layers[index - 1] if index else encoder.get_layer("embeddings_dropout")
+    return keras.Model(encoder.input, {"layer_inputs": below.output}, name="below_layer")
+
+
 def at_positions(encoder: keras.Model) -> keras.Model:
     """Return a model that shares an encoder's layers; the last one computes only some positions.
 
@@ -152,19 +170,22 @@ def at_positions(encoder: keras.Model) -> keras.Model:
     Outputs, by name:
         sequence_output: float [B, P, H]. The encoder's, at those positions.
         pooled_output: float [B, H].
+        last_inputs: float [B, L, H]. Inputs of the last layer, at all positions.
     """
     positions = keras.Input((None,), dtype="int32", name="positions")
     first = keras.ops.zeros_like(positions[:, :1])  # position 0, [CLS], for the pooled output
-    *layers, last = (layer for layer in encoder.layers if isinstance(layer, EncoderLayer))
+    *layers, last = encoder_layers(encoder)
     mask = {"padding_mask": encoder.input[schema.INPUT_MASK]}
+    last_inputs = layers[-1].output if layers else encoder.get_layer("embeddings_dropout").output
     x = last(
-        layers[-1].output if layers else encoder.get_layer("embeddings_dropout").output,
+        last_inputs,
         **mask,
         positions=keras.ops.concatenate([first, positions], axis=1),
     )
     outputs = {
         "sequence_output": x[:, 1:, :],
         "pooled_output": encoder.get_layer("pooled_dense")(x[:, 0, :]),
+        "last_inputs": last_inputs,
     }
     inputs = {**encoder.input, "positions": positions}
     return keras.Model(inputs, outputs, name="encoder_at_positions")
@@ -206,6 +227,8 @@ class PretrainingModel(keras.Model):
             flat indices into the B·P slots of masked_lm_positions; its masked_lm_logits are
             [S, V]. Training passes only slots that hold a prediction, since the output matrix
             makes each slot expensive.
+        for_students, for_students_at_slots: the same two models with another output, last_inputs
+            float [B, L, H]: the inputs of the encoder's last layer.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -229,10 +252,13 @@ class PretrainingModel(keras.Model):
         super().__init__(inputs=inputs, outputs=outputs, name="pretraining")
         slots = keras.Input((), dtype="int32", name=SLOTS)
         chosen = keras.ops.take(keras.ops.reshape(at_masks, (-1, config.hidden_size)), slots, 0)
-        self.at_slots = keras.Model(
-            {**inputs, SLOTS: slots},
-            {**outputs, "masked_lm_logits": masked_lm_head(chosen)},
-            name="pretraining_at_slots",
+        slot_inputs = {**inputs, SLOTS: slots}
+        slot_outputs = {**outputs, "masked_lm_logits": masked_lm_head(chosen)}
+        self.at_slots = keras.Model(slot_inputs, slot_outputs, name="pretraining_at_slots")
+        more = {"last_inputs": encoded["last_inputs"]}
+        self.for_students = keras.Model(inputs, outputs | more, name="student")
+        self.for_students_at_slots = keras.Model(
+            slot_inputs, slot_outputs | more, name="student_at_slots"
         )
         self.config = config
         self.encoder = encoder

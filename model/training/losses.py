@@ -8,8 +8,8 @@ Shapes: B batch, P masked positions, S packed slots of B·P, V vocabulary size, 
 Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next_sentence_output).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import keras
@@ -17,8 +17,17 @@ import tensorflow as tf
 
 from model.bert.config import BertConfig
 from model.bert.kernels import fused
-from model.bert.network import SLOTS, build_pretraining_model
+from model.bert.network import (
+    SLOTS,
+    build_encoder,
+    build_pretraining_model,
+    encoder_layers,
+    inputs_of_layer,
+    weights_by_name,
+)
 from model.tasks.kinds import Head
+from model.training.config import RelationsConfig
+from model.training.distillation import relation_loss
 from model.training.optimizer import same_for_all
 from model.training.sums import Batch, Sums
 from pipeline import schema
@@ -207,6 +216,84 @@ class Pretraining:
         return sums
 
     learning_rate_factor = staticmethod(same_for_all)
+
+
+RELATIONS = "relation"
+"""Name of the loss of a student's relations, next to those of the heads."""
+
+
+@dataclass(frozen=True)
+class StudentPretraining(Pretraining):
+    """Pretraining with the relations of queries, keys and values of a teacher's layer.
+
+    The student's last layer learns them (MiniLMv2, see `distillation.relation_loss`), with the
+    heads or instead of them.
+
+    Attributes:
+        relations: teacher's layer, and number of relation heads.
+        teacher: config of the teacher.
+        fill: assigns the teacher's weights to variables by name.
+        built: the teacher's encoder, once `build_model` has built it on the devices.
+    """
+
+    relations: RelationsConfig
+    teacher: BertConfig
+    fill: Callable[[Mapping[str, Any]], object]
+    built: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def sum_names(self) -> list[str]:
+        """Names of the results of `sums`; `relation_weight` is the number of real positions."""
+        return [*super().sum_names, f"{RELATIONS}_loss", f"{RELATIONS}_weight"]
+
+    def build_model(self, config: BertConfig) -> keras.Model:
+        """Return the student's model, and build the teacher's, which is not part of it."""
+        encoder = build_encoder(self.teacher)
+        self.fill(weights_by_name(encoder))
+        index = self.relations.layer - 1
+        self.built["below"] = inputs_of_layer(encoder, index)
+        self.built["layer"] = encoder_layers(encoder)[index]
+        return super().build_model(config)
+
+    def weights(self, batch: Batch) -> Sums:
+        """Return the weights of the heads, and the number of real positions."""
+        return {**super().weights(batch), RELATIONS: tf.reduce_sum(_real_positions(batch))}
+
+    def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
+        """Return the model's outputs, and queries, keys and values of student and teacher."""
+        student = model.for_students_at_slots if SLOTS in batch else model.for_students
+        outputs = model_outputs(student, batch, training=training)
+        below = model_outputs(self.built["below"], batch, training=False)["layer_inputs"]
+        vectors = {
+            "student": encoder_layers(model.encoder)[-1].projections(outputs["last_inputs"]),
+            "teacher": self.built["layer"].projections(below),
+        }
+        return dict(outputs) | {
+            f"{side} {name}": tf.stop_gradient(values) if side == "teacher" else values
+            for side, of_side in vectors.items()
+            for name, values in of_side.items()
+        }
+
+    def sums(self, outputs: Batch, batch: Batch) -> Sums:
+        """Return the sums of the heads and of the relations: those of queries, keys and values."""
+        mask = _real_positions(batch)
+        losses = [
+            relation_loss(
+                outputs[f"student {name}"], outputs[f"teacher {name}"], mask, self.relations.heads
+            )
+            for name in ("queries", "keys", "values")
+        ]
+        return {
+            **super().sums(outputs, batch),
+            f"{RELATIONS}_loss": tf.add_n(losses),
+            f"{RELATIONS}_weight": tf.reduce_sum(mask),
+        }
+
+
+def _real_positions(batch: Batch) -> tf.Tensor:
+    """Return 1 for real positions of examples that count, else 0: float32 [B, L]."""
+    mask = tf.cast(batch[schema.INPUT_MASK], tf.float32)
+    return mask * batch["example_weights"][:, tf.newaxis]
 
 
 def global_loss(sums: Batch, global_weights: Batch) -> tf.Tensor:

@@ -151,10 +151,12 @@ PATHS_BY_COMMAND = {
     "vocab": "--input {}/*.txt --output {}/vocab.txt",
     "preprocess": "--input {}/*.txt --vocab {}/vocab.txt --output {}/dataset",
     "inspect": "{}/dataset",
-    "pretrain": "--dataset {}/dataset --run {}/run --init {}/init --phase2-dataset {}/longer",
+    "pretrain": "--dataset {}/dataset --run {}/run --init {}/init --phase2-dataset {}/longer "
+    "--teacher {}/teacher",
     "import": "--from {}/checkpoint --run {}/run",
     "export-hf": "--run {}/run --output {}/theirs",
-    "finetune": "--task single --train {}/t.tsv --dev {}/d.tsv --init {}/init --run {}/run",
+    "finetune": "--task single --train {}/t.tsv --dev {}/d.tsv --init {}/init --run {}/run "
+    "--teacher {}/teacher --unlabelled {}/u.tsv",
     "evaluate": "--run {}/run --data {}/d.tsv --predictions {}/p.jsonl --picture {}/p.png",
     "export": "--run {}/run --output {}/models/m",
     "serve": "--models {}/models --batching-config {}/batching.config",
@@ -167,7 +169,7 @@ PATHS_BY_COMMAND = {
     "base", ["gs://bucket/a", "s3://bucket", "az://c/a", "hdfs://h:1/a", "a/b"]
 )
 def test_every_path_of_every_command_takes_a_url(name: str, base: str) -> None:
-    words = PATHS_BY_COMMAND[name].format(*[base] * 4).split()
+    words = PATHS_BY_COMMAND[name].format(*[base] * 6).split()
     options, _ = parse(name, words)
     expected = {word for word in words if word.startswith(base)}
     given = [value for value in vars(options).values() if value is not None]
@@ -177,7 +179,7 @@ def test_every_path_of_every_command_takes_a_url(name: str, base: str) -> None:
 
 @pytest.mark.parametrize("name", PATHS_BY_COMMAND)
 def test_every_path_of_every_command_refuses_an_unknown_scheme(name: str) -> None:
-    words = PATHS_BY_COMMAND[name].format(*["ftp://host"] * 4).split()
+    words = PATHS_BY_COMMAND[name].format(*["ftp://host"] * 6).split()
     if name in ("vocab", "preprocess"):  # globs are looked up when the job begins
         words = [word.replace("ftp://host/*.txt", "*.txt") for word in words]
     with pytest.raises(InputError, match=r"ftp://host.*: unknown scheme ftp://; expected gs://"):

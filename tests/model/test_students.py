@@ -169,16 +169,15 @@ def test_a_student_resumes_exactly(
         stop_after(stopping, 3)
         with pytest.raises(KeyboardInterrupt):
             finetune(part)
-    cached = (part.run_dir / CACHE).read_bytes()
-    finetune(part)
-    assert (part.run_dir / CACHE).read_bytes() == cached
-    for name, values in weights(whole.run_dir).items():
-        np.testing.assert_array_equal(values, weights(part.run_dir)[name], err_msg=name)
+    cached = part.run_dir / CACHE
+    answers = cached.read_bytes()
     with pytest.raises(InputError, match=r"was started with tuning temperature 2\.0, not 3\.0"):
         finetune(dataclasses.replace(part, temperature=3.0))
-    (part.run_dir / CACHE).write_bytes(b"damaged")
+    cached.write_bytes(b"damaged")
     finetune(part)
-    assert (part.run_dir / CACHE).read_bytes() == cached
+    assert cached.read_bytes() == answers
+    for name, values in weights(whole.run_dir).items():
+        np.testing.assert_array_equal(values, weights(part.run_dir)[name], err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["single", "tagging"])
