@@ -84,9 +84,10 @@ def test_empty_batch_gives_an_empty_answer(tuned: Any) -> None:
 def test_the_requests_of_the_documents(tuned: Any) -> None:
     name, _, _, signatures = tuned
     model = f"/v1/models/{name}:predict"
-    (body,) = [json.loads(body) for url, body in curl_requests() if url.endswith(model)]
-    assert body["signature_name"] == TASKS[name][0]
-    (instance,) = body["instances"]
+    bodies = [json.loads(body) for url, body in curl_requests() if url.endswith(model)]
+    names = TASKS[name][1].definition.signature.names
+    assert [body["signature_name"] for body in bodies] == list(names)
+    (instance,) = bodies[0]["instances"]
     inputs = instance if isinstance(instance, dict) else {"text": instance}
     answer = ask(signatures[TASKS[name][0]], {key: [value] for key, value in inputs.items()})
     labels = TASKS[name][1].labels
@@ -98,6 +99,10 @@ def test_the_requests_of_the_documents(tuned: Any) -> None:
         passage = inputs["text_pair"].encode()
         assert answer["answer"][0] == passage[answer["start"][0] : answer["end"][0]]
         assert (answer["score"][0] > 0) == bool(answer["answer"][0])
+        (instance,) = bodies[1]["instances"]
+        asked = {key: [value] for key, value in instance.items()}
+        best = ask(signatures["answers"], asked | {"n_best": np.int32(asked["n_best"])})
+        assert len(set(best["answers"][0])) == instance["n_best"]
     elif labels:
         assert answer["labels"][0].tolist() == [label.encode() for label in labels]
         assert answer["label"][0] == answer["labels"][0][answer["probabilities"][0].argmax()]
