@@ -16,6 +16,7 @@ from model.training.config import (
     ClassWeights,
     ExecutionConfig,
     Initialization,
+    Long,
     RecoveryConfig,
     UpdateConfig,
     check_ranges,
@@ -123,6 +124,9 @@ class FinetuneConfig:
         epochs: passes over the training file; ignored if `updates` has a number of steps.
         max_seq_length: maximum number of positions of an example; None = the task's default.
         doc_stride: pieces between the starts of two windows of a long passage.
+        long: what is read of a text that is too long, for tasks with one text: `first`, its
+            beginning; `first-last`, a quarter of the room for its beginning and the rest for its
+            end; `mean-of-windows`, all of it, in windows whose outputs are averaged.
         layer_decay: ratio of a layer's learning rate to that of the layer above, above 0 to 1.
         freeze_layers: number of lowest Transformer layers that are not trained; if above 0, the
             embeddings are not trained either.
@@ -150,6 +154,7 @@ class FinetuneConfig:
     epochs: float = 3.0
     max_seq_length: int | None = None
     doc_stride: int = DOC_STRIDE
+    long: Long = "first"
     layer_decay: float = 1.0
     freeze_layers: int = 0
     class_weights: ClassWeights = "none"
@@ -181,6 +186,8 @@ class FinetuneConfig:
             raise InputError(f"`class_weights`: a {self.task} task has no classes")
         check_columns(self.columns, self.task)
         self._check_teacher()
+        if self.long != "first" and not kind_named(self.task).takes_long:
+            raise InputError(f"`long` {self.long}: only for classes or numbers of one text")
         if self.dev is None:
             for name in ("early_stopping", "metric", "eval_every_steps"):
                 if getattr(self, name) is not None:

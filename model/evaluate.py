@@ -168,6 +168,7 @@ def answers_of(
         lower_case=run.dataset.lower_case,
         max_seq_length=run.dataset.max_seq_length,
         doc_stride=run.doc_stride,
+        long=run.long,
     )
     predictor = Predictor(run.load_model(config.checkpoint), make_strategy("one"), xla=config.xla)
     labelled = examples.are_labelled

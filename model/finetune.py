@@ -228,7 +228,10 @@ def prepare(
         lower_case=source.lower_case,
         max_seq_length=length,
         doc_stride=config.doc_stride,
+        long=config.long,
     )
+    if config.long != "first" and task.takes_pairs:
+        raise InputError(f"`long` {config.long}: the examples of {config.train} have two texts")
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
 
     def batches(encoded: Encoded) -> Batches:
@@ -396,6 +399,7 @@ def run_config(
         frozen_layers=config.freeze_layers,
         class_weights=config.class_weights,
         doc_stride=config.doc_stride if prepared.task.definition.uses_windows else 0,
+        long=config.long,
         **_teacher_settings(config, prepared),
     )
     facts = TextFacts(sha256(source.vocabulary), source.lower_case, prepared.max_seq_length)

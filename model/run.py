@@ -28,7 +28,7 @@ from model.run_config import (
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task
 from model.training.checkpoints import Checkpoints
-from model.training.config import DOC_STRIDE, TrainingConfig
+from model.training.config import DOC_STRIDE, Long, TrainingConfig
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import publish, writing
@@ -82,6 +82,11 @@ class Run:
         Imported models have no such setting, and get the default.
         """
         return (self.saved.tuning and self.saved.tuning.doc_stride) or DOC_STRIDE
+
+    @property
+    def long(self) -> Long:
+        """What is read of a text that is too long; imported models read the beginning."""
+        return self.saved.tuning.long if self.saved.tuning else "first"
 
     def load_model(self, checkpoint: Checkpoint = "last") -> keras.Model:
         """Return the pretraining or fine-tuned model, with the weights of a checkpoint.

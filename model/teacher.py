@@ -19,6 +19,7 @@ from model.tasks.encoding import Encoder
 from model.tasks.labels import matching_names
 from model.tasks.predict import predict
 from model.tasks.task_kind import Task
+from model.tasks.texts import of_texts
 from model.training.loop import Predictor
 from pipeline.errors import InputError
 from pipeline.storage.files import write_atomically, writing
@@ -109,11 +110,13 @@ class Teacher:
             lower_case=source.lower_case,
             max_seq_length=min(source.config.max_position_embeddings, self.encoder.max_seq_length),
             doc_stride=self.encoder.doc_stride,
+            long=self.encoder.long,
         )
         own = again(encoder)
         logits = self._predicted(own, encoder, batch_size)
         if not self.task.is_per_position:
-            return logits
+            averaged, _ = of_texts(own, logits)  # a text may have other windows
+            return [averaged[source] for source in _numbered(encoded.sources)]
         return by_word(logits, own, encoded)
 
     def _predicted(self, encoded: Encoded, encoder: Encoder, batch_size: int) -> list[np.ndarray]:
@@ -172,6 +175,11 @@ def open_teacher(
             "of pieces; tune both from checkpoints with the same vocabulary"
         )
     return teacher
+
+
+def _numbered(sources: np.ndarray) -> np.ndarray:
+    """Return the sources numbered from 0 without gaps."""
+    return np.unique(sources, return_inverse=True)[1]
 
 
 def by_word(logits: Sequence[np.ndarray], own: Encoded, encoded: Encoded) -> list[np.ndarray]:

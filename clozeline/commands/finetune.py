@@ -12,7 +12,7 @@ from clozeline.show.terminal import notes, results, table
 from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
 from model.tasks.kinds import KINDS
 from model.tasks.task_kind import kind_named
-from model.training.config import ClassWeights
+from model.training.config import ClassWeights, Long
 
 if TYPE_CHECKING:
     from model.finetune import FinetuneResult, TunedRun
@@ -70,6 +70,10 @@ class Finetune(TrainingFlags):
     maximum; 384 for span."""
     doc_stride: int = FinetuneConfig.doc_stride
     """Stride between the windows of a long passage, in pieces."""
+    long: Long = FinetuneConfig.long
+    """What to read of a text that is too long, for classes or numbers of one text; served models
+    read the same. first: its beginning. first-last: beginning and end. mean-of-windows: all of it,
+    in windows that overlap by half, whose outputs are averaged."""
     layer_decay: float = FinetuneConfig.layer_decay
     """Layer-wise learning-rate decay: ratio of a layer's learning rate to that of the layer above
     (above 0, at most 1)."""

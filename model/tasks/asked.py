@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from model.training.config import Long
 from pipeline.text.tokenizer import WordUnit
 
 
@@ -14,11 +15,13 @@ class Asked(Protocol):
     Attributes:
         max_seq_length: maximum number of positions of an input.
         doc_stride: pieces between the starts of two windows of a passage.
+        long: what is read of a text that is too long.
         max_windows: number of windows of a text that are read; the rest is not.
     """
 
     max_seq_length: int
     doc_stride: int
+    long: Long
     max_windows: int
 
     def about(self, *texts: str) -> dict[str, Any]:

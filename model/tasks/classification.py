@@ -10,7 +10,7 @@ import numpy as np
 from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
 from model.tasks.labels import UNKNOWN, changed_names, matching_names
 from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
-from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts
+from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts, of_texts
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Classification(TextKind):
     def __init__(self, name: str, *, takes_pairs: bool) -> None:
         self.name = name
         self.takes_pairs = takes_pairs
+        self.takes_long = not takes_pairs
 
     @property
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -121,13 +122,14 @@ class Classification(TextKind):
     def mean_loss(self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
         """Return the mean cross-entropy."""
         del examples
-        return mean_cross_entropy(np.stack(logits), encoded.labels)
+        return mean_cross_entropy(*of_texts(encoded, logits))
 
     def evaluate(
         self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
     ) -> Evaluation:
         """Return the most probable class of each example, and the metrics if labels are known."""
-        probabilities = class_probabilities(logits)
+        averaged, labels = of_texts(encoded, logits)
+        probabilities = class_probabilities(averaged)
         best = probabilities.argmax(axis=-1)
         answers = [
             {
@@ -138,7 +140,6 @@ class Classification(TextKind):
             }
             for index, label in enumerate(best)
         ]
-        labels = encoded.labels
         if labels is None:
             return Evaluation({}, answers)
         errors = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30))
@@ -209,11 +210,11 @@ SINGLE = Classification("single", takes_pairs=False)
 PAIR = Classification("pair", takes_pairs=True)
 
 
-def class_probabilities(logits: Sequence[np.ndarray]) -> np.ndarray:
+def class_probabilities(logits: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Return the probability of each class: float32 [N, C]."""
     from scipy.special import softmax
 
-    probabilities: np.ndarray = softmax(np.stack(logits), axis=-1)
+    probabilities: np.ndarray = softmax(np.asarray(logits), axis=-1)
     return probabilities
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.tasks.encoded import SHORTEST_WINDOW
-from model.training.config import DOC_STRIDE
+from model.training.config import DOC_STRIDE, Long
 from pipeline.errors import InputError
 from pipeline.text.inputs import (
     NO_B,
@@ -31,6 +31,7 @@ class Encoder:
         lower_case: whether texts are lower-cased and stripped of accents.
         max_seq_length: maximum number of positions of an example, at least `SHORTEST_WINDOW`.
         doc_stride: pieces between the starts of two windows of a long passage, at least 1.
+        long: what is read of a text that is too long, for tasks with one text.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Encoder:
         lower_case: bool,
         max_seq_length: int,
         doc_stride: int = DOC_STRIDE,
+        long: Long = "first",
     ) -> None:
         """Build the tokenizer.
 
@@ -58,6 +60,7 @@ class Encoder:
         self.lower_case = lower_case
         self.max_seq_length = max_seq_length
         self.doc_stride = doc_stride
+        self.long = long
         self._tokenizer: Tokenizer = build_tokenizer(vocabulary.pieces, lower_case=lower_case)
 
     def join(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[np.ndarray], np.ndarray, int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.tasks.evaluation import Evaluation
 from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
-from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts
+from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts, of_texts
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Regression(TextKind):
     metrics = ("pearson", "spearman", "mean_squared_error")
     lower_is_better = frozenset({"mean_squared_error"})
     label_dtype = np.float32
+    takes_long = True
     has_soft_targets = True
     signature = TaskSignature(
         "score", view="number", playground=("What a wonderful film.", "I liked it.")
@@ -95,26 +96,28 @@ class Regression(TextKind):
     def mean_loss(self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
         """Return the mean squared error."""
         del examples
-        return float(np.mean(np.square(np.stack(logits)[:, 0] - encoded.labels)))
+        averaged, labels = of_texts(encoded, logits)
+        return float(np.mean(np.square(averaged[:, 0] - labels)))
 
     def evaluate(
         self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
     ) -> Evaluation:
         """Return the predicted numbers, and the metrics if labels are known."""
         del task
-        scores = np.stack(logits)[:, 0]
+        averaged, labels = of_texts(encoded, logits)
+        scores = averaged[:, 0]
         answers = [
             {
                 **examples.given(index),
-                **({"expected": float(encoded.labels[index])} if examples.labels else {}),
+                **({"expected": float(labels[index])} if examples.labels else {}),
                 "answer": float(score),
             }
             for index, score in enumerate(scores)
         ]
-        if encoded.labels is None:
+        if labels is None:
             return Evaluation({}, answers)
-        errors = np.abs(scores - encoded.labels)
-        measures = number_measures(encoded.labels, scores)
+        errors = np.abs(scores - labels)
+        measures = number_measures(labels, scores)
         return Evaluation(measures, answers, errors.tolist(), are_numbers=True)
 
     # ---- explanation

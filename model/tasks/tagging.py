@@ -26,7 +26,12 @@ from model.tasks.task_kind import (
     TaskKind,
     TaskSignature,
 )
-from model.tasks.windows import ReadTexts, window_count, window_with_most_context
+from model.tasks.windows import (
+    ReadTexts,
+    half_windows,
+    window_count,
+    window_with_most_context,
+)
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -146,7 +151,7 @@ class Tagging(TaskKind[TaggedSentences]):
         numbers = {label: index for index, label in enumerate(task.labels)}
         _check_tags(examples, numbers)
         pieces = encoder.word_pieces([word for words in examples.words for word in words])
-        room, step = tag_windows(encoder.max_seq_length)
+        room, step = half_windows(encoder.max_seq_length)
         rows: list[np.ndarray] = []
         all_labels: list[np.ndarray] = []
         sources: list[int] = []
@@ -399,16 +404,6 @@ def _check_tags(examples: TaggedSentences, known: Container[str]) -> None:
                     f"{examples.path}: line {row}: the tag {tag!r} of this sentence is not in the "
                     "training file"
                 )
-
-
-def tag_windows(max_seq_length: int) -> tuple[int, int]:
-    """Return the number of pieces in a window, and between the starts of two.
-
-    Windows overlap by half, so every word has at least a quarter of a window on both sides, if the
-    text has.
-    """
-    room = max_seq_length - 2
-    return room, max(room // 2, 1)
 
 
 # ---- answers

@@ -187,6 +187,8 @@ class TaskKind(ABC, Generic[E]):
         foreign_head: names of the head in other libraries; None = they have no such model.
         has_picture: whether an evaluation can be plotted.
         uses_windows: whether long texts are split into overlapping windows.
+        takes_long: whether an example may be one text that is read otherwise than from its
+            beginning, see `model.training.config.Long`.
         has_soft_targets: whether a student can learn a teacher's answers, see `soft_loss`.
         window_dtypes: dtypes of `window_outputs` by name.
         default_length: default of `max_seq_length`; None = the encoder's number of positions.
@@ -205,6 +207,7 @@ class TaskKind(ABC, Generic[E]):
     foreign_head: ForeignHead | None = None
     has_picture: bool = True
     uses_windows: bool = False
+    takes_long: bool = False
     has_soft_targets: bool = False
     window_dtypes: Mapping[str, str] = MappingProxyType({})
     default_length: int | None = None

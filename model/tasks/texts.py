@@ -23,9 +23,11 @@ from model.tasks.tables import (
     text_of,
 )
 from model.tasks.task_kind import WORD_FLAGS, ForeignHead, Task, TaskKind
+from model.tasks.windows import half_windows, is_first_or_last, window_count
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from model.tasks.asked import Asked
     from model.tasks.encoding import Encoder
 
 
@@ -119,13 +121,22 @@ class TextKind(TaskKind[Texts]):
         return dataclasses.replace(examples, labels=labels if any(labels) else [])
 
     def encode(self, encoder: "Encoder", examples: Texts, task: Task) -> Encoded:
-        """Return the encoded texts, with the labels of `label_array`."""
-        input_ids, first_lengths, truncated = encoder.join(examples.texts)
+        """Return the encoded texts, with the labels of `label_array`.
+
+        A text in windows is several examples with its label.
+        """
         empty = sum(any(not text.strip() for text in texts) for texts in examples.texts)
+        labels = self.label_array(examples, task) if examples.labels else None
+        if encoder.long != "first":
+            return dataclasses.replace(
+                _long_texts(encoder, [texts[0] for texts in examples.texts], labels),
+                counts={"too long": _too_long(encoder, examples), "empty": empty},
+            )
+        input_ids, first_lengths, truncated = encoder.join(examples.texts)
         return Encoded(
             input_ids,
             first_lengths,
-            self.label_array(examples, task) if examples.labels else None,
+            labels,
             np.arange(len(examples), dtype=np.int32),
             counts={"truncated": truncated, "empty": empty},
         )
@@ -153,7 +164,67 @@ class TextKind(TaskKind[Texts]):
         kept = [i for i, texts in enumerate(examples.texts) if all(text.strip() for text in texts)]
         if not kept:
             raise InputError(f"`train` {examples.path}: all of its texts are empty")
-        return encoded.chosen(kept)
+        return encoded.chosen(np.flatnonzero(np.isin(encoded.sources, kept)).tolist())
+
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
+        """Return the answers to a text, of which a part or several windows may be read."""
+        if asked.long == "first":
+            return super().golden_row(asked, task, texts)
+        ids = asked.text_pieces(texts[0])
+        room = asked.max_seq_length - 2
+        is_long = len(ids) > room
+        windows = [ids[:room]]
+        if asked.long == "first-last" and is_long:
+            windows = [ids[: room // 4] + ids[len(ids) - room + room // 4 :]]
+        while asked.long == "mean-of-windows" and is_long and len(windows) < asked.max_windows:
+            begin = len(windows) * max(room // 2, 1)
+            windows.append(ids[begin : begin + room])
+            is_long = begin + room < len(ids)
+        logits = np.mean(asked.logits([[window] for window in windows]), axis=0)
+        row = {"task_logits": logits, "truncated": np.bool_(is_long)}
+        return row | self.golden_answers(task, logits)
+
+
+def _too_long(encoder: "Encoder", examples: Texts) -> int:
+    pieces = encoder.pieces([texts[0] for texts in examples.texts])
+    return sum(len(row) > encoder.max_seq_length - 2 for row in pieces)
+
+
+def _long_texts(encoder: "Encoder", texts: Sequence[str], labels: Any) -> Encoded:
+    """Return texts of which beginning and end are read, or all windows: one row a window."""
+    room, step = half_windows(encoder.max_seq_length)
+    rows, sources = [], []
+    for index, pieces in enumerate(encoder.pieces(texts)):
+        if encoder.long == "first-last":
+            rows.append(pieces[is_first_or_last(np.arange(len(pieces)), len(pieces), room)])
+            sources.append(index)
+            continue
+        for window in range(int(window_count(len(pieces), room, step))):
+            rows.append(pieces[window * step : window * step + room])
+            sources.append(index)
+    input_ids = encoder.sequences(rows)
+    return Encoded(
+        input_ids,
+        np.array([len(ids) for ids in input_ids], np.int32),
+        None if labels is None else labels[sources],
+        np.array(sources, np.int32),
+    )
+
+
+def of_texts(encoded: Encoded, logits: Sequence[np.ndarray]) -> tuple[np.ndarray, Any]:
+    """Return the mean logits of each text over its windows, and its label.
+
+    Args:
+        encoded: the encoded examples; every text has at least one.
+        logits: float32 [C] for each of them.
+
+    Returns:
+        float32 [texts, C], and the labels [texts]; None if they are unknown.
+    """
+    _, first, counts = np.unique(encoded.sources, return_index=True, return_counts=True)
+    sums = np.add.reduceat(np.stack(logits), first, axis=0)
+    labels = None if encoded.labels is None else encoded.labels[first]
+    return (sums / counts[:, np.newaxis]).astype(np.float32), labels
 
 
 def read_texts(path: Path, kind: str, columns: Columns, count: int | None) -> Texts:

@@ -6,7 +6,7 @@ A window begins every `step` pieces and has at most `room` of them; the last one
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.text.inputs import ARRAYS, Graph, Operations, WordPieces
+from pipeline.text.inputs import ARRAYS, Graph, Operations
 
 _GRAPH = Graph()
 
@@ -54,6 +54,32 @@ def window_with_most_context(position: Any, room: Any, step: Any, count: Any) ->
     return nearest.clip(0, count - 1) if hasattr(nearest, "clip") else _clipped(nearest, count - 1)
 
 
+def half_windows(max_seq_length: int) -> tuple[int, int]:
+    """Return the number of pieces in a window of one text, and between the starts of two.
+
+    Windows overlap by half, so every word has at least a quarter of a window on both sides, if the
+    text has.
+    """
+    room = max_seq_length - 2
+    return room, max(room // 2, 1)
+
+
+def is_first_or_last(position: Any, length: Any, room: int) -> Any:
+    """Return whether pieces are kept of a text of which beginning and end are read: bool [N].
+
+    A quarter of the room is the beginning's, the rest the end's (Sun et al. 2019,
+    https://arxiv.org/abs/1905.05583, section 5.3.1: 128 and 382 of 510). Of a text that fits, all
+    pieces are kept.
+
+    Args:
+        position: int [N]. Index of each piece in its text.
+        length: int, or int [N]. Pieces of the text.
+        room: most pieces that are kept.
+    """
+    head = room // 4
+    return (position < head) | (position >= length - (room - head))
+
+
 def _clipped(values: Any, most: Any) -> Any:
     import tensorflow as tf
 
@@ -66,14 +92,14 @@ class ReadTexts:
 
     Attributes:
         texts: string [B].
-        words: the words of the texts.
+        words: the words of the texts, `WordPieces`; None where no words are asked for.
         rows: int64 [T]. Text of each window, ascending.
         counts: int64 [B]. Number of words of each text that were read; the others are at its end.
         most: int32 [B], for requests that name one: number of answers to each text; else None.
     """
 
     texts: Any
-    words: WordPieces
+    words: Any
     rows: Any
     counts: Any
     most: Any = None

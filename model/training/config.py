@@ -194,6 +194,10 @@ def check_ranges(config: object, **lows: float) -> None:
 
 ClassWeights = Literal["none", "balanced"]
 
+Long = Literal["first", "first-last", "mean-of-windows"]
+"""What is read of a text that is too long: its beginning; its beginning and its end; or all of it,
+in windows whose outputs are averaged."""
+
 DOC_STRIDE = 128
 """Default stride between the windows of a long passage, in pieces; google-research/bert's."""
 
@@ -230,6 +234,7 @@ class TuningConfig:
         class_weights: balanced: weight examples inversely to the frequency of their class.
         doc_stride: stride between the windows of a long passage, in pieces; at least 1 for a span
             task, 0 for other tasks.
+        long: what is read of a text that is too long.
         teacher: model whose answers are soft targets; "" = none.
         teacher_sha256: SHA-256 of the teacher's weights.
         teacher_weight: share of the soft targets in the loss, 0 to 1.
@@ -243,6 +248,7 @@ class TuningConfig:
     frozen_layers: int = 0
     class_weights: ClassWeights = "none"
     doc_stride: int = 0
+    long: Long = "first"
     teacher: str = ""
     teacher_sha256: str = ""
     teacher_weight: float = 0.0

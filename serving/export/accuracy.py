@@ -77,6 +77,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
         lower_case=run.dataset.lower_case,
         max_seq_length=run.dataset.max_seq_length,
         doc_stride=run.doc_stride,
+        long=run.long,
     )
     encoded = kind.encode(encoder, examples, task)
     length = run.dataset.max_seq_length

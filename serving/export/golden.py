@@ -77,6 +77,7 @@ class Reference:
         self._of_task = lru_cache(maxsize=None)(self._ask_task)
         self.max_seq_length = run.dataset.max_seq_length
         self.doc_stride = run.doc_stride
+        self.long = run.long
         self.max_windows = max_windows
 
     def about(self, *texts: str) -> dict[str, Any]:

@@ -206,6 +206,10 @@ class TextModel(tf.Module):
         assert self._run.task is not None
         if self._run.task.definition.signature.reads == "words":
             return self._window_answers(self.texts.word_windows(text, self._max_windows))
+        if self._run.long == "mean-of-windows":
+            return self._mean_answers(self.texts.text_windows(text, self._max_windows))
+        if self._run.long == "first-last":
+            return self._text_answers(self.texts.encode_ends(text))
         return self._text_answers(self.texts.encode(text))
 
     def task_answers_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
@@ -264,6 +268,24 @@ class TextModel(tf.Module):
             **task.definition.served_answers(task, logits),
             "truncated": encoding.truncated,
         }
+
+    def _mean_answers(self, windows: Windows) -> dict[str, Any]:
+        """Return the answers for the mean of the head's outputs over a text's windows."""
+        task = self._run.task
+        assert task is not None
+
+        def run(features: Mapping[str, Any], at: Any) -> dict[str, Any]:
+            del at
+            return {"logits": tf.reshape(self._task_logits(self.network.encode(features)), [-1])}
+
+        found = windows.in_parts(run, {"logits": "float32"})["logits"]
+        logits = tf.math.unsorted_segment_mean(
+            tf.reshape(found, [-1, task.num_outputs]),
+            windows.read.rows,
+            tf.size(windows.read.texts, tf.int64),
+        )
+        answers = task.definition.served_answers(task, logits)
+        return {**answers, "truncated": windows.truncated}
 
     def _window_answers(self, windows: Windows) -> dict[str, Any]:
         task = self._run.task

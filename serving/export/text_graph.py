@@ -12,8 +12,14 @@ import tensorflow as tf
 
 from model.tasks.encoded import NO_LABEL
 from model.tasks.span import question_room
-from model.tasks.tagging import tag_windows
-from model.tasks.windows import ReadTexts, window_count, window_step, window_with_most_context
+from model.tasks.windows import (
+    ReadTexts,
+    half_windows,
+    is_first_or_last,
+    window_count,
+    window_step,
+    window_with_most_context,
+)
 from pipeline import schema
 from pipeline.text.inputs import (
     NO_B,
@@ -198,6 +204,56 @@ class TextEncoder(tf.Module):
         # Without a second text, both sums contain `NO_B`.
         return features, tf.add_n(lengths) > tf.add_n(kept)
 
+    def encode_ends(self, text: Any) -> Encoding:
+        """Encode the beginning and the end of each text that is too long, as in training.
+
+        Args:
+            text: string [B].
+        """
+        pieces = self.pieces_of(_flat(text))
+        lengths, places = pieces.row_lengths(), tf.ragged.range(pieces.row_lengths())
+        room = self._max_seq_length - 2
+        of_piece = tf.gather(lengths, places.value_rowids())
+        is_kept = places.with_flat_values(is_first_or_last(places.flat_values, of_piece, room))
+        kept = tf.ragged.boolean_mask(pieces, is_kept)
+        none = tf.zeros_like(lengths)
+        spans = Spans(kept.row_starts(), kept.row_lengths(), none, none + NO_B)
+        features = lay_out(kept.flat_values, spans, _width(spans), self._marks, _GRAPH)
+        return Encoding(features, lengths > room)
+
+    def text_windows(self, text: Any, max_windows: int) -> Windows:
+        """Return the windows of texts that are read whole.
+
+        Args:
+            text: string [B].
+            max_windows: most windows of a text.
+        """
+        text = _flat(text)
+        pieces = self.pieces_of(text)
+        room, step = half_windows(self._max_seq_length)
+        lengths = pieces.row_lengths()
+        count = window_count(lengths, room, step, _GRAPH)
+        read = tf.minimum(count, max_windows)
+        rows, numbers = _numbered(read)
+        first = numbers * step
+        none = tf.zeros_like(first)
+        spans = Spans(
+            tf.gather(pieces.row_starts(), rows) + first,
+            tf.minimum(tf.gather(lengths, rows) - first, room),
+            none,
+            none + NO_B,
+        )
+        return Windows(
+            ReadTexts(text, None, rows, None),
+            count > read,
+            pieces.flat_values,
+            tf.fill(tf.shape(pieces.flat_values), NO_WORD),
+            spans,
+            self._marks,
+            None,
+            numbers,
+        )
+
     def word_windows(self, text: Any, max_windows: int) -> Windows:
         """Return the windows of texts, as a model that tags words was trained.
 
@@ -209,7 +265,7 @@ class TextEncoder(tf.Module):
         """
         text = _flat(text)
         words = tokenize_by_word(self._tokenizer, text, self._vocabulary, "whitespace")
-        room, step = tag_windows(self._max_seq_length)
+        room, step = half_windows(self._max_seq_length)
         lengths = words.pieces.row_lengths()
         count = window_count(lengths, room, step, _GRAPH)
         read = tf.minimum(count, max_windows)

@@ -14,8 +14,8 @@ from model.tasks.examples import Examples
 from model.tasks.span import Question, Questions, question_room, windows
 from model.tasks.tagging import TaggedSentences
 from model.tasks.task_kind import Task
-from model.tasks.texts import Texts
-from model.training.config import DOC_STRIDE
+from model.tasks.texts import Texts, of_texts
+from model.training.config import DOC_STRIDE, Long
 from pipeline.errors import InputError
 from pipeline.text.tokenizer import Vocabulary
 
@@ -227,3 +227,29 @@ def test_no_answer_and_no_passage() -> None:
     found = encoded(encoder(9), question(""), SPAN)
     assert lists(found.input_ids) == [[CLS, B, B, SEP, SEP]]
     assert not np.any(np.concatenate(found.words) != NO_LABEL)
+
+
+LONG_TEXT = "a b c d a b c d a b"
+
+
+@pytest.mark.parametrize(
+    ("long", "rows", "sources"),
+    [
+        ("first-last", [[A, C, D, A, B], [A, B]], [0, 1]),
+        ("mean-of-windows", [[A, B, C, D, A], [C, D, A, B, C], [A, B, C, D, A], [C, D, A, B],
+                             [A, B]], [0, 0, 0, 0, 1]),
+    ],
+)  # fmt: skip
+def test_what_is_read_of_a_long_text(long: Long, rows: list, sources: list[int]) -> None:
+    vocabulary = Vocabulary.parse("\n".join(PIECES).encode(), PATH)
+    reading = Encoder(vocabulary, lower_case=True, max_seq_length=7, long=long)
+    examples = Texts(PATH, [(LONG_TEXT,), ("a b",)], ["yes", "no"], [2, 3], [])
+    found = encoded(reading, examples, SINGLE)
+    assert lists(found.input_ids) == [[CLS, *row, SEP] for row in rows]
+    assert found.sources.tolist() == sources
+    assert found.labels.tolist() == [1 - source for source in sources]
+    assert found.counts == {"too long": 1, "empty": 0}
+    logits = [np.float32([index, 1]) for index in range(len(rows))]
+    averaged, labels = of_texts(found, logits)
+    assert labels.tolist() == [1, 0]
+    assert averaged[:, 0].tolist() == [(len(rows) - 2) / 2, len(rows) - 1]

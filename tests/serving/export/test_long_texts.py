@@ -17,8 +17,10 @@ from model.evaluate import evaluate_run
 from model.run import Run, load_run, write_run
 from model.run_config import RunConfig
 from model.tasks.task_kind import Task
+from model.training.config import Long, TuningConfig
 from pipeline import schema
 from serving.export import text_graph
+from serving.export.golden import Reference, largest_difference
 from serving.export.signatures import TextModel
 from tests.conftest import TOPICS, VERBS, make_sentences
 
@@ -33,16 +35,18 @@ Ask = Callable[..., dict[str, Any]]
 def write(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], Run]:
     """Write a run with random weights, whose head prefers no output on average."""
 
-    def write_one(task: Task) -> Run:
+    def write_one(task: Task, long: Long = "first") -> Run:
         keras.utils.set_random_seed(5)
         path = tmp_path_factory.mktemp(task.kind) / "run"
-        config = RunConfig(trained_run.config, None, trained_run.dataset, task=task)
+        tuning = TuningConfig("", "", doc_stride=128, long=long)
+        config = RunConfig(trained_run.config, None, trained_run.dataset, task=task, tuning=tuning)
         vocabulary = (trained_run.path / "vocab.txt").read_bytes()
         model = build_model(config.model, task)
         ids = np.random.default_rng(5).integers(5, config.model.vocab_size, (8, 32), np.int32)
         inputs = dict(zip(schema.ENCODER_INPUTS, (ids, ids * 0 + 1, ids * 0), strict=True))
         head = model.get_layer("task")
-        head.bias.assign(-tf.reduce_mean(model(inputs)["task_logits"], axis=(0, 1)))
+        logits = model(inputs)["task_logits"]
+        head.bias.assign(-tf.reduce_mean(tf.reshape(logits, [-1, logits.shape[-1]]), axis=0))
         write_run(path, config, vocabulary, weights_by_name(model))
         return load_run(path)
 
@@ -216,3 +220,30 @@ def test_tags_of_long_texts_are_the_evaluated_ones(
         assert [word.decode() for word in found["words"][row] if word] == text
         assert found["end_code_point"][row, len(text) - 1] == len(" ".join(text))
     assert not found["truncated"].any()
+
+
+@pytest.mark.parametrize("long", ["first", "first-last", "mean-of-windows"])
+def test_long_texts_are_classified_as_they_are_evaluated(
+    write: Callable[..., Run], tmp_path: Path, long: Long
+) -> None:
+    run = write(Task("single", ("bad", "good"), takes_pairs=False), long)
+    rng = Random(6)
+    texts = [" ".join(make_sentences(rng, "sea", count)) for count in (1, 3, 4, 8, 30, 2, 90)]
+    texts.append("x " * 5000)  # of more windows than are read
+    (tmp_path / "dev.tsv").write_text("\n".join(["text", *texts[:-1]]) + "\n", encoding="utf-8")
+    answers = tmp_path / "answers.jsonl"
+    evaluate_run(EvaluateConfig(run_dir=run.path, data=tmp_path / "dev.tsv", predictions=answers))
+    expected = [json.loads(line) for line in answers.read_text().splitlines()]
+    model = run.load_model()
+    functions = TextModel(run, model).signatures()
+    found = ask(functions["classify"], text=texts)
+    labels = [label.decode() for label in found["label"]]
+    assert labels[:-1] == [one["answer"] for one in expected]
+    probabilities = found["probabilities"].max(axis=1)[:-1]
+    np.testing.assert_allclose(probabilities, [one["probability"] for one in expected], atol=1e-5)
+    are_long = [len(text.replace(".", " .").split()) > 30 for text in texts[:-1]]
+    are_cut = [is_long and long != "mean-of-windows" for is_long in are_long]
+    assert found["truncated"].tolist() == [*are_cut, True]
+    golden = Reference(run, model).golden({"classify": functions["classify"]})[0]
+    answer = ask(functions["classify"], **golden.inputs)
+    assert largest_difference(golden, answer, run.vocabulary.ids) < 1e-5
