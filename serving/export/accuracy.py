@@ -20,7 +20,7 @@ from model.tasks.example_files import read_examples
 from model.tasks.tables import Columns
 from model.tasks.task_kind import Task
 from pipeline import schema
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 from serving.export.signatures import TextModel
 
 BATCH_SIZE = 32
@@ -61,6 +61,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
 
     Raises:
         InputError: the run was not fine-tuned, or the file cannot be used or has no labels.
+        JobError: this machine cannot run the module.
     """
     task = run.task
     if task is None:
@@ -87,13 +88,16 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
         input_signature=[tf.TensorSpec([None, None], tf.int32)] * len(schema.ENCODER_INPUTS),
         autograph=False,
     )
-    first, second = (
-        kind.evaluate(examples, encoded, _logits(of, batches, task), task)
-        for of in (
-            lambda features: model(features)["task_logits"],
-            lambda features: exported(*map(tf.constant, features.values())),
+    try:
+        first, second = (
+            kind.evaluate(examples, encoded, _logits(of, batches, task), task)
+            for of in (
+                lambda features: model(features)["task_logits"],
+                lambda features: exported(*map(tf.constant, features.values())),
+            )
         )
-    )
+    except tf.errors.InvalidArgumentError as error:  # int8 on a CPU that cannot multiply it
+        raise JobError(f"not exported: {' '.join(error.message.split())[:300]}") from error
     metric = kind.metrics[0]
     before, after = first.measures[metric], second.measures[metric]
     pairs = zip(first.answers, second.answers, strict=True)

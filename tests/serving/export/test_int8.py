@@ -469,6 +469,23 @@ def test_examples_that_cannot_be_used(
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_a_machine_that_cannot_run_the_model(
+    classifier: Run,
+    examples: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> Any:
+        return tf.debugging.Assert(tf.constant(value=False), ["no VNNI here"])
+
+    monkeypatch.setattr("serving.export.inference_graph.check_cpu", fail)
+    flags = ["--precision", "int8", "--check", str(examples)]
+    assert export(classifier, tmp_path / "models" / "fox", *flags) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"clozeline: not exported: .*no VNNI here", message)
+
+
 def test_a_run_without_a_task_has_no_metric(
     trained_run: Run, examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
