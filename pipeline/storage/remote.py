@@ -250,7 +250,14 @@ class RemoteFileSystem(AbstractFileSystem):
 
     def _call(self, path: str, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the store; see the class for what it raises."""
-        url = f"{self.scheme}://{self._strip_protocol(path)}"
+        path = self._strip_protocol(path)
+        try:
+            return self._retried(path, method, *args, **kwargs)
+        except FileNotFoundError:
+            self._check_bucket(path)
+            raise
+
+    def _retried(self, path: str, method: str, *args: Any, **kwargs: Any) -> Any:
         attempts = SCHEMES[self.scheme].attempts
         for attempt in range(1, attempts + 1):
             try:
@@ -259,9 +266,7 @@ class RemoteFileSystem(AbstractFileSystem):
             except (InputError, JobError):
                 raise
             except Exception as error:  # each library has its own types
-                failure = _converted(error, url)
-                if isinstance(failure, FileNotFoundError):
-                    self._check_bucket(path)
+                failure = _converted(error, f"{self.scheme}://{path}")
                 if not isinstance(failure, JobError):
                     raise failure from error
                 if attempt == attempts:
@@ -271,20 +276,17 @@ class RemoteFileSystem(AbstractFileSystem):
 
     def _check_bucket(self, path: str) -> None:
         """Raise `InputError` if the bucket of a missing object does not exist."""
-        bucket = self._strip_protocol(path).split("/")[0]
+        bucket = path.split("/")[0]
         if self.scheme == "hdfs" or bucket in self._buckets:
             return
         try:
-            self._store.ls(bucket)
-        except Exception as error:
-            failure = _converted(error, f"{self.scheme}://{bucket}")
-            if isinstance(failure, InputError):
-                return  # the credentials may not list it: then the object is missing
-            if isinstance(failure, FileNotFoundError):
-                failure = InputError(
-                    f"{self.scheme}://{bucket}: no such bucket; create it, or check the name"
-                )
-            raise failure from error
+            self._retried(bucket, "ls", bucket)
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.scheme}://{bucket}: no such bucket; create it, or check the name"
+            ) from None
+        except InputError:
+            return  # the credentials may not list it: then the object is missing
         self._buckets.add(bucket)
 
     @functools.cached_property

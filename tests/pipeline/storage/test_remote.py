@@ -62,6 +62,19 @@ def test_missing_bucket_is_told_from_a_missing_object(store):
             getattr(path_from("gs://other/x"), act.__name__)()
 
 
+def test_bucket_is_looked_for_with_retries(store):
+    failures = [TimeoutError(), TimeoutError()]
+
+    def fail(method: str, key: str) -> None:
+        if method == "ls" and failures:
+            raise failures.pop()
+
+    store.fail = fail
+    with pytest.raises(FileNotFoundError):
+        path_from("gs://bucket/x").read_bytes()
+    assert failures == []
+
+
 class NoCredentialsError(Exception):
     """Has the name of botocore's."""
 

@@ -1,0 +1,127 @@
+"""The file layer on an S3 and a GCS server: no command, no TensorFlow."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError, JobError
+from pipeline.storage.cache import Cache, CacheConfig
+from pipeline.storage.files import (
+    crc32c,
+    download_exactly,
+    local_copy,
+    match_files,
+    publish,
+    remove_folder,
+    write_atomically,
+)
+from pipeline.storage.locks import only_writer
+from pipeline.storage.remote import move_object, path_from, sizes_below, upload
+
+pytestmark = pytest.mark.storage
+
+BIG_BYTES = 110_000_000
+"""More than two parts of an upload of s3fs, whose size is 50 MiB."""
+
+
+@pytest.fixture(params=["s3", "gs"])
+def base(request, monkeypatch, s3, gcs, s3_environment, gcs_environment) -> Path:
+    for name, value in (s3_environment(s3[0]) | gcs_environment(gcs)).items():
+        monkeypatch.setenv(name, value)
+    return path_from(f"{request.param}://bucket/files")
+
+
+def test_objects_are_written_listed_moved_and_removed(base):
+    write_atomically(base / "a/x.txt", b"1" * 10)
+    write_atomically(base / "a/sub/y.txt", b"22")
+    write_atomically(base / "empty", b"")
+    assert (base / "empty").read_bytes() == b""
+    assert sizes_below(base / "a") == {"sub/y.txt": 2, "x.txt": 10}
+    assert sizes_below(base / "none") == {}
+    move_object(base / "a/x.txt", base / "a/z.txt")
+    assert sorted(path.name for path in (base / "a").iterdir()) == ["sub", "z.txt"]
+    assert match_files([f"{base}/a/*.txt"]) == {f"{base}/a/z.txt": 10}
+    with pytest.raises(InputError, match="/a/sub: is a folder"):
+        match_files([f"{base}/a/*"])
+    with local_copy(base / "a") as copy:
+        assert (copy / "sub/y.txt").read_bytes() == b"22"
+    with pytest.raises(FileNotFoundError), local_copy(base / "nothing"):
+        pass
+    remove_folder(base)
+    assert sizes_below(base) == {}
+
+
+def test_folder_is_published_with_its_marker(base, tmp_path):
+    (tmp_path / "marker").write_text("m")
+    (tmp_path / "data").write_bytes(os.urandom(1000))
+    publish(tmp_path, base / "made", "marker")
+    assert sizes_below(base / "made") == {"data": 1000, "marker": 1}
+    with pytest.raises(FileExistsError):
+        publish(tmp_path, base / "made", "marker")
+    remove_folder(base / "made", "marker")
+
+
+def test_second_writer_is_refused(base):
+    with only_writer(base / "run", "`run_dir`"):
+        with (
+            pytest.raises(InputError, match=f"is being written by process {os.getpid()},"),
+            only_writer(base / "run", "`run_dir`"),
+        ):
+            pass
+        assert [*sizes_below(base / "run")] == [".lease"]
+    assert sizes_below(base / "run") == {}
+
+
+def test_large_file_goes_up_and_down_whole(base, tmp_path):
+    file = tmp_path / "big"
+    file.write_bytes(os.urandom(BIG_BYTES))
+    upload(file, base / "big")
+    download_exactly(base / "big", tmp_path / "copy", BIG_BYTES)
+    assert (tmp_path / "copy").read_bytes() == file.read_bytes()
+    cache = Cache(CacheConfig(cache=tmp_path / "cache"))
+    with cache.opened(base / "big", BIG_BYTES, crc32c(file)) as copy:
+        assert copy.stat().st_size == BIG_BYTES
+    (base / "big").unlink()
+
+
+def test_nothing_is_half_read_through_a_network_that_fails(
+    network, failing, s3_environment, monkeypatch, tmp_path
+):
+    for name, value in s3_environment(network.port).items():
+        monkeypatch.setenv(name, value)
+    base = path_from("s3://bucket/failing")
+    data = {f"{index:03d}": os.urandom(1000 * index) for index in range(100)}
+    network.fault = failing(0.1, 0.0, 0.2, seed=3)
+    network.faults.clear()
+    try:
+        for name, content in data.items():
+            write_atomically(base / name, content)
+        for name, content in data.items():
+            assert (base / name).read_bytes() == content
+        with local_copy(base) as copy:
+            assert {path.name: path.read_bytes() for path in copy.iterdir()} == data
+    finally:
+        network.fault = lambda key: ""
+    assert network.faults["cut"] > 20
+    assert network.faults["503"] > 20
+    remove_folder(base)
+
+
+def test_store_that_always_fails_is_asked_a_bounded_number_of_times(
+    network, s3_environment, monkeypatch
+):
+    for name, value in s3_environment(network.port).items():
+        monkeypatch.setenv(name, value)
+    path = path_from("s3://bucket/always")
+    write_atomically(path, b"content")
+    for fault in ("503", "cut"):
+        network.fault = lambda key, fault=fault: fault
+        network.requests = 0
+        try:
+            with pytest.raises(JobError, match=r"s3://bucket/always: .*given up") as caught:
+                path.read_bytes()
+        finally:
+            network.fault = lambda key: ""
+        assert "\n" not in str(caught.value)
+        assert network.requests <= 40
