@@ -29,7 +29,7 @@ class CorpusOptions(BeamCommand):
     """Read a truncated or corrupt file up to the damage and count it, instead of failing."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a flag is out of range.

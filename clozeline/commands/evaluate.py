@@ -54,7 +54,7 @@ class Evaluate(Command):
     """Compile with XLA, as in training."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a flag is out of range.
@@ -62,7 +62,7 @@ class Evaluate(Command):
         self.engine_config()
 
     def engine_config(self) -> EvaluateConfig:
-        """Return what the engine is asked to do."""
+        """Return the engine's config."""
         worst = self.worst if "worst" in self.given else None
         return config_from(self, EvaluateConfig, columns=named_columns(self), worst=worst)
 

@@ -33,7 +33,7 @@ class Explain(Command):
     """Position of the piece to predict ([CLS] is 0) in a text without [MASK]. Default: last."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: no text, more than two, or a file of another kind.

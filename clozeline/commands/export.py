@@ -42,7 +42,7 @@ class Export(Command):
     (tagging). It ignores the rest of a longer one, and answers truncated = true."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: flags contradict each other.

@@ -103,7 +103,7 @@ class Finetune(TrainingFlags):
     and report mean and standard deviation."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a flag is out of range, or does not fit the task.
@@ -117,7 +117,7 @@ class Finetune(TrainingFlags):
             self.refuse_given("`steps` says how long to train; leave one of the two out", "epochs")
 
     def engine_config(self) -> FinetuneConfig:
-        """Return what the engine is asked to do."""
+        """Return the engine's config."""
         return config_from(self, FinetuneConfig, columns=named_columns(self), **self.parts())
 
     def run(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def as_json(run: "TunedRun") -> dict[str, Any]:
 
 
 def print_result(result: "FinetuneResult") -> None:
-    """Print the closing table: a column a run, and of several their mean and spread."""
+    """Print the final table: one column per run; for several, also mean and standard deviation."""
     from clozeline.show.evaluation import measure_text
 
     if notes.quiet:

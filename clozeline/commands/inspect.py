@@ -24,7 +24,7 @@ class Inspect(Command):
     """Split of the examples to show; all splits are checked."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a flag is out of range, or has no effect next to the others.

@@ -41,7 +41,7 @@ class Launch(Command):
     """Seconds that workers have to save and end when they are stopped; then they are killed."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say, and the flags of the command after `--`.
+        """Check the values, and the flags of the command after `--`.
 
         Raises:
             InputError: a flag is missing or out of range, or several workers cannot run the
@@ -76,7 +76,7 @@ class Launch(Command):
             )
 
     def engine_config(self) -> LaunchConfig:
-        """Return what the engine is asked to do."""
+        """Return the engine's config."""
         command = (sys.executable, "-m", "clozeline", *self.command)
         return config_from(self, LaunchConfig, command=command, workers=self.workers)
 

@@ -70,7 +70,7 @@ class Preprocess(CorpusOptions):
     """Replace the dataset in --output when the new one is finished."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a flag is out of range.

@@ -51,7 +51,7 @@ class Pretrain(TrainingFlags):
     phase2_dataset: Path | None = None
     """Dataset of phase 2, the last steps: longer records of the same text and vocabulary."""
     phase2_steps: int | None = None
-    """How many of the steps are in phase 2. Default: a tenth."""
+    """Number of steps in phase 2. Default: a tenth of all steps."""
     phase2_batch_size: int | None = None
     """Global batch size in phase 2. Default: keeps the tokens per step of phase 1."""
     teacher: Path | None = None
@@ -72,10 +72,10 @@ class Pretrain(TrainingFlags):
     """Folder for copies of the files of a remote dataset; several commands may share it. Default:
     ~/.cache/clozeline."""
     cache_gb: float = CacheConfig.cache_gb
-    """Largest size of the copies in --cache, in gigabytes."""
+    """Maximum size of the copies in --cache, in gigabytes."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a flag is out of range, or two exclude each other.
@@ -85,7 +85,7 @@ class Pretrain(TrainingFlags):
             self.refuse_given("`init` brings its own sizes; leave one of the two out", "model")
 
     def engine_config(self) -> PretrainConfig:
-        """Return what the engine is asked to do."""
+        """Return the engine's config."""
         caching = config_from(self, CacheConfig)
         return config_from(self, PretrainConfig, caching=caching, **self.parts())
 
@@ -108,27 +108,27 @@ class Pretrain(TrainingFlags):
 
 
 def print_result(result: "PretrainResult") -> None:
-    """Print the closing table; nothing on a worker that is not the chief."""
+    """Print the final table, on the chief only."""
     if notes.quiet:
         return
     split, values = result.measured.split, result.measured.values
     rows: list[tuple[str, object]] = []
     if "relation_loss" in values:
-        rows.append((f"relations: divergence ({split})", f"{values['relation_loss']:.4f} nats"))
+        rows.append((f"relation divergence ({split})", f"{values['relation_loss']:.4f} nats"))
     if "masked_lm_loss" in values:
         rows += [
-            (f"masked pieces: loss ({split})", f"{values['masked_lm_loss']:.4f} nats"),
-            ("masked pieces: right", f"{values['masked_lm_accuracy']:.2%}"),
+            (f"masked LM loss ({split})", f"{values['masked_lm_loss']:.4f} nats"),
+            ("masked LM accuracy", f"{values['masked_lm_accuracy']:.2%}"),
         ]
     if "next_sentence_loss" in values:
         rows += [
-            ("next sentence: loss", f"{values['next_sentence_loss']:.4f} nats"),
-            ("next sentence: right", f"{values['next_sentence_accuracy']:.2%}"),
+            ("next-sentence loss", f"{values['next_sentence_loss']:.4f} nats"),
+            ("next-sentence accuracy", f"{values['next_sentence_accuracy']:.2%}"),
         ]
     rows += [
         ("steps", result.steps),
         ("tokens/s, padding included", f"{result.tokens_per_sec:,.0f}"),
-        ("share of the machine's matrix rate", f"{result.mfu:.1%}"),
+        ("model FLOP utilization", f"{result.mfu:.1%}"),
         ("seconds", f"{result.secs:,.1f}"),
     ]
     results.print(table(f"run {result.run}", ("", Path(result.model).name), rows))

@@ -39,7 +39,7 @@ class Query(Command):
     """Version number, or label such as canary. Default: the newest version."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: no text, or more than two; an address, a name or a version that cannot be

@@ -62,7 +62,7 @@ class Serve(Command):
         return SYSTEM_ALLOCATOR | QUIET_GRPC | users | frozen
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a port that cannot be one, no host, or flags that contradict each other.

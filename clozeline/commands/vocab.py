@@ -26,7 +26,7 @@ class Vocab(CorpusOptions):
     """Replace the file if it exists."""
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the values.
 
         Raises:
             InputError: a flag is out of range.

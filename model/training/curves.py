@@ -7,18 +7,18 @@ from typing import Any
 from pipeline.storage.files import write_atomically
 
 PANELS = (
-    ("masked_lm_loss", "loss of masked pieces, nats"),
-    ("masked_lm_accuracy", "share of masked pieces that are right"),
-    ("next_sentence_loss", "loss of the next sentence, nats"),
-    ("next_sentence_accuracy", "share of next sentences that are right"),
+    ("masked_lm_loss", "masked LM loss, nats"),
+    ("masked_lm_accuracy", "masked LM accuracy"),
+    ("next_sentence_loss", "next-sentence loss, nats"),
+    ("next_sentence_accuracy", "next-sentence accuracy"),
     ("task_loss", "loss"),
-    ("task_accuracy", "share of examples that are right"),
-    ("macro_f1", "F1, mean over classes"),
-    ("pearson", "Pearson's correlation"),
-    ("entity_f1", "F1 of entities"),
-    ("span_f1", "F1 of answers"),
+    ("task_accuracy", "accuracy"),
+    ("macro_f1", "macro F1"),
+    ("pearson", "Pearson correlation"),
+    ("entity_f1", "entity F1"),
+    ("span_f1", "answer F1"),
     ("learning_rate", "learning rate"),
-    ("gradient_norm", "norm of all gradients"),
+    ("gradient_norm", "global gradient norm"),
 )
 COLUMNS = 2
 
