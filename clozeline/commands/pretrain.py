@@ -40,7 +40,7 @@ class Pretrain(TrainingFlags):
     up to mini and runs of minutes or hours on a CPU."""
     initialization: Initialization = PretrainConfig.initialization
     """Initial weights of a new model. random: BERT's. neighbours: the heads of the first layer
-    attend to neighbouring positions from the start, which brings the fall of the loss forward."""
+    attend to neighbouring positions from the start, so that the loss falls earlier."""
     initializer_range: float | None = None
     """Standard deviation of the random initial weights. Default: that of --model (0.02 for sizes);
     with --initialization neighbours, 0.8 / sqrt(hidden size)."""
