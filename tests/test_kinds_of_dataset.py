@@ -9,7 +9,7 @@ import pytest
 from clozeline.main import main
 from model.run import load_run
 from model.training.input import eval_batches, train_batches
-from pipeline.manifest import Manifest, read_manifest
+from pipeline.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.text.tokenizer import Vocabulary
 from serving.export.signatures import TextModel
 
@@ -21,10 +21,19 @@ def make(corpus: Path, vocab: Path, output: Path, *more: str) -> Manifest:
     return read_manifest(output)
 
 
-@pytest.fixture(scope="module")
-def dynamic(prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["streams", "old"])
+def dynamic(
+    prose_corpus: Path,
+    vocab_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Path:
+    """A dataset with dynamic masks, as it is written now and by the first release."""
     output = tmp_path_factory.mktemp("dynamic") / "ds"
-    make(prose_corpus, vocab_path, output, "--masks", "dynamic", "--masking", "whole-word")
+    manifest = make(prose_corpus, vocab_path, output, "--masks=dynamic", "--masking=whole-word")
+    if request.param == "old":
+        del manifest.settings["streams"]
+        (output / MANIFEST).write_text(manifest.to_json())
     return output
 
 

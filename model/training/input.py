@@ -14,6 +14,7 @@ Shapes: B batch, L positions, P masked positions.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -127,16 +128,16 @@ def eval_batches(
         example_weights: float32 [B]. 1 = an example of the split, 0 = filler.
     """
     masks = f"{split}/masks"  # the same in every evaluation, so that results are comparable
+    size = context.get_per_replica_batch_size(batch_size)
+    rows = _rows(context, batch_size)
+    batches = -(-manifest.examples(split) // batch_size) * (len(rows) // size)
     if not manifest.streams:
-        batches = file_order.eval_records(dataset, manifest, split, context, batch_size=batch_size)
-        return _of_older_dataset(batches, dataset, manifest, masks)
+        records = file_order.eval_records(dataset, manifest, split, context, batch_size=batch_size)
+        return _of_older_dataset(records, dataset, manifest, masks).take(batches)
     order = StreamOrder.of(manifest, split, batch_size=batch_size, seed=None)
     reader = _stream_reader(order, dataset, manifest, split, files)
-    rows = _rows(context, batch_size)
     mask = _masking(dataset, manifest, masks)
     read = _read(lambda: reader.rows_once(rows), len(rows), manifest, mask)
-    size = context.get_per_replica_batch_size(batch_size)
-    batches = -(-order.examples // batch_size) * (len(rows) // size)
     return _parsed(read, manifest, size).take(batches)
 
 
@@ -190,11 +191,12 @@ def _of_older_dataset(
 ) -> tf.data.Dataset:
     """Return parsed batches of a dataset without streams; arguments as `_parsed`."""
     named = batches.map(lambda numbers, records: {NUMBERS: numbers, RECORDS: records})
+    size = named.element_spec[NUMBERS].shape[0]
     mask = _masking(dataset, manifest, masks)
-    if mask:
-        signature = _signature(named.element_spec[NUMBERS].shape[0], manifest, mask)
-        named = fed(lambda: map(mask, named.as_numpy_iterator()), signature, ahead=READ_AHEAD)
-    return _parsed(named, manifest, named.element_spec[NUMBERS].shape[0])
+    if mask is None:
+        return _parsed(named, manifest, size)
+    masked = partial(map, mask, named.as_numpy_iterator())
+    return _parsed(fed(masked, _signature(size, manifest, mask), ahead=READ_AHEAD), manifest, size)
 
 
 def _signature(rows: int, manifest: Manifest, mask: Mask | None) -> dict[str, tf.TensorSpec]:
