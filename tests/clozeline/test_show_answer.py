@@ -58,3 +58,33 @@ def test_what_has_no_view_of_its_own_is_listed_by_name():
     })  # fmt: skip
     assert ["tokens", "[CLS],", "fox"] in lines
     assert any("…" in line for line in lines)
+
+
+def test_an_answer_is_shown_in_its_part_of_the_passage():
+    passage = "😀 " * 50 + "Ada left." + " x" * 99
+    lines = shown(["who", passage], {
+        "signature": "answer", "answer": "Ada", "score": 1.5, "truncated": False,
+        "start_code_point": 100, "end_code_point": 103,
+    })  # fmt: skip
+    assert lines[0] == ["Ada"]
+    part = " ".join(word for line in lines[1:-1] for word in line)
+    assert part.startswith("…😀")
+    assert "😀 Ada left. x" in part
+    assert part.endswith("…")
+    assert lines[-1] == ["score", "1.500"]
+
+
+def test_a_passage_without_an_answer():
+    lines = shown(["who", "x"], {
+        "signature": "answer", "answer": "", "score": -2.0, "truncated": False,
+        "start_code_point": 0, "end_code_point": 0,
+    })  # fmt: skip
+    assert lines == [["no", "answer", "(score", "-2.000)"]]
+
+
+def test_the_n_best_answers_without_padding():
+    lines = shown(["who", "x"], {
+        "signature": "answers", "answers": ["Ada", "she", ""], "scores": [2.0, -1.0, 0.0],
+        "truncated": False,
+    })  # fmt: skip
+    assert lines[-2:] == [["1", "Ada", "2.000"], ["2", "she", "-1.000"]]
