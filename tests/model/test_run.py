@@ -16,7 +16,7 @@ from model.run import load_run, write_run
 from model.run_config import DatasetFacts, RunConfig, TextFacts, read_config
 from model.start import open_run
 from model.tasks.task_kind import Task
-from model.training.config import TrainingConfig, TuningConfig
+from model.training.config import RelationsConfig, TrainingConfig, TuningConfig
 from model.training.metrics_file import MetricsFile
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import read_manifest, sha256
@@ -103,8 +103,12 @@ def test_every_field_survives_saving_and_loading(
         ),
         heads=("masked_lm",),
         task=Task("span", (), takes_pairs=True),
-        tuning=TuningConfig("cafe", "a run", 0.9, 1, "balanced", 77),
+        tuning=TuningConfig(
+            "cafe", "a run", 0.9, 1, "balanced", 77, "first-last", "a teacher", "beef", 0.4, 2.5,
+            "fade",
+        ),
         recipe="cpu-hours",
+        relations=RelationsConfig("another teacher", "feed", 3, 12),
     )  # fmt: skip
     for name, (value, default) in leaves(config).items():
         assert value != default, f"{name} has its default here: a lost value would not be seen"
