@@ -228,6 +228,8 @@ class Group:
             return None
         # If one is killed, the others fail because they lose it; likewise if one refuses its input.
         cause = min(failed, key=lambda each: (each.code >= 0, each.code != BAD_INPUT))
+        if cause.code == INTERRUPTED:  # it got the signal instead of us, and all have saved
+            return KeyboardInterrupt()
         kind = InputError if cause.code == BAD_INPUT else JobError
         return kind(f"{cause}, so all were stopped")
 

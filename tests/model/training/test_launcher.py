@@ -127,6 +127,12 @@ def test_bad_input_is_not_started_again(recorder: Recorder) -> None:
     assert recorder.notes(0) == ["starts"]
 
 
+def test_a_signal_to_a_worker_stops_all(recorder: Recorder) -> None:
+    """Workers agree to stop: one of them got SIGTERM, and all end with exit code 130."""
+    with pytest.raises(KeyboardInterrupt):
+        recorder.run(2, "sys.exit(130)", restart=5)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_workers_once(recorder: Recorder, number: int) -> None:
     script = f"if index: wait()\nothers_wait()\nos.kill(os.getppid(), {int(number)})\nwait()"
