@@ -19,6 +19,9 @@ ENGINE ?= docker
 TARGET ?= clozeline
 FLINK := pipeline/deploy/flink
 
+# Targets may run in parallel, and apt-get does not wait for another one.
+apt = mkdir -p build && flock build/apt.lock sh -c 'apt-get update && apt-get install --yes $(1)'
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser test-network test-storage test-demo bench docs pictures image lint types format sbom audit lock clean
 
@@ -56,8 +59,8 @@ test-flink: install build/flink/job-server.jar  ## the job on Flink, which Maven
 	$(BIN)/python -m pytest -m flink
 
 test-browser: install  ## the pages in headless Chromium, which apt-get installs if it is missing
-	{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update && apt-get install --yes \
-	    chromium chromium-driver fonts-noto-color-emoji fonts-wqy-microhei; }
+	{ command -v chromium && command -v chromedriver; } >/dev/null || \
+	    { $(call apt,chromium chromium-driver fonts-noto-color-emoji fonts-wqy-microhei); }
 	$(BIN)/python -m pytest -m browser
 
 test-storage: install build/storage/versitygw build/storage/fake-gcs-server  ## object storage: an S3 and a GCS server on loopback, built from source
@@ -76,11 +79,11 @@ test-demo: install  ## the demo at a tiny size, in build/demo
 	$(BIN)/clozeline demo --output build/demo --megabytes 0.4 --vocab-size 2000 --steps 20 --no-check-learning
 
 test-network: install  ## workers in network namespaces whose links fail; needs root and iproute2, which apt-get installs
-	command -v ip >/dev/null || { apt-get update && apt-get install --yes iproute2; }
+	command -v ip >/dev/null || { $(call apt,iproute2); }
 	$(BIN)/python -m pytest -m network
 
 build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
-	command -v java mvn >/dev/null || { apt-get update && apt-get install --yes openjdk-17-jre-headless maven; }
+	command -v java mvn >/dev/null || { $(call apt,openjdk-17-jre-headless maven); }
 	rm -rf build/flink
 	mvn --batch-mode --quiet --strict-checksums --file $(FLINK)/pom.xml dependency:copy-dependencies jar:jar
 	cd build/flink && sha256sum --quiet --check ../../$(FLINK)/jars.sha256
