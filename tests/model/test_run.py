@@ -14,6 +14,7 @@ from model.bert.config import BertConfig
 from model.bert.network import build_model, weights_by_name
 from model.run import load_run, write_run
 from model.run_config import DatasetFacts, RunConfig, TextFacts, read_config
+from model.source import open_source
 from model.start import open_run
 from model.tasks.task_kind import Task
 from model.training.config import RelationsConfig, TrainingConfig, TuningConfig
@@ -21,6 +22,7 @@ from model.training.metrics_file import MetricsFile
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import read_manifest, sha256
 from pipeline.schema import ENCODER_INPUTS
+from pipeline.storage.remote import path_from
 
 TRAINING = TrainingConfig(
     steps=9, batch_size=8, learning_rate=0.5, warmup_steps=3, weight_decay=0.25, seed=6
@@ -328,3 +330,22 @@ def test_damaged_metrics_are_left_out(tmp_path: Path) -> None:
         assert [line["step"] for line in metrics.lines()] == [1, 3]
         metrics.cut(2)
         assert metrics.path.read_bytes() == whole[0]
+
+
+def test_remote_run_is_complete_when_its_config_is_there(
+    store: Any, config: RunConfig, dataset: Path
+) -> None:
+    path = path_from("gs://bucket/imported")
+    model = build_model(config.model, None)
+    write_run(path, config, vocabulary(dataset), weights_by_name(model))
+    written = [key for method, key in store.requests if method == "put"]
+    assert written[-1] == "bucket/imported/config.json"
+    loaded = weights_by_name(load_run(path).load_model("auto"))
+    for name, values in weights_by_name(model).items():
+        np.testing.assert_array_equal(loaded[name].numpy(), values.numpy())
+    source = open_source(path)
+    assert (source.path, source.vocabulary) == (path, vocabulary(dataset))
+    with pytest.raises(InputError, match="gs://bucket/imported: already exists"):
+        write_run(path, config, vocabulary(dataset), weights_by_name(model))
+    with pytest.raises(InputError, match=r"gs://bucket/none: no run \(no config.json\)"):
+        load_run(path_from("gs://bucket/none"))
