@@ -47,8 +47,9 @@ from model.training.workers import Workers
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.cached_shards import CachedShardFiles
 from pipeline.storage.files import read_bounded
-from pipeline.storage.remote import path_from
+from pipeline.storage.remote import is_remote, path_from
 from pipeline.storage.remote_dataset import local_dataset
 from pipeline.storage.shard_files import ShardFiles
 from pipeline.text.tokenizer import dataset_vocabulary
@@ -263,9 +264,19 @@ class PretrainingData:
     def fetched(self, caching: CacheConfig) -> Iterator["PretrainingData"]:
         """Yield the same data, with local files in the context.
 
+        The files of a remote dataset are fetched ahead of their use; those of one without streams
+        are fetched before, since it does not tell in which order they are read.
+
         Raises:
             InputError, JobError: as `local_dataset`.
         """
+        if is_remote(self.dataset) and self.manifest.streams:
+            files = CachedShardFiles(self.dataset, caching)
+            try:
+                yield dataclasses.replace(self, files=files)
+            finally:
+                files.close()
+            return
         with local_dataset(self.dataset, self.manifest, caching) as local:
             yield dataclasses.replace(self, local=local, files=shard_files(local, self.manifest))
 

@@ -32,6 +32,7 @@ from pipeline.manifest import Manifest
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.serialization import parse_examples
 from pipeline.schema import record_features
+from pipeline.storage.files import local_copy
 from pipeline.storage.shard_files import ShardFiles
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import dataset_vocabulary
@@ -302,11 +303,11 @@ def corrupt_files_named(
         if isinstance(error, kinds):
             for shards in manifest.splits.values():
                 for shard in shards:
-                    _check_file(str(dataset / shard.name), manifest)
+                    _check_file(dataset / shard.name, manifest)
         raise
 
 
-def _check_file(file: str, manifest: Manifest) -> None:
+def _check_file(file: Path, manifest: Manifest) -> None:
     """Read a whole TFRecord file.
 
     Raises:
@@ -314,10 +315,11 @@ def _check_file(file: str, manifest: Manifest) -> None:
     """
     good = 0
     try:
-        check_records(Path(file), manifest.compression_type)
-        for record in tf.data.TFRecordDataset(file, manifest.compression_type):
-            parse_examples(record[tf.newaxis], manifest.features)
-            good += 1
+        with local_copy(file) as local:
+            check_records(local, manifest.compression_type)
+            for record in tf.data.TFRecordDataset(str(local), manifest.compression_type):
+                parse_examples(record[tf.newaxis], manifest.features)
+                good += 1
     except (tf.errors.NotFoundError, FileNotFoundError) as error:
         raise InputError(
             f"{file}: is missing; put it back and repeat the command, which resumes from the last "

@@ -86,8 +86,7 @@ class Cache:
             InputError: the file has another checksum, or the cache is too small for it.
             JobError: it cannot be downloaded, or there is no room; a full disk.
         """
-        digest = hashlib.sha256(str(source).encode()).hexdigest()[:16]
-        copy = self._folder / f"{digest}-{checksum}-{source.name}"
+        copy = self.path_of(source, checksum)
         while True:
             with _locked(copy, fcntl.LOCK_SH) as found:
                 if found and copy.stat().st_size == size_bytes:
@@ -95,6 +94,11 @@ class Cache:
                     yield copy
                     return
             self._download(source, copy, size_bytes, checksum)
+
+    def path_of(self, source: Path, checksum: str) -> Path:
+        """Return where the copy of a remote file with this checksum is, or would be."""
+        digest = hashlib.sha256(str(source).encode()).hexdigest()[:16]
+        return self._folder / f"{digest}-{checksum}-{source.name}"
 
     def _download(self, source: Path, copy: Path, size_bytes: int, checksum: str) -> None:
         """Download a file under a temporary name, check it and rename it."""
