@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -19,7 +20,10 @@ from model.training.record_streams import FILLER, StreamReader
 from model.training.stream_order import StreamOrder
 from pipeline.manifest import Manifest, Shard
 from pipeline.storage import tfrecords
+from pipeline.storage.cache import CacheConfig
+from pipeline.storage.cached_shards import CachedShardFiles
 from pipeline.storage.files import crc32c
+from pipeline.storage.remote import path_from
 from pipeline.storage.shard_files import ShardFiles
 from pipeline.storage.tfrecords import record_bytes
 
@@ -250,3 +254,20 @@ def test_small_splits_have_fewer_streams(streams: int, examples: int, expected: 
 def test_a_position_inside_a_batch_is_refused(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match="position 3: expected a multiple of 2"):
         next(dataset.reader(2, 2).rows(range(2), 3))
+
+
+def test_streams_read_the_same_records_through_the_cache_of_a_remote_dataset(
+    dataset: Dataset, store: Any, tmp_path: Path
+) -> None:
+    for shard in dataset.shards:
+        store.objects[f"bucket/dataset/{shard.name}"] = (dataset.folder / shard.name).read_bytes()
+    files = CachedShardFiles(path_from("gs://bucket/dataset"), CacheConfig(cache=tmp_path))
+    local = dataset.reader(4, 6)
+    reader = replace(local, files=files)
+    for position in (0, 66):
+        files.expect(reader.shards_in_order_of_use(range(6), position))
+        remote_numbers = numbers_of(reader, 40, range(6), position)
+        np.testing.assert_array_equal(remote_numbers, numbers_of(local, 40, range(6), position))
+    files.close()
+    downloads = [key for method, key in store.requests if method == "get"]
+    assert sorted(downloads) == [f"bucket/dataset/{index}" for index in range(len(FILES))]
