@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from pipeline.corpus.readers import UNREADABLE, check_columns
-from pipeline.corpus.remarks import DAMAGED_FILE, Remark, hints, remarks_from
+from pipeline.corpus.remarks import DAMAGED_FILE, Remark, hints
 from pipeline.errors import InputError
 from pipeline.jobs.beam_options import beam_options
+from pipeline.jobs.job_report import JobReport, ShardReport, WrittenShard
 from pipeline.jobs.preprocess import run_job
 from pipeline.jobs.shared_folder import job_folder
 from pipeline.jobs.tally import Stage, reading, watch
@@ -32,30 +32,30 @@ class Report:
     """The job's report on one dataset.
 
     Attributes:
-        shards: entries of `shards` of `pipeline.jobs.preprocess.run_job`, for this dataset.
+        shards: reports on the dataset's shards.
         dropped: number of documents dropped by reason, including those dropped while reading, and
             of damaged files.
         remarks: remarks on files of the corpus.
     """
 
-    shards: list[dict[str, Any]]
+    shards: list[ShardReport]
     dropped: Counter[str]
     remarks: list[Remark]
 
     @property
-    def written(self) -> list[dict[str, Any]]:
+    def written(self) -> list[WrittenShard]:
         """The shards that contain records."""
-        return [shard for shard in self.shards if "shard" in shard]
+        return [report.written for report in self.shards if report.written]
 
     @property
     def temporary_files(self) -> dict[str, str]:
         """Temporary path of each shard, by its final file name."""
-        return {shard["shard"]["name"]: shard["temporary"] for shard in self.written}
+        return {written.shard.name: written.temporary for written in self.written}
 
     @property
     def documents(self) -> int:
         """Number of documents in the corpus."""
-        used = sum(shard["statistics"]["documents"] for shard in self.written)
+        used = sum(written.statistics["documents"] for written in self.written)
         return used + self.dropped.total()
 
 
@@ -127,14 +127,14 @@ def make_datasets(
     return manifests, reports[0].remarks
 
 
-def _report(job_report: dict[str, Any], dataset: int) -> Report:
+def _report(job_report: JobReport, dataset: int) -> Report:
     """Return the part of a job's report that concerns one dataset, given by its index."""
-    shards = [shard for shard in job_report["shards"] if shard["dataset"] == dataset]
-    remarks = remarks_from(job_report["remarks"])
-    dropped = Counter(job_report["dropped"])
+    shards = [shard for shard in job_report.shards if shard.dataset == dataset]
+    remarks = job_report.remarks
+    dropped = Counter(job_report.dropped)
     dropped.update({remark.kind: remark.files for remark in remarks if remark.kind == DAMAGED_FILE})
     for shard in shards:
-        dropped.update(shard["dropped"])
+        dropped.update(shard.dropped)
     return Report(shards, dropped, remarks)
 
 
@@ -159,10 +159,10 @@ def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Man
     """
     splits: dict[str, list[Shard]] = {TRAIN: [], EVAL: []}
     totals: dict[str, Counter[str]] = {TRAIN: Counter(), EVAL: Counter()}
-    for shard in report.written:
-        split = shard["name"].partition("-")[0]
-        totals[split].update(shard["statistics"])
-        splits[split].append(Shard.from_dict(shard["shard"]))
+    for written in report.written:
+        split = written.shard.name.partition("-")[0]
+        totals[split].update(written.statistics)
+        splits[split].append(written.shard)
     if not splits[TRAIN] or (1 < settings.shards > report.documents // 2):
         raise InputError(_why_nothing(report, settings))
     return Manifest(

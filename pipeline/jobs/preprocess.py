@@ -9,13 +9,11 @@ of workers, and random next sentences are drawn from the shard's other documents
 several sequence lengths are made from one grouping.
 """
 
-import json
 import shutil
 import tempfile
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,9 @@ from pipeline.corpus.readers import (
     read_document,
     text_sentences,
 )
+from pipeline.corpus.remarks import remarks_from
 from pipeline.jobs.beam_options import is_local, running_pipeline
+from pipeline.jobs.job_report import JobReport, ShardReport, WrittenShard
 from pipeline.jobs.shared_folder import OnSharedStorage
 from pipeline.jobs.shuffle import GroupByShard, Place, gathered
 from pipeline.jobs.tally import Tally
@@ -52,7 +52,6 @@ from pipeline.records.shard import (
 from pipeline.schema import Compression
 from pipeline.storage.files import CLOZELINE, crc32c
 from pipeline.storage.remote_files import is_local_path, joined, open_to_read, open_to_write
-from pipeline.storage.strict_json import to_json
 from pipeline.storage.tfrecords import INDEX_RECORDS, record_bytes
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
@@ -144,18 +143,17 @@ class WriteShard(beam.DoFn):
 
     def process(
         self, element: tuple[str, Iterable[list[Document] | Place]]
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[ShardReport]:
         """Write one shard of each dataset and yield the reports."""
         name, groups = element
         documents = gathered(groups)
         for dataset, maker in enumerate(self._makers):
-            yield {"dataset": dataset, "name": name, **self._write(maker, name, documents)}
+            kept, dropped = maker.select(documents)
+            written = self._write(maker, name, kept) if kept else None
+            yield ShardReport(dataset, name, dict(dropped), written)
 
-    def _write(self, maker: ShardMaker, name: str, documents: list[Document]) -> dict[str, Any]:
-        """Write a shard file unless it would be empty; return its report (see `run_job`)."""
-        kept, dropped = maker.select(documents)
-        if not kept:
-            return {"dropped": dict(dropped)}
+    def _write(self, maker: ShardMaker, name: str, kept: list[Document]) -> WrittenShard:
+        """Write the records of a shard's documents to a file."""
         piece = piece_type(self._vocabulary)
         statistics = Counter(
             documents=len(kept),
@@ -169,12 +167,8 @@ class WriteShard(beam.DoFn):
         written = write_records(temporary, blocks, compression, self._tally)
         file = shard_file(name, compression)
         examples, tokens = statistics["examples"], statistics["real_positions"]
-        return {
-            "dropped": dict(dropped),
-            "temporary": temporary,
-            "shard": asdict(Shard(file, examples, tokens, *written)),
-            "statistics": dict(statistics),
-        }
+        shard = Shard(file, examples, tokens, *written)
+        return WrittenShard(temporary, shard, dict(statistics))
 
 
 def write_records(
@@ -216,19 +210,15 @@ def _write_records(
 
 def write_report(
     _: None,
-    shards: Iterable[dict[str, Any]],
+    shards: Iterable[ShardReport],
     dropped: dict[str, int],
     remarks: Iterable[Any],
     path: str,
 ) -> None:
-    """Write the workers' results to a file for the submitting process, as one JSON object."""
-    report = {
-        "shards": sorted(shards, key=lambda shard: shard["name"]),
-        "dropped": dropped,
-        "remarks": list(remarks),
-    }
+    """Write the job's report to a file for the submitting process."""
+    report = JobReport.of(shards, dropped, remarks_from(remarks))
     with open_to_write(path) as file:
-        file.write(to_json(report).encode())
+        file.write(report.to_json().encode())
 
 
 def run_job(
@@ -240,7 +230,7 @@ def run_job(
     tally: str | None,
     *,
     skip_damaged: bool,
-) -> dict[str, Any]:
+) -> JobReport:
     """Run the job and return its report; the shards are in `temporary`, not yet published.
 
     Args:
@@ -251,12 +241,6 @@ def run_job(
         temporary: a folder that every worker can write to.
         tally: a local folder for progress counts, or None.
         skip_damaged: True = use damaged files up to the damage; False = fail the job.
-
-    Returns:
-        `shards`: one entry per shard and dataset: `dataset` (its index), `name`, `dropped` (number
-        of documents by reason) and, if it has records, `temporary` (path), `shard` (fields of a
-        manifest's `Shard`) and `statistics`. `dropped`: number of documents by reason that were
-        dropped while reading. `remarks`: see `pipeline.corpus.remarks.remarks_from`.
     """
     settings = datasets[0]
     # Only local runners spill, so their files need not travel to a remote folder and back.
@@ -278,17 +262,22 @@ def run_job(
             | beam.ParDo(WriteShard(vocabulary, datasets, temporary, tally))
         )
         dropped = tokenized[DROPPED] | beam.combiners.Count.PerElement()
-        _ = (
-            pipeline
-            # One element, so that a report is written even if no shard exists.
-            | "Report" >> beam.Create([None])
-            | beam.Map(
-                write_report,
-                beam.pvalue.AsList(shards),
-                beam.pvalue.AsDict(dropped),
-                beam.pvalue.AsList(collected(read[REMARKS])),
-                report,
-            )
-        )
+        _write_report(pipeline, shards, dropped, collected(read[REMARKS]), report)
     with open_to_read(report) as file:
-        return json.loads(file.read())
+        return JobReport.from_json(file.read())
+
+
+def _write_report(pipeline: Any, shards: Any, dropped: Any, remarks: Any, path: str) -> None:
+    """Add the step that writes the job's report to a pipeline."""
+    _ = (
+        pipeline
+        # One element, so that a report is written even if no shard exists.
+        | "Report" >> beam.Create([None])
+        | beam.Map(
+            write_report,
+            beam.pvalue.AsList(shards),
+            beam.pvalue.AsDict(dropped),
+            beam.pvalue.AsList(remarks),
+            path,
+        )
+    )
