@@ -1,11 +1,13 @@
 """Names and numbers that several modules share are spelled in one of them, and imported."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from model import served
 from model.tasks.kinds import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +45,52 @@ def literals() -> Iterator[tuple[str, int, str]]:
 def test_a_feature_is_named_in_the_schema_alone() -> None:
     found = [(path, value) for path, _, value in literals() if value in FEATURES]
     assert sorted(found) == [("pipeline/schema.py", name) for name in sorted(FEATURES)]
+
+
+SERVED = {value for name, value in vars(served).items() if name.isupper()}
+"""Names of signatures, of their inputs and of their outputs."""
+
+MEAN_NOTHING_ELSE = {
+    "fill_mask", "fill_mask_pair", "embed_tokens", "predict_ids", "is_next_probability",
+    "sequence_output", "pooled_output", "masked_lm_logits", "next_sentence_logits", "task_logits",
+    "_code_point", "_utf16",
+}  # fmt: skip
+"""Names for which no other thing in the project has the same word."""
+
+READERS = ("serving/export/", "serving/client/", "clozeline/show/answer.py")
+"""Where every name of a signature, an input or an output is meant as one."""
+
+OTHER_MEANINGS = {
+    ("serving/export/signatures.py", "next_sentence"),  # the head
+    ("serving/export/inference_graph.py", "next_sentence"),
+    ("serving/export/signatures.py", "words"),  # what a kind of task reads
+    ("serving/export/accuracy.py", "answer"),  # a column of an evaluation
+}
+
+
+def test_names_of_signatures_inputs_and_outputs_are_written_once() -> None:
+    assert MEAN_NOTHING_ELSE < SERVED
+    found = {
+        (path, value)
+        for path, _, value in literals()
+        if value in MEAN_NOTHING_ELSE or (value in SERVED and path.startswith(READERS))
+    }
+    assert found - OTHER_MEANINGS == {("model/served.py", name) for name in MEAN_NOTHING_ELSE}
+
+
+def test_the_playground_reads_names_that_a_served_model_has() -> None:
+    script = (ROOT / "serving" / "pages" / "playground.js").read_text("utf-8")
+    fills = re.findall(r"^    signature: .*", script, re.MULTILINE)
+    signatures = set(re.findall(r'"(\w+)"', "".join(fills))) - {"signature"}  # a field's id
+    inputs = set(re.findall(r'name: "(\w+)"', script))
+    taken_apart = re.findall(
+        r"(?:function show\w+|number: |answers\.map\()\(?\{ ([\w, ]+) \}\)", script
+    )
+    outputs = {*re.findall(r"\banswer\.(\w+)", script), *", ".join(taken_apart).split(", ")}
+    assert {"fill_mask", "next_sentence", "embed", "attention"} <= signatures
+    assert inputs == {"text", "text_pair"}
+    assert {"is_next_probability", "labels", "score", "mean", "scores", "tokens"} <= outputs
+    assert signatures | inputs | outputs <= SERVED
 
 
 @pytest.mark.parametrize("fact", sorted(TF_SERVING))

@@ -14,6 +14,7 @@ from typing import Any
 
 from clozeline.options import Command, InputGlobs
 from clozeline.show.terminal import notes, results, table
+from model import served
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import write_atomically
 
@@ -442,7 +443,7 @@ def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: 
         results.print(show_answer([question.text], answer))
         results.print(f"the author wrote: {question.word}   (over {transport})\n")
     for kind, (first, second), answer in answers["pairs"]:
-        probability = answer.outputs["is_next_probability"]
+        probability = answer.outputs[served.IS_NEXT_PROBABILITY]
         results.print(f"{probability:.3f}  a {kind} next sentence   (over REST)")
         results.print(f"       {first}\n       {second}\n", markup=False)
     results.print(verdict_lines(verdict))

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clozeline.show.terminal import table
+from model import served
 from model.tasks.task_kind import all_kinds
 from serving.client.answers import Answer
 
@@ -22,7 +23,7 @@ def show(texts: Sequence[str], answer: Answer) -> RenderableType:
         if kind.signature.view
     }
     views |= {
-        kind.signature.n_best: (("answers", "scores"), _best_answers)
+        kind.signature.n_best: ((served.ANSWERS, served.SCORES), _best_answers)
         for kind in all_kinds()
         if kind.signature.n_best
     }
@@ -30,15 +31,15 @@ def show(texts: Sequence[str], answer: Answer) -> RenderableType:
     outputs = answer.outputs
     # A signature of another exporter may have the same name as ours but other outputs.
     shown = (view if outputs.keys() >= set(needed) else _values)(texts, outputs)
-    if outputs.get("truncated"):
+    if outputs.get(served.TRUNCATED):
         return Group(shown, "The text is longer than the model's maximum; its end was cut off.")
     return shown
 
 
 def _fillings(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return a table of the candidates for each mask, one column per mask."""
-    tokens, probabilities = answer["tokens"], answer["probabilities"]
-    masks = [index for index, position in enumerate(answer["positions"]) if position >= 0]
+    tokens, probabilities = answer[served.TOKENS], answer[served.PROBABILITIES]
+    masks = [index for index, position in enumerate(answer[served.POSITIONS]) if position >= 0]
     rows = [
         [rank + 1, *(f"{tokens[m][rank]} {probabilities[m][rank]:.3f}" for m in masks)]
         for rank in range(len(tokens[0]))
@@ -48,18 +49,18 @@ def _fillings(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 
 
 def _next_sentence(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    return f"{answer['is_next_probability']:.3f}  is the next sentence"
+    return f"{answer[served.IS_NEXT_PROBABILITY]:.3f}  is the next sentence"
 
 
 def _classes(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return the classes with their probabilities, the most probable first."""
-    pairs = zip(answer["probabilities"], answer["labels"], strict=True)
+    pairs = zip(answer[served.PROBABILITIES], answer[served.LABELS], strict=True)
     rows = [[label, f"{probability:.3f}"] for probability, label in sorted(pairs, reverse=True)]
     return table("", ["class", "probability"], rows)
 
 
 def _score(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    return f"{answer['score']:.3f}"
+    return f"{answer[served.SCORE]:.3f}"
 
 
 _AROUND = 60
@@ -68,35 +69,38 @@ _AROUND = 60
 
 def _passage(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return the answer, marked in its part of the passage."""
-    start, end = answer["start_code_point"], answer["end_code_point"]
-    if not answer["answer"]:
-        return f"no answer (score {answer['score']:.3f})"
+    start, end = (answer[each + served.CODE_POINT] for each in (served.START, served.END))
+    if not answer[served.ANSWER]:
+        return f"no answer (score {answer[served.SCORE]:.3f})"
     passage = texts[-1]
     part = Text("…" if start > _AROUND else "")
     part.append(passage[max(start - _AROUND, 0) : start])
     part.append(passage[start:end], style="bold reverse")
     part.append(passage[end : end + _AROUND] + ("…" if end + _AROUND < len(passage) else ""))
-    return Group(Text(answer["answer"], style="bold"), part, f"score {answer['score']:.3f}")
+    return Group(
+        Text(answer[served.ANSWER], style="bold"), part, f"score {answer[served.SCORE]:.3f}"
+    )
 
 
 def _best_answers(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return a table of the answers, the best one first."""
-    columns = zip(answer["answers"], answer["scores"], strict=True)
+    columns = zip(answer[served.ANSWERS], answer[served.SCORES], strict=True)
     rows = [[rank, text, f"{score:.3f}"] for rank, (text, score) in enumerate(columns, 1) if text]
-    return table("", ["", "answer", "score"], rows)
+    return table("", ["", served.ANSWER, served.SCORE], rows)
 
 
 def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    vector = np.array(answer["mean"])
+    vector = np.array(answer[served.MEAN])
     head = ", ".join(f"{value:+.3f}" for value in vector[:_SHOWN_VALUES])
     return f"mean vector: {len(vector)} numbers, length {np.linalg.norm(vector):.3f}: {head}…"
 
 
 def _attention(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return the piece that each piece attends to most, per layer, averaged over the heads."""
-    real = [index for index, token in enumerate(answer["tokens"]) if token]
-    tokens = [answer["tokens"][index] for index in real]
-    scores = np.array(answer["scores"])[:, :, real][:, :, :, real].mean(axis=1)  # [layers, L, L]
+    real = [index for index, token in enumerate(answer[served.TOKENS]) if token]
+    tokens = [answer[served.TOKENS][index] for index in real]
+    scores = np.array(answer[served.SCORES])[:, :, real][:, :, :, real]
+    scores = scores.mean(axis=1)  # [layers, L, L]
     rows = [
         [token, *(f"{tokens[layer[row].argmax()]} {layer[row].max():.2f}" for layer in scores)]
         for row, token in enumerate(tokens)
@@ -119,20 +123,28 @@ def _short(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-_NOT_SHOWN = ("truncated",)
+_NOT_SHOWN = (served.TRUNCATED,)
 _SHOW = {
-    "fill_mask": (("tokens", "probabilities", "positions"), _fillings),
-    "fill_mask_pair": (("tokens", "probabilities", "positions"), _fillings),
-    "next_sentence": (("is_next_probability",), _next_sentence),
-    "embed": (("mean",), _vector),
-    "embed_tokens": (("mean",), _vector),
-    "attention": (("tokens", "scores"), _attention),
+    served.FILL_MASK: ((served.TOKENS, served.PROBABILITIES, served.POSITIONS), _fillings),
+    served.FILL_MASK_PAIR: ((served.TOKENS, served.PROBABILITIES, served.POSITIONS), _fillings),
+    served.NEXT_SENTENCE: ((served.IS_NEXT_PROBABILITY,), _next_sentence),
+    served.EMBED: ((served.MEAN,), _vector),
+    served.EMBED_TOKENS: ((served.MEAN,), _vector),
+    served.ATTENTION: ((served.TOKENS, served.SCORES), _attention),
 }
 """Outputs that the view of a signature requires, and its function, by signature."""
 
 _TASK_VIEWS = {
-    "classes": (("labels", "probabilities"), _classes),
-    "number": (("score",), _score),
-    "passage": (("answer", "score", "start_code_point", "end_code_point"), _passage),
+    "classes": ((served.LABELS, served.PROBABILITIES), _classes),
+    "number": ((served.SCORE,), _score),
+    "passage": (
+        (
+            served.ANSWER,
+            served.SCORE,
+            served.START + served.CODE_POINT,
+            served.END + served.CODE_POINT,
+        ),
+        _passage,
+    ),
 }
 """The same for task kinds, by the name of the view in the kind's signature."""

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import keras_hub
 
+from model import served
 from model.bert.config import BertConfig
 from model.bert.layers import (
     Dropout,
@@ -111,7 +112,7 @@ def build_encoder(config: BertConfig) -> keras.Model:
     for index in range(config.num_hidden_layers):
         x = _encoder_layer(config, index)(x, padding_mask=inputs[schema.INPUT_MASK])
     pooled = _dense(config, config.hidden_size, "pooled_dense", "tanh")(x[:, 0, :])
-    outputs = {"sequence_output": x, "pooled_output": pooled}
+    outputs = {served.SEQUENCE_OUTPUT: x, served.POOLED_OUTPUT: pooled}
     return keras.Model(inputs, outputs, name="encoder")
 
 
@@ -132,8 +133,8 @@ def with_intermediates(encoder: keras.Model) -> keras.Model:
             hidden_states.append(x)
             attention_scores.append(scores)
     outputs = {
-        "sequence_output": x,
-        "pooled_output": encoder.get_layer("pooled_dense")(x[:, 0, :]),
+        served.SEQUENCE_OUTPUT: x,
+        served.POOLED_OUTPUT: encoder.get_layer("pooled_dense")(x[:, 0, :]),
         "hidden_states": hidden_states,
         "attention_scores": attention_scores,
     }
@@ -183,8 +184,8 @@ def at_positions(encoder: keras.Model) -> keras.Model:
         positions=keras.ops.concatenate([first, positions], axis=1),
     )
     outputs = {
-        "sequence_output": x[:, 1:, :],
-        "pooled_output": encoder.get_layer("pooled_dense")(x[:, 0, :]),
+        served.SEQUENCE_OUTPUT: x[:, 1:, :],
+        served.POOLED_OUTPUT: encoder.get_layer("pooled_dense")(x[:, 0, :]),
         "last_inputs": last_inputs,
     }
     inputs = {**encoder.input, "positions": positions}
@@ -210,7 +211,7 @@ def from_token_vectors(encoder: keras.Model) -> keras.Model:
         if isinstance(layer, EncoderLayer):
             x = layer(x, padding_mask=inputs[schema.INPUT_MASK])
     pooled = encoder.get_layer("pooled_dense")(x[:, 0, :])
-    outputs = {"sequence_output": x, "pooled_output": pooled}
+    outputs = {served.SEQUENCE_OUTPUT: x, served.POOLED_OUTPUT: pooled}
     return keras.Model(inputs, outputs, name="encoder_from_token_vectors")
 
 
@@ -243,17 +244,19 @@ class PretrainingModel(keras.Model):
             kernel_initializer=_initializer(config),
             name="masked_lm",
         )
-        at_masks = encoded["sequence_output"]
+        at_masks = encoded[served.SEQUENCE_OUTPUT]
         outputs = {
-            "masked_lm_logits": masked_lm_head(at_masks),
-            "next_sentence_logits": _dense(config, 2, "next_sentence")(encoded["pooled_output"]),
+            served.MASKED_LM_LOGITS: masked_lm_head(at_masks),
+            served.NEXT_SENTENCE_LOGITS: _dense(config, 2, "next_sentence")(
+                encoded[served.POOLED_OUTPUT]
+            ),
         }
         inputs[schema.MASKED_LM_POSITIONS] = positions
         super().__init__(inputs=inputs, outputs=outputs, name="pretraining")
         slots = keras.Input((), dtype="int32", name=SLOTS)
         chosen = keras.ops.take(keras.ops.reshape(at_masks, (-1, config.hidden_size)), slots, 0)
         slot_inputs = {**inputs, SLOTS: slots}
-        slot_outputs = {**outputs, "masked_lm_logits": masked_lm_head(chosen)}
+        slot_outputs = {**outputs, served.MASKED_LM_LOGITS: masked_lm_head(chosen)}
         self.at_slots = keras.Model(slot_inputs, slot_outputs, name="pretraining_at_slots")
         more = {"last_inputs": encoded["last_inputs"]}
         self.for_students = keras.Model(inputs, outputs | more, name="student")
@@ -310,12 +313,12 @@ def build_task_model(config: BertConfig, task: Task) -> keras.Model:
     encoder = build_encoder(config)
     inputs = _encoder_inputs()
     encoded = encoder(inputs)
-    x = encoded["sequence_output" if task.is_per_position else "pooled_output"]
+    x = encoded[served.SEQUENCE_OUTPUT if task.is_per_position else served.POOLED_OUTPUT]
     x = Dropout(config.hidden_dropout_prob, dtype="float32", name="task_dropout")(x)
     head = keras.layers.Dense(
         task.num_outputs, kernel_initializer=_initializer(config), dtype="float32", name=TASK_HEAD
     )
-    return keras.Model(inputs, {"task_logits": head(x)}, name="tuned")
+    return keras.Model(inputs, {served.TASK_LOGITS: head(x)}, name="tuned")
 
 
 def build_model(config: BertConfig, task: Task | None) -> keras.Model:

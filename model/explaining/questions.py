@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from model import served
 from model.bert.network import TASK_HEAD
 from model.explaining.example import Example
 from model.explaining.steps import DEVLIN
@@ -106,17 +107,17 @@ def _scores(head: Any, asked: HeadQuestion) -> Callable[[dict[str, Any]], Any]:
 
 
 def _of_the_text(head: Any, encoded: dict[str, Any]) -> Any:
-    return head(encoded["pooled_output"])
+    return head(encoded[served.POOLED_OUTPUT])
 
 
 def _of_a_piece(head: Any, position: int, encoded: dict[str, Any]) -> Any:
-    return head(encoded["sequence_output"][:, position])
+    return head(encoded[served.SEQUENCE_OUTPUT][:, position])
 
 
 def _of_every_piece(head: Any, column: int, encoded: dict[str, Any]) -> Any:
-    return head(encoded["sequence_output"])[..., column]
+    return head(encoded[served.SEQUENCE_OUTPUT])[..., column]
 
 
 def _of_a_masked_piece(head: Any, position: int, encoded: dict[str, Any]) -> Any:
-    x = encoded["sequence_output"]
+    x = encoded[served.SEQUENCE_OUTPUT]
     return head(x, tf.fill([tf.shape(x)[0], 1], position))[:, 0]

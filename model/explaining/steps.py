@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from model import served
 from pipeline import schema
 
 DEVLIN = "Devlin et al. 2018, https://arxiv.org/abs/1810.04805"
@@ -75,7 +76,7 @@ def worked_steps(
     _feed_forward(recorder.add, seen, layer)
     recorder.add(
         "pooled", "The pooled vector", "tanh(W z₀ + b), z₀ = last layer's vector of [CLS]",
-        "H", f"{DEVLIN}, section 3.1, task #2", inside["pooled_output"],
+        "H", f"{DEVLIN}, section 3.1, task #2", inside[served.POOLED_OUTPUT],
     )  # fmt: skip
     return recorder.steps
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from model import served
 from model.training.config import Long
 from pipeline.text.tokenizer import WordUnit
 
@@ -46,8 +47,8 @@ class Asked(Protocol):
 
 PLACES: dict[str, Callable[[bytes], int]] = {
     "": len,
-    "_code_point": lambda before: len(before.decode(errors="replace")),
-    "_utf16": lambda before: len(before.decode(errors="replace").encode("utf-16-le")) // 2,
+    served.CODE_POINT: lambda before: len(before.decode(errors="replace")),
+    served.UTF16: lambda before: len(before.decode(errors="replace").encode("utf-16-le")) // 2,
 }
 """Python's own count of what is before a byte, by the suffix of the unit."""
 

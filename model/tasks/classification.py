@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model import served
 from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
 from model.tasks.labels import UNKNOWN, changed_names, matching_names
 from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
@@ -173,15 +174,15 @@ class Classification(TextKind):
         labels = tf.constant(task.labels)
         probabilities = tf.nn.softmax(logits)
         return {
-            "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
-            "labels": tf.broadcast_to(labels, tf.shape(probabilities)),
-            "probabilities": probabilities,
+            served.LABEL: tf.gather(labels, tf.argmax(probabilities, axis=1)),
+            served.LABELS: tf.broadcast_to(labels, tf.shape(probabilities)),
+            served.PROBABILITIES: probabilities,
         }
 
     def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
         """Return the classes and their probabilities."""
         labels = np.array([label.encode() for label in task.labels], object)
-        return {"labels": labels, "probabilities": class_probabilities([logits])[0]}
+        return {served.LABELS: labels, served.PROBABILITIES: class_probabilities([logits])[0]}
 
     def expected_answer(
         self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
@@ -191,7 +192,7 @@ class Classification(TextKind):
         The Python model's class may differ if two probabilities are almost equal.
         """
         del task
-        return {"label": row["labels"][answer["probabilities"].argmax()]}
+        return {served.LABEL: row[served.LABELS][answer[served.PROBABILITIES].argmax()]}
 
     # ---- other libraries
 

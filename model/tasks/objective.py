@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+from model import served
 from model.bert.config import BertConfig
 from model.bert.network import build_task_model
 from model.tasks.task_kind import Task
@@ -95,7 +96,7 @@ class Tuning:
                 students teacher_logits, like task_logits, and are_labelled float32 [B]. An example
                 without a known label counts in the loss with its soft targets only.
         """
-        logits = tf.cast(outputs["task_logits"], tf.float32)
+        logits = tf.cast(outputs[served.TASK_LOGITS], tf.float32)
         kind, weights = self.task.definition, self._weights(batch)
         sums = kind.sums(logits, batch, weights)
         if not self.teacher_weight:

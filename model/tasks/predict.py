@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from model import served
 from model.tasks.batches import Batches
 from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
@@ -18,7 +19,7 @@ def predict(predictor: Predictor, batches: Batches) -> list[np.ndarray]:
     by_example: list[np.ndarray] = [np.zeros(0)] * len(batches)
     order = batches.by_length
     for index in range(batches.evaluation_count):
-        logits = predictor.predict(next(iterator))["task_logits"]
+        logits = predictor.predict(next(iterator))[served.TASK_LOGITS]
         rows = order[index * batches.batch_size : (index + 1) * batches.batch_size]
         for row, values in zip(rows, logits, strict=False):  # filler follows the last example
             per_position = batches.task.is_per_position

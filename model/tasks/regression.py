@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model import served
 from model.tasks.evaluation import Evaluation
 from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
 from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts, of_texts
@@ -138,12 +139,12 @@ class Regression(TextKind):
             score: float32 [B].
         """
         del task, read
-        return {"score": logits[:, 0]}
+        return {served.SCORE: logits[:, 0]}
 
     def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
         """Return the number."""
         del task
-        return {"score": logits[0]}
+        return {served.SCORE: logits[0]}
 
     # ---- other libraries
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from model import served
 from model.tasks.asked import PLACES, farther
 from model.tasks.best_spans import IMPOSSIBLE, MAX_ANSWER_WORDS, best_spans
 from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
@@ -344,15 +345,14 @@ class Span(TaskKind[Questions]):
         rows = tf.broadcast_to(rows[:, tf.newaxis], tf.shape(first))
         places = read.places(rows, first, last)
         texts = tf.gather(read.texts, rows)
-        answers = tf.strings.substr(texts, places["start"], places["end"] - places["start"])
+        answers = tf.strings.substr(
+            texts, places[served.START], places[served.END] - places[served.START]
+        )
         if read.most is None:
-            found = {"answer": answers, "score": scores, **places}
+            found = {served.ANSWER: answers, served.SCORE: scores, **places}
             return {name: values[:, 0] for name, values in found.items()}
-        plural = {
-            name.replace("start", "starts").replace("end", "ends"): values
-            for name, values in places.items()
-        }
-        return {"answers": answers, "scores": scores, **plural}
+        plural = {_plural(name): values for name, values in places.items()}
+        return {served.ANSWERS: answers, served.SCORES: scores, **plural}
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
         """Return the data to check answers; `by_words` has the score of every run of words."""
@@ -380,7 +380,7 @@ class Span(TaskKind[Questions]):
                 (int(starts[first]), int(limits[last])): score - nothing
                 for (first, last), score in by_words.items()
             },
-            "truncated": np.bool_(
+            served.TRUNCATED: np.bool_(
                 begins[-1] + room < len(ids) or len(first_part) < len(asked_pieces)
             ),
         }
@@ -393,20 +393,25 @@ class Span(TaskKind[Questions]):
         The best answers of the Python model may differ if two scores are almost equal.
         """
         del task
-        if "answers" in answer:
+        if served.ANSWERS in answer:
             return _expected_answers(row, answer)
-        score = answer["score"]
+        score = answer[served.SCORE]
         best = max(row["by_words"].values(), default=None)
         if best is None:  # nothing to answer with
-            return {"score": score, "answer": b"", **_expected_places("", 0, 0)}
-        words = int(answer["start"]), int(answer["end"])
+            return {served.SCORE: score, served.ANSWER: b"", **_expected_places("", 0, 0)}
+        words = int(answer[served.START]), int(answer[served.END])
         of_chosen = best if score <= 0 else row["by_words"].get(words, np.inf)
         first, last = words if score > 0 else (0, 0)
         return {
-            "score": farther(best, of_chosen, score),
-            "answer": row["passage"].encode()[first:last],
+            served.SCORE: farther(best, of_chosen, score),
+            served.ANSWER: row["passage"].encode()[first:last],
             **_expected_places(row["passage"], first, last),
         }
+
+
+def _plural(name: str) -> str:
+    """Return the name of the starts or ends of several answers, in the same unit."""
+    return name.replace(served.START, served.STARTS).replace(served.END, served.ENDS)
 
 
 def _add_spans(
@@ -429,21 +434,21 @@ def _add_spans(
 
 def _expected_answers(row: Mapping[str, Any], answer: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the expected n best answers, see `Span.expected_answer`."""
-    count = min(len(answer["answers"]), len(row["by_words"]))
+    count = min(len(answer[served.ANSWERS]), len(row["by_words"]))
     best = np.array(sorted(row["by_words"].values(), reverse=True)[:count])
-    words = list(zip(answer["starts"].tolist(), answer["ends"].tolist(), strict=True))[:count]
+    ends_of_words = (answer[name].tolist() for name in (served.STARTS, served.ENDS))
+    words = list(zip(*ends_of_words, strict=True))[:count]
     of_chosen = np.array([row["by_words"].get(each, np.inf) for each in words])
     if len(set(words)) < count:
         of_chosen = np.full(count, np.inf)  # one of them stands there twice
     places = [_expected_places(row["passage"], *each) for each in words]
     passage = row["passage"].encode()
     found = {
-        "answers": np.array([passage[first:last] for first, last in words], object),
-        "scores": farther(best, of_chosen, answer["scores"][:count]),
+        served.ANSWERS: np.array([passage[first:last] for first, last in words], object),
+        served.SCORES: farther(best, of_chosen, answer[served.SCORES][:count]),
     }
     for name in _expected_places("", 0, 0):
-        plural = name.replace("start", "starts").replace("end", "ends")
-        found[plural] = np.array([each[name] for each in places], np.int32)
+        found[_plural(name)] = np.array([each[name] for each in places], np.int32)
     return found
 
 
@@ -452,7 +457,7 @@ def _expected_places(passage: str, first: int, last: int) -> dict[str, int]:
     data = passage.encode()
     return {
         side + unit: count(data[:offset])
-        for side, offset in (("start", first), ("end", last))
+        for side, offset in ((served.START, first), (served.END, last))
         for unit, count in PLACES.items()
     }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from model import served
 from model.tasks.asked import PLACES, farther
 from model.tasks.conll import read_conll
 from model.tasks.encoded import NO_LABEL, Encoded
@@ -317,13 +318,13 @@ class Tagging(TaskKind[TaggedSentences]):
             return ragged.to_tensor(shape=[None, None])
 
         labels = by_text(tf.gather(tf.constant(task.labels), logits["classes"]))
-        probabilities = by_text(logits["probabilities"])
+        probabilities = by_text(logits[served.PROBABILITIES])
         missing = [[0, 0], [0, size[1] - tf.shape(labels, tf.int64)[1]]]
         return {
-            "words": texts,
+            served.WORDS: texts,
             **read.places(rows, numbers, numbers),
-            "labels": tf.pad(labels, missing, constant_values=""),
-            "probabilities": tf.pad(probabilities, missing),
+            served.LABELS: tf.pad(labels, missing, constant_values=""),
+            served.PROBABILITIES: tf.pad(probabilities, missing),
         }
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
@@ -346,14 +347,14 @@ class Tagging(TaskKind[TaggedSentences]):
             of_words.append(logits[window][1 + position - begins[window]])
         text = texts[0].encode()
         return {
-            "words": words,
+            served.WORDS: words,
             **{
                 side + unit: np.array([count(text[:offset]) for offset in offsets], np.int32)
-                for side, offsets in (("start", starts), ("end", limits))
+                for side, offsets in ((served.START, starts), (served.END, limits))
                 for unit, count in PLACES.items()
             },
             "by_label": _probabilities(np.array(of_words).reshape(-1, logits[0].shape[1])),
-            "truncated": np.bool_(begins[-1] + room < len(ids)),
+            served.TRUNCATED: np.bool_(begins[-1] + room < len(ids)),
         }
 
     def expected_answer(
@@ -365,16 +366,19 @@ class Tagging(TaskKind[TaggedSentences]):
         """
         probabilities = row["by_label"]  # [W, C], without truncated words
         count = len(probabilities)
-        answered = answer["probabilities"][:count]
+        answered = answer[served.PROBABILITIES][:count]
         numbers = {label.encode(): index for index, label in enumerate(task.labels)}
-        chosen = np.array([numbers.get(label, -1) for label in answer["labels"][:count]], int)
+        chosen = np.array([numbers.get(label, -1) for label in answer[served.LABELS][:count]], int)
         if (chosen < 0).any():
-            return {"labels": np.array([b"a label of the task"], object), "probabilities": answered}
+            return {
+                served.LABELS: np.array([b"a label of the task"], object),
+                served.PROBABILITIES: answered,
+            }
         of_chosen = probabilities[np.arange(count), chosen]
         best = probabilities.max(axis=1, initial=0.0)
         return {
-            "labels": answer["labels"][:count],
-            "probabilities": farther(best, of_chosen, answered),
+            served.LABELS: answer[served.LABELS][:count],
+            served.PROBABILITIES: farther(best, of_chosen, answered),
         }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from model import served
 from model.tasks.kinds import KINDS
 from pipeline.errors import InputError
 
@@ -495,7 +496,7 @@ class TaskKind(ABC, Generic[E]):
             Outputs of the signature by name, without padding, and the data for `expected_answer`.
         """
         row = asked.about(*texts)
-        return row | self.golden_answers(task, row["task_logits"])
+        return row | self.golden_answers(task, row[served.TASK_LOGITS])
 
     def golden_answers(self, task: Task, logits: "np.ndarray") -> dict[str, Any]:
         """Return the signature's outputs that depend only on the logits of a text, float32 [C]."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from model import served
 from model.tasks.encoded import Encoded
 from model.tasks.examples import Examples
 from model.tasks.labels import UNKNOWN
@@ -181,7 +182,7 @@ class TextKind(TaskKind[Texts]):
             windows.append(ids[begin : begin + room])
             is_long = begin + room < len(ids)
         logits = np.mean(asked.logits([[window] for window in windows]), axis=0)
-        row = {"task_logits": logits, "truncated": np.bool_(is_long)}
+        row = {served.TASK_LOGITS: logits, served.TRUNCATED: np.bool_(is_long)}
         return row | self.golden_answers(task, logits)
 
 

@@ -6,6 +6,7 @@ A window begins every `step` pieces and has at most `room` of them; the last one
 from dataclasses import dataclass
 from typing import Any
 
+from model import served
 from pipeline.text.inputs import ARRAYS, Graph, Operations
 
 _GRAPH = Graph()
@@ -124,8 +125,8 @@ class ReadTexts:
         offsets = CharacterOffsets(self.texts)
         places: dict[str, Any] = {}
         for name, word, of_words in (
-            ("start", first, self.words.starts),
-            ("end", last, self.words.limits),
+            (served.START, first, self.words.starts),
+            (served.END, last, self.words.limits),
         ):
             at = _GRAPH.take(of_words.flat_values, of_row + tf.cast(word, tf.int64))
             at = tf.where(first < 0, tf.zeros_like(at), at)
@@ -151,8 +152,8 @@ class CharacterOffsets:
         is_first = (data < 0x80) | (data >= 0xC0)
         is_beyond = data >= 0xF0  # the first of four bytes
         self._before = {
-            "_code_point": _counts_before(is_first),
-            "_utf16": _counts_before(is_first) + _counts_before(is_beyond),
+            served.CODE_POINT: _counts_before(is_first),
+            served.UTF16: _counts_before(is_first) + _counts_before(is_beyond),
         }
 
     def at(self, rows: Any, offsets: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from model import served
 from model.tasks.task_kind import all_kinds
 from pipeline.errors import InputError
 from pipeline.quiet_imports import import_quietly
@@ -12,9 +13,9 @@ from serving.client.client import Client, GrpcClient, ServerError, Signature, Ve
 from serving.configs import QueryConfig
 
 # Names of text inputs, in the order in which users type the texts.
-_TEXTS = ("text", "question", "text_pair", "passage", "context")
-_FOR_MASKS = ("fill_mask", "fill_mask_pair")
-_FOR_TEXTS = ("next_sentence", "embed", "embed_tokens")
+_TEXTS = (served.TEXT, "question", served.TEXT_PAIR, "passage", "context")
+_FOR_MASKS = (served.FILL_MASK, served.FILL_MASK_PAIR)
+_FOR_TEXTS = (served.NEXT_SENTENCE, served.EMBED, served.EMBED_TOKENS)
 _NOT_SERVED = ("Servable not found", "Unrecognized servable version label")  # in both servers
 
 

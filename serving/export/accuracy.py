@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from model import served
 from model.run import Run
 from model.tasks.batches import Batches
 from model.tasks.encoding import Encoder
@@ -92,7 +93,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
         first, second = (
             kind.evaluate(examples, encoded, _logits(of, batches, task), task)
             for of in (
-                lambda features: model(features)["task_logits"],
+                lambda features: model(features)[served.TASK_LOGITS],
                 lambda features: exported(*map(tf.constant, features.values())),
             )
         )

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from model import served
 from model.bert.network import with_intermediates
 from model.run import Run
 from model.tasks.asked import farther
@@ -93,7 +94,7 @@ class Reference:
         goldens = []
         for signature, function in signatures.items():
             names = [spec.name for spec in function.input_signature]
-            if "text" in names:
+            if served.TEXT in names:
                 # The default signature has the same function as a named one.
                 named = (name for name, other in signatures.items() if other is function)
                 kind = next(name for name in named if name != DEFAULT_SIGNATURE)
@@ -103,18 +104,18 @@ class Reference:
         return goldens
 
     def _about_texts(self, signature: str, kind: str, names: list[str]) -> Golden:
-        count = SHORT if kind == "attention" else len(TEXTS)
+        count = SHORT if kind == served.ATTENTION else len(TEXTS)
         texts, pairs = TEXTS[:count], PAIRS[:count]
         inputs = {
-            "text": np.array(texts, object),
-            "text_pair": np.array(pairs, object),
+            served.TEXT: np.array(texts, object),
+            served.TEXT_PAIR: np.array(pairs, object),
             "n_best": np.full(count, N_BEST, np.int32),
         }
         task = self._run.task
         task = task if task and kind in task.definition.signature.names else None
         rows = []
         for text, pair in zip(texts, pairs, strict=True):
-            is_single = "text_pair" not in names or (kind in OPTIONAL_PAIRS and not pair)
+            is_single = served.TEXT_PAIR not in names or (kind in OPTIONAL_PAIRS and not pair)
             given = (text,) if is_single else (text, pair)
             if task:
                 rows.append(self._of_task(task, given))
@@ -133,7 +134,7 @@ class Reference:
         if schema.MASKED_LM_POSITIONS in names:
             inputs[schema.MASKED_LM_POSITIONS] = np.array([[3, 1, 2], [2, 4, 0]], np.int32)
             for row, positions in zip(rows, inputs[schema.MASKED_LM_POSITIONS], strict=True):
-                row["masked_lm_logits"] = row["every_masked_lm_logits"][positions]
+                row[served.MASKED_LM_LOGITS] = row["every_masked_lm_logits"][positions]
         return Golden(signature, inputs, rows, is_padded=False)
 
     def _ask_task(self, task: Task, texts: Sequence[str]) -> dict[str, Any]:
@@ -144,18 +145,19 @@ class Reference:
         row = self._encoded(*texts)
         features = {name: row[name][np.newaxis] for name in schema.ENCODER_INPUTS}
         hidden = self._looking_in(features)
-        sequence, pooled = hidden["sequence_output"][0].numpy(), hidden["pooled_output"][0].numpy()
+        sequence = hidden[served.SEQUENCE_OUTPUT][0].numpy()
+        pooled = hidden[served.POOLED_OUTPUT][0].numpy()
         row |= {
-            "sequence_output": sequence,
-            "vectors": sequence,
-            "pooled_output": pooled,
-            "pooled": pooled,
-            "mean": sequence.mean(axis=0),
+            served.SEQUENCE_OUTPUT: sequence,
+            served.VECTORS: sequence,
+            served.POOLED_OUTPUT: pooled,
+            served.POOLED: pooled,
+            served.MEAN: sequence.mean(axis=0),
         }
         if texts[0] in TEXTS[:SHORT]:
-            row["scores"] = np.stack([scores[0] for scores in hidden["attention_scores"]])
+            row[served.SCORES] = np.stack([scores[0] for scores in hidden["attention_scores"]])
         return row | (
-            {"task_logits": self._model(features)["task_logits"][0].numpy()}
+            {served.TASK_LOGITS: self._model(features)[served.TASK_LOGITS][0].numpy()}
             if self._run.task
             else self._pretrained(row, features)
         )
@@ -170,7 +172,10 @@ class Reference:
             max(reversed(segments), key=len).pop()
         joined = self._joined(segments)
         tokens = [vocabulary.pieces[piece].encode() for piece in joined[schema.INPUT_IDS]]
-        return joined | {"tokens": np.array(tokens, object), "truncated": np.bool_(truncated)}
+        return joined | {
+            served.TOKENS: np.array(tokens, object),
+            served.TRUNCATED: np.bool_(truncated),
+        }
 
     def _joined(self, segments: Sequence[list[int]]) -> dict[str, Any]:
         vocabulary = self._run.vocabulary
@@ -222,21 +227,21 @@ class Reference:
                     name: np.stack([joined[row][name] for row in chosen])
                     for name in schema.ENCODER_INPUTS
                 }
-                found += list(self._model(batch)["task_logits"].numpy())
+                found += list(self._model(batch)[served.TASK_LOGITS].numpy())
         return found
 
     def _pretrained(self, row: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
         every = np.arange(len(row[schema.INPUT_IDS]), dtype=np.int32)[np.newaxis]
         heads = self._model({**features, schema.MASKED_LM_POSITIONS: every})
-        logits = heads["masked_lm_logits"][0].numpy()
+        logits = heads[served.MASKED_LM_LOGITS][0].numpy()
         positions = np.flatnonzero(row[schema.INPUT_IDS] == self._run.vocabulary.mask_id)
-        following = heads["next_sentence_logits"][0]
+        following = heads[served.NEXT_SENTENCE_LOGITS][0]
         return {
             "every_masked_lm_logits": logits,
-            "positions": positions.astype(np.int32),
+            served.POSITIONS: positions.astype(np.int32),
             "fillings": tf.nn.softmax(logits[positions]).numpy(),  # [M, V]
-            "next_sentence_logits": following.numpy(),
-            "is_next_probability": tf.nn.softmax(following).numpy()[IS_NEXT],
+            served.NEXT_SENTENCE_LOGITS: following.numpy(),
+            served.IS_NEXT_PROBABILITY: tf.nn.softmax(following).numpy()[IS_NEXT],
         }
 
 
@@ -260,7 +265,7 @@ def largest_difference(
     for number, row in enumerate(golden.rows):
         of_row = {name: np.asarray(values[number]) for name, values in answer.items()}
         right = dict(row)
-        if "positions" in of_row:
+        if served.POSITIONS in of_row:
             right |= _fillings(row["fillings"], of_row, vocabulary_ids)
         if golden.task:
             right |= golden.task.definition.expected_answer(golden.task, row, of_row)
@@ -284,14 +289,14 @@ def _fillings(
         answer: `tokens` [M, K] and their `probabilities`.
         ids: ids by piece.
     """
-    count, best_count = len(probabilities), answer["tokens"].shape[1]
-    tokens, answered = answer["tokens"][:count], answer["probabilities"][:count]
+    count, best_count = len(probabilities), answer[served.TOKENS].shape[1]
+    tokens, answered = answer[served.TOKENS][:count], answer[served.PROBABILITIES][:count]
     chosen = np.array([[ids.get(token.decode(), -1) for token in best] for best in tokens], int)
     chosen = chosen.reshape(count, best_count)
     of_chosen = np.take_along_axis(probabilities, chosen, axis=1)
     of_chosen = np.where(chosen < 0, np.inf, of_chosen)  # no piece at all
     best = np.sort(probabilities, axis=1)[:, ::-1][:, :best_count]
-    return {"tokens": tokens, "probabilities": farther(best, of_chosen, answered)}
+    return {served.TOKENS: tokens, served.PROBABILITIES: farther(best, of_chosen, answered)}
 
 
 def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: bool) -> float:
@@ -301,7 +306,7 @@ def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: 
     real = tuple(slice(size) for size in right.shape)
     if is_padded:
         padding: Any = 0 if values.dtype.kind in "ifb" else b""
-        padded = np.full(values.shape, NO_POSITION if name == "positions" else padding)
+        padded = np.full(values.shape, NO_POSITION if name == served.POSITIONS else padding)
         padded = padded.astype(values.dtype)
         padded[real] = right
         right = padded

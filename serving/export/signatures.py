@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from model import served
 from model.bert.network import weights_by_name
 from model.run import Run
 from model.tasks.best_spans import MAX_SPANS
@@ -33,7 +34,7 @@ from serving.export.text_graph import (
 )
 from serving.tf_serving import DEFAULT_SIGNATURE
 
-OPTIONAL_PAIRS = ("fill_mask_pair", "embed_tokens", "attention", "tokenize")
+OPTIONAL_PAIRS = (served.FILL_MASK_PAIR, served.EMBED_TOKENS, served.ATTENTION, served.TOKENIZE)
 """Signatures whose `text_pair` may be empty."""
 
 TOP_K = 5
@@ -42,8 +43,8 @@ TOP_K = 5
 NO_POSITION = -1
 """Padding of `positions`, for texts with fewer masks than another text in the batch."""
 
-TEXT = tf.TensorSpec([None], tf.string, name="text")
-TEXT_PAIR = tf.TensorSpec([None], tf.string, name="text_pair")
+TEXT = tf.TensorSpec([None], tf.string, name=served.TEXT)
+TEXT_PAIR = tf.TensorSpec([None], tf.string, name=served.TEXT_PAIR)
 N_BEST = tf.TensorSpec([None], tf.int32, name="n_best")
 
 Answers = Callable[..., dict[str, Any]]
@@ -90,7 +91,7 @@ class TextModel(tf.Module):
         """Return the function of each signature by name; the trained heads decide which ones."""
         functions = {name: graph_function(*args) for name, args in self._described().items()}
         task = self._run.task
-        candidates = (task.definition.signature.name if task else "fill_mask", "embed")
+        candidates = (task.definition.signature.name if task else served.FILL_MASK, served.EMBED)
         default = next(name for name in candidates if name in functions)
         return {DEFAULT_SIGNATURE: functions[default], **functions}
 
@@ -99,10 +100,10 @@ class TextModel(tf.Module):
         both = [TEXT, TEXT_PAIR]
         described: dict[str, tuple[Answers, list[tf.TensorSpec]]] = {}
         if "masked_lm" in self._heads:
-            described["fill_mask"] = (self.fill_mask, [TEXT])
-            described["fill_mask_pair"] = (self.fill_mask_pair, both)
+            described[served.FILL_MASK] = (self.fill_mask, [TEXT])
+            described[served.FILL_MASK_PAIR] = (self.fill_mask_pair, both)
         if "next_sentence" in self._heads:
-            described["next_sentence"] = (self.next_sentence, both)
+            described[served.NEXT_SENTENCE] = (self.next_sentence, both)
         task = self._run.task
         if task:
             signature = task.definition.signature
@@ -111,14 +112,14 @@ class TextModel(tf.Module):
             )
             if signature.n_best:
                 described[signature.n_best] = (self.best_answers, [*both, N_BEST])
-        described["embed"] = (self.embed, [TEXT])
-        described["embed_tokens"] = (self.embed_tokens, both)
-        described["attention"] = (self.attention, both)
-        described["tokenize"] = (self.tokenize, both)
+        described[served.EMBED] = (self.embed, [TEXT])
+        described[served.EMBED_TOKENS] = (self.embed_tokens, both)
+        described[served.ATTENTION] = (self.attention, both)
+        described[served.TOKENIZE] = (self.tokenize, both)
         positions = [schema.MASKED_LM_POSITIONS] if "masked_lm" in self._heads else []
         names = [*schema.ENCODER_INPUTS, *positions]
         ids = [tf.TensorSpec([None, None], tf.int32, name=name) for name in names]
-        described["predict_ids"] = (self.predict_ids, ids)
+        described[served.PREDICT_IDS] = (self.predict_ids, ids)
         return described
 
     # ---- pretraining heads
@@ -157,10 +158,10 @@ class TextModel(tf.Module):
         best, ids = tf.math.top_k(tf.nn.softmax(logits), min(TOP_K, self._run.config.vocab_size))
         is_mask = positions[:, :, tf.newaxis] != NO_POSITION
         return {
-            "tokens": tf.where(is_mask, self.texts.pieces(ids), ""),
-            "probabilities": tf.where(is_mask, best, 0.0),
-            "positions": positions,
-            "truncated": encoding.truncated,
+            served.TOKENS: tf.where(is_mask, self.texts.pieces(ids), ""),
+            served.PROBABILITIES: tf.where(is_mask, best, 0.0),
+            served.POSITIONS: positions,
+            served.TRUNCATED: encoding.truncated,
         }
 
     def _mask_positions(self, input_ids: Any) -> Any:
@@ -187,8 +188,8 @@ class TextModel(tf.Module):
         logits = self.network.next_sentence(self.network.encode(encoding.features).pooled_output)
         probabilities = tf.nn.softmax(logits)
         return {
-            "is_next_probability": probabilities[:, IS_NEXT],
-            "truncated": encoding.truncated,
+            served.IS_NEXT_PROBABILITY: probabilities[:, IS_NEXT],
+            served.TRUNCATED: encoding.truncated,
         }
 
     # ---- task of a fine-tuned model
@@ -266,7 +267,7 @@ class TextModel(tf.Module):
         logits = self._task_logits(self.network.encode(encoding.features))
         return {
             **task.definition.served_answers(task, logits),
-            "truncated": encoding.truncated,
+            served.TRUNCATED: encoding.truncated,
         }
 
     def _mean_answers(self, windows: Windows) -> dict[str, Any]:
@@ -285,7 +286,7 @@ class TextModel(tf.Module):
             tf.size(windows.read.texts, tf.int64),
         )
         answers = task.definition.served_answers(task, logits)
-        return {**answers, "truncated": windows.truncated}
+        return {**answers, served.TRUNCATED: windows.truncated}
 
     def _window_answers(self, windows: Windows) -> dict[str, Any]:
         task = self._run.task
@@ -297,7 +298,10 @@ class TextModel(tf.Module):
             return kind.window_outputs(task, logits, at, most)
 
         found = windows.in_parts(run, kind.window_dtypes)
-        return {**kind.served_answers(task, found, windows.read), "truncated": windows.truncated}
+        return {
+            **kind.served_answers(task, found, windows.read),
+            served.TRUNCATED: windows.truncated,
+        }
 
     def task_logits(self, features: Mapping[str, Any]) -> Any:
         """Return the outputs of the task head for encoder inputs, int32 [B, L] each.
@@ -345,8 +349,8 @@ class TextModel(tf.Module):
         encoded = self.network.encode(encoding.features)
         is_real = tf.cast(encoding.features[schema.INPUT_MASK], tf.float32)[:, :, tf.newaxis]
         return {
-            "tokens": self.texts.tokens(encoding),
-            "vectors": encoded.sequence_output * is_real,
+            served.TOKENS: self.texts.tokens(encoding),
+            served.VECTORS: encoded.sequence_output * is_real,
             **self._vectors(encoding, encoded),
         }
 
@@ -354,9 +358,9 @@ class TextModel(tf.Module):
         weights = tf.cast(encoding.features[schema.INPUT_MASK], tf.float32)[:, :, tf.newaxis]
         summed = tf.reduce_sum(encoded.sequence_output * weights, axis=1)
         return {
-            "pooled": encoded.pooled_output,
-            "mean": tf.math.divide_no_nan(summed, tf.reduce_sum(weights, axis=1)),
-            "truncated": encoding.truncated,
+            served.POOLED: encoded.pooled_output,
+            served.MEAN: tf.math.divide_no_nan(summed, tf.reduce_sum(weights, axis=1)),
+            served.TRUNCATED: encoding.truncated,
         }
 
     def attention(self, text: Any, text_pair: Any) -> dict[str, Any]:
@@ -376,9 +380,9 @@ class TextModel(tf.Module):
         scores = self.network.encode(encoding.features, with_scores=True).attention_scores
         is_real = tf.cast(encoding.features[schema.INPUT_MASK], tf.float32)
         return {
-            "tokens": self.texts.tokens(encoding),
-            "scores": scores * is_real[:, tf.newaxis, tf.newaxis, :, tf.newaxis],
-            "truncated": encoding.truncated,
+            served.TOKENS: self.texts.tokens(encoding),
+            served.SCORES: scores * is_real[:, tf.newaxis, tf.newaxis, :, tf.newaxis],
+            served.TRUNCATED: encoding.truncated,
         }
 
     def tokenize(self, text: Any, text_pair: Any) -> dict[str, Any]:
@@ -395,9 +399,9 @@ class TextModel(tf.Module):
         """
         encoding = self.texts.encode_pairs(text, text_pair, optional=True)
         return {
-            "tokens": self.texts.tokens(encoding),
+            served.TOKENS: self.texts.tokens(encoding),
             **encoding.features,
-            "truncated": encoding.truncated,
+            served.TRUNCATED: encoding.truncated,
         }
 
     def predict_ids(
@@ -438,15 +442,18 @@ class TextModel(tf.Module):
         encoded = self.network.encode(features)
         sequence_output = _without(is_filler, encoded.sequence_output)
         encoded = replace(encoded, sequence_output=sequence_output)
-        outputs = {"sequence_output": sequence_output, "pooled_output": encoded.pooled_output}
+        outputs = {
+            served.SEQUENCE_OUTPUT: sequence_output,
+            served.POOLED_OUTPUT: encoded.pooled_output,
+        }
         if masked_lm_positions is not None:
-            outputs["masked_lm_logits"] = self.network.masked_lm(sequence_output, positions)
+            outputs[served.MASKED_LM_LOGITS] = self.network.masked_lm(sequence_output, positions)
         if "next_sentence" in self._heads:
-            outputs["next_sentence_logits"] = self.network.next_sentence(encoded.pooled_output)
+            outputs[served.NEXT_SENTENCE_LOGITS] = self.network.next_sentence(encoded.pooled_output)
         if self._run.task:
             logits = self._task_logits(encoded)
             is_long = self._run.task.is_per_position
-            outputs["task_logits"] = _without(is_filler, logits) if is_long else logits
+            outputs[served.TASK_LOGITS] = _without(is_filler, logits) if is_long else logits
         return outputs
 
     def _checks_of_ids(self, given: Mapping[str, Any]) -> list[Any]:

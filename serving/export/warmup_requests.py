@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from model import served
 from pipeline import schema
 from pipeline.text.tokenizer import Vocabulary
 
@@ -46,8 +47,8 @@ def example_inputs(
     plain = next(index for index in range(len(vocabulary)) if index != vocabulary.mask_id)
     row = [vocabulary.cls_id, vocabulary.mask_id, plain, vocabulary.sep_id]
     values: dict[str, Any] = {
-        "text": np.array(list(islice(cycle(TEXTS), batch_size)), object),
-        "text_pair": np.array(list(islice(cycle(PAIRS), batch_size)), object),
+        served.TEXT: np.array(list(islice(cycle(TEXTS), batch_size)), object),
+        served.TEXT_PAIR: np.array(list(islice(cycle(PAIRS), batch_size)), object),
         "n_best": np.full(batch_size, 3, np.int32),
         schema.INPUT_IDS: np.array([row] * batch_size, np.int32),
         schema.INPUT_MASK: np.ones([batch_size, len(row)], np.int32),
