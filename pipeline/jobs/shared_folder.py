@@ -15,18 +15,16 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline.errors import InputError, JobError
-from pipeline.storage import leases
-from pipeline.storage.locks import LOCK, only_writer, read_holder
+from pipeline.errors import JobError
+from pipeline.storage.locks import only_writer, remove_left
 from pipeline.storage.publishing import undo
-from pipeline.storage.remote import is_remote, path_from
+from pipeline.storage.remote import path_from
 from pipeline.storage.remote_files import (
     exists,
     joined,
     names_in,
     open_to_write,
     remove_files,
-    remove_folders,
 )
 
 _log = logging.getLogger(__name__)
@@ -82,7 +80,7 @@ def job_folder(parent: str, prefix: str) -> Iterator[str]:
         prefix: prefix of the folder's name; a unique id follows.
     """
     folder = joined(parent, f"{prefix}{uuid.uuid4().hex}")
-    _remove_left(path_from(parent), prefix)
+    remove_left(path_from(parent), prefix, _remove)
     with only_writer(path_from(folder), folder):
         try:
             yield folder
@@ -93,32 +91,10 @@ def job_folder(parent: str, prefix: str) -> Iterator[str]:
             _empty(folder)
 
 
-def _remove_left(parent: Path, prefix: str) -> None:
-    """Remove folders that killed jobs left behind."""
-    for name in names_in(str(parent)):
-        folder = parent / name
-        if not name.startswith(prefix) or not _may_be_left(folder):
-            continue
-        try:
-            with only_writer(folder, str(folder)):
-                undo(str(folder))
-                _empty(str(folder))
-            remove_folders([str(folder)])
-        except InputError:  # locked: the job is still running
-            continue
-        except (JobError, OSError) as error:  # the folder belongs to another user
-            _log.info("%s: cannot be removed: %s", folder, error)
-
-
-def _may_be_left(folder: Path) -> bool:
-    """Return whether acquiring the lock of a job's folder would tell that the job is dead."""
-    if is_remote(folder):
-        return leases.read_holder(folder / leases.LEASE) is not None
-    holder = read_holder(folder / LOCK)
-    if holder and holder.host != socket.gethostname():  # its locks may not be visible here
-        _log.info("%s: left by %s; remove it if that process has exited", folder, holder)
-        return False
-    return holder is not None
+def _remove(folder: Path) -> None:
+    """Remove what a killed job left: what it published partially, and its files."""
+    undo(str(folder))
+    _empty(str(folder))
 
 
 def _empty(folder: str) -> None:

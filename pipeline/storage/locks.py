@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +18,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError, JobError
+from pipeline.storage import leases
 from pipeline.storage.files import CLOZELINE, make_folder
-from pipeline.storage.leases import leased
 from pipeline.storage.remote import is_remote
+from pipeline.storage.remote_files import names_in, remove_folders
 from pipeline.storage.strict_json import from_json, to_json
 
 _log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
         JobError: the lock file cannot be written.
     """
     if is_remote(directory):
-        with leased(directory, given, wait_secs):
+        with leases.leased(directory, given, wait_secs):
             yield
         return
     for part in (directory, *directory.parents):
@@ -137,11 +138,11 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
         return
     with _removed_if_empty(parent):
         make_folder(parent)
-        _sweep(parent, prefix)
+        remove_left(parent, prefix, shutil.rmtree)
         outer = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = FileLock(outer / LOCK, timeout=0, fallback_to_soft=False)
         try:
-            # Without lock support go on unlocked: `_sweep` cannot lock it either, and leaves it.
+            # Without lock support go on unlocked: `remove_left` cannot lock it either.
             with contextlib.suppress(OSError):
                 lock.acquire()
             _write_holder(outer / LOCK)
@@ -154,18 +155,48 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
             lock.release()
 
 
-def _sweep(parent: Path, prefix: str) -> None:
-    """Remove staging directories of dead processes; keep those of other machines."""
-    for path in parent.iterdir():
-        if not path.name.startswith(prefix):
-            continue
-        with contextlib.suppress(OSError, Timeout):
-            if path.lstat().st_uid != os.getuid():  # /tmp is shared by all users
+def remove_left(parent: Path, prefix: str, remove: Callable[[Path], object]) -> None:
+    """Remove directories that killed processes left, if these are certainly dead.
+
+    A process is dead if the directory's lock file names a process of this machine, and nobody holds
+    the lock; for a remote directory, if its lease has ended. Directories of other users stay.
+
+    Args:
+        parent: directory that contains them; it may be missing.
+        prefix: prefix of their names.
+        remove: removes the contents of a directory, or all of it; called while its lock is held.
+    """
+    for name in names_in(str(parent)):
+        directory = parent / name
+        if name.startswith(prefix):
+            try:
+                _remove_if_left(directory, remove)
+            except (Timeout, InputError, FileNotFoundError):  # in use, or removed by another one
                 continue
-            holder = read_holder(path / LOCK)
-            if holder and holder.host == socket.gethostname():
-                with FileLock(path / LOCK, timeout=0, fallback_to_soft=False):
-                    shutil.rmtree(path)
+            except (JobError, OSError) as error:  # also of a filesystem without locks
+                _log.info("%s: cannot be removed: %s", directory, error)
+
+
+def _remove_if_left(directory: Path, remove: Callable[[Path], object]) -> None:
+    if is_remote(directory):
+        if leases.read_holder(directory / leases.LEASE):
+            with leases.leased(directory, str(directory)):
+                remove(directory)
+        return
+    if directory.lstat().st_uid != os.getuid():  # /tmp is shared by all users
+        return
+    holder = read_holder(directory / LOCK)
+    if holder is None:
+        return
+    if holder.host != socket.gethostname():  # its locks may not be visible here
+        _log.info("%s: left by %s; remove it if that process has exited", directory, holder)
+        return
+    # Not `only_writer`: on a filesystem without locks, it goes on without one.
+    with FileLock(directory / LOCK, timeout=0, fallback_to_soft=False):
+        _log.info("%s: %s, exited without removing it; removing what it left", directory, holder)
+        remove(directory)
+        (directory / LOCK).unlink(missing_ok=True)
+        remove_folders([str(directory)])
 
 
 def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 import clozeline
 from pipeline.errors import InputError, JobError
+from pipeline.jobs.shared_folder import job_folder
 from pipeline.storage.locks import (
     LOCK,
     Holder,
@@ -181,6 +183,21 @@ def test_what_may_be_somebody_elses_stays(tmp_path: Path) -> None:
     with staging(tmp_path, ".export-"):
         pass
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_locks_nothing_is_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "_temporary-live"
+    folder.mkdir()
+    (folder / "documents-1").write_text("1")
+    holder = Holder(os.getpid(), socket.gethostname(), "2026-01-01 00:00:00 UTC")
+    (folder / LOCK).write_text(to_json(asdict(holder)))
+    monkeypatch.setattr(FileLock, "acquire", failing(errno.ENOSYS))
+    with caplog.at_level("INFO"), job_folder(str(tmp_path), "_temporary-"):
+        pass
+    assert (folder / "documents-1").read_text() == "1"
+    assert f"{folder}: cannot be removed: [Errno 38]" in caplog.text
 
 
 def test_a_staging_directory_is_removed_after_an_error(tmp_path: Path) -> None:
