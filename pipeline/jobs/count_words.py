@@ -145,21 +145,22 @@ def count_words(
                     DROPPED, main="words"
                 )
             )
-            _ = (
-                counted.words
-                | beam.CombinePerKey(sum)
-                # The word breaks ties, so that the result does not depend on the runner.
-                | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
-                | beam.Map(
-                    write_report,
-                    beam.pvalue.AsDict(counted[DROPPED] | beam.combiners.Count.PerElement()),
-                    beam.pvalue.AsList(collected(read[REMARKS])),
-                    result,
-                )
-            )
+            _write_report(counted, collected(read[REMARKS]), result)
         with open_to_read(result) as file:
             report = json.loads(file.read())
     return _counted(report)
+
+
+def _write_report(counted: Any, remarks: Any, path: str) -> None:
+    """Add the steps that sum the counts and write the job's report to a pipeline."""
+    dropped = counted[DROPPED] | beam.combiners.Count.PerElement()
+    _ = (
+        counted.words
+        | beam.CombinePerKey(sum)
+        # The word breaks ties, so that the result does not depend on the runner.
+        | beam.combiners.Top.Of(MAX_WORDS, key=lambda pair: (pair[1], pair[0]))
+        | beam.Map(write_report, beam.pvalue.AsDict(dropped), beam.pvalue.AsList(remarks), path)
+    )
 
 
 def _counted(report: dict[str, Any]) -> Counted:
