@@ -40,9 +40,9 @@ class Evaluate(Command):
     """Column number of the tags, from 1. Default: detected, as in finetune."""
     skip_incomplete_rows: bool = False
     """Skip rows whose number of columns differs from the header's."""
-    checkpoint: Checkpoint = "auto"
+    checkpoint: Checkpoint = EvaluateConfig.checkpoint
     """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
-    batch_size: int = 32
+    batch_size: int = EvaluateConfig.batch_size
     """Batch size."""
     worst: int = 10
     """Number of examples with the highest loss to show."""
@@ -50,7 +50,7 @@ class Evaluate(Command):
     """File to write all predictions to, as JSON Lines."""
     picture: Path | None = None
     """PNG file to write: the confusion matrix, or a scatter plot for a regression."""
-    xla: bool = True
+    xla: bool = EvaluateConfig.xla
     """Compile with XLA, as in training."""
 
     def __post_init__(self) -> None:

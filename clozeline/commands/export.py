@@ -10,7 +10,7 @@ from clozeline.options import Command, config_from
 from clozeline.show.terminal import results
 from model.run_config import Checkpoint
 from serving.configs import ExportConfig
-from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
+from serving.export.choices import ServerVersion, ServingPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Export(Command):
     """Directory of the run to export."""
     output: Path
     """Model directory, models/NAME. The version is the next free number in it."""
-    precision: ServingPrecision = "float32"
+    precision: ServingPrecision = ExportConfig.precision
     """Dtype of stored weights and matrix multiplications. bfloat16 halves the size, and is faster
     on CPUs with bfloat16 support. int8 quarters it; such a model needs a CPU with VNNI or AMX."""
     calibrate: Path | None = None
@@ -33,11 +33,11 @@ class Export(Command):
     changes in this precision."""
     max_loss: float | None = None
     """Refuse the export if that metric gets worse by more than this, for example 0.003."""
-    checkpoint: Checkpoint = "auto"
+    checkpoint: Checkpoint = ExportConfig.checkpoint
     """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
-    for_server: ServerVersion = "2.20"
+    for_server: ServerVersion = ExportConfig.for_server
     """TensorFlow Serving release that must support every operation of the model."""
-    max_windows: int = MAX_WINDOWS
+    max_windows: int = ExportConfig.max_windows
     """Maximum number of overlapping windows that the model reads of a passage (span) or of a text
     (tagging). It ignores the rest of a longer one, and answers truncated = true."""
 

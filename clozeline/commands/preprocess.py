@@ -29,44 +29,44 @@ class Preprocess(CorpusOptions):
     """Vocabulary file."""
     output: str
     """Dataset folder to write."""
-    max_seq_length: tuple[int, ...] = (128,)
+    max_seq_length: tuple[int, ...] = PreprocessConfig.max_seq_length
     """Sequence length of a record, 5 to 65536: [CLS] A [SEP] B [SEP] and padding. Several lengths
     make one dataset each from one pass over the corpus: OUTPUT/128, OUTPUT/512."""
     max_predictions: tuple[int, ...] = ()
     """Maximum number of masked positions per record; one value per length. Default: --mask-rate of
     the length, rounded up (20 of 128)."""
-    pairing: Pairing = "nsp"
+    pairing: Pairing = PreprocessConfig.pairing
     """nsp: A and the next or a random sentence B (BERT). sop: A and B in order or swapped (ALBERT).
     none: whole sentences one after another, no pairs (RoBERTa)."""
-    masks: Masks = "static"
+    masks: Masks = PreprocessConfig.masks
     """static: masks are stored in the records. dynamic: records are masked during training,
     differently each epoch, determined by seed, epoch and record."""
-    masking: Masking = "token"
+    masking: Masking = PreprocessConfig.masking
     """Unit of masking: token (a piece), whole-word, or span (several whole words, as SpanBERT)."""
-    mask_rate: float = 0.15
+    mask_rate: float = PreprocessConfig.mask_rate
     """Share of the pieces to predict (above 0, to 1)."""
-    short_seq_rate: float = 0.1
+    short_seq_rate: float = PreprocessConfig.short_seq_rate
     """Share of sequences that are made shorter than the maximum (0 to 1)."""
-    duplicates: int = 1
+    duplicates: int = PreprocessConfig.duplicates
     """Number of passes over the corpus, each with different pairs and masks (1 to 10000)."""
-    deduplicate: bool = False
+    deduplicate: bool = PreprocessConfig.deduplicate
     """Drop documents whose text (or id) equals that of another document."""
-    min_document_pieces: int = 1
+    min_document_pieces: int = PreprocessConfig.min_document_pieces
     """Drop documents with fewer pieces."""
-    max_unreadable_rate: float = 0.1
+    max_unreadable_rate: float = PreprocessConfig.max_unreadable_rate
     """Largest share of unreadable documents; they are dropped. Above it the job fails (0 to 1)."""
     shards: int | None = None
     """Number of training shards (1 to 99999). Default: one per 16 MB of text."""
     streams: int = PreprocessConfig.streams
     """Number of record streams that training interleaves (1 to 512). With P workers, each reads
     1/P of the dataset if P divides this number."""
-    eval_rate: float = 0.01
+    eval_rate: float = PreprocessConfig.eval_rate
     """Share of the documents held out for evaluation (0 to 0.5)."""
-    compression: Compression = "none"
+    compression: Compression = PreprocessConfig.compression
     """Compression of the shard files."""
-    seed: int = 0
+    seed: int = PreprocessConfig.seed
     """Random seed; the same seed and corpus give identical bytes on every machine."""
-    overwrite: bool = False
+    overwrite: bool = PreprocessConfig.overwrite
     """Replace the dataset in --output when the new one is finished."""
 
     def __post_init__(self) -> None:
