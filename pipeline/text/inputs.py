@@ -60,13 +60,24 @@ class Arrays:
         return booleans.astype(like.dtype)
 
 
+def _where(condition: Any, chosen: Any, other: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.where(condition, chosen, other)
+
+
+def _minimum(first: Any, second: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.minimum(first, second)
+
+
 class Graph:
     """TensorFlow's operations, in a graph or eager; TensorFlow Serving has all of them."""
 
-    def __init__(self) -> None:
-        import tensorflow as tf
-
-        self.where, self.minimum = tf.where, tf.minimum
+    # TensorFlow is imported by the first operation: `query` needs the kinds of tasks, and not it.
+    where = staticmethod(_where)
+    minimum = staticmethod(_minimum)
 
     def positions(self, count: Any) -> Any:  # noqa: D102
         import tensorflow as tf

@@ -329,6 +329,15 @@ def test_imports_run_one_way() -> None:
         assert done.returncode == 0, f"{room}: {done.stderr[-500:]}"
 
 
+def test_query_knows_the_kinds_of_tasks_without_tensorflow() -> None:
+    script = (
+        "import sys\nfrom model.tasks.task_kind import all_kinds\nimport clozeline.show.answer\n"
+        "all_kinds()\nassert 'tensorflow' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_query_of_a_malformed_server(capsys: pytest.CaptureFixture[str]) -> None:
     for server in ("[::1", "http://127.0.0.1:8501"):
         error = error_of(capsys, "query", "--model", "m", "--server", server, "text")
