@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import InputError
+from pipeline.storage.remote import path_from
 from serving.server import models
 from serving.server.folders import model_dirs
 from serving.server.limits import Limits
@@ -339,3 +340,54 @@ def test_versions_change_under_load_without_a_failed_request(exports, tmp_path):
     assert (before, after) == ({"predictions": [12.0]}, {"predictions": [21.0]})
     assert seen
     assert set(seen) <= {(200, 10.0), (200, 15.0)}
+
+
+@pytest.fixture
+def in_bucket(exports, store):
+    """Upload a version to gs://bucket/models/m; a version without its last file may be asked."""
+
+    def put(factor, version, *, whole=True):
+        folder = exports / str(factor)
+        for path in folder.rglob("*"):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and (whole or name != "saved_model.pb"):
+                store.objects[f"bucket/models/m/{version}/{name}"] = path.read_bytes()
+
+    return put
+
+
+def test_models_of_a_bucket_are_served_and_polled(in_bucket, store):
+    in_bucket(2, 1)
+    repository = Repository(path_from("gs://bucket/models"), loader())
+    repository.load_all()
+    assert repository.served() == {"m": [1]}
+    in_bucket(3, 2, whole=False)  # an upload in progress
+    repository.poll()
+    assert repository.served() == {"m": [1]}
+    in_bucket(3, 2)
+    repository.poll()
+    assert repository.served() == {"m": [2]}
+
+    def fail(method, key):
+        raise ConnectionResetError("cut")
+
+    store.fail = fail
+    repository.poll()  # the store is away: what is served stays
+    assert repository.served() == {"m": [2]}
+
+
+def test_models_config_names_folders_of_a_bucket(in_bucket, store):
+    in_bucket(2, 5)
+    store.objects["bucket/models.config"] = (
+        b'model_config_list { config { name: "n" base_path: "gs://bucket/models/m" '
+        b'model_platform: "tensorflow" } }'
+    )
+    source = path_from("gs://bucket/models.config")
+    repository = Repository(source, loader())
+    repository.load_all()
+    assert repository.served() == {"n": [5]}
+
+
+def test_bucket_without_models_is_told_in_one_line(store):
+    with pytest.raises(InputError, match="gs://bucket/models: no such directory"):
+        Repository(path_from("gs://bucket/models"), loader())
