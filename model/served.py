@@ -36,3 +36,6 @@ SEQUENCE_OUTPUT, POOLED_OUTPUT = "sequence_output", "pooled_output"
 MASKED_LM_LOGITS, NEXT_SENTENCE_LOGITS = "masked_lm_logits", "next_sentence_logits"
 TASK_LOGITS = "task_logits"
 # Outputs of the Keras model, and of `predict_ids`.
+
+MAX_SPANS = 50
+"""Maximum number of spans of a window. The shortest window has more places for starts and ends."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.run_config import Checkpoint
-from model.tasks.best_spans import MAX_SPANS
+from model.served import MAX_SPANS
 from pipeline.errors import InputError, check_range
 from serving.addresses import checked_address
 from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision

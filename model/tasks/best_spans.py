@@ -11,9 +11,6 @@ MAX_ANSWER_WORDS = 30
 """Maximum number of words of an answer, as in google-research/bert (run_squad.py), which counts
 pieces."""
 
-MAX_SPANS = 50
-"""Maximum number of spans of a window. The shortest window has more places for starts and ends."""
-
 IMPOSSIBLE = -1e9
 """Scores below this are those of runs of words that cannot be an answer."""
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from model import served
 from model.bert.network import weights_by_name
 from model.run import Run
-from model.tasks.best_spans import MAX_SPANS
+from model.served import MAX_SPANS
 from pipeline import schema
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT

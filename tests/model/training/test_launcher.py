@@ -139,7 +139,9 @@ def test_a_signal_stops_all_workers_once(recorder: Recorder, number: int) -> Non
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         recorder.run(2, script, restart=5)
-    assert recorder.notes(0) == recorder.notes(1) == ["waits", "stopped"]
+    assert recorder.notes(1) == ["waits", "stopped"]
+    # The launcher may stop worker 0 before it waits: the signal comes from it.
+    assert recorder.notes(0) in (["waits", "stopped"], ["stopped"])
     assert signal.getsignal(number) is before
 
 
