@@ -66,7 +66,11 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
         for path in (ROOT / package).rglob("*.py")
         if (path.parent / "__init__.py").exists()
     }
-    data = [*(ROOT / "serving").glob("export/op_lists/*.txt"), *(ROOT / "serving/pages").iterdir()]
+    data = [
+        *(ROOT / "model").glob("recipes/*.yaml"),
+        *(ROOT / "serving").glob("export/op_lists/*.txt"),
+        *(ROOT / "serving/pages").iterdir(),
+    ]
     expected |= {path.relative_to(ROOT).as_posix() for path in data if path.is_file()}
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
