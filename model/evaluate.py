@@ -11,7 +11,6 @@ import numpy as np
 from model.configs import EvaluateConfig, check_columns
 from model.run import Run, load_run
 from model.tasks.batches import Batches
-from model.tasks.encoding import Encoder
 from model.tasks.evaluation import Evaluation
 from model.tasks.example_files import read_examples
 from model.tasks.examples import Examples
@@ -163,13 +162,7 @@ def answers_of(
     """Return the evaluation of the labelled examples (None if there are none), and all answers."""
     task = run.task
     assert task is not None
-    encoder = Encoder(
-        run.vocabulary,
-        lower_case=run.dataset.lower_case,
-        max_seq_length=run.dataset.max_seq_length,
-        doc_stride=run.doc_stride,
-        long=run.long,
-    )
+    encoder = run.encoder
     predictor = Predictor(run.load_model(config.checkpoint), make_strategy("one"), xla=config.xla)
     labelled = examples.are_labelled
     evaluations: dict[bool, Evaluation] = {}

@@ -25,6 +25,7 @@ from model.run_config import (
     read_config,
     short_sha,
 )
+from model.tasks.encoding import Encoder
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task
 from model.training.checkpoints import Checkpoints
@@ -87,6 +88,17 @@ class Run:
     def long(self) -> Long:
         """What is read of a text that is too long; imported models read the beginning."""
         return self.saved.tuning.long if self.saved.tuning else "first"
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of a fine-tuned model's examples."""
+        return Encoder(
+            self.vocabulary,
+            lower_case=self.dataset.lower_case,
+            max_seq_length=self.dataset.max_seq_length,
+            doc_stride=self.doc_stride,
+            long=self.long,
+        )
 
     def load_model(self, checkpoint: Checkpoint = "last") -> keras.Model:
         """Return the pretraining or fine-tuned model, with the weights of a checkpoint.

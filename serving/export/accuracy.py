@@ -16,7 +16,6 @@ import tensorflow as tf
 from model import served
 from model.run import Run
 from model.tasks.batches import Batches
-from model.tasks.encoding import Encoder
 from model.tasks.example_files import read_examples
 from model.tasks.tables import Columns
 from model.tasks.task_kind import Task
@@ -74,13 +73,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
     if not any(examples.are_labelled):
         raise InputError(f"`check` {path}: {examples.no_labels()}, so there is nothing to measure")
     examples = examples.select(examples.are_labelled)
-    encoder = Encoder(
-        run.vocabulary,
-        lower_case=run.dataset.lower_case,
-        max_seq_length=run.dataset.max_seq_length,
-        doc_stride=run.doc_stride,
-        long=run.long,
-    )
+    encoder = run.encoder
     encoded = kind.encode(encoder, examples, task)
     length = run.dataset.max_seq_length
     batches = Batches(encoded, task, BATCH_SIZE, run.vocabulary.pad_id, length)
