@@ -235,14 +235,7 @@ class TextEncoder(tf.Module):
         count = window_count(lengths, room, step, _GRAPH)
         read = tf.minimum(count, max_windows)
         rows, numbers = _numbered(read)
-        first = numbers * step
-        none = tf.zeros_like(first)
-        spans = Spans(
-            tf.gather(pieces.row_starts(), rows) + first,
-            tf.minimum(tf.gather(lengths, rows) - first, room),
-            none,
-            none + NO_B,
-        )
+        spans = _window_spans(pieces, rows, numbers * step, room)
         return Windows(
             ReadTexts(text, None, rows, None),
             count > read,
@@ -281,14 +274,7 @@ class TextEncoder(tf.Module):
         counts = tf.math.unsorted_segment_sum(
             tf.cast(is_first & is_read, tf.int64), places.value_rowids(), tf.size(read)
         )
-        first = numbers * step
-        none = tf.zeros_like(first)
-        spans = Spans(
-            tf.gather(words.pieces.row_starts(), rows) + first,
-            tf.minimum(tf.gather(lengths, rows) - first, room),
-            none,
-            none + NO_B,
-        )
+        spans = _window_spans(words.pieces, rows, numbers * step, room)
         return Windows(
             ReadTexts(text, words, rows, counts),
             count > read,
@@ -360,6 +346,22 @@ def _numbered(counts: Any) -> tuple[Any, Any]:
     """Return the row of each of so many windows, and its number in its row: int64 [T] each."""
     numbers = tf.ragged.range(counts)
     return numbers.value_rowids(), numbers.flat_values
+
+
+def _window_spans(pieces: Any, rows: Any, first: Any, room: int) -> Spans:
+    """Return which pieces the windows have, as their only segment.
+
+    Args:
+        pieces: ragged int32 [B, (pieces)].
+        rows: int64 [T]. Row of each window.
+        first: int64 [T]. First piece of each window in its row.
+        room: most pieces of a window.
+    """
+    left = tf.gather(pieces.row_lengths(), rows) - first
+    none = tf.zeros_like(first)
+    return Spans(
+        tf.gather(pieces.row_starts(), rows) + first, tf.minimum(left, room), none, none + NO_B
+    )
 
 
 def _check_same_length(text: Any, text_pair: Any) -> None:
