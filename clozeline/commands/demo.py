@@ -348,10 +348,11 @@ def held_out_questions(
         read_whole_file,
         text_sentences,
     )
+    from pipeline.corpus.rules.settings import NO_CLEANING
     from pipeline.records.shard import EVAL, Settings, document_key
     from pipeline.storage.files import match_files
 
-    made_with = Settings(**settings)
+    made_with = Settings(**settings | {"cleaning": NO_CLEANING})
     candidates = []
     for path in match_files(globs):
         try:
@@ -360,7 +361,7 @@ def held_out_questions(
             continue
         key = document_key(identity, made_with.seed)
         if made_with.shard_name(key).startswith(EVAL):
-            sentences = text_sentences(text, made_with)
+            sentences = text_sentences(text, made_with, made_with.language)
             candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))
     documents = [sentences for _, sentences in sorted(candidates) if len(sentences) >= 2]
     if len(documents) < 2:

@@ -12,6 +12,7 @@ from pipeline.configs import InputFormat
 from pipeline.corpus.decompression import damaged, is_compressed, open_file
 from pipeline.corpus.parquet import check_parquet, read_rows, row_groups
 from pipeline.corpus.remarks import DAMAGED_FILE, MAX_EXAMPLES, suspicion
+from pipeline.corpus.rules.settings import NO_CLEANING, Cleaning
 from pipeline.errors import DamagedFileError
 from pipeline.text.sentences import split_sentences
 
@@ -41,12 +42,14 @@ class CorpusFormat:
         language: ISO 639 code for the sentence splitter; not used for `lines`.
         text_column: column of `jsonl` and `parquet` that holds the text.
         id_column: column that identifies a document; None = its text identifies it.
+        cleaning: the rules that documents must pass.
     """
 
     input_format: InputFormat
     language: str
     text_column: str
     id_column: str | None = None
+    cleaning: Cleaning = NO_CLEANING
 
     @property
     def columns(self) -> list[str]:
@@ -327,8 +330,8 @@ def _columns(row: Any, how: CorpusFormat) -> tuple[str, str | None]:
     return text, json.dumps(identity)
 
 
-def text_sentences(text: str, how: CorpusFormat) -> list[str]:
-    """Return a text's sentences in order, without empty ones."""
+def text_sentences(text: str, how: CorpusFormat, language: str) -> list[str]:
+    """Return a text's sentences in order, without empty ones; `language` is an ISO 639 code."""
     if how.input_format == "lines":
         return [line for line in map(str.strip, text.split("\n")) if line]
-    return split_sentences(text, how.language)
+    return split_sentences(text, language)

@@ -9,16 +9,15 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipeline.corpus.cleaning import DocumentCleaner, RejectedDocument
 from pipeline.corpus.readers import (
     DROPPED,
     REMARKS,
     CorpusFormat,
-    DroppedDocumentError,
     ReadDocuments,
     batch_documents,
     check_columns,
     collected,
-    read_document,
     text_sentences,
 )
 from pipeline.corpus.remarks import DAMAGED_FILE, Remark, remarks_from
@@ -65,7 +64,7 @@ class Counted:
 class CountWords(beam.DoFn):
     """Batches of documents (bytes) → (word, count).
 
-    For each document that cannot be used, its reason goes to the side output `DROPPED`.
+    For each document that cannot be used, the rule goes to the side output `DROPPED`.
     """
 
     def __init__(self, how: CorpusFormat, *, lower_case: bool, tally: str | None) -> None:
@@ -74,19 +73,19 @@ class CountWords(beam.DoFn):
         self._tally_folder = tally
 
     def setup(self) -> None:
-        """Open this worker's tally."""
+        """Make this worker's rules and open its tally."""
+        self._clean = DocumentCleaner(self._how)
         self._tally = Tally(self._tally_folder)
 
     def process(self, documents: list[bytes]) -> Iterator[Any]:
         """Yield every distinct word of the batch with its count."""
         sentences: list[str] = []
         for document in documents:
-            try:
-                text, _ = read_document(document, self._how)
-            except DroppedDocumentError as dropped:
-                yield beam.pvalue.TaggedOutput(DROPPED, dropped.reason)
+            outcome = self._clean(document)
+            if isinstance(outcome, RejectedDocument):
+                yield beam.pvalue.TaggedOutput(DROPPED, outcome.rejection.rule)
             else:
-                sentences += text_sentences(text, self._how)
+                sentences += text_sentences(outcome.text, self._how, outcome.language)
         if sentences:
             yield from count_in(sentences, lower_case=self._lower_case).items()
         self._tally.add(read=sum(map(len, documents)), documents=len(documents))

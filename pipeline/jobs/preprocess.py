@@ -21,18 +21,18 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.corpus.cleaning import CleanDocument, DocumentCleaner, RejectedDocument
 from pipeline.corpus.readers import (
     DROPPED,
     EMPTY,
     REMARKS,
-    DroppedDocumentError,
     ReadDocuments,
     batch_documents,
     collected,
-    read_document,
     text_sentences,
 )
 from pipeline.corpus.remarks import remarks_from
+from pipeline.corpus.rules.rule import Rejection
 from pipeline.jobs.beam_options import is_local, running_pipeline
 from pipeline.jobs.job_report import JobReport, ShardReport, WrittenShard
 from pipeline.jobs.shared_folder import OnSharedStorage
@@ -62,7 +62,7 @@ class TokenizeDocuments(beam.DoFn):
     """Batches of documents (bytes) → (shard name, list of the batch's `Document`s in that shard).
 
     Elements are few and large, since Beam has a fixed cost per element. For each document that
-    cannot be used, its reason goes to the side output `DROPPED`.
+    cannot be used, the rule that rejected it goes to the side output `DROPPED`.
     """
 
     def __init__(self, vocabulary: Vocabulary, settings: Settings, tally: str | None) -> None:
@@ -71,7 +71,8 @@ class TokenizeDocuments(beam.DoFn):
         self._tally_folder = tally
 
     def setup(self) -> None:
-        """Build this worker's tokenizer."""
+        """Make this worker's rules and its tokenizer."""
+        self._clean = DocumentCleaner(self._settings)
         self._tokenizer = build_tokenizer(
             self._vocabulary.pieces, lower_case=self._settings.lower_case
         )
@@ -80,40 +81,46 @@ class TokenizeDocuments(beam.DoFn):
 
     def process(self, documents: list[bytes]) -> Iterator[Any]:
         """Tokenize the sentences of all documents in one call."""
-        texts: list[str] = []
-        identities: list[str] = []
+        clean: list[CleanDocument] = []
         for document in documents:
-            try:
-                text, identity = read_document(document, self._settings)
-            except DroppedDocumentError as dropped:
-                yield beam.pvalue.TaggedOutput(DROPPED, dropped.reason)
+            outcome = self._clean(document)
+            if isinstance(outcome, RejectedDocument):
+                yield from self._rejected(outcome.rejection)
             else:
-                texts.append(text)
-                identities.append(identity)
-        if texts:
-            yield from self._tokenize(texts, identities)
+                clean.append(outcome)
+        if clean:
+            yield from self._tokenize(clean)
         self._tally.add(read=sum(map(len, documents)), documents=len(documents))
 
-    def _tokenize(self, texts: list[str], identities: list[str]) -> Iterator[Any]:
-        sentences = [text_sentences(text, self._settings) for text in texts]
+    def _rejected(self, rejection: Rejection) -> Iterator[Any]:
+        yield beam.pvalue.TaggedOutput(DROPPED, rejection.rule)
+
+    def _tokenize(self, documents: list[CleanDocument]) -> Iterator[Any]:
+        sentences = [
+            text_sentences(document.text, self._settings, document.language)
+            for document in documents
+        ]
         ragged = self._tokenizer.tokenize([sentence for each in sentences for sentence in each])
         pieces = ragged.flat_values.numpy().astype(self._piece)
         self._tally.add(tokens=len(pieces))
         row_splits = ragged.row_splits.numpy()
         first = 0
         by_shard: defaultdict[str, list[Document]] = defaultdict(list)
-        for identity, count in zip(identities, map(len, sentences), strict=True):
+        for document, count in zip(documents, map(len, sentences), strict=True):
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
             first += count
-            size = bounds[-1] - bounds[0]
-            if size < self._settings.min_document_pieces or size == 0:
-                yield beam.pvalue.TaggedOutput(DROPPED, TOO_SHORT if size else EMPTY)
+            size = int(bounds[-1] - bounds[0])
+            fewest = self._settings.min_document_pieces
+            if size < fewest or size == 0:
+                yield from self._rejected(
+                    Rejection(TOO_SHORT, size, fewest) if size else Rejection(EMPTY)
+                )
                 continue
-            key = document_key(identity, self._settings.seed)
+            key = document_key(document.identity, self._settings.seed)
             ids = pieces[bounds[0] : bounds[-1]].tobytes()
             # Drop sentences without a piece, for example those of control characters only.
-            packed = (key, ids, lengths[lengths > 0].astype(LENGTH).tobytes())
+            packed = (key, ids, lengths[lengths > 0].astype(LENGTH).tobytes(), document.label)
             by_shard[self._settings.shard_name(key)].append(packed)
         yield from by_shard.items()
 
@@ -148,8 +155,9 @@ class WriteShard(beam.DoFn):
         name, groups = element
         documents = gathered(groups)
         for dataset, maker in enumerate(self._makers):
-            kept, dropped = maker.select(documents)
+            kept, rejected = maker.select(documents)
             written = self._write(maker, name, kept) if kept else None
+            dropped = Counter(rejection.rule for _, rejection in rejected)
             yield ShardReport(dataset, name, dict(dropped), written)
 
     def _write(self, maker: ShardMaker, name: str, kept: list[Document]) -> WrittenShard:
@@ -157,8 +165,8 @@ class WriteShard(beam.DoFn):
         piece = piece_type(self._vocabulary)
         statistics = Counter(
             documents=len(kept),
-            sentences=sum(len(lengths) for _, _, lengths in kept) // LENGTH.itemsize,
-            pieces=sum(len(ids) for _, ids, _ in kept) // piece.itemsize,
+            sentences=sum(len(lengths) for _, _, lengths, _ in kept) // LENGTH.itemsize,
+            pieces=sum(len(ids) for _, ids, *_ in kept) // piece.itemsize,
             **unknown(kept, piece, self._vocabulary.unk_id),
         )
         temporary = joined(self._temporary, f"{name}.{uuid.uuid4().hex}")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -12,6 +12,7 @@ import numpy as np
 from pipeline import schema
 from pipeline.configs import Masking
 from pipeline.corpus.readers import CorpusFormat
+from pipeline.corpus.rules.rule import Rejection
 from pipeline.manifest import shard_file
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
@@ -20,9 +21,10 @@ from pipeline.schema import Compression, Masks, Pairing, record_features
 from pipeline.text.inputs import Marks
 from pipeline.text.tokenizer import Vocabulary
 
-Document = tuple[bytes, bytes, bytes]
-"""A tokenized document: key, piece ids (dtype `piece_type`), sentence lengths (dtype `LENGTH`).
-They are bytes because Beam serializes bytes fastest."""
+Document = tuple[bytes, bytes, bytes, bytes]
+"""A tokenized document: key, piece ids (dtype `piece_type`), sentence lengths (dtype `LENGTH`), and
+the label for the record of rejections (`pipeline.corpus.cleaning.label_of`; empty if none is
+written). They are bytes because Beam serializes bytes fastest."""
 
 Split = Literal["train", "eval"]
 TRAIN: Split = "train"
@@ -106,8 +108,8 @@ def unknown(documents: Sequence[Document], piece: np.dtype, unk_id: int) -> dict
         piece: dtype of the piece ids.
         unk_id: id of [UNK].
     """
-    ids = np.frombuffer(b"".join(ids for _, ids, _ in documents), piece)
-    lengths = np.frombuffer(b"".join(lengths for _, _, lengths in documents), LENGTH)
+    ids = np.frombuffer(b"".join(ids for _, ids, *_ in documents), piece)
+    lengths = np.frombuffer(b"".join(lengths for _, _, lengths, _ in documents), LENGTH)
     is_unknown = (ids == unk_id).astype(np.int64)
     by_sentence = np.add.reduceat(is_unknown, np.cumsum(lengths, dtype=np.int64) - lengths)
     return {
@@ -131,15 +133,15 @@ def shard_text(
     last = np.ones(1 if separator else 0, LENGTH)
     lengths = [
         np.append(split_long(np.frombuffer(lengths, LENGTH), longest_sentence), last)
-        for _, _, lengths in kept
+        for _, _, lengths, _ in kept
     ]
     document_ends = np.cumsum([len(document) for document in lengths])
     sentence_ends = np.cumsum(np.concatenate([*lengths, np.empty(0, LENGTH)]), dtype=np.int64)
     return ShardText(
-        piece_ids=np.frombuffer(b"".join(ids + separator for _, ids, _ in kept), piece),
+        piece_ids=np.frombuffer(b"".join(ids + separator for _, ids, *_ in kept), piece),
         sentence_starts=np.concatenate([[0], sentence_ends]),
         document_starts=(0, *document_ends.tolist()),
-        document_keys=tuple(key for key, _, _ in kept),
+        document_keys=tuple(key for key, *_ in kept),
     )
 
 
@@ -157,29 +159,38 @@ class ShardMaker:
             max_predictions=settings.max_predictions,
         )
 
-    def select(self, documents: Iterable[Document]) -> tuple[list[Document], Counter[str]]:
-        """Return the documents to make records of, sorted, and the number dropped by reason.
+    def select(
+        self, documents: Iterable[Document]
+    ) -> tuple[list[Document], list[tuple[Document, Rejection]]]:
+        """Return the documents to make records of, sorted, and each other one with its rejection.
 
         Args:
             documents: all documents of the shard, in any order.
         """
         # Beam delivers documents in any order; sorting makes the bytes of a shard reproducible.
         ordered = sorted(documents)
-        kept = ordered
-        dropped: Counter[str] = Counter()
-        if self.settings.deduplicate:
-            # Keep the first document of each key: a dict keeps the last value of a key, so the
-            # documents are reversed before and after.
-            kept = [*reversed({document[0]: document for document in reversed(ordered)}.values())]
-            dropped[DUPLICATE] = len(ordered) - len(kept)
-        if self.settings.pairing == "sop":
-            pairable = [document for document in kept if self._sentences(document) > 1]
-            dropped[TOO_SHORT] = len(kept) - len(pairable)
-            kept = pairable
-        if self.settings.pairing == "nsp" and len({key for key, _, _ in kept}) == 1:
-            dropped[NO_OTHER_DOCUMENT] = len(kept)
+        kept: list[Document] = []
+        rejected: list[tuple[Document, Rejection]] = []
+        keys: set[bytes] = set()
+        for document in ordered:
+            rejection = self._rejection(document, keys)
+            if rejection:
+                rejected.append((document, rejection))
+            else:
+                kept.append(document)
+            keys.add(document[0])
+        if self.settings.pairing == "nsp" and len(keys) == 1:
+            rejected += [(document, Rejection(NO_OTHER_DOCUMENT)) for document in kept]
             kept = []
-        return kept, +dropped
+        return kept, rejected
+
+    def _rejection(self, document: Document, keys: Container[bytes]) -> Rejection | None:
+        """Return why a document is not used next to documents with these keys; None = it is."""
+        if self.settings.deduplicate and document[0] in keys:
+            return Rejection(DUPLICATE)
+        if self.settings.pairing == "sop" and (count := self._sentences(document)) < 2:
+            return Rejection(TOO_SHORT, count, 2)
+        return None
 
     @property
     def _longest_sentence(self) -> int:
@@ -189,7 +200,7 @@ class ShardMaker:
 
     def _sentences(self, document: Document) -> int:
         """Return the number of sentences in a document after splitting long ones."""
-        _, _, lengths = document
+        _, _, lengths, _ = document
         return len(split_long(np.frombuffer(lengths, LENGTH), self._longest_sentence))
 
     def text(self, documents: Iterable[Document]) -> ShardText:

@@ -110,7 +110,7 @@ def test_windows_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "lines.txt"
     path.write_bytes(b"a\r\n\r\nb\r\n")
     documents = list(read_line_documents(str(path), 0, None))
-    assert [text_sentences(d.decode(), how("lines")) for d in documents] == [["a"], ["b"]]
+    assert [text_sentences(d.decode(), how("lines"), "en") for d in documents] == [["a"], ["b"]]
 
 
 @pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl"])
@@ -160,9 +160,9 @@ def test_a_remark_names_some_of_the_files() -> None:
 
 def test_lines_are_sentences_and_prose_is_split() -> None:
     text = "Mr. Fox ran. He hid.\nThe end."
-    assert text_sentences(text, how("lines")) == ["Mr. Fox ran. He hid.", "The end."]
-    assert text_sentences(text, how("prose")) == ["Mr. Fox ran.", "He hid.", "The end."]
-    assert text_sentences(text, how("jsonl")) == ["Mr. Fox ran.", "He hid.", "The end."]
+    assert text_sentences(text, how("lines"), "en") == ["Mr. Fox ran. He hid.", "The end."]
+    assert text_sentences(text, how("prose"), "en") == ["Mr. Fox ran.", "He hid.", "The end."]
+    assert text_sentences(text, how("jsonl"), "en") == ["Mr. Fox ran.", "He hid.", "The end."]
 
 
 def test_byte_order_mark_is_no_text() -> None:

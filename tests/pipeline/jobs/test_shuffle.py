@@ -22,7 +22,7 @@ def batches(rng: Random) -> list[tuple[str, list[Document]]]:
     return [
         (
             f"train-{rng.randrange(3):05d}",
-            [(rng.randbytes(16), rng.randbytes(rng.randrange(90)), rng.randbytes(4)) for _ in "ab"],
+            [tuple(map(rng.randbytes, (16, rng.randrange(90), 4, 2))) for _ in "ab"],
         )
         for _ in range(100)
     ]
