@@ -160,21 +160,10 @@ def parse_options(
     """
     # What follows `--` is for positional options, even if it looks like a flag.
     where = arguments.index("--") if "--" in arguments else len(arguments)
-    literal = arguments[where:]
-    arguments = [
-        part
-        for argument in arguments[:where]
-        for part in (argument.split("=", 1) if argument.startswith("--config=") else [argument])
-    ]
-    if arguments.count("--config") > 1:
-        raise InputError("`config`: given twice; put the flags into one file")
-    positional: dict[str, Any] = {}
-    if "--config" in arguments:
-        where = arguments.index("--config")
-        if where + 1 == len(arguments):
-            raise InputError("`config`: expected a YAML file after it")
-        flags, positional = settings_from_yaml(path_from(arguments[where + 1]), options)
-        arguments = flags + arguments
+    arguments, literal = arguments[:where], arguments[where:]
+    flags, positional = _config_flags(arguments, options)
+    # The last of two equal flags wins, so the strongest come last.
+    arguments = flags + arguments
     arguments = _preset_flags(arguments, options) + arguments
     complaint = io.StringIO()
     try:
@@ -196,6 +185,27 @@ def parse_options(
             raise InputError(f"{message} (see {prog} --help)") from None
         raise
     return options(**vars(parsed) | {"given": _given_fields(arguments, options)}), unknown
+
+
+def _config_flags(arguments: list[str], options: type[Command]) -> tuple[list[str], dict[str, Any]]:
+    """Return the options of the YAML file that the arguments name, as `settings_from_yaml` does.
+
+    Raises:
+        InputError: two files are named, none follows the flag, or the file cannot be used.
+    """
+    words = [
+        part
+        for argument in arguments
+        for part in (argument.split("=", 1) if argument.startswith("--config=") else [argument])
+    ]
+    if words.count("--config") > 1:
+        raise InputError("`config`: given twice; put the flags into one file")
+    if "--config" not in words:
+        return [], {}
+    where = words.index("--config")
+    if where + 1 == len(words):
+        raise InputError("`config`: expected a YAML file after it")
+    return settings_from_yaml(path_from(words[where + 1]), options)
 
 
 def presets(folder: Path) -> dict[str, Path]:
@@ -239,6 +249,36 @@ def settings_from_yaml(
         InputError: the file cannot be read, is not a mapping, or contains an unknown option or an
             invalid value.
     """
+    hints = get_type_hints(options, include_extras=True)
+    defaults = {field.name: field.default for field in fields(options)}
+    known = _flags(options)
+    del known["config"]
+    flags: list[str] = []
+    positional: dict[str, Any] = {}
+    for key, value in _read_yaml(path, given_as).items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            unknown = f"unknown option {reprlib.repr(key)}"
+            raise InputError(f"`{given_as}` {path}: {unknown}{did_you_mean(name, known)}")
+        if value is None is defaults[known[name]]:
+            continue  # `option:` without a value means the default
+        try:
+            values = _values(value, hints[known[name]])
+            if _is_positional(hints[known[name]]):
+                positional[known[name]] = _converted(values, hints[known[name]])
+            else:
+                flags += _as_words(name.replace("_", "-"), values)
+        except ValueError as error:
+            raise InputError(f"`{given_as}` {path}: option {key!r} {error}") from error
+    return flags, positional
+
+
+def _read_yaml(path: Path, given_as: str) -> dict[Any, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        InputError: the file cannot be read, is too large, or is not a mapping.
+    """
     import yaml
 
     try:
@@ -257,28 +297,7 @@ def settings_from_yaml(
         raise InputError(f"`{given_as}` {path}: cannot be read as YAML: {reason}") from error
     if not isinstance(settings, dict):
         raise InputError(f"`{given_as}` {path}: expected a mapping of option names to values")
-    hints = get_type_hints(options, include_extras=True)
-    defaults = {field.name: field.default for field in fields(options)}
-    known = _flags(options)
-    del known["config"]
-    flags: list[str] = []
-    positional: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            unknown = f"unknown option {reprlib.repr(key)}"
-            raise InputError(f"`{given_as}` {path}: {unknown}{did_you_mean(name, known)}")
-        if value is None is defaults[known[name]]:
-            continue  # `option:` without a value means the default
-        try:
-            values = _values(value, hints[known[name]])
-            if _is_positional(hints[known[name]]):
-                positional[known[name]] = _converted(values, hints[known[name]])
-            else:
-                flags += _as_words(name.replace("_", "-"), values)
-        except ValueError as error:
-            raise InputError(f"`{given_as}` {path}: option {key!r} {error}") from error
-    return flags, positional
+    return settings
 
 
 def _is_positional(hint: Any) -> bool:

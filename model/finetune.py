@@ -220,27 +220,16 @@ def prepare(
     check_batch_size("batch_size", size, strategy.num_replicas_in_sync, parts)
     examples = read_examples(config.train, config.task, config.columns, "`train`")
     task = task_of(config, examples)
-    kind = task.definition
-    vocabulary = Vocabulary.parse(source.vocabulary, config.init)
-    length = max_length(config, source.config.max_position_embeddings)
-    encoder = Encoder(
-        vocabulary,
-        lower_case=source.lower_case,
-        max_seq_length=length,
-        doc_stride=config.doc_stride,
-        long=config.long,
-    )
-    if config.long != "first" and task.takes_pairs:
-        raise InputError(f"`long` {config.long}: the examples of {config.train} have two texts")
+    encoder = encoder_of(config, source, task)
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
 
     def batches(encoded: Encoded) -> Batches:
-        return Batches(encoded, task, size, vocabulary.pad_id, length, on_tpu)
+        pad_id, length = encoder.vocabulary.pad_id, encoder.max_seq_length
+        return Batches(encoded, task, size, pad_id, length, fixed_length=on_tpu)
 
-    examples = kind.learnable(labelled(config.train, examples, "train"))
-    encoded = kind.encode(encoder, examples, task)
-    describe(config.train, examples, encoded, task)
-    encoded = kind.without_empty(examples, encoded)
+    examples = task.definition.learnable(labelled(config.train, examples, "train"))
+    encoded = encode(config.train, examples, encoder, task)
+    encoded = task.definition.without_empty(examples, encoded)
     teacher = None
     if config.teacher:
         teacher = open_teacher(config.teacher, task, encoder, strategy)
@@ -249,11 +238,38 @@ def prepare(
     dev = None
     if config.dev:
         held_out = read_held_out(config.dev, config, task)
-        encoded_dev = kind.encode(encoder, held_out, task)
-        describe(config.dev, held_out, encoded_dev, task)
-        dev = held_out, batches(encoded_dev)
+        dev = held_out, batches(encode(config.dev, held_out, encoder, task))
     digest = sha256(config.train.read_bytes())
-    return Prepared(config.train, task, train, digest, dev, length, teacher)
+    return Prepared(config.train, task, train, digest, dev, encoder.max_seq_length, teacher)
+
+
+def encoder_of(config: FinetuneConfig, source: Source, task: Task) -> Encoder:
+    """Return the encoder of the examples.
+
+    Raises:
+        InputError: the initial weights have too few positions or an invalid vocabulary, or the
+            task's examples have two texts and `long` is for one.
+    """
+    encoder = Encoder(
+        Vocabulary.parse(source.vocabulary, config.init),
+        lower_case=source.lower_case,
+        max_seq_length=max_length(config, source.config.max_position_embeddings),
+        doc_stride=config.doc_stride,
+        long=config.long,
+    )
+    if config.long != "first" and task.takes_pairs:
+        raise InputError(f"`long` {config.long}: the examples of {config.train} have two texts")
+    return encoder
+
+
+def encode(path: Path, examples: Examples, encoder: Encoder, task: Task) -> Encoded:
+    """Encode the examples of a file, and log a summary of those read, skipped and truncated."""
+    encoded = task.definition.encode(encoder, examples, task)
+    parts = list(examples.described)
+    parts += [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
+    parts += task.definition.label_summary(examples, task)
+    logger.info(f"{path}: {' · '.join(parts)}")
+    return encoded
 
 
 def taught(
@@ -361,14 +377,6 @@ def max_length(config: FinetuneConfig, most: int) -> int:
             f"{config.init} has"
         )
     return length
-
-
-def describe(path: Path, examples: Examples, encoded: Encoded, task: Task) -> None:
-    """Log a summary of the examples read, skipped and truncated."""
-    parts = list(examples.described)
-    parts += [f"{count:,} {what}" for what, count in encoded.counts.items() if count]
-    parts += task.definition.label_summary(examples, task)
-    logger.info(f"{path}: {' · '.join(parts)}")
 
 
 def run_config(

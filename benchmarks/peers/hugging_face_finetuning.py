@@ -10,6 +10,7 @@ import csv
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ def main(settings: dict) -> None:
     """Train, evaluate, and print."""
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"])
-    rng = np.random.default_rng(settings["seed"])
     texts, labels = read(settings["train"])
     held_out, expected = read(settings["dev"])
     is_regression = settings["task"] == "regression"
@@ -45,28 +45,13 @@ def main(settings: dict) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings["bfloat16"]):
             return model(**encoded, **more)
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"])
-    batch_size = settings["batch_size"]
-    steps = -(-len(texts) // batch_size) * settings["epochs"]
-    schedule = get_linear_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
-    model.train()
     started = time.perf_counter()
-    for _ in range(settings["epochs"]):
-        order = rng.permutation(len(texts))
-        for first in range(0, len(order), batch_size):
-            rows = order[first : first + batch_size]
-            targets = torch.tensor(
-                [labels[i] for i in rows], dtype=torch.float if is_regression else torch.long
-            )
-            outputs([texts[i] for i in rows], labels=targets).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            if settings["max_steps"] and (settings["max_steps"] <= schedule.last_epoch):
-                seconds = time.perf_counter() - started
-                print(json.dumps({"examples_per_sec": schedule.last_epoch * batch_size / seconds}))
-                return
+    seen = _train(model, outputs, texts, labels, settings)
+    if seen < len(texts) * settings["epochs"]:
+        seconds = time.perf_counter() - started
+        print(json.dumps({"examples_per_sec": seen / seconds}))
+        return
+    batch_size = settings["batch_size"]
     model.eval()
     with torch.no_grad():
         logits = np.concatenate(
@@ -80,8 +65,38 @@ def main(settings: dict) -> None:
         measure = np.corrcoef(logits[:, 0], expected)[0, 1]
     else:
         measure = np.mean(logits.argmax(axis=1) == expected)
-    examples = len(texts) * settings["epochs"] + len(held_out)
-    print(json.dumps({"measure": float(measure), "examples_per_sec": examples / seconds}))
+    speed = (seen + len(held_out)) / seconds
+    print(json.dumps({"measure": float(measure), "examples_per_sec": speed}))
+
+
+def _train(
+    model: BertForSequenceClassification,
+    outputs: Callable,
+    texts: list,
+    labels: list,
+    settings: dict,
+) -> int:
+    """Train for the epochs, or the steps if there are fewer; return the number of examples seen."""
+    rng = np.random.default_rng(settings["seed"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"])
+    batch_size = settings["batch_size"]
+    steps = -(-len(texts) // batch_size) * settings["epochs"]
+    schedule = get_linear_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
+    target_type = torch.float if settings["task"] == "regression" else torch.long
+    model.train()
+    for _ in range(settings["epochs"]):
+        order = rng.permutation(len(texts))
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            targets = torch.tensor([labels[i] for i in rows], dtype=target_type)
+            outputs([texts[i] for i in rows], labels=targets).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if settings["max_steps"] and (settings["max_steps"] <= schedule.last_epoch):
+                return schedule.last_epoch * batch_size
+    return len(texts) * settings["epochs"]
 
 
 def read(path: str) -> tuple[list, list]:

@@ -25,21 +25,8 @@ def main(settings: dict) -> None:
     torch.manual_seed(settings["seed"])
     torch.set_num_threads(settings["threads"])
     model = BertForPreTraining(BertConfig(**settings["model"]))
-    named = list(model.named_parameters())
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for name, p in named if not name.endswith(NOT_DECAYED)]},
-            {"params": [p for name, p in named if name.endswith(NOT_DECAYED)], "weight_decay": 0},
-        ],
-        lr=settings["learning_rate"],
-        weight_decay=0.01,
-        eps=1e-6,
-        fused=True,
-    )
-    warmup, steps = settings["warmup_steps"], settings["steps"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: (s + 1) / warmup if s < warmup else (steps - s) / (steps - warmup)
-    )
+    optimizer, schedule = _optimizer(model, settings)
+    steps = settings["steps"]
     # The full model computes logits at every position, but the loss needs only the masked ones.
     trained = model.bert if settings["score_masked_only"] else model
     forward = torch.compile(trained) if settings["compile"] else trained
@@ -89,6 +76,26 @@ def main(settings: dict) -> None:
     result = {"tokens_per_sec": (steps - first) * examples * length / seconds}
     measures = _evaluate(model, held_out, outputs) if settings["evaluate"] else {}
     print(json.dumps(result | measures))
+
+
+def _optimizer(model: BertForPreTraining, settings: dict) -> tuple:
+    """Return AdamW and its schedule: linear warm-up, then linear decay to 0."""
+    named = list(model.named_parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for name, p in named if not name.endswith(NOT_DECAYED)]},
+            {"params": [p for name, p in named if name.endswith(NOT_DECAYED)], "weight_decay": 0},
+        ],
+        lr=settings["learning_rate"],
+        weight_decay=0.01,
+        eps=1e-6,
+        fused=True,
+    )
+    warmup, steps = settings["warmup_steps"], settings["steps"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: (s + 1) / warmup if s < warmup else (steps - s) / (steps - warmup)
+    )
+    return optimizer, schedule
 
 
 def _evaluate(model: BertForPreTraining, held_out: dict, outputs: object) -> dict:

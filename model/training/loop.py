@@ -77,9 +77,7 @@ class Trainer:
         )
         keras.utils.set_random_seed(training.seed)
         with strategy.scope(), dtype_policy(training.precision):
-            self.model = objective.build_model(config)
-            if training.initialization == "neighbours":
-                attend_to_neighbours(self.model.get_layer("encoder"), config, training.seed)
+            self.model = _initial_model(config, training, objective)
             if recompute:
                 recompute_layers(self.model)
             self.weights = weights_by_name(self.model)
@@ -100,12 +98,16 @@ class Trainer:
         # Keras's other variables: the state of each dropout layer's seed generator.
         weights = {id(weight) for weight in self.model.weights}
         self._seed_states = [v for v in self.model.variables if id(v) not in weights]
+        self._compile(xla=xla)
+
+    def _compile(self, *, xla: bool) -> None:
+        """Make the compiled functions: gradients, measures and predictions."""
         # On CPUs matrix products are faster outside of XLA: see model/bert/kernels.py.
-        self._fuse = xla and is_on_cpu(strategy)
+        self._fuse = xla and is_on_cpu(self.strategy)
         whole = xla and not self._fuse
         self._gradients = tf.function(self._gradients_and_sums, jit_compile=whole, autograph=False)
         self._measures = tf.function(self._forward_sums, jit_compile=whole, autograph=False)
-        self.predictor = Predictor(self.model, strategy, xla=xla)
+        self.predictor = Predictor(self.model, self.strategy, xla=xla)
 
     @property
     def steps_done(self) -> int:
@@ -328,6 +330,16 @@ class Predictor:
     def _forward(self, batch: Batch) -> Batch:
         with fused_on_cpu(self._fuse):
             return model_outputs(self._model, batch, training=False)
+
+
+def _initial_model(
+    config: BertConfig, training: TrainingConfig, objective: Objective
+) -> keras.Model:
+    """Return the objective's model with the weights that training from scratch starts from."""
+    model = objective.build_model(config)
+    if training.initialization == "neighbours":
+        attend_to_neighbours(model.get_layer("encoder"), config, training.seed)
+    return model
 
 
 def _counter(start: int) -> tf.Variable:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from apache_beam.options.pipeline_options import PipelineOptions
+
 from pipeline.corpus.readers import UNREADABLE, check_columns
 from pipeline.corpus.remarks import DAMAGED_FILE, Remark, hints
 from pipeline.errors import InputError
@@ -99,21 +101,9 @@ def make_datasets(
     for output, settings in outputs.items():
         check_free(absolute(output), shard_files(settings), vocab_bytes, overwrite=overwrite)
     with job_folder(absolute(next(iter(outputs))), TEMPORARY) as temporary:
-        with TemporaryDirectory(prefix=CLOZELINE) as tally:
-            stages = {
-                "read": reading("reading and tokenizing", sum(files.values())),
-                "written": Stage("pairing, masking, writing", "examples"),
-            }
-            with watch(Path(tally), stages):
-                report = run_job(
-                    files,
-                    vocabulary,
-                    datasets,
-                    options,
-                    temporary,
-                    tally,
-                    skip_damaged=skip_damaged_files,
-                )
+        report = _run_watched(
+            files, vocabulary, datasets, options, temporary, skip_damaged=skip_damaged_files
+        )
         reports = [_report(report, index) for index in range(len(datasets))]
         _check_readable(reports[0], max_unreadable_rate)
         finished = {
@@ -125,6 +115,26 @@ def make_datasets(
         publish(finished, vocab_bytes, temporary, overwrite=overwrite)
     manifests = {output: finished[absolute(output)].manifest for output in outputs}
     return manifests, reports[0].remarks
+
+
+def _run_watched(
+    files: Mapping[str, int],
+    vocabulary: Vocabulary,
+    datasets: Sequence[Settings],
+    options: PipelineOptions,
+    temporary: str,
+    *,
+    skip_damaged: bool,
+) -> JobReport:
+    """Run the job while its progress is shown; arguments as those of `run_job`."""
+    stages = {
+        "read": reading("reading and tokenizing", sum(files.values())),
+        "written": Stage("pairing, masking, writing", "examples"),
+    }
+    with TemporaryDirectory(prefix=CLOZELINE) as tally, watch(Path(tally), stages):
+        return run_job(
+            files, vocabulary, datasets, options, temporary, tally, skip_damaged=skip_damaged
+        )
 
 
 def _report(job_report: JobReport, dataset: int) -> Report:

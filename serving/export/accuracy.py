@@ -17,6 +17,7 @@ from model import served
 from model.run import Run
 from model.tasks.batches import Batches
 from model.tasks.example_files import read_examples
+from model.tasks.examples import Examples
 from model.tasks.tables import Columns
 from model.tasks.task_kind import Task
 from pipeline import schema
@@ -67,14 +68,8 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
     if task is None:
         raise InputError(f"`check` {path}: {run.path} is not tuned for a task, so it has no metric")
     kind = task.definition
-    examples = read_examples(path, task.kind, Columns(), "`check`", takes_pairs=task.takes_pairs)
-    examples = kind.without_unknown(examples, task)
-    examples, _ = kind.with_labels_of(examples, task, {})
-    if not any(examples.are_labelled):
-        raise InputError(f"`check` {path}: {examples.no_labels()}, so there is nothing to measure")
-    examples = examples.select(examples.are_labelled)
-    encoder = run.encoder
-    encoded = kind.encode(encoder, examples, task)
+    examples = _read_labelled(path, task)
+    encoded = kind.encode(run.encoder, examples, task)
     length = run.dataset.max_seq_length
     batches = Batches(encoded, task, BATCH_SIZE, run.vocabulary.pad_id, length)
     exported = tf.function(
@@ -104,6 +99,21 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
         before - after if kind.is_higher_better(metric) else after - before,
         None if first.are_numbers else float(np.mean(same)),
     )
+
+
+def _read_labelled(path: Path, task: Task) -> Examples:
+    """Return the examples of a file that have a label which the task knows.
+
+    Raises:
+        InputError: the file cannot be used, or has no labels.
+    """
+    kind = task.definition
+    examples = read_examples(path, task.kind, Columns(), "`check`", takes_pairs=task.takes_pairs)
+    examples = kind.without_unknown(examples, task)
+    examples, _ = kind.with_labels_of(examples, task, {})
+    if not any(examples.are_labelled):
+        raise InputError(f"`check` {path}: {examples.no_labels()}, so there is nothing to measure")
+    return examples.select(examples.are_labelled)
 
 
 def _logits(of: Logits, batches: Batches, task: Task) -> list[np.ndarray]:

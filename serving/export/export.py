@@ -135,12 +135,27 @@ def export_run(
             check_ops(temporary, server)
             goldens = Reference(run, model, max_windows).golden(signatures)
             difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
-            # The lock prevents two exports from choosing the same version number.
-            with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
-                version = model_path / str(next_version(model_path))
-                path = publish(temporary, version, SAVED_MODEL)
-                write_configs(model_path)
+            path = _publish_next(temporary, model_path, given)
     return Exported(path, tuple(signatures), difference, tuple(sorted(plan.kept)), accuracy)
+
+
+def _publish_next(temporary: Path, model_path: Path, given: str) -> Path:
+    """Publish a complete version under the next number, and write the server configurations.
+
+    Args:
+        temporary: directory of the version.
+        model_path: models/NAME.
+        given: the field that names it, and its value, for messages.
+
+    Returns:
+        models/NAME/VERSION.
+    """
+    # The lock prevents two exports from choosing the same version number.
+    with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
+        version = model_path / str(next_version(model_path))
+        path = publish(temporary, version, SAVED_MODEL)
+        write_configs(model_path)
+    return path
 
 
 def _check_loss(accuracy: Accuracy, precision: ServingPrecision, max_loss: float) -> None:

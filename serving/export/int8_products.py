@@ -15,7 +15,7 @@ Shapes: R rows, K inputs, N outputs.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,8 +256,29 @@ def product(
         limits += [tf.constant(outputs.low), tf.constant(outputs.high)]
         results = [tf.quint8, tf.float32, tf.float32]
     fused.append("Requantize" if outputs else "Dequantize")
+    found = _add_node(tensors, limits, results, [name for name in fused if name], transposed)
+    found.set_shape([rows.shape[0], ranges.shape[0]])
+    return found
+
+
+def _add_node(
+    tensors: Sequence[Any],
+    limits: Sequence[Any],
+    results: Sequence[tf.DType],
+    fused: Sequence[str],
+    transposed: bool,
+) -> Any:
+    """Add a node of the operation to the graph and return its first output.
+
+    Args:
+        tensors: quantized input, quantized kernel, bias, and what is added to the product.
+        limits: float32 [] or [N]. Lower and upper limit of each quantized tensor, in order.
+        results: dtypes of the outputs: the product, and its limits if it is quantized.
+        fused: names of the operations that follow the product, in order.
+        transposed: whether the kernel is [N, K].
+    """
     attributes = {
-        "T1": rows.dtype,
+        "T1": tensors[0].dtype,
         "T2": tf.qint8,
         "Tbias": tf.float32,
         "U": tf.float32,
@@ -270,17 +291,15 @@ def product(
         "transpose_b": transposed,
         "is_weight_const": True,
         "is_bias_const": True,
-        "fused_ops": [name for name in fused if name],
+        "fused_ops": fused,
         "input_quant_mode": "SCALED",
         "output_quant_mode": "MIN_FIRST",
     }
     graph = tf.compat.v1.get_default_graph()
     node = graph.create_op(
-        OP, tensors + limits, results, attrs=_attributes(attributes), name="int8_product"
+        OP, [*tensors, *limits], results, attrs=_attributes(attributes), name="int8_product"
     )
-    found = node.outputs[0]
-    found.set_shape([rows.shape[0], ranges.shape[0]])
-    return found
+    return node.outputs[0]
 
 
 def _attributes(values: Mapping[str, Any]) -> dict[str, attr_value_pb2.AttrValue]:
