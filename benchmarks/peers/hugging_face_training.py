@@ -10,6 +10,7 @@ the held-out batches. The script is self-contained, for an environment with only
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,6 @@ def main(settings: dict) -> None:
     torch.manual_seed(settings["seed"])
     torch.set_num_threads(settings["threads"])
     model = BertForPreTraining(BertConfig(**settings["model"]))
-    optimizer, schedule = _optimizer(model, settings)
-    steps = settings["steps"]
     # The full model computes logits at every position, but the loss needs only the masked ones.
     trained = model.bert if settings["score_masked_only"] else model
     forward = torch.compile(trained) if settings["compile"] else trained
@@ -54,6 +53,15 @@ def main(settings: dict) -> None:
         )
         return masked, following, pieces, labels, sentences
 
+    result = {"tokens_per_sec": _train(model, train, outputs, settings)}
+    measures = _evaluate(model, held_out, outputs) if settings["evaluate"] else {}
+    print(json.dumps(result | measures))
+
+
+def _train(model: BertForPreTraining, train: dict, outputs: Callable, settings: dict) -> float:
+    """Train, print the losses, and return the speed in tokens per second."""
+    optimizer, schedule = _optimizer(model, settings)
+    steps = settings["steps"]
     model.train()
     started, recent = time.perf_counter(), []
     for step in range(steps):
@@ -73,9 +81,7 @@ def main(settings: dict) -> None:
             recent = []
     seconds = time.perf_counter() - started
     examples, length = train["input_ids"].shape[1:]
-    result = {"tokens_per_sec": (steps - first) * examples * length / seconds}
-    measures = _evaluate(model, held_out, outputs) if settings["evaluate"] else {}
-    print(json.dumps(result | measures))
+    return (steps - first) * examples * length / seconds
 
 
 def _optimizer(model: BertForPreTraining, settings: dict) -> tuple:
