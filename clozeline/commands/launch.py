@@ -1,5 +1,6 @@
 """`clozeline launch`: several workers on this machine, or what to run on several machines."""
 
+import math
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ from clozeline.commands import options_of
 from clozeline.commands.training import TrainingFlags
 from clozeline.options import Command, config_from, parse_options
 from clozeline.show.terminal import results
-from model.training.cluster import TF_CONFIG, Cluster, clusters_on
+from model.training.cluster import TF_CONFIG, Cluster, cluster_from, clusters_on, has_cluster
 from model.training.config import LaunchConfig
 from pipeline.errors import InputError
 
@@ -24,9 +25,10 @@ TRAINS = ("pretrain", "finetune")
 class Launch(Command):
     """Train with several workers: `clozeline launch --workers 2 -- pretrain …`.
 
-    Starts the command after `--` once per worker, on ports of this machine. Lines of the workers
-    get a prefix; standard output of the first worker stays as it is. If one worker fails, all end,
-    and the exit code is its own. Ctrl-C and SIGTERM save a checkpoint and end all.
+    Starts the command after `--` once per worker, on ports of this machine; without --workers, once
+    for the worker that TF_CONFIG, Slurm or Kubernetes names. Lines of the workers get a prefix;
+    standard output of the first worker stays as it is. If one worker fails, all end, and the exit
+    code is its own. Ctrl-C and SIGTERM save a checkpoint and end all.
     """
 
     command: Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -36,7 +38,8 @@ class Launch(Command):
     hosts: str | None = None
     """Machines, as HOST,HOST,… or HOST:PORT: print the command for each of them instead."""
     restart: int = LaunchConfig.restart
-    """How many times to start all workers again from the last checkpoint after one has failed."""
+    """How many times to start the workers again from the last checkpoint after one has failed. On
+    several machines, the survivors continue, with the lost worker if it comes back in time."""
     grace_secs: float = LaunchConfig.grace_secs
     """Seconds that workers have to save and end when they are stopped; then they are killed."""
 
@@ -47,19 +50,25 @@ class Launch(Command):
             InputError: a flag is missing or out of range, or several workers cannot run the
                 command.
         """
-        if self.hosts is None and self.workers is None:
-            raise InputError("`workers`: missing; give the number of workers, or `hosts`")
         if self.hosts is not None:
-            self.refuse_given(
-                "`hosts` prints commands and starts nothing; leave it out",
-                "workers", "restart", "grace_secs",
-            )  # fmt: skip
+            self.refuse_given("`hosts` prints commands and starts nothing; leave it out", "workers")
+            if not self.restart:
+                self.refuse_given("without `restart`, the printed commands have none", "grace_secs")
             clusters_on(self.hosts.split(","))
-        else:
-            self.engine_config()
-        self._check_command()
+        elif self.workers is None:
+            if not has_cluster(os.environ):
+                raise InputError(
+                    "`workers`: missing; give the number of workers, or `hosts`, or set TF_CONFIG"
+                )
+            cluster_from(os.environ)
+        self.engine_config()
 
-    def _check_command(self) -> None:
+    def _training(self) -> TrainingFlags:
+        """Return the options of the command after `--`.
+
+        Raises:
+            InputError: a flag is missing or out of range, or several workers cannot run it.
+        """
         if not self.command or self.command[0] not in TRAINS:
             what = self.command[0] if self.command else "nothing"
             raise InputError(
@@ -74,11 +83,19 @@ class Launch(Command):
             raise InputError(
                 f"`strategy` {options.strategy}: workers need multi-worker; leave it out"
             )
+        return options
 
     def engine_config(self) -> LaunchConfig:
         """Return the engine's config."""
-        command = (sys.executable, "-m", "clozeline", *self.command)
-        return config_from(self, LaunchConfig, command=command, workers=self.workers)
+        training = self._training()
+        second = getattr(training, "phase2_batch_size", None) or 0
+        return config_from(
+            self,
+            LaunchConfig,
+            command=(sys.executable, "-m", "clozeline", *self.command),
+            worker_timeout_secs=training.worker_timeout_secs,
+            shared_examples=math.gcd(training.batch_size, second) // training.accumulation_steps,
+        )
 
     def run(self) -> dict[str, Any]:
         """Run the workers until they have finished, or print the commands."""
@@ -94,13 +111,16 @@ class Launch(Command):
         for cluster in clusters:
             address = cluster.addresses[cluster.index]
             setting = f"{TF_CONFIG}={shlex.quote(cluster.tf_config)}"
-            commands.append({
-                "address": address,
-                "command": f"{setting} clozeline {shlex.join(self.command)}",
-            })  # fmt: skip
+            command = shlex.join(["clozeline", *self._supervisor(), *self.command])
+            commands.append({"address": address, "command": f"{setting} {command}"})
             results.print(f"# {cluster}, on {address.rpartition(':')[0]}:", markup=False)
             results.print(commands[-1]["command"], markup=False, soft_wrap=True)
         return {"commands": commands}
+
+    def _supervisor(self) -> list[str]:
+        """Return the part of a printed command that starts its worker again after a failure."""
+        flags = [f"--restart={self.restart}", f"--grace-secs={self.grace_secs:g}"]
+        return ["launch", *flags, "--"] if self.restart else []
 
 
 def show(index: int, stream: Literal["stdout", "stderr"], line: str) -> None:

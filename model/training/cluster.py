@@ -101,6 +101,12 @@ def clusters_on(hosts: Sequence[str]) -> list[Cluster]:
     return [_checked(cluster, "`hosts`") for cluster in clusters]
 
 
+def has_cluster(environment: Environment) -> bool:
+    """Return whether the environment seems to name workers, perhaps in vain."""
+    names = (TF_CONFIG, "SLURM_JOB_ID", "SLURM_PROCID", _INDEX, WORKERS)
+    return any(environment.get(name) for name in names)
+
+
 def names_workers(environment: Environment) -> bool:
     """Return whether the environment was set up for several workers of this project.
 

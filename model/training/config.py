@@ -54,6 +54,10 @@ class TrainingConfig:
 
 Schedule = Literal["linear", "cosine", "polynomial", "warmup-stable-decay"]
 
+START_FACTOR = 10
+"""How many times the timeout workers wait for each other at the start: machines may have to fetch
+an image first."""
+
 Strategy = Literal["auto", "one", "mirrored", "multi-worker", "tpu"]
 
 
@@ -127,19 +131,25 @@ class ExecutionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
-    """Config of a launch: a command that trains, run by several workers on this machine.
+    """Config of a launch: a command that trains, run by several workers.
 
     Attributes:
         command: words of the command, the program first.
-        workers: number of workers.
-        restart: how many times all workers are started again after one has failed.
+        workers: number of workers on this machine. None = one, of those that the environment names
+            (see `model.training.cluster`).
+        restart: how many times the workers are started again after one has failed. Those on other
+            machines that are lost are left out.
         grace_secs: time that workers have to save and end; then they are killed.
+        worker_timeout_secs: time after which the workers of the environment notice a loss.
+        shared_examples: number that the number of workers must divide, such as the batch size.
     """
 
     command: tuple[str, ...]
-    workers: int
+    workers: int | None = None
     restart: int = 0
     grace_secs: float = 30.0
+    worker_timeout_secs: float = ExecutionConfig.worker_timeout_secs
+    shared_examples: int = 0
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import IO, Literal
 
-from model.training.cluster import FREE_PORTS, TF_CONFIG, Cluster
-from model.training.config import LaunchConfig
+from model.training.cluster import FREE_PORTS, TF_CONFIG, Cluster, cluster_from
+from model.training.config import START_FACTOR, LaunchConfig
+from model.training.rendezvous import members_of
 from pipeline.errors import InputError, JobError
 
 logger = logging.getLogger(__name__)
@@ -38,8 +40,8 @@ class Launched:
     """Result of a launch.
 
     Attributes:
-        workers: number of workers.
-        restarts: how many times all workers were started again.
+        workers: number of workers at the end; 0 if this worker was left out.
+        restarts: how many times the workers were started again.
     """
 
     workers: int
@@ -47,29 +49,60 @@ class Launched:
 
 
 def launch(config: LaunchConfig, show: Show) -> Launched:
-    """Run all workers until they have finished; start them again after a failure if requested.
+    """Run the workers until they have finished; start them again after a failure if requested.
 
     Args:
-        config: the command, and how often to start it.
+        config: the command, where it runs, and how often to start it.
         show: prints the workers' output.
 
     Raises:
-        InputError: a worker refused its input.
+        InputError: a worker refused its input, or the environment names no workers.
         JobError: a worker failed or was killed, and has used up its restarts.
         KeyboardInterrupt: a signal requested a stop, and all workers have ended.
     """
+    everyone = cluster_from(os.environ) if config.workers is None else None
     restarts = 0
     while True:
-        group = Group(config, local_clusters(config.workers), show)
+        clusters = _clusters(config, everyone, is_first=restarts == 0)
+        if not clusters:
+            return Launched(0, restarts)
+        group = Group(config, clusters, show)
         with _signals_to(group):
             group.run()
         failure = group.failure()
         if failure is None:
-            return Launched(config.workers, restarts)
+            return Launched(len(clusters[0].addresses), restarts)
         if restarts == config.restart or not isinstance(failure, JobError) or group.interrupted:
             raise failure
         restarts += 1
-        logger.info(f"{failure}; starting all again ({restarts} of {config.restart})")
+        logger.info(f"{failure}; starting again ({restarts} of {config.restart})")
+
+
+def _clusters(config: LaunchConfig, everyone: Cluster | None, *, is_first: bool) -> list[Cluster]:
+    """Return the cluster of each worker to start here.
+
+    Args:
+        config: as `launch`.
+        everyone: all workers that the environment names; None = all are on this machine.
+        is_first: whether this is the first start.
+
+    Returns:
+        A cluster for each worker; none if the others continue without it.
+    """
+    if everyone is None:
+        return local_clusters(config.workers or 1)
+    if not config.restart:
+        return [everyone]
+    wait_secs = config.worker_timeout_secs * START_FACTOR
+    if not is_first:  # others notice a loss, and end, later than this one
+        wait_secs = config.worker_timeout_secs + config.grace_secs
+    members = members_of(everyone, wait_secs, config.shared_examples)
+    if members is None:
+        logger.info(f"{everyone}: the others continue without it, so that the batch size divides")
+        return []
+    if len(members.addresses) < len(everyone.addresses):
+        logger.info(f"{everyone}: continues as {members}")
+    return [members]
 
 
 def local_clusters(workers: int) -> list[Cluster]:
@@ -177,11 +210,18 @@ class Group:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=partial(_end_with_parent, self._when_we_die()),
         )
         worker = _Worker(cluster, process)
         threading.Thread(target=self._follow, args=(worker,), daemon=True).start()
         return worker
+
+    def _when_we_die(self) -> int:
+        """Return the signal that a worker gets when this process is killed.
+
+        SIGTERM: all save and stop. Workers on other machines should lose this one and continue.
+        """
+        return signal.SIGKILL if self.config.workers is None else signal.SIGTERM
 
     def _has_terminal(self, cluster: Cluster) -> bool:
         """Return whether a worker draws its progress bar on our terminal itself."""
@@ -231,12 +271,12 @@ class Group:
         if cause.code == INTERRUPTED:  # it got the signal instead of us, and all have saved
             return KeyboardInterrupt()
         kind = InputError if cause.code == BAD_INPUT else JobError
-        return kind(f"{cause}, so all were stopped")
+        return kind(f"{cause}, so all were stopped" if len(self._ended) > 1 else f"{cause}")
 
 
-def _end_with_parent() -> None:
-    """Let the kernel send SIGTERM to this process when its parent dies, even of SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end_with_parent(number: int) -> None:
+    """Let the kernel send a signal to this process when its parent dies, even of SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 @contextlib.contextmanager

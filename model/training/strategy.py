@@ -11,17 +11,13 @@ from typing import get_args
 import tensorflow as tf
 
 from model.training.cluster import Cluster, cluster_from, names_workers
-from model.training.config import ExecutionConfig, Strategy
+from model.training.config import START_FACTOR, ExecutionConfig, Strategy
 from pipeline.errors import InputError, JobError
 from pipeline.storage.files import reason
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 TPU_NAME = "TPU_NAME"
-
-START_FACTOR = 10
-"""How many times the timeout workers wait for each other at the start: machines may have to fetch
-an image first."""
 
 _WORKER = "worker"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clozeline.commands.launch import show
+from clozeline.commands.launch import Launch, show
 from clozeline.main import main, parse
-from model.training.cluster import cluster_from
+from model.training.cluster import Cluster, cluster_from
 
 PRETRAIN = ["--", "pretrain", "--dataset", "d", "--run", "my run"]
 
@@ -17,7 +17,7 @@ PRETRAIN = ["--", "pretrain", "--dataset", "d", "--run", "my run"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (PRETRAIN, "--workers: missing; give the number of workers, or --hosts"),
+        (PRETRAIN, "--workers: missing; give the number of workers, or --hosts, or set TF_CON"),
         (["--workers", "0", *PRETRAIN], "--workers 0: must be at least 1"),
         (["--workers", "2"], "after --, expected pretrain or finetune .* received nothing"),
         (["--workers", "2", "--"], "received nothing"),
@@ -28,7 +28,8 @@ PRETRAIN = ["--", "pretrain", "--dataset", "d", "--run", "my run"]
         (["--workers", "2", *PRETRAIN, "--steps", "0"], "--steps 0: must be at least 1"),
         (["--workers", "2", *PRETRAIN, "--strategy", "one"], "--strategy one: workers need multi"),
         (["--workers", "2", "--hosts", "a", *PRETRAIN], "--workers: --hosts prints commands"),
-        (["--hosts", "a", "--restart", "2", *PRETRAIN], "--restart: --hosts prints commands"),
+        (["--hosts", "a", "--grace-secs", "2", *PRETRAIN], "--grace-secs: without --restart, the"),
+        (["--hosts", "a", "--restart", "-1", *PRETRAIN], "--restart -1: must be at least 0"),
         (["--hosts", "a,,b", *PRETRAIN], "--hosts: a worker's address is :2222; expected HOST:P"),
         (["--hosts", "a:7,a:7", *PRETRAIN], "--hosts: 2 workers have the address a:7"),
     ],
@@ -55,6 +56,30 @@ def test_the_commands_for_several_machines(capsys: pytest.CaptureFixture[str]) -
         assert (cluster.addresses, cluster.index) == (addresses, index)
         assert (program, name) == ("clozeline", "pretrain")
         assert parse(name, flags)[0].run_dir == Path("my run")  # type: ignore[attr-defined]
+
+
+def test_the_printed_commands_start_again(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--hosts", "a,b", "--restart", "3", "--grace-secs", "7"]
+    assert main(["launch", *flags, "--json", *PRETRAIN]) == 0
+    for each in json.loads(capsys.readouterr().out)["commands"]:
+        _, program, name, *flags = shlex.split(each["command"])
+        assert (program, name) == ("clozeline", "launch")
+        assert flags == ["--restart=3", "--grace-secs=7", "--", *PRETRAIN[1:]]
+
+
+def test_the_worker_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    assert main(["launch", *PRETRAIN]) == 2
+    assert "TF_CONFIG: cannot be used" in capsys.readouterr().err
+    monkeypatch.setenv("TF_CONFIG", Cluster(("a:1", "b:1"), 1).tf_config)
+    more = ["--batch-size", "24", "--accumulation-steps", "2", "--phase2-dataset", "e"]
+    options = parse("launch", [*PRETRAIN, *more, "--phase2-batch-size", "16"])[0]
+    assert isinstance(options, Launch)
+    config = options.engine_config()
+    assert (config.workers, config.shared_examples) == (None, 4)
+    assert config.command[1:5] == ("-m", "clozeline", "pretrain", "--dataset")
 
 
 def test_lines_of_workers_have_a_prefix_and_results_none(

@@ -3,16 +3,21 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 import clozeline
+from model.training import rendezvous
+from model.training.cluster import Cluster
 from model.training.config import LaunchConfig
-from model.training.launcher import Launched, launch
+from model.training.launcher import Launched, free_ports, launch
+from model.training.rendezvous import members_of
 from pipeline.errors import InputError, JobError
 
 ROOT = Path(clozeline.__file__).parents[1]
@@ -172,6 +177,119 @@ def test_workers_stop_if_the_launcher_is_killed(tmp_path: Path) -> None:
     wait_for_notes(tmp_path, "stopped")
 
 
+SUPERVISE = """
+import logging, sys
+from model.training.config import LaunchConfig
+from model.training.launcher import launch
+logging.basicConfig(level="INFO", format="%(message)s")
+command = (sys.executable, "-c", sys.argv[1], sys.argv[2])
+print(launch(LaunchConfig(command=command, restart=2, worker_timeout_secs=12, grace_secs=3,
+                          shared_examples=int(sys.argv[3])), print))
+"""
+
+
+def supervised(folder: Path, workers: int, shared: int, script: str) -> list[tuple[int, str]]:
+    """Run a supervisor for each worker, as on several machines; return exit codes and outputs."""
+    addresses = tuple(f"localhost:{port}" for port in free_ports(workers))
+    supervisors = [
+        subprocess.Popen(
+            [sys.executable, "-c", SUPERVISE, PREPARE + script, str(folder), str(shared)],
+            cwd=ROOT,
+            env={**os.environ, "TF_CONFIG": Cluster(addresses, index).tf_config},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(workers)
+    ]
+    said = [supervisor.communicate(timeout=300)[0] for supervisor in supervisors]
+    return [(each.returncode, text) for each, text in zip(supervisors, said, strict=True)]
+
+
+LOSE_THE_LAST = """
+note(f"{index}of{count}")
+if count < NEEDED: sys.exit(0)
+while not all((folder / f"{each}").exists() for each in range(count)): time.sleep(0.01)
+if index == count - 1:
+    DIE
+time.sleep(0.1)
+sys.exit(1)
+"""
+DIE_WITH_SUPERVISOR = "os.kill(os.getppid(), signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shared", "left"), [(12, 2), (3, 1)])
+def test_survivors_on_several_machines_go_on(tmp_path: Path, shared: int, left: int) -> None:
+    """Of three, or fewer if their number must divide the batch."""
+    script = LOSE_THE_LAST.replace("NEEDED", "3").replace("DIE", DIE_WITH_SUPERVISOR)
+    first, second, lost = supervised(tmp_path, 3, shared, script)
+    assert lost[0] == -signal.SIGKILL
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert f"Launched(workers={left}, restarts=1)" in first[1]
+    expected = f"Launched(workers={2 if left == 2 else 0}, restarts=1)"
+    assert expected in second[1]
+    assert ("continue without it" in second[1]) is (left == 1)
+    notes = [(tmp_path / f"{index}").read_text().split() for index in range(3)]
+    assert notes[2][0] == "2of3"
+    assert "stopped" not in notes[2]  # it would have stopped the others, too
+    assert notes[0] == ["0of3", f"0of{left}"]
+
+
+def test_a_lost_worker_that_returns_is_one_of_them(tmp_path: Path) -> None:
+    script = (
+        "note(f'{index}of{count}')\n"
+        "while not all((folder / f'{each}').exists() for each in range(count)): time.sleep(0.01)\n"
+        "if len((folder / f'{index}').read_text().split()) > 1: sys.exit(0)\n"
+        "if index == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "time.sleep(0.1)\nsys.exit(1)"
+    )
+    for code, said in supervised(tmp_path, 3, 12, script):
+        assert (code, "Launched(workers=3, restarts=1)" in said) == (0, True), said
+
+
+def test_those_that_come_start_without_those_that_never_come(tmp_path: Path) -> None:
+    addresses = tuple(f"localhost:{port}" for port in free_ports(3))
+    chosen = {}
+
+    def come(index: int) -> None:
+        chosen[index] = members_of(Cluster(addresses, index), 3, 12)
+
+    threads = [threading.Thread(target=come, args=(index,)) for index in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert chosen == {1: Cluster(addresses[1:], 0), 2: Cluster(addresses[1:], 1)}
+
+
+def test_one_that_joined_a_higher_supervisor_first_is_not_forgotten() -> None:
+    """The third joins the second; only then does the first one come, and the second joins it."""
+    addresses = tuple(f"localhost:{port}" for port in free_ports(3))
+    chosen = {}
+
+    def come(index: int) -> None:
+        chosen[index] = members_of(Cluster(addresses, index), 100, 12)
+
+    threads = [threading.Thread(target=come, args=(index,)) for index in (1, 2, 0)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+        time.sleep(2.5)
+    for thread in threads:
+        thread.join()
+    assert chosen == {index: Cluster(addresses, index) for index in range(3)}
+    assert time.monotonic() - started < 90  # nobody waited for those that were lost
+
+
+def test_an_address_that_another_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "_PORT_SECS", 0.0)
+    with socket.create_server(("", 0)) as taken:
+        cluster = Cluster((f"localhost:{taken.getsockname()[1]}",), 0)
+        with pytest.raises(JobError, match=r"worker 1 of 1: cannot listen on port \d+: Addr"):
+            members_of(cluster, 1, 0)
+
+
 def wait_for_notes(folder: Path, text: str) -> None:
     deadline = time.monotonic() + 120
     while sum(text in path.read_text() for path in folder.iterdir()) < 2:
@@ -180,8 +298,6 @@ def wait_for_notes(folder: Path, text: str) -> None:
 
 
 def test_ports_are_free_and_differ() -> None:
-    from model.training.launcher import free_ports
-
     ports = free_ports(50)
     assert len({*ports}) == 50
     assert all(12_000 <= port < 32_000 for port in ports)

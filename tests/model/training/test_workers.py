@@ -47,6 +47,7 @@ def start(
         absent: int | None = None,
         code_of_last: Path = ROOT,
         path_of_last: str = "",
+        restart: int | None = None,
     ) -> list[subprocess.Popen]:
         addresses = [f"localhost:{port}" for port in free_ports(workers)]
         flags = {
@@ -54,7 +55,9 @@ def start(
             "batch-size": 12, "learning-rate": 1e-4, "precision": precision,
             "checkpoint-every-steps": 50, "worker-timeout": timeout_secs,
         }  # fmt: skip
-        command = [sys.executable, "-m", "clozeline", "pretrain"]
+        command = [sys.executable, "-m", "clozeline"]
+        command += [] if restart is None else ["launch", f"--restart={restart}", "--"]
+        command += ["pretrain"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         started = []
         for index in {*range(workers)} - {absent}:
@@ -190,6 +193,22 @@ def test_different_flags_on_one_worker_stop_all_workers(start: Start, tmp_path: 
     for words in said:
         assert "the workers were started with different flags or data" in words
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_survivor_of_two_machines_goes_on(start: Start, tmp_path: Path) -> None:
+    codes, said = ended(start(1, tmp_path / "one"))
+    assert codes == [0], said
+    supervisors = start(2, tmp_path / "run", timeout_secs=10, restart=1)
+    wait_for_step(tmp_path / "run", 60)
+    supervisors[1].kill()
+    codes, said = ended(supervisors)
+    assert codes == [0, -signal.SIGKILL], said
+    assert "worker 1 of 2: continues as worker 1 of 1" in said[0]
+    assert "[1] " in said[0]
+    expected, found = losses_of(tmp_path / "one"), losses_of(tmp_path / "run")
+    assert len(expected) == 101
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow
