@@ -31,6 +31,7 @@ from model.interchange.export_hugging_face import HuggingFaceExport, export_hugg
 from model.interchange.import_checkpoint import ImportResult, import_checkpoint
 from model.pretrain import PretrainResult, pretrain
 from model.tasks.tables import Columns
+from model.tasks.vectors import VectorFlags
 from model.training.config import ExecutionConfig, LaunchConfig, RecoveryConfig, UpdateConfig
 from model.training.launcher import Launched, launch
 from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
@@ -80,6 +81,7 @@ __all__ = [
     "ServeConfig",
     "TunedRun",
     "UpdateConfig",
+    "VectorFlags",
     "VocabularyConfig",
     "VocabularyReport",
     "evaluate",

@@ -11,6 +11,7 @@ from typing import Literal
 from model.run_config import Checkpoint
 from model.tasks.tables import Columns
 from model.tasks.task_kind import kind_named
+from model.tasks.vectors import VectorFlags
 from model.training.config import (
     DOC_STRIDE,
     ClassWeights,
@@ -143,6 +144,7 @@ class FinetuneConfig:
         updates: optimizer hyperparameters.
         execution: devices and compilation.
         recovery: checkpoints and divergence.
+        vectors: settings of models that turn a text into a vector.
     """
 
     run_dir: Path
@@ -169,6 +171,7 @@ class FinetuneConfig:
     updates: UpdateConfig = TUNING_UPDATES
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     recovery: RecoveryConfig = TUNING_RECOVERY
+    vectors: VectorFlags = field(default_factory=VectorFlags)
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -176,6 +179,9 @@ class FinetuneConfig:
         Raises:
             InputError: a field is out of range, or not valid for the task.
         """
+        if not kind_named(self.task).has_vectors:
+            for name in self.vectors.given:
+                raise InputError(f"`{name}`: a {self.task} task trains no vectors of texts")
         check_ranges(self, eval_every_steps=1, early_stopping=1, doc_stride=1, freeze_layers=0)
         _check_epochs(self.epochs)
         if not self.seed or min(self.seed) < 0 or len(set(self.seed)) < len(self.seed):
@@ -214,7 +220,7 @@ class EvaluateConfig:
 
     Attributes:
         run_dir: directory of the run.
-        data: file of examples.
+        data: file of examples; for vectors, also a retrieval collection (a folder).
         columns: names or numbers of the columns of the file.
         label_map: pairs FILE=RUN for labels of the file with another name in the run.
         checkpoint: checkpoint to load.
@@ -223,6 +229,8 @@ class EvaluateConfig:
         predictions: output file for all answers, JSON Lines; None = not written.
         picture: output file for a plot (confusion matrix or scatter plot), PNG; None = no plot.
         xla: compile with XLA.
+        split: name of a file in `qrels/` if `data` is a retrieval collection; None = test, or the
+            only one.
     """
 
     run_dir: Path
@@ -235,6 +243,7 @@ class EvaluateConfig:
     predictions: Path | None = None
     picture: Path | None = None
     xla: bool = True
+    split: str | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.

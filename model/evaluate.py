@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.configs import EvaluateConfig, check_columns
+from model.retrieve import TextVectors, evaluate_retrieval
 from model.run import Run, load_run
 from model.tasks.batches import Batches
 from model.tasks.evaluation import Evaluation
@@ -17,6 +18,7 @@ from model.tasks.examples import Examples
 from model.tasks.labels import UNKNOWN, parse_label_map
 from model.tasks.picture import draw_evaluation
 from model.tasks.predict import evaluate
+from model.tasks.retrieval import read_topics
 from model.tasks.task_kind import Task
 from model.training.loop import Predictor
 from model.training.strategy import make_strategy
@@ -70,6 +72,10 @@ def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
             f"`run_dir` {run.path}: not tuned for a task; clozeline finetune does that"
         )
     check_columns(config.columns, task.kind)
+    if config.data.is_dir():
+        return evaluate_collection(run, task, config)
+    if config.split is not None:
+        raise InputError("`split`: needs a folder with qrels/ as `data`")
     if config.picture and not task.definition.has_picture:
         raise InputError(f"`picture`: a {task.kind} task has none")
     examples = read_for(task, config)
@@ -94,6 +100,38 @@ def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
         labelled.count(False),
         config.predictions,
         picture_of(evaluation, task, config) if evaluation else None,
+    )
+
+
+def evaluate_collection(run: Run, task: Task, config: EvaluateConfig) -> EvaluationResult:
+    """Evaluate a run's vectors on a retrieval collection.
+
+    Raises:
+        InputError: the run has no vectors, or the collection or a field cannot be used.
+    """
+    if task.vectors is None:
+        raise InputError(f"`data` {config.data}: a folder; a {task.kind} task needs a file")
+    if config.picture or config.label_map:
+        raise InputError("`picture` and `label_map`: retrieval has neither")
+    topics = read_topics(config.data, config.split)
+    if topics.unknown:
+        logger.info(f"{config.data}: judged queries without a text, left out: {topics.unknown:,}")
+    vectors = TextVectors(
+        run.encoder, predictor_of(run, config), task, config.batch_size, run.vocabulary.pad_id
+    )
+    evaluation = evaluate_retrieval(config.data, topics, vectors)
+    if config.predictions:
+        write_answers(config.predictions, evaluation.answers)
+    return EvaluationResult(
+        run.path,
+        config.data,
+        task,
+        evaluation.answers,
+        evaluation,
+        worst(evaluation, WORST if config.worst is None else config.worst),
+        0,
+        config.predictions,
+        None,
     )
 
 
@@ -162,8 +200,7 @@ def answers_of(
     """Return the evaluation of the labelled examples (None if there are none), and all answers."""
     task = run.task
     assert task is not None
-    encoder = run.encoder
-    predictor = Predictor(run.load_model(config.checkpoint), make_strategy("one"), xla=config.xla)
+    encoder, predictor = run.encoder, predictor_of(run, config)
     labelled = examples.are_labelled
     evaluations: dict[bool, Evaluation] = {}
     for is_labelled in {*labelled}:
@@ -181,3 +218,8 @@ def answers_of(
     answers = {which: iter(evaluation.answers) for which, evaluation in evaluations.items()}
     in_order = [next(answers[which]) for which in labelled]
     return evaluations.get(True), in_order
+
+
+def predictor_of(run: Run, config: EvaluateConfig) -> Predictor:
+    """Return a run's model on one device."""
+    return Predictor(run.load_model(config.checkpoint), make_strategy("one"), xla=config.xla)

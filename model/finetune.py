@@ -33,7 +33,7 @@ from model.tasks.example_files import read_examples
 from model.tasks.examples import Examples
 from model.tasks.objective import Tuning
 from model.tasks.predict import evaluate
-from model.tasks.task_kind import Task, kind_named
+from model.tasks.task_kind import InitialModel, Task, kind_named
 from model.teacher import CACHE, Teacher, open_teacher
 from model.training.checkpoints import Best
 from model.training.config import Precision, TuningConfig
@@ -219,7 +219,9 @@ def prepare(
     size, parts = config.updates.batch_size, config.execution.accumulation_steps
     check_batch_size("batch_size", size, strategy.num_replicas_in_sync, parts)
     examples = read_examples(config.train, config.task, config.columns, "`train`")
-    task = task_of(config, examples)
+    kind = kind_named(config.task)
+    initial = InitialModel(source.task, source.config.hidden_size)
+    task = kind.with_settings(task_of(config, examples), config.vectors, examples, initial)
     encoder = encoder_of(config, source, task)
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
 
@@ -472,6 +474,8 @@ def evaluations_of(config: FinetuneConfig, prepared: Prepared) -> Evaluations:
     """
     kind = prepared.task.definition
     measures = kind.metrics_of(prepared.task)
+    if prepared.dev:
+        measures = kind.metrics_on(prepared.dev[0], prepared.task)
     measure = config.metric or measures[1]
     if measure not in measures:
         raise InputError(f"`metric` {measure}: expected one of {', '.join(measures)}")
@@ -519,7 +523,8 @@ class LabelledData:
 
     def step_flops(self, config: BertConfig, length: float) -> float:
         """Return the floating-point operations of a step with examples of this mean length."""
-        return step_flops(config, self.batch_size, length, 0)
+        count = self.prepared.train.texts_per_example
+        return step_flops(config, self.batch_size * count, length / count, 0)
 
     @contextmanager
     def faults_named(self) -> Iterator[None]:

@@ -113,11 +113,7 @@ class RunConfig:
 
     def to_json(self) -> str:
         """Return the text of `config.json`."""
-        parts = {
-            name: part if isinstance(part, tuple | str) else dataclasses.asdict(part)
-            for name, part in vars(self).items()
-            if part
-        }
+        parts = {name: _as_json(part) for name, part in vars(self).items() if part}
         return to_json({"format": FORMAT, **parts}, indent=1) + "\n"
 
     @classmethod
@@ -147,6 +143,13 @@ class RunConfig:
             parts.get("recipe", ""),
             part("relations", RelationsConfig),
         )
+
+
+def _as_json(part: Any) -> Any:
+    """Return a part of the config as JSON values."""
+    if isinstance(part, tuple | str):
+        return part
+    return part.to_dict() if isinstance(part, Task) else dataclasses.asdict(part)
 
 
 def read_config(path: Path) -> RunConfig | None:

@@ -7,6 +7,7 @@ them. A kind of task has its own signature, whose name and additional outputs st
 FILL_MASK, FILL_MASK_PAIR = "fill_mask", "fill_mask_pair"
 NEXT_SENTENCE = "next_sentence"
 EMBED, EMBED_TOKENS = "embed", "embed_tokens"
+EMBED_DIMENSION, SIMILARITY = "embed_dimension", "similarity"
 ATTENTION = "attention"
 TOKENIZE = "tokenize"
 PREDICT_IDS = "predict_ids"
@@ -14,11 +15,13 @@ PREDICT_IDS = "predict_ids"
 
 TEXT, TEXT_PAIR = "text", "text_pair"
 # Inputs: string [B]. The inputs of `predict_ids` are the features of `pipeline.schema`.
+DIMENSION = "dimension"
+# Input: int32 [B].
 
 TRUNCATED = "truncated"
 TOKENS, PROBABILITIES, POSITIONS = "tokens", "probabilities", "positions"
 IS_NEXT_PROBABILITY = "is_next_probability"
-VECTORS, POOLED, MEAN = "vectors", "pooled", "mean"
+VECTOR, VECTORS, POOLED, MEAN = "vector", "vectors", "pooled", "mean"
 SCORES = "scores"
 # Outputs of the signatures that every encoder has.
 

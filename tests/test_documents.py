@@ -117,7 +117,7 @@ def test_the_site_has_a_section_for_each_command(site: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, prose_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the files that the commands read, all of them tiny."""
-    for name in ("books", "wikitext2", "sst2"):
+    for name in ("books", "wikitext2", "sst2", "sts"):
         (tmp_path / name).mkdir()
     documents = sorted(prose_corpus.iterdir())
     for document in documents:
@@ -128,6 +128,11 @@ def folder(tmp_path: Path, prose_corpus: Path, monkeypatch: pytest.MonkeyPatch) 
             for label, word in enumerate(("bad", "good"))]  # fmt: skip
     for name in ("train", "dev"):
         (tmp_path / "sst2" / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    pairs = [f"The {noun} is good.\tThe {noun} is bad.\t{score}"
+             for score, noun in enumerate(("film", "book", "play"))]  # fmt: skip
+    for name in ("train", "dev"):
+        text = "\n".join(["sentence1\tsentence2\tscore", *pairs]) + "\n"
+        (tmp_path / "sts" / f"{name}.tsv").write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

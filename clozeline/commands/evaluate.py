@@ -24,13 +24,18 @@ class Evaluate(Command):
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
     """Directory of the fine-tuned run."""
     data: Path
-    """Examples in the training file's format. Without labels, only --predictions is written."""
+    """Examples in the training file's format. Without labels, only --predictions is written. For
+    vectors, also a folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/NAME.tsv."""
+    split: str | None = None
+    """NAME of the file in qrels/. Default: test, or the only one."""
     text_column: str | None = None
     """Column of the text, or of the first text of a pair. Default: detected, as in finetune."""
     text_pair_column: str | None = None
     """Column of the second text of a pair."""
     label_column: str | None = None
     """Column of the class or number. Default: detected, as in finetune."""
+    negative_column: str | None = None
+    """Column of texts that are not similar to the first one. Default: detected, as in finetune."""
     label_map: tuple[str, ...] = ()
     """Map the file's labels to the run's, each as FILE=RUN, for example 0=entailment. Default:
     equal names; LABEL_0 also matches 0."""

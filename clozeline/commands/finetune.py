@@ -12,6 +12,7 @@ from clozeline.show.terminal import notes, results, table
 from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
 from model.tasks.kinds import KINDS
 from model.tasks.task_kind import kind_named
+from model.tasks.vectors import Pooling, VectorFlags, VectorLoss
 from model.training.config import ClassWeights, Long
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(TrainingFlags):
-    """Fine-tune an encoder: text classification, regression, tagging, or extractive QA.
+    """Fine-tune an encoder: text classification, regression, tagging, extractive QA, or vectors.
 
     If it is started again with the same flags, it resumes from the run's last checkpoint.
     """
@@ -52,6 +53,9 @@ class Finetune(TrainingFlags):
     label_column: str | None = None
     """Column of the class or number. Default: label, or another common name (gold_label,
     is_duplicate, score, …)."""
+    negative_column: str | None = None
+    """Column of texts that are not similar to the first one, for similarity. Default: columns
+    called negative, negative_1, …"""
     word_column: int | None = None
     """Column number of the words in a tagging file, from 1. Default: detected."""
     tag_column: int | None = None
@@ -74,6 +78,23 @@ class Finetune(TrainingFlags):
     """What to read of a text that is too long, for classes or numbers of one text; served models
     read the same. first: its beginning. first-last: beginning and end. mean-of-windows: all of it,
     in windows that overlap by half, whose outputs are averaged."""
+    pooling: Pooling | None = None
+    """similarity: how the vectors of a text's tokens become one. Default: as the initial model, or
+    mean."""
+    normalize: bool = True
+    """similarity: divide vectors by their lengths. Default: as the initial model, or yes."""
+    dimensions: tuple[int, ...] = ()
+    """similarity: sizes that vectors can be shortened to (Matryoshka), for example 384 128 64; the
+    loss is the sum over them. Default: only the full size."""
+    loss: Literal["auto", VectorLoss] = VectorFlags.loss
+    """similarity: in-batch (a positive among all texts of the global batch), triplet (margin),
+    cosent (order of the scores), cosine (squared error). auto: cosent for scores, else in-batch."""
+    scale: float = VectorFlags.scale
+    """Factor on the cosines in the losses in-batch and cosent (1 / temperature)."""
+    margin: float = VectorFlags.margin
+    """Margin of the loss triplet, in cosine distance."""
+    both_directions: bool = VectorFlags.both_directions
+    """In the loss in-batch, also choose the first text of each second one; the two are averaged."""
     layer_decay: float = FinetuneConfig.layer_decay
     """Layer-wise learning-rate decay: ratio of a layer's learning rate to that of the layer above
     (above 0, at most 1)."""
@@ -82,7 +103,8 @@ class Finetune(TrainingFlags):
     class_weights: ClassWeights = FinetuneConfig.class_weights
     """balanced: weight examples inversely to the frequency of their class."""
     metric: str | None = None
-    """Metric that selects the best checkpoint. Default: accuracy, pearson, entity_f1 or span_f1."""
+    """Metric that selects the best checkpoint. Default: accuracy, pearson, entity_f1, span_f1; for
+    similarity spearman, triplet_accuracy or mrr."""
     eval_every_steps: int | None = None
     """Steps between evaluations. Default: one epoch."""
     early_stopping: int | None = None
@@ -118,7 +140,10 @@ class Finetune(TrainingFlags):
 
     def engine_config(self) -> FinetuneConfig:
         """Return the engine's config."""
-        return config_from(self, FinetuneConfig, columns=named_columns(self), **self.parts())
+        normalize = self.normalize if "normalize" in self.given else None
+        vectors = config_from(self, VectorFlags, normalize=normalize)
+        columns = named_columns(self)
+        return config_from(self, FinetuneConfig, columns=columns, vectors=vectors, **self.parts())
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its measures and its speed."""

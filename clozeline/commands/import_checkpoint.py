@@ -1,6 +1,6 @@
 """`clozeline import`: a published checkpoint → run."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +58,7 @@ def as_json(result: "ImportResult") -> dict[str, Any]:
         "lower_case": imported.lower_case,
         "max_seq_length": imported.max_seq_length,
         "heads": list(imported.heads),
-        "task": asdict(imported.task) if imported.task else None,
+        "task": imported.task.to_dict() if imported.task else None,
         "not_found": list(imported.missing),
         "not_used": list(imported.unused),
         "notes": list(imported.notes),

@@ -66,11 +66,11 @@ def _is_wrong(row: dict[str, Any]) -> bool:
     """Return whether an answer is wrong; for passages, which may have several answers, by error."""
     if isinstance(row["answer"], str) and isinstance(row["expected"], list):
         return row["error"] > 0
-    return bool(row["answer"] != row["expected"])
+    return bool(row["answer"] != row["expected"] and row["error"])  # a perfect ranking has none
 
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2f}"
-    text = value if isinstance(value, str) else " ".join(map(str, value))
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"

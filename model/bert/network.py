@@ -298,27 +298,30 @@ def build_pretraining_model(config: BertConfig) -> keras.Model:
 
 
 def build_task_model(config: BertConfig, task: Task) -> keras.Model:
-    """Return the encoder with a task's head: dropout and a dense layer.
+    """Return the encoder with a task's head, see `TaskKind.head_layer`.
 
-    Its layers are `encoder` and `task`. The head's input is the pooled output or, for tasks with an
-    answer per position, the sequence output, as in google-research/bert (run_classifier.py,
-    run_squad.py).
+    Its layers are `encoder` and `task`.
 
     Inputs, by name: the encoder's.
 
     Outputs, by name:
         task_logits: float32 [B, C], or [B, L, C] for an answer per position. Logits of the classes;
-            the predicted number of a regression (C = 1); logits of a span's start and end (C = 2).
+            the predicted number of a regression (C = 1); logits of a span's start and end (C = 2);
+            the vector of a text (C = H).
     """
     encoder = build_encoder(config)
     inputs = _encoder_inputs()
     encoded = encoder(inputs)
+    head = task.definition.head_layer(task)
+    if head is not None:
+        outputs = head(encoded[served.SEQUENCE_OUTPUT], inputs[schema.INPUT_MASK])
+        return keras.Model(inputs, {served.TASK_LOGITS: outputs}, name="tuned")
     x = encoded[served.SEQUENCE_OUTPUT if task.is_per_position else served.POOLED_OUTPUT]
     x = Dropout(config.hidden_dropout_prob, dtype="float32", name="task_dropout")(x)
-    head = keras.layers.Dense(
+    dense = keras.layers.Dense(
         task.num_outputs, kernel_initializer=_initializer(config), dtype="float32", name=TASK_HEAD
     )
-    return keras.Model(inputs, {served.TASK_LOGITS: head(x)}, name="tuned")
+    return keras.Model(inputs, {served.TASK_LOGITS: dense(x)}, name="tuned")
 
 
 def build_model(config: BertConfig, task: Task | None) -> keras.Model:

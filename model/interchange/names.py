@@ -171,6 +171,8 @@ def head_weights(config: BertConfig, head: Head) -> list[Weight]:
 
 def task_weights(config: BertConfig, task: Task) -> list[Weight]:
     """Return the weights of a task's head."""
+    if not task.definition.has_head_weights:
+        return []
     head = task.definition.foreign_head
     assert head is not None, "a kind without a head elsewhere is neither imported nor exported"
     layer = _Names("head", "task", "H", "C", head.hugging_face, head.google, head.keras_hub)

@@ -1,6 +1,7 @@
 """Batches of encoded examples of similar length; the batches do not depend on the device count.
 
-Shapes: B batch size, L positions of the longest example in the batch, rounded up.
+Shapes: B batch size, L positions of the longest example in the batch, rounded up; T texts of an
+example, if they are encoded one by one.
 """
 
 from collections.abc import Callable
@@ -57,7 +58,8 @@ class Batches:
 
         Returns:
             Batches: int32 [B, L] input_ids, input_mask, segment_ids; task_labels, see `Encoded`,
-            padded with `encoded.NO_LABEL`; example_weights float32 [B]: 1 for all examples.
+            padded with `encoded.NO_LABEL`; example_weights float32 [B]: 1 for all examples. If the
+            examples have T texts that are encoded one by one, the first three are [B, T, L].
         """
 
         @lru_cache(maxsize=2)  # a batch at the end of an epoch needs the orders of two
@@ -67,12 +69,12 @@ class Batches:
         def rows(batch: int) -> np.ndarray:
             first = skip_examples + batch * self.batch_size
             places = np.arange(first, first + self.batch_size)
-            epochs = places // len(self.encoded)
+            epochs = places // len(self)
             return np.array(
-                [order(int(e))[p % len(self.encoded)] for e, p in zip(epochs, places, strict=True)]
+                [order(int(e))[p % len(self)] for e, p in zip(epochs, places, strict=True)]
             )
 
-        return self._dataset(rows, context, None)
+        return self._dataset(rows, self.arrays, self._groups, context, None)
 
     def _epoch(self, seed: int, epoch: int) -> np.ndarray:
         """Return the order of the examples in an epoch: int64 [N].
@@ -82,11 +84,11 @@ class Batches:
         epoch and the start of the next, so windows start at the first whole batch of the epoch.
         """
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(self.encoded))
+        order = rng.permutation(len(self))
         size = self.batch_size
         first = -(epoch * len(order)) % size
         end = first + max(len(order) - first, 0) // size * size
-        lengths = self._lengths
+        lengths = self._lengths[self._groups].max(axis=1)
         for start in range(first, end, BATCHES_SORTED * size):
             window = order[start : min(start + BATCHES_SORTED * size, end)]
             by_length = window[np.argsort(lengths[window], kind="stable")].reshape(-1, size)
@@ -99,8 +101,19 @@ class Batches:
         return np.array([len(ids) for ids in self.encoded.input_ids])
 
     @cached_property
+    def _groups(self) -> np.ndarray:
+        """Indices of the encoded texts of each example: int32 [E, T]."""
+        groups = self.encoded.groups
+        return np.arange(len(self.encoded))[:, np.newaxis] if groups is None else groups
+
+    @property
+    def texts_per_example(self) -> int:
+        """T: number of texts of an example that are encoded one by one."""
+        return self._groups.shape[1]
+
+    @cached_property
     def by_length(self) -> np.ndarray:
-        """Indices of the examples in the order of `evaluation`: int64 [N]."""
+        """Indices of the encoded texts in the order of `evaluation`: int64 [N]."""
         return np.argsort(self._lengths, kind="stable")
 
     @property
@@ -109,25 +122,31 @@ class Batches:
         return -(-len(self.encoded) // self.batch_size)
 
     def evaluation(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        """Return the batches of one pass over the examples, in the order of `by_length`.
+        """Return the batches of one pass over the encoded texts, in the order of `by_length`.
 
-        The last batch is padded to the batch size with copies of an example that have weight 0.
+        The last batch is padded to the batch size with copies of a text that have weight 0.
         """
 
         def rows(batch: int) -> np.ndarray:
             first = batch * self.batch_size
             places = np.arange(first, first + self.batch_size)
-            return np.where(places < len(self.encoded), self.by_length[places % len(self)], -1)
+            count = len(self.encoded)
+            return np.where(places < count, self.by_length[places % count], -1)
 
-        return self._dataset(rows, context, self.evaluation_count)
+        if self.encoded.groups is None:
+            return self._dataset(rows, self.arrays, self._groups, context, self.evaluation_count)
+        texts = np.arange(len(self.encoded))[:, np.newaxis]
+        return self._dataset(rows, self._without_labels, texts, context, self.evaluation_count)
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return len(self.encoded)
+        return len(self._groups)
 
     def _dataset(
         self,
         rows: Callable[[int], np.ndarray],
+        arrays: Callable[[np.ndarray, int], dict[str, np.ndarray]],
+        groups: np.ndarray,
         context: tf.distribute.InputContext,
         count: int | None,
     ) -> tf.data.Dataset:
@@ -135,21 +154,24 @@ class Batches:
 
         Args:
             rows: returns the indices of a global batch's examples; -1 = filler.
+            arrays: returns the features of examples, padded to a length.
+            groups: int32 [E, T]. Indices of the encoded texts of each example.
             context: index of this process, and number of devices.
             count: number of global batches; None = infinite.
         """
         size = context.get_per_replica_batch_size(self.batch_size)
         devices = context.num_replicas_in_sync // context.num_input_pipelines
         first_device = context.input_pipeline_id * devices
-        empty = self.arrays(rows(0)[:size])
+        first_rows = rows(0)[:size]
+        empty = arrays(first_rows, self._padded_length(groups[first_rows]))
 
         def device_batch(number: np.ndarray) -> list[np.ndarray]:
             batch, device = divmod(int(number), devices)
             chosen = rows(batch)
             # The length of the global batch: all devices must run the same compiled step.
-            length = self._padded_length(chosen)
+            length = self._padded_length(groups[chosen])
             first = (first_device + device) * size
-            return list(self.arrays(chosen[first : first + size], length).values())
+            return list(arrays(chosen[first : first + size], length).values())
 
         def tensors(number: tf.Tensor) -> dict[str, tf.Tensor]:
             kinds = [values.dtype for values in empty.values()]
@@ -174,13 +196,14 @@ class Batches:
         is_long = like.ndim > 1 and name not in ("task_labels", TEACHER_LOGITS)
         is_long |= name == TEACHER_LOGITS and self.task.is_per_position
         if is_long or (name == "task_labels" and self.task.definition.labels_per_position):
-            shape[1] = self.max_seq_length if self.fixed_length else None
+            shape[-1] = self.max_seq_length if self.fixed_length else None
         return shape
 
-    def _padded_length(self, rows: np.ndarray) -> int:
+    def _padded_length(self, texts: np.ndarray) -> int:
+        """Return the length that encoded texts are padded to, from their indices."""
         if self.fixed_length:
             return self.max_seq_length
-        longest = max(self._lengths[row] for row in rows)
+        longest = self._lengths[texts].max()
         return min(
             next((length for length in LENGTHS if length >= longest), self.max_seq_length),
             self.max_seq_length,
@@ -193,21 +216,43 @@ class Batches:
             rows: indices of the examples; -1 = filler.
             length: L. Default: the padded length of these examples.
         """
-        length = length or self._padded_length(rows)
+        groups = self._groups[rows]
+        length = length or self._padded_length(groups)
+        features = self.inputs_of(groups.ravel(), length)
+        if self.encoded.groups is not None:
+            shape = (*groups.shape, length)
+            features = {name: values.reshape(shape) for name, values in features.items()}
+        return {
+            **features,
+            "task_labels": self._labels(rows, length),
+            "example_weights": (rows >= 0).astype(np.float32),
+            **(self._teaching(rows, length) if self.encoded.teacher_logits else {}),
+        }
+
+    def _without_labels(self, texts: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Return the features of encoded texts that are only parts of examples."""
+        weights = (texts >= 0).astype(np.float32)
+        return {**self.inputs_of(texts, length), "example_weights": weights}
+
+    def inputs_of(self, texts: np.ndarray, length: int | None = None) -> dict[str, np.ndarray]:
+        """Return the model's inputs for encoded texts, or pairs of texts: int32 [N, L] each.
+
+        Args:
+            texts: int [N]. Indices of the encoded texts; -1 = filler.
+            length: L. Default: the padded length of these texts.
+        """
+        length = length or self._padded_length(texts)
         encoded = self.encoded
-        input_ids = np.full((len(rows), length), self.pad_id, np.int32)
-        for place, row in enumerate(rows):
-            input_ids[place, : self._lengths[row]] = encoded.input_ids[row]
+        input_ids = np.full((len(texts), length), self.pad_id, np.int32)
+        for place, text in enumerate(texts):
+            input_ids[place, : self._lengths[text]] = encoded.input_ids[text]
         positions = np.arange(length)
-        input_mask = positions < self._lengths[rows][:, np.newaxis]
-        second = positions >= encoded.first_lengths[rows][:, np.newaxis]
+        input_mask = positions < self._lengths[texts][:, np.newaxis]
+        second = positions >= encoded.first_lengths[texts][:, np.newaxis]
         return {
             schema.INPUT_IDS: input_ids,
             schema.INPUT_MASK: input_mask.astype(np.int32),
             schema.SEGMENT_IDS: (input_mask & second).astype(np.int32),
-            "task_labels": self._labels(rows, length),
-            "example_weights": (rows >= 0).astype(np.float32),
-            **(self._teaching(rows, length) if encoded.teacher_logits else {}),
         }
 
     def _teaching(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:

@@ -101,10 +101,11 @@ class Classification(TextKind):
 
     # ---- learning
 
-    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+    def sums(self, logits: Any, batch: "Batch", weights: Any, task: Task) -> "Sums":
         """Return the sums of the cross-entropy, the accuracy and the weights."""
         from model.tasks.objective import class_sums
 
+        del task
         return class_sums(logits, batch["task_labels"], weights)
 
     def soft_loss(self, logits: Any, batch: "Batch", weights: Any, temperature: float) -> Any:
@@ -120,9 +121,11 @@ class Classification(TextKind):
 
     # ---- answers
 
-    def mean_loss(self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
+    def mean_loss(
+        self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
+    ) -> float:
         """Return the mean cross-entropy."""
-        del examples
+        del examples, task
         return mean_cross_entropy(*of_texts(encoded, logits))
 
     def evaluate(

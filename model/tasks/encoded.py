@@ -35,6 +35,9 @@ class Encoded:
             teacher's head; empty = there is no teacher.
         are_labelled: bool [N]. Whether the label is known, if there is a teacher; else None. Labels
             of the others are the teacher's answers.
+        groups: int32 [E, T]. Indices of the encoded texts of each example, if an example has T
+            texts that are encoded one by one; the labels are those of the E examples. None = each
+            encoded text, or pair of texts, is (a part of) an example.
     """
 
     input_ids: list[np.ndarray]
@@ -46,6 +49,7 @@ class Encoded:
     counts: dict[str, int] = field(default_factory=dict)
     teacher_logits: list[np.ndarray] = field(default_factory=list)
     are_labelled: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def chosen(self, rows: list[int]) -> "Encoded":
         """Return the encoded examples at these indices; `sources` and `word_bytes` stay valid."""

@@ -27,6 +27,7 @@ KINDS = {
     "regression": KindEntry("model.tasks.regression:REGRESSION", "numbers for texts or pairs"),
     "tagging": KindEntry("model.tasks.tagging:TAGGING", "tags of words, in CoNLL's columns"),
     "span": KindEntry("model.tasks.span:SPAN", "answers out of passages, in SQuAD's JSON"),
+    "similarity": KindEntry("model.tasks.similarity:SIMILARITY", "vectors of texts, from pairs"),
 }
 """All kinds of task by name. To add a kind, add an entry here."""
 

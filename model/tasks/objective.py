@@ -1,6 +1,7 @@
 """Fine-tuning objective, for all kinds of task.
 
-Shapes: B batch size, L positions, C outputs of the task's head.
+Shapes: B batch size, L positions, C outputs of the task's head; T texts of an example, if they are
+encoded one by one, and D components of a text's vector.
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from model import served
 from model.bert.config import BertConfig
 from model.bert.network import build_task_model
 from model.tasks.task_kind import Task
-from model.training.losses import accuracy, cross_entropy, model_outputs
+from model.training.losses import accuracy, cross_entropy, model_outputs, texts_per_example
 from model.training.sums import Batch, Sums
+from pipeline import schema
 
 LAYER = "transformer_layer_"
 
@@ -83,28 +85,41 @@ class Tuning:
         """Return the batch unchanged (fine-tuning does not pack examples)."""
         return batch
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether an example's loss depends on the other examples of the global batch."""
+        return self.task.definition.needs_whole_batch(self.task)
+
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
-        """Return the task's model's outputs."""
-        return model_outputs(model, batch, training=training)
+        """Return the task's model's outputs; for examples of T texts, task_logits are [B, T, D]."""
+        count = texts_per_example(batch)
+        if batch[schema.INPUT_IDS].shape.rank == 2:
+            return model_outputs(model, batch, training=training)
+        texts = {
+            name: tf.reshape(batch[name], [-1, tf.shape(batch[name])[-1]])
+            for name in schema.ENCODER_INPUTS
+        }
+        logits = model_outputs(model, texts, training=training)[served.TASK_LOGITS]
+        return {served.TASK_LOGITS: tf.reshape(logits, [-1, count, logits.shape[-1]])}
 
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
         """Return the sums of the loss and the metrics over a batch: float32 [] each.
 
         Args:
-            outputs: task_logits [B, C] or [B, L, C].
+            outputs: task_logits [B, C], [B, L, C] or [B, T, D].
             batch: task_labels, see `Encoded`, and example_weights float32 [B], 0 for filler; for
                 students teacher_logits, like task_logits, and are_labelled float32 [B]. An example
                 without a known label counts in the loss with its soft targets only.
         """
         logits = tf.cast(outputs[served.TASK_LOGITS], tf.float32)
         kind, weights = self.task.definition, self._weights(batch)
-        sums = kind.sums(logits, batch, weights)
+        sums = kind.sums(logits, batch, weights, self.task)
         if not self.teacher_weight:
             return sums
         known = batch["are_labelled"]
         if weights.shape.rank == 2:
             known = known[:, tf.newaxis]
-        hard = kind.sums(logits, batch, weights * known)["task_loss"]
+        hard = kind.sums(logits, batch, weights * known, self.task)["task_loss"]
         soft = kind.soft_loss(logits, batch, weights, self.temperature)
         return sums | {"task_loss": hard + self.teacher_weight * (soft - hard)}
 

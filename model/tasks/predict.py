@@ -10,13 +10,13 @@ from model.training.loop import Predictor, distribute
 
 
 def predict(predictor: Predictor, batches: Batches) -> list[np.ndarray]:
-    """Return the task logits of every encoded example, in order and without padding.
+    """Return the task logits of every encoded text, or pair of texts, in order, without padding.
 
     Returns:
         N arrays float32 [C], or [L, C] if the head has outputs for every position.
     """
     iterator = distribute(predictor.strategy, batches.evaluation)
-    by_example: list[np.ndarray] = [np.zeros(0)] * len(batches)
+    by_example: list[np.ndarray] = [np.zeros(0)] * len(batches.encoded)
     order = batches.by_length
     for index in range(batches.evaluation_count):
         logits = predictor.predict(next(iterator))[served.TASK_LOGITS]
@@ -41,6 +41,6 @@ def evaluate(predictor: Predictor, examples: Examples, batches: Batches) -> Eval
     logits = predict(predictor, batches)
     evaluation = kind.evaluate(examples, encoded, logits, task)
     if evaluation.measures:
-        loss = kind.mean_loss(examples, encoded, logits)
+        loss = kind.mean_loss(examples, encoded, logits, task)
         evaluation.measures = {"loss": loss} | evaluation.measures
     return evaluation

@@ -69,10 +69,11 @@ class Regression(TextKind):
         """Names of the sums that `sums` returns; regression has no accuracy."""
         return ["task_loss", "task_weight"]
 
-    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+    def sums(self, logits: Any, batch: "Batch", weights: Any, task: Task) -> "Sums":
         """Return the sums of the squared errors and of the weights."""
         import tensorflow as tf
 
+        del task
         squares = tf.square(logits[:, 0] - batch["task_labels"])
         return {
             "task_loss": tf.reduce_sum(squares * weights),
@@ -94,9 +95,11 @@ class Regression(TextKind):
 
     # ---- answers
 
-    def mean_loss(self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray]) -> float:
+    def mean_loss(
+        self, examples: Texts, encoded: "Encoded", logits: Sequence[np.ndarray], task: Task
+    ) -> float:
         """Return the mean squared error."""
-        del examples
+        del examples, task
         averaged, labels = of_texts(encoded, logits)
         return float(np.mean(np.square(averaged[:, 0] - labels)))
 

@@ -206,12 +206,13 @@ class Span(TaskKind[Questions]):
 
     # ---- learning
 
-    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+    def sums(self, logits: Any, batch: "Batch", weights: Any, task: Task) -> "Sums":
         """Return the sums of the loss (mean of start and end) and of the accuracy (both right)."""
         import tensorflow as tf
 
         from model.training.losses import cross_entropy
 
+        del task
         scores = _scores_by_side(logits, batch)
         labels = tf.unstack(batch["task_labels"], num=2, axis=1)
         losses = [cross_entropy(*pair, weights)[0] for pair in zip(scores, labels, strict=True)]
@@ -245,9 +246,10 @@ class Span(TaskKind[Questions]):
     # ---- answers
 
     def mean_loss(
-        self, examples: Questions, encoded: Encoded, logits: Sequence[np.ndarray]
+        self, examples: Questions, encoded: Encoded, logits: Sequence[np.ndarray], task: Task
     ) -> float:
         """Return the mean cross-entropy of starts and ends, over questions with known offsets."""
+        del task
         from scipy.special import log_softmax
 
         sides = [

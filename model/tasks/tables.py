@@ -74,6 +74,7 @@ class Columns:
         word_column: number of the column of the words in CoNLL files, starting at 1.
         tag_column: number of the column of the tags, starting at 1.
         skip_incomplete_rows: whether to skip rows with more or fewer columns than the header.
+        negative_column: name of the column of texts that are not similar to the first one.
     """
 
     text_column: str | None = None
@@ -82,6 +83,7 @@ class Columns:
     word_column: int | None = None
     tag_column: int | None = None
     skip_incomplete_rows: bool = False
+    negative_column: str | None = None
 
 
 @dataclass(frozen=True)

@@ -199,10 +199,11 @@ class Tagging(TaskKind[TaggedSentences]):
         is_tagged = tf.cast(batch["task_labels"] != NO_LABEL, tf.float32)
         return batch["example_weights"][:, tf.newaxis] * is_tagged
 
-    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+    def sums(self, logits: Any, batch: "Batch", weights: Any, task: Task) -> "Sums":
         """Return the sums of the cross-entropy, the accuracy and the weights."""
         from model.tasks.objective import class_sums
 
+        del task
         return class_sums(logits, batch["task_labels"], weights)
 
     def soft_loss(self, logits: Any, batch: "Batch", weights: Any, temperature: float) -> Any:
@@ -218,10 +219,10 @@ class Tagging(TaskKind[TaggedSentences]):
     # ---- answers
 
     def mean_loss(
-        self, examples: TaggedSentences, encoded: Encoded, logits: Sequence[np.ndarray]
+        self, examples: TaggedSentences, encoded: Encoded, logits: Sequence[np.ndarray], task: Task
     ) -> float:
         """Return the mean cross-entropy over all words."""
-        del examples
+        del examples, task
         both = list(zip(logits, encoded.labels, strict=True))
         scores = np.concatenate([score[label != NO_LABEL] for score, label in both])
         return mean_cross_entropy(

@@ -1,5 +1,6 @@
 """Interface of a kind of task, and the task of a fine-tuned model, which knows its kind."""
 
+import dataclasses
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from model import served
 from model.tasks.kinds import KINDS
+from model.tasks.vectors import VectorFlags, VectorSettings
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from model.tasks.windows import ReadTexts
     from model.training.sums import Batch, Sums
 
-TABLE_FLAGS = ("text_column", "text_pair_column", "label_column", "skip_incomplete_rows")
+TABLE_FLAGS = (
+    *("text_column", "text_pair_column", "label_column", "negative_column"),
+    "skip_incomplete_rows",
+)
 """Options that name the columns of a table."""
 
 WORD_FLAGS = ("word_column", "tag_column")
@@ -119,11 +124,13 @@ class Task:
         kind: name of the kind of task, a key of `KINDS`.
         labels: class names by index; empty for kinds without classes.
         takes_pairs: whether an example has two texts (for a span task, question and passage).
+        vectors: settings of a model that turns a text into a vector; None for other kinds.
     """
 
     kind: str
     labels: tuple[str, ...]
     takes_pairs: bool
+    vectors: VectorSettings | None = None
 
     def __post_init__(self) -> None:
         """Check that the fields are consistent.
@@ -141,6 +148,9 @@ class Task:
                 f"takes_pairs must be {kind.takes_pairs} for {self.kind}, "
                 f"received {self.takes_pairs}"
             )
+        if kind.has_vectors != (self.vectors is not None):
+            needed = "vectors" if kind.has_vectors else "no vectors"
+            raise ValueError(f"a {self.kind} task has {needed}, received {self.vectors}")
 
     @property
     def definition(self) -> "TaskKind[Any]":
@@ -162,10 +172,31 @@ class Task:
         """Number of outputs of the head: one per class, 1 (regression) or 2 (span)."""
         return self.definition.num_outputs(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON fields."""
+        settings = dataclasses.asdict(self)
+        return settings if self.vectors else {k: v for k, v in settings.items() if k != "vectors"}
+
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> "Task":
         """Return the task from its JSON fields."""
-        return cls(**{**settings, "labels": tuple(settings["labels"])})
+        parts = {**settings, "labels": tuple(settings["labels"])}
+        if "vectors" in parts:
+            parts["vectors"] = VectorSettings.from_dict(parts["vectors"])
+        return cls(**parts)
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """A model that a fine-tuning starts from.
+
+    Attributes:
+        task: its task; None = pretrained.
+        hidden_size: H, size of its vectors.
+    """
+
+    task: Task | None
+    hidden_size: int
 
 
 class TaskKind(ABC, Generic[E]):
@@ -178,6 +209,7 @@ class TaskKind(ABC, Generic[E]):
     Attributes:
         name: name in `KINDS`, in flags and in a run's config.
         has_classes: whether the answers are classes.
+        has_vectors: whether the answers are vectors; then a task has `vectors`.
         takes_pairs: whether an example has two texts; None = one or two.
         is_per_position: whether the head has outputs for every position, instead of one per text.
         metrics: names of the metrics; the first one selects the best checkpoint by default.
@@ -185,6 +217,7 @@ class TaskKind(ABC, Generic[E]):
         labels_per_position: whether an example has a label for every position.
         label_dtype: dtype of the labels in a batch.
         signature: serving signature.
+        more_signatures: names of further signatures of such a model.
         foreign_head: names of the head in other libraries; None = they have no such model.
         has_picture: whether an evaluation can be plotted.
         uses_windows: whether long texts are split into overlapping windows.
@@ -194,10 +227,12 @@ class TaskKind(ABC, Generic[E]):
         window_dtypes: dtypes of `window_outputs` by name.
         default_length: default of `max_seq_length`; None = the encoder's number of positions.
         least_length: minimum of `max_seq_length`.
+        has_head_weights: whether the head has weights of its own, beyond the encoder's.
     """
 
     name: str
     has_classes: bool = False
+    has_vectors: bool = False
     takes_pairs: bool | None = None
     is_per_position: bool = False
     metrics: tuple[str, ...]
@@ -205,6 +240,7 @@ class TaskKind(ABC, Generic[E]):
     labels_per_position: bool = False
     label_dtype: "DTypeLike" = "int32"
     signature: TaskSignature
+    more_signatures: tuple[str, ...] = ()
     foreign_head: ForeignHead | None = None
     has_picture: bool = True
     uses_windows: bool = False
@@ -213,6 +249,12 @@ class TaskKind(ABC, Generic[E]):
     window_dtypes: Mapping[str, str] = MappingProxyType({})
     default_length: int | None = None
     least_length: int = 8
+    has_head_weights: bool = True
+
+    @property
+    def signature_names(self) -> tuple[str, ...]:
+        """Names of the signatures that only a model of this kind has."""
+        return (self.signature.name, *self.more_signatures)
 
     def num_outputs(self, task: Task) -> int:
         """Return C, the number of outputs of the head: one per class."""
@@ -222,6 +264,11 @@ class TaskKind(ABC, Generic[E]):
         """Return "loss" and the names of a task's metrics."""
         del task
         return ("loss", *self.metrics)
+
+    def metrics_on(self, examples: E, task: Task) -> tuple[str, ...]:
+        """Return "loss" and the names of the metrics that can be measured on a file."""
+        del examples
+        return self.metrics_of(task)
 
     def is_higher_better(self, metric: str) -> bool:
         """Return whether higher values of a metric are better."""
@@ -271,6 +318,23 @@ class TaskKind(ABC, Generic[E]):
                 "give examples of at least two classes"
             )
         return Task(self.name, tuple(sorted(labels)), takes_pairs)
+
+    def with_settings(
+        self, task: Task, settings: "VectorFlags", examples: E, initial: "InitialModel"
+    ) -> Task:
+        """Return the task with the settings that only this kind has.
+
+        Args:
+            task: the task of the training file.
+            settings: what the user gave; the others are the initial model's, or defaults.
+            examples: examples of the training file.
+            initial: the model that the training starts from.
+
+        Raises:
+            InputError: a setting does not fit the examples or the model.
+        """
+        del settings, examples, initial
+        return task
 
     def without_unknown(self, examples: E, task: Task) -> E:
         """Return the examples with labels removed that mean "unknown"."""
@@ -346,7 +410,23 @@ class TaskKind(ABC, Generic[E]):
         padded: np.ndarray = labels[rows]
         return padded
 
+    # ---- the network
+
+    def head_layer(self, task: Task) -> Any:
+        """Return the Keras layer of a head that has no weights; None = dropout and a dense layer.
+
+        The layer takes the encoder's outputs, float [B, L, H], and the mask, int32 [B, L]. The
+        dense layer takes the pooled output or, for outputs per position, all positions, as in
+        google-research/bert (run_classifier.py, run_squad.py).
+        """
+        del task
+
     # ---- learning
+
+    def needs_whole_batch(self, task: Task) -> bool:
+        """Return whether an example's loss depends on the other examples of the global batch."""
+        del task
+        return False
 
     @property
     def sum_names(self) -> list[str]:
@@ -362,13 +442,14 @@ class TaskKind(ABC, Generic[E]):
         return batch["example_weights"]
 
     @abstractmethod
-    def sums(self, logits: Any, batch: "Batch", weights: Any) -> "Sums":
+    def sums(self, logits: Any, batch: "Batch", weights: Any, task: Task) -> "Sums":
         """Return the sums of the loss and the metrics over a batch: float32 [] each.
 
         Args:
-            logits: float32 [B, C] or [B, L, C].
+            logits: outputs of the head: float32 [B, C] or [B, L, C].
             batch: model inputs, and task_labels, see `padded_labels`.
             weights: `label_weights` times the class weights.
+            task: task of the model.
         """
 
     def soft_loss(
@@ -396,13 +477,16 @@ class TaskKind(ABC, Generic[E]):
     # ---- answers
 
     @abstractmethod
-    def mean_loss(self, examples: E, encoded: "Encoded", logits: Sequence["np.ndarray"]) -> float:
+    def mean_loss(
+        self, examples: E, encoded: "Encoded", logits: Sequence["np.ndarray"], task: Task
+    ) -> float:
         """Return the mean loss over all labelled examples, without class weights.
 
         Args:
             examples: examples of a file.
             encoded: the encoded examples.
             logits: float32 [C] or [L, C] for each encoded example.
+            task: task of the model.
         """
 
     @abstractmethod
@@ -532,3 +616,9 @@ def kind_named(name: str) -> TaskKind[Any]:
 def all_kinds() -> list[TaskKind[Any]]:
     """Return every kind of task, in the order of the table."""
     return [kind_named(name) for name in KINDS]
+
+
+def vector_task(vectors: VectorSettings) -> Task:
+    """Return the task of a model that turns a text into a vector."""
+    kind = next(kind for kind in all_kinds() if kind.has_vectors)
+    return Task(kind.name, (), takes_pairs=False, vectors=vectors)

@@ -101,7 +101,10 @@ class TextKind(TaskKind[Texts]):
     @property
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
         """Flags for columns that files of this kind do not have."""
-        return [(f"a {self.name} task has no tags of words", WORD_FLAGS)]
+        return [
+            (f"a {self.name} task has no tags of words", WORD_FLAGS),
+            (f"a {self.name} task has no negatives", ("negative_column",)),
+        ]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> Texts:
         """Read a table."""

@@ -7,6 +7,7 @@ Shapes: B examples per replica, G seed generators (one per dropout layer).
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from model.bert.initialization import attend_to_neighbours
 from model.bert.kernels import FIRST_EXAMPLE, fused_on_cpu
 from model.bert.network import recompute_layers, weights_by_name
 from model.training.config import TrainingConfig
-from model.training.losses import Objective, global_loss, model_outputs
+from model.training.losses import Objective, global_loss, model_outputs, texts_per_example
 from model.training.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
 from model.training.precision import dtype_policy
 from model.training.strategy import is_on_cpu
@@ -107,6 +108,10 @@ class Trainer:
         whole = xla and not self._fuse
         self._gradients = tf.function(self._gradients_and_sums, jit_compile=whole, autograph=False)
         self._measures = tf.function(self._forward_sums, jit_compile=whole, autograph=False)
+        self._outputs = tf.function(self._training_outputs, jit_compile=whole, autograph=False)
+        self._backward = tf.function(self._output_gradients, jit_compile=whole, autograph=False)
+        parts = self.strategy.num_replicas_in_sync * self.accumulation_steps
+        self._gathers = self.objective.needs_whole_batch and parts > 1
         self.predictor = Predictor(self.model, self.strategy, xla=xla)
 
     @property
@@ -191,7 +196,8 @@ class Trainer:
         weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, self.objective.weights(batch))
         first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
         scale = self.loss_scale.value() if self.loss_scale else tf.ones([])
-        gradients, sums = self._accumulated(batch, weights, first_example, scale)
+        compute = self._of_whole_batch if self._gathers else self._accumulated
+        gradients, sums = compute(batch, weights, first_example, scale)
         sums |= {
             POSITIONS: tf.cast(tf.size(batch[schema.INPUT_MASK]), tf.float32),
             REAL_POSITIONS: tf.reduce_sum(tf.cast(batch[schema.INPUT_MASK], tf.float32)),
@@ -219,18 +225,12 @@ class Trainer:
             first_example: int32 []. Index in the global batch of the replica's first example.
             scale: float32 []. Factor on the gradients (loss scaling).
         """
-        part_size = batch["example_weights"].shape[0] // self.accumulation_steps
         if self.accumulation_steps == 1:
-            return self._gradients(batch, weights, self._dropout_seeds(first_example), scale)
+            seeds = self._dropout_seeds(first_example * texts_per_example(batch))
+            return self._gradients(batch, weights, seeds, scale)
 
         def add_part(index: tf.Tensor, gradients: list[tf.Tensor], sums: Sums) -> Any:
-            first = index * part_size
-            part = {name: values[first : first + part_size] for name, values in batch.items()}
-            part = {
-                name: tf.ensure_shape(values, [part_size, *batch[name].shape[1:]])
-                for name, values in part.items()
-            }
-            seeds = self._dropout_seeds(first_example + first)
+            part, seeds = self._part(batch, index, first_example)
             more_gradients, more_sums = self._gradients(part, weights, seeds, scale)
             gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
             return index + 1, gradients, {name: sums[name] + more_sums[name] for name in sums}
@@ -240,13 +240,110 @@ class Trainer:
             [tf.zeros(weight.shape) for weight in self.model.trainable_variables],
             dict.fromkeys(self.objective.sum_names, tf.zeros([])),
         )
-        _, gradients, sums = tf.while_loop(
+        _, gradients, sums = self._each_part(add_part, start)
+        return gradients, sums
+
+    def _each_part(self, body: Callable[..., Any], start: tuple[Any, ...]) -> Any:
+        """Run a loop over the accumulation steps; the first loop variable is the step's index."""
+        return tf.while_loop(
             lambda index, *_: index < self.accumulation_steps,
-            add_part,
+            body,
             start,
             parallel_iterations=1,  # only one part's activations in memory at a time
         )
+
+    def _part(
+        self, batch: Batch, index: tf.Tensor, first_example: tf.Tensor
+    ) -> tuple[Batch, tf.Tensor]:
+        """Return the batch of an accumulation step, and its dropout states."""
+        size = batch["example_weights"].shape[0] // self.accumulation_steps
+        first = index * size
+        part = {
+            name: tf.ensure_shape(values[first : first + size], [size, *values.shape[1:]])
+            for name, values in batch.items()
+        }
+        first_text = (first_example + first) * texts_per_example(batch)
+        return part, self._dropout_seeds(first_text)
+
+    def _of_whole_batch(
+        self, batch: Batch, weights: Sums, first_example: tf.Tensor, scale: tf.Tensor
+    ) -> tuple[list[tf.Tensor], Sums]:
+        """Return what `_accumulated` does, for a loss that compares the examples of the batch.
+
+        First the outputs of all parts and replicas are computed and gathered, then the loss of the
+        global batch and its gradients by the outputs, and last, part by part, the gradients by the
+        weights. The dropout is the same in both passes.
+
+        Source: Gao et al. 2021, https://arxiv.org/abs/2101.06983, section 3.2 (GradCache).
+        """
+        labels = {name: batch[name] for name in batch if name not in schema.ENCODER_INPUTS}
+        own_outputs = self._all_outputs(batch, first_example)
+        outputs, gathered_labels = self._gathered(own_outputs, labels)
+        with tf.GradientTape() as tape:
+            tape.watch(outputs)
+            sums = self.objective.sums(outputs, gathered_labels)
+            loss = global_loss(sums, weights) * scale
+        by_output = tape.gradient(loss, outputs)
+        # The sums are of the global batch in every replica, and are added up over the replicas.
+        replica = tf.distribute.get_replica_context()
+        is_first = tf.cast(replica.replica_id_in_sync_group == 0, tf.float32)
+        sums = {name: value * is_first for name, value in sums.items()}
+        size = batch["example_weights"].shape[0]
+        mine = {name: values[first_example:][:size] for name, values in by_output.items()}
+
+        def add_part(index: tf.Tensor, gradients: list[tf.Tensor]) -> Any:
+            part, seeds = self._part(batch, index, first_example)
+            count = size // self.accumulation_steps
+            upstream = {name: values[index * count :][:count] for name, values in mine.items()}
+            more = self._backward(part, seeds, upstream)
+            return index + 1, [a + b for a, b in zip(gradients, more, strict=True)]
+
+        zeros = [tf.zeros(weight.shape) for weight in self.model.trainable_variables]
+        _, gradients = self._each_part(add_part, (tf.constant(0), zeros))
         return gradients, sums
+
+    def _all_outputs(self, batch: Batch, first_example: tf.Tensor) -> Batch:
+        """Return the outputs for a replica's batch, computed part by part."""
+
+        def add_part(index: tf.Tensor, outputs: dict[str, tf.TensorArray]) -> Any:
+            part, seeds = self._part(batch, index, first_example)
+            more = self._outputs(part, seeds)
+            return index + 1, {name: outputs[name].write(index, more[name]) for name in more}
+
+        specs = self._outputs.get_concrete_function(
+            *self._part(batch, tf.constant(0), first_example)
+        ).structured_outputs
+        start = {
+            name: tf.TensorArray(spec.dtype, self.accumulation_steps, element_shape=spec.shape)
+            for name, spec in specs.items()
+        }
+        _, outputs = self._each_part(add_part, (tf.constant(0), start))
+        return {name: values.concat() for name, values in outputs.items()}
+
+    def _gathered(self, *batches: Batch) -> list[Batch]:
+        """Return the batches of all replicas as one, in the order of the replicas.
+
+        A sum of batches that are zero outside of their own rows works under every strategy.
+        """
+        count = self.strategy.num_replicas_in_sync
+        if count == 1:
+            return list(batches)
+        replica = tf.distribute.get_replica_context()
+        own = replica.replica_id_in_sync_group
+
+        def placed(values: tf.Tensor) -> tf.Tensor:
+            # Strategies sum tensors of one dtype at a time, and keep integers on the host. Labels
+            # are below 2^24, so float32 holds them exactly.
+            values = tf.cast(values, tf.float32)
+            rows = [tf.where(own == other, values, tf.zeros_like(values)) for other in range(count)]
+            return tf.concat(rows, axis=0)
+
+        own_rows = tf.nest.map_structure(placed, list(batches))
+        whole = replica.all_reduce(tf.distribute.ReduceOp.SUM, own_rows)
+        return [
+            {name: tf.cast(values, before[name].dtype) for name, values in after.items()}
+            for before, after in zip(batches, whole, strict=True)
+        ]
 
     def _measure_replica(self, batch: Batch) -> Sums:
         # A compiled function must be called in the replica's context, or it uses the variables of
@@ -256,18 +353,19 @@ class Trainer:
         summed: Sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
         return summed
 
-    def _dropout_seeds(self, first_example: tf.Tensor | int) -> tf.Tensor:
+    def _dropout_seeds(self, first_text: tf.Tensor | int) -> tf.Tensor:
         """Return the dropout states (see `model.bert.kernels`) of all layers, int64 [G, 2].
 
         Args:
-            first_example: index in the global batch of the first example of the replica's part.
+            first_text: index in the global batch of the first text, or pair of texts, of the
+                replica's part.
         """
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.identity(self.step)])
         layers = len(self._seed_states)
         seeds = tf.random.stateless_uniform(
             [2, layers], seed, minval=0, maxval=FIRST_EXAMPLE, dtype=tf.int64, alg="philox"
         )
-        first = tf.cast(first_example, tf.int64) * FIRST_EXAMPLE
+        first = tf.cast(first_text, tf.int64) * FIRST_EXAMPLE
         return tf.stack([seeds[0], first + seeds[1]], axis=1)
 
     def _gradients_and_sums(
@@ -276,17 +374,43 @@ class Trainer:
         """Return the gradients of this replica's share of the scaled loss, and its sums."""
         if self._fuse:
             batch = self.objective.packed(batch)
-        # In a StatelessScope Keras's seed generators return our states and update none of theirs.
-        states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
-        variables = [weight.value for weight in self.model.trainable_variables]
-        with fused_on_cpu(self._fuse), keras.StatelessScope(state_mapping=list(states)):
+        with self._training(seeds):
             with tf.GradientTape() as tape:
                 outputs = self.objective.outputs(self.model, batch, training=True)
                 sums = self.objective.sums(outputs, batch)
                 loss = global_loss(sums, weights) * scale
-            # The weights of a head without a loss get gradients of zero instead of None.
-            gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
-        return [tf.convert_to_tensor(g) for g in gradients], sums
+            return self._by_weights(tape, loss), sums
+
+    @contextmanager
+    def _training(self, seeds: tf.Tensor) -> Iterator[None]:
+        """Call the model inside of this context with the dropout states `seeds`, int64 [G, 2]."""
+        # In a StatelessScope Keras's seed generators return our states and update none of theirs.
+        states = zip(self._seed_states, tf.unstack(seeds, len(self._seed_states)), strict=True)
+        with fused_on_cpu(self._fuse), keras.StatelessScope(state_mapping=list(states)):
+            yield
+
+    def _by_weights(
+        self, tape: tf.GradientTape, target: Any, upstream: Any = None
+    ) -> list[tf.Tensor]:
+        """Return the gradients of a target by the trained weights."""
+        variables = [weight.value for weight in self.model.trainable_variables]
+        # The weights of a head without a loss get gradients of zero instead of None.
+        gradients = tape.gradient(target, variables, upstream, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    def _training_outputs(self, batch: Batch, seeds: tf.Tensor) -> Batch:
+        """Return the model's outputs in training: float32."""
+        with self._training(seeds):
+            outputs = self.objective.outputs(self.model, batch, training=True)
+        return {name: tf.cast(values, tf.float32) for name, values in outputs.items()}
+
+    def _output_gradients(self, batch: Batch, seeds: tf.Tensor, upstream: Batch) -> list[tf.Tensor]:
+        """Return the gradients by the weights, given those by the outputs of a batch."""
+        with self._training(seeds):
+            with tf.GradientTape() as tape:
+                outputs = self.objective.outputs(self.model, batch, training=True)
+                outputs = {name: tf.cast(values, tf.float32) for name, values in outputs.items()}
+            return self._by_weights(tape, outputs, upstream)
 
     def _forward_sums(self, batch: Batch) -> Sums:
         if self._fuse:

@@ -47,6 +47,13 @@ class Objective(Protocol):
     def sum_names(self) -> list[str]:
         """Names of the results of `sums`: `HEAD_loss`, `HEAD_weight` and so on."""
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether an example's loss depends on the other examples of the global batch.
+
+        Then the outputs of all devices and accumulation steps are gathered before `sums`.
+        """
+
     def build_model(self, config: BertConfig) -> keras.Model:
         """Return the model; frozen weights are not trainable."""
 
@@ -64,6 +71,12 @@ class Objective(Protocol):
 
     def learning_rate_factor(self, path: str) -> float:
         """Return the learning-rate multiplier for this weight."""
+
+
+def texts_per_example(batch: Batch) -> int:
+    """Return T if the model's inputs are [B, T, L]; 1 if they are [B, L]."""
+    shape = batch[schema.INPUT_IDS].shape
+    return int(shape[1]) if shape.rank == 3 else 1
 
 
 def model_outputs(model: keras.Model, batch: Batch, *, training: bool) -> Batch:
@@ -157,6 +170,7 @@ class Pretraining:
     """
 
     heads: Sequence[Head]
+    needs_whole_batch = False
 
     @property
     def sum_names(self) -> list[str]:

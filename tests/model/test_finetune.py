@@ -25,6 +25,7 @@ from model.run import load_run, write_run
 from model.run_config import RunConfig, TextFacts
 from model.tasks.kinds import KINDS
 from model.tasks.task_kind import Task
+from model.tasks.vectors import VectorSettings
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 
@@ -383,6 +384,10 @@ def long_examples(folder: Path) -> dict[str, tuple[Task, Path]]:
         ),
         "tagging": (Task("tagging", ("B", "O"), takes_pairs=False), tags),
         "span": (Task("span", (), takes_pairs=True), answers),
+        "similarity": (
+            Task("similarity", (), takes_pairs=False, vectors=VectorSettings(loss="cosent")),
+            table(folder / "v.tsv", numbers, *names),
+        ),
     }
 
 

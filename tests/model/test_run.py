@@ -17,6 +17,7 @@ from model.run_config import DatasetFacts, RunConfig, TextFacts, read_config
 from model.source import open_source
 from model.start import open_run
 from model.tasks.task_kind import Task
+from model.tasks.vectors import VectorSettings
 from model.training.config import RelationsConfig, TrainingConfig, TuningConfig
 from model.training.metrics_file import MetricsFile
 from pipeline.errors import InputError, JobError
@@ -104,7 +105,14 @@ def test_every_field_survives_saving_and_loading(
             sha256="deaf",
         ),
         heads=("masked_lm",),
-        task=Task("span", (), takes_pairs=True),
+        task=Task(
+            "similarity", (), takes_pairs=False,
+            vectors=VectorSettings(
+                pooling="max", normalize=False, dimensions=(12, 4), loss="triplet", scale=7.0,
+                margin=0.25, both_directions=True, score_range=5.0,
+                prompts=(("query", "find: "), ("document", "")), default_prompt="query",
+            ),
+        ),
         tuning=TuningConfig(
             "cafe", "a run", 0.9, 1, "balanced", 77, "first-last", "a teacher", "beef", 0.4, 2.5,
             "fade",

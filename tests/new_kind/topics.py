@@ -32,7 +32,7 @@ class Topics(TextKind):
             np.float32,
         )
 
-    def sums(self, logits: Any, batch: Any, weights: Any) -> Any:
+    def sums(self, logits: Any, batch: Any, weights: Any, task: Task) -> Any:
         import tensorflow as tf
 
         labels = batch["task_labels"]
@@ -44,7 +44,9 @@ class Topics(TextKind):
             "task_weight": tf.reduce_sum(weights),
         }
 
-    def mean_loss(self, examples: Texts, encoded: Encoded, logits: Sequence[np.ndarray]) -> float:
+    def mean_loss(
+        self, examples: Texts, encoded: Encoded, logits: Sequence[np.ndarray], task: Task
+    ) -> float:
         scores = np.stack(logits)
         return float(np.mean(np.logaddexp(0, scores) - scores * encoded.labels))
 

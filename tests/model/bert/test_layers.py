@@ -24,6 +24,7 @@ from model.bert.layers import (
     TokenEmbedding,
     WithAttentionScores,
 )
+from model.bert.pooling import TextVector
 
 B, L, P, H, V, N = 3, 7, 2, 12, 11, 4
 RNG = np.random.default_rng(5)
@@ -93,6 +94,9 @@ CASES = {
         (VECTORS, MASK),
         ((B, L, H), (B, N, L, L)),
         16,
+    ),
+    TextVector: Case(
+        lambda: TextVector("mean", normalize=True), (VECTORS, MASK), ((B, H),), 0, "float32"
     ),
     MaskedLMHead: Case(masked_lm_head, (VECTORS, POSITIONS), ((B, P, V),), 6),
 }

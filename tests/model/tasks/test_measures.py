@@ -75,7 +75,9 @@ def test_word_tags_of_a_sentence_in_parts() -> None:
     encoded = Encoded([], np.zeros(0), labels, np.array([0, 0]))
     assert word_tags(examples, encoded, logits, task) == [["y", "x", "x"]]
     nats = [np.log1p(np.exp(2)), np.log1p(np.exp(-2)), np.log1p(np.exp(1))]
-    assert task.definition.mean_loss(examples, encoded, logits) == pytest.approx(np.mean(nats))
+    assert task.definition.mean_loss(examples, encoded, logits, task) == pytest.approx(
+        np.mean(nats)
+    )
 
 
 def span_logits(length: int, start: int, end: int, none: float = 0.0) -> np.ndarray:
