@@ -10,6 +10,10 @@ from model.interchange.google import CONFIG as GOOGLE_CONFIG
 from model.interchange.google import has_checkpoint, read_google
 from model.interchange.hugging_face import CONFIG, has_safetensors, read_hugging_face
 from model.interchange.keras_hub import read_keras_hub
+from model.interchange.sentence_transformers import (
+    is_sentence_transformer,
+    read_sentence_transformer,
+)
 from pipeline.errors import InputError
 from pipeline.storage.files import local_copy
 
@@ -18,7 +22,7 @@ _RUN_KEYS = {"format", "model", "dataset"}
 
 
 def read_checkpoint(path: Path) -> Imported:
-    """Read a Hugging Face directory, a TensorFlow 1 checkpoint or a KerasHub preset.
+    """Read a directory of Hugging Face or sentence-transformers, a TF 1 checkpoint, or a preset.
 
     Args:
         path: directory of the checkpoint, local or remote.
@@ -35,6 +39,8 @@ def read_checkpoint(path: Path) -> Imported:
 
 
 def _read(path: Path) -> Imported:
+    if is_sentence_transformer(path):
+        return read_sentence_transformer(path)
     settings = read_json(path, CONFIG)
     # Several published directories have the files of both formats.
     has_google = os.path.lexists(path / GOOGLE_CONFIG)

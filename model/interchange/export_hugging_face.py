@@ -24,6 +24,7 @@ from model.interchange.names import (
     head_weights,
     task_weights,
 )
+from model.interchange.sentence_transformers import sentence_transformer_files
 from model.interchange.write_tokenizer import tokenizer_files
 from model.run import Run, load_run
 from model.tasks.kinds import Head
@@ -70,6 +71,9 @@ def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
             f"`output` {output}: already exists; choose another directory or remove it"
         )
     heads, task = ((), None) if config.encoder_only else (run.heads, run.task)
+    vectors = task.vectors if task else None
+    if vectors:
+        heads, task = (), None  # its head has no weights
     model = _architecture(run, task) if task else PRETRAINING[heads]
     ours = {
         path: value.numpy()
@@ -79,6 +83,8 @@ def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
     files = {CONFIG: _config(run, model, task)} | tokenizer_files(
         run.vocabulary, lower_case=run.dataset.lower_case, max_length=run.dataset.max_seq_length
     )
+    if vectors:
+        files |= sentence_transformer_files(vectors, run.config.hidden_size, run.dataset)
     _write(output, files, tensors, (run.path / VOCABULARY).read_bytes())
     size = sum(values.size for values in tensors.values())
     return HuggingFaceExport(output, run.path, model, size, tuple(left_out))
@@ -139,7 +145,7 @@ def _config(run: Run, model: str, task: Task | None) -> dict[str, Any]:
 
 def _write(
     output: Path,
-    files: dict[str, dict[str, Any]],
+    files: dict[str, Any],
     tensors: dict[str, np.ndarray],
     vocabulary: bytes,
 ) -> None:
@@ -150,6 +156,7 @@ def _write(
     ):
         for name, contents in files.items():
             text = to_json(contents, indent=2) + "\n"
+            (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
         (staged / VOCABULARY).write_bytes(vocabulary)
         # transformers refuses a file without this metadata.

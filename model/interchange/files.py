@@ -147,6 +147,21 @@ def read_json(
     Raises:
         InputError: the file cannot be read, or does not contain a JSON object.
     """
+    values = read_json_value(directory, name, most_bytes)
+    if values is None:
+        return None
+    path = directory / name
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a JSON object; is it the right file?")
+    return CheckpointSettings(path, values)
+
+
+def read_json_value(directory: Path, name: str, most_bytes: int = MAX_SETTINGS_BYTES) -> Any:
+    """Return the value in a checkpoint's JSON file; None if the file is missing.
+
+    Raises:
+        InputError: the file cannot be read, or is not JSON.
+    """
     path, data = directory / name, read_bytes(directory, name, most_bytes)
     if data is None:
         return None
@@ -158,9 +173,7 @@ def read_json(
         raise InputError(f"{path}: cannot be read as JSON: nested too deeply") from error
     except ValueError as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object; is it the right file?")
-    return CheckpointSettings(path, values)
+    return values if values is not None else ()  # `null`, which is not a missing file
 
 
 def _reason(error: BaseException) -> str:
