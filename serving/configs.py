@@ -122,6 +122,8 @@ class QueryConfig:
         signature: signature to run; "" = the one that fits the texts.
         version: number or label of the version; None = the newest.
         n_best: number of answers to return, 1 to 50, by models tuned for spans; None = the best.
+        passages: file with a passage per line, to be ranked by their relevance to the text; None =
+            ask about the text.
     """
 
     text: tuple[str, ...]
@@ -131,6 +133,7 @@ class QueryConfig:
     signature: str = ""
     version: str | None = None
     n_best: int | None = None
+    passages: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -145,6 +148,8 @@ class QueryConfig:
             checked_address("`server`", self.server)
         if not 1 <= len(self.text) <= 2:
             raise InputError(f"`text`: expected one or two texts, got {len(self.text)}")
+        if self.passages and (len(self.text) > 1 or self.signature):
+            raise InputError("`passages`: takes one text, and no `signature`")
         for field, name in (("`model`", self.model), ("`version`", self.version)):
             if name is not None and not (name and name.isprintable()):
                 raise InputError(f"{field} {name!a}: expected a name")

@@ -1,6 +1,7 @@
 """`clozeline query`: send a request to a running server."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -37,6 +38,10 @@ class Query(Command):
     best one."""
     version: str | None = None
     """Version number, or label such as canary. Default: the newest version."""
+
+    passages: Path | None = None
+    """File with a passage per line: rank them by their relevance to the text, with a model that was
+    tuned for vectors or on pairs."""
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -27,13 +27,23 @@ def show(texts: Sequence[str], answer: Answer) -> RenderableType:
         for kind in all_kinds()
         if kind.signature.n_best
     }
-    needed, view = views.get(answer.signature, ((), _values))
     outputs = answer.outputs
+    ranking = (("passages",), _ranking)
+    needed, view = ranking if "passages" in outputs else views.get(answer.signature, _ANY)
     # A signature of another exporter may have the same name as ours but other outputs.
     shown = (view if outputs.keys() >= set(needed) else _values)(texts, outputs)
     if outputs.get(served.TRUNCATED):
         return Group(shown, "The text is longer than the model's maximum; its end was cut off.")
     return shown
+
+
+def _ranking(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
+    """Return a table of passages, the most relevant first."""
+    rows = [
+        [each["line"], each[served.TEXT], f"{each[served.SCORE]:.4f}"]
+        for each in answer["passages"]
+    ]
+    return table("", ["line", "passage", served.SCORE], rows, frozenset({1}))
 
 
 def _fillings(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
@@ -90,9 +100,14 @@ def _best_answers(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 
 
 def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    vector = np.array(answer[served.MEAN])
+    # A model that was tuned for vectors has one of them, other models several.
+    name = next((name for name in (served.VECTOR, served.MEAN) if name in answer), None)
+    if name is None:
+        return _values(_, answer)
+    vector = np.array(answer[name])
     head = ", ".join(f"{value:+.3f}" for value in vector[:_SHOWN_VALUES])
-    return f"mean vector: {len(vector)} numbers, length {np.linalg.norm(vector):.3f}: {head}…"
+    title = "mean vector" if name == served.MEAN else name
+    return f"{title}: {len(vector)} numbers, length {np.linalg.norm(vector):.3f}: {head}…"
 
 
 def _attention(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
@@ -124,11 +139,13 @@ def _short(value: Any) -> str:
 
 
 _NOT_SHOWN = (served.TRUNCATED,)
+_ANY: tuple[tuple[str, ...], Any] = ((), _values)
 _SHOW = {
     served.FILL_MASK: ((served.TOKENS, served.PROBABILITIES, served.POSITIONS), _fillings),
     served.FILL_MASK_PAIR: ((served.TOKENS, served.PROBABILITIES, served.POSITIONS), _fillings),
     served.NEXT_SENTENCE: ((served.IS_NEXT_PROBABILITY,), _next_sentence),
-    served.EMBED: ((served.MEAN,), _vector),
+    served.EMBED: ((), _vector),
+    served.SIMILARITY: ((served.SCORE,), _score),
     served.EMBED_TOKENS: ((served.MEAN,), _vector),
     served.ATTENTION: ((served.TOKENS, served.SCORES), _attention),
 }

@@ -254,7 +254,7 @@ class TaskKind(ABC, Generic[E]):
     @property
     def signature_names(self) -> tuple[str, ...]:
         """Names of the signatures that only a model of this kind has."""
-        return (self.signature.name, *self.more_signatures)
+        return (*self.signature.names, *self.more_signatures)
 
     def num_outputs(self, task: Task) -> int:
         """Return C, the number of outputs of the head: one per class."""

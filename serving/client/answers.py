@@ -1,7 +1,9 @@
 """Query a model server with texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from model import served
@@ -15,7 +17,7 @@ from serving.configs import QueryConfig
 # Names of text inputs, in the order in which users type the texts.
 _TEXTS = (served.TEXT, "question", served.TEXT_PAIR, "passage", "context")
 _FOR_MASKS = (served.FILL_MASK, served.FILL_MASK_PAIR)
-_FOR_TEXTS = (served.NEXT_SENTENCE, served.EMBED, served.EMBED_TOKENS)
+_FOR_TEXTS = (served.NEXT_SENTENCE, served.EMBED, served.SIMILARITY, served.EMBED_TOKENS)
 _NOT_SERVED = ("Servable not found", "Unrecognized servable version label")  # in both servers
 
 
@@ -33,11 +35,16 @@ class Answer:
 
 
 def query(config: QueryConfig) -> Answer:
-    """Ask a running server about one text or a pair.
+    """Ask a running server about one text or a pair, or rank passages by a text.
+
+    Returns:
+        The answer. Of passages it is `passages`: line number, text and score of each, best first.
 
     Raises:
-        InputError, ServerError: as `ask`.
+        InputError, ServerError: as `ask` and `rank`.
     """
+    if config.passages:
+        return rank(config, config.passages)
     return ask(
         config.address,
         config.model,
@@ -47,6 +54,32 @@ def query(config: QueryConfig) -> Answer:
         version=config.wanted_version,
         n_best=config.n_best,
     )
+
+
+def rank(config: QueryConfig, path: Path) -> Answer:
+    """Rank the lines of a file by their relevance to a text.
+
+    Raises:
+        InputError: the file cannot be read or has no texts, or the model compares no texts.
+        ServerError: the server cannot be reached, failed, or sent an unusable response.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"`passages` {path}: cannot be read: {error}") from error
+    passages = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not passages:
+        raise InputError(f"`passages` {path}: contains no texts")
+    client, version = _client(config.address, over_grpc=config.grpc), config.wanted_version
+    with _naming_the_model(config.address, config.model, version):
+        texts = [line for _, line in passages]
+        signature = client.comparing_signature(config.model, version)
+        ranked = client.ranked(config.model, config.text[0], texts, version=version)
+    rows = [
+        {"line": passages[index][0], served.TEXT: passages[index][1], served.SCORE: score}
+        for index, score in ranked
+    ]
+    return Answer(signature, {"passages": rows})
 
 
 def signature_for(
@@ -106,20 +139,14 @@ def ask(
         InputError: the signature does not take these texts, or the server refused the request.
         ServerError: the server cannot be reached, failed, or sent an unusable response.
     """
-    if over_grpc:
-        import_quietly("tensorflow")  # it defines the tensor messages of the gRPC API
-    client: Client | GrpcClient = GrpcClient(server) if over_grpc else Client(f"http://{server}")
-    try:
+    client = _client(server, over_grpc=over_grpc)
+    with _naming_the_model(server, model, version):
         known = client.signatures(model, version)
         signature = signature or signature_for(texts, known, n_best)
         inputs: dict[str, Any] = {}
         if signature in known:
             inputs = _inputs(signature, known[signature], texts, n_best)
         outputs = client.predict(model, inputs, signature, version)
-    except ServerError as error:
-        if any(missing in str(error) for missing in _NOT_SERVED):
-            raise InputError(_not_served(server, model, version, error)) from error
-        raise
     return Answer(
         signature,
         {
@@ -127,6 +154,23 @@ def ask(
             for name, values in outputs.items()
         },
     )
+
+
+def _client(server: str, *, over_grpc: bool) -> Client | GrpcClient:
+    if over_grpc:
+        import_quietly("tensorflow")  # it defines the tensor messages of the gRPC API
+    return GrpcClient(server) if over_grpc else Client(f"http://{server}")
+
+
+@contextmanager
+def _naming_the_model(server: str, model: str, version: Version) -> Iterator[None]:
+    """Convert the server's answer that it does not serve a model into an `InputError`."""
+    try:
+        yield
+    except ServerError as error:
+        if any(missing in str(error) for missing in _NOT_SERVED):
+            raise InputError(_not_served(server, model, version, error)) from error
+        raise
 
 
 def _not_served(server: str, model: str, version: Version, error: ServerError) -> str:

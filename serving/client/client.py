@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 from urllib3.util import Retry
 
+from model import served
 from pipeline.errors import InputError, JobError
 from serving.addresses import is_host
 from serving.tf_serving import DEFAULT_SIGNATURE, GRPC_PORT, MAX_MESSAGE_BYTES, REST_PORT
@@ -52,6 +53,9 @@ _REFUSED_CODES = {
     "FAILED_PRECONDITION",
     "OUT_OF_RANGE",
 }
+COMPARING = (served.SIMILARITY, served.SCORE, "classify")
+"""Signatures that compare two texts, the one that is preferred first."""
+
 _INIT_OP = "__saved_model_init_op"  # listed with the signatures, but is not one
 _BYTES_SUFFIX = "_bytes"  # string outputs whose name has this suffix are bytes, not text
 _TRIES = 4
@@ -174,6 +178,91 @@ class _BaseClient(ABC):
         for start in range(0, max(lengths.values()), batch_size):
             rows = {name: values[start : start + batch_size] for name, values in inputs.items()}
             yield self.predict(model, rows, signature, version)
+
+    def vectors(
+        self,
+        model: str,
+        texts: Sequence[str],
+        dimension: int | None = None,
+        *,
+        batch_size: int = 32,
+        version: Version = None,
+    ) -> np.ndarray:
+        """Return the vectors of texts, from a model that was tuned for vectors.
+
+        Args:
+            model: name of the model.
+            texts: any number of texts; they are sent in batches.
+            dimension: number of components; None = all.
+            batch_size: texts per request.
+            version: number or label of the version; None = the newest.
+
+        Returns:
+            float32 [N, dimension].
+
+        Raises:
+            InputError: there are no texts.
+            RequestError, ServerError: as `predict`.
+        """
+        if not texts:
+            raise InputError("texts: expected at least one")
+        inputs: dict[str, Any] = {served.TEXT: list(texts)}
+        if dimension is not None:
+            inputs[served.DIMENSION] = [dimension] * len(texts)
+        signature = served.EMBED if dimension is None else served.EMBED_DIMENSION
+        answers = self.predict_batches(model, inputs, batch_size, signature, version)
+        return np.concatenate([answer[served.VECTOR] for answer in answers])
+
+    def comparing_signature(self, model: str, version: Version = None) -> str:
+        """Return the name of the signature that compares two texts.
+
+        Raises:
+            InputError: the model has none.
+            RequestError, ServerError: as `predict`.
+        """
+        known = self.signatures(model, version)
+        for name in COMPARING:
+            if _takes_pairs(known.get(name)):
+                return name
+        raise InputError(
+            f"model {model}: none of {', '.join(COMPARING)} takes two texts; ranking needs one"
+        )
+
+    def ranked(
+        self,
+        model: str,
+        query: str,
+        passages: Sequence[str],
+        *,
+        label: str | None = None,
+        batch_size: int = 32,
+        version: Version = None,
+    ) -> list[tuple[int, float]]:
+        """Rank passages by their relevance to a query, with a model that was tuned on pairs.
+
+        A model of vectors ranks by the cosine, one of numbers by its number, and a classifier by
+        the probability of a class.
+
+        Args:
+            model: name of the model.
+            query: the first text of each pair.
+            passages: the second texts; they are sent in batches.
+            label: class that ranks a passage high, for classifiers; None = their last class.
+            batch_size: pairs per request.
+            version: number or label of the version; None = the newest.
+
+        Returns:
+            Index and score of each passage, best first; of equal scores, in the given order.
+
+        Raises:
+            InputError: the model has no signature that compares two texts, or no such class.
+            RequestError, ServerError: as `predict`.
+        """
+        name = self.comparing_signature(model, version)
+        pairs = {served.TEXT: [query] * len(passages), served.TEXT_PAIR: list(passages)}
+        answers = self.predict_batches(model, pairs, batch_size, name, version) if passages else ()
+        scores = [float(score) for each in answers for score in _relevance(model, each, label)]
+        return sorted(enumerate(scores), key=lambda each: -each[1])
 
     @abstractmethod
     def status(self, model: str) -> dict[int, str]:
@@ -539,6 +628,26 @@ def _array_from_proto(name: str, dtype: str, outputs: Mapping[str, Any]) -> np.n
     if received != dtype:
         raise TypeError(f"output {name} is {received}, its signature says {dtype}")
     return _text_or_bytes(name, tf.make_ndarray(outputs[name]))
+
+
+def _takes_pairs(signature: Signature | None) -> bool:
+    return signature is not None and set(signature.inputs) == {served.TEXT, served.TEXT_PAIR}
+
+
+def _relevance(model: str, answer: Mapping[str, np.ndarray], label: str | None) -> np.ndarray:
+    """Return what a batch of pairs is ranked by: float32 [B].
+
+    Raises:
+        InputError: the model has no such class.
+    """
+    if label is None:
+        return (
+            answer[served.SCORE] if served.SCORE in answer else answer[served.PROBABILITIES][:, -1]
+        )
+    labels = [str(name) for name in answer[served.LABELS][0]] if served.LABELS in answer else []
+    if label not in labels:
+        raise InputError(f"model {model}: no class {label!r}; it has {', '.join(labels) or 'none'}")
+    return answer[served.PROBABILITIES][:, labels.index(label)]
 
 
 def _text_or_bytes(name: str, array: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
         )
     except tf.errors.InvalidArgumentError as error:  # int8 on a CPU that cannot multiply it
         raise JobError(f"not exported: {' '.join(error.message.split())[:300]}") from error
-    metric = kind.metrics[0]
+    metric = kind.metrics_on(examples, task)[1]
     before, after = first.measures[metric], second.measures[metric]
     pairs = zip(first.answers, second.answers, strict=True)
     same = [one["answer"] == other["answer"] for one, other in pairs]
@@ -117,13 +117,12 @@ def _read_labelled(path: Path, task: Task) -> Examples:
 
 
 def _logits(of: Logits, batches: Batches, task: Task) -> list[np.ndarray]:
-    """Return the logits of each encoded example, in order and without padding."""
-    found: list[np.ndarray] = [np.zeros(0)] * len(batches)
+    """Return the logits of each encoded text, or pair of texts, in order and without padding."""
+    found: list[np.ndarray] = [np.zeros(0)] * len(batches.encoded)
     order = batches.by_length
     for start in range(0, len(order), BATCH_SIZE):
         rows = order[start : start + BATCH_SIZE]
-        arrays = batches.arrays(rows)
-        values = np.asarray(of({name: arrays[name] for name in schema.ENCODER_INPUTS}))
+        values = np.asarray(of(batches.inputs_of(rows)))
         for row, logits in zip(rows, values, strict=True):
             length = len(batches.encoded.input_ids[row])
             found[row] = logits[:length] if task.is_per_position else logits

@@ -106,13 +106,15 @@ class Reference:
     def _about_texts(self, signature: str, kind: str, names: list[str]) -> Golden:
         count = SHORT if kind == served.ATTENTION else len(TEXTS)
         texts, pairs = TEXTS[:count], PAIRS[:count]
+        dimensions = [1 + row % self._run.config.hidden_size for row in range(count)]
         inputs = {
             served.TEXT: np.array(texts, object),
             served.TEXT_PAIR: np.array(pairs, object),
             "n_best": np.full(count, N_BEST, np.int32),
+            served.DIMENSION: np.array(dimensions, np.int32),
         }
         task = self._run.task
-        task = task if task and kind in task.definition.signature.names else None
+        task = task if task and kind in task.definition.signature_names else None
         rows = []
         for text, pair in zip(texts, pairs, strict=True):
             is_single = served.TEXT_PAIR not in names or (kind in OPTIONAL_PAIRS and not pair)
@@ -121,7 +123,18 @@ class Reference:
                 rows.append(self._of_task(task, given))
             else:
                 rows.append(self._asked(*given))
+        if served.DIMENSION in names:
+            rows = [
+                row | {served.VECTOR: self._shortened(row[served.VECTOR], size)}
+                for row, size in zip(rows, dimensions, strict=True)
+            ]
         return Golden(signature, {name: inputs[name] for name in names}, rows, task=task)
+
+    def _shortened(self, vector: np.ndarray, size: int) -> np.ndarray:
+        """Return the first components of a vector, of length 1 if the model's vectors are."""
+        task, short = self._run.task, vector[:size]
+        is_unit = bool(task and task.vectors and task.vectors.normalize)
+        return short / np.linalg.norm(short) if is_unit else short
 
     def _about_ids(self, signature: str, names: list[str]) -> Golden:
         """Return a request with the ids of two texts, padded to the same length."""

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from model import served
 from model.bert.network import weights_by_name
+from model.bert.pooling import normalized, pooled
 from model.run import Run
 from model.served import MAX_SPANS
 from pipeline import schema
@@ -30,6 +31,7 @@ from serving.export.text_graph import (
     Encoding,
     TextEncoder,
     Windows,
+    check_same_length,
     graph_function,
 )
 from serving.tf_serving import DEFAULT_SIGNATURE
@@ -46,6 +48,7 @@ NO_POSITION = -1
 TEXT = tf.TensorSpec([None], tf.string, name=served.TEXT)
 TEXT_PAIR = tf.TensorSpec([None], tf.string, name=served.TEXT_PAIR)
 N_BEST = tf.TensorSpec([None], tf.int32, name="n_best")
+DIMENSION = tf.TensorSpec([None], tf.int32, name=served.DIMENSION)
 
 Answers = Callable[..., dict[str, Any]]
 
@@ -77,7 +80,9 @@ class TextModel(tf.Module):
         super().__init__(name="clozeline")
         self._run = run
         self._max_windows = max_windows
-        self._heads = ("task",) if run.task else run.heads
+        self._vector_settings = run.task.vectors if run.task else None
+        own_heads = ("task",) if run.task and run.task.definition.has_head_weights else ()
+        self._heads = own_heads if run.task else run.heads
         self.network = Network(run.config, weights_by_name(model), precision, self._heads, plan)
         self.vocab = tf.saved_model.Asset(str(vocabulary or run.path / VOCABULARY))
         self.texts = TextEncoder(
@@ -112,7 +117,11 @@ class TextModel(tf.Module):
             )
             if signature.n_best:
                 described[signature.n_best] = (self.best_answers, [*both, N_BEST])
-        described[served.EMBED] = (self.embed, [TEXT])
+        if self._vector_settings:
+            described[served.EMBED_DIMENSION] = (self.embed_dimension, [TEXT, DIMENSION])
+            described[served.SIMILARITY] = (self.similarity, both)
+        else:
+            described[served.EMBED] = (self.embed, [TEXT])
         described[served.EMBED_TOKENS] = (self.embed_tokens, both)
         described[served.ATTENTION] = (self.attention, both)
         described[served.TOKENIZE] = (self.tokenize, both)
@@ -211,7 +220,7 @@ class TextModel(tf.Module):
             return self._mean_answers(self.texts.text_windows(text, self._max_windows))
         if self._run.long == "first-last":
             return self._text_answers(self.texts.encode_ends(text))
-        return self._text_answers(self.texts.encode(text))
+        return self._text_answers(self._encoded_text(text))
 
     def task_answers_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
         """Return the answers of a fine-tuned model for text pairs, see `task_answers`.
@@ -264,7 +273,7 @@ class TextModel(tf.Module):
     def _text_answers(self, encoding: Encoding) -> dict[str, Any]:
         task = self._run.task
         assert task is not None
-        logits = self._task_logits(self.network.encode(encoding.features))
+        logits = self.task_logits(encoding.features)
         return {
             **task.definition.served_answers(task, logits),
             served.TRUNCATED: encoding.truncated,
@@ -307,15 +316,81 @@ class TextModel(tf.Module):
         """Return the outputs of the task head for encoder inputs, int32 [B, L] each.
 
         Returns:
-            float32 [B, L, C] for a task with outputs per position, else [B, C].
+            float32 [B, L, C] for a task with outputs per position, else [B, C]; the vector of each
+            text, float32 [B, H], as a model of vectors was trained.
         """
-        return self._task_logits(self.network.encode(features))
+        encoded, settings = self.network.encode(features), self._vector_settings
+        if settings is None:
+            return self._task_logits(encoded)
+        mask = features[schema.INPUT_MASK]
+        vectors = pooled(encoded.sequence_output, mask, settings.pooling)
+        return normalized(vectors) if settings.normalize else vectors
 
     def _task_logits(self, encoded: EncoderOutputs) -> Any:
         """Return the outputs of the task head: float32 [B, L, C] (per position) or [B, C]."""
         assert self._run.task is not None
         is_long = self._run.task.is_per_position
         return self.network.task(encoded.sequence_output if is_long else encoded.pooled_output)
+
+    # ---- vectors of a model that was tuned for them
+
+    def _encoded_text(self, text: Any) -> Encoding:
+        """Encode each text, string [B], after the prompt that the model was trained with."""
+        prompt = self._vector_settings.prompt if self._vector_settings else ""
+        return self.texts.encode(tf.strings.join([prompt, text]) if prompt else text)
+
+    def embed_dimension(self, text: Any, dimension: Any) -> dict[str, Any]:
+        """Return the first components of the vector of each text.
+
+        Args:
+            text: string [B].
+            dimension: int32 [B]. Number of components, 1 to H.
+
+        Returns:
+            vector: float32 [B, D], D the largest dimension of the batch, padded with 0. If the
+                model's vectors have length 1, so have the shortened ones.
+            truncated: bool [B]. Whether the text was truncated.
+
+        Raises:
+            InvalidArgumentError: a dimension is out of range, or the inputs differ in length.
+        """
+        dimension = tf.ensure_shape(dimension, [None])
+        size = self._run.config.hidden_size
+        checks = [
+            tf.debugging.assert_equal(
+                tf.size(text), tf.size(dimension), "text and dimension differ in length"
+            ),
+            tf.debugging.Assert(
+                tf.reduce_all((dimension >= 1) & (dimension <= size)),
+                ["dimension must be at least 1 and at most", size],
+            ),
+        ]
+        with tf.control_dependencies(checks):
+            encoding = self._encoded_text(text)
+        width = tf.reduce_max(tf.concat([[1], dimension], axis=0))
+        vectors = self.task_logits(encoding.features)[:, :width]
+        vectors = tf.where(tf.range(width) < dimension[:, tf.newaxis], vectors, 0.0)
+        assert self._vector_settings is not None
+        vectors = normalized(vectors) if self._vector_settings.normalize else vectors
+        return {served.VECTOR: vectors, served.TRUNCATED: encoding.truncated}
+
+    def similarity(self, text: Any, text_pair: Any) -> dict[str, Any]:
+        """Return the cosine of the vectors of two texts.
+
+        Args:
+            text: string [B].
+            text_pair: string [B].
+
+        Returns:
+            score: float32 [B]. -1 to 1.
+            truncated: bool [B]. Whether one of the texts was truncated.
+        """
+        text, text_pair = (tf.ensure_shape(each, [None]) for each in (text, text_pair))
+        check_same_length(text, text_pair)
+        encoding = self._encoded_text(tf.concat([text, text_pair], axis=0))
+        first, second = tf.split(normalized(self.task_logits(encoding.features)), 2)
+        truncated = tf.reduce_any(tf.reshape(encoding.truncated, [2, -1]), axis=0)
+        return {served.SCORE: tf.reduce_sum(first * second, axis=-1), served.TRUNCATED: truncated}
 
     # ---- outputs of the encoder
 
@@ -450,7 +525,7 @@ class TextModel(tf.Module):
             outputs[served.MASKED_LM_LOGITS] = self.network.masked_lm(sequence_output, positions)
         if "next_sentence" in self._heads:
             outputs[served.NEXT_SENTENCE_LOGITS] = self.network.next_sentence(encoded.pooled_output)
-        if self._run.task:
+        if self._run.task and not self._vector_settings:
             logits = self._task_logits(encoded)
             is_long = self._run.task.is_per_position
             outputs[served.TASK_LOGITS] = _without(is_filler, logits) if is_long else logits

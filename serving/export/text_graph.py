@@ -174,7 +174,7 @@ class TextEncoder(tf.Module):
             optional: whether an empty second text means a single text.
         """
         text, text_pair = _flat(text), _flat(text_pair)
-        _check_same_length(text, text_pair)
+        check_same_length(text, text_pair)
         has_pair = text_pair != "" if optional else _all(True, text)
         return Encoding(*self.joined(text, text_pair, has_pair))
 
@@ -299,7 +299,7 @@ class TextEncoder(tf.Module):
             most: int32 [B]. Requested number of answers; None = one.
         """
         text, text_pair = _flat(text), _flat(text_pair)
-        _check_same_length(text, text_pair)
+        check_same_length(text, text_pair)
         question = self._tokenizer.tokenize(text)
         words = tokenize_by_word(self._tokenizer, text_pair, self._vocabulary)
         lengths = words.pieces.row_lengths()
@@ -364,7 +364,8 @@ def _window_spans(pieces: Any, rows: Any, first: Any, room: int) -> Spans:
     )
 
 
-def _check_same_length(text: Any, text_pair: Any) -> None:
+def check_same_length(text: Any, text_pair: Any) -> None:
+    """Fail unless two lists of texts have the same length."""
     message = "text and text_pair differ in length"
     tf.debugging.assert_equal(tf.size(text), tf.size(text_pair), message)
 

@@ -2,6 +2,7 @@
 
 const PAUSE_MS = 250; // in typing, before the server is asked
 const MOST_COMPARED = 12;
+const MOST_SEARCHED = 100;
 
 const TEXT = { name: "text", label: "Text", first: "The dog [MASK] at the cat." };
 const PAIR = { name: "text_pair", label: "Second text", first: "" };
@@ -39,6 +40,19 @@ const TASKS = [
     check: () => "",
     show: (answer, answers, values) =>
       VIEWS[taskForm(state.signatures).view ?? "values"](answer, answers, values),
+  },
+  {
+    id: "search", title: "Search",
+    signature: () => "embed",
+    fields: () => [{ ...TEXT, label: "Search for", first: "a barking dog" },
+      { name: "lines", label: "Lines to search", rows: 8,
+        first: "The hound growled at a kitten.\nShares fell on Monday.\nIt rained all day." }],
+    rows: ({ text, lines: searched }) => [text, ...lines(searched)].map((line) => ({ text: line })),
+    check: ({ lines: searched }) => {
+      if (!lines(searched).length) return "Paste the lines to search, one text per line.";
+      return lines(searched).length > MOST_SEARCHED ? `Paste at most ${MOST_SEARCHED} lines.` : "";
+    },
+    show: showFound,
   },
   {
     id: "compare", title: "Compare",
@@ -132,14 +146,27 @@ function showPassage({ answer, score, start_utf16: start, end_utf16: end }, _, v
   make("p", { textContent: `${answer ? "" : "No answer. "}Score: ${score.toPrecision(4)}` })];
 }
 
-/** Return a table of how near each text is to each other: the cosine of their mean vectors. */
+/** Return a function that gives the cosine of two answers' vectors; a model that was not tuned for
+ * vectors has the mean of its positions. */
+function cosines(answers) {
+  const unit = answers.map(({ vector, mean }) => {
+    const length = Math.hypot(...(vector ?? mean)) || 1;
+    return (vector ?? mean).map((number) => number / length);
+  });
+  return (a, b) => unit[a].reduce((sum, number, index) => sum + number * unit[b][index], 0);
+}
+
+/** Return the lines, the nearest to the query first, with the cosines of their vectors. */
+function showFound(_, answers, values) {
+  const cosine = cosines(answers);
+  const found = lines(values.lines).map((line, index) => [line, cosine(0, index + 1)]);
+  return [makeBars(found.sort((a, b) => b[1] - a[1]))];
+}
+
+/** Return a table of how near each text is to each other: the cosine of their vectors. */
 function showSimilarities(_, answers, values) {
   const texts = lines(values.text);
-  const unit = answers.map(({ mean }) => {
-    const length = Math.hypot(...mean) || 1;
-    return mean.map((number) => number / length);
-  });
-  const cosine = (a, b) => unit[a].reduce((sum, number, index) => sum + number * unit[b][index], 0);
+  const cosine = cosines(answers);
   const head = make("tr", {}, make("th"));
   texts.forEach((_text, column) => head.append(make("th", { textContent: column + 1 })));
   const body = make("tbody");
@@ -153,7 +180,8 @@ function showSimilarities(_, answers, values) {
     });
     body.append(line);
   });
-  return [make("h3", { textContent: "Cosine similarity of the mean vectors" }),
+  const vectors = "vector" in answers[0] ? "vectors" : "mean vectors";
+  return [make("h3", { textContent: `Cosine similarity of the ${vectors}` }),
     make("div", { className: "scrolls" }, make("table", {}, make("thead", {}, head), body))];
 }
 

@@ -1,6 +1,7 @@
 """What models answer that were tuned for a task: the same as the Python model, under its labels."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from docs.blocks import curl_requests
 from model.bert.network import build_model, weights_by_name
 from model.run import Run, load_run, write_run
 from model.run_config import RunConfig
-from model.tasks.task_kind import Task
+from model.tasks.task_kind import Task, vector_task
+from model.tasks.vectors import VectorSettings
+from serving.export.accuracy import check_accuracy
 from serving.export.golden import Reference, largest_difference
 from serving.export.signatures import TextModel
 from serving.tf_serving import DEFAULT_SIGNATURE
@@ -22,8 +25,11 @@ TASKS = {
     "pairs": ("score", Task("regression", (), takes_pairs=True)),
     "names": ("tag", Task("tagging", ("O", "B-PER", "I-PER"), takes_pairs=False)),
     "questions": ("answer", Task("span", (), takes_pairs=True)),
+    "vectors": ("embed", vector_task(VectorSettings(prompts=(("q", "the "),), default_prompt="q"))),
 }
 """Signature and task by the name that the requests of the documents give to such a model."""
+
+MORE_SIGNATURES = ("embed_dimension", "similarity")
 
 Answers = dict[str, np.ndarray]
 
@@ -34,12 +40,7 @@ def tuned(
 ) -> tuple[str, Run, Any, dict[str, Any]]:
     """A name of `TASKS`, a run with random weights, its model, and its signatures."""
     name = str(request.param)
-    path = tmp_path_factory.mktemp("tuned")
-    model = build_model(trained_run.config, TASKS[name][1])
-    config = RunConfig(trained_run.config, None, trained_run.dataset, task=TASKS[name][1])
-    vocabulary = (trained_run.path / "vocab.txt").read_bytes()
-    write_run(path / "run", config, vocabulary, weights_by_name(model))
-    run = load_run(path / "run")
+    run, model = run_of(TASKS[name][1], trained_run, tmp_path_factory.mktemp("tuned"))
     return name, run, model, TextModel(run, model).signatures()
 
 
@@ -85,7 +86,7 @@ def test_the_requests_of_the_documents(tuned: Any) -> None:
     name, _, _, signatures = tuned
     model = f"/v1/models/{name}:predict"
     bodies = [json.loads(body) for url, body in curl_requests() if url.endswith(model)]
-    names = TASKS[name][1].definition.signature.names
+    names = TASKS[name][1].definition.signature_names
     assert [body["signature_name"] for body in bodies] == list(names)
     (instance,) = bodies[0]["instances"]
     inputs = instance if isinstance(instance, dict) else {"text": instance}
@@ -107,8 +108,62 @@ def test_the_requests_of_the_documents(tuned: Any) -> None:
         assert answer["labels"][0].tolist() == [label.encode() for label in labels]
         assert answer["label"][0] == answer["labels"][0][answer["probabilities"][0].argmax()]
         assert answer["probabilities"][0].sum() == pytest.approx(1, abs=1e-5)
+    elif name == "vectors":
+        assert np.linalg.norm(answer["vector"], axis=1) == pytest.approx(1, abs=1e-5)
     else:
         assert answer["score"].shape == (1,)
+
+
+def run_of(task: Task, trained_run: Run, path: Path) -> tuple[Run, Any]:
+    """Return a run with random weights and its model."""
+    model = build_model(trained_run.config, task)
+    config = RunConfig(trained_run.config, None, trained_run.dataset, task=task)
+    vocabulary = (trained_run.path / "vocab.txt").read_bytes()
+    write_run(path / "run", config, vocabulary, weights_by_name(model))
+    return load_run(path / "run"), model
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_every_pooling_is_served(trained_run: Run, tmp_path: Path, pooling: Any) -> None:
+    """Also shortened, and as the cosine of two; not normalized, where the model is not."""
+    settings = VectorSettings(pooling=pooling, normalize=pooling == "max")
+    run, model = run_of(vector_task(settings), trained_run, tmp_path)
+    signatures = TextModel(run, model).signatures()
+    for golden in Reference(run, model).golden(signatures):
+        if golden.signature in ("embed", *MORE_SIGNATURES):
+            answer = ask(signatures[golden.signature], golden.inputs)
+            assert largest_difference(golden, answer, run.vocabulary.ids) < 1e-5
+
+
+def test_shortened_vectors(trained_run: Run, tmp_path: Path) -> None:
+    run, model = run_of(vector_task(VectorSettings()), trained_run, tmp_path)
+    signatures = TextModel(run, model).signatures()
+    texts, size = ["the owl", "the oak owl sees"], run.config.hidden_size
+    whole = ask(signatures["embed"], {"text": texts})["vector"]
+    answer = ask(signatures["embed_dimension"], {"text": texts, "dimension": [2, 5]})
+    assert answer["vector"].shape == (2, 5)
+    np.testing.assert_allclose(answer["vector"][0, 2:], 0)
+    for vector, full, count in zip(answer["vector"], whole, (2, 5), strict=True):
+        shortened = full[:count] / np.linalg.norm(full[:count])
+        np.testing.assert_allclose(vector[:count], shortened, atol=1e-6)
+    for wrong in ([0, 1], [1, size + 1]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="dimension must be at least 1"):
+            ask(signatures["embed_dimension"], {"text": texts, "dimension": wrong})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="text and dimension differ in length"):
+        ask(signatures["embed_dimension"], {"text": texts, "dimension": [1]})
+    pairs = {"text": texts[:1], "text_pair": texts[1:]}
+    score = ask(signatures["similarity"], pairs)["score"]
+    np.testing.assert_allclose(score, [whole[0] @ whole[1]], atol=1e-6)
+
+
+def test_what_the_export_costs_vectors_is_measured(trained_run: Run, tmp_path: Path) -> None:
+    run, model = run_of(vector_task(VectorSettings()), trained_run, tmp_path)
+    path = tmp_path / "scored.tsv"
+    rows = ["the owl\tthe oak\t1", "the fox\tthe owl\t2", "owl\tthe owl sees\t4"]
+    path.write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
+    accuracy = check_accuracy(run, model, TextModel(run, model), path)
+    assert (accuracy.examples, accuracy.metric, accuracy.agreement) == (3, "spearman", None)
+    assert accuracy.in_float32 == accuracy.exported
 
 
 def test_requests_of_ids_in_one_batch(tuned: Any) -> None:

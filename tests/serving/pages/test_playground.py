@@ -233,6 +233,24 @@ def test_texts_are_compared(page: Browser) -> None:
 
 
 @pytest.mark.browser
+def test_lines_are_searched(page: Browser) -> None:
+    choose_task(page, "search")
+    type_into(page, "lines", "The oak sees.\n<i>x</i>\nThe fox.")
+    type_into(page, "text", "The fox.")
+    page.wait(lambda: page.texts("#answer .value")[:1] == ["1.0000"])
+    page.wait(lambda: len(page.texts("#answer .value")) == 3)
+    assert page.texts("#answer .name")[0] == "The fox."
+    query, *others = (np.array(each["mean"]) for each in answer_of_curl(page))
+    wanted = [query @ each / np.linalg.norm(query) / np.linalg.norm(each) for each in others]
+    shown = [float(value) for value in page.texts("#answer .value")]
+    np.testing.assert_allclose(shown, sorted(wanted, reverse=True), atol=6e-5)
+    page.screenshot(SCREENSHOTS / "playground-search.png")
+    page.find("textarea[name=lines]").clear()
+    type_into(page, "text", "fox")
+    hint(page, "Paste the lines to search")
+
+
+@pytest.mark.browser
 def test_attention_by_layer_and_head(page: Browser) -> None:
     choose_task(page, "attention")
     type_into(page, "text", "The lighthouses.")
@@ -330,7 +348,7 @@ def test_on_a_phone_in_dark_mode_by_keyboard(browser: Browser, server: ModelServ
     browser.open(url_of(server) + "/", 390, dark=True)
     browser.wait(lambda: browser.texts("#answer .name"))
     browser.find("input[name=task][value=fill]").send_keys("")
-    for _ in range(4):
+    for _ in range(5):
         browser.press("arrow_right")
     browser.wait(lambda: browser.texts(".lines li"))
     assert not browser.overflows()
