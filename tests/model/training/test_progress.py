@@ -1,0 +1,41 @@
+"""What a training shows while it runs."""
+
+import re
+
+import pytest
+
+from model.training import progress
+from model.training.progress import Progress, status_line, time_left
+
+
+def test_a_status_line_has_what_a_person_watches() -> None:
+    values = {
+        "loss": 6.2104, "masked_lm_accuracy": 0.12345, "next_sentence_accuracy": 0.5,
+        "learning_rate": 0.00012, "data_wait_rate": 0.05,
+    }  # fmt: skip
+    assert status_line(values) == "loss 6.210 · masked 12.3% · next 50.0% · rate 1.2e-04"
+    waiting = status_line({"loss": 1, "learning_rate": 1, "data_wait_rate": 0.51})
+    assert waiting == "loss 1.000 · waiting for data 51% · rate 1.0e+00"
+
+
+@pytest.mark.parametrize(
+    ("secs", "shown"), [(0, "0:00:00"), (59.6, "0:01:00"), (3723, "1:02:03"), (90061, "25:01:01")]
+)
+def test_time_left(secs: float, shown: str) -> None:
+    assert time_left(secs) == shown
+
+
+def test_without_a_terminal_a_line_appears_now_and_then_and_at_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    values = {"loss": 2.5, "learning_rate": 0.001, "tokens_per_sec": 12345.6}
+    shown = Progress(steps=50, first_step=10, batch_size=8)
+    for step, secs in [(15, 104), (20, 116), (25, 118), (50, 119)]:
+        now[0] = secs
+        shown.update(step, values)
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.findall(r"step (\d+)", line) for line in lines] == [["20"], ["50"]]
+    # 10 of the 40 steps of this session took 16 s; 30 are left.
+    assert lines[0].endswith("12,346 tokens/s · 0:00:48 left (of 50 steps)")
