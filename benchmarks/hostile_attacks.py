@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf import struct_pb2
 
 from pipeline import schema
 
@@ -85,20 +86,23 @@ def _head(target: Target, length: str, *headers: str, verb: str = "predict") -> 
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def _post(target: Target, body: bytes, *headers: str) -> None:
+def _post(target: Target, body: bytes, *headers: str, verb: str = "predict") -> None:
     """Send a request, and read the response to its end or until the deadline."""
     with _connected(target) as client:
-        client.sendall(_head(target, f"Content-Length: {len(body)}", "Connection: close", *headers))
+        length = f"Content-Length: {len(body)}"
+        client.sendall(_head(target, length, "Connection: close", *headers, verb=verb))
         client.sendall(body)
         client.settimeout(max(0.1, target.deadline - time.monotonic()))
         while client.recv(_MIB):
             pass
 
 
-def _posts(clients: int, make: Callable[[], bytes], *headers: str) -> Callable[[Target], None]:
+def _posts(
+    clients: int, make: Callable[[], bytes], *headers: str, verb: str = "predict"
+) -> Callable[[Target], None]:
     def attack(target: Target) -> None:
         body = make()
-        _at_once(target, clients, lambda: _post(target, body, *headers))
+        _at_once(target, clients, lambda: _post(target, body, *headers, verb=verb))
 
     return attack
 
@@ -139,6 +143,14 @@ ATTACKS |= {
         8, lambda: _json(signature_name="x" * 3_900_000, instances=["a"])
     ),
     "JSON: unknown key of 3.9 MB": _posts(8, lambda: _json(x="y" * 3_900_000, instances=["a"])),
+    "JSON: 290,000 keys": _posts(
+        8, lambda: _json(instances=["a"], **{str(number): 0 for number in range(290_000)})
+    ),
+    "JSON: 290,000 features": _posts(
+        4,
+        lambda: _json(examples=[{str(number): 0 for number in range(290_000)}]),
+        verb="classify",
+    ),
     "body over the limit": _posts(8, lambda: b" " * 40 * _MIB),
     "attention of long texts": _posts(
         4, lambda: _json(signature_name="attention", instances=[{"text": _LONG, "text_pair": ""}])
@@ -362,6 +374,14 @@ def _predicts(
     return attack
 
 
+def _in_hash_order(count: int) -> list[str]:
+    """Return names in the order of protobuf's hash table, for which parsing is quadratic."""
+    table = struct_pb2.Struct()
+    for number in range(count):
+        table.fields[str(number)].null_value = 0
+    return list(table.fields)
+
+
 _VARIANT = _field(1, b"tensorflow::TensorList") + _field(2, b"\xff" * 8 + b"\x7f")
 _HUGE = _tensor(_DT_INT64, [2**26], _field(10, b"\x01"))
 ATTACKS |= {
@@ -380,6 +400,15 @@ ATTACKS |= {
         8, lambda: {"text": _tensor(_DT_STRING, [1_950_000], _field(8, b"") * 1_950_000)}
     ),
     "gRPC: 200,000 unknown inputs": _predicts(4, lambda: {f"{n}": b"" for n in range(200_000)}),
+    "gRPC: 200,000 inputs in hash order": _predicts(
+        4, lambda: dict.fromkeys(_in_hash_order(200000), b"")
+    ),
+    "gRPC: 3.9 MB of numbers": _predicts(
+        8, lambda: {"text": _tensor(_DT_INT64, [3_900_000], _field(10, b"\1" * 3_900_000))}
+    ),
+    "gRPC: 1,000 times 1,900 empty strings": _predicts(
+        4, lambda: {"text": _tensor(_DT_STRING, [1000, 1900], _field(8, b"") * 1_900_000)}
+    ),
     "gRPC: attention of long texts": _predicts(
         4,
         lambda: {

@@ -22,8 +22,8 @@ from pipeline.errors import InputError
 from serving.server.answer_size import check_answer
 from serving.server.callers import current_caller
 from serving.server.metrics import Metrics
-from serving.server.signature_spec import Arrays, ServableSignature, size_bytes
-from serving.server.status import ServingError, invalid
+from serving.server.signature_spec import Arrays, ServableSignature, check_rows, size_bytes
+from serving.server.status import ServingError
 from serving.tf_serving import MAX_MESSAGE_BYTES
 
 RunNow = Callable[[ServableSignature, Arrays], Arrays]
@@ -169,6 +169,7 @@ class Batcher:
         metrics: Metrics,
         max_output_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
+        self.most_rows = options.max_batch_size
         self._run = run
         self._max_output_bytes = max_output_bytes
         self._options = options
@@ -193,11 +194,7 @@ class Batcher:
                 queue is full. Also if the client disconnected, or the run failed.
         """
         rows = len(next(iter(inputs.values())))
-        if rows > self._options.max_batch_size:
-            raise invalid(
-                f"Task size {rows} is larger than maximum input batch size "
-                f"{self._options.max_batch_size}"
-            )
+        check_rows(rows, self.most_rows)
         tasks = self._pieces(inputs, rows)
         caller = current_caller()
         with caller.on_leaving(lambda: self._forget(tasks)):

@@ -27,8 +27,9 @@ from serving.server.backend import Backend
 from serving.server.json_answer import number_text, string_text
 from serving.server.json_values import Json, converter, is_base64, is_utf8, json_type, quoted
 from serving.server.loading import Servable
-from serving.server.signature_spec import Arrays
+from serving.server.signature_spec import Arrays, check_rows
 from serving.server.status import ServingError, invalid, shortened
+from serving.server.wire import MAX_ENTRIES
 from serving.tf_serving import DEFAULT_SIGNATURE
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -70,6 +71,8 @@ def _misformatted(document: dict[str, Json], reason: str) -> ServingError:
 def _example(value: Json) -> example_pb2.Example:
     if not isinstance(value, dict):
         raise invalid(f"Example must be JSON object but got JSON {json_type(value)}")
+    if len(value) > MAX_ENTRIES:
+        raise invalid(f"Example: a map has more than {MAX_ENTRIES} entries")
     example = example_pb2.Example()
     for name, content in value.items():
         if not is_utf8(name):
@@ -130,10 +133,18 @@ def classify(
         raise invalid(f"Tensors class and score should match in dim_size(1). Got {vs}")
     size_bytes = sum(_CLASS_BYTES * array.size for array in columns.values())
     check_answer(size_bytes, backend.runner.max_answer_bytes)
+    with backend.budget.turn(size_bytes):
+        return _classifications(columns, rows, widths[0])
+
+
+def _classifications(
+    columns: Arrays, rows: int, width: int
+) -> classification_pb2.ClassificationResult:
+    """Return classes [rows, width] and scores [rows, width], of which one may be missing."""
     result = classification_pb2.ClassificationResult()
     for row in range(rows):
         added = result.classifications.add()
-        for index in range(widths[0]):
+        for index in range(width):
             added.classes.add(
                 **(
                     {"label": _label(columns["classes"][row, index])}
@@ -180,10 +191,12 @@ def regress(
         raise invalid(f"Input batch size did not match output batch size: {rows} vs. {len(values)}")
     if values.dtype != np.float32:
         raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype_name(values.dtype)}")
-    check_answer(_CLASS_BYTES * values.size, backend.runner.max_answer_bytes)
+    size_bytes = _CLASS_BYTES * values.size
+    check_answer(size_bytes, backend.runner.max_answer_bytes)
     result = regression_pb2.RegressionResult()
-    for value in values.ravel():
-        result.regressions.add(value=value)
+    with backend.budget.turn(size_bytes):
+        for value in values.ravel():
+            result.regressions.add(value=value)
     return result
 
 
@@ -251,9 +264,13 @@ def _run(
         )
     _check_definition(definition, method)
     runner = backend.runner
-    serialized = list(_bounded(_serialized(examples), runner.max_input_bytes))
-    if not serialized:
+    kind = examples.WhichOneof("kind")
+    count = len(getattr(examples, kind).examples) if kind else 0
+    if not count:
         raise invalid("Input is empty.")
+    check_rows(count, runner.most_rows(servable.signatures[name]))
+    with backend.budget.turn(examples.ByteSize()):
+        serialized = list(_bounded(_serialized(examples), runner.max_input_bytes))
     texts = np.empty(len(serialized), dtype=np.object_)
     texts[:] = serialized
     return runner.run(servable.signatures[name], {"inputs": texts}), len(serialized)

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
+from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
 from serving.server.backend import Backend
 from serving.server.budget import Share
 from serving.server.callers import Caller
 from serving.server.limits import PIECE_BYTES, Limits
 from serving.server.status import ServingError, invalid
+from serving.server.wire import check_elements
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,12 @@ _UNLIMITED = frozenset(
         "ModelService/HandleReloadConfigRequest",
     )
 )
+_REQUESTS = {
+    f"/{service.full_name}/{method.name}": method.input_type
+    for file in (prediction_service_pb2, model_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
 
 
 def thread_count(limits: Limits) -> int:
@@ -61,20 +69,19 @@ class Admission(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        needs_place = handler_call_details.method not in _UNLIMITED
+        method = handler_call_details.method
 
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-            return self._answer(handler, requests, context, needs_place=needs_place)
+            return self._answer(handler, method, requests, context)
 
         return grpc.stream_unary_rpc_method_handler(answer)
 
     def _answer(
         self,
         handler: Any,
+        method: str,
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
-        *,
-        needs_place: bool,
     ) -> bytes:
         caller, share = Caller(), self._backend.budget.request(_address(context.peer()))
 
@@ -91,10 +98,11 @@ class Admission(grpc.ServerInterceptor):
             if packed is None:
                 message = "Expected exactly one request message"
                 raise ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
-            if needs_place:
+            if method not in _UNLIMITED:
                 share.take_place()
             with self._backend.work, caller.served():
-                answer = self._run(handler, packed, context, share)
+                request, size_bytes = self._parsed(handler, method, packed, share)
+                answer = self._run(handler, request, size_bytes, context, share)
             self._clocks.start_sending(context, len(answer))
             return answer
         except ServingError as error:
@@ -116,19 +124,32 @@ class Admission(grpc.ServerInterceptor):
             )
             raise
 
-    def _run(
-        self, handler: Any, packed: bytes, context: grpc.ServicerContext, share: Share
-    ) -> bytes:
-        budget = self._backend.budget
+    def _parsed(
+        self, handler: Any, method: str, packed: bytes, share: Share
+    ) -> tuple[Message, int]:
+        """Return the request message and the bytes it holds, packed and parsed."""
         share.hold(len(packed))
-        with budget.turn(len(packed)):
+        with self._backend.budget.turn(len(packed)):
+            size_bytes = len(packed) + check_elements(packed, _REQUESTS[method])
+            share.hold(size_bytes)
             try:
-                request = handler.request_deserializer(packed)
+                request: Message = handler.request_deserializer(packed)
             except DecodeError as error:
                 raise invalid("The request message cannot be parsed") from error
+        return request, size_bytes
+
+    def _run(
+        self,
+        handler: Any,
+        request: Message,
+        request_bytes: int,
+        context: grpc.ServicerContext,
+        share: Share,
+    ) -> bytes:
+        budget = self._backend.budget
         response = handler.unary_unary(request, context)
         size = response.ByteSize()
-        share.hold(len(packed) + 2 * size)
+        share.hold(request_bytes + 2 * size)
         with budget.turn(size):
             answer: bytes = handler.response_serializer(response)
         share.hold(size)

@@ -87,11 +87,16 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             signature = servable.signatures[name]
             requested = _requested_outputs(signature, list(request.output_filter))
             runner = self._backend.runner
-            inputs = arrays_from_protos(signature, request.inputs, runner.max_input_bytes)
+            with self._backend.budget.turn(request.ByteSize()):
+                inputs = arrays_from_protos(
+                    signature, request.inputs, runner.max_input_bytes, runner.most_rows(signature)
+                )
             outputs = runner.run(signature, inputs)
             outputs = {key: outputs[key] for key in requested}
-            check_answer(sum(map(message_bytes, outputs.values())), runner.max_answer_bytes)
-            return _predict_response(servable, signature, outputs)
+            size_bytes = sum(map(message_bytes, outputs.values()))
+            check_answer(size_bytes, runner.max_answer_bytes)
+            with self._backend.budget.turn(size_bytes):
+                return _predict_response(servable, signature, outputs)
 
     @_answering
     def Classify(  # noqa: N802

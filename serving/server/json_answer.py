@@ -11,7 +11,7 @@ import numpy as np
 
 from serving.server.json_request import Layout
 from serving.server.limits import Limits
-from serving.server.signature_spec import Arrays
+from serving.server.signature_spec import Arrays, text_bytes
 from serving.server.status import invalid
 
 _INDENT = "    "
@@ -94,7 +94,7 @@ def _most_leaf_bytes(name: str, array: np.ndarray) -> int:
         if name.endswith(_BYTES_SUFFIX):
             return sum(2 * len(value) + 16 for value in array.flat)
         escaped = (len(value.translate(None, _PLAIN_BYTES)) for value in array.flat)
-        return sum(map(len, array.flat)) + 2 * array.size + 5 * sum(escaped)
+        return text_bytes(array) + 2 * array.size + 5 * sum(escaped)
     if array.dtype.kind in "iu" and array.size:
         return array.size * max(len(str(array.min())), len(str(array.max())))
     return array.size * (25 if array.dtype == np.float64 else 15)

@@ -92,6 +92,14 @@ def signature_name(document: dict[str, Json]) -> str:
     return name
 
 
+def row_count(document: dict[str, Json], signature: ServableSignature) -> int:
+    """Return the number of rows of a request; 1 if it has no list."""
+    lists = [document.get(key) for key in ("instances", "examples", "inputs")]
+    if isinstance(columns := lists[-1], dict):
+        lists += [columns.get(name) for name in signature.inputs]
+    return max((len(each) for each in lists if isinstance(each, list)), default=1)
+
+
 def read_inputs(
     document: dict[str, Json], signature: ServableSignature
 ) -> tuple[Layout, dict[str, np.ndarray]]:

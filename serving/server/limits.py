@@ -8,6 +8,12 @@ from serving.tf_serving import MAX_MESSAGE_BYTES
 PIECE_BYTES = 64 * 1024
 """Size of the pieces in which a response is written to a connection."""
 
+CHUNK_VALUES = 65_536
+"""Number of values that one call into C converts from or to Python objects.
+
+Such a call holds the interpreter lock throughout; other threads get it between two calls.
+"""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -42,12 +42,19 @@ from serving.server.examples import (
 )
 from serving.server.health import health_routes
 from serving.server.json_answer import error_answer, predict_chunks
-from serving.server.json_request import Layout, parse_document, read_inputs, signature_name
+from serving.server.json_request import (
+    Layout,
+    parse_document,
+    read_inputs,
+    row_count,
+    signature_name,
+)
+from serving.server.json_values import Json
 from serving.server.limits import PIECE_BYTES
 from serving.server.loading import Servable
 from serving.server.origins import NOSNIFF, KnownHosts, OriginCheck
 from serving.server.playground import playground_routes
-from serving.server.signature_spec import Arrays, ServableSignature, size_bytes
+from serving.server.signature_spec import Arrays, ServableSignature, check_rows, size_bytes
 from serving.server.status import HTTP_STATUS, ServingError, invalid, shortened
 from serving.tf_serving import DEFAULT_SIGNATURE, METRICS_PATH, version_number
 
@@ -232,6 +239,7 @@ class _RestApi:
                 message = f'Serving signature name: "{shortened(requested)}" not found'
                 raise invalid(f"{message} in signature def")
             signature = servable.signatures[requested]
+            self._check_rows(document, signature)
             return signature, *read_inputs(document, signature)
 
     def _read_examples(self, query: "_Query") -> tuple[Servable, str, input_pb2.Input]:
@@ -239,9 +247,14 @@ class _RestApi:
             current_caller().check()
             document = parse_document(query.body)
             requested = signature_name(document) or DEFAULT_SIGNATURE
-            examples = read_examples(document)
             servable = self._backend.repository.find(query.name, query.version, query.label)
-            return servable, requested, examples
+            if requested in servable.signatures:
+                self._check_rows(document, servable.signatures[requested])
+            return servable, requested, read_examples(document)
+
+    def _check_rows(self, document: dict[str, Json], signature: ServableSignature) -> None:
+        """Refuse too many rows before they are converted, or another reason is found."""
+        check_rows(row_count(document, signature), self._backend.runner.most_rows(signature))
 
     def _classify(self, query: "_Query") -> list[bytes]:
         """Return the response body of a classify request."""

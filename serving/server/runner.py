@@ -8,7 +8,7 @@ import tensorflow as tf
 from serving.server.answer_size import check_answer, check_before_run
 from serving.server.batching import Batcher, BatchingOptions, RunNow
 from serving.server.callers import current_caller
-from serving.server.limits import Limits
+from serving.server.limits import CHUNK_VALUES, Limits
 from serving.server.metrics import Metrics
 from serving.server.signature_spec import Arrays, ServableSignature, check_inputs, size_bytes
 from serving.server.status import from_tensorflow
@@ -36,6 +36,10 @@ class Runner:
         if self._batcher:
             self._batcher.close()
 
+    def most_rows(self, signature: ServableSignature) -> int | None:
+        """Return the largest number of rows of a request; None = no limit."""
+        return self._batcher.most_rows if self._batcher and signature.can_batch else None
+
     def run(self, signature: ServableSignature, inputs: Arrays) -> Arrays:
         """Return the outputs by name; strings are object arrays of bytes.
 
@@ -60,7 +64,7 @@ class Runner:
             with self._places:
                 current_caller().check()
                 tensors = {
-                    name: tf.convert_to_tensor(value, signature.inputs[name].dtype)
+                    name: _tensor(value, signature.inputs[name].dtype)
                     for name, value in arrays.items()
                 }
                 outputs = signature.function(**tensors)
@@ -68,3 +72,13 @@ class Runner:
                 return {name: np.asarray(outputs[name]) for name in signature.outputs}
         except (tf.errors.OpError, TypeError, ValueError) as error:
             raise from_tensorflow(error) from error
+
+
+def _tensor(array: np.ndarray, dtype: tf.DType) -> tf.Tensor:
+    """Copy an array to a tensor; many strings in several calls, see `CHUNK_VALUES`."""
+    if array.dtype != np.object_ or array.size <= CHUNK_VALUES:
+        return tf.convert_to_tensor(array, dtype)
+    flat = array.ravel()
+    starts = range(0, flat.size, CHUNK_VALUES)
+    parts = [tf.convert_to_tensor(flat[start : start + CHUNK_VALUES], dtype) for start in starts]
+    return tf.reshape(tf.concat(parts, axis=0), array.shape)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
+from serving.server.limits import CHUNK_VALUES
 from serving.server.status import invalid, shortened
 
 MAX_RANK = 64  # NumPy's limit; TensorFlow's is 254
@@ -21,9 +22,16 @@ _NAMES_SHOWN = 64
 def size_bytes(arrays: Arrays) -> int:
     """Return the memory size of arrays, including the bytes of their strings."""
     return sum(
-        array.nbytes + (sum(map(len, array.flat)) if array.dtype == np.object_ else 0)
+        array.nbytes + (text_bytes(array) if array.dtype == np.object_ else 0)
         for array in arrays.values()
     )
+
+
+def text_bytes(texts: np.ndarray) -> int:
+    """Return the total length of an array's strings, which are objects of bytes."""
+    flat = texts.ravel()
+    starts = range(0, flat.size, CHUNK_VALUES)
+    return sum(sum(map(len, flat[start : start + CHUNK_VALUES])) for start in starts)
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,16 @@ def check_rank(signature: ServableSignature, name: str, shape: Shape) -> None:
             f"Input {name}: expected {len(expected)} dimensions as in signature "
             f"{signature.name}, received shape {list(shape)}"
         )
+
+
+def check_rows(rows: int, most_rows: int | None) -> None:
+    """Refuse requests of too many rows; None = no limit.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, in TensorFlow Serving's wording.
+    """
+    if most_rows is not None and rows > most_rows:
+        raise invalid(f"Task size {rows} is larger than maximum input batch size {most_rows}")
 
 
 def type_name(dtype: tf.DType) -> str:

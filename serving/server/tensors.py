@@ -6,7 +6,7 @@ and DT_RESOURCE it decodes arbitrary client data, which can crash the process.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import tensorflow as tf
 from grpc import StatusCode
 from tensorflow.core.framework import tensor_pb2
 
+from serving.server.limits import CHUNK_VALUES
 from serving.server.signature_spec import (
     MAX_RANK,
     Arrays,
@@ -23,15 +24,14 @@ from serving.server.signature_spec import (
     check_dtype,
     check_names,
     check_rank,
+    check_rows,
+    text_bytes,
     type_name,
 )
 from serving.server.status import ServingError, invalid
 
 # Size of TensorFlow's string object; text longer than 22 bytes is stored outside of it.
 _STRING_BYTES = 24
-_CHUNK_VALUES = (
-    65_536  # values copied into a message at a time; bounds the number of Python objects
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,10 @@ _FIELDS = {
 
 
 def arrays_from_protos(
-    signature: ServableSignature, protos: Mapping[str, tensor_pb2.TensorProto], max_bytes: int
+    signature: ServableSignature,
+    protos: Mapping[str, tensor_pb2.TensorProto],
+    max_bytes: int,
+    most_rows: int | None = None,
 ) -> Arrays:
     """Convert a request's tensors to arrays by name; strings are object arrays of bytes.
 
@@ -82,6 +85,7 @@ def arrays_from_protos(
         signature: the signature to run.
         protos: tensors by name, as sent by a client.
         max_bytes: limit for the memory of all tensors together, after the extension.
+        most_rows: limit for the first axis; None = no limit.
 
     Raises:
         ServingError: INVALID_ARGUMENT: the tensors do not match the signature, are malformed or too
@@ -95,6 +99,7 @@ def arrays_from_protos(
         check_dtype(signature, name, _dtype_name(proto.dtype))
         shapes[name] = _shape(name, proto, max_bytes)
         check_rank(signature, name, shapes[name])
+        check_rows(next(iter(shapes[name]), 1), most_rows)
         total_bytes += _size_bytes(proto, info.dtype, shapes[name])
         if total_bytes > max_bytes:
             raise invalid(f"Input {name}: all inputs together take more than {max_bytes} bytes")
@@ -140,11 +145,19 @@ def _size_bytes(proto: tensor_pb2.TensorProto, dtype: tf.DType, shape: Shape) ->
     if dtype != tf.string:
         return count * int(dtype.size)
     values = proto.string_val
-    text_bytes = len(proto.tensor_content) + sum(map(len, itertools.islice(values, count)))
+    size_bytes = len(proto.tensor_content) + sum(
+        sum(map(len, values[chunk])) for chunk in _chunks(min(count, len(values)))
+    )
     repeated = count - len(values)
     if repeated > 0 and values:
-        text_bytes += repeated * len(values[-1])
-    return count * _STRING_BYTES + text_bytes
+        size_bytes += repeated * len(values[-1])
+    return count * _STRING_BYTES + size_bytes
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    """Yield slices that divide `count` values in chunks of `CHUNK_VALUES`."""
+    for start in range(0, count, CHUNK_VALUES):
+        yield slice(start, min(start + CHUNK_VALUES, count))
 
 
 def _array(name: str, proto: tensor_pb2.TensorProto, dtype: tf.DType, shape: Shape) -> np.ndarray:
@@ -162,10 +175,12 @@ def _values(proto: tensor_pb2.TensorProto, count: int, dtype: tf.DType) -> np.nd
     """Return the first `count` values of the dtype's field; fewer if it has fewer."""
     field = _field(dtype)
     values = getattr(proto, field.name)
-    if dtype == tf.string:
-        return _objects(values[:count])
     parts = 2 if dtype.is_complex else 1
-    read = np.fromiter(values, field.wire, min(len(values) // parts, count) * parts)
+    read = np.empty(min(len(values) // parts, count) * parts, field.wire)
+    for chunk in _chunks(len(read)):
+        read[chunk] = values[chunk]
+    if dtype == tf.string:
+        return read
     if dtype.is_complex:
         return read.view(dtype.as_numpy_dtype)
     if field.bits:
@@ -223,7 +238,7 @@ def _strings_in(content: bytes, count: int, _dtype: tf.DType) -> np.ndarray | No
 def message_bytes(array: np.ndarray) -> int:
     """Return an upper bound of an array's size in a message; strings are objects of bytes."""
     if array.dtype == np.object_:
-        return sum(map(len, array.flat)) + 6 * array.size
+        return text_bytes(array) + 6 * array.size
     if array.dtype.kind not in "iu" or not array.size:
         return max(array.itemsize, 3) * array.size  # half-precision bits are varints of 3 bytes
     if array.min() < 0:
@@ -252,5 +267,5 @@ def write_array(proto: tensor_pb2.TensorProto, array: np.ndarray, dtype: tf.DTyp
     elif dtype.is_complex:
         flat = flat.view(field.wire)
     values = getattr(proto, field.name)
-    for start in range(0, len(flat), _CHUNK_VALUES):
-        values.extend(flat[start : start + _CHUNK_VALUES].tolist())
+    for chunk in _chunks(len(flat)):
+        values.extend(flat[chunk].tolist())

@@ -13,6 +13,7 @@ from serving.server.runner import Runner
 from serving.server.signature_spec import ServableSignature
 from serving.server.status import invalid
 from serving.server.tensors import arrays_from_protos
+from serving.server.wire import check_elements
 from serving.tf_serving import DEFAULT_SIGNATURE, WARM_UP_FILE
 
 _MAX_RECORDS = 1000
@@ -29,6 +30,7 @@ def warm_up(version_dir: Path, signatures: dict[str, ServableSignature], runner:
     if not path.is_file():
         return
     for number, record in enumerate(itertools.islice(_records(path), _MAX_RECORDS)):
+        check_elements(record, prediction_log_pb2.PredictionLog.DESCRIPTOR)
         try:
             log = prediction_log_pb2.PredictionLog.FromString(record)
         except DecodeError as error:

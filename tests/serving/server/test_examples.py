@@ -21,7 +21,7 @@ from serving.server.main import ModelServer
 def server(tmp_path_factory, save_classifier):
     base = tmp_path_factory.mktemp("models")
     save_classifier(base / "cr" / "1")
-    started = ModelServer(base, "127.0.0.1", 0, 0, batching=BatchingOptions(max_batch_size=8))
+    started = ModelServer(base, "127.0.0.1", 0, 0, batching=BatchingOptions(max_batch_size=100))
     started.start()
     yield started
     started.stop()
@@ -271,6 +271,16 @@ EXAMPLE = (
 )
 SPEC = 'model_spec { name: "cr" version { value: 1 } signature_name: "%s" }'
 CLASSES = 'classes { label: "pos" score: 0.25 } classes { label: "neg" score: 0.75 }'
+
+
+def test_too_many_features_or_examples_are_refused_before_they_are_converted(ask):
+    features = ",".join(f'"{number}":0' for number in range(16_385))
+    answer = ask("classify", f'{{"examples":[{{{features}}}]}}')
+    expected = "Example: a map has more than 16384 entries"
+    assert (answer.status_code, answer.json()["error"]) == (400, expected)
+    answer = ask("regress", '{"signature_name":"reg","examples":[' + ",".join(["7"] * 101) + "]}")
+    expected = "Task size 101 is larger than maximum input batch size 100"
+    assert (answer.status_code, answer.json()["error"]) == (400, expected)
 
 
 def test_grpc_classify(stub):

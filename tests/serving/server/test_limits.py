@@ -207,6 +207,8 @@ def test_one_large_piece_of_work_has_its_turn_at_a_time():
 def test_the_memory_of_arrays():
     arrays = {"x": np.zeros([2, 3], np.int64), "s": np.array([b"abc", b""], np.object_)}
     assert size_bytes(arrays) == 2 * 3 * 8 + 2 * 8 + 3
+    many = np.full([3, 50_000], b"abc", np.object_)  # more than are counted in one call
+    assert size_bytes({"s": many}) == 150_000 * (8 + 3)
 
 
 # ---- bodies

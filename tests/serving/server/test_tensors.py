@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
+from serving.server import tensors
 from serving.server.signature_spec import ServableSignature, TensorInfo
 from serving.server.status import ServingError
 from serving.server.tensors import arrays_from_protos, message_bytes, write_array
@@ -135,6 +136,27 @@ def test_more_values_than_are_copied_at_a_time():
     proto = tensor_pb2.TensorProto()
     write_array(proto, array, tf.int32)
     assert equal(read(proto, tf.int32, 600_000), array)
+
+
+@pytest.mark.parametrize("dtype", CARRIED, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("count", [4, 5, 9])
+def test_values_are_read_in_chunks(dtype, count, monkeypatch):
+    monkeypatch.setattr(tensors, "CHUNK_VALUES", 2)
+    values = [b"a", b"", b"\xff", b"bc", b"d"] if dtype == tf.string else [0, 1, 1, 0, 1]
+    proto = tensor_pb2.TensorProto()
+    write_array(proto, np.array(values, dtype.as_numpy_dtype), dtype)
+    proto.tensor_shape.dim[0].size = count
+    expected = tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()
+    assert equal(read(proto, dtype), expected)
+
+
+def test_too_many_rows_are_refused_before_their_values_are_read():
+    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"no floats")
+    proto.tensor_shape.dim.add(size=9)
+    for most_rows, message in ((8, "Task size 9 is larger than maximum input batch size 8"),
+                               (9, "tensor parsing error: x")):  # fmt: skip
+        with pytest.raises(ServingError, match=message):
+            arrays_from_protos(signature(x=tf.float32), {"x": proto}, MAX_BYTES, most_rows)
 
 
 def test_a_dtype_that_messages_cannot_carry():
