@@ -32,8 +32,8 @@ import signal
 import sys
 
 from clozeline.commands import COMMANDS, options_of, spelled
-from clozeline.options import BeamCommand, Command, did_you_mean, parse_options
-from pipeline.errors import InputError, JobError
+from clozeline.options import BeamCommand, Command, parse_options
+from pipeline.errors import InputError, JobError, did_you_mean
 
 
 def usage() -> str:

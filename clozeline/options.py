@@ -1,7 +1,6 @@
 """Parse a command's options, a dataclass, from flags (with tyro) and a YAML file."""
 
 import contextlib
-import difflib
 import io
 import itertools
 import re
@@ -15,10 +14,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 from pipeline.storage.remote import path_from
-
-_MAX_YAML_BYTES = 1 << 20
+from pipeline.storage.yaml_files import read_yaml
 
 Config = TypeVar("Config")
 
@@ -255,7 +253,7 @@ def settings_from_yaml(
     del known["config"]
     flags: list[str] = []
     positional: dict[str, Any] = {}
-    for key, value in _read_yaml(path, given_as).items():
+    for key, value in _read_mapping(path, given_as).items():
         name = str(key).replace("-", "_")
         if name not in known:
             unknown = f"unknown option {reprlib.repr(key)}"
@@ -273,28 +271,13 @@ def settings_from_yaml(
     return flags, positional
 
 
-def _read_yaml(path: Path, given_as: str) -> dict[Any, Any]:
+def _read_mapping(path: Path, given_as: str) -> dict[Any, Any]:
     """Return the mapping in a YAML file.
 
     Raises:
-        InputError: the file cannot be read, is too large, or is not a mapping.
+        InputError: as `read_yaml`, or the file is not a mapping.
     """
-    import yaml
-
-    try:
-        with path.open("rb") as file:  # maybe a pipe, so its size is not known before
-            text = file.read(_MAX_YAML_BYTES + 1)
-        if len(text) > _MAX_YAML_BYTES:
-            raise InputError(f"`{given_as}` {path}: larger than {_MAX_YAML_BYTES:,} bytes")
-        settings = yaml.safe_load(text.decode())
-    except InputError:
-        raise
-    except RecursionError as error:
-        reason = "nested too deeply"
-        raise InputError(f"`{given_as}` {path}: cannot be read as YAML: {reason}") from error
-    except Exception as error:  # PyYAML raises anything: AttributeError, say, for `!!timestamp x`
-        reason = " ".join(str(error).split())
-        raise InputError(f"`{given_as}` {path}: cannot be read as YAML: {reason}") from error
+    settings = read_yaml(path, f"`{given_as}` {path}")
     if not isinstance(settings, dict):
         raise InputError(f"`{given_as}` {path}: expected a mapping of option names to values")
     return settings
@@ -371,12 +354,6 @@ def _given_fields(arguments: list[str], options: type[Command]) -> frozenset[str
     named = {word[2:].replace("-", "_") for word in words}
     named |= {name.removeprefix("no_") for name in named}
     return frozenset(name for flag, name in _flags(options).items() if flag in named)
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """Return a hint for an error message: the known word most similar to an unknown one, if any."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _one_line(box: str) -> str:

@@ -31,6 +31,7 @@ class CorpusConfig:
         language: ISO 639 code for the sentence splitter; not used for `lines`.
         lower_case: lower-case and strip accents (an uncased model).
         skip_damaged_files: True = use a damaged file up to the damage; False = fail.
+        quality: files of quality rules: `c4`, `fineweb`, `gopher`, or paths of YAML files.
     """
 
     input: tuple[str, ...]
@@ -40,6 +41,7 @@ class CorpusConfig:
     language: str = "en"
     lower_case: bool = True
     skip_damaged_files: bool = False
+    quality: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the fields.

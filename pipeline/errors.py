@@ -1,7 +1,9 @@
 """Exceptions that the front door prints as one line, without a traceback."""
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 
 
 class InputError(Exception):
@@ -43,6 +45,12 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
     if not low <= value <= high:
         rule = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise InputError(f"`{name}` {value}: must be {rule}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint for an error message: the known word most similar to an unknown one, if any."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _escaped(control: re.Match[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.configs import VocabularyConfig
 from pipeline.corpus.readers import CorpusFormat
 from pipeline.corpus.remarks import hints
+from pipeline.corpus.rules.build import cleaning_of
 from pipeline.errors import InputError
 from pipeline.jobs.count_words import count_words
 from pipeline.storage.files import write_atomically
@@ -57,6 +58,7 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
             language=config.language,
             text_column=config.text_column,
             id_column=config.id_column,
+            cleaning=cleaning_of(config),
         ),
         beside=config.output,
         lower_case=config.lower_case,

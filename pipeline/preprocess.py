@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from pipeline.configs import PreprocessConfig
+from pipeline.corpus.rules.build import cleaning_of
 from pipeline.dataset_warnings import dataset_warnings
 from pipeline.jobs.dataset import make_datasets
 from pipeline.manifest import Manifest
@@ -96,6 +97,7 @@ def settings_of(config: PreprocessConfig) -> dict[str, Settings]:
     names = {field.name for field in fields(Settings)}
     settings = {name: value for name, value in vars(config).items() if name in names}
     settings["shards"] = config.shards or max(shards, 1)
+    settings["cleaning"] = cleaning_of(config)
     predictions = config.max_predictions or [
         math.ceil(length * config.mask_rate) for length in config.max_seq_length
     ]

@@ -27,6 +27,8 @@ class CorpusOptions(BeamCommand):
     """Lower-case and strip accents (an uncased model)."""
     skip_damaged_files: bool = CorpusConfig.skip_damaged_files
     """Read a truncated or corrupt file up to the damage and count it, instead of failing."""
+    quality: tuple[str, ...] = CorpusConfig.quality
+    """Apply quality rules to each document: c4, fineweb, gopher, or YAML files with thresholds."""
 
     def __post_init__(self) -> None:
         """Check the values.
