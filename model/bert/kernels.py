@@ -307,10 +307,10 @@ def _activated_and_slopes(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Return activation(x + bias) and the activation's derivative at x + bias."""
     at = _biased(x, bias)
-    with tf.GradientTape() as tape:
-        tape.watch(at)
-        outputs = activation(at)
-    return tf.cast(outputs, x.dtype), tf.cast(tape.gradient(outputs, at), x.dtype)
+    outputs = activation(at)
+    # Not a tape: gradient checkpointing calls this where no tape records.
+    (slopes,) = tf.gradients(outputs, [at])
+    return tf.cast(outputs, x.dtype), tf.cast(slopes, x.dtype)
 
 
 @fused

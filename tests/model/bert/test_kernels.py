@@ -64,6 +64,19 @@ def test_fused_is_the_same_forward_and_back(name: str) -> None:
         np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_kernel_may_be_traced_first_where_no_tape_records() -> None:
+    # Gradient checkpointing computes a layer first without recording; this shape is in no other
+    # test, so the kernel has not been traced before.
+    inputs = [normal(1, B, L, H + 1), normal(2, H + 1)]
+    settings = CASES["activated"][1]
+    plain = functions.activated(*inputs, **settings)
+    with fused_on_cpu(True), tf.GradientTape() as tape:
+        tape.watch(inputs)
+        fused = tf.recompute_grad(lambda *x: functions.activated(*x, **settings))(*inputs)
+    np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-6)
+    assert all(gradient is not None for gradient in tape.gradient(fused, inputs))
+
+
 def test_no_part_of_a_kernel_goes_to_ynnpack() -> None:
     """As the maximum of 48 scores would: see `functions.NO_YNN`."""
     kernel = tf.function(attention_weights, jit_compile=True, autograph=False)
