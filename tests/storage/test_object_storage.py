@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.manifest import MANIFEST
 from pipeline.storage.files import write_atomically
+from pipeline.storage.leases import LEASE_SECS
 from pipeline.storage.remote import path_from
 
 pytestmark = pytest.mark.storage
@@ -244,3 +245,29 @@ def test_second_training_of_a_remote_run_is_refused(on_s3, prose_corpus, vocab_p
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=300)
     assert not path_from(f"{base}/run/.lease").exists()
+
+
+def test_killed_training_resumes_on_another_machine(
+    on_s3, commands, prose_corpus, vocab_path, tmp_path
+):
+    base = "s3://bucket/moved"
+    upload(prose_corpus, f"{base}/in")
+    write_atomically(path_from(f"{base}/vocab.txt"), vocab_path.read_bytes())
+    on_s3.run(*preprocess(base))
+    train = ("pretrain", "--dataset", f"{base}/dataset", "--run", f"{base}/run", *PRETRAIN)
+    killed = on_s3.start(*train)
+    wait_for(lambda: checkpoints(base), killed)
+    killed.kill()
+    killed.communicate()
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "sitecustomize.py").write_text(
+        "import socket\nsocket.gethostname = lambda: 'another'\n"
+    )
+    another = commands({"PYTHONPATH": str(tmp_path / "code")}, tmp_path / "home")
+    # That machine cannot know that the process has ended; its lease runs out.
+    _, err = another.run(*train, code=2)
+    assert f"is being written by process {killed.pid} on {socket.gethostname()}" in err
+    threading.Event().wait(LEASE_SECS)
+    out, _ = another.run(*train, "--json")
+    assert json.loads(out)["steps"] == 24
+    compare_with_local(on_s3, base, json.loads(out))
