@@ -101,6 +101,7 @@ class PreprocessConfig(CorpusConfig):
         shards: number of training files (1 to 99999); None = one per 16 MB of text.
         streams: number of record streams that training interleaves (1 to 512). Of P processes, each
             reads 1/P of the records if P divides this number.
+        rejected: folder to write the rejected documents to, a local path or a URL; None = none.
         eval_rate: share of the documents held out for evaluation (0 to 0.5).
         compression: compression of the record files.
         seed: the same seed and corpus give the same bytes on any machine.
@@ -122,6 +123,7 @@ class PreprocessConfig(CorpusConfig):
     max_unreadable_rate: float = 0.1
     shards: int | None = None
     streams: int = 64
+    rejected: str | None = None
     eval_rate: float = 0.01
     compression: Compression = "none"
     seed: int = 0
@@ -144,6 +146,10 @@ class PreprocessConfig(CorpusConfig):
             check_range("max_predictions", predictions, 1, length)
         if not self.mask_rate > 0:
             raise InputError(f"`mask_rate` {self.mask_rate:g}: must be above 0")
+        if self.rejected is not None and not self.rejected.strip("/"):
+            raise InputError(f"`rejected` {self.rejected!r}: expected a folder")
+        if self.rejected is not None and self.rejected.rstrip("/") == self.output.rstrip("/"):
+            raise InputError(f"`rejected` {self.rejected}: is the dataset; choose another folder")
         check_range("mask_rate", self.mask_rate, 0, 1)
         check_range("short_seq_rate", self.short_seq_rate, 0, 1)
         check_range("duplicates", self.duplicates, 1, 10_000)
@@ -160,9 +166,9 @@ class InspectConfig:
     """Config of `inspect`, which checks all records and shows some examples.
 
     Attributes:
-        dataset: dataset folder.
+        dataset: dataset folder, or a folder of rejected documents.
         split: split of the examples to show.
-        examples: number of examples to show (0 to 1024).
+        examples: number of examples to show (0 to 1024), of rejected documents for each rule.
     """
 
     dataset: Path

@@ -63,6 +63,8 @@ class Manifest:
         statistics: totals by split (documents, sentences, pieces, examples, …).
         dropped_documents: number of dropped documents by reason.
         versions: versions of the libraries that made the dataset, by package name.
+        changed_text: number of changes by kind that cleaning rules made to the text of documents
+            that they let pass.
     """
 
     settings: dict[str, Any]
@@ -75,6 +77,7 @@ class Manifest:
     statistics: dict[str, Any]
     dropped_documents: dict[str, int]
     versions: dict[str, str]
+    changed_text: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def pairing(self) -> Pairing:

@@ -67,11 +67,15 @@ def preprocess(config: PreprocessConfig, beam_flags: Sequence[str] = ()) -> Prep
     """
     begin = time.monotonic()
     outputs = settings_of(config)
-    with only_writer_of_all({path_from(output): f"`output` {output}" for output in outputs}):
+    folders = {path_from(output): f"`output` {output}" for output in outputs}
+    if config.rejected is not None:
+        folders[path_from(config.rejected)] = f"`rejected` {config.rejected}"
+    with only_writer_of_all(folders):
         manifests, remarks = make_datasets(
             config.input,
             config.vocab,
             outputs,
+            rejected=config.rejected,
             overwrite=config.overwrite,
             max_unreadable_rate=config.max_unreadable_rate,
             skip_damaged_files=config.skip_damaged_files,

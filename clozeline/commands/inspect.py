@@ -14,12 +14,12 @@ from pipeline.configs import InspectConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect(Command):
-    """Check a dataset against its manifest and show decoded examples."""
+    """Check a dataset against its manifest and show examples, or show rejected documents."""
 
     dataset: Annotated[Path, tyro.conf.Positional]
-    """The dataset folder."""
+    """The dataset folder, or a folder that `preprocess --rejected` wrote."""
     examples: int = InspectConfig.examples
-    """Number of examples to show."""
+    """Number of examples to show; of rejected documents, for each rule."""
     split: Literal["train", "eval"] = InspectConfig.split
     """Split of the examples to show; all splits are checked."""
 
@@ -39,6 +39,27 @@ class Inspect(Command):
 
     def run(self) -> dict[str, Any]:
         """Check, show, and return what was counted."""
+        from pipeline.rejections import holds_rejections
+
+        return self._rejections() if holds_rejections(self.dataset) else self._dataset()
+
+    def _rejections(self) -> dict[str, Any]:
+        from clozeline.show.dataset import rejected_document, rejection_table
+        from pipeline.rejections import inspect_rejections
+
+        self.refuse_given("rejected documents have no split", "split")
+        rules = inspect_rejections(self.dataset, self.examples)
+        results.print(rejection_table(rules))
+        examples = [document for rule in rules.values() for document in rule.examples]
+        for document in examples:
+            results.print(rejected_document(document))
+        return {
+            "rejected": str(self.dataset),
+            "rejected_documents": {name: rule.documents for name, rule in rules.items()},
+            "examples": examples,
+        }
+
+    def _dataset(self) -> dict[str, Any]:
         from clozeline.show.dataset import dataset_table, decoded, length_table
         from pipeline.inspection import inspect_dataset
 

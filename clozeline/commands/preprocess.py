@@ -55,6 +55,9 @@ class Preprocess(CorpusOptions):
     """Drop documents with fewer pieces."""
     max_unreadable_rate: float = PreprocessConfig.max_unreadable_rate
     """Largest share of unreadable documents; they are dropped. Above it the job fails (0 to 1)."""
+    rejected: str | None = None
+    """Folder to write each rejected document to, with the rule, its value and its threshold (JSON
+    Lines). `inspect` shows it."""
     shards: int | None = None
     """Number of training shards (1 to 99999). Default: one per 16 MB of text."""
     streams: int = PreprocessConfig.streams
@@ -104,5 +107,6 @@ def _as_json(made: "DatasetReport") -> dict[str, Any]:
         "splits": {split: manifest.examples(split) for split in manifest.splits},
         "statistics": manifest.statistics,
         "dropped_documents": manifest.dropped_documents,
+        "changed_text": manifest.changed_text,
         "settings": json.loads(to_json(manifest.settings)),
     }

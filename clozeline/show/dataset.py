@@ -1,7 +1,8 @@
 """Show a dataset in the terminal: totals, lengths, decoded examples."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 from clozeline.show.terminal import table
 from pipeline import schema
 from pipeline.manifest import Manifest
+from pipeline.rejections import RuleRejections
 from pipeline.schema import IS_NEXT, Pairing
 from pipeline.text.tokenizer import Vocabulary
 
@@ -57,6 +59,11 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
     result = table(f"Dataset {path}", ["", *splits], rows)
     result.caption_justify = "left"
     result.caption = f"documents dropped: {dropped_documents(manifest.dropped_documents)}"
+    if manifest.changed_text:
+        changed = ", ".join(
+            f"{count:,} {kind.replace('_', ' ')}" for kind, count in manifest.changed_text.items()
+        )
+        result.caption += f"\ntext changed: {changed}"
     if seconds is not None:
         tokens = sum(total["real_positions"] for total in totals)
         result.caption += f"\n{seconds:.1f} s, {tokens / seconds:,.0f} tokens/s"
@@ -77,6 +84,36 @@ def length_table(lengths: Mapping[int, int], max_seq_length: int) -> Table:
         if index * width < max_seq_length
     ]  # fmt: skip
     return table("Lengths", ["pieces", "examples", ""], rows, frozenset({0, 2}))
+
+
+def rejection_table(rules: Mapping[str, RuleRejections]) -> Table:
+    """Return a table of rejected documents: for each rule, a histogram of what it measured."""
+    rows: list[list[object]] = []
+    for name, rule in rules.items():
+        limits = ", ".join(f"{limit:g}" for limit in sorted(rule.thresholds))
+        rows.append([name, rule.documents, limits, "", ""])
+        rows += [["", count, "", span, bar] for span, count, bar in _histogram(rule.values)]
+    columns = ["rule", "documents", "threshold", "value", ""]
+    return table("Rejected documents", columns, rows, frozenset({0, 3, 4}))
+
+
+def _histogram(values: Sequence[float]) -> list[tuple[str, int, str]]:
+    """Return (range of values, number of values in it, bar) for each bin; none for one value."""
+    if not len(values) or min(values) == max(values):
+        return []
+    counts, edges = np.histogram(np.asarray(values), LENGTH_BINS)
+    return [
+        (f"{low:.4g} to {high:.4g}", int(count), "█" * round(24 * count / counts.max()))
+        for count, low, high in zip(counts, edges, edges[1:], strict=False)
+    ]
+
+
+def rejected_document(document: Mapping[str, Any]) -> Text:
+    """Return a rejected document as text: rule, value and threshold, id, beginning of its text."""
+    value, limit = document["value"], document["threshold"]
+    measured = "" if value is None else f" {value:g}" + ("" if limit is None else f" ({limit:g})")
+    text = Text(f"\n{document['rule']}{measured}: {document['id']}\n", style="bold")
+    return text.append(document["excerpt"], style="")
 
 
 def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:

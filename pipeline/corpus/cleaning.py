@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pipeline.corpus.readers import CorpusFormat, DroppedDocumentError, read_document
 from pipeline.corpus.rules.build import rules_of
@@ -79,6 +79,12 @@ class DocumentCleaner:
 
     def _label(self, data: bytes, identity: str | None) -> bytes:
         return label_of(data, identity) if self._labelled else b""
+
+
+def rejection_line(rejection: Rejection, label: bytes) -> bytes:
+    """Return a line of the record of rejections: id, rule, value, threshold, excerpt, as JSON."""
+    document = json.loads(label)
+    return to_json({"id": document["id"], **asdict(rejection), **document}).encode()
 
 
 def label_of(data: bytes, identity: str | None) -> bytes:

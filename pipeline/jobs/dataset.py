@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.corpus.readers import UNREADABLE, check_columns
+from pipeline.corpus.readers import EMPTY, UNREADABLE, check_columns
 from pipeline.corpus.remarks import DAMAGED_FILE, Remark, hints
 from pipeline.errors import InputError
 from pipeline.jobs.beam_options import beam_options
@@ -21,6 +21,11 @@ from pipeline.manifest import Manifest, Shard
 from pipeline.records.shard import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings, shard_files
 from pipeline.storage.files import CLOZELINE, absolute, match_files
 from pipeline.storage.publishing import Finished, check_free, publish
+from pipeline.storage.rejections import (
+    RejectionSummary,
+    check_no_rejections,
+    publish_rejections,
+)
 from pipeline.text.tokenizer import Vocabulary
 
 TEMPORARY = "_temporary-"
@@ -38,11 +43,13 @@ class Report:
         dropped: number of documents dropped by reason, including those dropped while reading, and
             of damaged files.
         remarks: remarks on files of the corpus.
+        changes: number of changes by kind that rules made to texts.
     """
 
     shards: list[ShardReport]
     dropped: Counter[str]
     remarks: list[Remark]
+    changes: dict[str, int]
 
     @property
     def written(self) -> list[WrittenShard]:
@@ -66,6 +73,7 @@ def make_datasets(
     vocab: Path,
     outputs: Mapping[str, Settings],
     *,
+    rejected: str | None,
     overwrite: bool,
     max_unreadable_rate: float,
     skip_damaged_files: bool,
@@ -77,7 +85,9 @@ def make_datasets(
         globs: globs of the corpus files.
         vocab: path of the vocabulary file.
         outputs: settings by dataset folder; they differ only in their sequence lengths.
-        overwrite: whether an existing dataset is replaced.
+        rejected: folder for the rejected documents; None = they are not written. It is written even
+            if no dataset can be made.
+        overwrite: whether an existing dataset, and existing rejections, are replaced.
         max_unreadable_rate: largest accepted share of unreadable documents (0 to 1).
         skip_damaged_files: True = use a damaged file up to the damage; False = fail the job.
         beam_flags: flags for Beam.
@@ -100,11 +110,21 @@ def make_datasets(
     vocab_bytes = vocab.read_bytes()
     for output, settings in outputs.items():
         check_free(absolute(output), shard_files(settings), vocab_bytes, overwrite=overwrite)
+    if rejected is not None:
+        check_no_rejections(absolute(rejected), overwrite=overwrite)
     with job_folder(absolute(next(iter(outputs))), TEMPORARY) as temporary:
         report = _run_watched(
-            files, vocabulary, datasets, options, temporary, skip_damaged=skip_damaged_files
+            files,
+            vocabulary,
+            datasets,
+            options,
+            temporary,
+            skip_damaged=skip_damaged_files,
+            labelled=rejected is not None,
         )
         reports = [_report(report, index) for index in range(len(datasets))]
+        if rejected is not None:
+            _publish_rejections(rejected, report, reports[0], overwrite=overwrite)
         _check_readable(reports[0], max_unreadable_rate)
         finished = {
             absolute(output): Finished(
@@ -117,6 +137,17 @@ def make_datasets(
     return manifests, reports[0].remarks
 
 
+def _publish_rejections(
+    folder: str, job_report: JobReport, report: Report, *, overwrite: bool
+) -> None:
+    """Copy the files of rejected documents into their folder."""
+    counts = {rule: count for rule, count in sorted(report.dropped.items()) if rule != DAMAGED_FILE}
+    files = {file.name: file.temporary for file in job_report.rejected}
+    lines = {file.name: file.lines for file in job_report.rejected}
+    summary = RejectionSummary(True, counts, lines)
+    publish_rejections(absolute(folder), files, summary, overwrite=overwrite)
+
+
 def _run_watched(
     files: Mapping[str, int],
     vocabulary: Vocabulary,
@@ -125,6 +156,7 @@ def _run_watched(
     temporary: str,
     *,
     skip_damaged: bool,
+    labelled: bool,
 ) -> JobReport:
     """Run the job while its progress is shown; arguments as those of `run_job`."""
     stages = {
@@ -133,7 +165,14 @@ def _run_watched(
     }
     with TemporaryDirectory(prefix=CLOZELINE) as tally, watch(Path(tally), stages):
         return run_job(
-            files, vocabulary, datasets, options, temporary, tally, skip_damaged=skip_damaged
+            files,
+            vocabulary,
+            datasets,
+            options,
+            temporary,
+            tally,
+            skip_damaged=skip_damaged,
+            labelled=labelled,
         )
 
 
@@ -145,7 +184,7 @@ def _report(job_report: JobReport, dataset: int) -> Report:
     dropped.update({remark.kind: remark.files for remark in remarks if remark.kind == DAMAGED_FILE})
     for shard in shards:
         dropped.update(shard.dropped)
-    return Report(shards, dropped, remarks)
+    return Report(shards, dropped, remarks, job_report.changes)
 
 
 def _check_readable(report: Report, max_unreadable_rate: float) -> None:
@@ -185,7 +224,21 @@ def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Man
         splits={split: tuple(shards) for split, shards in splits.items() if shards},
         statistics={split: dict(total) for split, total in totals.items() if splits[split]},
         dropped_documents=dict(sorted(report.dropped.items())),
+        changed_text=report.changes,
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
+    )
+
+
+def _why_empty(report: Report) -> str:
+    """Return why no document is left, and what to do; the rule that removed most comes first."""
+    counts = [f"{count:,} by {rule}" for rule, count in report.dropped.most_common()]
+    if not counts:
+        return "the corpus is empty (no documents); give it some text"
+    if {*report.dropped} <= {EMPTY, DAMAGED_FILE} | UNREADABLE:
+        return f"the corpus is empty ({', '.join(counts).replace(' by ', ' ')}); give it some text"
+    return (
+        f"all {report.documents:,} documents were removed ({', '.join(counts)}); change the rules, "
+        "or give other text"
     )
 
 
@@ -193,11 +246,7 @@ def _why_nothing(report: Report, settings: Settings) -> str:
     """Return why no dataset can be made from the corpus, and what to do."""
     usable = report.documents - report.dropped.total() + report.dropped[NO_OTHER_DOCUMENT]
     if usable == 0:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
-        return (
-            f"`input`: the corpus is empty ({reasons or 'no documents'}); give it some text"
-            f"{hints(report.remarks)}"
-        )
+        return f"`input`: {_why_empty(report)}{hints(report.remarks)}"
     if usable == 1:
         hint = (
             "; where blank lines separate documents, add `input_format` lines"

@@ -54,6 +54,21 @@ class ShardReport:
 
 
 @dataclass(frozen=True)
+class RejectionFile:
+    """A file of rejected documents in the job's temporary folder.
+
+    Attributes:
+        name: final name of the file.
+        temporary: path of the file.
+        lines: number of documents.
+    """
+
+    name: str
+    temporary: str
+    lines: int
+
+
+@dataclass(frozen=True)
 class JobReport:
     """The report of a job; the shards are not yet published.
 
@@ -61,18 +76,33 @@ class JobReport:
         shards: one report per shard and dataset, in the order of their names.
         dropped: number of documents by reason that were dropped while reading.
         remarks: remarks on files of the corpus.
+        rejected: files of rejected documents, in the order of their names.
+        changes: number of changes by kind that rules made to the documents that they let pass.
     """
 
     shards: list[ShardReport]
     dropped: dict[str, int]
     remarks: list[Remark]
+    rejected: list[RejectionFile]
+    changes: dict[str, int]
 
     @classmethod
     def of(
-        cls, shards: Iterable[ShardReport], dropped: dict[str, int], remarks: list[Remark]
+        cls,
+        shards: Iterable[ShardReport],
+        dropped: dict[str, int],
+        remarks: list[Remark],
+        rejected: Iterable[RejectionFile] = (),
+        changes: dict[str, int] | None = None,
     ) -> "JobReport":
         """Return the report with the workers' reports in any order."""
-        return cls(sorted(shards, key=lambda shard: shard.name), dropped, remarks)
+        return cls(
+            sorted(shards, key=lambda shard: shard.name),
+            dropped,
+            remarks,
+            sorted(rejected, key=lambda file: file.name),
+            dict(sorted((changes or {}).items())),
+        )
 
     def to_json(self) -> str:
         """Return the contents of the file."""
@@ -86,4 +116,6 @@ class JobReport:
             [ShardReport.from_dict(shard) for shard in fields["shards"]],
             fields["dropped"],
             [Remark(**each | {"examples": tuple(each["examples"])}) for each in fields["remarks"]],
+            [RejectionFile(**each) for each in fields["rejected"]],
+            fields["changes"],
         )

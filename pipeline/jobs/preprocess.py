@@ -34,7 +34,8 @@ from pipeline.corpus.readers import (
 from pipeline.corpus.remarks import remarks_from
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.jobs.beam_options import is_local, running_pipeline
-from pipeline.jobs.job_report import JobReport, ShardReport, WrittenShard
+from pipeline.jobs.job_report import JobReport, RejectionFile, ShardReport, WrittenShard
+from pipeline.jobs.rejections import REJECTED, WriteRejections, recorded
 from pipeline.jobs.shared_folder import OnSharedStorage
 from pipeline.jobs.shuffle import GroupByShard, Place, gathered
 from pipeline.jobs.tally import Tally
@@ -55,6 +56,9 @@ from pipeline.storage.remote_files import is_local_path, joined, open_to_read, o
 from pipeline.storage.tfrecords import INDEX_RECORDS, record_bytes
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
+CHANGED = "changed"
+"""Tag of the side output of (kind of change, number of changes)."""
+
 COPY_BYTES = 1 << 22
 
 
@@ -62,17 +66,21 @@ class TokenizeDocuments(beam.DoFn):
     """Batches of documents (bytes) → (shard name, list of the batch's `Document`s in that shard).
 
     Elements are few and large, since Beam has a fixed cost per element. For each document that
-    cannot be used, the rule that rejected it goes to the side output `DROPPED`.
+    cannot be used, the rule that rejected it goes to the side output `DROPPED`, and its rejection
+    to `REJECTED`. What rules changed in the others goes to `CHANGED`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, settings: Settings, tally: str | None) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, settings: Settings, tally: str | None, *, labelled: bool
+    ) -> None:
         self._vocabulary = vocabulary
+        self._labelled = labelled
         self._settings = settings
         self._tally_folder = tally
 
     def setup(self) -> None:
         """Make this worker's rules and its tokenizer."""
-        self._clean = DocumentCleaner(self._settings)
+        self._clean = DocumentCleaner(self._settings, labelled=self._labelled)
         self._tokenizer = build_tokenizer(
             self._vocabulary.pieces, lower_case=self._settings.lower_case
         )
@@ -85,15 +93,18 @@ class TokenizeDocuments(beam.DoFn):
         for document in documents:
             outcome = self._clean(document)
             if isinstance(outcome, RejectedDocument):
-                yield from self._rejected(outcome.rejection)
+                yield from self._rejected(outcome.rejection, outcome.label)
             else:
                 clean.append(outcome)
         if clean:
             yield from self._tokenize(clean)
+            for change in sum((document.changes for document in clean), Counter()).items():
+                yield beam.pvalue.TaggedOutput(CHANGED, change)
         self._tally.add(read=sum(map(len, documents)), documents=len(documents))
 
-    def _rejected(self, rejection: Rejection) -> Iterator[Any]:
+    def _rejected(self, rejection: Rejection, label: bytes) -> Iterator[Any]:
         yield beam.pvalue.TaggedOutput(DROPPED, rejection.rule)
+        yield from recorded(rejection, label, self._settings.shards)
 
     def _tokenize(self, documents: list[CleanDocument]) -> Iterator[Any]:
         sentences = [
@@ -113,9 +124,8 @@ class TokenizeDocuments(beam.DoFn):
             size = int(bounds[-1] - bounds[0])
             fewest = self._settings.min_document_pieces
             if size < fewest or size == 0:
-                yield from self._rejected(
-                    Rejection(TOO_SHORT, size, fewest) if size else Rejection(EMPTY)
-                )
+                rejection = Rejection(TOO_SHORT, size, fewest) if size else Rejection(EMPTY)
+                yield from self._rejected(rejection, document.label)
                 continue
             key = document_key(document.identity, self._settings.seed)
             ids = pieces[bounds[0] : bounds[-1]].tobytes()
@@ -128,7 +138,8 @@ class TokenizeDocuments(beam.DoFn):
 class WriteShard(beam.DoFn):
     """(Shard name, its documents) → a report per dataset on the shard file that was written.
 
-    Each file gets a unique name in `temporary`, since Beam may retry a bundle.
+    The rejections of the first dataset's shard go to the side output `REJECTED`. Each file gets a
+    unique name in `temporary`, since Beam may retry a bundle.
     """
 
     def __init__(
@@ -148,15 +159,15 @@ class WriteShard(beam.DoFn):
         self._makers = [ShardMaker(self._vocabulary, settings) for settings in self._datasets]
         self._tally = Tally(self._tally_folder)
 
-    def process(
-        self, element: tuple[str, Iterable[list[Document] | Place]]
-    ) -> Iterator[ShardReport]:
-        """Write one shard of each dataset and yield the reports."""
+    def process(self, element: tuple[str, Iterable[list[Document] | Place]]) -> Iterator[Any]:
+        """Write one shard of each dataset; yield the reports, and the rejections."""
         name, groups = element
         documents = gathered(groups)
         for dataset, maker in enumerate(self._makers):
             kept, rejected = maker.select(documents)
             written = self._write(maker, name, kept) if kept else None
+            for document, rejection in rejected if dataset == 0 else ():
+                yield from recorded(rejection, document[3], maker.settings.shards)
             dropped = Counter(rejection.rule for _, rejection in rejected)
             yield ShardReport(dataset, name, dict(dropped), written)
 
@@ -221,10 +232,12 @@ def write_report(
     shards: Iterable[ShardReport],
     dropped: dict[str, int],
     remarks: Iterable[Any],
+    rejected: Iterable[RejectionFile],
+    changes: dict[str, int],
     path: str,
 ) -> None:
     """Write the job's report to a file for the submitting process."""
-    report = JobReport.of(shards, dropped, remarks_from(remarks))
+    report = JobReport.of(shards, dropped, remarks_from(remarks), rejected, changes)
     with open_to_write(path) as file:
         file.write(report.to_json().encode())
 
@@ -238,6 +251,7 @@ def run_job(
     tally: str | None,
     *,
     skip_damaged: bool,
+    labelled: bool = False,
 ) -> JobReport:
     """Run the job and return its report; the shards are in `temporary`, not yet published.
 
@@ -249,6 +263,7 @@ def run_job(
         temporary: a folder that every worker can write to.
         tally: a local folder for progress counts, or None.
         skip_damaged: True = use damaged files up to the damage; False = fail the job.
+        labelled: whether rejected documents are written to files.
     """
     settings = datasets[0]
     # Only local runners spill, so their files need not travel to a remote folder and back.
@@ -260,32 +275,36 @@ def run_job(
             read["documents"]
             | batch_documents()
             | beam.ParDo(OnSharedStorage(temporary))
-            | beam.ParDo(TokenizeDocuments(vocabulary, settings, tally)).with_outputs(
-                DROPPED, main="documents"
-            )
+            | beam.ParDo(
+                TokenizeDocuments(vocabulary, settings, tally, labelled=labelled)
+            ).with_outputs(DROPPED, REJECTED, CHANGED, main="documents")
         )
+        write = WriteShard(vocabulary, datasets, temporary, tally)
         shards = (
             tokenized.documents
             | GroupByShard(spilled, through_files=is_local(options))
-            | beam.ParDo(WriteShard(vocabulary, datasets, temporary, tally))
+            | beam.ParDo(write).with_outputs(REJECTED, main="reports")
         )
-        dropped = tokenized[DROPPED] | beam.combiners.Count.PerElement()
-        _write_report(pipeline, shards, dropped, collected(read[REMARKS]), report)
+        rejected = (
+            (tokenized[REJECTED], shards[REJECTED])
+            | "Rejected" >> beam.Flatten()
+            | "Rejected by file" >> GroupByShard(spilled, through_files=is_local(options))
+            | beam.ParDo(WriteRejections(temporary))
+        )
+        _write_report(
+            pipeline,
+            beam.pvalue.AsList(shards.reports),
+            beam.pvalue.AsDict(tokenized[DROPPED] | beam.combiners.Count.PerElement()),
+            beam.pvalue.AsList(collected(read[REMARKS])),
+            beam.pvalue.AsList(rejected),
+            beam.pvalue.AsDict(tokenized[CHANGED] | beam.CombinePerKey(sum)),
+            report,
+        )
     with open_to_read(report) as file:
         return JobReport.from_json(file.read())
 
 
-def _write_report(pipeline: Any, shards: Any, dropped: Any, remarks: Any, path: str) -> None:
-    """Add the step that writes the job's report to a pipeline."""
-    _ = (
-        pipeline
-        # One element, so that a report is written even if no shard exists.
-        | "Report" >> beam.Create([None])
-        | beam.Map(
-            write_report,
-            beam.pvalue.AsList(shards),
-            beam.pvalue.AsDict(dropped),
-            beam.pvalue.AsList(remarks),
-            path,
-        )
-    )
+def _write_report(pipeline: Any, *arguments: Any) -> None:
+    """Add the step that calls `write_report` with some arguments to a pipeline."""
+    # One element, so that a report is written even if no shard exists.
+    _ = pipeline | "Report" >> beam.Create([None]) | beam.Map(write_report, *arguments)

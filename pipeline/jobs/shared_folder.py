@@ -29,7 +29,7 @@ from pipeline.storage.remote_files import (
 
 _log = logging.getLogger(__name__)
 
-_NAMES = ("mark-*", "documents-*", "train-*", "eval-*", "*vocab.txt", "*.json")
+_NAMES = ("mark-*", "documents-*", "train-*", "eval-*", "rejected-*", "*vocab.txt", "*.json")
 """Glob patterns of the files that jobs create in their folder."""
 
 
