@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("pipeline", "model", "serving", "clozeline", "benchmarks", "docs")
+ROOMS = ("pipeline", "model", "serving", "clozeline")
+FOLDERS = (*ROOMS, "benchmarks", "docs")
 
 MAX_LINES = 50
 """Most lines of a function, without its docstring."""
