@@ -65,6 +65,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @tf.function(jit_compile=True, autograph=False)
     def gradient(inputs: tuple[tf.Tensor, ...], upstream: Any, settings: dict[str, Any]) -> Any:
+        # The bias is left out: `call` derives its gradient from that of the first tensor.
         sources = [x for i, x in enumerate(inputs) if not (has_bias and i == 1)]
         with tf.GradientTape() as tape:
             tape.watch([x for x in sources if x.dtype.is_floating])
@@ -81,6 +82,8 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
             outputs = compiled(*inputs, **settings)
 
             def gradients(*upstream: tf.Tensor) -> Any:
+                # The tape gives one upstream gradient per output; the kernel takes them as the
+                # function returns them.
                 of_outputs = upstream if isinstance(outputs, tuple) else upstream[0]
                 of_inputs = gradient(inputs, of_outputs, settings)
                 if not has_bias:
@@ -137,8 +140,10 @@ def _softmax(x: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _softmax_in_kernel(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    # The maximum is subtracted so that no power overflows; it cancels in the quotient.
     powers = tf.exp(x - tf.reduce_max(x, -1, keepdims=True))
     shares = powers / _row_sums(powers)
+    # The Jacobian of softmax is diag(s) - s sᵀ, so the gradient needs only its outputs.
     return shares, lambda upstream: shares * (upstream - _row_sums(upstream * shares))
 
 
@@ -177,7 +182,9 @@ def _dropped(x: tf.Tensor, state: tf.Tensor, rate: float) -> tf.Tensor:
     if not rate:
         return x
     shape = tf.shape(x)
+    # The axes of one example, with size 1: a key per example is broadcast over them.
     rows = tf.ones_like(shape[1:])
+    # state[1] packs two numbers: the example's index above, a 32-bit seed below.
     seed, other_seed = tf.cast(state % FIRST_EXAMPLE, tf.uint32)[0], state[1] % FIRST_EXAMPLE
     # Keys depend on the index in the global batch, not on this device, so that every split of the
     # batch over devices drops the same elements.
@@ -190,9 +197,12 @@ def _dropped(x: tf.Tensor, state: tf.Tensor, rate: float) -> tf.Tensor:
     # The index of each element in its example, with an axis of 1 to broadcast over the examples.
     places = tf.reshape(tf.range(tf.reduce_prod(shape[1:])), tf.concat([[1], shape[1:]], 0))
     bits = _scrambled(tf.bitwise.bitwise_xor(tf.cast(places, tf.uint32), first_key))
+    # A second round with another key: after one, the masks of any two examples would be the same up
+    # to an exclusive or of the places.
     bits = _scrambled(bits + second_key)
     # Uniform 32-bit integers: a share `rate` of them lies below rate · 2^32.
     kept = bits >= tf.constant(round(rate * 2**32), tf.uint32)
+    # Scaled up, so that the expected value is that of x and inference needs no scaling.
     return tf.where(kept, x * (1.0 / (1.0 - rate)), 0.0)
 
 
@@ -228,6 +238,7 @@ def _normalized_in_kernel(
 
     @tf.custom_gradient
     def run(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        # Centre first and square then: E[x²] - E[x]² would cancel digits in float32.
         centred = x - _row_sums(x) / size
         scale = tf.math.rsqrt(_row_sums(tf.square(centred)) / size + epsilon)
         unit = centred * scale

@@ -137,6 +137,7 @@ class EncoderLayer(keras.layers.Layer):
         product_dtype: str | None = None,
         **kwargs: Any,
     ) -> None:
+        # Weights stay float32; `product` casts kernels where they are multiplied.
         super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
         self.product_dtype = product_dtype or policy_dtype()
         self.recompute = False
@@ -158,6 +159,7 @@ class EncoderLayer(keras.layers.Layer):
             dtype="float32",
             name="self_attention_layer",
         )
+        # Never called, so Keras would not build it by itself.
         self._attention.build(input_shape, input_shape)
         self._attention_norm = self._norm("self_attention_layer_norm", input_shape)
         self._intermediate = self._dense(self.intermediate_dim, "feedforward_intermediate_dense")

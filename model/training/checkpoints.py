@@ -114,6 +114,7 @@ class Checkpoints:
         self.keep = keep
         self.writes = writes
         self._copy: dict[str, Any] = {}
+        # One thread: there is one copy in memory, and it must not change while it is written.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
         self.uploads = Uploads()
@@ -195,6 +196,7 @@ class Checkpoints:
         """
         self._wait_for_copy()  # the background thread may still be writing the previous copy
         if not self._copy:
+            # A second model and its moments may not fit into a device's memory.
             with tf.device("CPU:0"):
                 self._copy = tf.nest.map_structure(_variable_like, state)
         tf.nest.map_structure(lambda copy, value: copy.assign(value), self._copy, state)
@@ -230,6 +232,7 @@ class Checkpoints:
 
     def _wait_for_copy(self) -> None:
         """Wait until the copy of the state is on a disk."""
+        # Forgotten before its error is raised, so that the error is raised once.
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
@@ -283,6 +286,7 @@ class Checkpoints:
     def _remove_old(self) -> None:
         # While a better one is being uploaded, readers still see the one before.
         best = {mark.step for mark in (self._newly_marked, self._read_marked()) if mark}
+        # Only after a newer one is complete: a kill at any moment leaves a whole checkpoint.
         for step in self.steps()[: -self.keep]:
             if step in best:
                 continue
@@ -403,6 +407,8 @@ class Checkpoints:
                 is_verified = verify(local)
                 checkpoint = tf.train.Checkpoint(**state)
                 status = checkpoint.read(str(local / _NAME))
+                # Every variable of ours must be in the file; more in the file (an older head, say)
+                # is no error.
                 status.assert_existing_objects_matched().expect_partial()
         except (OSError, *_PASSING) as error:
             if not path.exists():

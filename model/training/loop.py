@@ -76,6 +76,7 @@ class Trainer:
         self.schedule = make_schedule(
             training.schedule, training.learning_rate, training.warmup_steps, training.steps
         )
+        # Before the model: the initial weights are drawn while it is built.
         keras.utils.set_random_seed(training.seed)
         with strategy.scope(), dtype_policy(training.precision):
             self.model = _initial_model(config, training, objective)
@@ -193,7 +194,11 @@ class Trainer:
     def _train_replica(self, batch: Batch) -> Sums:
         """Do one step in a replica's context and return the sums over all replicas."""
         replica = tf.distribute.get_replica_context()
+        # Weights of the global batch before the gradients: each replica divides its loss by them,
+        # so that the sum over replicas is the gradient of the global mean.
         weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, self.objective.weights(batch))
+        # Dropout masks depend on the index in the global batch, so that they do not depend on the
+        # number of devices.
         first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
         scale = self.loss_scale.value() if self.loss_scale else tf.ones([])
         compute = self._of_whole_batch if self._gathers else self._accumulated
@@ -206,6 +211,7 @@ class Trainer:
             gradients = [tf.cast(gradient, tf.bfloat16) for gradient in gradients]
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        # Norm and moments need float32: in bfloat16 a small addend does not change a large sum.
         gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
         norm = self.optimizer.apply(gradients, tf.identity(self.step), scale)
         return {**sums, NORM: norm}
@@ -360,6 +366,7 @@ class Trainer:
             first_text: index in the global batch of the first text, or pair of texts, of the
                 replica's part.
         """
+        # From seed and step alone: a resumed run draws the numbers that it would have drawn.
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.identity(self.step)])
         layers = len(self._seed_states)
         seeds = tf.random.stateless_uniform(

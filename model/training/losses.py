@@ -134,7 +134,9 @@ def _logit_gradients(
     logits: tf.Tensor, log_sums: tf.Tensor, labels: tf.Tensor, upstream: tf.Tensor
 ) -> tf.Tensor:
     """Return (softmax - one_hot(label)) · upstream, in the dtype of the logits."""
+    # The softmax is computed again: stored, it would need as much memory as the logits.
     shares = tf.exp(tf.cast(logits, tf.float32) - log_sums[..., tf.newaxis])
+    # A comparison instead of a one-hot array, so that XLA fuses it into the same pass.
     is_label = tf.range(tf.shape(logits)[-1], dtype=labels.dtype) == labels[..., tf.newaxis]
     gradients = (shares - tf.cast(is_label, tf.float32)) * upstream[..., tf.newaxis]
     return tf.cast(gradients, logits.dtype)
@@ -205,6 +207,7 @@ class Pretraining:
         masked_first = tf.argsort(weights, direction="DESCENDING", stable=True)
         count = tf.math.count_nonzero(weights, dtype=tf.int32)
         step = tf.maximum(SLOTS_AT_ONCE, tf.size(weights) // 20)
+        # At least one step of slots, so that no array of a batch without masks is empty.
         size = -(-tf.maximum(count, 1) // step) * step
         slots = masked_first[:size]  # slicing clips at B·P
         kept = dict(zip(names, (tf.gather(ids, slots), tf.gather(weights, slots)), strict=True))
@@ -283,6 +286,7 @@ class StudentPretraining(Pretraining):
             "teacher": self.built["layer"].projections(below),
         }
         return dict(outputs) | {
+            # The teacher is no part of the model; its layers must get no gradients.
             f"{side} {name}": tf.stop_gradient(values) if side == "teacher" else values
             for side, of_side in vectors.items()
             for name, values in of_side.items()

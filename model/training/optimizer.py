@@ -135,6 +135,7 @@ class AdamW:
         norm = tf.linalg.global_norm(gradients) / scale
         numbers = self._numbers(step, norm, scale)
         context = tf.distribute.get_replica_context()
+        # In the cross-replica context, where a strategy allows to update mirrored variables.
         context.merge_call(self._update_all, args=(list(gradients), numbers))
         return norm
 
@@ -152,6 +153,7 @@ class AdamW:
         return {
             "clip": tf.where(finite, clip, 0.0),
             "learning_rate": tf.where(finite, self.schedule(step), 0.0),
+            # Decay rates of 1 and a gradient of 0 leave the moments as they are.
             "beta_1": tf.where(finite, settings.beta_1, 1.0),
             "beta_2": tf.where(finite, settings.beta_2, 1.0),
             # Bias correction in the form of Kingma and Ba 2014, section 2: one factor on the step,
@@ -226,9 +228,11 @@ class Lamb(AdamW):
     ) -> None:
         settings = self.settings
         gradient = tf.math.multiply_no_nan(gradient, numbers["clip"])
+        # Exponential averages in the form m += (1 - β)(g - m), which changes nothing for β = 1.
         momentum.assign_add((1.0 - numbers["beta_1"]) * (gradient - momentum))
         velocity.assign_add((1.0 - numbers["beta_2"]) * (tf.square(gradient) - velocity))
         step = numbers["unbias"] * momentum / (tf.sqrt(velocity) + numbers["epsilon"])
+        # The decay is part of the step that is rescaled, unlike AdamW's.
         step += settings.weight_decay * variable
         length, step_length = tf.norm(variable), tf.norm(step)
         # A weight that is still zero would never move with a ratio of 0.
