@@ -219,6 +219,7 @@ def _preset_flags(arguments: list[str], options: type[Command]) -> list[str]:
     """
     for each in fields(options):
         folder, flag = each.metadata.get("presets"), f"--{each.name}"
+        # `--name=value` and `--name value` alike.
         words = [part for word in arguments for part in word.partition("=")[::2] if part]
         names = [after for word, after in itertools.pairwise(words) if word == flag]
         if folder and names:
@@ -352,6 +353,7 @@ def _given_fields(arguments: list[str], options: type[Command]) -> frozenset[str
     """Return the fields whose flags are among the arguments."""
     words = {argument.split("=", 1)[0] for argument in arguments if argument.startswith("--")}
     named = {word[2:].replace("-", "_") for word in words}
+    # `--no-xla` gives the field `xla`.
     named |= {name.removeprefix("no_") for name in named}
     return frozenset(name for flag, name in _flags(options).items() if flag in named)
 

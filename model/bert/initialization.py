@@ -68,8 +68,8 @@ def offset_kernels(width: int, heads: int, seed: int) -> tuple[np.ndarray, np.nd
     pairs = np.arange(min(size, width) // 2)
     # The sum of D / 2 products of pairs with amplitude² = 2 · _POSITION_SHARE, divided by √D.
     gain = PEAK_LOGIT * math.sqrt(size) / (max(len(pairs), 1) * 2 * _POSITION_SHARE)
-    # A random order: with neighbouring frequencies alone, several offsets would have almost the same
-    # logit as the head's own.
+    # A random order: with neighbouring frequencies alone, several offsets would have almost the
+    # logit of the head's own.
     order = np.random.default_rng(seed).permutation(len(frequencies))
     query = np.zeros((width, heads, size), np.float32)
     key = np.zeros_like(query)

@@ -132,10 +132,12 @@ def _integral(value_of: Callable[[Any], tuple[Any, Any]], path: _Path, points: i
     nodes, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
     length = path.end.shape[1]
     at_once = max(1, POSITIONS_AT_ONCE // length)
+    # In float64: hundreds of points of both signs are added.
     total = np.zeros(length)
     for begin in range(0, points, at_once):
         chosen = slice(begin, begin + at_once)
         _, gradients = value_of(path.at((nodes[chosen] + 1) / 2))
         along = tf.reduce_sum(gradients * path.step, axis=-1)  # [S, L]
+        # Halved: the path has length 1, and the rule is for an interval of length 2.
         total += weights[chosen] / 2 @ along.numpy()
     return total.astype(np.float32)

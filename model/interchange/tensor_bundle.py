@@ -55,6 +55,7 @@ def open_bundle(prefix: Path) -> WeightSource:
             raise _malformed(prefix, f"an entry of its index is malformed: {error}") from error
         if dtype.is_floating or dtype.is_integer or dtype.is_bool:
             _check_size(prefix, name, entry, dtype, files)
+            # Entries may overlap: many names for the same bytes would be read many times over.
             claimed += entry.size
         tensors[name] = (entry, dtype)
     if claimed > sum(file.stat().st_size for file in files):
@@ -117,6 +118,7 @@ def _data_files(prefix: Path, header: bytes) -> list[Path]:
 def _read_index(prefix: Path) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of an index."""
     data = read_bytes(prefix.parent, f"{prefix.name}.index", _MAX_INDEX_BYTES) or b""
+    # Two block handles of at most 20 bytes each, padded to 40, and the magic number.
     footer = data[-_FOOTER_BYTES:]
     try:
         if struct.unpack("<Q", footer[40:])[0] != _MAGIC:
@@ -126,6 +128,7 @@ def _read_index(prefix: Path) -> Iterator[tuple[bytes, bytes]]:
         for _, handle in _block(data, begin, size):
             (begin, size), _ = _varints(handle, 0, 2)
             total_bytes += size
+            # A forged index may list the same block any number of times.
             if total_bytes > len(data):
                 raise ValueError("its blocks overlap")
             yield from _block(data, begin, size)
@@ -174,4 +177,5 @@ def _varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
 def _masked_crc(data: bytes) -> int:
     """Return the masked CRC-32C that TensorFlow and LevelDB store."""
     crc = google_crc32c.value(data)
+    # Masked as in LevelDB: a plain CRC of data that contain CRCs detects fewer errors.
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

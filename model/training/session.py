@@ -200,6 +200,7 @@ class Session:
             sums = self._call(batches, count, window)
             step += count
             self.checkpoints.check()
+            # Before the log and the checkpoint: neither may hold what diverged.
             if self.guard.diverged(sums, means(sums)["loss"]):
                 step = self._roll_back(step)
                 batches, window = self._train_batches(), Window(self.trainer.schedule)
@@ -230,6 +231,7 @@ class Session:
             self.checkpoint_every_steps,
             self.every_steps or self.run.training.steps,
         ]
+        # A call cannot be interrupted, so it ends where something is due.
         to_event = min(every - step % every for every in intervals)
         # All workers must run the same number of steps, and each measures another throughput.
         steps = self.workers.of_chief(self.throughput.steps_within(CALL_SECS))
@@ -257,6 +259,7 @@ class Session:
 
     def _after_call(self, step: int, stopped: Callable[[], bool]) -> None:
         """Stop if a signal requested it; save and evaluate if due."""
+        # A signal may reach only one worker, and all must leave the loop at the same step.
         if self.workers.any(stopped()):
             self._stop(step)
         if self._is_due(step, self.checkpoint_every_steps):
@@ -303,12 +306,14 @@ class Session:
 
     def _evaluate(self, step: int) -> dict[str, float] | None:
         """Evaluate at most once per step, and log the metrics; None without evaluation data."""
+        # Early stopping ends the loop after an evaluation, and `train` evaluates at the end, too.
         if self._evaluated and self._evaluated[0] == step:
             return self._evaluated[1]
         values = self.data.measure(self.trainer)
         if values:
             self.log.add(step, "eval", values)
             self.log.sync()
+            # After the log is on the disk: a resumed run reads the best value from it.
             if self.best.record(values):
                 self._save(step)
                 self.best.mark(step, values)

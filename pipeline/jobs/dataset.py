@@ -109,6 +109,7 @@ def make_datasets(
         raise InputError(f"`input` {' '.join(globs)}: every file is empty; give it some text")
     vocab_bytes = vocab.read_bytes()
     for output, settings in outputs.items():
+        # Before the job, which may take hours; `publish` checks again.
         check_free(absolute(output), shard_files(settings), vocab_bytes, overwrite=overwrite)
     if rejected is not None:
         check_no_rejections(absolute(rejected), overwrite=overwrite)
@@ -191,6 +192,7 @@ def _check_readable(report: Report, max_unreadable_rate: float) -> None:
     """Raise `InputError` if the share of unreadable documents exceeds the limit."""
     damaged = {reason: report.dropped[reason] for reason in sorted(UNREADABLE & {*report.dropped})}
     count = sum(damaged.values())
+    # After the job: only then are all documents counted.
     if count > max_unreadable_rate * report.documents:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in damaged.items())
         raise InputError(
@@ -212,6 +214,7 @@ def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Man
         split = written.shard.name.partition("-")[0]
         totals[split].update(written.statistics)
         splits[split].append(written.shard)
+    # With fewer than two documents per shard, random next sentences cannot come from another one.
     if not splits[TRAIN] or (1 < settings.shards > report.documents // 2):
         raise InputError(_why_nothing(report, settings))
     return Manifest(

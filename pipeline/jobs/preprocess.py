@@ -84,6 +84,7 @@ class TokenizeDocuments(beam.DoFn):
         self._tokenizer = build_tokenizer(
             self._vocabulary.pieces, lower_case=self._settings.lower_case
         )
+        # The smallest integer type that holds every id: documents are shuffled as these bytes.
         self._piece = piece_type(self._vocabulary)
         self._tally = Tally(self._tally_folder)
 

@@ -121,6 +121,7 @@ def mask_pieces(
     length = input_ids.shape[1]
     available = is_text.sum(axis=1)
     limits = np.rint(available * mask_rate).astype(np.int64).clip(min=1)
+    # Last, since a record may have no text, and one piece is asked for above.
     limits = np.minimum(limits, np.minimum(available, max_predictions))  # [N]
     units = unit_numbers(is_text, continues_word[input_ids], noise, masking)  # [N, L]
     chosen = choose_units(units, limits, noise)  # [N, L]
@@ -200,6 +201,7 @@ def _span_starts(
     Each word ends its span with the same probability, so lengths follow a geometric distribution.
     """
     ends_before = noise.draw(word_starts.shape[1]) < SPAN_END_RATE
+    # A segment's first word begins a span whatever was drawn: spans do not cross [SEP].
     starts = word_starts & (ends_before | ~follows_text)
     # Spans longer than `MAX_SPAN_WORDS` are split: count the words since the last span start.
     word = np.cumsum(word_starts, axis=1)

@@ -109,6 +109,7 @@ def draw_next_sentence_pairs(
             cut = rng.randint(first + 1, last - 1) if last - first > 1 else last
             a_start, a_length = starts[first], starts[cut] - starts[first]
             if cut == last:
+                # A has no continuation in its document.
                 is_random, owed = True, owed + 1
             elif owed:
                 is_random, owed = False, owed - 1

@@ -47,6 +47,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         write(path, data)
         return
     make_folder(path.parent)
+    # In the same directory: a rename is atomic only within a filesystem.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -84,6 +85,7 @@ def publish(temporary: Path, final: Path, marker: str = "") -> Path:
     """
     if is_remote(final):
         return _upload_folder(temporary, final, marker)
+    # From below: what a directory contains before the directory that names it.
     for folder, _, files in os.walk(temporary, topdown=False):
         for name in files:
             sync(Path(folder, name))
@@ -101,6 +103,7 @@ def _upload_folder(folder: Path, final: Path, marker: str) -> Path:
     present = sizes_below(final)
     if marker in present:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+    # False sorts before True: the marker comes last.
     for name in sorted(files, key=lambda name: name == marker):
         check_not_lost(final)
         upload(files[name], final / name)
@@ -177,6 +180,7 @@ def remove_folder(path: Path, marker: str = "") -> None:
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
         return
+    # False sorts before True: the marker goes first.
     for name in sorted(sizes_below(path), key=lambda name: name != marker):
         (path / name).unlink(missing_ok=True)
 
@@ -236,6 +240,7 @@ def make_folder(path: Path) -> None:
         return
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
+    # A new directory survives a power cut once its parent's entries are synced.
     for folder in reversed(missing):
         sync(folder.parent)
 
@@ -246,6 +251,7 @@ def crc32c(path: Path) -> str:
 
     checksum = google_crc32c.Checksum()
     with path.open("rb") as file:
+        # In blocks: a shard or a checkpoint may have gigabytes.
         while chunk := file.read(1 << 22):
             checksum.update(chunk)
     return checksum.hexdigest().decode()

@@ -221,6 +221,8 @@ def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
             given,
         )
         return None
+    # A writer removes its file when it exits, so one that names a holder was left by a killed
+    # process.
     before = read_holder(file)
     if before:
         _log.info("%s: %s, exited without releasing its lock; taking it over", given, before)

@@ -58,6 +58,7 @@ def check_free(output: str, names: Iterable[str], vocab: bytes, *, overwrite: bo
                 f"`output` {output}: already holds a dataset; choose another folder or add "
                 "`overwrite`"
             )
+        # Only what the manifest lists is the dataset's; other files of these names are the user's.
         existing -= {VOCABULARY, *_old_shards(output)}
     elif VOCABULARY in existing and _read(joined(output, VOCABULARY)) == vocab:
         existing.remove(VOCABULARY)
@@ -96,6 +97,7 @@ def publish(
             # The user's own file with the same contents: not ours, so `undo` must not remove it.
             del moves[output][VOCABULARY]
     journal = {output: _to_undo(output, names) for output, names in moves.items()}
+    # The journal before the first change, and gone after the last: `undo` sees every state between.
     _write(joined(folder, JOURNAL), to_json(journal).encode())
     for output, files in moves.items():
         _publish(output, files)
@@ -133,6 +135,7 @@ def _publish(output: str, files: Mapping[str, str]) -> None:
     make_folders(output)
     old = _old_shards(output) if MANIFEST in names_in(output) else []
     stale = [name for name in old if name not in files]
+    # The manifest goes first: a reader must not find the old one with new shards.
     remove_files([joined(output, MANIFEST)])
     if is_local_path(output):
         sync(Path(output))  # no manifest outlives its shards

@@ -119,6 +119,7 @@ def _read_labelled(path: Path, task: Task) -> Examples:
 def _logits(of: Logits, batches: Batches, task: Task) -> list[np.ndarray]:
     """Return the logits of each encoded text, or pair of texts, in order and without padding."""
     found: list[np.ndarray] = [np.zeros(0)] * len(batches.encoded)
+    # By length, so that a batch has little padding.
     order = batches.by_length
     for start in range(0, len(order), BATCH_SIZE):
         rows = order[start : start + BATCH_SIZE]

@@ -126,12 +126,14 @@ def export_run(
         accuracy = check_accuracy(run, model, module, check) if check else None
         if accuracy and max_loss is not None:
             _check_loss(accuracy, precision, max_loss)
+        # Next to the versions, so that publishing is a rename within one filesystem.
         with writing(given), staging(model_path, ".export-") as temporary:
             with writing(given, tf.errors.OpError):
                 tf.saved_model.save(module, str(temporary), signatures=signatures)
                 write_warm_up(temporary / WARM_UP_FILE, model_path.name, signatures, run.vocabulary)
                 if precision == "int8":
                     write_plan(temporary / PLAN_FILE, plan, run.config.num_hidden_layers)
+            # The saved files are checked, not the module: what is written is what is served.
             check_ops(temporary, server)
             goldens = Reference(run, model, max_windows).golden(signatures)
             difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])

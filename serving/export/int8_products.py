@@ -67,6 +67,7 @@ class Int8Matrix(tf.Module):
         super().__init__(name="int8_matrix")
         self.values = tf.Variable(quantized.values, trainable=False)
         self.ranges = tf.Variable(quantized.scales * np.float32(LARGEST), trainable=False)
+        # 24 bits of the hash: as many as the significand of a float32 has.
         digest = hashlib.sha256(np.ascontiguousarray(quantized.scales).tobytes()).digest()
         self._key = int.from_bytes(digest[:3], "big") / 2**24
 
@@ -100,6 +101,7 @@ class DynamicDense(Dense):
         """Return x times the kernel plus the bias."""
         rows, scales = quantized_rows(tf.cast(x, tf.float32))
         none = tf.zeros(self.matrix.ranges.shape)
+        # With the limit 127 an integer stands for itself; the rows' own scales follow.
         sums = product(rows, self.matrix.kernel, none, LARGEST, transposed=self._transposed)
         return sums * scales + self.bias
 
@@ -130,9 +132,11 @@ class CalibratedDense(Dense):
         """
         super().__init__(name="int8_dense")
         self.matrix = Int8Matrix(inputs.weights(kernel))
+        # x = low + step · q: the constant part of the product is added to the bias once, here.
         bias = bias + inputs.low * inputs.column_sums(kernel)
         self.bias = tf.Variable(bias.astype(np.float32), trainable=False)
         divisors = inputs.divisors
+        # Inverted once: a product per number is cheaper than a quotient.
         factors = None if divisors is None else (1.0 / divisors).astype(np.float32)
         self.factors = None if factors is None else tf.Variable(factors, trainable=False)
         self._inputs = inputs
@@ -318,6 +322,7 @@ def _attributes(values: Mapping[str, Any]) -> dict[str, attr_value_pb2.AttrValue
         elif name == "fused_ops":
             attribute.list.s.extend(each.encode() for each in value)
         else:
+            # An empty list must be there, too: a node without the attribute is refused.
             attribute.list.SetInParent()
             attribute.list.type.extend(each.as_datatype_enum for each in value)
         attributes[name] = attribute

@@ -188,6 +188,7 @@ class _Clocks:
         evicted = []
         latest = time.monotonic() - _GRACE_SECS
         while len(self._waiting) > _MAX_WAITING:
+            # Dictionaries keep their order, so the first one waits longest.
             oldest = next(iter(self._waiting))
             if self._waiting[oldest] > latest and len(self._waiting) <= _MOST_WAITING:
                 break

@@ -35,6 +35,7 @@ def warm_up(version_dir: Path, signatures: dict[str, ServableSignature], runner:
             log = prediction_log_pb2.PredictionLog.FromString(record)
         except DecodeError as error:
             raise invalid(f"{path}: record {number} is not a PredictionLog") from error
+        # Models of other exporters may have records of other kinds, such as Classify.
         if not log.HasField("predict_log"):
             continue
         request = log.predict_log.request
