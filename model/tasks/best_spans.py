@@ -44,6 +44,7 @@ def best_spans(scores: Any, at: Any, count: Any = 1) -> tuple[Any, Any, Any]:
 
     windows, length = tf.unstack(tf.shape(at))
     of_word = at != NO_LABEL
+    # Positions without a word must not be the minimum.
     before = tf.reduce_min(tf.where(of_word, at, tf.int32.max), axis=1, keepdims=True)
     # Words are counted from the first one of their window, so their number is below L.
     row = tf.range(windows)[:, tf.newaxis] * length
@@ -57,6 +58,7 @@ def best_spans(scores: Any, at: Any, count: Any = 1) -> tuple[Any, Any, Any]:
         return tf.maximum(tf.reshape(best, [windows, length]), _LOWEST)
 
     starts, ends = scores[:, :, 0], scores[:, :, 1]
+    # In one word, the start must not come after the end; in two, it cannot.
     within = by_word(_best_start_before(starts, word) + ends)
     # The answers that start with a word: of this word alone, and of so many more.
     following = tf.range(length)[:, tf.newaxis] + tf.range(1, MAX_ANSWER_WORDS)
@@ -64,7 +66,9 @@ def best_spans(scores: Any, at: Any, count: Any = 1) -> tuple[Any, Any, Any]:
     longer = by_word(starts)[:, :, tf.newaxis] + tf.gather(later, following, axis=1)
     totals = tf.concat([within[:, :, tf.newaxis], longer], axis=2)  # [K, L, words of the answer]
     flat = tf.reshape(totals, [windows, length * MAX_ANSWER_WORDS])
+    # top_k returns the lower index first among equals: the first and shortest answer.
     best, places = tf.math.top_k(flat, count)
+    # A place is (first word, number of further words) in one number.
     first = before + places // MAX_ANSWER_WORDS
     last = first + places % MAX_ANSWER_WORDS
     is_answer = best > IMPOSSIBLE

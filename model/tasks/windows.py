@@ -51,6 +51,8 @@ def window_with_most_context(position: Any, room: Any, step: Any, count: Any) ->
     Returns:
         int [N]. Index of the window, from 0.
     """
+    # Middles are at number · step + (room - 1) / 2; rounding to the nearest, all doubled to stay
+    # whole.
     nearest = (2 * position - (room - 1) + step) // (2 * step)
     return nearest.clip(0, count - 1) if hasattr(nearest, "clip") else _clipped(nearest, count - 1)
 
@@ -149,7 +151,7 @@ class CharacterOffsets:
         lengths = tf.strings.length(texts)
         self._starts = tf.cumsum(lengths, exclusive=True)  # of each text in all of them
         data = tf.cast(tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8), tf.int32)
-        is_first = (data < 0x80) | (data >= 0xC0)
+        is_first = (data < 0x80) | (data >= 0xC0)  # not 10xxxxxx, a continuation byte
         is_beyond = data >= 0xF0  # the first of four bytes
         self._before = {
             served.CODE_POINT: _counts_before(is_first),

@@ -102,6 +102,7 @@ def ending_with_its_workers() -> Iterator[None]:
         elif failure.exc_type is not grpc.RpcError:  # a connection that ended with its worker
             before(failure)
 
+    # A worker's death raises in a thread of Beam's, where only this hook sees it.
     threading.excepthook = on_thread_failure
     logging.getLogger().addFilter(_is_no_traceback)
     try:

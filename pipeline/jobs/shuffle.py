@@ -79,6 +79,7 @@ class Spill(beam.DoFn):
     def _write(self) -> Iterator[tuple[str, Place]]:
         if not self._gathered:
             return
+        # A new name for each write: workers share the folder, and a retried bundle writes again.
         path = joined(self._folder, f"documents-{uuid.uuid4().hex}")
         places = []
         first = 0

@@ -47,6 +47,7 @@ class Tally:
 
     def __init__(self, folder: str | None) -> None:
         watched = folder and Path(folder).is_dir()
+        # A file for each worker: lines that several processes append to one file could mix.
         self._path = Path(folder) / f"{uuid.uuid4().hex}.jsonl" if folder and watched else None
 
     def add(self, **counts: int) -> None:
@@ -100,6 +101,7 @@ def _follow(
 ) -> None:
     stopping = False
     while not stopping:
+        # Sum once more after the stop, so that the bar ends with the final counts.
         stopping = stop.wait(POLL_SECS)
         totals = read_tallies(folder)
         for name, task in tasks.items():

@@ -97,6 +97,7 @@ class Cache:
 
     def path_of(self, source: Path, checksum: str) -> Path:
         """Return where the copy of a remote file with this checksum is, or would be."""
+        # The source is part of the name, because files with different paths may have the same name.
         digest = hashlib.sha256(str(source).encode()).hexdigest()[:16]
         return self._folder / f"{digest}-{checksum}-{source.name}"
 
@@ -105,6 +106,7 @@ class Cache:
         partial = copy.with_name(f"{_PARTIAL}{copy.name}")
         try:
             partial.touch()
+            # Whoever waits here finds the finished copy, so each file is downloaded once.
             with _locked(partial, fcntl.LOCK_EX) as found:
                 if not found or (copy.exists() and copy.stat().st_size == size_bytes):
                     return  # another process was faster
@@ -131,6 +133,7 @@ class Cache:
                 f"{size_bytes / 1e9:.3g} GB; give more"
             )
         deadline = time.monotonic() + WAIT_SECS
+        # One process at a time counts the sizes, or two would take the same room.
         lock = self._folder / ".room"
         while True:
             lock.touch()
@@ -150,13 +153,14 @@ class Cache:
         files: list[tuple[int, int, Path]] = []
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
+                status = path.stat()  # another process may remove it meanwhile
                 if path != partial and _OURS.fullmatch(path.name):
                     files.append((status.st_mtime_ns, status.st_size, path))
         room = self._max_bytes - sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if room >= size_bytes:
                 break
+            # Readers hold a shared lock, so this fails at once for a copy in use.
             with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB) as found:
                 if found and size:
                     path.unlink(missing_ok=True)
@@ -190,6 +194,7 @@ def _locked(path: Path, operation: int) -> Iterator[bool]:
             yield False
             return
         try:
+            # The file may have been removed, or replaced, between its opening and the lock.
             is_same = os.path.samestat(os.fstat(descriptor), path.stat())
         except FileNotFoundError:
             is_same = False

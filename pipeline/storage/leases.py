@@ -24,6 +24,7 @@ from pipeline.storage.strict_json import from_json, to_json
 LEASE = ".lease"
 """Name of the lease in a directory that is being written; removed when the writer exits."""
 
+# Three renewals may fail before another process may take the lease over.
 RENEW_SECS = 15.0
 LEASE_SECS = 60.0
 
@@ -64,10 +65,10 @@ class LeaseHolder:
         if (self.host, self.namespace) != (socket.gethostname(), _namespace()):
             return False
         try:
-            os.kill(self.pid, 0)
+            os.kill(self.pid, 0)  # signal 0 only asks whether the process exists
         except ProcessLookupError:
             return True
-        except PermissionError:
+        except PermissionError:  # it exists, and belongs to another user
             return False
         return False
 
@@ -148,6 +149,7 @@ def _take_over(lease: Path, holder: LeaseHolder, other: LeaseHolder | None) -> b
     """Replace the lease of a dead process; return whether it is ours now."""
     if not (other and other.is_dead) and _age_secs(lease) < LEASE_SECS:
         return False
+    # Renewed or taken by another process since it was read: no longer dead.
     if read_holder(lease) != other:
         return False
     lease.unlink(missing_ok=True)
@@ -160,6 +162,7 @@ def _take_over(lease: Path, holder: LeaseHolder, other: LeaseHolder | None) -> b
 def _age_secs(lease: Path) -> float:
     """Return the time since a lease was written, by the clock of the store."""
     probe = lease.with_name(f"{LEASE}.{uuid.uuid4().hex}")
+    # A new object has the present time of the store's clock, the only one that all writers share.
     write(probe, b"")
     try:
         return modified_secs(probe) - modified_secs(lease)

@@ -170,6 +170,7 @@ def _record(
         raise _DamageError
     length, crc = _HEADER.unpack(header)
     rest = length + _FOOTER.size
+    # Before the read: a forged length must not allocate memory for data that are not there.
     is_complete = size_bytes is None or file.tell() + rest <= size_bytes
     if crc != _masked(header[:8]) or length > MAX_RECORD_BYTES or not is_complete:
         raise _DamageError
@@ -181,6 +182,7 @@ def _record(
     if size_bytes is not None:
         file.seek(rest, 1)
         return b""
+    # A compressed file cannot be skipped in, only read; in pieces, to bound the memory.
     while rest:
         skipped = len(file.read(min(rest, _CHUNK)))
         if not skipped:

@@ -366,6 +366,7 @@ def tokenize_by_word(
     words, starts, limits = tokenizer.split_words(texts, unit)
     pieces = tokenizer.tokenize_words(words.flat_values, vocabulary)
     joined = words.with_flat_values(pieces).merge_dims(1, 2)
+    # Counted again in each text.
     numbers = tf.ragged.range(words.row_lengths(), dtype=tf.int64).flat_values
     of_pieces = tf.repeat(tf.cast(numbers, tf.int32), pieces.row_lengths())
     return WordPieces(words, starts, limits, joined, joined.with_flat_values(of_pieces))

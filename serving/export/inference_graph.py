@@ -127,6 +127,7 @@ class Network(tf.Module):
         x = tf.cast(self.token_embedding(input_ids), tf.float32)
         x += tf.cast(self.position_embedding[: shape[1]], tf.float32)
         x += tf.cast(tf.gather(self.segment_embedding, segment_ids), tf.float32)
+        # Rows instead of texts: products with weights do not need to know which text a row is of.
         x = tf.reshape(x, [-1, self._config.hidden_size])
         x = self.embeddings_norm(x, self._residual_dtype)
         hidden = (1.0 - tf.cast(input_mask, tf.float32)) * HIDDEN
@@ -224,6 +225,7 @@ class _Weights:
             is_residual: whether the output has the dtype of the residuals, not `dtype`.
         """
         kernels = [self._array(f"{path}/kernel") for path in paths]
+        # Side by side: one product instead of three reads the input once.
         kernel = np.concatenate([each.reshape(-1, size) for each in kernels], axis=-1)
         bias = np.concatenate([self._array(f"{path}/bias").reshape(size) for path in paths])
         if not self.is_int8 or name in self._plan.kept:
@@ -331,6 +333,7 @@ class _Layer(tf.Module):
         heads = self._config.num_attention_heads
         size = self._config.hidden_size // heads
         qkv = tf.cast(self.qkv(x), self._dtype)  # [R, 3 H]
+        # The inverse of the kernels' order in `_Weights.dense`: queries, keys, values, then heads.
         qkv = tf.reshape(qkv, [shape[0], shape[1], 3, heads, size])
         queries, keys, values = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]), 3)  # [B, N, L, D]
         scale = tf.constant(size**-0.5, self._dtype)

@@ -100,6 +100,7 @@ class Windows:
         """
         total = tf.size(self.numbers)
         together = tf.cast(POSITIONS_TOGETHER // _width(self.spans), tf.int32)
+        # A window may be longer than all positions together.
         together = tf.maximum(together, 1)
         parts = -(-total // together)
         results = {
@@ -268,6 +269,7 @@ class TextEncoder(tf.Module):
             places.flat_values, room, step, tf.gather(read, places.value_rowids())
         )
         # A word is decided on at its first piece, if that is in the last window or before.
+        # Shifted by one: a piece is a word's first if the piece before it is of another word.
         numbers_before = tf.pad(words.word_numbers.flat_values[:-1], [[1, 0]])
         is_first = (words.word_numbers.flat_values != numbers_before) | (places.flat_values == 0)
         is_read = places.flat_values < tf.gather((read - 1) * step + room, places.value_rowids())
@@ -318,6 +320,7 @@ class TextEncoder(tf.Module):
             + first,
             tf.minimum(tf.gather(lengths, rows) - first, tf.gather(room, rows)),
         )
+        # An answer must not be a part of the question.
         no_words = tf.fill(tf.shape(question.flat_values), NO_WORD)
         return Windows(
             ReadTexts(text_pair, words, rows, words.words.row_lengths(), most),

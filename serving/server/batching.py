@@ -220,6 +220,7 @@ class Batcher:
             for task in tasks[start : start + step]:
                 results.append(task.done.result())
                 total_bytes += size_bytes(results[-1])
+                # The rest of the request is not computed: its answer would be refused anyway.
                 if total_bytes > self._max_output_bytes:
                     self._forget(tasks)
                 check_answer(total_bytes, self._max_output_bytes)
@@ -273,6 +274,7 @@ class Batcher:
         if not self._options.enable_large_batch_splitting or self._fits(whole):
             return [_Task(inputs, whole)]
         tasks, start, size = [], 0, _Size()
+        # One row more than there are, to close the last piece.
         for row, row_work in enumerate([*work, 0]):
             grown = size + _Size(1, row_work)
             if row == rows or (size.rows and not self._fits(grown)):
@@ -308,11 +310,13 @@ class Batcher:
                 batches[-1].tasks.append(task)
             if batches:
                 self._queues[key] = queue
+            # One thread for each task at most; a notified thread without a due batch waits again.
             self._changed.notify(len(tasks))
 
     def _forget(self, tasks: list[_Task]) -> None:
         """Remove tasks that are not running yet from their queues."""
         with self._changed:
+            # A running task cannot be cancelled; its batch has left the queue.
             dropped = {task for task in tasks if task.done.cancel()}
             for key, queue in list(self._queues.items()):
                 for batch in queue.batches:
@@ -370,6 +374,7 @@ class Batcher:
 
     def _wait_secs(self, queue: _Queue) -> float:
         first = queue.batches[0]
+        # A later batch is opened only when this one is full.
         is_closed = len(queue.batches) > 1 or not self._fits(first.size + _Size(1, 1))
         if is_closed or self._closing:
             return 0.0
@@ -401,6 +406,7 @@ class Batcher:
             if len(tasks) == 1:
                 tasks[0].done.set_exception(error)
                 return
+            # Bisection: one faulty task among n costs about 2 log n runs instead of n.
             middle = len(tasks) // 2
             self._process(signature, tasks[:middle])
             self._process(signature, tasks[middle:])
@@ -464,6 +470,7 @@ def _stacked(arrays: Sequence[np.ndarray], rows: int) -> np.ndarray:
         arrays = [_padded(array, shape) for array in arrays]
     missing = rows - sum(map(len, arrays))
     if missing:
+        # A row that is valid for the graph; zeros might not be.
         arrays = [*arrays, np.repeat(arrays[-1][-1:], missing, axis=0)]
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 

@@ -46,11 +46,13 @@ class _Pool:
             self._total += units
             self._held[address] += units
             if not self._held[address]:
-                del self._held[address]
+                del self._held[address]  # or it grows with every address ever seen
             return True
 
     def _has_room(self, address: str, units: int) -> bool:
         part = self._size // _RESERVED
+        # An address that holds nothing may take more than its part, or a large request would never
+        # be accepted.
         holds_little = self._held[address] + units <= part or not self._held[address]
         return self._total + units <= self._size - (0 if holds_little else part)
 
@@ -91,6 +93,8 @@ class Budget:
             yield
             return
         with self._turns:
+            # Inside the semaphore, so that the rest holds back the next turn and not this one's
+            # answer.
             time.sleep(max(0.0, self._rested_at_secs - time.monotonic()))
             started_secs = time.monotonic()
             try:
