@@ -230,6 +230,7 @@ def _slurm_ports(environment: Environment, count: int) -> list[int]:
         return [*map(int, ports[:count])]
     job = _number(environment, "SLURM_JOB_ID") if "SLURM_JOB_ID" in environment else 0
     step = _number(environment, "SLURM_STEP_ID") if "SLURM_STEP_ID" in environment else 0
+    # All workers calculate the same ports without talking to each other.
     first = (64 * job + 8 * step) % (len(FREE_PORTS) - count)
     return [*FREE_PORTS[first : first + count]]
 
@@ -294,6 +295,7 @@ def _from_kubernetes(environment: Environment) -> Cluster:
             raise InputError(f"Kubernetes: the environment has no {name}; {value}")
     count = _number(environment, WORKERS)
     index = _number(environment, _INDEX, below=count)
+    # A pod of an Indexed Job is called JOB-INDEX, so each knows the names of all others.
     job, _, suffix = environment["HOSTNAME"].rpartition("-")
     if suffix != str(index) or not job:
         raise InputError(

@@ -131,6 +131,7 @@ def eval_batches(
     masks = f"{split}/masks"  # the same in every evaluation, so that results are comparable
     size = context.get_per_replica_batch_size(batch_size)
     rows = _rows(context, batch_size)
+    # Batches per device: a process with several devices takes one for each of them per step.
     batches = -(-manifest.examples(split) // batch_size) * (len(rows) // size)
     if not manifest.streams:
         records = file_order.eval_records(dataset, manifest, split, context, batch_size=batch_size)
@@ -175,6 +176,7 @@ def _read(
     Returns:
         As `_parsed` takes them.
     """
+    # Whole global batches: a chunk must not end within one.
     batches = max(1, READ_RECORDS // count)
 
     def elements() -> Iterator[dict[str, Any]]:

@@ -114,6 +114,7 @@ def local_clusters(workers: int) -> list[Cluster]:
 def free_ports(count: int) -> list[int]:
     """Return ports of this machine that no process has now."""
     free: list[int] = []
+    # Random, not seeded: two launches at the same time must not try the same ports.
     for port in random.SystemRandom().sample(FREE_PORTS, len(FREE_PORTS)):
         with socket.socket() as bound, contextlib.suppress(OSError):
             bound.bind(("0.0.0.0", port))  # TensorFlow listens on all addresses
@@ -191,6 +192,7 @@ class Group:
         """Take note of an event; return whether the workers must be told to stop now."""
         if isinstance(event, _Worker):
             self._ended.append(event)
+            # One failure is enough: the workers that were told to stop fail, too.
             is_first = not any(worker.told for worker in self._workers)
             return event.code != 0 and is_first
         if self.interrupted:
@@ -233,7 +235,7 @@ class Group:
         other = threading.Thread(target=self._copy, args=(index, "stdout", process.stdout))
         other.start()
         self._copy(index, "stderr", process.stderr)
-        other.join()
+        other.join()  # all of the output before the end is reported
         process.wait()
         self._events.put(worker)
 

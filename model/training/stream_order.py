@@ -111,9 +111,12 @@ class StreamOrder:
         """Return how many records each stream has given before a position: int64 [V]."""
         steps, rows = divmod(position, self.batch_size)
         lanes = np.arange(self.lanes)[:, None]
+        # Lanes before the row are full, lanes after it are empty.
         begun = np.clip(rows - lanes * self.lane_rows, 0, self.lane_rows)
         turns = steps * self.lane_rows + begun
         places = np.arange(self.lane_streams)
+        # Streams take turns in the order of their places, so the first ones may be one record
+        # ahead.
         return ((turns - places + self.lane_streams - 1) // self.lane_streams).ravel()
 
     def ranges(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -230,4 +233,5 @@ class _Draw:
 
     def permutation(self, count: int) -> np.ndarray:
         """Return a random permutation of 0 to count - 1, int64 [count]."""
+        # The order of random keys; stable, so that equal keys have one order on every platform.
         return self._philox.random_raw(count).argsort(kind="stable")

@@ -70,6 +70,7 @@ class Workers:
         if self.count == 1:
             return list(values)
         local_replicas = self.strategy.num_replicas_in_sync // self.count
+        # Every replica of a worker adds the same numbers, so each adds its share of them.
         shares = tf.constant(values, tf.float64) / local_replicas
         return self._all_reduced(shares).numpy().tolist()
 
@@ -83,6 +84,7 @@ class Workers:
         Args:
             text: its first `TEXT_BYTES` bytes in UTF-8 are sent.
         """
+        # Bytes as numbers, each worker's at a place of its own: the only collective here is a sum.
         data = text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
         sent = [0.0] * (self.count * TEXT_BYTES)
         sent[self.index * TEXT_BYTES : (self.index + 1) * TEXT_BYTES] = map(float, data)

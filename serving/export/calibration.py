@@ -107,6 +107,7 @@ def calibrate(run: Run, model: keras.Model, path: Path, vocabulary: Path | None 
     """
     in_float32 = TextModel(run, model, vocabulary=vocabulary)
     texts = [*_read(path), *zip(TEXTS, PAIRS, strict=True), *((text, "") for text in TEXTS)]
+    # Sorted by length, so that batches have little padding.
     texts.sort(key=lambda pair: sum(map(len, pair)))
     batches = []
     for start in range(0, len(texts), BATCH_SIZE):
@@ -128,6 +129,7 @@ def _read(path: Path) -> list[tuple[str, str]]:
     texts = [line for line in lines if line.strip()]
     if not texts:
         raise InputError(f"`calibrate` {path}: contains no text; give one text per line")
+    # At equal distances: a sorted file's first lines would be of one kind.
     chosen = np.linspace(0, len(texts) - 1, min(len(texts), MOST_TEXTS)).round().astype(int)
     parts = [texts[index].partition("\t") for index in chosen]
     return [(first, second) for first, _, second in parts]
@@ -162,12 +164,15 @@ def _best(seen: _Seen, kernel: np.ndarray, name: str, activation: str) -> tuple[
     """Return the best range of a product's input, and the relative squared error with it."""
     rows = seen.rows
     right = rows @ kernel
+    # The input of this product is an activation, computed by the product before: it has no
+    # divisors.
     is_activation = name.endswith("/output")
     shares = SHARES[:1] if is_activation else SHARES
     best: tuple[Range, float] | None = None
     for share, cut in combinations(shares, CUTS):
         divisors = None if share is None else _divisors(seen.largest, kernel, share)
         scaled = seen.largest if divisors is None else seen.largest / divisors
+        # GELU is never below -0.17, so a symmetric range would waste almost half of the integers.
         low = float(rows.min()) if is_activation and activation != "relu" else 0.0
         candidate = _range(low, cut * float(scaled.max()), divisors)
         error = _error(_product(rows, kernel, candidate), right)
@@ -190,6 +195,7 @@ def _divisors(largest: np.ndarray, kernel: np.ndarray, share: float) -> np.ndarr
     """Return SmoothQuant's divisors of the input's channels, float32 [K], with a mean of 1."""
     inputs = np.maximum(largest, 1e-5)
     weights = np.maximum(np.abs(kernel).max(axis=1), 1e-5)
+    # Equation 4 of SmoothQuant.
     divisors = inputs**share / weights ** (1 - share)
     normalized: np.ndarray = (divisors / np.exp(np.mean(np.log(divisors)))).astype(np.float32)
     return normalized

@@ -56,7 +56,7 @@ def check(
     worst = 0.0
     for number, golden in enumerate(goldens):
         difference = largest_difference(golden, answers[number], vocabulary.ids)
-        if not difference <= tolerance:
+        if not difference <= tolerance:  # written so that NaN fails too
             raise JobError(
                 f"not exported: {golden.signature} answers otherwise than the Python model: the "
                 f"difference is {difference:.2g}, at most {tolerance:.2g} is allowed"
@@ -86,6 +86,8 @@ def _answers(
     arrays = {}
     for number, (signature, inputs) in enumerate(requests):
         for name, value in inputs.items():
+            # As protobuf messages: NumPy's files store strings as pickles, which the other side
+            # refuses.
             data = tf.make_tensor_proto(value).SerializeToString()
             arrays[f"{number} {signature} {name}"] = np.frombuffer(data, np.uint8)
     parent = Path(tempfile.gettempdir())

@@ -74,6 +74,7 @@ class Reference:
         self._model = model
         self._looking_in = with_intermediates(model.get_layer("encoder"))
         self._tokenizer = build_tokenizer(run.vocabulary.pieces, lower_case=run.dataset.lower_case)
+        # Several signatures ask about the same texts, and a run in float32 is slow.
         self._asked = lru_cache(maxsize=None)(self._ask)
         self._of_task = lru_cache(maxsize=None)(self._ask_task)
         self.max_seq_length = run.dataset.max_seq_length
@@ -329,5 +330,6 @@ def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: 
         if not np.isfinite(values).all() or not np.isfinite(right).all():
             return np.inf
         difference = np.abs(values - right).max(initial=0.0)
+        # Relative for large numbers such as logits, absolute for small ones such as probabilities.
         return float(difference / max(1.0, np.abs(right).max(initial=0.0)))
     return 0.0 if (values == right).all() else np.inf

@@ -185,6 +185,7 @@ class BoundedProtocol(H11Protocol):
             return "head", 0
         if cycle.response_complete:
             return ("rest" if cycle.more_body else "head"), id(cycle)
+        # id: the next request of a connection is another cycle, so its time begins again.
         return ("body" if cycle.more_body else "run"), id(cycle)
 
     @property
@@ -246,4 +247,5 @@ def connection_limit(limits: Limits) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return limits.max_connections
+    # Halved, for REST and gRPC; a few connections even where the limit is very low.
     return max(16, min(limits.max_connections, (soft - _OTHER_FILES) // 2))

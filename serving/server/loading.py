@@ -67,6 +67,7 @@ def loaded_once(load: Loader) -> Loader:
     loaded: WeakValueDictionary[object, Servable] = WeakValueDictionary()
 
     def load_or_share(name: str, version: int, path: Path) -> Servable:
+        # The resolved path: two names may be links to one directory.
         key = version, path.resolve(), fingerprint(path)
         known = loaded.get(key)
         loaded[key] = servable = replace(known, name=name) if known else load(name, version, path)

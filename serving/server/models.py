@@ -75,6 +75,7 @@ class _Model:
 
     def unload_others(self) -> None:
         """Second half of `update`: unload versions that are not chosen, and assign the labels."""
+        # While no chosen version can be loaded, the old ones keep answering.
         if any(version in self.serving for version in self.chosen):
             self._unload(set(self.serving) - set(self.chosen))
         self._assign_labels()
@@ -91,6 +92,7 @@ class _Model:
 
     def _try(self, version: int, path: Path) -> VersionStatus | None:
         attempt = fingerprint(path)
+        # The same files would fail again, and loading takes seconds of a core.
         if self._failed.get(version) == attempt:
             return None
         self._note(VersionStatus(version, "LOADING"))
