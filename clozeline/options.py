@@ -51,6 +51,9 @@ class Command(ABC):
     `metadata={"flag": "run"}`. Messages name fields in backquotes; `as_flags` replaces them by
     flags. A field with `metadata={"presets": FOLDER}` names a YAML file in that folder, whose
     values replace the defaults; those of `config` and of the command line win.
+
+    A field with `metadata={"switch": (ON, OFF)}` can also be given as a boolean: `--name` and
+    `true` in YAML mean ON, `--no-name` and `false` mean OFF.
     """
 
     config: Path | None = None
@@ -162,7 +165,7 @@ def parse_options(
     flags, positional = _config_flags(arguments, options)
     # The last of two equal flags wins, so the strongest come last.
     arguments = flags + arguments
-    arguments = _preset_flags(arguments, options) + arguments
+    arguments = _switched(_preset_flags(arguments, options) + arguments, options)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), warnings.catch_warnings():
@@ -204,6 +207,22 @@ def _config_flags(arguments: list[str], options: type[Command]) -> tuple[list[st
     if where + 1 == len(words):
         raise InputError("`config`: expected a YAML file after it")
     return settings_from_yaml(path_from(words[where + 1]), options)
+
+
+def _switched(arguments: list[str], options: type[Command]) -> list[str]:
+    """Return the arguments with values for the switches that have none, see `Command`."""
+    words = {}
+    for each in fields(options):
+        if "switch" in each.metadata:
+            flag = each.name.replace("_", "-")
+            words[f"--{flag}"], words[f"--no-{flag}"] = each.metadata["switch"]
+    switched = []
+    for word, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        is_alone = after.startswith("--") or word.startswith("--no-")
+        if is_alone and (value := words.get(word.replace("_", "-"))):
+            word = f"--{word.removeprefix('--').removeprefix('no-')}={value}"
+        switched.append(word)
+    return switched
 
 
 def presets(folder: Path) -> dict[str, Path]:
@@ -250,6 +269,7 @@ def settings_from_yaml(
     """
     hints = get_type_hints(options, include_extras=True)
     defaults = {field.name: field.default for field in fields(options)}
+    switches = {f.name: f.metadata["switch"] for f in fields(options) if "switch" in f.metadata}
     known = _flags(options)
     del known["config"]
     flags: list[str] = []
@@ -262,6 +282,8 @@ def settings_from_yaml(
         if value is None is defaults[known[name]]:
             continue  # `option:` without a value means the default
         try:
+            if isinstance(value, bool) and known[name] in switches:
+                value = switches[known[name]][0 if value else 1]
             values = _values(value, hints[known[name]])
             if _is_positional(hints[known[name]]):
                 positional[known[name]] = _converted(values, hints[known[name]])

@@ -5,10 +5,10 @@ Error messages name fields in backquotes; the options of the command line have t
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.errors import InputError, check_range
-from pipeline.schema import Compression, Masks, Pairing
+from pipeline.schema import Compression, Deduplicate, Masks, Pairing
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 Masking = Literal["token", "whole-word", "span"]
@@ -95,7 +95,11 @@ class PreprocessConfig(CorpusConfig):
         mask_rate: share of the pieces to predict (above 0, to 1).
         short_seq_rate: share of pairs with a random target length below the maximum (0 to 1).
         duplicates: passes over the corpus, each with different pairs and masks (1 to 10000).
-        deduplicate: drop documents whose text, or id, occurred before.
+        deduplicate: what to drop: `documents`: those whose text, or id, occurred before. `near`:
+            also near-duplicates, by MinHash over word 5-grams.
+        minhash_bands: number of bands of a signature (1 to 256), for `near`.
+        minhash_rows: number of values in a band (1 to 64). Documents of Jaccard similarity J are
+            near-duplicates with the probability 1 - (1 - J^rows)^bands.
         min_document_pieces: drop documents with fewer pieces.
         max_unreadable_rate: maximum share of unreadable documents (0 to 1).
         shards: number of training files (1 to 99999); None = one per 16 MB of text.
@@ -118,7 +122,9 @@ class PreprocessConfig(CorpusConfig):
     mask_rate: float = 0.15
     short_seq_rate: float = 0.1
     duplicates: int = 1
-    deduplicate: bool = False
+    deduplicate: Deduplicate = "none"
+    minhash_bands: int = 14
+    minhash_rows: int = 8
     min_document_pieces: int = 1
     max_unreadable_rate: float = 0.1
     shards: int | None = None
@@ -153,6 +159,11 @@ class PreprocessConfig(CorpusConfig):
         check_range("mask_rate", self.mask_rate, 0, 1)
         check_range("short_seq_rate", self.short_seq_rate, 0, 1)
         check_range("duplicates", self.duplicates, 1, 10_000)
+        if self.deduplicate not in get_args(Deduplicate):
+            names = ", ".join(get_args(Deduplicate))
+            raise InputError(f"`deduplicate` {self.deduplicate}: expected one of {names}")
+        check_range("minhash_bands", self.minhash_bands, 1, 256)
+        check_range("minhash_rows", self.minhash_rows, 1, 64)
         check_range("min_document_pieces", self.min_document_pieces, 1, 1 << 31)
         check_range("max_unreadable_rate", self.max_unreadable_rate, 0, 1)
         check_range("eval_rate", self.eval_rate, 0, 0.5)

@@ -18,6 +18,10 @@ or swapped (ALBERT's sentence-order prediction). `none`: whole sentences, no pai
 Masks = Literal["static", "dynamic"]
 """When pieces are masked: in the stored records, or during training, differently each epoch."""
 
+Deduplicate = Literal["none", "documents", "near"]
+"""What is dropped because it was there before. `documents`: documents of equal text, or id. `near`:
+also documents that differ in a few words."""
+
 Compression = Literal["none", "gzip"]
 """Compression of the shard files."""
 

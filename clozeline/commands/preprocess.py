@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from clozeline.commands.corpus import CorpusOptions
 from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import Masking, PreprocessConfig
-from pipeline.schema import Compression, Masks, Pairing
+from pipeline.schema import Compression, Deduplicate, Masks, Pairing
 from pipeline.storage.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -49,8 +49,17 @@ class Preprocess(CorpusOptions):
     """Share of sequences that are made shorter than the maximum (0 to 1)."""
     duplicates: int = PreprocessConfig.duplicates
     """Number of passes over the corpus, each with different pairs and masks (1 to 10000)."""
-    deduplicate: bool = PreprocessConfig.deduplicate
-    """Drop documents whose text (or id) equals that of another document."""
+    deduplicate: Deduplicate = field(
+        default=PreprocessConfig.deduplicate, metadata={"switch": ("documents", "none")}
+    )
+    """documents (or no value): drop documents whose text (or id) equals that of another document.
+    near: drop near-duplicates, too; one document of each cluster is kept (MinHash over word
+    5-grams, as FineWeb)."""
+    minhash_bands: int = PreprocessConfig.minhash_bands
+    """With --deduplicate near: number of bands of a signature (1 to 256)."""
+    minhash_rows: int = PreprocessConfig.minhash_rows
+    """With --deduplicate near: number of values in a band (1 to 64). Documents that share a share J
+    of their 5-grams are near-duplicates with the probability 1 - (1 - J^rows)^bands."""
     min_document_pieces: int = PreprocessConfig.min_document_pieces
     """Drop documents with fewer pieces."""
     max_unreadable_rate: float = PreprocessConfig.max_unreadable_rate
@@ -79,6 +88,9 @@ class Preprocess(CorpusOptions):
             InputError: a flag is out of range.
         """
         super().__post_init__()
+        if self.deduplicate != "near":
+            reason = f"`deduplicate` {self.deduplicate} computes no MinHash; near does"
+            self.refuse_given(reason, "minhash_bands", "minhash_rows")
         self.configuration()
 
     def configuration(self) -> PreprocessConfig:

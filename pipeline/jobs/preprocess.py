@@ -12,7 +12,7 @@ several sequence lengths are made from one grouping.
 import shutil
 import tempfile
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,18 @@ from pipeline.corpus.remarks import remarks_from
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.jobs.beam_options import is_local, running_pipeline
 from pipeline.jobs.job_report import JobReport, RejectionFile, ShardReport, WrittenShard
+from pipeline.jobs.near_duplicates import BANDS, NearDuplicates, banded, count_parts, marks
 from pipeline.jobs.rejections import REJECTED, WriteRejections, recorded
 from pipeline.jobs.shared_folder import OnSharedStorage
-from pipeline.jobs.shuffle import GroupByShard, Place, gathered
+from pipeline.jobs.shuffle import Group, GroupByShard, Place, gathered
 from pipeline.jobs.tally import Tally
 from pipeline.manifest import Shard, compression_type, shard_file
+from pipeline.records.document import LENGTH, Document
 from pipeline.records.shard import (
-    LENGTH,
     TOO_SHORT,
-    Document,
     Settings,
     ShardMaker,
+    by_shard,
     document_key,
     piece_type,
     unknown,
@@ -67,16 +68,24 @@ class TokenizeDocuments(beam.DoFn):
 
     Elements are few and large, since Beam has a fixed cost per element. For each document that
     cannot be used, the rule that rejected it goes to the side output `DROPPED`, and its rejection
-    to `REJECTED`. What rules changed in the others goes to `CHANGED`.
+    to `REJECTED`. What rules changed in the others goes to `CHANGED`. To find near-duplicates, the
+    bands of the documents' signatures go to `BANDS`.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, settings: Settings, tally: str | None, *, labelled: bool
+        self,
+        vocabulary: Vocabulary,
+        settings: Settings,
+        tally: str | None,
+        *,
+        labelled: bool,
+        parts: int,
     ) -> None:
         self._vocabulary = vocabulary
         self._labelled = labelled
         self._settings = settings
         self._tally_folder = tally
+        self._parts = parts
 
     def setup(self) -> None:
         """Make this worker's rules and its tokenizer."""
@@ -117,7 +126,8 @@ class TokenizeDocuments(beam.DoFn):
         self._tally.add(tokens=len(pieces))
         row_splits = ragged.row_splits.numpy()
         first = 0
-        by_shard: defaultdict[str, list[Document]] = defaultdict(list)
+        used: list[Document] = []
+        texts: list[str] = []
         for document, count in zip(documents, map(len, sentences), strict=True):
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
@@ -132,8 +142,12 @@ class TokenizeDocuments(beam.DoFn):
             ids = pieces[bounds[0] : bounds[-1]].tobytes()
             # Drop sentences without a piece, for example those of control characters only.
             packed = (key, ids, lengths[lengths > 0].astype(LENGTH).tobytes(), document.label)
-            by_shard[self._settings.shard_name(key)].append(packed)
-        yield from by_shard.items()
+            used.append(packed)
+            texts.append(document.text)
+        yield from by_shard(used, self._settings).items()
+        if self._settings.deduplicate == "near":
+            for part in banded(used, texts, self._settings.bands, self._parts):
+                yield beam.pvalue.TaggedOutput(BANDS, part)
 
 
 class WriteShard(beam.DoFn):
@@ -160,7 +174,7 @@ class WriteShard(beam.DoFn):
         self._makers = [ShardMaker(self._vocabulary, settings) for settings in self._datasets]
         self._tally = Tally(self._tally_folder)
 
-    def process(self, element: tuple[str, Iterable[list[Document] | Place]]) -> Iterator[Any]:
+    def process(self, element: tuple[str, Iterable[Group | Place]]) -> Iterator[Any]:
         """Write one shard of each dataset; yield the reports, and the rejections."""
         name, groups = element
         documents = gathered(groups)
@@ -270,6 +284,7 @@ def run_job(
     # Only local runners spill, so their files need not travel to a remote folder and back.
     spilled = temporary if is_local_path(temporary) or tally is None else tally
     report = joined(temporary, "report.json")
+    parts = count_parts(files)
     with running_pipeline(options) as pipeline:
         read = pipeline | ReadDocuments(files, settings, skip_damaged=skip_damaged)
         tokenized = (
@@ -277,19 +292,20 @@ def run_job(
             | batch_documents()
             | beam.ParDo(OnSharedStorage(temporary))
             | beam.ParDo(
-                TokenizeDocuments(vocabulary, settings, tally, labelled=labelled)
-            ).with_outputs(DROPPED, REJECTED, CHANGED, main="documents")
+                TokenizeDocuments(vocabulary, settings, tally, labelled=labelled, parts=parts)
+            ).with_outputs(DROPPED, REJECTED, CHANGED, BANDS, main="documents")
         )
+        documents = tokenized.documents
+        group = GroupByShard(spilled, through_files=is_local(options))
+        if settings.deduplicate == "near":
+            near = tokenized[BANDS] | NearDuplicates(group, parts) | beam.FlatMap(marks, settings)
+            documents = (documents, near) | "Documents and marks" >> beam.Flatten()
         write = WriteShard(vocabulary, datasets, temporary, tally)
-        shards = (
-            tokenized.documents
-            | GroupByShard(spilled, through_files=is_local(options))
-            | beam.ParDo(write).with_outputs(REJECTED, main="reports")
-        )
+        shards = documents | group | beam.ParDo(write).with_outputs(REJECTED, main="reports")
         rejected = (
             (tokenized[REJECTED], shards[REJECTED])
             | "Rejected" >> beam.Flatten()
-            | "Rejected by file" >> GroupByShard(spilled, through_files=is_local(options))
+            | "Rejected by file" >> group
             | beam.ParDo(WriteRejections(temporary))
         )
         _write_report(

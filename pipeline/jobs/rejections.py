@@ -14,7 +14,7 @@ import apache_beam as beam
 from pipeline.corpus.cleaning import rejection_line
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.jobs.job_report import RejectionFile
-from pipeline.jobs.shuffle import Place, gathered
+from pipeline.jobs.shuffle import Group, Place, gathered
 from pipeline.storage.rejections import rejection_file
 from pipeline.storage.remote_files import joined, open_to_write
 
@@ -42,7 +42,7 @@ class WriteRejections(beam.DoFn):
     def __init__(self, temporary: str) -> None:
         self._temporary = temporary
 
-    def process(self, element: tuple[str, Iterable[Any | Place]]) -> Iterator[RejectionFile]:
+    def process(self, element: tuple[str, Iterable[Group | Place]]) -> Iterator[RejectionFile]:
         """Write the lines of one file, sorted."""
         name, groups = element
         rows: list[Any] = gathered(groups)

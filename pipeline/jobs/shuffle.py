@@ -9,20 +9,23 @@ import itertools
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders import FastPrimitivesCoder
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline.records.shard import Document
 from pipeline.storage.remote_files import joined, open_to_read, open_to_write
 
 SPILL_BYTES = 1 << 25
 """Amount of tokenized text that a worker buffers before it writes a file."""
 
+Group = list[tuple[bytes, ...]]
+"""Some documents of one shard, or other rows that are grouped in the same way."""
+
 Place = tuple[str, int, int]
-"""Location of documents of one shard: path of the file, offset in bytes, number of bytes."""
+"""Location of a `Group`: path of the file, offset in bytes, number of bytes."""
 
 
 class GroupByShard(beam.PTransform):
@@ -41,9 +44,9 @@ class GroupByShard(beam.PTransform):
         return documents | beam.GroupByKey()
 
 
-def gathered(groups: Iterable[list[Document] | Place]) -> list[Document]:
+def gathered(groups: Iterable[Group | Place]) -> list[Any]:
     """Return all documents of a shard."""
-    lists = (read_documents(g) if isinstance(g, tuple) else g for g in groups)
+    lists = (read_group(g) if isinstance(g, tuple) else g for g in groups)
     return list(itertools.chain.from_iterable(lists))
 
 
@@ -59,10 +62,10 @@ class Spill(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Start with an empty buffer."""
-        self._gathered: defaultdict[str, list[Document]] = defaultdict(list)
+        self._gathered: defaultdict[str, Group] = defaultdict(list)
         self._bytes = 0
 
-    def process(self, element: tuple[str, list[Document]]) -> Iterator[tuple[str, Place]]:
+    def process(self, element: tuple[str, Group]) -> Iterator[tuple[str, Place]]:
         """Buffer documents; write the buffer to a file when it reaches `SPILL_BYTES`."""
         name, documents = element
         self._gathered[name] += documents
@@ -93,8 +96,8 @@ class Spill(beam.DoFn):
         yield from places
 
 
-def read_documents(place: Place) -> list[Document]:
-    """Read documents that `Spill` wrote."""
+def read_group(place: Place) -> Group:
+    """Read the documents that `Spill` wrote."""
     path, first, count = place
     with open_to_read(path) as file:
         file.seek(first)

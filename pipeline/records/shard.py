@@ -11,30 +11,27 @@ import numpy as np
 
 from pipeline import schema
 from pipeline.configs import Masking
+from pipeline.corpus.minhash import Bands
 from pipeline.corpus.readers import CorpusFormat
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.manifest import shard_file
+from pipeline.records.deduplication import node_of, separated
+from pipeline.records.document import LENGTH, Document
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
 from pipeline.records.serialization import encode_examples
-from pipeline.schema import Compression, Masks, Pairing, record_features
+from pipeline.schema import Compression, Deduplicate, Masks, Pairing, record_features
 from pipeline.text.inputs import Marks
 from pipeline.text.tokenizer import Vocabulary
-
-Document = tuple[bytes, bytes, bytes, bytes]
-"""A tokenized document: key, piece ids (dtype `piece_type`), sentence lengths (dtype `LENGTH`), and
-the label for the record of rejections (`pipeline.corpus.cleaning.label_of`; empty if none is
-written). They are bytes because Beam serializes bytes fastest."""
 
 Split = Literal["train", "eval"]
 TRAIN: Split = "train"
 EVAL: Split = "eval"
 
-LENGTH = np.dtype("<i4")  # explicit byte order: workers may have different machines
-
-DUPLICATE, TOO_SHORT, NO_OTHER_DOCUMENT = "duplicate", "too_short", "no_other_document"
-"""Reasons for dropping a document: an equal document was kept; it has too few pieces, or too few
-sentences for a pair; its shard has no other document to draw random sentences from."""
+DUPLICATE, NEAR_DUPLICATE = "duplicate", "near_duplicate"
+TOO_SHORT, NO_OTHER_DOCUMENT = "too_short", "no_other_document"
+"""Reasons for dropping a document: an equal or a similar document was kept; it has too few pieces,
+or too few sentences for a pair; its shard has no other document to draw random sentences from."""
 
 BLOCK = 4096
 """Records that are masked and serialized at a time."""
@@ -53,13 +50,20 @@ class Settings(CorpusFormat):
     mask_rate: float
     short_seq_rate: float
     duplicates: int
-    deduplicate: bool
+    deduplicate: Deduplicate
+    minhash_bands: int
+    minhash_rows: int
     min_document_pieces: int
     shards: int
     streams: int
     eval_rate: float
     compression: Compression
     seed: int
+
+    @property
+    def bands(self) -> Bands:
+        """How MinHash signatures are cut."""
+        return Bands(self.minhash_bands, self.minhash_rows)
 
     @property
     def shards_by_split(self) -> dict[Split, int]:
@@ -74,6 +78,14 @@ class Settings(CorpusFormat):
         split = EVAL if where / 2**64 < self.eval_rate else TRAIN
         count = self.shards_by_split[split]
         return shard_name(split, which % count, count)
+
+
+def by_shard(documents: Iterable[Document], settings: Settings) -> dict[str, list[Document]]:
+    """Return documents, or marks on them, by the name of their shard."""
+    shards: dict[str, list[Document]] = {}
+    for document in documents:
+        shards.setdefault(settings.shard_name(document[0]), []).append(document)
+    return shards
 
 
 def shard_name(split: Split, number: int, count: int) -> str:
@@ -165,29 +177,33 @@ class ShardMaker:
         """Return the documents to make records of, sorted, and each other one with its rejection.
 
         Args:
-            documents: all documents of the shard, in any order.
+            documents: all documents of the shard and the marks on them, in any order.
         """
         # Beam delivers documents in any order; sorting makes the bytes of a shard reproducible.
-        ordered = sorted(documents)
+        ordered, marks = separated(sorted(documents))
         kept: list[Document] = []
         rejected: list[tuple[Document, Rejection]] = []
         keys: set[bytes] = set()
         for document in ordered:
-            rejection = self._rejection(document, keys)
+            rejection = self._rejection(document, keys, marks)
             if rejection:
                 rejected.append((document, rejection))
             else:
                 kept.append(document)
             keys.add(document[0])
-        if self.settings.pairing == "nsp" and len(keys) == 1:
+        if self.settings.pairing == "nsp" and len({key for key, *_ in kept}) == 1:
             rejected += [(document, Rejection(NO_OTHER_DOCUMENT)) for document in kept]
             kept = []
         return kept, rejected
 
-    def _rejection(self, document: Document, keys: Container[bytes]) -> Rejection | None:
+    def _rejection(
+        self, document: Document, keys: Container[bytes], near_duplicates: Container[bytes]
+    ) -> Rejection | None:
         """Return why a document is not used next to documents with these keys; None = it is."""
-        if self.settings.deduplicate and document[0] in keys:
+        if self.settings.deduplicate != "none" and document[0] in keys:
             return Rejection(DUPLICATE)
+        if self.settings.deduplicate == "near" and node_of(document) in near_duplicates:
+            return Rejection(NEAR_DUPLICATE, threshold=round(self.settings.bands.threshold, 3))
         if self.settings.pairing == "sop" and (count := self._sentences(document)) < 2:
             return Rejection(TOO_SHORT, count, 2)
         return None

@@ -194,3 +194,31 @@ def test_config_file_and_its_paths_may_be_urls(store: Any) -> None:
     store.objects["bucket/inspect.yaml"] = b"dataset: gs://bucket/dataset\n"
     options, _ = parse("inspect", ["--config=gs://bucket/inspect.yaml"])
     assert str(options.dataset) == "gs://bucket/dataset"
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "value"),
+    [
+        ([], "", "none"),
+        (["--deduplicate"], "", "documents"),
+        (["--deduplicate", "--duplicates", "2"], "", "documents"),
+        (["--deduplicate", "near"], "deduplicate: true", "near"),
+        (["--deduplicate=near", "--no-deduplicate"], "", "none"),
+        (["--no-deduplicate"], "deduplicate: near", "none"),
+        ([], "deduplicate: true", "documents"),
+        ([], "deduplicate: false", "none"),
+        ([], "deduplicate: near", "near"),
+    ],
+)
+def test_a_flag_that_was_a_switch(words: list[str], text: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "flags.yaml").write_text(text or "seed: 1")
+    required = ["--input", "i", "--vocab", "v", "--output", "o"]
+    config = ["--config", str(tmp_path / "flags.yaml")]
+    options, unknown = parse("preprocess", [*required, *config, *words])
+    assert (options.deduplicate, unknown) == (value, [])  # type: ignore[attr-defined]
+    assert ("deduplicate" in options.given) == bool(words or "dedup" in text)
+
+
+def test_a_value_that_a_former_switch_does_not_have() -> None:
+    with pytest.raises(InputError, match="deduplicate"):
+        parse("preprocess", ["--input=i", "--vocab=v", "--output=o", "--deduplicate", "all"])

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.jobs import shuffle
 from pipeline.jobs.beam_options import running_pipeline
 from pipeline.jobs.shuffle import GroupByShard, gathered
-from pipeline.records.shard import Document
+from pipeline.records.document import Document
 
 
 def batches(rng: Random) -> list[tuple[str, list[Document]]]:

@@ -1,0 +1,161 @@
+"""Find the near-duplicates of a corpus: all documents but one of each cluster.
+
+    bands of signatures → group by band → edges → star operations → marks for the shards
+
+The rows of every step are packed into bytes and partitioned by a hash, so that elements are few and
+large and go through the same grouping as documents, in bounded memory. Star operations are
+unrolled, since a pipeline has no loops. A cluster that `ROUNDS` of them do not change into a star,
+a long chain of documents, is finished by one worker, which gets no other edges.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from pipeline.corpus.clusters import (
+    NODE,
+    all_but_smallest,
+    beaten,
+    both_ways,
+    bucket_edges,
+    large_star,
+    small_star,
+)
+from pipeline.corpus.minhash import Bands, band_hashes
+from pipeline.jobs.shuffle import Group, GroupByShard, Place, gathered
+from pipeline.records.deduplication import mark, node_of
+from pipeline.records.document import Document
+from pipeline.records.shard import Settings, by_shard
+
+BANDED = np.dtype([("band", "<u8"), ("node", NODE)])
+"""A document and the hash of one of its bands."""
+
+ROUNDS = 4
+"""Star operations of each kind: enough for all clusters but long chains."""
+
+PART_BYTES = 1 << 26
+"""Corpus bytes for each partition of the nodes; a worker holds the rows of one at a time."""
+
+Part = tuple[str, Group]
+"""Name of a partition, some of its rows as bytes."""
+
+BANDS, OPEN = "bands", "open"  # tags of side outputs
+
+
+def count_parts(files: Mapping[str, int]) -> int:
+    """Return the number of partitions for a corpus, given the size in bytes of its files."""
+    return -(-sum(files.values()) // PART_BYTES)
+
+
+def banded(
+    documents: Sequence[Document], texts: Sequence[str], bands: Bands, parts: int
+) -> Iterator[Part]:
+    """Yield the bands of some documents, `BANDED`, partitioned by band.
+
+    Args:
+        documents: tokenized documents.
+        texts: the text of each.
+        bands: how signatures are cut.
+        parts: number of partitions.
+    """
+    hashes, has_word = band_hashes(texts, bands)
+    nodes = np.frombuffer(b"".join(map(node_of, documents)), NODE)
+    rows = np.empty((int(has_word.sum()), bands.count), BANDED)
+    rows["band"] = hashes[has_word]
+    rows["node"] = nodes[has_word, None]
+    flat = rows.ravel()
+    yield from _partitioned(flat, flat["band"] >> np.uint64(32), parts)
+
+
+class NearDuplicates(beam.PTransform):
+    """What `banded` yields → near-duplicates of documents that are kept: bytes of `NODE` [N].
+
+    A node may be in several elements.
+    """
+
+    def __init__(self, group: GroupByShard, parts: int) -> None:
+        """Find near-duplicates.
+
+        Args:
+            group: how elements of the same name are grouped.
+            parts: number of partitions.
+        """
+        super().__init__()
+        self._group = group
+        self._parts = parts
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        """Return the PCollection of nodes."""
+        edges = self._apply("Bands", rows, _edges_of_bands)
+        for number in range(1, ROUNDS + 1):
+            edges = self._apply(f"Large stars {number}", edges, _large_stars)
+            edges = self._apply(f"Small stars {number}", edges, _small_stars)
+        clusters = self._grouped("Clusters", edges) | "Clusters" >> beam.FlatMap(
+            _beaten
+        ).with_outputs(OPEN, main="beaten")
+        last = self._grouped("Chains", clusters[OPEN]) | "Chains" >> beam.FlatMap(_last)
+        return (clusters.beaten, last) | beam.Flatten()
+
+    def _grouped(self, label: str, rows: beam.PCollection) -> beam.PCollection:
+        return rows | f"Group {label}" >> self._group
+
+    def _apply(self, label: str, rows: beam.PCollection, step: Callable[..., Any]) -> Any:
+        """Group rows and pass each group to a function, with the number of partitions."""
+        return self._grouped(label, rows) | label >> beam.FlatMap(step, self._parts)
+
+
+def marks(nodes: bytes, settings: Settings) -> Iterator[tuple[str, list[Document]]]:
+    """Yield marks on documents, given as bytes of `NODE` [N], by their shard."""
+    size = NODE.itemsize
+    each = (mark(nodes[start : start + size]) for start in range(0, len(nodes), size))
+    yield from by_shard(each, settings).items()
+
+
+def _rows(groups: Iterable[Group | Place], kind: np.dtype) -> np.ndarray:
+    return np.frombuffer(b"".join(row[0] for row in gathered(groups)), kind)
+
+
+def _edges(groups: Iterable[Group | Place]) -> np.ndarray:
+    return _rows(groups, NODE).reshape(-1, 2)
+
+
+def _partitioned(rows: np.ndarray, hashes: np.ndarray, parts: int) -> Iterator[Part]:
+    """Yield rows by partition; `hashes`: uint64, one for each row."""
+    numbers = hashes % np.uint64(parts)
+    order = np.argsort(numbers, kind="stable")
+    names, starts = np.unique(numbers[order], return_index=True)
+    ends = [*starts[1:], len(rows)]
+    for name, start, end in zip(names, starts, ends[: len(starts)], strict=True):
+        yield f"part-{name}", [(rows[order[start:end]].tobytes(),)]
+
+
+def _by_first_node(edges: np.ndarray, parts: int) -> Iterator[Part]:
+    nodes = np.ascontiguousarray(edges[:, 0]).view(np.uint8).reshape(-1, NODE.itemsize)
+    hashes = np.ascontiguousarray(nodes[:, :8]).view("<u8").ravel()  # a node begins with a hash
+    yield from _partitioned(edges, hashes, parts)
+
+
+def _edges_of_bands(element: tuple[str, Iterable[Group | Place]], parts: int) -> Iterator[Part]:
+    rows = _rows(element[1], BANDED)
+    yield from _by_first_node(both_ways(bucket_edges(rows["band"], rows["node"])), parts)
+
+
+def _large_stars(element: tuple[str, Iterable[Group | Place]], parts: int) -> Iterator[Part]:
+    yield from _by_first_node(large_star(_edges(element[1])), parts)
+
+
+def _small_stars(element: tuple[str, Iterable[Group | Place]], parts: int) -> Iterator[Part]:
+    yield from _by_first_node(both_ways(small_star(_edges(element[1]))), parts)
+
+
+def _beaten(element: tuple[str, Iterable[Group | Place]]) -> Iterator[Any]:
+    nodes, rest = beaten(_edges(element[1]))
+    yield nodes.tobytes()
+    if len(rest):
+        yield beam.pvalue.TaggedOutput(OPEN, ("rest", [(rest.tobytes(),)]))
+
+
+def _last(element: tuple[str, Iterable[Group | Place]]) -> Iterator[bytes]:
+    yield all_but_smallest(_edges(element[1])).tobytes()

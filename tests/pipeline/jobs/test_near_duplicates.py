@@ -1,0 +1,260 @@
+"""Near-duplicates: planted copies of texts, found by the job and by comparing all pairs."""
+
+import itertools
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from clozeline.main import main
+from pipeline.configs import PreprocessConfig
+from pipeline.corpus.clusters import NODE, all_but_smallest
+from pipeline.corpus.minhash import Bands
+from pipeline.errors import InputError
+from pipeline.jobs import near_duplicates
+from pipeline.jobs.beam_options import running_pipeline
+from pipeline.jobs.near_duplicates import NearDuplicates, banded, count_parts
+from pipeline.jobs.shuffle import GroupByShard
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.records.deduplication import node_of
+from pipeline.records.document import Document
+from pipeline.records.shard import document_key
+
+
+def changed(text: str, rate: float, rng: Random) -> str:
+    """A copy with some words replaced, left out or swapped, and a header."""
+    words = text.split()
+    for _ in range(round(rate * len(words))):
+        where = rng.randrange(len(words) - 1)
+        change = rng.randrange(3)
+        if change == 0:
+            words[where] = f"x{rng.randrange(10**6)}"
+        elif change == 1:
+            del words[where]
+        else:
+            words[where : where + 2] = words[where : where + 2][::-1]
+    header = ["Posted", "by", f"user{rng.randrange(10**6)}", "today:"]
+    return " ".join(header * (rng.random() < 0.5) + words)
+
+
+def planted(texts: list[str], rng: Random) -> list[str]:
+    """The texts, and up to three copies of some of them."""
+    copies = [
+        changed(text, rng.choice([0.002, 0.005, 0.01, 0.015]), rng)
+        for text in texts
+        for _ in range(rng.choice([0, 0, 1, 3]))
+    ]
+    mixed = texts + copies
+    rng.shuffle(mixed)
+    return mixed
+
+
+def ngrams(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"[^\W_]+", text.lower())
+    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+
+
+def similarities(texts: list[str]) -> np.ndarray:
+    """The exact Jaccard similarity of all pairs."""
+    sets = [ngrams(text) for text in texts]
+    similar = np.zeros((len(texts), len(texts)))
+    for one, a in enumerate(sets):
+        for other, b in enumerate(sets[:one]):
+            similar[one, other] = similar[other, one] = len(a & b) / len(a | b)
+    return similar
+
+
+def random_texts(count: int, seed: int = 3) -> list[str]:
+    rng = Random(seed)
+    return [
+        " ".join(
+            "The " + " ".join(f"w{rng.randrange(3000)}" for _ in range(20)) + "." for _ in range(15)
+        )
+        for _ in range(count)
+    ]
+
+
+def documents_of(texts: Iterable[str]) -> list[Document]:
+    return [(document_key(text, 9), b"\1\0", b"\2\0\0\0", b"") for text in texts]
+
+
+def write_nodes(nodes: bytes, folder: str) -> None:
+    (Path(folder) / f"{uuid.uuid4().hex}.nodes").write_bytes(nodes)
+
+
+def marked(texts: list[str], folder: Path, *, parts: int = 3, batches: int = 7) -> set[int]:
+    """Indices of the texts that the steps of the job mark."""
+    folder.mkdir(exist_ok=True)
+    indices = {node_of(document): index for index, document in enumerate(documents_of(texts))}
+    with running_pipeline(PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([texts[first::batches] for first in range(batches)])
+            | beam.FlatMap(lambda each: banded(documents_of(each), each, Bands(14, 8), parts))
+            | NearDuplicates(GroupByShard(str(folder), through_files=True), parts)
+            | beam.Map(write_nodes, str(folder))
+        )
+    nodes = b"".join(path.read_bytes() for path in folder.glob("*.nodes"))
+    return {indices[nodes[start : start + 24]] for start in range(0, len(nodes), 24)}
+
+
+def check_against_all_pairs(texts: list[str], removed: set[int]) -> None:
+    """Recall of documents to drop where J >= 0.8; every dropped one has a similar document left."""
+    similar = similarities(texts)
+    names = np.frombuffer(b"".join(map(node_of, documents_of(texts))), NODE)
+    pairs = np.argwhere(np.triu(similar >= 0.8))
+    expected = {*all_but_smallest(names[pairs]).tolist()}
+    found = {names[index] for index in removed}
+    assert len(expected) > 0.3 * len(texts)
+    assert len(found & expected) >= 0.95 * len(expected)
+    right = [index for index in removed if similar[index].max() >= 0.7]
+    assert len(right) >= 0.99 * len(removed)
+
+
+def test_planted_copies_are_found(tmp_path: Path) -> None:
+    texts = planted(random_texts(80), Random(1))
+    check_against_all_pairs(texts, marked(texts, tmp_path))
+
+
+@pytest.mark.data
+@pytest.mark.skipif("CLOZELINE_DATA" not in os.environ, reason="CLOZELINE_DATA names no folder")
+def test_planted_copies_in_books_are_found(tmp_path: Path) -> None:
+    books = sorted(Path(os.environ["CLOZELINE_DATA"], "books").glob("*.md"))[:4]
+    texts = []
+    for book in books:
+        text = book.read_text(encoding="utf-8")[5000:65_000]
+        texts += [text[start : start + 2000] for start in range(0, len(text) - 2000, 2000)]
+    texts = planted(texts, Random(2))
+    check_against_all_pairs(texts, marked(texts, tmp_path))
+
+
+def chain(length: int) -> list[str]:
+    """Documents each of which resembles the one before and the one after it, and no other."""
+    rng = Random(5)
+    words = [f"w{rng.randrange(10**6)}" for _ in range(400 + 12 * length)]
+    return [" ".join(words[12 * i : 12 * i + 400]) for i in range(length)]
+
+
+@pytest.mark.parametrize("rounds", [0, near_duplicates.ROUNDS])
+def test_a_long_chain_is_one_cluster(
+    rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_duplicates, "ROUNDS", rounds)
+    texts = chain(300)
+    similar = [len(a & b) / len(a | b) for a, b in itertools.pairwise(map(ngrams, texts))]
+    assert min(similar) > 0.9
+    smallest = min(range(300), key=lambda index: document_key(texts[index], 9))
+    assert marked(texts, tmp_path) == {*range(300)} - {smallest}
+
+
+def test_marks_depend_neither_on_partitions_nor_on_batches(tmp_path: Path) -> None:
+    texts = [*planted(random_texts(60), Random(4)), "", "...", "a b", "a b", "c"]
+    usual = marked(texts, tmp_path / "3")
+    assert usual
+    assert marked(texts[::-1], tmp_path / "1", parts=1, batches=1) == {
+        len(texts) - 1 - index for index in usual
+    }
+    assert marked(texts, tmp_path / "8", parts=8, batches=30) == usual
+
+
+def test_nothing_is_marked_without_near_duplicates(tmp_path: Path) -> None:
+    assert marked(random_texts(20), tmp_path) == set()
+
+
+def test_a_partition_for_64_mb() -> None:
+    assert [count_parts({"a": size, "b": 1}) for size in (0, 1 << 26, 1 << 28)] == [1, 2, 5]
+
+
+def preprocess(corpus: Path, vocab: Path, output: Path, *more: str) -> int:
+    where = ["--input", str(corpus), "--vocab", str(vocab), "--output", str(output)]
+    how = ["--input-format", "jsonl", "--shards", "2", "--eval-rate", "0.2", "--seed", "9"]
+    return main(["preprocess", *where, *how, "--max-seq-length", "32", *more])
+
+
+def write(texts: Iterable[str], path: Path) -> Path:
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return planted(random_texts(40, seed=6), Random(7))
+
+
+@pytest.fixture(scope="module")
+def dataset(texts: list[str], vocab_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("near")
+    corpus = write([*texts, texts[3], texts[4]], folder / "in.jsonl")
+    assert preprocess(corpus, vocab_path, folder / "ds", "--deduplicate", "near") == 0
+    return folder / "ds"
+
+
+def shards(manifest: Manifest) -> dict[str, Any]:
+    return {split: [s.crc32c for s in each] for split, each in manifest.splits.items()}
+
+
+def test_a_dataset_equals_that_of_a_corpus_without_near_duplicates(
+    texts: list[str], dataset: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    removed = marked(texts, tmp_path / "marked")
+    kept = [text for index, text in enumerate(texts) if index not in removed]
+    corpus = write(kept, tmp_path / "kept.jsonl")
+    assert preprocess(corpus, vocab_path, tmp_path / "ds") == 0
+    made, expected = read_manifest(dataset), read_manifest(tmp_path / "ds")
+    assert shards(made) == shards(expected)
+    assert made.dropped_documents == {"duplicate": 2, "near_duplicate": len(removed)}
+    assert expected.dropped_documents == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_same_bytes_from_several_processes(
+    count: int, texts: list[str], dataset: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    corpus = write([*texts, texts[3], texts[4]][::-1], tmp_path / "in.jsonl")
+    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
+    more = ["--deduplicate", "near", *workers]
+    assert preprocess(corpus, vocab_path, tmp_path / "ds", *more) == 0
+    for path in dataset.iterdir():
+        assert (tmp_path / "ds" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_one_id_with_two_texts_is_not_a_near_duplicate_of_itself(
+    texts: list[str], vocab_path: Path, tmp_path: Path
+) -> None:
+    """Documents of one id are duplicates; a copy of the text that goes is not lost with it."""
+    other = random_texts(2, seed=8)
+    rows = [(0, texts[0]), (1, other[0]), (1, other[1]), (2, other[0]), (3, other[1])]
+    corpus = tmp_path / "in.jsonl"
+    corpus.write_text("\n".join(json.dumps({"id": i, "text": text}) for i, text in rows))
+    more = ["--id-column", "id", "--deduplicate", "near", "--shards", "1", "--eval-rate", "0"]
+    assert preprocess(corpus, vocab_path, tmp_path / "ds", *more) == 0
+    dropped = read_manifest(tmp_path / "ds").dropped_documents
+    assert dropped["duplicate"] + dropped["near_duplicate"] <= 3
+
+
+@pytest.mark.parametrize("flags", [["--minhash-bands", "3"], ["--deduplicate", "--minhash-rows=3"]])
+def test_minhash_flags_without_near(
+    flags: list[str], vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write(["A fox. An owl."], tmp_path / "in.jsonl")
+    assert preprocess(corpus, vocab_path, tmp_path / "ds", *flags) == 2
+    assert "--deduplicate" in capsys.readouterr().err
+
+
+def test_the_config_refuses_what_it_does_not_know() -> None:
+    known: dict[str, Any] = {"input": ("a",), "vocab": Path("v"), "output": "o"}
+    for value in (False, "all"):
+        with pytest.raises(InputError, match=r"`deduplicate` .*: expected one of none, documents"):
+            PreprocessConfig(**known, deduplicate=value)
+    with pytest.raises(InputError, match="`minhash_rows` 65"):
+        PreprocessConfig(**known, minhash_rows=65)
