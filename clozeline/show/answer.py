@@ -28,8 +28,8 @@ def show(texts: Sequence[str], answer: Answer) -> RenderableType:
         if kind.signature.n_best
     }
     outputs = answer.outputs
-    ranking = (("passages",), _ranking)
-    needed, view = ranking if "passages" in outputs else views.get(answer.signature, _ANY)
+    ranking = ((served.PASSAGES,), _ranking)
+    needed, view = ranking if served.PASSAGES in outputs else views.get(answer.signature, _ANY)
     # A signature of another exporter may have the same name as ours but other outputs.
     shown = (view if outputs.keys() >= set(needed) else _values)(texts, outputs)
     if outputs.get(served.TRUNCATED):
@@ -41,7 +41,7 @@ def _ranking(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return a table of passages, the most relevant first."""
     rows = [
         [each["line"], each[served.TEXT], f"{each[served.SCORE]:.4f}"]
-        for each in answer["passages"]
+        for each in answer[served.PASSAGES]
     ]
     return table("", ["line", "passage", served.SCORE], rows, frozenset({1}))
 

@@ -25,6 +25,7 @@ class Classification(TextKind):
 
     has_classes = True
     has_soft_targets = True
+    ranks_passages = True
     signature = TaskSignature(
         "classify", view="classes", playground=("What a wonderful film.", "I liked it.")
     )
@@ -181,6 +182,10 @@ class Classification(TextKind):
             served.LABELS: tf.broadcast_to(labels, tf.shape(probabilities)),
             served.PROBABILITIES: probabilities,
         }
+
+    def relevance(self, answers: Mapping[str, Any]) -> Any:
+        """Return the probability of the last class."""
+        return answers[served.PROBABILITIES][..., -1]
 
     def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
         """Return the classes and their probabilities."""

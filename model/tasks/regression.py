@@ -1,7 +1,7 @@
 """Regression: a number for a text or text pair."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Regression(TextKind):
     label_dtype = np.float32
     takes_long = True
     has_soft_targets = True
+    ranks_passages = True
     signature = TaskSignature(
         "score", view="number", playground=("What a wonderful film.", "I liked it.")
     )
@@ -143,6 +144,10 @@ class Regression(TextKind):
         """
         del task, read
         return {served.SCORE: logits[:, 0]}
+
+    def relevance(self, answers: Mapping[str, Any]) -> Any:
+        """Return the number."""
+        return answers[served.SCORE]
 
     def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
         """Return the number."""

@@ -168,6 +168,18 @@ class Task:
         return self.definition.is_per_position
 
     @property
+    def ranks_passages(self) -> bool:
+        """Whether the model ranks passages by a query, with a head that reads both."""
+        return self.takes_pairs and self.definition.ranks_passages
+
+    @property
+    def signature_names(self) -> tuple[str, ...]:
+        """Names of the signatures that only a model of this task has."""
+        kind = self.definition
+        ranking = (served.RERANK,) if self.ranks_passages else ()
+        return (*kind.signature.names, *kind.more_signatures, *ranking)
+
+    @property
     def num_outputs(self) -> int:
         """Number of outputs of the head: one per class, 1 (regression) or 2 (span)."""
         return self.definition.num_outputs(self)
@@ -218,6 +230,7 @@ class TaskKind(ABC, Generic[E]):
         label_dtype: dtype of the labels in a batch.
         signature: serving signature.
         more_signatures: names of further signatures of such a model.
+        ranks_passages: whether a model of text pairs can rank passages by a query, see `relevance`.
         foreign_head: names of the head in other libraries; None = they have no such model.
         has_picture: whether an evaluation can be plotted.
         uses_windows: whether long texts are split into overlapping windows.
@@ -241,6 +254,7 @@ class TaskKind(ABC, Generic[E]):
     label_dtype: "DTypeLike" = "int32"
     signature: TaskSignature
     more_signatures: tuple[str, ...] = ()
+    ranks_passages: bool = False
     foreign_head: ForeignHead | None = None
     has_picture: bool = True
     uses_windows: bool = False
@@ -250,11 +264,6 @@ class TaskKind(ABC, Generic[E]):
     default_length: int | None = None
     least_length: int = 8
     has_head_weights: bool = True
-
-    @property
-    def signature_names(self) -> tuple[str, ...]:
-        """Names of the signatures that only a model of this kind has."""
-        return (*self.signature.names, *self.more_signatures)
 
     def num_outputs(self, task: Task) -> int:
         """Return C, the number of outputs of the head: one per class."""
@@ -569,6 +578,17 @@ class TaskKind(ABC, Generic[E]):
                 `window_outputs` by name.
             read: the texts, for signatures that read windows.
         """
+
+    def relevance(self, answers: Mapping[str, Any]) -> Any:
+        """Return what passages are ranked by, for kinds with `ranks_passages`.
+
+        Args:
+            answers: outputs of the serving signature by name, of a batch or of one pair.
+
+        Returns:
+            Scores, float32 [B], or [] of one pair; higher is more relevant.
+        """
+        raise NotImplementedError
 
     def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
         """Return the reference answer to one or two texts, computed by the Python model.

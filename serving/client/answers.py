@@ -79,7 +79,7 @@ def rank(config: QueryConfig, path: Path) -> Answer:
         {"line": passages[index][0], served.TEXT: passages[index][1], served.SCORE: score}
         for index, score in ranked
     ]
-    return Answer(signature, {"passages": rows})
+    return Answer(signature, {served.PASSAGES: rows})
 
 
 def signature_for(

@@ -53,7 +53,8 @@ _REFUSED_CODES = {
     "FAILED_PRECONDITION",
     "OUT_OF_RANGE",
 }
-COMPARING = (served.SIMILARITY, served.SCORE, "classify")
+CLASSIFY = "classify"
+COMPARING = (served.RERANK, served.SIMILARITY, served.SCORE, CLASSIFY)
 """Signatures that compare two texts, the one that is preferred first."""
 
 _INIT_OP = "__saved_model_init_op"  # listed with the signatures, but is not one
@@ -213,19 +214,22 @@ class _BaseClient(ABC):
         answers = self.predict_batches(model, inputs, batch_size, signature, version)
         return np.concatenate([answer[served.VECTOR] for answer in answers])
 
-    def comparing_signature(self, model: str, version: Version = None) -> str:
-        """Return the name of the signature that compares two texts.
+    def comparing_signature(
+        self, model: str, version: Version = None, label: str | None = None
+    ) -> str:
+        """Return the name of the signature that compares two texts; a label needs classes.
 
         Raises:
             InputError: the model has none.
             RequestError, ServerError: as `predict`.
         """
         known = self.signatures(model, version)
-        for name in COMPARING:
-            if _takes_pairs(known.get(name)):
+        usable = COMPARING if label is None else (CLASSIFY,)
+        for name in usable:
+            if _compares(known.get(name)):
                 return name
         raise InputError(
-            f"model {model}: none of {', '.join(COMPARING)} takes two texts; ranking needs one"
+            f"model {model}: none of {', '.join(usable)} takes two texts; ranking needs one"
         )
 
     def ranked(
@@ -248,20 +252,29 @@ class _BaseClient(ABC):
             query: the first text of each pair.
             passages: the second texts; they are sent in batches.
             label: class that ranks a passage high, for classifiers; None = their last class.
-            batch_size: pairs per request.
+            batch_size: pairs per request, 1 to `model.served.MAX_PASSAGES`.
             version: number or label of the version; None = the newest.
 
         Returns:
             Index and score of each passage, best first; of equal scores, in the given order.
 
         Raises:
-            InputError: the model has no signature that compares two texts, or no such class.
+            InputError: the model has no signature that compares two texts, or no such class, or
+                `batch_size` is not positive.
             RequestError, ServerError: as `predict`.
         """
-        name = self.comparing_signature(model, version)
-        pairs = {served.TEXT: [query] * len(passages), served.TEXT_PAIR: list(passages)}
-        answers = self.predict_batches(model, pairs, batch_size, name, version) if passages else ()
-        scores = [float(score) for each in answers for score in _relevance(model, each, label)]
+        if batch_size < 1:
+            raise InputError(f"batch_size: expected at least 1, received {batch_size}")
+        name = self.comparing_signature(model, version, label)
+        scores: list[float] = []
+        for start in range(0, len(passages), batch_size):
+            some = list(passages[start : start + batch_size])
+            pairs = {served.TEXT: [query] * len(some), served.TEXT_PAIR: some}
+            together = {served.TEXT: [query], served.PASSAGES: [some]}
+            inputs = together if name == served.RERANK else pairs
+            answer = self.predict(model, inputs, name, version)
+            # Another request in the same batch may have had more passages.
+            scores += map(float, _relevance(model, answer, label)[: len(some)])
         return sorted(enumerate(scores), key=lambda each: -each[1])
 
     @abstractmethod
@@ -630,8 +643,9 @@ def _array_from_proto(name: str, dtype: str, outputs: Mapping[str, Any]) -> np.n
     return _text_or_bytes(name, tf.make_ndarray(outputs[name]))
 
 
-def _takes_pairs(signature: Signature | None) -> bool:
-    return signature is not None and set(signature.inputs) == {served.TEXT, served.TEXT_PAIR}
+def _compares(signature: Signature | None) -> bool:
+    inputs = {*signature.inputs} if signature else set()
+    return inputs in ({served.TEXT, served.TEXT_PAIR}, {served.TEXT, served.PASSAGES})
 
 
 def _relevance(model: str, answer: Mapping[str, np.ndarray], label: str | None) -> np.ndarray:
@@ -641,9 +655,11 @@ def _relevance(model: str, answer: Mapping[str, np.ndarray], label: str | None) 
         InputError: the model has no such class.
     """
     if label is None:
-        return (
-            answer[served.SCORE] if served.SCORE in answer else answer[served.PROBABILITIES][:, -1]
-        )
+        if served.SCORES in answer:  # of one query
+            return answer[served.SCORES][0]
+        if served.SCORE in answer:
+            return answer[served.SCORE]
+        return answer[served.PROBABILITIES][:, -1]
     labels = [str(name) for name in answer[served.LABELS][0]] if served.LABELS in answer else []
     if label not in labels:
         raise InputError(f"model {model}: no class {label!r}; it has {', '.join(labels) or 'none'}")

@@ -95,7 +95,9 @@ class Reference:
         goldens = []
         for signature, function in signatures.items():
             names = [spec.name for spec in function.input_signature]
-            if served.TEXT in names:
+            if served.PASSAGES in names:
+                goldens.append(self._about_passages(signature))
+            elif served.TEXT in names:
                 # The default signature has the same function as a named one.
                 named = (name for name, other in signatures.items() if other is function)
                 kind = next(name for name in named if name != DEFAULT_SIGNATURE)
@@ -115,7 +117,7 @@ class Reference:
             served.DIMENSION: np.array(dimensions, np.int32),
         }
         task = self._run.task
-        task = task if task and kind in task.definition.signature_names else None
+        task = task if task and kind in task.signature_names else None
         rows = []
         for text, pair in zip(texts, pairs, strict=True):
             is_single = served.TEXT_PAIR not in names or (kind in OPTIONAL_PAIRS and not pair)
@@ -130,6 +132,24 @@ class Reference:
                 for row, size in zip(rows, dimensions, strict=True)
             ]
         return Golden(signature, {name: inputs[name] for name in names}, rows, task=task)
+
+    def _about_passages(self, signature: str) -> Golden:
+        """Return a request with three passages for each query."""
+        task = self._run.task
+        assert task is not None
+        kind = task.definition
+        passages = [PAIRS[row : row + 3] for row in range(SHORT)]  # of the first, none is long
+        rows = []
+        for query, of_query in zip(TEXTS, passages, strict=False):
+            answers = [self._of_task(task, (query, passage)) for passage in of_query]
+            scores = [kind.relevance(answer) for answer in answers]
+            truncated = any(answer[served.TRUNCATED] for answer in answers)
+            rows.append({served.SCORES: np.array(scores), served.TRUNCATED: np.bool_(truncated)})
+        inputs = {
+            served.TEXT: np.array(TEXTS[:SHORT], object),
+            served.PASSAGES: np.array(passages, object),
+        }
+        return Golden(signature, inputs, rows)
 
     def _shortened(self, vector: np.ndarray, size: int) -> np.ndarray:
         """Return the first components of a vector, of length 1 if the model's vectors are."""
@@ -281,6 +301,9 @@ def largest_difference(
         right = dict(row)
         if served.POSITIONS in of_row:
             right |= _fillings(row["fillings"], of_row, vocabulary_ids)
+        if served.ORDER in of_row:
+            # Scores are compared within a tolerance, and almost equal ones may have any order.
+            right[served.ORDER] = np.argsort(-of_row[served.SCORES], kind="stable")
         if golden.task:
             right |= golden.task.definition.expected_answer(golden.task, row, of_row)
         differences = [

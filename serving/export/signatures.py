@@ -19,7 +19,7 @@ from model import served
 from model.bert.network import weights_by_name
 from model.bert.pooling import normalized, pooled
 from model.run import Run
-from model.served import MAX_SPANS
+from model.served import MAX_PASSAGES, MAX_SPANS
 from pipeline import schema
 from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT
@@ -48,6 +48,7 @@ NO_POSITION = -1
 TEXT = tf.TensorSpec([None], tf.string, name=served.TEXT)
 TEXT_PAIR = tf.TensorSpec([None], tf.string, name=served.TEXT_PAIR)
 N_BEST = tf.TensorSpec([None], tf.int32, name="n_best")
+PASSAGES = tf.TensorSpec([None, None], tf.string, name=served.PASSAGES)
 DIMENSION = tf.TensorSpec([None], tf.int32, name=served.DIMENSION)
 
 Answers = Callable[..., dict[str, Any]]
@@ -115,6 +116,8 @@ class TextModel(tf.Module):
             described[signature.name] = (
                 (self.task_answers_pair, both) if task.takes_pairs else (self.task_answers, [TEXT])
             )
+            if task.ranks_passages:
+                described[served.RERANK] = (self.rerank, [TEXT, PASSAGES])
             if signature.n_best:
                 described[signature.n_best] = (self.best_answers, [*both, N_BEST])
         if self._vector_settings:
@@ -233,6 +236,46 @@ class TextModel(tf.Module):
         if self._run.task.definition.signature.reads == "question":
             return self._window_answers(self._question_windows(text, text_pair))
         return self._text_answers(self.texts.encode_pairs(text, text_pair))
+
+    def rerank(self, text: Any, passages: Any) -> dict[str, Any]:
+        """Score passages by their relevance to a query, with a model that was tuned on pairs.
+
+        Args:
+            text: string [B]. Queries, the first text of each pair.
+            passages: string [B, P]. Passages of each query, the second texts; P at most
+                `MAX_PASSAGES`.
+
+        Returns:
+            scores: float32 [B, P]. See `TaskKind.relevance`.
+            order: int32 [B, P]. Index of each passage, in descending order of the scores; of equal
+                scores, in the given order.
+            truncated: bool [B]. Whether one of the pairs was truncated.
+
+        Raises:
+            InvalidArgumentError: there are more passages, or the inputs differ in length.
+        """
+        text, passages = tf.ensure_shape(text, [None]), tf.ensure_shape(passages, [None, None])
+        count = tf.shape(passages)[1]
+        checks = [
+            tf.debugging.assert_equal(
+                tf.size(text), tf.shape(passages)[0], "text and passages differ in length"
+            ),
+            tf.debugging.assert_less_equal(
+                count, MAX_PASSAGES, f"passages: expected at most {MAX_PASSAGES} of a text"
+            ),
+        ]
+        with tf.control_dependencies(checks):
+            queries = tf.repeat(text, count)
+        answers = self.task_answers_pair(queries, tf.reshape(passages, [-1]))
+        assert self._run.task is not None
+        relevance = self._run.task.definition.relevance(answers)
+        scores = tf.reshape(relevance, tf.shape(passages))
+        truncated = tf.reshape(answers[served.TRUNCATED], tf.shape(passages))
+        return {
+            served.SCORES: scores,
+            served.ORDER: tf.argsort(scores, direction="DESCENDING", stable=True),
+            served.TRUNCATED: tf.reduce_any(truncated, axis=1),
+        }
 
     def best_answers(self, text: Any, text_pair: Any, n_best: Any) -> dict[str, Any]:
         """Return the best answers to questions, in descending order of their scores.

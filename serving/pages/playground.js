@@ -2,7 +2,7 @@
 
 const PAUSE_MS = 250; // in typing, before the server is asked
 const MOST_COMPARED = 12;
-const MOST_SEARCHED = 100;
+const MOST_SEARCHED = 64; // as many as `rerank` reads
 
 const TEXT = { name: "text", label: "Text", first: "The dog [MASK] at the cat." };
 const PAIR = { name: "text_pair", label: "Second text", first: "" };
@@ -43,11 +43,13 @@ const TASKS = [
   },
   {
     id: "search", title: "Search",
-    signature: () => "embed",
+    signature: (has) => ("rerank" in has ? "rerank" : "embed"),
     fields: () => [{ ...TEXT, label: "Search for", first: "a barking dog" },
       { name: "lines", label: "Lines to search", rows: 8,
         first: "The hound growled at a kitten.\nShares fell on Monday.\nIt rained all day." }],
-    rows: ({ text, lines: searched }) => [text, ...lines(searched)].map((line) => ({ text: line })),
+    rows: ({ text, lines: searched }) => ("rerank" in state.signatures ?
+      [{ text, passages: lines(searched) }] :
+      [text, ...lines(searched)].map((line) => ({ text: line }))),
     check: ({ lines: searched }) => {
       if (!lines(searched).length) return "Paste the lines to search, one text per line.";
       return lines(searched).length > MOST_SEARCHED ? `Paste at most ${MOST_SEARCHED} lines.` : "";
@@ -156,10 +158,12 @@ function cosines(answers) {
   return (a, b) => unit[a].reduce((sum, number, index) => sum + number * unit[b][index], 0);
 }
 
-/** Return the lines, the nearest to the query first, with the cosines of their vectors. */
-function showFound(_, answers, values) {
-  const cosine = cosines(answers);
-  const found = lines(values.lines).map((line, index) => [line, cosine(0, index + 1)]);
+/** Return the lines, the most relevant to the query first: by the scores of a model of pairs, or by
+ * the cosines of the vectors. */
+function showFound(answer, answers, values) {
+  const cosine = answer.scores ? null : cosines(answers);
+  const found = lines(values.lines).map((line, index) => [
+    line, cosine ? cosine(0, index + 1) : answer.scores[index]]);
   return [makeBars(found.sort((a, b) => b[1] - a[1]))];
 }
 

@@ -34,6 +34,9 @@ class Answering(Client):
         if name == "classify":
             shares = np.stack([1 - lengths / 10, lengths / 10], axis=1)
             return {"labels": [["far", "near"]] * len(lengths), "probabilities": shares}
+        if name == "rerank":
+            scores = [len(text) for text in inputs["passages"][0]]
+            return {"scores": np.array([[*scores, scores[0]]], float)}  # padded by the server
         if "dimension" in inputs:
             lengths += inputs["dimension"]
         return {"vector": lengths[:, np.newaxis], "score": lengths}
@@ -55,14 +58,17 @@ def test_vectors_are_asked_for_in_batches() -> None:
         client.vectors("m", [])
 
 
-@pytest.mark.parametrize("name", ["similarity", "score", "classify"])
+@pytest.mark.parametrize("name", ["rerank", "similarity", "score", "classify"])
 def test_passages_are_ranked(name: str) -> None:
-    client = Answering(embed=signature(TEXTS), **{name: signature(PAIRS)})
+    inputs = {**TEXTS, "passages": "DT_STRING"} if name == "rerank" else PAIRS
+    client = Answering(embed=signature(TEXTS), **{name: signature(inputs)})
     passages = ["aa", "bbbb", "c", "dd"]
     ranked = client.ranked("m", "query", passages, batch_size=3)
     assert [index for index, _ in ranked] == [1, 0, 3, 2]
-    assert client.requests == [3, 1]
+    assert client.requests == ([1, 1] if name == "rerank" else [3, 1])
     assert client.ranked("m", "query", []) == []
+    with pytest.raises(InputError, match="batch_size: expected at least 1, received 0"):
+        client.ranked("m", "query", passages, batch_size=0)
     if name == "classify":
         assert client.ranked("m", "query", passages, label="far")[0][0] == 2
         with pytest.raises(InputError, match="model m: no class 'no'; it has far, near"):
@@ -70,7 +76,9 @@ def test_passages_are_ranked(name: str) -> None:
 
 
 def test_a_model_of_single_texts_ranks_nothing() -> None:
-    with pytest.raises(InputError, match="model m: none of similarity, score, classify takes two"):
+    with pytest.raises(
+        InputError, match="m: none of rerank, similarity, score, classify takes two"
+    ):
         Answering(score=signature(TEXTS)).ranked("m", "query", ["a"])
 
 

@@ -86,7 +86,7 @@ def test_the_requests_of_the_documents(tuned: Any) -> None:
     name, _, _, signatures = tuned
     model = f"/v1/models/{name}:predict"
     bodies = [json.loads(body) for url, body in curl_requests() if url.endswith(model)]
-    names = TASKS[name][1].definition.signature_names
+    names = TASKS[name][1].signature_names
     assert [body["signature_name"] for body in bodies] == list(names)
     (instance,) = bodies[0]["instances"]
     inputs = instance if isinstance(instance, dict) else {"text": instance}
@@ -133,6 +133,38 @@ def test_every_pooling_is_served(trained_run: Run, tmp_path: Path, pooling: Any)
         if golden.signature in ("embed", *MORE_SIGNATURES):
             answer = ask(signatures[golden.signature], golden.inputs)
             assert largest_difference(golden, answer, run.vocabulary.ids) < 1e-5
+
+
+PASSAGES = [["oak", "the owl sees the fox", "", "owl"], ["the fox", "fox", "the oak", "fox"]]
+
+
+@pytest.mark.parametrize("tuned", ["entailment", "pairs"], indirect=True)
+def test_passages_are_ranked(tuned: Any) -> None:
+    """By the probability of the last class, or the number, of each pair alone."""
+    name, run, model, signatures = tuned
+    queries = ["the owl sees", "fox"]
+    answer = ask(signatures["rerank"], {"text": queries, "passages": PASSAGES})
+    for row, query in enumerate(queries):
+        pairs = {"text": [query] * 4, "text_pair": PASSAGES[row]}
+        alone = ask(signatures[TASKS[name][0]], pairs)
+        scores = alone["score"] if name == "pairs" else alone["probabilities"][:, 1]
+        np.testing.assert_allclose(answer["scores"][row], scores, atol=1e-6)
+    order = answer["order"]
+    assert np.sort(order, axis=1).tolist() == [[0, 1, 2, 3]] * 2
+    assert (np.diff(np.take_along_axis(answer["scores"], order, axis=1)) <= 0).all()
+    assert order[1].tolist().index(1) < order[1].tolist().index(3)  # the same text twice
+    (golden,) = Reference(run, model).golden({"rerank": signatures["rerank"]})
+    served = ask(signatures["rerank"], golden.inputs)
+    assert largest_difference(golden, served, run.vocabulary.ids) < 1e-5
+    for output, values in served.items():
+        wrong = {**served, output: values[::-1] if output == "truncated" else values[:, ::-1]}
+        assert largest_difference(golden, wrong, run.vocabulary.ids) > 1e-4, output
+    none = ask(signatures["rerank"], {"text": ["owl"], "passages": np.zeros([1, 0], object)})
+    assert none["scores"].shape == none["order"].shape == (1, 0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 64 of a text"):
+        ask(signatures["rerank"], {"text": ["owl"], "passages": [["oak"] * 65]})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="text and passages differ in length"):
+        ask(signatures["rerank"], {"text": ["owl"], "passages": PASSAGES})
 
 
 def test_shortened_vectors(trained_run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from model.bert.network import build_model, weights_by_name
 from model.run import Run, load_run, write_run
 from model.run_config import RunConfig
 from model.tasks.task_kind import Task
-from serving.client import Client
+from serving.client import Client, GrpcClient
 from serving.export.signatures import TextModel
 from serving.server.main import ModelServer
 from serving.server.runner import Runner
@@ -248,6 +248,24 @@ def test_lines_are_searched(page: Browser) -> None:
     page.find("textarea[name=lines]").clear()
     type_into(page, "text", "fox")
     hint(page, "Paste the lines to search")
+
+
+@pytest.mark.browser
+def test_lines_are_ranked_by_a_model_of_pairs(page: Browser, server: ModelServer) -> None:
+    """As the clients rank them, over REST and gRPC."""
+    texts = ["The oak sees.", "The fox.", "owl", "The fox sees the oak."]
+    choose_model(page, "taste")
+    choose_task(page, "search")
+    type_into(page, "lines", "\n".join(texts))
+    type_into(page, "text", "The fox.")
+    ranked = Client(url_of(server)).ranked("taste", "The fox.", texts, batch_size=3)
+    page.wait(lambda: page.texts("#answer .name") == [texts[index] for index, _ in ranked])
+    assert page.texts("#answer .value") == [f"{score:.4f}" for _, score in ranked]
+    [answer] = answer_of_curl(page)
+    assert answer["order"] == [index for index, _ in ranked]
+    over_grpc = GrpcClient(f"{HOST}:{server.grpc_port}").ranked("taste", "The fox.", texts)
+    assert [index for index, _ in over_grpc] == answer["order"]
+    np.testing.assert_allclose([score for _, score in over_grpc], [s for _, s in ranked], atol=1e-6)
 
 
 @pytest.mark.browser
