@@ -121,6 +121,8 @@ class FinetuneConfig:
         train: training file of labelled examples.
         dev: file of labelled examples to evaluate on; None = no evaluation.
         init: run or checkpoint with the initial weights.
+        layers_to_keep: indices, from 0, of the Transformer layers of `init` that the model has, in
+            ascending order; empty = all.
         columns: names or numbers of the columns of the files.
         epochs: passes over the training file; ignored if `updates` has a number of steps.
         max_seq_length: maximum number of positions of an example; None = the task's default.
@@ -152,6 +154,7 @@ class FinetuneConfig:
     train: Path
     init: Path
     dev: Path | None = None
+    layers_to_keep: tuple[int, ...] = ()
     columns: Columns = field(default_factory=Columns)
     epochs: float = 3.0
     max_seq_length: int | None = None
@@ -186,6 +189,11 @@ class FinetuneConfig:
         _check_epochs(self.epochs)
         if not self.seed or min(self.seed) < 0 or len(set(self.seed)) < len(self.seed):
             raise InputError(f"`seed` {' '.join(map(str, self.seed))}: must differ, from 0 on")
+        layers = self.layers_to_keep
+        if list(layers) != sorted(set(layers)) or min(layers, default=0) < 0:
+            raise InputError(
+                f"`layers_to_keep` {' '.join(map(str, layers))}: must be in ascending order, from 0"
+            )
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"`layer_decay` {self.layer_decay}: must be above 0, and at most 1")
         if self.class_weights != "none" and not kind_named(self.task).has_classes:

@@ -122,6 +122,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     runs = seeds_and_runs(config)
     with only_writer_of_runs([run for _, run in runs], workers):
         source = open_source(config.init)
+        if config.layers_to_keep:
+            source = source.with_layers(config.layers_to_keep)
         prepared = prepare(config, source, workers.strategy, writes_cache=workers.is_chief)
         tuned = [tune(config, run, seed, source, prepared, workers) for seed, run in runs]
     return FinetuneResult(tuple(tuned))
@@ -396,15 +398,14 @@ def run_config(
     """
     layers = source.config.num_hidden_layers
     if config.freeze_layers > layers:
-        raise InputError(
-            f"`freeze_layers` {config.freeze_layers}: {config.init} has {layers} layers"
-        )
+        raise InputError(f"`freeze_layers` {config.freeze_layers}: the model has {layers} layers")
     updates = config.updates
     steps = updates.steps or math.ceil(config.epochs * len(prepared.train) / updates.batch_size)
     training = settled_updates(updates, path, steps=steps, seed=seed, fastest=precision)
     tuning = TuningConfig(
         train_sha256=prepared.train_sha256,
         init=str(config.init),
+        layers_to_keep=config.layers_to_keep,
         layer_decay=config.layer_decay,
         frozen_layers=config.freeze_layers,
         class_weights=config.class_weights,

@@ -1,15 +1,15 @@
 """Initial weights of a training: a run, or a checkpoint of another library."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from model.bert.config import MAX_SETTINGS_BYTES, BertConfig
-from model.bert.network import TASK_HEAD, weights_by_name
+from model.bert.network import LAYER, TASK_HEAD, weights_by_name
 from model.run import load_run
 from model.run_config import CONFIG, FORMAT
 from model.tasks.task_kind import Task
@@ -51,6 +51,33 @@ class Source:
     def has_vocabulary(self, other: Vocabulary) -> bool:
         """Return whether the model has the same pieces as a vocabulary."""
         return Vocabulary.parse(self.vocabulary, Path(VOCABULARY)).pieces == other.pieces
+
+    def with_layers(self, layers: Sequence[int]) -> "Source":
+        """Return the model with some of its Transformer layers, as the start of a smaller student.
+
+        Args:
+            layers: indices of the layers, from 0, in ascending order.
+
+        Raises:
+            InputError: the model has no such layer.
+        """
+        count = self.config.num_hidden_layers
+        missing = [layer for layer in layers if layer >= count]
+        if missing:
+            raise InputError(
+                f"`layers_to_keep` {' '.join(map(str, layers))}: {self.path} has the layers 0 to "
+                f"{count - 1}"
+            )
+        new = {f"{LAYER}{old}": f"{LAYER}{index}" for index, old in enumerate(layers)}
+        weights = {}
+        for path, values in self.weights.items():
+            layer, _, rest = path.partition("/")
+            if not layer.startswith(LAYER):
+                weights[path] = values
+            elif layer in new:
+                weights[f"{new[layer]}/{rest}"] = values
+        config = replace(self.config, num_hidden_layers=len(layers))
+        return replace(self, config=config, weights=weights)
 
     def fill(self, weights: Mapping[str, Any], task: Task | None) -> list[str]:
         """Assign the weights to a model's variables; return the names of the other variables.

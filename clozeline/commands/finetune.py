@@ -45,6 +45,9 @@ class Finetune(TrainingFlags):
     """Labelled examples for evaluation."""
     init: Path
     """Run or checkpoint (Hugging Face, TensorFlow 1, KerasHub) to start from."""
+    layers_to_keep: tuple[int, ...] = FinetuneConfig.layers_to_keep
+    """Transformer layers of --init to start with, from 0: 0 2 4 makes a student of 3 layers.
+    Default: all."""
     text_column: str | None = None
     """Column of the text, or of the first text of a pair. Default: detected by its name (text,
     sentence, sentence1, premise, question, …), or else the only columns that contain text."""

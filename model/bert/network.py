@@ -32,6 +32,9 @@ _ACTIVATIONS: dict[str, Any] = {
     "relu": "relu",
 }
 
+LAYER = "transformer_layer_"
+"""Start of the name of a Transformer layer; its index, from 0, follows."""
+
 TASK_HEAD = "task"
 """Name of the head's layer in a fine-tuned model."""
 
@@ -84,7 +87,7 @@ def _encoder_layer(config: BertConfig, index: int) -> keras.layers.Layer:
         activation=_ACTIVATIONS[config.hidden_act],
         layer_norm_epsilon=config.layer_norm_eps,
         kernel_initializer=_initializer(config),
-        name=f"transformer_layer_{index}",
+        name=f"{LAYER}{index}",
     )
 
 

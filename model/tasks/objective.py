@@ -11,13 +11,11 @@ import tensorflow as tf
 
 from model import served
 from model.bert.config import BertConfig
-from model.bert.network import build_task_model
+from model.bert.network import LAYER, build_task_model
 from model.tasks.task_kind import Task
 from model.training.losses import accuracy, cross_entropy, model_outputs, texts_per_example
 from model.training.sums import Batch, Sums
 from pipeline import schema
-
-LAYER = "transformer_layer_"
 
 
 @dataclass(frozen=True)

@@ -236,6 +236,7 @@ class TuningConfig:
     Attributes:
         train_sha256: SHA-256 of the labelled examples, as hexadecimal digits.
         init: source of the initial weights.
+        layers_to_keep: Transformer layers of `init` that the model started with; empty = all.
         layer_decay: layer-wise learning-rate decay: ratio of a layer's learning rate to that of the
             layer above (Howard & Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2);
             1 = none.
@@ -264,3 +265,8 @@ class TuningConfig:
     teacher_weight: float = 0.0
     temperature: float = 1.0
     unlabelled_sha256: str = ""
+    layers_to_keep: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Convert the list that JSON has."""
+        object.__setattr__(self, "layers_to_keep", tuple(self.layers_to_keep))

@@ -240,3 +240,66 @@ def test_teachers_that_cannot_teach(
 def test_wrong_fields(fields: dict[str, Any], message: str, config: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match=message):
         finetune(config(**fields))
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 4 layers that was tuned for `TASKS["single"]`."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    vocabulary = "".join(f"{piece}\n" for piece in pieces).encode()
+    sizes = {**SIZES, "num_hidden_layers": 4}
+    config = BertConfig(vocab_size=len(pieces), hidden_size=16, **sizes)
+    facts = TextFacts(sha256(vocabulary), lower_case=True, max_seq_length=24)
+    tf.keras.utils.set_random_seed(5)
+    weights = weights_by_name(build_model(config, TASKS["single"]))
+    path = tmp_path_factory.mktemp("deep") / "run"
+    saved = RunConfig(config, None, facts, heads=(), task=TASKS["single"])
+    write_run(path, saved, vocabulary, weights)
+    return path
+
+
+def test_a_student_starts_from_layers_of_another_run(
+    deep: Path, config: Callable[..., Any]
+) -> None:
+    """With a learning rate of almost 0 it keeps the weights that it starts with."""
+    asked = config(
+        init=deep, layers_to_keep=(0, 3), teacher=deep,
+        updates=dataclasses.replace(UPDATES, steps=1, learning_rate=1e-12),
+    )  # fmt: skip
+    finetune(asked)
+    run = load_run(asked.run_dir)
+    assert run.config.num_hidden_layers == 2
+    assert run.saved.tuning is not None
+    assert run.saved.tuning.layers_to_keep == (0, 3)
+    before, after = weights(deep), weights(asked.run_dir)
+    old = {
+        "transformer_layer_0": "transformer_layer_0",
+        "transformer_layer_1": "transformer_layer_3",
+    }
+    for name, values in after.items():
+        layer, _, rest = name.partition("/")
+        source = f"{old.get(layer, layer)}/{rest}" if rest else name
+        np.testing.assert_allclose(values, before[source], atol=1e-6, err_msg=name)
+    assert {name.split("/")[0] for name in before} - {name.split("/")[0] for name in after} == {
+        "transformer_layer_2", "transformer_layer_3",
+    }  # fmt: skip
+    longer = dataclasses.replace(asked.updates, steps=2)
+    finetune(dataclasses.replace(asked, updates=longer))  # resumed
+    with pytest.raises(InputError, match="started with tuning layers_to_keep"):
+        finetune(dataclasses.replace(asked, layers_to_keep=(0, 2)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((0, 4), "`layers_to_keep` 0 4: .* has the layers 0 to 3"),
+        ((2, 0), "`layers_to_keep` 2 0: must be in ascending order, from 0"),
+        ((1, 1), "`layers_to_keep` 1 1: must be in ascending order, from 0"),
+        ((-1, 2), "`layers_to_keep` -1 2: must be in ascending order, from 0"),
+    ],
+)
+def test_layers_that_no_student_can_start_with(
+    layers: tuple[int, ...], message: str, deep: Path, config: Callable[..., Any]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        finetune(config(init=deep, layers_to_keep=layers))
