@@ -1,11 +1,13 @@
-"""The order of datasets without streams stays what it was, so that runs begun with it resume."""
+"""The order of datasets without streams stays what it was, so that runs begun with it resume.
+
+What holds for datasets of both orders is tested in `test_input.py`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from model.training import file_order
 from model.training.input import eval_batches, train_batches
@@ -34,25 +36,17 @@ def take(old_dataset: Path, markers: Markers) -> Callable[..., list[int]]:
     return of
 
 
-def test_every_epoch_has_every_record_once_in_another_order(take: Callable) -> None:
-    stream = take(3 * TRAIN)
-    epochs = [stream[i * TRAIN : (i + 1) * TRAIN] for i in range(3)]
-    assert all(sorted(epoch) == list(range(TRAIN)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    # Both files are mixed: the longer one has the numbers up to 22.
-    assert {number <= 22 for number in epochs[0][:16]} == {True, False}
+def test_both_files_are_mixed(take: Callable) -> None:
+    # The longer one has the numbers up to 22.
+    assert {number <= 22 for number in take(16)} == {True, False}
 
 
-def test_order_depends_on_the_seed_alone(take: Callable) -> None:
-    first = take(TRAIN)
-    tf.random.set_seed(99)
-    assert take(TRAIN) == first
-    assert take(TRAIN, batch_size=8) == first
-    assert take(TRAIN, seed=4) != first
+def test_the_order_does_not_depend_on_the_batch_size(take: Callable) -> None:
+    assert take(TRAIN, batch_size=8) == take(TRAIN)
 
 
-@pytest.mark.parametrize("skip", [1, 39, 40, 41, 97])
-def test_skipping_gives_the_rest_of_the_same_stream(take: Callable, skip: int) -> None:
+@pytest.mark.parametrize("skip", [39, 41])
+def test_older_datasets_can_be_skipped_to_any_example(take: Callable, skip: int) -> None:
     assert take(30, skip=skip) == take(skip + 30)[skip:]
 
 

@@ -24,14 +24,17 @@ TRAIN, EVAL = 40, 11  # the fixture's records
 Markers = Callable[[np.ndarray], np.ndarray]
 
 
-@pytest.fixture
-def take(dataset: Path, markers: Markers) -> Callable[..., list[int]]:
-    """Return the markers of some examples of the train stream."""
+@pytest.fixture(params=["streams", "old"])
+def take(
+    request: pytest.FixtureRequest, dataset: Path, old_dataset: Path, markers: Markers
+) -> Callable[..., list[int]]:
+    """Return the markers of some examples of the train stream, of a dataset of either order."""
+    directory = dataset if request.param == "streams" else old_dataset
 
     def of(examples: int, *, seed: int = 3, skip: int = 0, batch_size: int = 1) -> list[int]:
         stream = train_batches(
-            dataset,
-            read_manifest(dataset),
+            directory,
+            read_manifest(directory),
             batch_size=batch_size,
             seed=seed,
             skip_examples=skip,
