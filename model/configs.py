@@ -39,8 +39,10 @@ class PretrainConfig:
         recipe: name of the recipe that the hyperparameters are from, for the run's records.
         initialization: initial weights of a new model, with `init` random.
         initializer_range: standard deviation of the random initial weights; None = that of the
-            model's config, or with the initialization `neighbours` 0.8 / √hidden_size.
+            model's config, or with another `initialization` than random 0.8 / √hidden_size.
         dropout: dropout rate of the whole model; None = that of the model's config.
+        next_sentence_weight: weight of the next-sentence loss after twice the warm-up, above 0 to
+            1; before that it is 1.
         epochs: passes over the train split, instead of a number of steps; None = 10.
         phase2_dataset: dataset with longer records, for the last steps; None = no phase 2.
         phase2_steps: number of steps in phase 2; None = a tenth of all steps.
@@ -66,6 +68,7 @@ class PretrainConfig:
     initialization: Initialization = "random"
     initializer_range: float | None = None
     dropout: float | None = None
+    next_sentence_weight: float = 1.0
     epochs: float | None = None
     phase2_dataset: Path | None = None
     phase2_steps: int | None = None
@@ -101,6 +104,10 @@ class PretrainConfig:
             raise InputError(f"`initializer_range` {self.initializer_range}: must be above 0")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"`dropout` {self.dropout}: must be at least 0 and below 1")
+        if not 0 < self.next_sentence_weight <= 1:
+            raise InputError(
+                f"`next_sentence_weight` {self.next_sentence_weight}: must be above 0 and at most 1"
+            )
         if self.phase2_dataset is None and (self.phase2_steps or self.phase2_batch_size):
             raise InputError("`phase2_steps` and `phase2_batch_size`: need a `phase2_dataset`")
         if self.updates.steps is not None and self.epochs is not None:

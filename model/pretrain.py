@@ -390,6 +390,7 @@ def run_config(
     else:
         model = model_config(config.model, longest)
         training = dataclasses.replace(training, initialization=config.initialization)
+    training = dataclasses.replace(training, next_sentence_weight=config.next_sentence_weight)
     model = with_overrides(model, config)
     saved = RunConfig(
         model,
@@ -472,7 +473,7 @@ def with_overrides(model: BertConfig, config: PretrainConfig) -> BertConfig:
         changes["hidden_dropout_prob"] = changes["attention_probs_dropout_prob"] = config.dropout
     if config.initializer_range is not None:
         changes["initializer_range"] = config.initializer_range
-    elif config.initialization == "neighbours":
+    elif config.initialization != "random":
         changes["initializer_range"] = initializer_range(model.hidden_size)
     return dataclasses.replace(model, **changes)
 

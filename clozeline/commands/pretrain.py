@@ -40,12 +40,17 @@ class Pretrain(TrainingFlags):
     up to mini and runs of minutes or hours on a CPU."""
     initialization: Initialization = PretrainConfig.initialization
     """Initial weights of a new model. random: BERT's. neighbours: the heads of the first layer
-    attend to neighbouring positions from the start, so that the loss falls earlier."""
+    attend to neighbouring positions from the start, so that the loss falls earlier.
+    neighbours-and-matches: one of them attends to equal pieces in segment A instead, so that next
+    sentences are learned earlier; needs 3 attention heads, else it is the same as neighbours."""
     initializer_range: float | None = None
     """Standard deviation of the random initial weights. Default: that of --model (0.02 for sizes);
-    with --initialization neighbours, 0.8 / sqrt(hidden size)."""
+    with another --initialization than random, 0.8 / sqrt(hidden size)."""
     dropout: float | None = None
     """Dropout rate of the whole model. Default: that of --model (0.1 for sizes)."""
+    next_sentence_weight: float = PretrainConfig.next_sentence_weight
+    """Weight of the next-sentence loss after twice the warm-up, above 0 to 1; before that it is
+    1."""
     epochs: float | None = None
     """Epochs to train, instead of --steps. Default: 10."""
     phase2_dataset: Path | None = None

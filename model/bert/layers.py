@@ -176,6 +176,11 @@ class EncoderLayer(keras.layers.Layer):
         """The kernels of the queries and keys, [H, N, D] each; only after `build`."""
         return self._attention.query_dense.kernel, self._attention.key_dense.kernel
 
+    @property
+    def query_bias(self) -> keras.Variable:
+        """The bias of the queries, [N, D]; only after `build`."""
+        return self._attention.query_dense.bias
+
     def _norm(self, name: str, shape: tuple[Any, ...]) -> LayerNorm:
         norm = LayerNorm(epsilon=self.layer_norm_epsilon, dtype="float32", name=name)
         norm.build(shape)

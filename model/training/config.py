@@ -8,9 +8,10 @@ from pipeline.errors import InputError, check_range
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-Initialization = Literal["random", "neighbours"]
+Initialization = Literal["random", "neighbours", "neighbours-and-matches"]
 """random: truncated normal. neighbours: the heads of the first layer attend to neighbouring
-positions from the start, see `model.bert.initialization`."""
+positions from the start. neighbours-and-matches: the last of them attends to equal pieces in
+segment A instead. See `model.bert.initialization`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class TrainingConfig:
         phase2_steps: number of steps on a second dataset, the last of `steps`; 0 = no phase 2.
         phase2_batch_size: global batch size in phase 2.
         initialization: initial weights of the encoder.
+        next_sentence_weight: weight of the next-sentence loss after twice the warm-up, above 0 to
+            1; before that it is 1. Metrics have the loss with weight 1.
     """
 
     steps: int
@@ -46,6 +49,7 @@ class TrainingConfig:
     phase2_steps: int = 0
     phase2_batch_size: int = 0
     initialization: Initialization = "random"
+    next_sentence_weight: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""

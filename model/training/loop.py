@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from model.bert.config import BertConfig
-from model.bert.initialization import attend_to_neighbours
+from model.bert.initialization import INITIALIZERS
 from model.bert.kernels import FIRST_EXAMPLE, fused_on_cpu
 from model.bert.network import recompute_layers, weights_by_name
+from model.tasks.kinds import Head
 from model.training.config import TrainingConfig
 from model.training.losses import Objective, global_loss, model_outputs, texts_per_example
 from model.training.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
@@ -35,6 +36,11 @@ POSITIONS, REAL_POSITIONS = "positions", "real_positions"
 
 DATA_SECS = "data_secs"
 """Name of a sum: the time spent waiting for batches, in seconds."""
+
+NEXT_SENTENCE: Head = "next_sentence"
+
+FULL_WARMUPS = 2
+"""Multiple of the warm-up after which `TrainingConfig.next_sentence_weight` applies."""
 
 
 class Trainer:
@@ -73,6 +79,8 @@ class Trainer:
         self.times_data = times_data
         self.objective = objective
         self.seed = training.seed
+        self._next_sentence_weight = training.next_sentence_weight
+        self._full_steps = FULL_WARMUPS * training.warmup_steps
         self.schedule = make_schedule(
             training.schedule, training.learning_rate, training.warmup_steps, training.steps
         )
@@ -191,12 +199,24 @@ class Trainer:
             for name, values in sums.items()
         }
 
+    def _in_loss(self, weights: Sums) -> Sums:
+        """Return the weights by which the loss divides the heads' sums in this step.
+
+        A larger one lets a head count less: see `TrainingConfig.next_sentence_weight`.
+        """
+        if self._next_sentence_weight == 1 or NEXT_SENTENCE not in weights:
+            return weights
+        is_early = self.step < self._full_steps
+        factor = tf.where(is_early, 1.0, self._next_sentence_weight)
+        return {**weights, NEXT_SENTENCE: weights[NEXT_SENTENCE] / factor}
+
     def _train_replica(self, batch: Batch) -> Sums:
         """Do one step in a replica's context and return the sums over all replicas."""
         replica = tf.distribute.get_replica_context()
         # Weights of the global batch before the gradients: each replica divides its loss by them,
         # so that the sum over replicas is the gradient of the global mean.
         weights = replica.all_reduce(tf.distribute.ReduceOp.SUM, self.objective.weights(batch))
+        weights = self._in_loss(weights)
         # Dropout masks depend on the index in the global batch, so that they do not depend on the
         # number of devices.
         first_example = replica.replica_id_in_sync_group * batch["example_weights"].shape[0]
@@ -468,8 +488,8 @@ def _initial_model(
 ) -> keras.Model:
     """Return the objective's model with the weights that training from scratch starts from."""
     model = objective.build_model(config)
-    if training.initialization == "neighbours":
-        attend_to_neighbours(model.get_layer("encoder"), config, training.seed)
+    if initialize := INITIALIZERS[training.initialization]:
+        initialize(model.get_layer("encoder"), config, training.seed)
     return model
 
 

@@ -104,7 +104,8 @@ def test_a_recipe_is_below_the_yaml_file_and_the_command_line(tmp_path: Path) ->
     file.write_text("recipe: cpu-hours\nlearning-rate: 3e-3\ndropout: 0.2\n")
     options = pretrain_options("--config", str(file), "--dropout", "0.3")
     assert options.recipe == options.engine_config().recipe == "cpu-hours"
-    assert options.initialization == "neighbours"
+    assert options.initialization == "neighbours-and-matches"
+    assert options.next_sentence_weight == 0.2
     assert options.learning_rate == 3e-3
     assert options.dropout == 0.3
 

@@ -165,15 +165,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 def test_a_recipe_is_recorded_and_resumes_bit_for_bit(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = {"recipe": "cpu-hours", "initialization": "neighbours", "dropout": 0.0}
+    recipe: dict[str, Any] = {
+        "recipe": "cpu-hours",
+        "initialization": "neighbours-and-matches",
+        "dropout": 0.0,
+        "next_sentence_weight": 0.2,
+    }
     whole, stopped = (options(run_dir=tmp_path / name, **recipe) for name in ("whole", "stopped"))
     whole.run()
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
         with pytest.raises(KeyboardInterrupt):
             stopped.run()
-    with pytest.raises(InputError, match="started with training initialization neighbours, not r"):
-        options(run_dir=stopped.run_dir, dropout=0.0, initializer_range=0.8 / 12**0.5).run()
+    with pytest.raises(
+        InputError, match="training initialization neighbours-and-matches, not random"
+    ):
+        options(
+            run_dir=stopped.run_dir,
+            dropout=0.0,
+            initializer_range=0.8 / 12**0.5,
+            next_sentence_weight=0.2,
+        ).run()
+    with pytest.raises(InputError, match=r"training next_sentence_weight 0\.2, not 1\.0"):
+        options(run_dir=stopped.run_dir, **recipe | {"next_sentence_weight": 1.0}).run()
     stopped.run()
     expected, found = weights_of(whole.run_dir), weights_of(stopped.run_dir)
     for path, weight in expected.items():
@@ -189,7 +203,16 @@ def test_initial_weights_of_a_run_exclude_those_of_a_recipe(options: Options) ->
         options(init=Path("run"), initialization="neighbours")
 
 
-@pytest.mark.parametrize(("name", "value"), [("dropout", 1.0), ("initializer_range", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dropout", 1.0),
+        ("initializer_range", 0.0),
+        ("next_sentence_weight", 0.0),
+        ("next_sentence_weight", 1.5),
+        ("next_sentence_weight", float("nan")),
+    ],
+)
 def test_a_rate_out_of_range(options: Options, name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"`{name}` {value}: must be"):
         options(**{name: value})

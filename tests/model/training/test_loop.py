@@ -1,5 +1,6 @@
 """One device or two, XLA or not: the same losses. Dropout: of (seed, step, example) alone."""
 
+import dataclasses
 import json
 import math
 import os
@@ -60,6 +61,7 @@ SAME = {
     ),
     "one lamb 0.2": ("mirrored lamb 0.2",),
     "one xla 0": ("mirrored xla 0",),
+    "one recipe 0": ("mirrored recipe 0",),
 }
 
 
@@ -97,11 +99,12 @@ def test_bfloat16_products_are_close_to_float32_on_any_devices(
 
 
 def make_trainer(
-    config: BertConfig, *, seed: int = 3, xla: bool = False, recompute: bool = False
+    config: BertConfig, *, seed: int = 3, xla: bool = False, recompute: bool = False, **others: Any
 ) -> Trainer:
     training = TrainingConfig(
-        steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=seed
-    )
+        steps=9, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.1, seed=seed,
+        **others,
+    )  # fmt: skip
     settings = {"xla": xla, "recompute": recompute}
     return Trainer(config, training, Pretraining(heads("nsp")), make_strategy("one"), **settings)
 
@@ -119,6 +122,29 @@ def a_batch() -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         "example_weights": tf.ones([4]),
     }
     return batch, {"masked_lm": tf.constant(12.0), "next_sentence": tf.constant(4.0)}
+
+
+def test_next_sentences_count_less_after_twice_the_warm_up(small_config: BertConfig) -> None:
+    batch, weights = a_batch()
+    config = dataclasses.replace(
+        small_config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    trainer = make_trainer(config, next_sentence_weight=0.25)
+    seeds = trainer._dropout_seeds(0)
+
+    def pooler_gradient(step: int) -> np.ndarray:
+        """Return the gradient of the pooler's bias, which next sentences alone have."""
+        trainer.step.assign(step)
+        gradients, _ = trainer._gradients(batch, trainer._in_loss(weights), seeds, tf.ones([]))
+        paths = [weight.path for weight in trainer.model.trainable_variables]
+        return gradients[paths.index("pooled_dense/bias")].numpy()
+
+    first, last_full, reduced = (pooler_gradient(step) for step in (0, 3, 4))
+    assert np.abs(first).max() > 1e-3
+    np.testing.assert_allclose(last_full, first, rtol=1e-6)
+    np.testing.assert_allclose(reduced, first / 4, rtol=1e-5)
+    plain = make_trainer(config)
+    assert plain._in_loss(weights) == weights
 
 
 def test_dropout_seeds_differ_by_layer_step_and_seed(small_config: BertConfig) -> None:
