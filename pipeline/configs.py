@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.errors import InputError, check_range
-from pipeline.schema import Compression, Deduplicate, Masks, Pairing
+from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 Masking = Literal["token", "whole-word", "span"]
@@ -90,6 +90,8 @@ class PreprocessConfig(CorpusConfig):
             empty = `mask_rate` of the positions, rounded up.
         pairing: `nsp`: segment A and the next or a random sentence B. `sop`: A and B in order or
             swapped. `none`: whole sentences, no pairs.
+        overflow: `cut`: pieces of a pair above the maximum length are in no record. `carry`: the
+            next pair begins with them.
         masks: `static`: masked once, in the records. `dynamic`: masked again in each epoch.
         masking: unit of masking: a piece, a whole word, or a span of whole words.
         mask_rate: share of the pieces to predict (above 0, to 1).
@@ -117,6 +119,7 @@ class PreprocessConfig(CorpusConfig):
     max_seq_length: tuple[int, ...] = (128,)
     max_predictions: tuple[int, ...] = ()
     pairing: Pairing = "nsp"
+    overflow: Overflow = "cut"
     masks: Masks = "static"
     masking: Masking = "token"
     mask_rate: float = 0.15
@@ -162,6 +165,8 @@ class PreprocessConfig(CorpusConfig):
         if self.deduplicate not in get_args(Deduplicate):
             names = ", ".join(get_args(Deduplicate))
             raise InputError(f"`deduplicate` {self.deduplicate}: expected one of {names}")
+        if self.pairing == "none" and self.overflow != "cut":
+            raise InputError("`overflow` carry: `pairing` none has whole sentences, so none is cut")
         check_range("minhash_bands", self.minhash_bands, 1, 256)
         check_range("minhash_rows", self.minhash_rows, 1, 64)
         check_range("min_document_pieces", self.min_document_pieces, 1, 1 << 31)

@@ -15,6 +15,10 @@ Pairing = Literal["nsp", "sop", "none"]
 """How a sequence is composed. `nsp`: A and the next or a random B (BERT). `sop`: A and B in order
 or swapped (ALBERT's sentence-order prediction). `none`: whole sentences, no pair (RoBERTa)."""
 
+Overflow = Literal["cut", "carry"]
+"""What happens to the pieces of a pair above the maximum length. `cut`: they are in no record
+(BERT). `carry`: the next pair begins with them."""
+
 Masks = Literal["static", "dynamic"]
 """When pieces are masked: in the stored records, or during training, differently each epoch."""
 

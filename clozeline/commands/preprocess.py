@@ -11,7 +11,7 @@ from clozeline.commands.corpus import CorpusOptions
 from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import Masking, PreprocessConfig
-from pipeline.schema import Compression, Deduplicate, Masks, Pairing
+from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing
 from pipeline.storage.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ class Preprocess(CorpusOptions):
     pairing: Pairing = PreprocessConfig.pairing
     """nsp: A and the next or a random sentence B (BERT). sop: A and B in order or swapped (ALBERT).
     none: whole sentences one after another, no pairs (RoBERTa)."""
+    overflow: Overflow = PreprocessConfig.overflow
+    """What happens to the pieces of a pair above --max-seq-length. cut: they are in no record
+    (BERT). carry: the next pair begins with them, so no text is lost."""
     masks: Masks = PreprocessConfig.masks
     """static: masks are stored in the records. dynamic: records are masked during training,
     differently each epoch, determined by seed, epoch and record."""

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline import schema
-from pipeline.schema import IS_NEXT, IS_RANDOM, IS_SWAPPED, Pairing
+from pipeline.schema import IS_NEXT, IS_RANDOM, IS_SWAPPED, Overflow, Pairing
 from pipeline.text import inputs
 from pipeline.text.inputs import NO_B, PAIR_MARKS
 
@@ -65,7 +65,13 @@ class DrawPairs(Protocol):
     """Function of a kind of pairing: draws pairs from the text of a shard."""
 
     def __call__(
-        self, text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
+        self,
+        text: ShardText,
+        rng: Random,
+        *,
+        max_seq_length: int,
+        short_seq_rate: float,
+        overflow: Overflow,
     ) -> tuple[Pairs, int]:
         """Draw pairs from all documents of the shard.
 
@@ -74,6 +80,7 @@ class DrawPairs(Protocol):
             rng: random number generator.
             max_seq_length: L, the maximum number of pieces in a pair, special tokens included.
             short_seq_rate: share of pairs (0 to 1) whose target length is random, from 2 to L.
+            overflow: what happens to the end of a sentence that does not fit into its pair.
 
         Returns:
             The pairs, and the number of pieces truncated because pairs were too long.
@@ -81,7 +88,12 @@ class DrawPairs(Protocol):
 
 
 def draw_next_sentence_pairs(
-    text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
+    text: ShardText,
+    rng: Random,
+    *,
+    max_seq_length: int,
+    short_seq_rate: float,
+    overflow: Overflow,
 ) -> tuple[Pairs, int]:
     """Draw next-sentence pairs, as google-research/bert's `create_instances_from_document`.
 
@@ -93,6 +105,9 @@ def draw_next_sentence_pairs(
     documents are short: at least two sentences are gathered, and if B must be random because A is
     the last sentence of its document, the next pair that can be either is not random.
 
+    With `carry`, a pair that is longer than the limit ends inside of a sentence, and the next pair
+    begins with the rest of it. Lengths have the same distribution, and all text is in a pair.
+
     The shard must have at least two documents with different keys.
     """
     limit = max_seq_length - SPECIAL_PIECES["nsp"]
@@ -102,12 +117,14 @@ def draw_next_sentence_pairs(
     owed = 0  # pairs that had to be random and are not yet balanced by a pair that is not
     for document in range(len(text.document_keys)):
         first, end = text.document_starts[document], text.document_starts[document + 1]
+        begin = starts[first]  # inside of the sentence `first` if its beginning is in a pair
         while first < end:
             target = _target(limit, short_seq_rate, rng)
             # At least two sentences if the document has two more: with one, B must be random.
-            last = max(_gather(starts, first, end, target), min(first + 2, end))
+            last = max(_gather(starts, first, end, begin + target), min(first + 2, end))
             cut = rng.randint(first + 1, last - 1) if last - first > 1 else last
-            a_start, a_length = starts[first], starts[cut] - starts[first]
+            a_length = starts[cut] - begin
+            room = limit - a_length
             if cut == last:
                 # A has no continuation in its document.
                 is_random, owed = True, owed + 1
@@ -117,19 +134,28 @@ def draw_next_sentence_pairs(
                 is_random = rng.random() < 0.5
             if is_random:
                 other = _another_document(text.document_keys, document, rng)
-                b_first, b_last = _stretch(text, starts, other, target - a_length, rng)
+                b_start, b_end = _stretch(text, starts, other, target - a_length, rng)
                 labels.append(IS_RANDOM)
                 first = cut
             else:
-                b_first, b_last = cut, last
+                b_start, b_end = starts[cut], starts[last]
                 labels.append(IS_NEXT)
                 first = last
-            spans.append((a_start, a_length, starts[b_first], starts[b_last] - starts[b_first]))
+            if overflow == "carry":
+                b_end = min(b_end, b_start + room)
+            spans.append((begin, a_length, b_start, b_end - b_start))
+            begin = starts[cut] if is_random else b_end
+            first = first - 1 if begin < starts[first] else first
     return _truncated(spans, labels, limit, rng)
 
 
 def draw_sentence_order_pairs(
-    text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
+    text: ShardText,
+    rng: Random,
+    *,
+    max_seq_length: int,
+    short_seq_rate: float,
+    overflow: Overflow,
 ) -> tuple[Pairs, int]:
     """Draw pairs of consecutive segments, half of them swapped (ALBERT, Lan et al. 2019, §3.1).
 
@@ -143,21 +169,31 @@ def draw_sentence_order_pairs(
     labels: list[int] = []
     for document in range(len(text.document_keys)):
         first, end = text.document_starts[document], text.document_starts[document + 1]
+        begin = starts[first]  # inside of the sentence `first` if its beginning is in a pair
         while first < end:
-            first = min(first, end - 2)  # a single sentence is paired with the one before it
-            last = max(_gather(starts, first, end, _target(limit, short_seq_rate, rng)), first + 2)
+            if first == end - 1:  # a single sentence is paired with the one before it
+                first, begin = end - 2, starts[end - 2]
+            stop = begin + _target(limit, short_seq_rate, rng)
+            last = max(_gather(starts, first, end, stop), first + 2)
             cut = rng.randint(first + 1, last - 1)
-            a = starts[first], starts[cut] - starts[first]
-            b = starts[cut], starts[last] - starts[cut]
+            b_end = min(starts[last], begin + limit) if overflow == "carry" else starts[last]
+            a = begin, starts[cut] - begin
+            b = starts[cut], b_end - starts[cut]
             is_swapped = rng.random() < 0.5
             spans.append((*b, *a) if is_swapped else (*a, *b))
             labels.append(IS_SWAPPED if is_swapped else IS_NEXT)
-            first = last
+            begin = b_end
+            first = last - 1 if begin < starts[last] else last
     return _truncated(spans, labels, limit, rng)
 
 
 def draw_packed_sentences(
-    text: ShardText, rng: Random, *, max_seq_length: int, short_seq_rate: float
+    text: ShardText,
+    rng: Random,
+    *,
+    max_seq_length: int,
+    short_seq_rate: float,
+    overflow: Overflow,  # noqa: ARG001 - sentences are whole
 ) -> tuple[Pairs, int]:
     """Pack whole sentences into records (RoBERTa, Liu et al. 2019, §4.2, FULL-SENTENCES).
 
@@ -205,13 +241,13 @@ def _truncated(
     return Pairs(kept, np.array(labels, np.int64)), cut_pieces
 
 
-def _gather(starts: Sequence[int], first: int, end: int, target: int) -> int:
-    """Return the end of the shortest run of sentences from `first` with at least `target` pieces.
+def _gather(starts: Sequence[int], first: int, end: int, stop: int) -> int:
+    """Return the end of the shortest run of sentences from `first` that reaches the piece `stop`.
 
     The run stops at `end` if the document has fewer pieces.
     """
     last = first + 1
-    while last < end and starts[last] - starts[first] < target:
+    while last < end and starts[last] < stop:
         last += 1
     return last
 
@@ -227,10 +263,13 @@ def _another_document(keys: Sequence[bytes], document: int, rng: Random) -> int:
 def _stretch(
     text: ShardText, starts: Sequence[int], document: int, target: int, rng: Random
 ) -> tuple[int, int]:
-    """Return a run of sentences that starts at a random sentence and has about `target` pieces."""
+    """Return the first piece and the end of a run of about `target` pieces.
+
+    It begins with a random sentence of the document.
+    """
     first, end = text.document_starts[document], text.document_starts[document + 1]
     begin = rng.randrange(first, end)
-    return begin, _gather(starts, begin, end, target)
+    return starts[begin], starts[_gather(starts, begin, end, starts[begin] + target)]
 
 
 def split_long(lengths: np.ndarray, longest: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from pipeline.records.document import LENGTH, Document
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
 from pipeline.records.serialization import encode_examples
-from pipeline.schema import Compression, Deduplicate, Masks, Pairing, record_features
+from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, record_features
 from pipeline.text.inputs import Marks
 from pipeline.text.tokenizer import Vocabulary
 
@@ -45,6 +45,7 @@ class Settings(CorpusFormat):
     max_seq_length: int
     max_predictions: int
     pairing: Pairing
+    overflow: Overflow
     masks: Masks
     masking: Masking
     mask_rate: float
@@ -274,6 +275,7 @@ class ShardMaker:
                 Random(f"{settings.seed}/{name}/{duplicate}"),
                 max_seq_length=settings.max_seq_length,
                 short_seq_rate=settings.short_seq_rate,
+                overflow=settings.overflow,
             )
             statistics["truncated_pieces"] += cut_pieces
             drawn.append(pairs)

@@ -176,6 +176,23 @@ def test_predictions_for_every_length(
     assert read_manifest(tmp_path / "ds" / "48").max_predictions == 6
 
 
+def test_no_piece_is_lost_if_pairs_carry_what_overflows(
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for how in ("cut", "carry"):
+        more = ["--overflow", how, "--duplicates", "1"]
+        made = make(prose_corpus / "*.txt", vocab_path, tmp_path / how, *more)
+        lost = made.statistics["train"]["truncated_pieces"]
+        assert (lost > 0.02 * made.statistics["train"]["pieces"]) == (how == "cut")
+        assert made.settings["overflow"] == how
+    assert lost == 0
+    assert main(["inspect", str(tmp_path / "carry")]) == 0
+    capsys.readouterr()
+    more = ["--overflow", "carry", "--pairing", "none"]
+    assert preprocess(prose_corpus / "*.txt", vocab_path, tmp_path / "none", *more) == 2
+    assert "--overflow carry: --pairing none has whole sentences" in capsys.readouterr().err
+
+
 def test_deduplication_equals_a_corpus_without_duplicates(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.records.pairs import DRAW_PAIRS, Pairs, ShardText, lay_out, split_long, truncate
-from pipeline.schema import IS_NEXT, IS_RANDOM, IS_SWAPPED, Pairing
+from pipeline.schema import IS_NEXT, IS_RANDOM, IS_SWAPPED, Overflow, Pairing
 from pipeline.text.inputs import NO_B, Marks
 
 
@@ -27,9 +27,14 @@ def draw(
     *,
     length: int = 64,
     short_seq_rate: float = 0.1,
+    overflow: Overflow = "cut",
 ) -> tuple[Pairs, int]:
     return DRAW_PAIRS[pairing](
-        text, Random(seed), max_seq_length=length, short_seq_rate=short_seq_rate
+        text,
+        Random(seed),
+        max_seq_length=length,
+        short_seq_rate=short_seq_rate,
+        overflow=overflow,
     )
 
 
@@ -245,3 +250,83 @@ def test_lay_out_without_a_pair() -> None:
     assert arrays["input_ids"].tolist() == [[2, 101, 102, 103, 104, 3, 0, 0]]
     assert arrays["input_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0]]
     assert not arrays["segment_ids"].any()
+
+
+def own_text(pairs: Pairs, pairing: Pairing) -> np.ndarray:
+    """How many segments a document's own walk puts each piece in; a random B is not of it."""
+    own = (pairs.next_sentence_labels != IS_RANDOM) | (pairing == "sop")
+    spans = np.concatenate([pairs.spans[:, :2], pairs.spans[own, 2:]])
+    return np.bincount(np.concatenate([np.arange(a, a + length) for a, length in spans]))
+
+
+@pytest.mark.parametrize("length", [9, 64, 500])
+def test_what_overflows_is_carried_into_the_next_pair(big: ShardText, length: int) -> None:
+    documents = [[min(s, (length - 3) // 2) for s in np.diff(big.sentence_starts)[i : i + 20]]
+                 for i in range(0, 4000, 20)]  # fmt: skip
+    text = shard(documents)
+    pairs, cut = draw(text, 4, length=length, overflow="carry")
+    assert cut == 0
+    assert own_text(pairs, "nsp").tolist() == [1] * len(text.piece_ids)
+    for (a, a_length, b, b_length), label in zip(
+        pairs.spans.tolist(), pairs.next_sentence_labels, strict=True
+    ):
+        assert min(a_length, b_length) > 0
+        assert a_length + b_length <= length - 3
+        assert document_of(text, a) == document_of(text, a + a_length - 1)
+        assert document_of(text, b) == document_of(text, b + b_length - 1)
+        assert (
+            (b == a + a_length)
+            if label == IS_NEXT
+            else document_of(text, b) != document_of(text, a)
+        )
+        assert b in text.sentence_starts
+
+
+def test_sentence_orders_carry_what_overflows(big: ShardText) -> None:
+    pairs, cut = draw(big, 4, "sop", overflow="carry")
+    assert cut == 0
+    counts = own_text(pairs, "sop")
+    assert len(counts) == len(big.piece_ids)
+    assert counts.min() == 1
+    assert (counts > 1).mean() < 0.05  # single sentences at the ends of documents
+    for (a, a_length, b, b_length), label in zip(
+        pairs.spans.tolist(), pairs.next_sentence_labels, strict=True
+    ):
+        assert a == b + b_length if label == IS_SWAPPED else b == a + a_length
+        assert a_length + b_length <= 61
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference of two cumulative distributions (Kolmogorov-Smirnov)."""
+    values = np.union1d(one, other)
+    shares = (np.searchsorted(np.sort(each), values, "right") / len(each) for each in (one, other))
+    return float(abs(next(shares) - next(shares)).max())
+
+
+@pytest.mark.parametrize("pairing", ["nsp", "sop"])
+def test_carried_pairs_have_the_statistics_of_cut_ones(pairing: Pairing) -> None:
+    rng = Random(8)
+    text = shard([[rng.randint(2, 30) for _ in range(400)] for _ in range(60)])
+    (usual, cut), (carried, _) = (draw(text, 5, pairing, overflow=how) for how in ("cut", "carry"))
+    assert cut > 0.1 * len(text.piece_ids)
+    assert len(carried) > 1.05 * len(usual)
+    for label in (0, 1):
+        lengths = [
+            each.spans[each.next_sentence_labels == label][:, [1, 3]].sum(axis=1)
+            for each in (usual, carried)
+        ]
+        # Above 1.95 standard deviations of the difference, with a probability of 0.001.
+        limit = 1.95 * sum(1 / len(each) for each in lengths) ** 0.5
+        assert distance(*lengths) < limit
+        assert abs(np.mean(lengths[0] < 61) - np.mean(lengths[1] < 61)) < limit
+    half = 2 * carried.next_sentence_labels.mean() - 1
+    assert abs(half) < 4 / len(carried) ** 0.5
+
+
+def test_the_length_of_a_carried_b_does_not_tell_its_label() -> None:
+    rng = Random(8)
+    text = shard([[rng.randint(2, 30) for _ in range(400)] for _ in range(60)])
+    pairs, _ = draw(text, 6, overflow="carry")
+    is_next = pairs.next_sentence_labels == IS_NEXT
+    lengths = pairs.spans[is_next, 3], pairs.spans[~is_next, 3]
+    assert distance(*lengths) < 1.95 * sum(1 / len(each) for each in lengths) ** 0.5
