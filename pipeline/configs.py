@@ -12,10 +12,35 @@ from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 Masking = Literal["token", "whole-word", "span"]
+Redacted = Literal["email", "phone", "ip", "iban"]
 
 MAX_STREAMS = 512
 """One process may read all streams: it holds some 500 records of each in memory, and may have a
 file of each open (a process may have 1,024)."""
+
+
+UTF8 = "utf-8"
+
+
+def _check_encoding(encoding: str, input_format: InputFormat) -> None:
+    """Check that files of a format can be read in an encoding.
+
+    Raises:
+        InputError: Python has no such codec, or the format needs another one.
+    """
+    try:
+        line_break = "\n".encode(encoding)
+    except (LookupError, ValueError, TypeError):  # `rot13` and `hex` encode no text
+        raise InputError(
+            f"`encoding` {encoding}: unknown; expected for example windows-1252"
+        ) from None
+    if encoding != UTF8 and input_format == "parquet":
+        raise InputError(f"`encoding` {encoding}: `input_format` parquet has text in UTF-8")
+    if line_break != b"\n" and input_format != "prose":
+        raise InputError(
+            f"`encoding` {encoding}: `input_format` {input_format} is split at line breaks of one "
+            "byte; convert the files to UTF-8"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +56,13 @@ class CorpusConfig:
         language: ISO 639 code for the sentence splitter; not used for `lines`.
         lower_case: lower-case and strip accents (an uncased model).
         skip_damaged_files: True = use a damaged file up to the damage; False = fail.
+        encoding: encoding of the files, a name of one of Python's codecs; `parquet` has UTF-8.
+        repair: repair mojibake and HTML entities, and remove invisible characters.
+        languages: ISO 639 codes of the languages to keep; empty = all, and none is identified.
+        language_threshold: smallest probability of a document's language (0 to 1).
+        decontaminate: paths or globs of evaluation files, one example on a line; documents that
+            share a run of 13 words with one are dropped.
+        redact: kinds of private data to replace by markers.
         quality: files of quality rules: `c4`, `fineweb`, `gopher`, or paths of YAML files.
     """
 
@@ -41,16 +73,24 @@ class CorpusConfig:
     language: str = "en"
     lower_case: bool = True
     skip_damaged_files: bool = False
+    encoding: str = UTF8
+    repair: bool = False
+    languages: tuple[str, ...] = ()
+    language_threshold: float = 0.5
+    decontaminate: tuple[str, ...] = ()
+    redact: tuple[Redacted, ...] = ()
     quality: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the fields.
 
         Raises:
-            InputError: no input.
+            InputError: no input, or an unknown encoding.
         """
         if not self.input:
             raise InputError("`input`: expected at least one file or glob")
+        _check_encoding(self.encoding, self.input_format)
+        check_range("language_threshold", self.language_threshold, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,7 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
             input_format=config.input_format,
             language=config.language,
             text_column=config.text_column,
+            encoding=config.encoding,
             id_column=config.id_column,
             cleaning=cleaning_of(config),
         ),

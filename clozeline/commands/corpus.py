@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from clozeline.options import BeamCommand, InputGlobs
-from pipeline.configs import CorpusConfig, InputFormat
+from pipeline.configs import CorpusConfig, InputFormat, Redacted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,22 @@ class CorpusOptions(BeamCommand):
     """Lower-case and strip accents (an uncased model)."""
     skip_damaged_files: bool = CorpusConfig.skip_damaged_files
     """Read a truncated or corrupt file up to the damage and count it, instead of failing."""
+    encoding: str = CorpusConfig.encoding
+    """Encoding of the files, for example windows-1252."""
+    repair: bool = CorpusConfig.repair
+    """Repair text that was decoded wrongly (mojibake) and HTML entities; remove soft hyphens and
+    zero-width spaces."""
+    languages: tuple[str, ...] = CorpusConfig.languages
+    """Keep documents in these languages only (ISO 639 codes). Sentences are then split, and quality
+    rules chosen, for each document's own language."""
+    language_threshold: float = CorpusConfig.language_threshold
+    """Smallest probability of a document's language (0 to 1)."""
+    decontaminate: tuple[str, ...] = CorpusConfig.decontaminate
+    """Evaluation files or globs, one example per line: drop documents that share a run of 13 words
+    with one."""
+    redact: tuple[Redacted, ...] = CorpusConfig.redact
+    """Replace email addresses, telephone numbers, public IP addresses and IBANs by markers such as
+    [EMAIL]."""
     quality: tuple[str, ...] = CorpusConfig.quality
     """Apply quality rules to each document: c4, fineweb, gopher, or YAML files with thresholds."""
 
@@ -42,3 +58,6 @@ class CorpusOptions(BeamCommand):
         if self.input_format == "lines":
             reason = "`input_format` lines has a sentence on each line, so none is split"
             self.refuse_given(reason, "language")
+        if not self.languages:
+            reason = "has no effect without `languages`"
+            self.refuse_given(reason, "language_threshold")

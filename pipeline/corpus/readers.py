@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.configs import InputFormat
+from pipeline.configs import UTF8, InputFormat
 from pipeline.corpus.decompression import damaged, is_compressed, open_file
 from pipeline.corpus.parquet import check_parquet, read_rows, row_groups
 from pipeline.corpus.remarks import DAMAGED_FILE, MAX_EXAMPLES, suspicion
@@ -20,7 +20,9 @@ EMPTY = "empty"
 INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID = "invalid_utf8", "invalid_json", "no_text", "no_id"
 """Reasons for dropping a document while reading."""
 
-UNREADABLE = frozenset({INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID})
+INVALID_ENCODING = "invalid_encoding"
+
+UNREADABLE = frozenset({INVALID_UTF8, INVALID_ENCODING, INVALID_JSON, NO_TEXT, NO_ID})
 """Drop reasons that indicate corrupt input rather than short documents."""
 
 DROPPED, REMARKS = "dropped", "remarks"  # tags of side outputs
@@ -42,12 +44,14 @@ class CorpusFormat:
         language: ISO 639 code for the sentence splitter; not used for `lines`.
         text_column: column of `jsonl` and `parquet` that holds the text.
         id_column: column that identifies a document; None = its text identifies it.
+        encoding: name of the codec that decodes files.
         cleaning: the rules that documents must pass.
     """
 
     input_format: InputFormat
     language: str
     text_column: str
+    encoding: str = UTF8
     id_column: str | None = None
     cleaning: Cleaning = NO_CLEANING
 
@@ -292,10 +296,11 @@ def read_document(data: bytes, how: CorpusFormat) -> tuple[str, str]:
     Raises:
         DroppedDocumentError: the document cannot be decoded, or has no text or no id.
     """
+    is_utf8 = how.encoding == UTF8
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DroppedDocumentError(INVALID_UTF8) from None
+        text = data.decode("utf-8-sig" if is_utf8 else how.encoding)
+    except UnicodeError:
+        raise DroppedDocumentError(INVALID_UTF8 if is_utf8 else INVALID_ENCODING) from None
     identity = None
     if how.input_format in ("jsonl", "parquet"):
         try:

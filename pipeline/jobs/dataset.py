@@ -218,7 +218,7 @@ def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Man
     if not splits[TRAIN] or (1 < settings.shards > report.documents // 2):
         raise InputError(_why_nothing(report, settings))
     return Manifest(
-        settings=asdict(settings),
+        settings=asdict(settings) | {"cleaning": settings.cleaning.described()},
         vocab_sha256=vocabulary.sha256,
         vocab_size=len(vocabulary),
         lower_case=settings.lower_case,

@@ -297,25 +297,29 @@ def absolute(path: str) -> str:
     return path if is_url(path) else str(Path(path).absolute())
 
 
-def match_files(globs: Sequence[str]) -> dict[str, int]:
+def match_files(globs: Sequence[str], field: str = "input") -> dict[str, int]:
     """Return the size in bytes of every matching file, by path, in sorted order.
+
+    Args:
+        globs: paths or globs.
+        field: field of the configuration that has the globs, for messages.
 
     Raises:
         InputError: a glob matches no file or matches a folder, or the filesystem fails.
     """
     sizes: dict[str, int] = {}
     for glob in globs:
-        found = matching(glob) if is_url(glob) else _matching_locally(glob)
+        found = matching(glob) if is_url(glob) else _matching_locally(glob, field)
         if not found:
-            raise InputError(f"`input` {glob}: no file matches; check the path and the quotes")
+            raise InputError(f"`{field}` {glob}: no file matches; check the path and the quotes")
         for path, size in found.items():
             if size is None:
-                raise InputError(f"`input` {path}: is a folder; give its files: {path}/*")
+                raise InputError(f"`{field}` {path}: is a folder; give its files: {path}/*")
             sizes[path] = size
     return dict(sorted(sizes.items()))
 
 
-def _matching_locally(glob: str) -> dict[str, int | None]:
+def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
     """Return the size in bytes of what matches a local glob, by path; None for folders."""
     from apache_beam.io.filesystem import BeamIOError
     from apache_beam.io.filesystems import FileSystems
@@ -323,5 +327,5 @@ def _matching_locally(glob: str) -> dict[str, int | None]:
     try:
         found = FileSystems.match([absolute(glob)])[0].metadata_list
     except (BeamIOError, ValueError) as error:
-        raise InputError(f"`input` {glob}: cannot be looked up: {error}") from error
+        raise InputError(f"`{field}` {glob}: cannot be looked up: {error}") from error
     return {file.path: None if Path(file.path).is_dir() else file.size_in_bytes for file in found}

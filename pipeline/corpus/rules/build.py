@@ -1,7 +1,10 @@
 """Make the rules that the settings ask for."""
 
 from pipeline.configs import CorpusConfig
+from pipeline.corpus.rules.decontaminate import Decontaminate, evaluation_files
+from pipeline.corpus.rules.language import Languages, check_languages
 from pipeline.corpus.rules.quality import QualityRules, read_quality
+from pipeline.corpus.rules.redact import Redact
 from pipeline.corpus.rules.rule import Rule
 from pipeline.corpus.rules.settings import Cleaning
 
@@ -12,7 +15,15 @@ def cleaning_of(config: CorpusConfig) -> Cleaning:
     Raises:
         InputError: a file is missing or invalid.
     """
-    return Cleaning(quality=tuple(map(read_quality, config.quality)))
+    check_languages(config.languages)
+    return Cleaning(
+        languages=config.languages,
+        language_threshold=config.language_threshold,
+        evaluation=evaluation_files(config.decontaminate),
+        repair=config.repair,
+        redact=config.redact,
+        quality=tuple(map(read_quality, config.quality)),
+    )
 
 
 def rules_of(cleaning: Cleaning) -> tuple[Rule, ...]:
@@ -21,6 +32,16 @@ def rules_of(cleaning: Cleaning) -> tuple[Rule, ...]:
     A worker calls this once, so a rule may load a model or a table here.
     """
     rules: list[Rule] = []
+    if cleaning.repair:
+        from pipeline.corpus.rules.repair import repair
+
+        rules.append(repair)
+    if cleaning.languages:
+        rules.append(Languages(cleaning.languages, cleaning.language_threshold))
     if cleaning.quality:
         rules.append(QualityRules(cleaning.quality))
+    if cleaning.evaluation:
+        rules.append(Decontaminate(cleaning.evaluation))
+    if cleaning.redact:
+        rules.append(Redact(cleaning.redact))
     return tuple(rules)

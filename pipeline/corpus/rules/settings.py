@@ -1,7 +1,10 @@
 """The settings of the cleaning rules."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from pipeline.configs import Redacted
+from pipeline.corpus.rules.decontaminate import EvaluationFile
 from pipeline.corpus.rules.quality import QualityFile
 
 
@@ -10,10 +13,24 @@ class Cleaning:
     """Which rules apply to the documents of a corpus, with their thresholds; default: none.
 
     Attributes:
+        repair: whether text is repaired (`repair.py`).
+        languages: ISO 639 codes of the languages to keep (`language.py`); empty = all.
+        language_threshold: smallest probability of a document's language (0 to 1).
+        evaluation: files that no document may share a run of words with (`decontaminate.py`).
+        redact: kinds of private data that are replaced (`redact.py`).
         quality: files of thresholds, applied in order.
     """
 
+    repair: bool = False
+    languages: tuple[str, ...] = ()
+    language_threshold: float = 0.5
+    evaluation: tuple[EvaluationFile, ...] = ()
+    redact: tuple[Redacted, ...] = ()
     quality: tuple[QualityFile, ...] = ()
+
+    def described(self) -> dict[str, Any]:
+        """Return the settings for a manifest, which has no paths: files by their SHA-256."""
+        return asdict(self) | {"evaluation": sorted(file.sha256 for file in self.evaluation)}
 
 
 NO_CLEANING = Cleaning()

@@ -10,10 +10,11 @@ import pytest
 import zstandard
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.configs import InputFormat
+from pipeline.configs import CorpusConfig, InputFormat
 from pipeline.corpus import readers
 from pipeline.corpus.readers import (
     EMPTY,
+    INVALID_ENCODING,
     INVALID_JSON,
     INVALID_UTF8,
     NO_ID,
@@ -30,6 +31,7 @@ from pipeline.corpus.readers import (
     text_sentences,
 )
 from pipeline.corpus.remarks import COMPRESSED, CR_ONLY, NUL_BYTES, UTF16, remarks_from
+from pipeline.errors import InputError
 from pipeline.storage.files import match_files
 
 TEXT = (
@@ -204,3 +206,29 @@ def test_an_id_names_a_document() -> None:
     assert read_document(b'{"id": "3", "body": "Hello."}', with_id) == ("Hello.", '"3"')
     with pytest.raises(DroppedDocumentError, match=NO_ID):
         read_document(b'{"body": "Hello."}', with_id)
+
+
+def test_another_encoding() -> None:
+    windows = replace(how("lines"), encoding="windows-1252")
+    assert read_document("“Café” – 5 €".encode("windows-1252"), windows)[0] == "“Café” – 5 €"
+    with pytest.raises(DroppedDocumentError, match=INVALID_ENCODING):
+        read_document(b"\x81", windows)
+    wide = replace(how("prose"), encoding="utf-16")
+    assert read_document("Größe".encode("utf-16"), wide)[0] == "Größe"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "input_format", "message"),
+    [
+        ("windows-125", "prose", "`encoding` windows-125: unknown"),
+        ("rot13", "prose", "`encoding` rot13: unknown"),
+        ("hex", "prose", "`encoding` hex: unknown"),
+        ("windows-1252", "parquet", "parquet has text in UTF-8"),
+        ("utf-16", "lines", "lines is split at line breaks of one byte"),
+    ],
+)
+def test_an_encoding_that_does_not_fit(
+    encoding: str, input_format: InputFormat, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        CorpusConfig(input=("x",), input_format=input_format, encoding=encoding)

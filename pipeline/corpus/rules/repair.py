@@ -1,0 +1,49 @@
+"""Repair text that was decoded with a wrong encoding, or that has remains of HTML."""
+
+import html
+import re
+from collections import Counter
+
+import ftfy
+
+from pipeline.corpus.rules.rule import TextDocument
+
+_MOJIBAKE = ftfy.TextFixerConfig(
+    unescape_html=False,  # below, and counted
+    remove_terminal_escapes=False,
+    fix_latin_ligatures=False,
+    fix_character_width=False,
+    uncurl_quotes=False,
+    fix_line_breaks=False,
+    fix_surrogates=False,
+    remove_control_chars=False,
+    normalization=None,
+)
+"""Only wrong encodings: the rest would change text that is as its author wrote it."""
+
+# With a semicolon, so that `?a=1&copy=2` stays.
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+"""Soft hyphen, zero-width space, word joiner, byte-order mark. The zero-width joiner and non-joiner
+stay: Persian, Hindi and emoji need them."""
+
+
+def repair(document: TextDocument) -> TextDocument:
+    """Repair mojibake (with ftfy) and HTML entities, and remove invisible characters.
+
+    Mojibake comes first, because its bytes may look like soft hyphens; entities come before the
+    invisible characters that they may stand for.
+    """
+    text = ftfy.fix_text(document.text, _MOJIBAKE)
+    mojibake = int(text != document.text)
+    text, entities = _ENTITY.subn(lambda entity: html.unescape(entity[0]), text)
+    if entities:
+        text = text.encode("utf-8", "replace").decode()
+    text, invisible = _INVISIBLE.subn("", text)
+    changes = Counter(
+        documents_with_mojibake=mojibake,
+        html_entities=entities,
+        invisible_characters=invisible,
+    )
+    return document.changed(text, **+changes) if +changes else document

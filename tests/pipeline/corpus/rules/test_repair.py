@@ -1,0 +1,58 @@
+"""Repair of text: what is broken comes back as it was, what is not broken stays."""
+
+import pytest
+
+from pipeline.corpus.rules.repair import repair
+from pipeline.corpus.rules.rule import TextDocument
+
+ORIGINALS = [
+    "The café’s “naïve” owner — Zoë — paid 5 €.",
+    "Größe und Übermut, Straße für Straße",
+    "L’élève a été très naïf à l’œuvre",
+    "Příliš žluťoučký kůň",
+    "Съешь же ещё этих мягких французских булок",
+]
+
+
+def repaired(text: str) -> TextDocument:
+    return repair(TextDocument(text, "en"))
+
+
+@pytest.mark.parametrize("text", ORIGINALS)
+def test_mojibake_comes_back(text: str) -> None:
+    broken = "".join(
+        bytes([byte]).decode("windows-1252", "ignore") or chr(byte) for byte in text.encode()
+    )
+    assert broken != text
+    assert repaired(broken) == TextDocument(text, "en", {"documents_with_mojibake": 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *ORIGINALS,
+        "ﬁne ligatures, ｆｕｌｌ width, “curly” quotes\u2028and lines\x1b[31m",
+        "https://example.org/?a=1&copy=2&lt=3 AT&T &c; R&D",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u0915\u094d\u200d\u0937 👩\u200d🚀",
+        "Plain.",
+    ],
+)
+def test_whole_text_stays(text: str) -> None:
+    document = TextDocument(text, "en")
+    assert repair(document) is document
+
+
+def test_entities_and_invisible_characters_are_counted() -> None:
+    text = "\ufeffTom &amp; Jerry&nbsp;said &quot;op&#233;\u00adra&shy;tion&#x21;&quot;\u200b &bad;"
+    assert repaired(text) == TextDocument(
+        'Tom & Jerry\xa0said "opération!" &bad;',
+        "en",
+        {"html_entities": 8, "invisible_characters": 4},  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("entity", ["&#0;", "&#xD800;", "&#9999999;", "&#x110000;"])
+def test_entities_of_no_character(entity: str) -> None:
+    text = repaired(f"a{entity}b").text
+    assert text.encode()
+    assert entity not in text
