@@ -17,7 +17,7 @@ def dataset_warnings(manifest: Manifest) -> list[str]:
     total: Counter[str] = Counter()
     for statistics in manifest.statistics.values():
         total.update(statistics)
-    return [*_unknown(total), *_random_next(total, manifest)]
+    return [*_unknown(total), *_random_next(total, manifest), *_shared_ids(total)]
 
 
 def _unknown(total: Counter[str]) -> Iterator[str]:
@@ -30,6 +30,15 @@ def _unknown(total: Counter[str]) -> Iterator[str]:
             "nothing else: the vocabulary does not fit the text, or its words are too long; learn "
             "one from this text with clozeline vocab, and put spaces between the words of a script "
             "that has none"
+        )
+
+
+def _shared_ids(total: Counter[str]) -> Iterator[str]:
+    """Yield a warning if ids do not tell documents apart."""
+    if total["shared_ids"]:
+        yield (
+            f"documents with the id of another one (`id_column`): {total['shared_ids']:,}; name a "
+            "column of unique ids, or keep one document of each id with `deduplicate`"
         )
 
 

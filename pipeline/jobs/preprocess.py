@@ -195,6 +195,8 @@ class WriteShard(beam.DoFn):
             pieces=sum(len(ids) for _, ids, *_ in kept) // piece.itemsize,
             **unknown(kept, piece, self._vocabulary.unk_id),
         )
+        if maker.settings.id_column and (shared := len(kept) - len({key for key, *_ in kept})):
+            statistics["shared_ids"] = shared
         temporary = joined(self._temporary, f"{name}.{uuid.uuid4().hex}")
         compression = maker.settings.compression
         blocks = maker.records(maker.text(kept), name, statistics)

@@ -45,6 +45,7 @@ def manifest(settings: dict[str, str], train: dict[str, int], other: dict[str, i
         ]),
         (SINGLE | {"random_next": 20}, {},
          ["every document has one sentence, so 10.0%"]),
+        ({"shared_ids": 1200}, {}, ["documents with the id of another one (`id_column`): 1,200; "]),
         ({"random_next": 200}, {"pairing": "sop"}, []),
         (SINGLE | {"random_next": 0}, {"pairing": "none"}, []),
         ({"unknown_pieces": 300, "random_next": 160}, {}, ["3.0% of the pieces", "documents have"]),

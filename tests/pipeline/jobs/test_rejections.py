@@ -103,6 +103,16 @@ def test_a_record_of_rejections_changes_no_byte_of_the_dataset(
         assert (tmp_path / "ds" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_ids_that_are_not_unique_are_counted(
+    corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preprocess(corpus, vocab_path, tmp_path / "ds", "--no-deduplicate") == 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert "documents with the id of another one (--id-column): 1; name a column of" in error
+    statistics = read_manifest(tmp_path / "ds").statistics.values()
+    assert sum(total.get("shared_ids", 0) for total in statistics) == 1
+
+
 def test_a_corpus_of_which_nothing_is_left(
     corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
