@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from grpc import StatusCode
 
+from serving.server.callers import forget_locals
 from serving.server.status import ServingError
 
 # The first bytes of every request are not counted, so that a few large requests do not lock out
@@ -99,7 +100,11 @@ class Budget:
             started_secs = time.monotonic()
             try:
                 with self._collection:
-                    yield
+                    try:
+                        yield
+                    except BaseException as error:
+                        forget_locals(error)  # free what was parsed before collection goes on
+                        raise
             finally:
                 ended_secs = time.monotonic()
                 rest_secs = min(ended_secs - started_secs, _MOST_REST_SECS)

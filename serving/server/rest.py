@@ -19,7 +19,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from concurrent import futures
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from grpc import StatusCode
@@ -59,6 +59,7 @@ from serving.server.status import HTTP_STATUS, ServingError, invalid, shortened
 from serving.tf_serving import DEFAULT_SIGNATURE, METRICS_PATH, version_number
 
 _log = logging.getLogger(__name__)
+_Read = TypeVar("_Read")
 
 _WHICH = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _ASK = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?P<metadata>/metadata)?", re.I)
@@ -219,7 +220,7 @@ class _RestApi:
 
     def _predict(self, query: "_Query") -> list[bytes]:
         """Return the response body of a predict request; runs in a thread, like the next two."""
-        signature, layout, inputs = self._read_predict(query)
+        signature, layout, inputs = self._in_turn(self._read_predict, query)
         query.share.hold(len(query.body) + size_bytes(inputs))
         outputs = self._backend.runner.run(signature, inputs)
         query.share.hold(len(query.body) + size_bytes(outputs))
@@ -229,28 +230,33 @@ class _RestApi:
         query.share.hold(sum(map(len, answer)))
         return answer
 
-    def _read_predict(self, query: "_Query") -> tuple[ServableSignature, Layout, Arrays]:
+    def _in_turn(self, read: Callable[["_Query"], _Read], query: "_Query") -> _Read:
+        """Return what a function reads; the parsed JSON, its local variable, is freed in the turn.
+
+        A garbage collection afterwards would traverse it.
+        """
         with self._backend.budget.turn(len(query.body)):
             current_caller().check()
-            document = parse_document(query.body)
-            requested = signature_name(document) or DEFAULT_SIGNATURE
-            servable = self._backend.repository.find(query.name, query.version, query.label)
-            if requested not in servable.signatures:
-                message = f'Serving signature name: "{shortened(requested)}" not found'
-                raise invalid(f"{message} in signature def")
-            signature = servable.signatures[requested]
-            self._check_rows(document, signature)
-            return signature, *read_inputs(document, signature)
+            return read(query)
+
+    def _read_predict(self, query: "_Query") -> tuple[ServableSignature, Layout, Arrays]:
+        document = parse_document(query.body)
+        requested = signature_name(document) or DEFAULT_SIGNATURE
+        servable = self._backend.repository.find(query.name, query.version, query.label)
+        if requested not in servable.signatures:
+            message = f'Serving signature name: "{shortened(requested)}" not found'
+            raise invalid(f"{message} in signature def")
+        signature = servable.signatures[requested]
+        self._check_rows(document, signature)
+        return signature, *read_inputs(document, signature)
 
     def _read_examples(self, query: "_Query") -> tuple[Servable, str, input_pb2.Input]:
-        with self._backend.budget.turn(len(query.body)):
-            current_caller().check()
-            document = parse_document(query.body)
-            requested = signature_name(document) or DEFAULT_SIGNATURE
-            servable = self._backend.repository.find(query.name, query.version, query.label)
-            if requested in servable.signatures:
-                self._check_rows(document, servable.signatures[requested])
-            return servable, requested, read_examples(document)
+        document = parse_document(query.body)
+        requested = signature_name(document) or DEFAULT_SIGNATURE
+        servable = self._backend.repository.find(query.name, query.version, query.label)
+        if requested in servable.signatures:
+            self._check_rows(document, servable.signatures[requested])
+        return servable, requested, read_examples(document)
 
     def _check_rows(self, document: dict[str, Json], signature: ServableSignature) -> None:
         """Refuse too many rows before they are converted, or another reason is found."""
@@ -258,12 +264,12 @@ class _RestApi:
 
     def _classify(self, query: "_Query") -> list[bytes]:
         """Return the response body of a classify request."""
-        servable, requested, examples = self._read_examples(query)
+        servable, requested, examples = self._in_turn(self._read_examples, query)
         return [classification_json(classify(servable, requested, examples, self._backend))]
 
     def _regress(self, query: "_Query") -> list[bytes]:
         """Return the response body of a regress request."""
-        servable, requested, examples = self._read_examples(query)
+        servable, requested, examples = self._in_turn(self._read_examples, query)
         return [regression_json(regress(servable, requested, examples, self._backend))]
 
     async def _body(self, request: Request, share: Share) -> bytes:
