@@ -68,6 +68,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
     }
     data = [
         *(ROOT / "model").glob("recipes/*.yaml"),
+        *(ROOT / "pipeline").glob("corpus/rules/quality_files/*.yaml"),
         *(ROOT / "serving").glob("export/op_lists/*.txt"),
         *(ROOT / "serving/pages").iterdir(),
     ]

@@ -111,9 +111,15 @@ def _histogram(values: Sequence[float]) -> list[tuple[str, int, str]]:
 def rejected_document(document: Mapping[str, Any]) -> Text:
     """Return a rejected document as text: rule, value and threshold, id, beginning of its text."""
     value, limit = document["value"], document["threshold"]
-    measured = "" if value is None else f" {value:g}" + ("" if limit is None else f" ({limit:g})")
+    measured = "" if value is None else f" {_shown(value)}"
+    measured += "" if limit is None else f" ({_shown(limit)})"
     text = Text(f"\n{document['rule']}{measured}: {document['id']}\n", style="bold")
     return text.append(document["excerpt"], style="")
+
+
+def _shown(value: float | str) -> str:
+    """Return what a rule measured, a number or a text such as a language, as text."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:

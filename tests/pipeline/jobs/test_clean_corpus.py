@@ -62,6 +62,13 @@ def test_each_rule_removes_its_document(made: Path) -> None:
     assert len(by_rule["contaminated"]["value"].split()) == 13
 
 
+def test_inspect_shows_what_is_no_number(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(made / "rejected")]) == 0
+    shown = capsys.readouterr().out
+    assert "language de: " in shown
+    assert "contaminated the " in shown
+
+
 def test_a_manifest_has_the_rules_and_no_path(made: Path, corpus: Path) -> None:
     text = (made / "ds" / "manifest.json").read_text()
     cleaning = json.loads(text)["settings"]["cleaning"]
