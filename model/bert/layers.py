@@ -10,6 +10,7 @@ Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary si
 D = H / N.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -101,13 +102,22 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Return the inputs, after dropout if training."""
-        return functions.dropout(inputs, **self.draw(training))
+        state, rate = self.draw(training)
+        return functions.dropout(inputs, state, rate=rate)
 
-    def draw(self, training: bool) -> dict[str, Any]:
-        """Return the next `state` and the `rate` for a kernel; the rate is 0 outside training."""
+    def draw(self, training: bool) -> tuple[Any, float]:
+        """Return the next state of a kernel, int64 [2], and its rate, which is 0 outside training.
+
+        See `functions.dropout`.
+        """
         if training and self.rate > 0:
-            return {"state": self.seed_generator.next(), "rate": self.rate}
-        return {"state": tf.zeros([2], tf.int64), "rate": 0.0}
+            return self.seed_generator.next(), self.rate
+        return _no_state(), 0.0
+
+
+def _no_state() -> tf.Tensor:
+    """Return a dropout state for the rate 0, which does not read it."""
+    return tf.zeros([2], tf.int64)
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
@@ -216,16 +226,14 @@ class EncoderLayer(keras.layers.Layer):
         dropouts = (self._weights_dropout, self._attention_dropout, self._output_dropout)
         # Draw the states outside `_compute`: gradient checkpointing runs it a second time, which
         # must drop the same elements.
-        drawn = [dropout.draw(training) for dropout in dropouts]
-        states, rates = [d["state"] for d in drawn], [d["rate"] for d in drawn]
+        states, rates = zip(*(dropout.draw(training) for dropout in dropouts), strict=True)
         compute = partial(self._compute, rates=rates, chosen=chosen)
         if self.recompute and training:
             compute = tf.recompute_grad(compute)
         x, scores = compute(inputs, padding_mask, *states)
         if not return_attention_scores:
             return x
-        nothing_dropped = {"state": tf.zeros([2], tf.int64), "rate": 0.0}
-        return x, functions.attention_weights(scores, padding_mask, **nothing_dropped)
+        return x, functions.attention_weights(scores, padding_mask, _no_state(), rate=0.0)
 
     def projections(self, inputs: Any) -> dict[str, tf.Tensor]:
         """Return the queries, keys and values of all heads, joined, float [B, L, H] each.
@@ -269,7 +277,7 @@ class EncoderLayer(keras.layers.Layer):
         """
         seen: dict[str, tf.Tensor] = {}
         inputs = tf.cast(inputs, self.product_dtype)
-        nothing_dropped = [tf.zeros([2], tf.int64)] * 3
+        nothing_dropped = [_no_state()] * 3
         self._compute(inputs, padding_mask, *nothing_dropped, rates=[0.0] * 3, seen=seen)
         return seen
 
@@ -278,7 +286,7 @@ class EncoderLayer(keras.layers.Layer):
         inputs: tf.Tensor,
         padding_mask: tf.Tensor,
         *states: tf.Tensor,
-        rates: list[float],
+        rates: Sequence[float],
         chosen: tf.Tensor | None = None,
         seen: dict[str, tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:

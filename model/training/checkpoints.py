@@ -15,7 +15,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,10 @@ _UPLOADS_AT_ONCE = 2
 
 _READS = 10
 """Number of attempts to read a checkpoint if a concurrent training removes it meanwhile."""
+
+
+State = Mapping[str, tf.Variable | Mapping[str, tf.Variable]]
+"""What a checkpoint stores: variables, or dictionaries of variables, by name."""
 
 
 class DamagedError(Exception):
@@ -113,7 +117,7 @@ class Checkpoints:
         self.directory = directory
         self.keep = keep
         self.writes = writes
-        self._copy: dict[str, Any] = {}
+        self._copy: State = {}
         # One thread: there is one copy in memory, and it must not change while it is written.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
@@ -188,11 +192,11 @@ class Checkpoints:
             self._newly_marked = None
             (self.directory / _BEST).unlink()
 
-    def hold(self, state: dict[str, Any]) -> None:
+    def hold(self, state: State) -> None:
         """Copy the state in memory, so that `roll_back` can restore it.
 
         Args:
-            state: variables, or dictionaries of variables, by name.
+            state: the variables.
         """
         self._wait_for_copy()  # the background thread may still be writing the previous copy
         if not self._copy:
@@ -201,18 +205,18 @@ class Checkpoints:
                 self._copy = tf.nest.map_structure(_variable_like, state)
         tf.nest.map_structure(lambda copy, value: copy.assign(value), self._copy, state)
 
-    def roll_back(self, state: dict[str, Any]) -> None:
+    def roll_back(self, state: State) -> None:
         """Restore the state from the last `hold` or `save`."""
         tf.nest.map_structure(lambda value, copy: value.assign(copy), state, self._copy)
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, step: int, state: State) -> None:
         """Copy the state, and write the copy in the background while the training continues.
 
         A write error is raised by the next call of `save`, `hold`, `wait` or `check`.
 
         Args:
             step: number of steps done.
-            state: variables, or dictionaries of variables, by name.
+            state: the variables.
 
         Raises:
             JobError: the previous checkpoint could not be written.
@@ -296,7 +300,7 @@ class Checkpoints:
                 # Rename before removing, so that a concurrent reader sees all files or none.
                 _remove([self._path(step).replace(self.directory / f"{_PARTIAL}{step}")])
 
-    def restore(self, state: dict[str, Any]) -> int | None:
+    def restore(self, state: State) -> int | None:
         """Read the last undamaged checkpoint into the state, and return its step.
 
         A damaged checkpoint is reported, and renamed if an older one can be read. Leftovers of a
@@ -326,7 +330,7 @@ class Checkpoints:
         for step in set(_steps_of(names)) - set(self.steps()):
             remove_folder(self._path(step), _CHECKSUMS)
 
-    def _restore_last(self, state: dict[str, Any]) -> int | None:
+    def _restore_last(self, state: State) -> int | None:
         damaged: list[int] = []
         for step in reversed(self.steps()):
             try:
@@ -348,7 +352,7 @@ class Checkpoints:
             )
         return None
 
-    def restore_best(self, state: dict[str, Any]) -> int:
+    def restore_best(self, state: State) -> int:
         """Read the best checkpoint by evaluation into the state, and return its step.
 
         Raises:
@@ -392,7 +396,7 @@ class Checkpoints:
         move_folder(self._path(step), path)
         logger.info(f"{self._path(step)}: kept as {path.name}")
 
-    def _read(self, step: int, state: dict[str, Any]) -> None:
+    def _read(self, step: int, state: State) -> None:
         """Read a checkpoint into the state.
 
         Raises:

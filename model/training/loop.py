@@ -19,6 +19,7 @@ from model.bert.initialization import INITIALIZERS
 from model.bert.kernels import FIRST_EXAMPLE, fused_on_cpu
 from model.bert.network import recompute_layers, weights_by_name
 from model.tasks.kinds import Head
+from model.training.checkpoints import State
 from model.training.config import TrainingConfig
 from model.training.losses import Objective, global_loss, model_outputs, texts_per_example
 from model.training.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
@@ -129,7 +130,7 @@ class Trainer:
         return int(self.step.numpy())
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """The variables that a checkpoint stores, by name."""
         return {
             "model": self.weights,

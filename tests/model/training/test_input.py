@@ -169,51 +169,61 @@ CRC = google_crc32c.value(LENGTH)
 LYING = LENGTH + struct.pack("<I", ((CRC >> 15 | CRC << 17) + 0xA282EAD8) & 0xFFFFFFFF) + b"tiny"
 """The beginning of a record of 2^40 bytes, by its length and the length's checksum."""
 
-READ_IT = """
+READ_THEM = """
 import sys
 from pathlib import Path
 from model.training.input import corrupt_files_named, eval_batches, train_batches
 from pipeline.errors import InputError
 from pipeline.inspection import read_records
 from pipeline.manifest import read_manifest
-dataset = Path(sys.argv[1])
-manifest = read_manifest(dataset)
-for stream in (
-    lambda: train_batches(dataset, manifest, batch_size=8, seed=1, skip_examples=0).take(9),
-    lambda: eval_batches(dataset, manifest, "eval", batch_size=8),
-    lambda: read_records(dataset / manifest.splits["eval"][0].name, manifest),
-):
-    try:
-        with corrupt_files_named(dataset, manifest):
-            list(stream())
-    except InputError as error:
-        print(error)
+for dataset in map(Path, sys.argv[1:]):
+    manifest = read_manifest(dataset)
+    for stream in (
+        lambda: train_batches(dataset, manifest, batch_size=8, seed=1, skip_examples=0).take(9),
+        lambda: eval_batches(dataset, manifest, "eval", batch_size=8),
+        lambda: read_records(dataset / manifest.splits["eval"][0].name, manifest),
+    ):
+        try:
+            with corrupt_files_named(dataset, manifest):
+                list(stream())
+        except InputError as error:
+            print(error)
 """
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_a_length_of_a_terabyte_is_a_one_line_error(broken: Path, compression: str) -> None:
-    settings = json.loads((broken / MANIFEST).read_text())
+def append_a_terabyte(dataset: Path, compression: str) -> None:
+    """Let every file of a dataset end with a record that lies about its length."""
+    settings = json.loads((dataset / MANIFEST).read_text())
     settings["settings"]["compression"] = compression
     for split in ("train", "eval"):
         for shard in settings["splits"][split]:
-            file = broken / shard["name"]
+            file = dataset / shard["name"]
             data = file.read_bytes() + LYING
             file.write_bytes(data if compression == "none" else gzip.compress(data))
             shard["size_bytes"] = file.stat().st_size
             shard["examples"] += 1
-    (broken / MANIFEST).write_text(json.dumps(settings))
-    # In a process of its own, which it used to end by a signal.
+    (dataset / MANIFEST).write_text(json.dumps(settings))
+
+
+def test_a_length_of_a_terabyte_is_a_one_line_error(tmp_path: Path, make_dataset: Callable) -> None:
+    datasets = []
+    for streams in (64, None):
+        for compression in ("none", "gzip"):
+            datasets.append(tmp_path / f"{streams}-{compression}")
+            make_dataset(datasets[-1], train=(23, 17), streams=streams)
+            append_a_terabyte(datasets[-1], compression)
+    # In a process of its own, which such a record used to end by a signal.
     done = subprocess.run(
-        [sys.executable, "-c", READ_IT, str(broken)],
+        [sys.executable, "-c", READ_THEM, *map(str, datasets)],
         cwd=Path(clozeline.__file__).parents[1],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 3
-    for line in lines:
+    assert len(lines) == 3 * len(datasets)
+    for line, dataset in zip(lines, [each for each in datasets for _ in range(3)], strict=True):
+        assert line.startswith(f"{dataset}/")
         assert ".tfrecord: record " in line
         assert "is corrupt or truncated" in line
 
