@@ -1,6 +1,7 @@
 """Rules of the house that no linter has, checked on the sources."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,3 +42,40 @@ def test_functions_are_short() -> None:
         if lines > MAX_LINES
     }
     assert too_long == set()
+
+
+TESTED_THROUGH_OTHERS = {
+    "clozeline.__main__": "clozeline/test_commands.py",  # runs it as a process
+    "model.explaining.steps": "model/explaining/test_explaining.py",  # each step against NumPy
+    "model.interchange.hugging_face": "model/interchange/test_interchange.py",
+    "model.interchange.keras_hub": "model/interchange/test_interchange.py",
+    "model.interchange.sentence_transformers": "model/interchange/test_sentence_transformers.py",
+    "model.tasks.similarity": "model/test_similarity.py",
+    "pipeline.corpus.rules.build": "pipeline/corpus/test_cleaning.py",
+    "pipeline.corpus.rules.lines": "pipeline/corpus/test_cleaning.py",
+    "pipeline.corpus.rules.settings": "pipeline/corpus/test_cleaning.py",
+    "pipeline.jobs.rejections": "pipeline/jobs/test_rejections.py",
+    "pipeline.rejections": "pipeline/jobs/test_rejections.py",
+    "pipeline.storage.yaml_files": "clozeline/test_options.py",
+    "serving.server.grpc_admission": "serving/server/test_hostile_clients.py",
+}
+"""Modules that no test names, and the test that fails if they are wrong."""
+
+
+def test_every_module_is_named_by_a_test_or_tested_through_another() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")
+                    if path != Path(__file__))  # fmt: skip
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    named = {
+        module
+        for module in modules
+        for package, name in [module.rsplit(".", 1)]
+        if re.search(rf"{re.escape(module)}\b|from {re.escape(package)} import .*\b{name}\b", tests)
+    }
+    assert modules - named - TESTED_THROUGH_OTHERS.keys() == set()
+    assert all((ROOT / "tests" / test).is_file() for test in TESTED_THROUGH_OTHERS.values())
