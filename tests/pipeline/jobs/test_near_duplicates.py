@@ -1,5 +1,6 @@
 """Near-duplicates: planted copies of texts, found by the job and by comparing all pairs."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -194,7 +195,8 @@ def texts() -> list[str]:
 def dataset(texts: list[str], vocab_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("near")
     corpus = write([*texts, texts[3], texts[4]], folder / "in.jsonl")
-    assert preprocess(corpus, vocab_path, folder / "ds", "--deduplicate", "near") == 0
+    more = ["--deduplicate", "near", "--rejected", str(folder / "rejected")]
+    assert preprocess(corpus, vocab_path, folder / "ds", *more) == 0
     return folder / "ds"
 
 
@@ -213,6 +215,22 @@ def test_a_dataset_equals_that_of_a_corpus_without_near_duplicates(
     assert shards(made) == shards(expected)
     assert made.dropped_documents == {"duplicate": 2, "near_duplicate": len(removed)}
     assert expected.dropped_documents == {}
+
+
+def test_near_duplicates_are_written_with_the_rejected_documents(
+    texts: list[str], dataset: Path, tmp_path: Path
+) -> None:
+    removed = marked(texts, tmp_path)
+    lines = [
+        json.loads(line)
+        for path in sorted((dataset.parent / "rejected").glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    rejected = [line["id"] for line in lines if line["rule"] == "near_duplicate"]
+    ids = [hashlib.sha256(texts[index].encode()).hexdigest() for index in removed]
+    assert sorted(rejected) == sorted(ids)
+    assert {line["rule"] for line in lines} == {"near_duplicate", "duplicate"}
+    assert {line["threshold"] for line in lines} == {0.719, None}  # 14 ** (-1 / 8)
 
 
 @pytest.mark.slow
