@@ -1,6 +1,7 @@
 """In-batch negatives are those of the global batch: on several devices, and in parts."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from model.run import Run, load_run
 
 pytestmark = pytest.mark.slow
 
@@ -43,3 +46,47 @@ def test_parts_change_nothing(on_one_device: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("devices", "parts"), [(2, 2), (4, 1)])
 def test_devices_change_nothing(on_one_device: dict[str, Any], devices: int, parts: int) -> None:
     assert_same(steps(devices, parts)[str(parts)], on_one_device["1"])
+
+
+def tuned(launcher: list[str], init: Path, pairs: Path, run: Path) -> dict[str, np.ndarray]:
+    """Return the weights after three steps; each batch is read in two parts."""
+    command = [
+        sys.executable, "-m", "clozeline", *launcher, "finetune", "--task=similarity",
+        f"--train={pairs}", f"--init={init}", f"--run={run}", "--steps=3", "--batch-size=8",
+        "--accumulation-steps=2", "--learning-rate=1e-2", "--precision=float32", "--no-xla",
+    ]  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights = load_run(run).load_model("last").weights
+    return {weight.path: weight.numpy() for weight in weights}
+
+
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_workers_train_the_same_model_as_one(trained_run: Run, tmp_path: Path) -> None:
+    """Processes of their own, from the command line: negatives are those of both workers."""
+    words = ("owl", "oak", "fox", "boat", "baker", "anchor", "tram", "wave")
+    rows = [f"the {word}\tthe {other}" for word in words for other in words[:3] if word != other]
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("\n".join(["anchor\tpositive", *rows]) + "\n")
+    before = {weight.path: weight.numpy() for weight in trained_run.load_model().weights}
+    one = tuned([], trained_run.path, pairs, tmp_path / "one")
+    two = tuned(["launch", "--workers=2", "--"], trained_run.path, pairs, tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        # The softmax of attention ignores key biases: their gradients are rounding errors, which
+        # AdamW divides by their size.
+        if not name.endswith("key/bias"):
+            np.testing.assert_allclose(two[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+    losses, norms = (
+        [[step[key] for step in steps_of(tmp_path / name)] for name in ("one", "two")]
+        for key in ("loss", "gradient_norm")
+    )
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-5)
+    assert len(losses[0]) == 3
+    query = next(name for name in one if name.endswith("query/kernel"))
+    assert np.abs(one[query] - before[query]).max() > 1e-3
