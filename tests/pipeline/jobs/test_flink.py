@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.pipeline.jobs.on_engines import ROOT, clozeline, contents, preprocess
+
 JOB_SERVER = ROOT / "build" / "flink" / "job-server.jar"
 DEPLOY = ROOT / "pipeline" / "deploy" / "flink"
-CLOZELINE = Path(sys.executable).parent / "clozeline"
 
 FLINK = ["--runner=FlinkRunner", f"--flink_job_server_jar={JOB_SERVER}", "--flink_version=1.19"]
 EMBEDDED = [*FLINK, "--environment_type=LOOPBACK", "--parallelism=2"]
@@ -24,24 +23,6 @@ EMBEDDED = [*FLINK, "--environment_type=LOOPBACK", "--parallelism=2"]
 pytestmark = pytest.mark.flink
 
 FreePorts = Callable[[int], list[int]]
-
-
-def clozeline(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [CLOZELINE, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def preprocess(
-    corpus: Path, vocab: Path, output: Path, *more: str
-) -> subprocess.CompletedProcess[str]:
-    where = ["--input", corpus / "*.txt", "--vocab", vocab, "--output", output]
-    how = ["--max-seq-length", "32", "64", "--duplicates", "2", "--shards", "3"]
-    return clozeline("preprocess", *where, *how, "--eval-rate", "0.2", "--seed", "9", *more)
-
-
-def contents(dataset: Path) -> dict[str, bytes]:
-    paths = [path for path in dataset.rglob("*") if path.is_file()]
-    return {str(path.relative_to(dataset)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
