@@ -17,13 +17,12 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto -
 CORPUS ?=
 ENGINE ?= docker
 TARGET ?= clozeline
-FLINK := pipeline/deploy/flink
 
 # Targets may run in parallel, and apt-get does not wait for another one.
 apt = mkdir -p build && flock build/apt.lock sh -c 'apt-get update && apt-get install --yes $(1)'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-pythons test-all test-flink test-browser test-network test-storage test-demo bench docs pictures image lint types format sbom audit lock clean
+.PHONY: help install demo test test-slow test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo bench docs pictures image lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,7 +41,7 @@ demo: install  ## text → vocabulary → records → BERT → model server; COR
 	$(BIN)/clozeline demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
 test: install lint types  ## lint, types and the tests that take seconds each
-	$(PYTEST) -m "not slow and not flink and not browser and not network and not storage"
+	$(PYTEST) -m "not slow and not flink and not spark and not prism and not browser and not network and not storage"
 
 test-slow: install  ## the tests that take more than some ten seconds each
 	$(PYTEST) -m "slow and not alone"
@@ -51,12 +50,18 @@ test-slow: install  ## the tests that take more than some ten seconds each
 test-pythons: install  ## tests of pipeline/ on the oldest and the newest supported Python that are here
 	.ci/pythons
 
-test-all: install lint types  ## the slow ones too; Flink, browser, network and storage have targets of their own
-	$(PYTEST) -m "not flink and not browser and not network and not storage and not alone"
+test-all: install lint types  ## the slow ones too; Flink, Spark, Prism, browser, network and storage have targets of their own
+	$(PYTEST) -m "not flink and not spark and not prism and not browser and not network and not storage and not alone"
 	$(BIN)/python -m pytest -m alone
 
 test-flink: install build/flink/job-server.jar  ## the job on Flink, which Maven fetches; needs Java 17
 	$(BIN)/python -m pytest -m flink
+
+test-spark: install build/spark/job-server.jar  ## the job on a local Spark master, which Maven fetches; needs Java 17
+	$(BIN)/python -m pytest -m spark
+
+test-prism: install build/prism/prism  ## the job on Prism, Beam's own runner, built from source
+	$(BIN)/python -m pytest -m prism
 
 test-browser: install  ## the pages in headless Chromium, which apt-get installs if it is missing
 	{ command -v chromium && command -v chromedriver; } >/dev/null || \
@@ -75,6 +80,10 @@ build/storage/versitygw:
 build/storage/fake-gcs-server:
 	GOBIN=$(CURDIR)/build/storage $(GO) install github.com/fsouza/fake-gcs-server@v1.56.1
 
+# Of the same version as Beam in Python.
+build/prism/prism:
+	GOBIN=$(CURDIR)/build/prism $(GO) install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
+
 test-demo: install  ## the demo at a tiny size, in build/demo
 	$(BIN)/clozeline demo --output build/demo --megabytes 0.4 --vocab-size 2000 --steps 20 --no-check-learning
 
@@ -82,11 +91,13 @@ test-network: install  ## workers in network namespaces whose links fail; needs 
 	command -v ip >/dev/null || { $(call apt,iproute2); }
 	$(BIN)/python -m pytest -m network
 
-build/flink/job-server.jar: $(FLINK)/pom.xml $(FLINK)/jars.sha256
+# Targets may run in parallel, and Maven does not lock its folder of downloads.
+build/%/job-server.jar: pipeline/deploy/%/pom.xml pipeline/deploy/%/jars.sha256
 	command -v java mvn >/dev/null || { $(call apt,openjdk-17-jre-headless maven); }
-	rm -rf build/flink
-	mvn --batch-mode --quiet --strict-checksums --file $(FLINK)/pom.xml dependency:copy-dependencies jar:jar
-	cd build/flink && sha256sum --quiet --check ../../$(FLINK)/jars.sha256
+	rm -rf build/$*
+	mkdir -p build
+	flock build/maven.lock mvn --batch-mode --quiet --strict-checksums --file $< dependency:copy-dependencies jar:jar
+	cd build/$* && sha256sum --quiet --check ../../pipeline/deploy/$*/jars.sha256
 	touch $@
 
 bench: install  ## our figures and the peers', measured in one run: some 40 minutes
