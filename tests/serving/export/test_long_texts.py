@@ -197,6 +197,13 @@ def test_a_passage_of_more_windows_than_are_read(span_run: Run) -> None:
     assert whole["truncated"].tolist() == [False, True]  # the question is too long
     longer = ask(answer, text=["owl", "owl"], text_pair=[passage + tail, passage])
     assert longer["truncated"].tolist() == [True, False]
+    mixed = "fox owl " * 28
+    huge = ask(answer, text=["owl"], text_pair=[mixed + "fox owl " * 2**17])  # more than 1 MB
+    start = ask(answer, text=["owl"], text_pair=[mixed])
+    assert huge.pop("truncated").tolist() == [True]
+    assert start.pop("truncated").tolist() == [False]
+    for name, values in start.items():
+        assert huge[name].tolist() == pytest.approx(values.tolist()), name
 
 
 def test_tags_of_long_texts_are_the_evaluated_ones(
