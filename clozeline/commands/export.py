@@ -69,6 +69,12 @@ class Export(Command):
                 ),
                 soft_wrap=True,
             )
+            others = [
+                f"{name} {after:.4f}, {before:.4f} in float32"
+                for name, (before, after) in accuracy.others.items()
+            ]
+            if others:
+                results.print(f"other metrics: {'; '.join(others)}", soft_wrap=True)
         if exported.kept:
             results.print(f"products that stay bfloat16: {', '.join(exported.kept)}")
         results.print(f"serve it:  clozeline serve --models {self.output.parent}")

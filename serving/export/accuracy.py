@@ -5,7 +5,7 @@ examples, and the kind of task evaluates both.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Accuracy:
         exported: its value for the exported model.
         loss: by how much the exported model is worse; below 0 = better.
         agreement: share of examples with the same answer, 0 to 1; None if answers are numbers.
+        others: the task's other metrics: values for the Python model and for the exported model.
     """
 
     examples: int
@@ -49,6 +50,7 @@ class Accuracy:
     exported: float
     loss: float
     agreement: float | None
+    others: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) -> Accuracy:
@@ -87,7 +89,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
         )
     except tf.errors.InvalidArgumentError as error:  # int8 on a CPU that cannot multiply it
         raise JobError(f"not exported: {' '.join(error.message.split())[:300]}") from error
-    metric = kind.metrics_on(examples, task)[1]
+    metric, *others = kind.metrics_on(examples, task)[1:]
     before, after = first.measures[metric], second.measures[metric]
     pairs = zip(first.answers, second.answers, strict=True)
     same = [one["answer"] == other["answer"] for one, other in pairs]
@@ -98,6 +100,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
         after,
         before - after if kind.is_higher_better(metric) else after - before,
         None if first.are_numbers else float(np.mean(same)),
+        {name: (first.measures[name], second.measures[name]) for name in others},
     )
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -393,7 +394,8 @@ def answers(module: TextModel, texts: list[str]) -> list[str]:
 def test_accuracy_before_and_after(classifier: Run, examples: Path) -> None:
     model = classifier.load_model()
     same = check_accuracy(classifier, model, TextModel(classifier, model), examples)
-    assert same == Accuracy(6, "accuracy", 5 / 6, 5 / 6, 0.0, 1.0)
+    assert replace(same, others={}) == Accuracy(6, "accuracy", 5 / 6, 5 / 6, 0.0, 1.0)
+    assert all(before == after for before, after in same.others.values())
     module = TextModel(classifier, model, "int8")
     # Class "bad" always wins in the module, and only there.
     module.network.task_dense.bias.assign([1e3, -1e3])
@@ -402,6 +404,7 @@ def test_accuracy_before_and_after(classifier: Run, examples: Path) -> None:
     share = labels.count("bad") / 6
     assert measured.exported == pytest.approx(share)
     assert measured.loss == pytest.approx(5 / 6 - share)
+    assert measured.others["f1"] == pytest.approx((same.others["f1"][0], 0.0))  # f1 of "good"
     in_float32 = answers(TextModel(classifier, model), list(texts))
     assert measured.agreement == pytest.approx(in_float32.count("bad") / 6)
 
@@ -413,13 +416,14 @@ def rows_of(examples: Path) -> list[str]:
 def test_export_prints_the_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    accuracy = Accuracy(6, "accuracy", 0.9, 0.89, 0.01, 0.5)
+    accuracy = Accuracy(6, "accuracy", 0.9, 0.89, 0.01, 0.5, {"f1": (0.8, 0.7), "mcc": (0.6, 0.5)})
     exported = Exported(tmp_path / "fox" / "1", ("embed",), 0.01, ("1/output",), accuracy)
     monkeypatch.setattr("serving.export.export.export", lambda _: exported)
     flags = ["--run", "run", "--output", "fox", "--precision", "int8", "--check", "dev.tsv"]
     assert main(["export", *flags]) == 0
     said = capsys.readouterr().out.splitlines()
     assert "dev.tsv: accuracy 0.8900 in int8, 0.9000 in float32; 50.00% same answers" in said
+    assert "other metrics: f1 0.7000, 0.8000 in float32; mcc 0.5000, 0.6000 in float32" in said
     assert "products that stay bfloat16: 1/output" in said
     assert main(["export", *flags, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -196,6 +196,7 @@ def test_what_the_export_costs_vectors_is_measured(trained_run: Run, tmp_path: P
     accuracy = check_accuracy(run, model, TextModel(run, model), path)
     assert (accuracy.examples, accuracy.metric, accuracy.agreement) == (3, "spearman", None)
     assert accuracy.in_float32 == accuracy.exported
+    assert set(accuracy.others) == {"pearson"}
 
 
 def test_requests_of_ids_in_one_batch(tuned: Any) -> None:
