@@ -1,12 +1,12 @@
 """The encoder and heads for inference: fewer and larger matrix multiplications, no training ops.
 
 In float32 and bfloat16 it uses the patterns that TensorFlow's graph optimizer fuses into oneDNN
-kernels on a CPU: a matrix multiplication with bias and GELU or residual; and a scaled and masked
-matrix multiplication. One multiplication computes queries, keys and values. On a GPU, XLA compiles
-the same graph.
+kernels on a CPU: a matrix multiplication with bias and GELU, or residual in float32; a scaled and
+masked matrix multiplication; and in bfloat16 layer normalization. One multiplication computes
+queries, keys and values. On a GPU, XLA compiles the same graph.
 
-In int8, the products with weights are `int8_products`; attention's products and the small heads are
-bfloat16, and what is added to a residual and normalized is float32.
+Residuals are added and normalized in float32 in every precision. In int8, the products with weights
+are `int8_products`; attention's products and the small heads are bfloat16.
 
 Shapes: B texts, L positions, R = B·L rows, P masked positions, H hidden size, N heads, D = H / N,
 V vocabulary size, C outputs of the task head.
@@ -79,7 +79,6 @@ class Network(tf.Module):
         self._is_int8 = of.is_int8
         self._config = config
         self._dtype = of.dtype
-        self._residual_dtype = of.residual_dtype
         self.token_embedding = of.embedding("token_embedding/embeddings")  # [V, H]
         self.position_embedding = of.variable("position_embedding/embeddings")
         self.segment_embedding = of.variable("segment_embedding/embeddings")
@@ -128,8 +127,7 @@ class Network(tf.Module):
         x += tf.cast(self.position_embedding[: shape[1]], tf.float32)
         x += tf.cast(tf.gather(self.segment_embedding, segment_ids), tf.float32)
         # Rows instead of texts: products with weights do not need to know which text a row is of.
-        x = tf.reshape(x, [-1, self._config.hidden_size])
-        x = self.embeddings_norm(x, self._residual_dtype)
+        x = self.embeddings_norm(tf.reshape(x, [-1, self._config.hidden_size]))
         hidden = (1.0 - tf.cast(input_mask, tf.float32)) * HIDDEN
         hidden = tf.cast(hidden, self._dtype)[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, L]
         all_scores = []
@@ -138,7 +136,7 @@ class Network(tf.Module):
             all_scores.append(scores)
         x = tf.reshape(x, [shape[0], shape[1], self._config.hidden_size])
         pooled = tf.tanh(self._head(self.pooled, x[:, 0, :]))
-        outputs = (tf.cast(x, tf.float32), pooled)
+        outputs = (x, pooled)
         if not with_scores:
             return outputs
         return (*outputs, tf.cast(tf.stack(all_scores, axis=1), tf.float32))
@@ -152,10 +150,8 @@ class Network(tf.Module):
         """
         x = tf.gather(sequence_output, positions, batch_dims=1)
         x = tf.cast(tf.reshape(x, [-1, self._config.hidden_size]), self._dtype)
-        x = self.masked_lm_norm(
-            self.masked_lm_dense.activated(x, self._config.hidden_act), self._dtype
-        )
-        logits = tf.cast(self.masked_lm_output(x), tf.float32)
+        x = self.masked_lm_norm(self.masked_lm_dense.activated(x, self._config.hidden_act))
+        logits = tf.cast(self.masked_lm_output(tf.cast(x, self._dtype)), tf.float32)
         count = tf.shape(positions)
         return tf.reshape(logits, [count[0], count[1], self._config.vocab_size])
 
@@ -177,8 +173,7 @@ class _Weights:
 
     Attributes:
         is_int8: whether products with weights are int8.
-        dtype: dtype of attention and of the small heads.
-        residual_dtype: dtype of the vectors between the layers.
+        dtype: dtype of attention and of the small heads, and of products that are not int8.
     """
 
     def __init__(self, by_path: Mapping[str, Any], precision: ServingPrecision, plan: Plan) -> None:
@@ -186,7 +181,6 @@ class _Weights:
         self._plan = plan
         self.is_int8 = precision == "int8"
         self.dtype = tf.bfloat16 if self.is_int8 else tf.dtypes.as_dtype(precision)
-        self.residual_dtype = tf.float32 if self.is_int8 else self.dtype
 
     def variable(self, path: str) -> tf.Variable:
         """Return a variable in `dtype`."""
@@ -222,7 +216,7 @@ class _Weights:
             paths: paths of the layers.
             size: number of outputs of each.
             next_name: name of the product that reads the activation; "" = no activation.
-            is_residual: whether the output has the dtype of the residuals, not `dtype`.
+            is_residual: whether the output of an int8 product is float32, not `dtype`.
         """
         kernels = [self._array(f"{path}/kernel") for path in paths]
         # Side by side: one product instead of three reads the input once.
@@ -237,7 +231,7 @@ class _Weights:
             bias,
             self._plan.ranges[name],
             self._plan.ranges.get(next_name),
-            self.residual_dtype if is_residual else self.dtype,
+            tf.float32 if is_residual else self.dtype,
         )
 
     def _array(self, path: str) -> np.ndarray:
@@ -263,21 +257,67 @@ class _Embedding(tf.Module):
 class _Norm(tf.Module):
     """Layer normalization in float32, over the last axis of [R, H]."""
 
-    def __init__(self, of: _Weights, path: str, config: BertConfig) -> None:
+    def __init__(
+        self, of: _Weights, path: str, config: BertConfig, *, is_fused: bool = False
+    ) -> None:
+        """Create the variables.
+
+        Args:
+            of: source of the weights.
+            path: path of the layer.
+            config: config of the model.
+            is_fused: whether the operation may have the form of `fused_layer_norm`.
+        """
         super().__init__(name="norm")
         self.gamma, self.beta = of.float32(f"{path}/gamma"), of.float32(f"{path}/beta")
         self._epsilon = config.layer_norm_eps
-        self._is_int8 = of.is_int8
+        self._normalize = plain_layer_norm
+        if of.is_int8:
+            self._normalize = layer_norm
+        # Without oneDNN the fused form is slower, and float32 is what CPUs without it are given.
+        elif is_fused and of.dtype == tf.bfloat16:
+            self._normalize = fused_layer_norm
 
-    def __call__(self, x: Any, dtype: tf.DType) -> Any:
-        """Return x normalized, cast to `dtype`."""
-        x = tf.cast(x, tf.float32)
-        if self._is_int8:
-            return tf.cast(layer_norm(x, self.gamma, self.beta, self._epsilon), dtype)
-        centred = x - tf.reduce_mean(x, -1, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
-        scale = tf.math.rsqrt(variance + self._epsilon)
-        return tf.cast(centred * scale * self.gamma + self.beta, dtype)
+    def __call__(self, x: Any) -> Any:
+        """Return x normalized, float32."""
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        return self._normalize(tf.cast(x, tf.float32), gamma, beta, self._epsilon)
+
+
+def plain_layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """Return the layer normalization over the last axis of float32 [R, H]."""
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
+    return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
+
+
+def fused_layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """Return the layer normalization over the last axis, in the form that TensorFlow fuses.
+
+    It is the form of Keras 2: batch normalization in training mode, where each row is a channel.
+    The graph optimizer replaces it by one operation of oneDNN (`FindMklLayerNorm` in
+    tensorflow/core/grappler/optimizers/remapper.cc), unless x is the result of a cast, which the
+    optimizer moves past the reshape.
+
+    Args:
+        x: float32 [R, H].
+        gamma: float32 [H].
+        beta: float32 [H].
+        epsilon: added to the variance.
+    """
+    shape = tf.shape(x)
+    empty = tf.zeros([0])
+    normalized, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=tf.reshape(x, [1, shape[0], shape[1], 1]),
+        scale=tf.fill(shape[:1], 1.0),
+        offset=tf.fill(shape[:1], 0.0),
+        mean=empty,
+        variance=empty,
+        epsilon=epsilon,
+        data_format="NCHW",
+        is_training=True,
+    )
+    return beta + tf.reshape(normalized, shape) * gamma
 
 
 PRODUCTS = ("qkv", "attention_output", "intermediate", "output")
@@ -304,7 +344,7 @@ class _Layer(tf.Module):
         self.attention_output = of.dense(
             attention_output, f"{attention}/attention_output", size=size
         )
-        self.attention_norm = _Norm(of, f"{path}/self_attention_layer_norm", config)
+        self.attention_norm = _Norm(of, f"{path}/self_attention_layer_norm", config, is_fused=True)
         self.intermediate = of.dense(
             intermediate,
             f"{feedforward}_intermediate_dense",
@@ -312,22 +352,25 @@ class _Layer(tf.Module):
             next_name=output,
         )
         self.output = of.dense(output, f"{feedforward}_output_dense", size=size)
-        self.output_norm = _Norm(of, f"{path}/feedforward_layer_norm", config)
+        self.output_norm = _Norm(of, f"{path}/feedforward_layer_norm", config, is_fused=True)
         self._dtype = of.dtype
+        # Operations in int8 quantize float32.
+        self._input_dtype = tf.float32 if of.is_int8 else of.dtype
         self._config = config
 
     def __call__(self, x: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
         """Return the layer's output [R, H] and its attention scores [B, N, L, L].
 
         Args:
-            x: float [R, H].
+            x: float32 [R, H].
             hidden: float [B, 1, 1, L]. Added to the attention scores: `HIDDEN` for padding, else 0.
             shape: int32 [2]. B and L.
         """
-        attended, scores = self._attend(x, hidden, shape)
-        x = self.attention_norm(self.attention_output.plus(attended, x), x.dtype)
-        inner = self.intermediate.activated(x, self._config.hidden_act)
-        return self.output_norm(self.output.plus(inner, x), x.dtype), scores
+        attended, scores = self._attend(tf.cast(x, self._input_dtype), hidden, shape)
+        x = self.attention_norm(self.attention_output.plus(attended, x))
+        narrow = tf.cast(x, self._input_dtype)
+        inner = self.intermediate.activated(narrow, self._config.hidden_act)
+        return self.output_norm(self.output.plus(inner, x)), scores
 
     def _attend(self, x: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
         heads = self._config.num_attention_heads
