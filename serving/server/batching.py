@@ -358,6 +358,7 @@ class Batcher:
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             self._process(*batch)
+            del batch  # its tasks hold their outputs, and the next batch may come in an hour
 
     def _next(self) -> tuple[ServableSignature, list[_Task]] | None:
         """Wait for a due batch and return it; None after `close`, when all queues are empty."""

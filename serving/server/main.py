@@ -259,6 +259,7 @@ def _uvicorn_config(app: object, limits: Limits) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # a client could claim an address, and escape its share of the budget
         backlog=_ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=int(limits.stop_timeout_secs),
     )

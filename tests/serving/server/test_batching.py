@@ -3,6 +3,7 @@
 import concurrent.futures
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -415,3 +416,24 @@ def test_an_empty_batch_waits_for_no_other():
 def test_invalid_options(options, message):
     with pytest.raises(InputError, match=message):
         BatchingOptions(**options)
+
+
+def test_outputs_are_freed_before_the_next_batch():
+    made = []
+
+    def run(signature, inputs):
+        outputs = {"y": 2 * inputs["x"]}
+        made.append(weakref.ref(outputs["y"]))
+        return outputs
+
+    batcher = Batcher(run, BatchingOptions(num_batch_threads=1), Metrics())
+    try:
+        answer = batcher.run(ROWS, {"x": np.float32([5])})
+        assert answer["y"].tolist() == [10]
+        del answer
+        deadline = time.monotonic() + DEADLINE_SECS
+        while made[0]() is not None:
+            assert time.monotonic() < deadline, "the thread still holds the outputs"
+            time.sleep(0.01)
+    finally:
+        batcher.close()

@@ -405,6 +405,23 @@ def test_bytes_in_flight_are_bounded_and_given_back(server):
     until(lambda: budget._places.total == 0)
 
 
+def test_a_client_cannot_claim_another_address(server, monkeypatch):
+    started = server()
+    budget, addresses = started._backend.budget, []
+
+    def request(address):
+        addresses.append(address)
+        return Budget.request(budget, address)
+
+    monkeypatch.setattr(budget, "request", request)
+    forged = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    answer = requests.post(
+        url_of(started) + ":predict", json={"instances": [1.0]}, headers=forged, timeout=30
+    )
+    assert answer.json() == {"predictions": [11.0]}
+    assert addresses == [HOST]
+
+
 # ---- slow clients
 
 
