@@ -93,7 +93,7 @@ test-network: install  ## workers in network namespaces whose links fail; needs 
 
 # Targets may run in parallel, and Maven does not lock its folder of downloads.
 build/%/job-server.jar: pipeline/deploy/%/pom.xml pipeline/deploy/%/jars.sha256
-	command -v java mvn >/dev/null || { $(call apt,openjdk-17-jre-headless maven); }
+	{ command -v java && command -v mvn; } >/dev/null || { $(call apt,openjdk-17-jre-headless maven); }
 	rm -rf build/$*
 	mkdir -p build
 	flock build/maven.lock mvn --batch-mode --quiet --strict-checksums --file $< dependency:copy-dependencies jar:jar
