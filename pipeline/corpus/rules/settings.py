@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.configs import Redacted
 from pipeline.corpus.rules.decontaminate import EvaluationFile
 from pipeline.corpus.rules.quality import QualityFile
+from pipeline.storage.strict_json import from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,13 @@ class Cleaning:
     quality: tuple[QualityFile, ...] = ()
 
     def described(self) -> dict[str, Any]:
-        """Return the settings for a manifest, which has no paths: files by their SHA-256."""
-        return asdict(self) | {"evaluation": sorted(file.sha256 for file in self.evaluation)}
+        """Return the settings for a manifest, which has no paths: files by their SHA-256.
+
+        As JSON holds them: a manifest that was read equals the one that was written.
+        """
+        settings = asdict(self) | {"evaluation": sorted(file.sha256 for file in self.evaluation)}
+        described: dict[str, Any] = from_json(to_json(settings))
+        return described
 
 
 NO_CLEANING = Cleaning()
