@@ -7,13 +7,13 @@ run lets only one of them train.
 """
 
 import contextlib
-import json
 import socket
 import time
 from collections.abc import Iterator
 
 from model.training.cluster import Cluster
 from pipeline.errors import JobError
+from pipeline.storage.strict_json import from_json, to_json
 
 _TRY_SECS = 1.0
 _PORT_SECS = 10.0  # the kernel may keep the port of an ended worker for a moment
@@ -129,11 +129,11 @@ def _decision(lower: socket.socket, index: int, deadline: float) -> list[int] | 
         lower.sendall(_HELLO + str(index).encode())
         lower.settimeout(max(_TRY_SECS, deadline - time.monotonic()))
         with lower.makefile("rb") as answer:  # ends when the other one closes the connection
-            return [int(index) for index in json.loads(answer.read(_MOST_BYTES))]
+            return [int(index) for index in from_json(answer.read(_MOST_BYTES))]
     return None
 
 
 def _tell(joined: Joined, indexes: list[int]) -> None:
     for connection in joined.values():
         with contextlib.suppress(OSError):  # it is lost again; the start will notice
-            connection.sendall(json.dumps(indexes).encode())
+            connection.sendall(to_json(indexes).encode())

@@ -20,6 +20,7 @@ from model.configs import (
 )
 from model.explaining.config import ExplainConfig
 from model.tasks.tables import Columns
+from model.tasks.vectors import VectorFlags
 from model.training.config import ExecutionConfig, RecoveryConfig, UpdateConfig
 from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
 from pipeline.storage.cache import CacheConfig
@@ -31,6 +32,7 @@ PARTS: dict[str, type] = {
     "recovery": RecoveryConfig,
     "columns": Columns,
     "caching": CacheConfig,
+    "vectors": VectorFlags,
 }
 REQUIRED = {
     "pretrain": ["--run", "r", "--dataset", "d"],
@@ -77,7 +79,9 @@ CONFIGS = {
 }
 OTHERS = {
     "evaluate": {"worst"},  # None in the config: without labels, no worst answers are requested
-    "finetune": {"task"},  # a choice among the kinds; the config takes any of the table
+    # The task is a choice among the kinds, and the config takes any of the table. To normalize is a
+    # switch, and None in the config: as the initial model.
+    "finetune": {"task", "normalize"},
 }
 """Options with another default or type than the field."""
 

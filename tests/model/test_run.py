@@ -115,7 +115,7 @@ def test_every_field_survives_saving_and_loading(
         ),
         tuning=TuningConfig(
             "cafe", "a run", 0.9, 1, "balanced", 77, "first-last", "a teacher", "beef", 0.4, 2.5,
-            "fade",
+            "fade", layers_to_keep=(0, 1),
         ),
         recipe="cpu-hours",
         relations=RelationsConfig("another teacher", "feed", 3, 12),
