@@ -228,7 +228,7 @@ def sizes(bench: Bench) -> list[Row]:
     """Measure step time and memory by length and batch size, compared with the FLOP count."""
     import_quietly("tensorflow")
     from model.bert.config import SIZES
-    from model.training.flops import step_flops
+    from model.bert.flops import step_flops
 
     rows = []
     first: tuple[float, float] | None = None

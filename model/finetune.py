@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.bert.config import BertConfig
+from model.bert.flops import step_flops
 from model.configs import FinetuneConfig
 from model.run_config import RunConfig, TextFacts
 from model.source import Source, open_source
@@ -38,7 +39,6 @@ from model.teacher import CACHE, Teacher, open_teacher
 from model.training.checkpoints import Best
 from model.training.config import Precision, TuningConfig
 from model.training.evaluations import Evaluations
-from model.training.flops import step_flops
 from model.training.loop import Trainer
 from model.training.precision import fastest
 from model.training.session import Measured, Phase, Session

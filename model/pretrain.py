@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from model.bert.config import MAX_SETTINGS_BYTES, SIZES, BertConfig
+from model.bert.flops import step_flops
 from model.bert.initialization import initializer_range
 from model.configs import PretrainConfig
 from model.run_config import DatasetFacts, RunConfig
@@ -31,7 +32,6 @@ from model.start import (
 from model.tasks.kinds import heads
 from model.training.config import Precision, RelationsConfig, TrainingConfig
 from model.training.evaluations import Evaluations
-from model.training.flops import step_flops
 from model.training.input import (
     corrupt_files_named,
     eval_batches,

@@ -20,8 +20,8 @@ from model.training.checkpoints import Checkpoints
 from model.training.config import RecoveryConfig, TrainingConfig
 from model.training.divergence import DivergenceGuard
 from model.training.evaluations import Evaluations
-from model.training.flops import matrix_peak
 from model.training.loop import POSITIONS, Trainer, distribute
+from model.training.peak import matrix_peak
 from model.training.progress import Progress
 from model.training.run_log import RunLog
 from model.training.signals import stop_requested
