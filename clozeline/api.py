@@ -29,6 +29,8 @@ from model.explaining.explanation import Explanation, explain
 from model.finetune import FinetuneResult, TunedRun, finetune
 from model.interchange.export_hugging_face import HuggingFaceExport, export_hugging_face
 from model.interchange.import_checkpoint import ImportResult, import_checkpoint
+from model.planning import Estimate, PlanConfig
+from model.planning import estimate as plan
 from model.pretrain import PretrainResult, pretrain
 from model.tasks.tables import Columns
 from model.tasks.vectors import VectorFlags
@@ -53,6 +55,7 @@ __all__ = [
     "CacheConfig",
     "Columns",
     "DatasetReport",
+    "Estimate",
     "EvaluateConfig",
     "EvaluationResult",
     "ExecutionConfig",
@@ -72,6 +75,7 @@ __all__ = [
     "JobError",
     "LaunchConfig",
     "Launched",
+    "PlanConfig",
     "PreprocessConfig",
     "PreprocessReport",
     "PretrainConfig",
@@ -94,6 +98,7 @@ __all__ = [
     "launch",
     "make_vocabulary",
     "path_from",
+    "plan",
     "preprocess",
     "pretrain",
     "query",

@@ -36,6 +36,9 @@ COMMANDS = {
     "inspect": Entry(
         "clozeline.commands.inspect", "Inspect", "check a dataset and show its contents", TENSORFLOW
     ),
+    "plan": Entry(
+        "clozeline.commands.plan", "Planning", "estimate time, memory and cost of a pretraining"
+    ),
     "pretrain": Entry(
         "clozeline.commands.pretrain",
         "Pretrain",

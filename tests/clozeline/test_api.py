@@ -13,6 +13,7 @@ from clozeline.commands import COMMANDS, options_of
 CONFIGS = {
     "vocab": api.VocabularyConfig,
     "preprocess": api.PreprocessConfig,
+    "plan": api.PlanConfig,
     "inspect": api.InspectConfig,
     "export": api.ExportConfig,
     "serve": api.ServeConfig,
@@ -36,7 +37,7 @@ def test_every_command_has_a_function() -> None:
     assert functions == {
         "make_vocabulary", "preprocess", "inspect_dataset", "pretrain", "finetune", "evaluate",
         "import_checkpoint", "export_hugging_face", "explain", "export", "serve", "query",
-        "launch",
+        "launch", "plan",
     }  # fmt: skip
     assert len(functions) == len(COMMANDS) - 1  # the demo only runs the others
     for name in api.__all__:

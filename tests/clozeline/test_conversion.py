@@ -19,6 +19,7 @@ from model.configs import (
     PretrainConfig,
 )
 from model.explaining.config import ExplainConfig
+from model.planning import PlanConfig
 from model.tasks.tables import Columns
 from model.tasks.vectors import VectorFlags
 from model.training.config import ExecutionConfig, RecoveryConfig, UpdateConfig
@@ -71,6 +72,7 @@ CONFIGS = {
     "finetune": FinetuneConfig,
     "import": ImportConfig,
     "inspect": InspectConfig,
+    "plan": PlanConfig,
     "preprocess": PreprocessConfig,
     "pretrain": PretrainConfig,
     "query": QueryConfig,
