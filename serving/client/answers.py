@@ -103,8 +103,9 @@ def signature_for(
             "`n_best`: the model has one answer only; models tuned for spans have more"
         )
     has_mask = any(MASK in text for text in texts)
-    # A fine-tuned task's signature is preferred to those that every model has.
-    for_texts = (*(kind.signature.name for kind in all_kinds()), *_FOR_TEXTS)
+    # A fine-tuned task's signature is preferred to those that every model has, such as `embed`.
+    of_tasks = [kind.signature.name for kind in all_kinds()]
+    for_texts = (*(name for name in of_tasks if name not in _FOR_TEXTS), *_FOR_TEXTS)
     for name in (*_FOR_MASKS, *for_texts) if has_mask else for_texts:
         if name in known and len(known[name].inputs) == len(texts):
             return name

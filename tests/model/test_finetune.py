@@ -581,7 +581,8 @@ def test_two_devices_and_parts_give_the_same_losses(
         "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
         "tf.config.set_logical_device_configuration(cpu, two)\n"
         "from clozeline.commands.finetune import Finetune\n"
-        "flags = json.loads(sys.argv[1])\n"
+        "flags = {k: tuple(v) if isinstance(v, list) else v\n"
+        "         for k, v in json.loads(sys.argv[1]).items()}\n"
         "paths = {k: Path(flags[k]) for k in ('train', 'dev', 'init', 'run_dir')}\n"
         "print(json.dumps(Finetune(**flags | paths).run()))\n"
     )
