@@ -99,7 +99,7 @@ def ending_with_its_workers() -> Iterator[None]:
                 # never learns that the job has ended.
                 workers.kill()
                 interrupt()
-        elif failure.exc_type is not grpc.RpcError:  # a connection that ended with its worker
+        elif not issubclass(failure.exc_type, grpc.RpcError):  # a connection that ended
             before(failure)
 
     # A worker's death raises in a thread of Beam's, where only this hook sees it.

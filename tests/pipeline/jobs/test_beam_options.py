@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apache_beam as beam
+import grpc
 import pytest
 
 from pipeline.errors import InputError, JobError
@@ -223,6 +224,25 @@ def test_a_worker_death_ends_a_job_that_swallows_an_interrupt(
         job()
     # One interrupt for both deaths, and then another.
     assert 0.1 < time.monotonic() - swallowed_at[0] < 10
+
+
+def test_a_connection_that_an_engine_ends_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC raises subclasses of its `RpcError`, in threads of Beam's worker in this process."""
+
+    class LostError(grpc.RpcError):
+        pass
+
+    def end(error: Exception) -> None:
+        raise error
+
+    reported: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda each: reported.append(str(each.exc_value)))
+    with local_runner.ending_with_its_workers():
+        for error in (grpc.RpcError("a"), LostError("b"), ValueError("ours")):
+            thread = threading.Thread(target=end, args=(error,), name="run_worker_3-1")
+            thread.start()
+            thread.join()
+    assert reported == ["ours"]
 
 
 def test_a_notebook_needs_no_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
