@@ -39,9 +39,12 @@ class Inspect(Command):
 
     def run(self) -> dict[str, Any]:
         """Check, show, and return what was counted."""
+        from pipeline.manifest import MANIFEST
         from pipeline.rejections import holds_rejections
 
-        return self._rejections() if holds_rejections(self.dataset) else self._dataset()
+        # The manifest first, so that a store that does not answer is reported with its name.
+        is_dataset = (self.dataset / MANIFEST).exists() or not holds_rejections(self.dataset)
+        return self._dataset() if is_dataset else self._rejections()
 
     def _rejections(self) -> dict[str, Any]:
         from clozeline.show.dataset import rejected_document, rejection_table
