@@ -35,6 +35,14 @@ def preprocess(folder: str) -> list[str]:
     ]  # fmt: skip
 
 
+def ready_to_train(commands, base: str, corpus: Path, vocab: Path) -> tuple[str, ...]:
+    """Make a dataset in a bucket; return the command that trains on it."""
+    upload(corpus, f"{base}/in")
+    write_atomically(path_from(f"{base}/vocab.txt"), vocab.read_bytes())
+    commands.run(*preprocess(base))
+    return ("pretrain", "--dataset", f"{base}/dataset", "--run", f"{base}/run", *PRETRAIN)
+
+
 def lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
@@ -234,10 +242,7 @@ def test_unusable_store_is_named_in_one_line(
 
 def test_second_training_of_a_remote_run_is_refused(on_s3, prose_corpus, vocab_path):
     base = "s3://bucket/twice"
-    upload(prose_corpus, f"{base}/in")
-    write_atomically(path_from(f"{base}/vocab.txt"), vocab_path.read_bytes())
-    on_s3.run(*preprocess(base))
-    train = ("pretrain", "--dataset", f"{base}/dataset", "--run", f"{base}/run", *PRETRAIN)
+    train = ready_to_train(on_s3, base, prose_corpus, vocab_path)
     first = on_s3.start(*train)
     wait_for(lambda: path_from(f"{base}/run/.lease").exists(), first)
     _, err = on_s3.run(*train, code=2)
@@ -251,10 +256,7 @@ def test_killed_training_resumes_on_another_machine(
     on_s3, commands, prose_corpus, vocab_path, tmp_path
 ):
     base = "s3://bucket/moved"
-    upload(prose_corpus, f"{base}/in")
-    write_atomically(path_from(f"{base}/vocab.txt"), vocab_path.read_bytes())
-    on_s3.run(*preprocess(base))
-    train = ("pretrain", "--dataset", f"{base}/dataset", "--run", f"{base}/run", *PRETRAIN)
+    train = ready_to_train(on_s3, base, prose_corpus, vocab_path)
     killed = on_s3.start(*train)
     wait_for(lambda: checkpoints(base), killed)
     killed.kill()

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -263,23 +264,32 @@ def test_those_that_come_start_without_those_that_never_come(tmp_path: Path) -> 
     assert chosen == {1: Cluster(addresses[1:], 0), 2: Cluster(addresses[1:], 1)}
 
 
-def test_one_that_joined_a_higher_supervisor_first_is_not_forgotten() -> None:
+def test_one_that_joined_a_higher_supervisor_first_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The third joins the second; only then does the first one come, and the second joins it."""
     addresses = tuple(f"localhost:{port}" for port in free_ports(3))
-    chosen = {}
+    chosen, third_joined = {}, threading.Event()
+    arrivals = rendezvous._arrivals
+
+    def noted(*arguments: Any) -> rendezvous.Joined:
+        joined = arrivals(*arguments)
+        if 2 in joined:
+            third_joined.set()
+        return joined
 
     def come(index: int) -> None:
-        chosen[index] = members_of(Cluster(addresses, index), 100, 12)
+        chosen[index] = members_of(Cluster(addresses, index), 600, 12)
 
-    threads = [threading.Thread(target=come, args=(index,)) for index in (1, 2, 0)]
-    started = time.monotonic()
+    monkeypatch.setattr(rendezvous, "_arrivals", noted)
+    threads = [threading.Thread(target=come, args=(index,), daemon=True) for index in range(3)]
+    threads[1].start()
+    threads[2].start()
+    assert third_joined.wait(60)
+    threads[0].start()
     for thread in threads:
-        thread.start()
-        time.sleep(2.5)
-    for thread in threads:
-        thread.join()
+        thread.join(120)  # and not 600, when those that wait for each other would give up
     assert chosen == {index: Cluster(addresses, index) for index in range(3)}
-    assert time.monotonic() - started < 90  # nobody waited for those that were lost
 
 
 def test_an_address_that_another_process_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from clozeline.main import main
 from pipeline.manifest import read_manifest
 from pipeline.storage.rejections import read_rejections
+from tests.pipeline.jobs.on_engines import contents
 
 GERMAN = "Der Sturm kam in den Hafen, und die Schiffe lagen die ganze Nacht still vor der Stadt."
 RULES = "rules: {word_count: {min: 8}, duplicate_line_rate: {max: 0.3}}\n"
@@ -86,10 +87,7 @@ def test_same_bytes_from_several_processes(
     workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     assert preprocess(corpus, vocab_path, tmp_path / "ds", *workers) == 0
     for folder in ("ds", "rejected"):
-        names = sorted(path.name for path in (made / folder).iterdir())
-        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names
-        for name in names:
-            assert (tmp_path / folder / name).read_bytes() == (made / folder / name).read_bytes()
+        assert contents(tmp_path / folder) == contents(made / folder)
 
 
 def test_a_vocabulary_is_learned_from_clean_text(corpus: Path, tmp_path: Path) -> None:
