@@ -102,7 +102,7 @@ def clusters_on(hosts: Sequence[str]) -> list[Cluster]:
 
 
 def has_cluster(environment: Environment) -> bool:
-    """Return whether the environment seems to name workers, perhaps in vain."""
+    """Return whether the environment seems to name workers; the names may be invalid."""
     names = (TF_CONFIG, "SLURM_JOB_ID", "SLURM_PROCID", _INDEX, WORKERS)
     return any(environment.get(name) for name in names)
 

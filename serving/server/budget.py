@@ -103,7 +103,7 @@ class Budget:
                     try:
                         yield
                     except BaseException as error:
-                        forget_locals(error)  # free what was parsed before collection goes on
+                        forget_locals(error)  # free what was parsed before collection resumes
                         raise
             finally:
                 ended_secs = time.monotonic()
