@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from model.training.loop import Predictor
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
 from pipeline.storage.files import write_atomically
-from pipeline.storage.strict_json import to_json
+from pipeline.storage.strict_json import JsonObject, to_json
 
 WORST = 10
 """Default number of answers with the highest loss to return."""
@@ -51,9 +50,9 @@ class EvaluationResult:
     run: Path
     data: Path
     task: Task
-    answers: Sequence[dict[str, Any]]
+    answers: Sequence[JsonObject]
     evaluation: Evaluation | None
-    worst: Sequence[dict[str, Any]]
+    worst: Sequence[JsonObject]
     unlabelled: int
     predictions: Path | None
     picture: Path | None
@@ -162,13 +161,13 @@ def picture_of(evaluation: Evaluation, task: Task, config: EvaluateConfig) -> Pa
     return None
 
 
-def worst(evaluation: Evaluation, count: int) -> list[dict[str, Any]]:
+def worst(evaluation: Evaluation, count: int) -> list[JsonObject]:
     """Return the answers with the highest loss, in descending order, each with its `error`."""
     order = np.argsort(-np.array(evaluation.errors), kind="stable")[:count]
     return [evaluation.answers[i] | {"error": evaluation.errors[i]} for i in order]
 
 
-def write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
+def write_answers(path: Path, answers: list[JsonObject]) -> None:
     """Write answers as JSON Lines."""
     lines = [to_json(answer) + "\n" for answer in answers]
     write_atomically(path, "".join(lines).encode())
@@ -196,7 +195,7 @@ def read_for(task: Task, config: EvaluateConfig) -> Examples:
 
 def answers_of(
     run: Run, examples: Examples, config: EvaluateConfig
-) -> tuple[Evaluation | None, list[dict[str, Any]]]:
+) -> tuple[Evaluation | None, list[JsonObject]]:
     """Return the evaluation of the labelled examples (None if there are none), and all answers."""
     task = run.task
     assert task is not None

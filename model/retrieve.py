@@ -32,6 +32,7 @@ from model.tasks.task_kind import Task
 from model.training.loop import Predictor
 from pipeline.errors import InputError
 from pipeline.progress import progress
+from pipeline.storage.strict_json import JsonObject
 
 DOCUMENTS_AT_ONCE = 4096
 """Documents of which the vectors are in memory at a time."""
@@ -89,7 +90,8 @@ def evaluate_retrieval(folder: Path, topics: Topics, vectors: TextVectors) -> Ev
         InputError: the corpus is missing, malformed or empty.
     """
     found = best_documents(folder, topics, vectors)
-    measures, answers = [], []
+    measures: list[dict[str, float]] = []
+    answers: list[JsonObject] = []
     for query, text in topics.queries.items():
         grades = topics.grades[query]
         scores = {name: score for name, score in found[query].items() if name != query}

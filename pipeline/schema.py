@@ -1,7 +1,18 @@
 """The record schema: one table of features that writer, parser, exporter and tests loop over."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
+
+# Strings, because the front door imports this module before the libraries.
+Arrays: TypeAlias = "dict[str, np.ndarray]"
+"""Arrays by name: features of records, inputs or outputs of a model."""
+
+Tensors: TypeAlias = "dict[str, tf.Tensor]"
+"""Tensors by name, eager or in a graph. TensorFlow publishes no types: to mypy they are `Any`."""
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Special tokens, in the order in which `clozeline vocab` writes them; [PAD] has id 0."""

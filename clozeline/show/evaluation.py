@@ -6,6 +6,7 @@ from typing import Any
 from clozeline.show.terminal import results, table
 from model.tasks.evaluation import Evaluation
 from model.tasks.task_kind import Task
+from pipeline.storage.strict_json import JsonObject
 
 MOST_CLASSES = 12
 """Maximum number of classes for which the terminal shows the confusion matrix."""
@@ -43,7 +44,7 @@ def print_confusion(evaluation: Evaluation, task: Task) -> None:
     )
 
 
-def print_worst(worst: Sequence[dict[str, Any]]) -> None:
+def print_worst(worst: Sequence[JsonObject]) -> None:
     """Print the wrong answers with the largest error.
 
     Args:
@@ -62,10 +63,10 @@ def print_worst(worst: Sequence[dict[str, Any]]) -> None:
     results.print(table("Worst mistakes", columns, rows, frozenset({0, 1, 2, 3})))
 
 
-def _is_wrong(row: dict[str, Any]) -> bool:
+def _is_wrong(row: JsonObject) -> bool:
     """Return whether an answer is wrong; for passages, which may have several answers, by error."""
     if isinstance(row["answer"], str) and isinstance(row["expected"], list):
-        return row["error"] > 0
+        return bool(row["error"])
     return bool(row["answer"] != row["expected"] and row["error"])  # a perfect ranking has none
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from model import served
 from model.training.config import Long
+from pipeline.schema import Arrays
 from pipeline.text.tokenizer import WordUnit
 
 
@@ -25,7 +26,7 @@ class Asked(Protocol):
     long: Long
     max_windows: int
 
-    def about(self, *texts: str) -> dict[str, Any]:
+    def about(self, *texts: str) -> Arrays:
         """Return the outputs of all signatures for a text or pair, and task_logits."""
 
     def words(self, text: str, unit: WordUnit) -> list[np.ndarray]:

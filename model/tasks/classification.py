@@ -13,6 +13,7 @@ from model.tasks.labels import UNKNOWN, changed_names, matching_names
 from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
 from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts, of_texts
 from pipeline.errors import InputError
+from pipeline.schema import Arrays, Tensors
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
@@ -164,7 +165,7 @@ class Classification(TextKind):
 
     # ---- serving
 
-    def served_answers(self, task: Task, logits: Any, read: Any = None) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: Any = None) -> Tensors:
         """Return the class of each text or text pair.
 
         Returns:
@@ -183,18 +184,18 @@ class Classification(TextKind):
             served.PROBABILITIES: probabilities,
         }
 
-    def relevance(self, answers: Mapping[str, Any]) -> Any:
+    def relevance(self, answers: "Tensors | Arrays") -> Any:
         """Return the probability of the last class."""
         return answers[served.PROBABILITIES][..., -1]
 
-    def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
+    def golden_answers(self, task: Task, logits: np.ndarray) -> Arrays:
         """Return the classes and their probabilities."""
         labels = np.array([label.encode() for label in task.labels], object)
         return {served.LABELS: labels, served.PROBABILITIES: class_probabilities([logits])[0]}
 
     def expected_answer(
-        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
+        self, task: Task, row: Mapping[str, np.ndarray], answer: Mapping[str, np.ndarray]
+    ) -> Arrays:
         """Return the class with the highest answered probability.
 
         The Python model's class may differ if two probabilities are almost equal.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from model.tasks.tag_schemes import Scheme
+from pipeline.storage.strict_json import JsonObject
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Evaluation:
     """
 
     measures: dict[str, float]
-    answers: list[dict[str, Any]]
+    answers: list[JsonObject]
     errors: list[float] = field(default_factory=list)
     confusion: np.ndarray | None = None
     tag_scheme: Scheme | None = None

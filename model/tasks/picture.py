@@ -38,10 +38,11 @@ def draw_evaluation(path: Path, evaluation: Evaluation, task: Task, title: str) 
 
 
 def _draw_numbers(axes: Any, evaluation: Evaluation) -> None:
-    expected = [row["expected"] for row in evaluation.answers]
-    predicted = [row["answer"] for row in evaluation.answers]
+    answers = evaluation.answers
+    expected = np.array([row["expected"] for row in answers], float)
+    predicted = np.array([row["answer"] for row in answers], float)
     axes.scatter(expected, predicted, s=8, alpha=0.5)
-    ends = [min(expected), max(expected)]
+    ends = [expected.min(), expected.max()]
     axes.plot(ends, ends, linewidth=1, color="0.5")
     axes.set_xlabel("expected")
     axes.set_ylabel("answered")

@@ -1,7 +1,7 @@
 """Regression: a number for a text or text pair."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from model.tasks.evaluation import Evaluation
 from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
 from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts, of_texts
 from pipeline.errors import InputError
+from pipeline.schema import Arrays, Tensors
+from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
@@ -136,7 +138,7 @@ class Regression(TextKind):
 
     # ---- serving
 
-    def served_answers(self, task: Task, logits: Any, read: Any = None) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: Any = None) -> Tensors:
         """Return the number of each text or text pair.
 
         Returns:
@@ -145,11 +147,11 @@ class Regression(TextKind):
         del task, read
         return {served.SCORE: logits[:, 0]}
 
-    def relevance(self, answers: Mapping[str, Any]) -> Any:
+    def relevance(self, answers: "Tensors | Arrays") -> Any:
         """Return the number."""
         return answers[served.SCORE]
 
-    def golden_answers(self, task: Task, logits: np.ndarray) -> dict[str, Any]:
+    def golden_answers(self, task: Task, logits: np.ndarray) -> Arrays:
         """Return the number."""
         del task
         return {served.SCORE: logits[0]}
@@ -161,7 +163,7 @@ class Regression(TextKind):
         del takes_pairs
         return outputs == 1 and problem != "multi_label_classification"
 
-    def hugging_face_settings(self, task: Task) -> dict[str, Any]:
+    def hugging_face_settings(self, task: Task) -> JsonObject:
         """Return `problem_type`, and the name that `transformers` gives the output."""
         del task
         return {"problem_type": "regression", "id2label": {"0": "LABEL_0"}}

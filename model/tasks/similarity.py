@@ -26,6 +26,7 @@ from model.tasks.task_kind import (
 from model.tasks.vector_examples import ComparedTexts, read_compared_texts
 from model.tasks.vectors import VectorFlags, VectorLoss, VectorSettings
 from pipeline.errors import InputError
+from pipeline.schema import Arrays, Tensors
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
@@ -252,7 +253,7 @@ class Similarity(TaskKind[ComparedTexts]):
 
     # ---- serving
 
-    def served_answers(self, task: Task, logits: Any, read: Any = None) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: Any = None) -> Tensors:
         """Return the vector of each text.
 
         Returns:
@@ -261,16 +262,16 @@ class Similarity(TaskKind[ComparedTexts]):
         del task, read
         return {served.VECTOR: logits}
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the vector of a text, or the cosine of two: what the signatures must answer."""
         settings = _settings(task)
         rows = [asked.about(settings.prompt + text) for text in texts]
         vectors = [_golden_vector(row[served.SEQUENCE_OUTPUT], settings) for row in rows]
-        truncated = np.bool_(any(row[served.TRUNCATED] for row in rows))
+        truncated = np.array(any(row[served.TRUNCATED] for row in rows))
         if len(vectors) == 1:
             return rows[0] | {served.VECTOR: vectors[0], served.TRUNCATED: truncated}
         first, second = (vector / np.linalg.norm(vector) for vector in vectors)
-        return {served.SCORE: np.float32(first @ second), served.TRUNCATED: truncated}
+        return {served.SCORE: np.asarray(first @ second), served.TRUNCATED: truncated}
 
 
 SIMILARITY = Similarity()

@@ -33,6 +33,8 @@ from model.tasks.task_kind import (
 from model.tasks.windows import ReadTexts, window_count, window_step
 from pipeline import schema
 from pipeline.errors import InputError
+from pipeline.schema import Arrays, Tensors
+from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
@@ -265,7 +267,7 @@ class Span(TaskKind[Questions]):
         """Return the answer to each question, and SQuAD's metrics if answers are known."""
         del task
         answered = passage_answers(examples.questions, encoded, logits)
-        answers = [
+        answers: list[JsonObject] = [
             {
                 "id": question.id,
                 "question": question.question,
@@ -301,7 +303,7 @@ class Span(TaskKind[Questions]):
 
     # ---- serving
 
-    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> dict[str, Any]:
+    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> Tensors:
         """Return the best answers in windows and the score of "no answer": [K · S] and [K]."""
         import tensorflow as tf
 
@@ -314,9 +316,7 @@ class Span(TaskKind[Questions]):
             **{name: tf.reshape(values, [-1]) for name, values in spans.items()},
         }
 
-    def served_answers(
-        self, task: Task, logits: Any, read: ReadTexts | None = None
-    ) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: ReadTexts | None = None) -> Tensors:
         """Return the answer to each question, or the best N ones if `read` says how many.
 
         Returns:
@@ -356,8 +356,11 @@ class Span(TaskKind[Questions]):
         plural = {_plural(name): values for name, values in places.items()}
         return {served.ANSWERS: answers, served.SCORES: scores, **plural}
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
-        """Return the data to check answers; `by_words` has the score of every run of words."""
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
+        """Return the data to check answers: every run of words, `spans`, and its score.
+
+        `spans` are int [N, 2], byte offset of the words and byte offset after their end.
+        """
         del task
         question, passage = texts
         words, starts, limits = asked.words(passage, "bert")
@@ -377,19 +380,17 @@ class Span(TaskKind[Questions]):
             nothing = min(nothing, float(logits[0].sum()))
             _add_spans(by_words, logits[len(first_part) + 2 : -1], of_piece[begin : begin + room])
         return {
-            "passage": passage,
-            "by_words": {
-                (int(starts[first]), int(limits[last])): score - nothing
-                for (first, last), score in by_words.items()
-            },
-            served.TRUNCATED: np.bool_(
+            "passage": np.array(passage.encode(), object),
+            "spans": np.array([(starts[first], limits[last]) for first, last in by_words], int),
+            "span_scores": np.array([score - nothing for score in by_words.values()]),
+            served.TRUNCATED: np.array(
                 begins[-1] + room < len(ids) or len(first_part) < len(asked_pieces)
             ),
         }
 
     def expected_answer(
-        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
+        self, task: Task, row: Mapping[str, np.ndarray], answer: Mapping[str, np.ndarray]
+    ) -> Arrays:
         """Return the expected scores of the answered words, and the expected best scores.
 
         The best answers of the Python model may differ if two scores are almost equal.
@@ -397,17 +398,19 @@ class Span(TaskKind[Questions]):
         del task
         if served.ANSWERS in answer:
             return _expected_answers(row, answer)
-        score = answer[served.SCORE]
-        best = max(row["by_words"].values(), default=None)
-        if best is None:  # nothing to answer with
-            return {served.SCORE: score, served.ANSWER: b"", **_expected_places("", 0, 0)}
+        score, of_spans = answer[served.SCORE], _scores_of_spans(row)
+        if not of_spans:  # nothing to answer with
+            nothing = np.array(b"", object)
+            return {served.SCORE: score, served.ANSWER: nothing, **_expected_places(b"", 0, 0)}
+        best = max(of_spans.values())
         words = int(answer[served.START]), int(answer[served.END])
-        of_chosen = best if score <= 0 else row["by_words"].get(words, np.inf)
+        of_chosen = best if score <= 0 else of_spans.get(words, np.inf)
         first, last = words if score > 0 else (0, 0)
+        passage = row["passage"].item()
         return {
             served.SCORE: farther(best, of_chosen, score),
-            served.ANSWER: row["passage"].encode()[first:last],
-            **_expected_places(row["passage"], first, last),
+            served.ANSWER: np.array(passage[first:last], object),
+            **_expected_places(passage, first, last),
         }
 
 
@@ -434,31 +437,37 @@ def _add_spans(
             by_words[first, last] = max(by_words.get((first, last), -np.inf), score)
 
 
-def _expected_answers(row: Mapping[str, Any], answer: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _expected_answers(row: Mapping[str, np.ndarray], answer: Mapping[str, np.ndarray]) -> Arrays:
     """Return the expected n best answers, see `Span.expected_answer`."""
-    count = min(len(answer[served.ANSWERS]), len(row["by_words"]))
-    best = np.array(sorted(row["by_words"].values(), reverse=True)[:count])
+    of_spans = _scores_of_spans(row)
+    count = min(len(answer[served.ANSWERS]), len(of_spans))
+    best = np.array(sorted(of_spans.values(), reverse=True)[:count])
     ends_of_words = (answer[name].tolist() for name in (served.STARTS, served.ENDS))
     words = list(zip(*ends_of_words, strict=True))[:count]
-    of_chosen = np.array([row["by_words"].get(each, np.inf) for each in words])
+    of_chosen = np.array([of_spans.get(each, np.inf) for each in words])
     if len(set(words)) < count:
         of_chosen = np.full(count, np.inf)  # one of them stands there twice
-    places = [_expected_places(row["passage"], *each) for each in words]
-    passage = row["passage"].encode()
+    passage = row["passage"].item()
+    places = [_expected_places(passage, *each) for each in words]
     found = {
         served.ANSWERS: np.array([passage[first:last] for first, last in words], object),
         served.SCORES: farther(best, of_chosen, answer[served.SCORES][:count]),
     }
-    for name in _expected_places("", 0, 0):
+    for name in _expected_places(b"", 0, 0):
         found[_plural(name)] = np.array([each[name] for each in places], np.int32)
     return found
 
 
-def _expected_places(passage: str, first: int, last: int) -> dict[str, int]:
-    """Return the place of bytes in all units, computed by Python's codecs."""
-    data = passage.encode()
+def _scores_of_spans(row: Mapping[str, np.ndarray]) -> dict[tuple[int, int], float]:
+    """Return the reference scores of `Span.golden_row` by first byte and byte after the last."""
+    spans = (tuple(span) for span in row["spans"].tolist())
+    return dict(zip(spans, row["span_scores"].tolist(), strict=True))
+
+
+def _expected_places(passage: bytes, first: int, last: int) -> Arrays:
+    """Return the place of bytes in all units, computed by Python's codecs: int32 []."""
     return {
-        side + unit: count(data[:offset])
+        side + unit: np.array(count(passage[:offset]), np.int32)
         for side, offset in ((served.START, first), (served.END, last))
         for unit, count in PLACES.items()
     }

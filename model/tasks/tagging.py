@@ -34,6 +34,8 @@ from model.tasks.windows import (
     window_with_most_context,
 )
 from pipeline.errors import InputError
+from pipeline.schema import Arrays, Tensors
+from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
@@ -239,7 +241,7 @@ class Tagging(TaskKind[TaggedSentences]):
         """Return the tags of every sentence, and the metrics if tags are known."""
         tags = word_tags(examples, encoded, logits, task)
         rows = zip(examples.rows, examples.words, examples.tags, tags, strict=True)
-        answers = [
+        answers: list[JsonObject] = [
             {
                 "line": row,
                 "words": words,
@@ -282,7 +284,7 @@ class Tagging(TaskKind[TaggedSentences]):
 
     # ---- serving
 
-    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> dict[str, Any]:
+    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> Tensors:
         """Return the class of each word that the windows decide on, and its probability."""
         import tensorflow as tf
 
@@ -293,9 +295,7 @@ class Tagging(TaskKind[TaggedSentences]):
             "probabilities": tf.reduce_max(tf.nn.softmax(scores), axis=-1),
         }
 
-    def served_answers(
-        self, task: Task, logits: Any, read: ReadTexts | None = None
-    ) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: ReadTexts | None = None) -> Tensors:
         """Return the tag of every word of each text.
 
         Returns:
@@ -328,7 +328,7 @@ class Tagging(TaskKind[TaggedSentences]):
             served.PROBABILITIES: tf.pad(probabilities, missing),
         }
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the words; `by_label` has the probabilities of each word that is read."""
         del task
         words, starts, limits = asked.words(texts[0], "whitespace")
@@ -355,12 +355,12 @@ class Tagging(TaskKind[TaggedSentences]):
                 for unit, count in PLACES.items()
             },
             "by_label": _probabilities(np.array(of_words).reshape(-1, logits[0].shape[1])),
-            served.TRUNCATED: np.bool_(begins[-1] + room < len(ids)),
+            served.TRUNCATED: np.array(begins[-1] + room < len(ids)),
         }
 
     def expected_answer(
-        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
+        self, task: Task, row: Mapping[str, np.ndarray], answer: Mapping[str, np.ndarray]
+    ) -> Arrays:
         """Return the expected probabilities of the answered labels, or of the best ones.
 
         The best label of the Python model may differ if two probabilities are almost equal.

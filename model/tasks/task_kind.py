@@ -13,6 +13,8 @@ from model import served
 from model.tasks.kinds import KINDS
 from model.tasks.vectors import VectorFlags, VectorSettings
 from pipeline.errors import InputError
+from pipeline.schema import Arrays, Tensors
+from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,7 +186,7 @@ class Task:
         """Number of outputs of the head: one per class, 1 (regression) or 2 (span)."""
         return self.definition.num_outputs(self)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the JSON fields."""
         settings = dataclasses.asdict(self)
         return settings if self.vectors else {k: v for k, v in settings.items() if k != "vectors"}
@@ -532,7 +534,7 @@ class TaskKind(ABC, Generic[E]):
         """Name of the corresponding kind with two texts per example; None = there is none."""
         return None if self.takes_pairs is False else self.name
 
-    def hugging_face_settings(self, task: Task) -> dict[str, Any]:
+    def hugging_face_settings(self, task: Task) -> JsonObject:
         """Return the task's entries of `config.json`: names of the outputs by index."""
         if not self.has_classes:
             return {}
@@ -551,7 +553,7 @@ class TaskKind(ABC, Generic[E]):
 
     # ---- serving
 
-    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> dict[str, Any]:
+    def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> Tensors:
         """Return what `served_answers` needs of some windows, for signatures that read windows.
 
         Args:
@@ -567,9 +569,7 @@ class TaskKind(ABC, Generic[E]):
         raise NotImplementedError
 
     @abstractmethod
-    def served_answers(
-        self, task: Task, logits: Any, read: "ReadTexts | None" = None
-    ) -> dict[str, Any]:
+    def served_answers(self, task: Task, logits: Any, read: "ReadTexts | None" = None) -> Tensors:
         """Return the outputs of the serving signature: tensors whose first dimension is the batch.
 
         Args:
@@ -579,7 +579,7 @@ class TaskKind(ABC, Generic[E]):
             read: the texts, for signatures that read windows.
         """
 
-    def relevance(self, answers: Mapping[str, Any]) -> Any:
+    def relevance(self, answers: "Tensors | Arrays") -> Any:
         """Return what passages are ranked by, for kinds with `ranks_passages`.
 
         Args:
@@ -590,7 +590,7 @@ class TaskKind(ABC, Generic[E]):
         """
         raise NotImplementedError
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the reference answer to one or two texts, computed by the Python model.
 
         The export gate compares the served model with it, so it must not share code with
@@ -602,14 +602,14 @@ class TaskKind(ABC, Generic[E]):
         row = asked.about(*texts)
         return row | self.golden_answers(task, row[served.TASK_LOGITS])
 
-    def golden_answers(self, task: Task, logits: "np.ndarray") -> dict[str, Any]:
+    def golden_answers(self, task: Task, logits: "np.ndarray") -> Arrays:
         """Return the signature's outputs that depend only on the logits of a text, float32 [C]."""
         del task, logits
         return {}
 
     def expected_answer(
-        self, task: Task, row: Mapping[str, Any], answer: Mapping[str, "np.ndarray"]
-    ) -> dict[str, Any]:
+        self, task: Task, row: Mapping[str, "np.ndarray"], answer: Mapping[str, "np.ndarray"]
+    ) -> Arrays:
         """Return the expected outputs that depend on which of nearly equal answers was returned.
 
         Args:

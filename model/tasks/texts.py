@@ -26,6 +26,8 @@ from model.tasks.tables import (
 from model.tasks.task_kind import WORD_FLAGS, ForeignHead, Task, TaskKind
 from model.tasks.windows import half_windows, is_first_or_last, window_count
 from pipeline.errors import InputError
+from pipeline.schema import Arrays
+from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from model.tasks.asked import Asked
@@ -62,7 +64,7 @@ class Texts(Examples):
         """Return the number of examples."""
         return len(self.texts)
 
-    def given(self, index: int) -> dict[str, Any]:
+    def given(self, index: int) -> JsonObject:
         """Return the line number and the texts of an example, by name."""
         texts = dict(zip(self.columns, self.texts[index], strict=False))
         return {"line": self.rows[index], **texts}
@@ -170,7 +172,7 @@ class TextKind(TaskKind[Texts]):
             raise InputError(f"`train` {examples.path}: all of its texts are empty")
         return encoded.chosen(np.flatnonzero(np.isin(encoded.sources, kept)).tolist())
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> dict[str, Any]:
+    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the answers to a text, of which a part or several windows may be read."""
         if asked.long == "first":
             return super().golden_row(asked, task, texts)
@@ -185,7 +187,7 @@ class TextKind(TaskKind[Texts]):
             windows.append(ids[begin : begin + room])
             is_long = begin + room < len(ids)
         logits = np.mean(asked.logits([[window] for window in windows]), axis=0)
-        row = {served.TASK_LOGITS: logits, served.TRUNCATED: np.bool_(is_long)}
+        row = {served.TASK_LOGITS: logits, served.TRUNCATED: np.array(is_long)}
         return row | self.golden_answers(task, logits)
 
 

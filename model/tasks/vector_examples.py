@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from model.tasks.tables import (
     text_of,
 )
 from pipeline.errors import InputError
+from pipeline.storage.strict_json import JsonObject
 
 PAIRS = (
     *(("anchor", "positive"), ("query", "positive"), ("question", "answer"), ("query", "answer")),
@@ -81,7 +82,7 @@ class ComparedTexts(Examples):
         """True for each example: a pair without a score is a positive one."""
         return [True] * len(self)
 
-    def given(self, index: int) -> dict[str, Any]:
+    def given(self, index: int) -> JsonObject:
         """Return the line number and the texts of an example, by name."""
         texts = dict(zip(self.columns, self.texts[index], strict=False))
         return {"line": self.rows[index], **texts}

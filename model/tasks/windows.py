@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model import served
+from pipeline.schema import Tensors
 from pipeline.text.inputs import ARRAYS, Graph, Operations
 
 _GRAPH = Graph()
@@ -107,7 +108,7 @@ class ReadTexts:
     counts: Any
     most: Any = None
 
-    def places(self, rows: Any, first: Any, last: Any) -> dict[str, Any]:
+    def places(self, rows: Any, first: Any, last: Any) -> Tensors:
         """Return where words are in their texts, in the units that programming languages count in.
 
         Args:
@@ -125,7 +126,7 @@ class ReadTexts:
 
         of_row = tf.gather(self.words.starts.row_starts(), rows)
         offsets = CharacterOffsets(self.texts)
-        places: dict[str, Any] = {}
+        places: Tensors = {}
         for name, word, of_words in (
             (served.START, first, self.words.starts),
             (served.END, last, self.words.limits),
@@ -158,7 +159,7 @@ class CharacterOffsets:
             served.UTF16: _counts_before(is_first) + _counts_before(is_beyond),
         }
 
-    def at(self, rows: Any, offsets: Any) -> dict[str, Any]:
+    def at(self, rows: Any, offsets: Any) -> Tensors:
         """Return int32 [...] by the suffix of the unit.
 
         Args:

@@ -37,7 +37,7 @@ from pipeline.storage.files import (
 )
 from pipeline.storage.locks import staging
 from pipeline.storage.remote import is_remote, sizes_below
-from pipeline.storage.strict_json import from_json, read_json_file, to_json
+from pipeline.storage.strict_json import JsonObject, from_json, read_json_file, to_json
 from pipeline.storage.uploads import Uploads
 
 logger = logging.getLogger(__name__)
@@ -465,7 +465,7 @@ def _steps_of(names: Iterable[str]) -> list[int]:
 
 def write_checksums(checkpoint: Path) -> None:
     """Write `checksums.json`: size in bytes and CRC-32C of each file of a checkpoint."""
-    files = {
+    files: JsonObject = {
         file.name: {"bytes": file.stat().st_size, "crc32c": crc32c(file)}
         for file in sorted(filter(Path.is_file, checkpoint.iterdir()))
     }

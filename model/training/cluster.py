@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.storage.strict_json import to_json
+from pipeline.storage.strict_json import JsonObject, to_json
 
 TF_CONFIG = "TF_CONFIG"
 """Environment variable with the addresses of all workers and the index of this one:
@@ -59,7 +59,7 @@ class Cluster:
     @property
     def tf_config(self) -> str:
         """The value of `TF_CONFIG` for this worker."""
-        task = {"type": "worker", "index": self.index}
+        task: JsonObject = {"type": "worker", "index": self.index}
         return to_json({"cluster": {"worker": list(self.addresses)}, "task": task})
 
 

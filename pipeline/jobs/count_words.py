@@ -26,7 +26,7 @@ from pipeline.jobs.shared_folder import OnSharedStorage, folder_beside
 from pipeline.jobs.tally import Tally, reading, watch
 from pipeline.storage.files import CLOZELINE, match_files
 from pipeline.storage.remote_files import joined, open_to_read, open_to_write
-from pipeline.storage.strict_json import to_json
+from pipeline.storage.strict_json import JsonObject, to_json
 from pipeline.text.tokenizer import normalized_words
 
 MAX_WORDS = 2_000_000
@@ -95,7 +95,7 @@ def write_report(
     words: Iterable[tuple[str, int]], dropped: dict[str, int], remarks: Iterable[Any], path: str
 ) -> None:
     """Write the workers' results to a file, as one JSON object."""
-    report = {"words": dict(words), "dropped": dropped, "remarks": list(remarks)}
+    report: JsonObject = {"words": dict(words), "dropped": dropped, "remarks": list(remarks)}
     with open_to_write(path) as file:
         file.write(to_json(report).encode("utf-8"))
 

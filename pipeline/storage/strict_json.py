@@ -2,18 +2,24 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pipeline.errors import InputError, JobError
 
 Contents = TypeVar("Contents")
 
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | bool | None"
+"""A value that JSON can hold."""
+
+JsonObject: TypeAlias = dict[str, Json]
+"""An object to write. A parsed one is `dict[str, Any]`, because its fields are not checked yet."""
+
 _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 
 
-def to_json(value: Any, *, indent: int | None = None, compact: bool = False) -> str:
+def to_json(value: Json, *, indent: int | None = None, compact: bool = False) -> str:
     """Return a value as strict JSON text, without a trailing line break.
 
     JSON has no NaN and no infinity (RFC 8259, section 6): such numbers become null. Escaped are

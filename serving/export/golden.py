@@ -23,7 +23,7 @@ from model.run import Run
 from model.tasks.asked import farther
 from model.tasks.task_kind import Task
 from pipeline import schema
-from pipeline.schema import IS_NEXT, MASK
+from pipeline.schema import IS_NEXT, MASK, Arrays
 from pipeline.text.tokenizer import WordUnit, build_tokenizer
 from serving.export.choices import MAX_WINDOWS
 from serving.export.signatures import NO_POSITION, OPTIONAL_PAIRS
@@ -61,7 +61,7 @@ class Golden:
 
     signature: str
     inputs: dict[str, np.ndarray]
-    rows: list[dict[str, Any]]
+    rows: list[Arrays]
     is_padded: bool = True
     task: Task | None = None
 
@@ -82,7 +82,7 @@ class Reference:
         self.long = run.long
         self.max_windows = max_windows
 
-    def about(self, *texts: str) -> dict[str, Any]:
+    def about(self, *texts: str) -> Arrays:
         """Return the outputs of all signatures for a text or pair, and task_logits."""
         return self._asked(*texts)
 
@@ -144,7 +144,7 @@ class Reference:
             answers = [self._of_task(task, (query, passage)) for passage in of_query]
             scores = [kind.relevance(answer) for answer in answers]
             truncated = any(answer[served.TRUNCATED] for answer in answers)
-            rows.append({served.SCORES: np.array(scores), served.TRUNCATED: np.bool_(truncated)})
+            rows.append({served.SCORES: np.array(scores), served.TRUNCATED: np.array(truncated)})
         inputs = {
             served.TEXT: np.array(TEXTS[:SHORT], object),
             served.PASSAGES: np.array(passages, object),
@@ -171,10 +171,10 @@ class Reference:
                 row[served.MASKED_LM_LOGITS] = row["every_masked_lm_logits"][positions]
         return Golden(signature, inputs, rows, is_padded=False)
 
-    def _ask_task(self, task: Task, texts: Sequence[str]) -> dict[str, Any]:
+    def _ask_task(self, task: Task, texts: Sequence[str]) -> Arrays:
         return task.definition.golden_row(self, task, texts)
 
-    def _ask(self, *texts: str) -> dict[str, Any]:
+    def _ask(self, *texts: str) -> Arrays:
         """Return the outputs of all signatures for a text or pair."""
         row = self._encoded(*texts)
         features = {name: row[name][np.newaxis] for name in schema.ENCODER_INPUTS}
@@ -196,7 +196,7 @@ class Reference:
             else self._pretrained(row, features)
         )
 
-    def _encoded(self, *texts: str) -> dict[str, Any]:
+    def _encoded(self, *texts: str) -> Arrays:
         vocabulary = self._run.vocabulary
         room = self._run.dataset.max_seq_length - 1 - len(texts)
         segments = [self._pieces(text) for text in texts]
@@ -208,10 +208,10 @@ class Reference:
         tokens = [vocabulary.pieces[piece].encode() for piece in joined[schema.INPUT_IDS]]
         return joined | {
             served.TOKENS: np.array(tokens, object),
-            served.TRUNCATED: np.bool_(truncated),
+            served.TRUNCATED: np.array(truncated),
         }
 
-    def _joined(self, segments: Sequence[list[int]]) -> dict[str, Any]:
+    def _joined(self, segments: Sequence[list[int]]) -> Arrays:
         vocabulary = self._run.vocabulary
         ids = [vocabulary.cls_id]
         segment_ids = [0]
@@ -264,7 +264,7 @@ class Reference:
                 found += list(self._model(batch)[served.TASK_LOGITS].numpy())
         return found
 
-    def _pretrained(self, row: dict[str, Any], features: dict[str, Any]) -> dict[str, Any]:
+    def _pretrained(self, row: Arrays, features: Arrays) -> Arrays:
         every = np.arange(len(row[schema.INPUT_IDS]), dtype=np.int32)[np.newaxis]
         heads = self._model({**features, schema.MASKED_LM_POSITIONS: every})
         logits = heads[served.MASKED_LM_LOGITS][0].numpy()

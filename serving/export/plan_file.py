@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.storage.strict_json import to_json
+from pipeline.storage.strict_json import Json, JsonObject, to_json
 from serving.export.inference_graph import product_names
 from serving.export.quantization import Plan
 from serving.tf_serving import WARM_UP_FILE
@@ -20,11 +20,11 @@ def write_plan(path: Path, plan: Plan, layers: int) -> None:
         layers: number of Transformer layers.
     """
     names = [name for index in range(layers) for name in product_names(index)]
-    products = {name: _described(plan, name) for name in names}
+    products: JsonObject = {name: _described(plan, name) for name in names}
     path.write_text(to_json({"products": products}, indent=1) + "\n", encoding="utf-8")
 
 
-def _described(plan: Plan, name: str) -> object:
+def _described(plan: Plan, name: str) -> Json:
     """Return the entry of a product: "bfloat16", "int8 by row", or its measured range."""
     if name in plan.kept:
         return "bfloat16"

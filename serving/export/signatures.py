@@ -22,7 +22,7 @@ from model.run import Run
 from model.served import MAX_PASSAGES, MAX_SPANS
 from pipeline import schema
 from pipeline.manifest import VOCABULARY
-from pipeline.schema import IS_NEXT
+from pipeline.schema import IS_NEXT, Tensors
 from serving.export.choices import MAX_WINDOWS, ServingPrecision
 from serving.export.inference_graph import EncoderOutputs, Network
 from serving.export.quantization import Plan
@@ -51,7 +51,7 @@ N_BEST = tf.TensorSpec([None], tf.int32, name="n_best")
 PASSAGES = tf.TensorSpec([None, None], tf.string, name=served.PASSAGES)
 DIMENSION = tf.TensorSpec([None], tf.int32, name=served.DIMENSION)
 
-Answers = Callable[..., dict[str, Any]]
+Answers = Callable[..., Tensors]
 
 
 class TextModel(tf.Module):
@@ -93,7 +93,7 @@ class TextModel(tf.Module):
             reads_masks=run.task is None,  # fine-tuning data has no masks
         )
 
-    def signatures(self) -> dict[str, Any]:
+    def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Return the function of each signature by name; the trained heads decide which ones."""
         functions = {name: graph_function(*args) for name, args in self._described().items()}
         task = self._run.task
@@ -136,7 +136,7 @@ class TextModel(tf.Module):
 
     # ---- pretraining heads
 
-    def fill_mask(self, text: Any) -> dict[str, Any]:
+    def fill_mask(self, text: Any) -> Tensors:
         """Fill in every `[MASK]` of each text.
 
         Args:
@@ -150,7 +150,7 @@ class TextModel(tf.Module):
         """
         return self._filled(self.texts.encode(text))
 
-    def fill_mask_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+    def fill_mask_pair(self, text: Any, text_pair: Any) -> Tensors:
         """Fill in every `[MASK]` of a text pair.
 
         Args:
@@ -162,7 +162,7 @@ class TextModel(tf.Module):
         """
         return self._filled(self.texts.encode_pairs(text, text_pair, optional=True))
 
-    def _filled(self, encoding: Encoding) -> dict[str, Any]:
+    def _filled(self, encoding: Encoding) -> Tensors:
         positions = self._mask_positions(encoding.features[schema.INPUT_IDS])  # [B, M]
         encoded = self.network.encode(encoding.features)
         # The padding, -1, is no position; its fillings are replaced below.
@@ -185,7 +185,7 @@ class TextModel(tf.Module):
         missing = tf.maximum(1 - tf.shape(positions)[1], 0)
         return tf.pad(positions, [[0, 0], [0, missing]], constant_values=NO_POSITION)
 
-    def next_sentence(self, text: Any, text_pair: Any) -> dict[str, Any]:
+    def next_sentence(self, text: Any, text_pair: Any) -> Tensors:
         """Predict whether the second text follows the first.
 
         Args:
@@ -206,7 +206,7 @@ class TextModel(tf.Module):
 
     # ---- task of a fine-tuned model
 
-    def task_answers(self, text: Any) -> dict[str, Any]:
+    def task_answers(self, text: Any) -> Tensors:
         """Return the answers of a fine-tuned model for texts.
 
         Args:
@@ -225,7 +225,7 @@ class TextModel(tf.Module):
             return self._text_answers(self.texts.encode_ends(text))
         return self._text_answers(self._encoded_text(text))
 
-    def task_answers_pair(self, text: Any, text_pair: Any) -> dict[str, Any]:
+    def task_answers_pair(self, text: Any, text_pair: Any) -> Tensors:
         """Return the answers of a fine-tuned model for text pairs, see `task_answers`.
 
         Args:
@@ -237,7 +237,7 @@ class TextModel(tf.Module):
             return self._window_answers(self._question_windows(text, text_pair))
         return self._text_answers(self.texts.encode_pairs(text, text_pair))
 
-    def rerank(self, text: Any, passages: Any) -> dict[str, Any]:
+    def rerank(self, text: Any, passages: Any) -> Tensors:
         """Score passages by their relevance to a query, with a model that was tuned on pairs.
 
         Args:
@@ -277,7 +277,7 @@ class TextModel(tf.Module):
             served.TRUNCATED: tf.reduce_any(truncated, axis=1),
         }
 
-    def best_answers(self, text: Any, text_pair: Any, n_best: Any) -> dict[str, Any]:
+    def best_answers(self, text: Any, text_pair: Any, n_best: Any) -> Tensors:
         """Return the best answers to questions, in descending order of their scores.
 
         A model server has no optional inputs for requests in batches, so this is a signature of its
@@ -313,7 +313,7 @@ class TextModel(tf.Module):
         stride = self._run.doc_stride
         return self.texts.question_windows(text, text_pair, stride, self._max_windows, most)
 
-    def _text_answers(self, encoding: Encoding) -> dict[str, Any]:
+    def _text_answers(self, encoding: Encoding) -> Tensors:
         task = self._run.task
         assert task is not None
         logits = self.task_logits(encoding.features)
@@ -322,12 +322,12 @@ class TextModel(tf.Module):
             served.TRUNCATED: encoding.truncated,
         }
 
-    def _mean_answers(self, windows: Windows) -> dict[str, Any]:
+    def _mean_answers(self, windows: Windows) -> Tensors:
         """Return the answers for the mean of the head's outputs over a text's windows."""
         task = self._run.task
         assert task is not None
 
-        def run(features: Mapping[str, Any], at: Any) -> dict[str, Any]:
+        def run(features: Mapping[str, tf.Tensor], at: Any) -> Tensors:
             del at
             return {"logits": tf.reshape(self._task_logits(self.network.encode(features)), [-1])}
 
@@ -340,12 +340,12 @@ class TextModel(tf.Module):
         answers = task.definition.served_answers(task, logits)
         return {**answers, served.TRUNCATED: windows.truncated}
 
-    def _window_answers(self, windows: Windows) -> dict[str, Any]:
+    def _window_answers(self, windows: Windows) -> Tensors:
         task = self._run.task
         assert task is not None
         kind, most = task.definition, windows.read.most
 
-        def run(features: Mapping[str, Any], at: Any) -> dict[str, Any]:
+        def run(features: Mapping[str, tf.Tensor], at: Any) -> Tensors:
             logits = self._task_logits(self.network.encode(features))
             return kind.window_outputs(task, logits, at, most)
 
@@ -355,7 +355,7 @@ class TextModel(tf.Module):
             served.TRUNCATED: windows.truncated,
         }
 
-    def task_logits(self, features: Mapping[str, Any]) -> Any:
+    def task_logits(self, features: Mapping[str, tf.Tensor]) -> Any:
         """Return the outputs of the task head for encoder inputs, int32 [B, L] each.
 
         Returns:
@@ -382,7 +382,7 @@ class TextModel(tf.Module):
         prompt = self._vector_settings.prompt if self._vector_settings else ""
         return self.texts.encode(tf.strings.join([prompt, text]) if prompt else text)
 
-    def embed_dimension(self, text: Any, dimension: Any) -> dict[str, Any]:
+    def embed_dimension(self, text: Any, dimension: Any) -> Tensors:
         """Return the first components of the vector of each text.
 
         Args:
@@ -417,7 +417,7 @@ class TextModel(tf.Module):
         vectors = normalized(vectors) if self._vector_settings.normalize else vectors
         return {served.VECTOR: vectors, served.TRUNCATED: encoding.truncated}
 
-    def similarity(self, text: Any, text_pair: Any) -> dict[str, Any]:
+    def similarity(self, text: Any, text_pair: Any) -> Tensors:
         """Return the cosine of the vectors of two texts.
 
         Args:
@@ -437,7 +437,7 @@ class TextModel(tf.Module):
 
     # ---- outputs of the encoder
 
-    def embed(self, text: Any) -> dict[str, Any]:
+    def embed(self, text: Any) -> Tensors:
         """Return embeddings of each text.
 
         Args:
@@ -451,7 +451,7 @@ class TextModel(tf.Module):
         encoding = self.texts.encode(text)
         return self._vectors(encoding, self.network.encode(encoding.features))
 
-    def embed_tokens(self, text: Any, text_pair: Any) -> dict[str, Any]:
+    def embed_tokens(self, text: Any, text_pair: Any) -> Tensors:
         """Return an embedding of each token of a text or text pair.
 
         Args:
@@ -472,7 +472,7 @@ class TextModel(tf.Module):
             **self._vectors(encoding, encoded),
         }
 
-    def _vectors(self, encoding: Encoding, encoded: EncoderOutputs) -> dict[str, Any]:
+    def _vectors(self, encoding: Encoding, encoded: EncoderOutputs) -> Tensors:
         weights = tf.cast(encoding.features[schema.INPUT_MASK], tf.float32)[:, :, tf.newaxis]
         summed = tf.reduce_sum(encoded.sequence_output * weights, axis=1)
         return {
@@ -481,7 +481,7 @@ class TextModel(tf.Module):
             served.TRUNCATED: encoding.truncated,
         }
 
-    def attention(self, text: Any, text_pair: Any) -> dict[str, Any]:
+    def attention(self, text: Any, text_pair: Any) -> Tensors:
         """Return the attention weights of all layers and heads.
 
         Args:
@@ -503,7 +503,7 @@ class TextModel(tf.Module):
             served.TRUNCATED: encoding.truncated,
         }
 
-    def tokenize(self, text: Any, text_pair: Any) -> dict[str, Any]:
+    def tokenize(self, text: Any, text_pair: Any) -> Tensors:
         """Return the model's inputs for a text or text pair.
 
         Args:
@@ -524,7 +524,7 @@ class TextModel(tf.Module):
 
     def predict_ids(
         self, input_ids: Any, input_mask: Any, segment_ids: Any, masked_lm_positions: Any = None
-    ) -> dict[str, Any]:
+    ) -> Tensors:
         """Run the network on piece ids.
 
         When a model server batches requests of different lengths, it pads each tensor with the

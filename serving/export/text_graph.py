@@ -21,6 +21,7 @@ from model.tasks.windows import (
     window_with_most_context,
 )
 from pipeline import schema
+from pipeline.schema import Tensors
 from pipeline.text.inputs import (
     NO_B,
     PAIR_MARKS,
@@ -54,7 +55,7 @@ class Encoding:
         truncated: bool [B]. Whether the text was longer than the maximum and was truncated.
     """
 
-    features: Mapping[str, Any]
+    features: Mapping[str, tf.Tensor]
     truncated: Any
 
 
@@ -89,8 +90,10 @@ class Windows:
     numbers: Any
 
     def in_parts(
-        self, run: Callable[[Mapping[str, Any], Any], dict[str, Any]], dtypes: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        self,
+        run: Callable[[Mapping[str, tf.Tensor], tf.Tensor], Tensors],
+        dtypes: Mapping[str, str],
+    ) -> Tensors:
         """Run a function on some windows at a time, and join what it returns.
 
         Args:
@@ -108,7 +111,9 @@ class Windows:
             for name, dtype in dtypes.items()
         }
 
-        def one_more(part: Any, found: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        def one_more(
+            part: Any, found: dict[str, tf.TensorArray]
+        ) -> tuple[Any, dict[str, tf.TensorArray]]:
             values = run(*self.layout(slice(part * together, (part + 1) * together)))
             return part + 1, {name: found[name].write(part, values[name]) for name in found}
 
@@ -117,7 +122,7 @@ class Windows:
         )
         return {name: result.concat() for name, result in results.items()}
 
-    def layout(self, chosen: slice) -> tuple[Mapping[str, Any], Any]:
+    def layout(self, chosen: slice) -> tuple[Tensors, Any]:
         """Return the features of some windows, and the word at each position."""
         spans = Spans(*(getattr(self.spans, each.name)[chosen] for each in fields(Spans)))
         width = _width(spans)
@@ -188,7 +193,7 @@ class TextEncoder(tf.Module):
         """Return the pieces of ids, string of the same shape."""
         return tf.gather(self._pieces, ids)
 
-    def _joined(self, text: Any, text_pair: Any, has_pair: Any) -> tuple[dict[str, Any], Any]:
+    def _joined(self, text: Any, text_pair: Any, has_pair: Any) -> tuple[Tensors, Any]:
         """Tokenize, truncate and join; return the parts of an `Encoding`.
 
         Args:
