@@ -201,7 +201,8 @@ class Classification(TextKind):
         The Python model's class may differ if two probabilities are almost equal.
         """
         del task
-        return {served.LABEL: row[served.LABELS][answer[served.PROBABILITIES].argmax()]}
+        best = answer[served.PROBABILITIES].argmax()
+        return {served.LABEL: np.asarray(row[served.LABELS][best], object)}
 
     # ---- other libraries
 

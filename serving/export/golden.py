@@ -297,7 +297,9 @@ def largest_difference(
     """
     worst = 0.0
     for number, row in enumerate(golden.rows):
-        of_row = {name: np.asarray(values[number]) for name, values in answer.items()}
+        # With the output's dtype: of a text alone, NumPy would make one of fixed length, to which
+        # the expected text is cut before they are compared.
+        of_row = {name: np.asarray(v[number], v.dtype) for name, v in answer.items()}
         right = dict(row)
         if served.POSITIONS in of_row:
             right |= _fillings(row["fillings"], of_row, vocabulary_ids)
@@ -345,7 +347,8 @@ def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: 
         padding: Any = 0 if values.dtype.kind in "ifb" else b""
         padded = np.full(values.shape, NO_POSITION if name == served.POSITIONS else padding)
         padded = padded.astype(values.dtype)
-        padded[real] = right
+        # The ellipsis copies the elements: without one, a text alone would become an array in it.
+        padded[(*real, ...)] = right
         right = padded
     else:
         values = values[real]

@@ -102,6 +102,13 @@ def test_fillings_as_likely_as_each_other_may_change_places() -> None:
     assert largest_difference(golden, answer(b"boat", b""), ids) == np.inf
 
 
+@pytest.mark.parametrize("answered", [b"pos", b"", b"positive\0"])
+def test_a_text_that_begins_like_the_expected_one_is_wrong(answered: bytes) -> None:
+    golden = Golden("classify", {}, [{"label": np.array(b"positive", object)}])
+    assert largest_difference(golden, {"label": np.array([b"positive"], object)}, {}) == 0
+    assert largest_difference(golden, {"label": np.array([answered], object)}, {}) == np.inf
+
+
 def test_a_wrong_warm_up_request_is_not_published(
     trained_run: Run, exported: Path, signatures: Any, tmp_path: Path
 ) -> None:
