@@ -1,6 +1,7 @@
 """What tests of several rooms share: quiet TensorFlow, a small corpus, a run trained on it."""
 
 import contextlib
+import http.server
 import json
 import os
 import resource
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -291,6 +293,23 @@ def refusing_port() -> Iterator[int]:
     """A port where nothing listens, and that nobody else can take meanwhile."""
     with bind(0) as bound:
         yield bound.getsockname()[1]
+
+
+@contextlib.contextmanager
+def http_server(
+    handler: type[http.server.BaseHTTPRequestHandler],
+) -> Iterator[http.server.ThreadingHTTPServer]:
+    """An HTTP server on loopback whose requests this class answers.
+
+    `serve_forever` looks for a shutdown every half second unless told otherwise, which is longer
+    than most tests take.
+    """
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
 
 
 HOLD_A_LOCK = """

@@ -5,12 +5,12 @@ import os
 import socket
 import stat
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 
 import clozeline
+from tests.conftest import http_server
 
 SCRIPT = Path(clozeline.__file__).parents[1] / ".ci" / "audit"
 
@@ -45,11 +45,9 @@ def test_what_the_auditor_finds_decides(code: int, tmp_path: Path) -> None:
     uvx = tmp_path / "uvx"
     uvx.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
     uvx.chmod(uvx.stat().st_mode | stat.S_IXUSR)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Database) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with http_server(Database) as server:
         url = f"http://127.0.0.1:{server.server_port}/v1/query"
         done = audit(url, uvx)
-        server.shutdown()
     assert done.returncode == code
     assert "--requirement requirements.lock" in done.stdout
     assert f"--osv-url {url}" in done.stdout

@@ -248,4 +248,4 @@ def connection_limit(limits: Limits) -> int:
     if soft == resource.RLIM_INFINITY:
         return limits.max_connections
     # Halved, for REST and gRPC; a few connections even where the limit is very low.
-    return max(16, min(limits.max_connections, (soft - _OTHER_FILES) // 2))
+    return min(limits.max_connections, max(16, (soft - _OTHER_FILES) // 2))

@@ -232,7 +232,7 @@ class _Forward(BaseHTTPRequestHandler):
 def network(s3) -> Iterator[Network]:
     """A network in front of the S3 server."""
     proxy = Network(s3[0])
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
     yield proxy
     proxy.shutdown()
 

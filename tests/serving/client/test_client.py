@@ -25,6 +25,7 @@ from clozeline.main import main
 from pipeline.errors import InputError
 from serving.client import Client, GrpcClient, RequestError, ServerError
 from serving.server.main import ModelServer
+from tests.conftest import http_server
 
 
 class Many(tf.Module):
@@ -228,10 +229,8 @@ class Scripted(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def scripted():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Scripted) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
+    with http_server(Scripted) as other:
         yield Client(f"http://127.0.0.1:{other.server_port}")
-        other.shutdown()
 
 
 READY = {"model_version_status": [{"version": "2", "state": "AVAILABLE"}]}

@@ -31,7 +31,7 @@ from tensorflow_serving.apis import (
 )
 
 from clozeline.show.terminal import printed_notes
-from serving.server import log_limits
+from serving.server import connections, log_limits
 from serving.server.backend import Work
 from serving.server.budget import SMALL_BYTES, Budget
 from serving.server.connections import BoundedProtocol, connection_limit, raise_file_limit
@@ -449,8 +449,9 @@ def test_slow_bodies_take_no_places(server):
     ],
     ids=["nothing", "part of a head", "part of a body that is not read", "part of a second head"],
 )
-def test_a_connection_that_sends_no_request_is_closed(server, sent):
-    started = server(transfer_timeout_secs=0.5)
+def test_a_connection_that_sends_no_request_is_closed(server, sent, monkeypatch):
+    monkeypatch.setattr(connections, "_TICK_SECS", 0.05)
+    started = server(transfer_timeout_secs=0.2)
     with connect(started) as client:
         client.sendall(sent)
         assert is_closed(client)
@@ -472,7 +473,7 @@ def test_a_client_that_reads_nothing_is_cut_off(server):
 
 
 def test_one_connection_too_many_closes_the_one_that_waited_longest(server):
-    started = server(max_connections=4)
+    started = server(max_connections=4, transfer_timeout_secs=10 * DEADLINE_SECS)
     clients = []
     for _ in range(4):
         clients.append(connect(started))
@@ -591,6 +592,7 @@ def test_connections_stay_below_the_limit_of_open_files(monkeypatch):
     assert connection_limit(Limits()) == 1024
     limits["now"] = (64, 64)
     assert connection_limit(Limits()) == 16
+    assert connection_limit(Limits(max_connections=4)) == 4
 
 
 def test_each_kind_of_line_is_logged_once_per_minute(monkeypatch):

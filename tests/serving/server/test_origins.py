@@ -2,7 +2,6 @@
 
 import http.server
 import socket
-import threading
 
 import pytest
 import requests
@@ -11,6 +10,7 @@ from starlette.datastructures import Headers
 from docs.browser import Browser
 from serving.server.main import ModelServer
 from serving.server.origins import KnownHosts, is_loopback, known_hosts, refusal
+from tests.conftest import http_server
 
 HOST = "127.0.0.1"
 BODY = '{"instances":[1.5]}'
@@ -218,10 +218,8 @@ class _Page(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def other_site():
-    with http.server.ThreadingHTTPServer((HOST, 0), _Page) as site:
-        threading.Thread(target=site.serve_forever, daemon=True).start()
+    with http_server(_Page) as site:
         yield site.server_port
-        site.shutdown()
 
 
 def predictions(server):
