@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from model.bert.config import MAX_SETTINGS_BYTES, SIZES, BertConfig
 from model.bert.flops import step_flops
-from model.bert.initialization import initializer_range
+from model.bert.initialization import FEWEST_HEADS, initializer_range
 from model.configs import PretrainConfig
 from model.run_config import DatasetFacts, RunConfig
 from model.source import Source, open_source
@@ -30,7 +30,7 @@ from model.start import (
     settled_updates,
 )
 from model.tasks.kinds import heads
-from model.training.config import Precision, RelationsConfig, TrainingConfig
+from model.training.config import Initialization, Precision, RelationsConfig, TrainingConfig
 from model.training.evaluations import Evaluations
 from model.training.input import (
     corrupt_files_named,
@@ -390,6 +390,7 @@ def run_config(
     else:
         model = model_config(config.model, longest)
         training = dataclasses.replace(training, initialization=config.initialization)
+        _warn_without_matches(config.initialization, model, manifest)
     training = dataclasses.replace(training, next_sentence_weight=config.next_sentence_weight)
     model = with_overrides(model, config)
     saved = RunConfig(
@@ -403,6 +404,25 @@ def run_config(
         return saved
     multiple = replicas * config.execution.accumulation_steps
     return with_phase2(saved, training, config, DatasetFacts.of(longest), multiple)
+
+
+def _warn_without_matches(
+    initialization: Initialization, model: BertConfig, manifest: Manifest
+) -> None:
+    """Log a warning if a matching head was asked for, and has no use or no room."""
+    if initialization != "neighbours-and-matches":
+        return
+    given = f"`initialization` {initialization}"
+    if manifest.pairing == "none":
+        logger.warning(
+            f"{given}: the dataset has no sentence pairs, so one attention head starts with "
+            "a task that it does not need; `initialization` neighbours gives it another one"
+        )
+    elif model.num_attention_heads < FEWEST_HEADS:
+        logger.warning(
+            f"{given}: needs {FEWEST_HEADS} attention heads, and the model has "
+            f"{model.num_attention_heads}; all of them start as with neighbours"
+        )
 
 
 def with_phase2(

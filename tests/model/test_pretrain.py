@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,10 +19,12 @@ import clozeline
 from clozeline.commands.pretrain import Pretrain
 from clozeline.main import main, parse
 from model.bert.config import BertConfig
-from model.pretrain import model_config, open_dataset
+from model.configs import PretrainConfig
+from model.pretrain import Dataset, model_config, open_dataset, run_config
 from model.run import load_run
 from model.start import check_batch_size
 from model.training.checkpoints import Best, Checkpoints
+from model.training.config import Initialization
 from model.training.loop import Trainer
 from model.training.session import Session
 from model.training.signals import stop_requested
@@ -196,6 +198,43 @@ def test_a_recipe_is_recorded_and_resumes_bit_for_bit(
     assert saved.recipe == "cpu-hours"
     assert saved.model.hidden_dropout_prob == saved.model.attention_probs_dropout_prob == 0.0
     assert saved.model.initializer_range == pytest.approx(0.8 / saved.model.hidden_size**0.5)
+
+
+@pytest.mark.parametrize(
+    ("pairing", "heads", "warnings"),
+    [
+        ("nsp", 3, []),
+        ("sop", 2, ["needs 3 attention heads, and the model has 2; all of them"]),
+        ("none", 3, ["the dataset has no sentence pairs, so one attention head"]),
+        ("none", 2, ["the dataset has no sentence pairs"]),
+    ],
+)
+def test_a_matching_head_without_use_or_room(
+    dataset: Path,
+    small_config: BertConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    pairing: str,
+    heads: int,
+    warnings: list[str],
+) -> None:
+    manifest = read_manifest(dataset)
+    manifest = dataclasses.replace(manifest, settings=manifest.settings | {"pairing": pairing})
+    model = tmp_path / "model.json"
+    model.write_text(dataclasses.replace(small_config, num_attention_heads=heads).to_json())
+    for initialization, expected in (("neighbours-and-matches", warnings), ("neighbours", [])):
+        config = PretrainConfig(
+            run_dir=tmp_path / "run",
+            dataset=dataset,
+            model=str(model),
+            initialization=cast(Initialization, initialization),
+        )
+        caplog.clear()
+        run_config(config, [Dataset(dataset, manifest)], None, 1, "float32")
+        assert len(caplog.messages) == len(expected)
+        for message, part in zip(caplog.messages, expected, strict=True):
+            assert message.startswith("`initialization` neighbours-and-matches: ")
+            assert part in message
 
 
 def test_initial_weights_of_a_run_exclude_those_of_a_recipe(options: Options) -> None:
