@@ -15,6 +15,7 @@ from pipeline.storage.files import local_copy
 from serving.server.folders import check_regular, fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
+from serving.server.shared_functions import shared
 from serving.server.signature_spec import ServableSignature, signature_from
 from serving.server.status import ServingError, from_tensorflow
 from serving.server.warmup_replay import warm_up
@@ -81,7 +82,7 @@ def _load(name: str, version: int, path: Path) -> Servable:
     root = tf.saved_model.load(str(path))
     signatures = {
         key: signature_from(key, definitions[key], function)
-        for key, function in root.signatures.items()
+        for key, function in shared(root.signatures).items()
     }
     return Servable(name, version, definitions, signatures, root)
 
