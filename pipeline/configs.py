@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.errors import InputError, check_range
-from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing
+from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, compared_unit
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 Masking = Literal["token", "whole-word", "span"]
@@ -138,7 +138,9 @@ class PreprocessConfig(CorpusConfig):
         short_seq_rate: share of pairs with a random target length below the maximum (0 to 1).
         duplicates: passes over the corpus, each with different pairs and masks (1 to 10000).
         deduplicate: what to drop: `documents`: those whose text, or id, occurred before. `near`:
-            also near-duplicates, by MinHash over word 5-grams.
+            also near-duplicates, by MinHash over word 5-grams. `paragraphs`, `lines`: duplicate
+            documents, and all but one of each repeated paragraph or line. `near+paragraphs`,
+            `near+lines`: both.
         minhash_bands: number of bands of a signature (1 to 256), for `near`.
         minhash_rows: number of values in a band (1 to 64). Documents of Jaccard similarity J are
             near-duplicates with the probability 1 - (1 - J^rows)^bands.
@@ -205,6 +207,11 @@ class PreprocessConfig(CorpusConfig):
         if self.deduplicate not in get_args(Deduplicate):
             names = ", ".join(get_args(Deduplicate))
             raise InputError(f"`deduplicate` {self.deduplicate}: expected one of {names}")
+        if self.input_format == "lines" and compared_unit(self.deduplicate) == "paragraphs":
+            raise InputError(
+                f"`deduplicate` {self.deduplicate}: `input_format` lines has one sentence on a "
+                "line and no paragraphs; compare lines"
+            )
         if self.pairing == "none" and self.overflow != "cut":
             raise InputError("`overflow` carry: `pairing` none has whole sentences, so none is cut")
         check_range("minhash_bands", self.minhash_bands, 1, 256)

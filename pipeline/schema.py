@@ -1,7 +1,7 @@
 """The record schema: one table of features that writer, parser, exporter and tests loop over."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,9 +33,29 @@ Overflow = Literal["cut", "carry"]
 Masks = Literal["static", "dynamic"]
 """When pieces are masked: in the stored records, or during training, differently each epoch."""
 
-Deduplicate = Literal["none", "documents", "near"]
+Deduplicate = Literal[
+    "none", "documents", "near", "paragraphs", "lines", "near+paragraphs", "near+lines"
+]
 """What is dropped because it was there before. `documents`: documents of equal text, or id. `near`:
-also documents that differ in a few words."""
+also documents that differ in a few words. `paragraphs`, `lines`: duplicate documents, and then all
+but one of each paragraph or line. `near+...`: both."""
+
+NEAR = "near"
+
+Unit = Literal["paragraphs", "lines"]
+"""Parts of documents that are compared with those of all documents."""
+
+
+def compared_unit(deduplicate: Deduplicate) -> Unit | None:
+    """Return the parts of documents that are compared; None = only whole documents are."""
+    last = deduplicate.split("+")[-1]
+    return last if last in get_args(Unit) else None  # type: ignore[return-value]
+
+
+def finds_near(deduplicate: Deduplicate) -> bool:
+    """Return whether near-duplicates are looked for."""
+    return NEAR in deduplicate.split("+")
+
 
 Compression = Literal["none", "gzip"]
 """Compression of the shard files."""

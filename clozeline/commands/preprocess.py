@@ -11,7 +11,7 @@ from clozeline.commands.corpus import CorpusOptions
 from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import Masking, PreprocessConfig
-from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing
+from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, finds_near
 from pipeline.storage.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Preprocess(CorpusOptions):
     )
     """documents (or no value): drop documents whose text (or id) equals that of another document.
     near: drop near-duplicates, too; one document of each cluster is kept (MinHash over word
-    5-grams, as FineWeb)."""
+    5-grams, as FineWeb). paragraphs, lines: drop duplicate documents, and remove all but one of
+    each paragraph or line that is repeated in the corpus. near+paragraphs, near+lines: both."""
     minhash_bands: int = PreprocessConfig.minhash_bands
     """With --deduplicate near: number of bands of a signature (1 to 256)."""
     minhash_rows: int = PreprocessConfig.minhash_rows
@@ -91,7 +92,7 @@ class Preprocess(CorpusOptions):
             InputError: a flag is out of range.
         """
         super().__post_init__()
-        if self.deduplicate != "near":
+        if not finds_near(self.deduplicate):
             reason = f"`deduplicate` {self.deduplicate} computes no MinHash; near does"
             self.refuse_given(reason, "minhash_bands", "minhash_rows")
         self.configuration()

@@ -143,7 +143,7 @@ def _ngrams(texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     end = np.zeros(after, np.uint64), np.full(after, len(texts))
     words, documents = np.empty(0, np.uint64), np.empty(0, np.int64)
     before = -1  # number of the text that has the word before `words[0]`
-    for more_words, more_documents in itertools.chain(_words(texts), [end]):
+    for more_words, more_documents in itertools.chain(hashed_words(texts), [end]):
         words = np.append(words, more_words)
         documents = np.append(documents, more_documents)
         count = len(words) - after
@@ -177,7 +177,7 @@ def _hashed_ngrams(
     return split_mix(hashed[used]), used
 
 
-def _words(texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def hashed_words(texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield hashes of words, uint64 [W], and the numbers of their texts, int64 [W], by block."""
     block: list[str] = []
     numbers: list[int] = []
@@ -185,13 +185,13 @@ def _words(texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for number, text in enumerate(texts):
         for part in _parts(text):
             if size + len(part) > 2 * BLOCK_CHARACTERS:
-                yield _hashed_words(block, numbers)
+                yield _hashed(block, numbers)
                 block, numbers, size = [], [], 0
             block.append(part)
             numbers.append(number)
             size += len(part)
     if block:
-        yield _hashed_words(block, numbers)
+        yield _hashed(block, numbers)
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -206,7 +206,7 @@ def _parts(text: str) -> Iterator[str]:
         start = end
 
 
-def _hashed_words(parts: Sequence[str], numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _hashed(parts: Sequence[str], numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return hashes of the words of some parts of texts, and the number of each word's text.
 
     A word's hash is a polynomial of its characters, computed from prefix sums of the block.

@@ -31,6 +31,9 @@ from pipeline.text.tokenizer import Vocabulary
 TEMPORARY = "_temporary-"
 """Prefix of the job's temporary folder inside the dataset folder; removed when the job ends."""
 
+UNUSABLE = UNREADABLE | {EMPTY, DAMAGED_FILE, NO_OTHER_DOCUMENT}
+"""Reasons for dropping documents that no rule is behind."""
+
 _VERSIONED = ("apache-beam", "numpy", "sentencex", "tensorflow", "tensorflow-text")
 
 
@@ -183,9 +186,11 @@ def _report(job_report: JobReport, dataset: int) -> Report:
     remarks = job_report.remarks
     dropped = Counter(job_report.dropped)
     dropped.update({remark.kind: remark.files for remark in remarks if remark.kind == DAMAGED_FILE})
+    changes = Counter(job_report.changes)
     for shard in shards:
         dropped.update(shard.dropped)
-    return Report(shards, dropped, remarks, job_report.changes)
+        changes.update(shard.changes)
+    return Report(shards, dropped, remarks, dict(sorted(changes.items())))
 
 
 def _check_readable(report: Report, max_unreadable_rate: float) -> None:
@@ -234,15 +239,22 @@ def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Man
 
 def _why_empty(report: Report) -> str:
     """Return why no document is left, and what to do; the rule that removed most comes first."""
-    counts = [f"{count:,} by {rule}" for rule, count in report.dropped.most_common()]
+    counts = _removed(report)
     if not counts:
         return "the corpus is empty (no documents); give it some text"
-    if {*report.dropped} <= {EMPTY, DAMAGED_FILE} | UNREADABLE:
-        return f"the corpus is empty ({', '.join(counts).replace(' by ', ' ')}); give it some text"
+    if {*report.dropped} <= UNUSABLE:
+        return f"the corpus is empty ({counts.replace(' by ', ' ')}); give it some text"
     return (
-        f"all {report.documents:,} documents were removed ({', '.join(counts)}); change the rules, "
-        "or give other text"
+        f"all {report.documents:,} documents were removed ({counts}); change the rules, or give "
+        "other text"
     )
+
+
+def _removed(report: Report) -> str:
+    """Return how many documents each rule removed; the rule that removed most comes first."""
+    rules = Counter(report.dropped)
+    del rules[NO_OTHER_DOCUMENT]
+    return ", ".join(f"{count:,} by {rule}" for rule, count in rules.most_common())
 
 
 def _why_nothing(report: Report, settings: Settings) -> str:
@@ -250,6 +262,12 @@ def _why_nothing(report: Report, settings: Settings) -> str:
     usable = report.documents - report.dropped.total() + report.dropped[NO_OTHER_DOCUMENT]
     if usable == 0:
         return f"`input`: {_why_empty(report)}{hints(report.remarks)}"
+    if usable == 1 and not {*report.dropped} <= UNUSABLE:
+        return (
+            f"`input`: one of {report.documents:,} documents is left ({_removed(report)}), and no "
+            "random next sentence can be drawn from another; change the rules, or give other text"
+            f"{hints(report.remarks)}"
+        )
     if usable == 1:
         hint = (
             "; where blank lines separate documents, add `input_format` lines"

@@ -36,12 +36,14 @@ class ShardReport:
         dataset: index of the dataset.
         name: name of the shard, which begins with that of the split.
         dropped: number of dropped documents by reason.
+        changes: number of changes by kind in the documents that are used.
         written: the file; None = there would have been no record in it.
     """
 
     dataset: int
     name: str
     dropped: dict[str, int]
+    changes: dict[str, int]
     written: WrittenShard | None = None
 
     @classmethod

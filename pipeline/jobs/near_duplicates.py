@@ -8,7 +8,7 @@ unrolled, since a pipeline has no loops. A cluster that `ROUNDS` of them do not 
 a long chain of documents, is finished by one worker, which gets no other edges.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -24,8 +24,8 @@ from pipeline.corpus.clusters import (
     small_star,
 )
 from pipeline.corpus.minhash import Bands, band_hashes
-from pipeline.jobs.shuffle import Group, GroupByShard, Place, gathered
-from pipeline.records.deduplication import mark, node_of
+from pipeline.jobs.shuffle import Group, GroupByShard, Part, Place, partitioned, rows_of
+from pipeline.records.deduplication import near_mark, node_of
 from pipeline.records.document import Document
 from pipeline.records.shard import Settings, by_shard
 
@@ -35,18 +35,7 @@ BANDED = np.dtype([("band", "<u8"), ("node", NODE)])
 ROUNDS = 4
 """Star operations of each kind: enough for all clusters but long chains."""
 
-PART_BYTES = 1 << 26
-"""Corpus bytes for each partition of the nodes; a worker holds the rows of one at a time."""
-
-Part = tuple[str, Group]
-"""Name of a partition, some of its rows as bytes."""
-
 BANDS, OPEN = "bands", "open"  # tags of side outputs
-
-
-def count_parts(files: Mapping[str, int]) -> int:
-    """Return the number of partitions for a corpus, given the size in bytes of its files."""
-    return -(-sum(files.values()) // PART_BYTES)
 
 
 def banded(
@@ -66,7 +55,7 @@ def banded(
     rows["band"] = hashes[has_word]
     rows["node"] = nodes[has_word, None]
     flat = rows.ravel()
-    yield from _partitioned(flat, flat["band"] >> np.uint64(32), parts)
+    yield from partitioned(flat, flat["band"] >> np.uint64(32), parts)
 
 
 class NearDuplicates(beam.PTransform):
@@ -109,36 +98,22 @@ class NearDuplicates(beam.PTransform):
 def marks(nodes: bytes, settings: Settings) -> Iterator[tuple[str, list[Document]]]:
     """Yield marks on documents, given as bytes of `NODE` [N], by their shard."""
     size = NODE.itemsize
-    each = (mark(nodes[start : start + size]) for start in range(0, len(nodes), size))
+    each = (near_mark(nodes[start : start + size]) for start in range(0, len(nodes), size))
     yield from by_shard(each, settings).items()
 
 
-def _rows(groups: Iterable[Group | Place], kind: np.dtype) -> np.ndarray:
-    return np.frombuffer(b"".join(row[0] for row in gathered(groups)), kind)
-
-
 def _edges(groups: Iterable[Group | Place]) -> np.ndarray:
-    return _rows(groups, NODE).reshape(-1, 2)
-
-
-def _partitioned(rows: np.ndarray, hashes: np.ndarray, parts: int) -> Iterator[Part]:
-    """Yield rows by partition; `hashes`: uint64, one for each row."""
-    numbers = hashes % np.uint64(parts)
-    order = np.argsort(numbers, kind="stable")
-    names, starts = np.unique(numbers[order], return_index=True)
-    ends = [*starts[1:], len(rows)]
-    for name, start, end in zip(names, starts, ends[: len(starts)], strict=True):
-        yield f"part-{name}", [(rows[order[start:end]].tobytes(),)]
+    return rows_of(groups, NODE).reshape(-1, 2)
 
 
 def _by_first_node(edges: np.ndarray, parts: int) -> Iterator[Part]:
     nodes = np.ascontiguousarray(edges[:, 0]).view(np.uint8).reshape(-1, NODE.itemsize)
     hashes = np.ascontiguousarray(nodes[:, :8]).view("<u8").ravel()  # a node begins with a hash
-    yield from _partitioned(edges, hashes, parts)
+    yield from partitioned(edges, hashes, parts)
 
 
 def _edges_of_bands(element: tuple[str, Iterable[Group | Place]], parts: int) -> Iterator[Part]:
-    rows = _rows(element[1], BANDED)
+    rows = rows_of(element[1], BANDED)
     yield from _by_first_node(both_ways(bucket_edges(rows["band"], rows["node"])), parts)
 
 

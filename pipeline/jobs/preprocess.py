@@ -29,16 +29,17 @@ from pipeline.corpus.readers import (
     ReadDocuments,
     batch_documents,
     collected,
-    text_sentences,
 )
 from pipeline.corpus.remarks import remarks_from
 from pipeline.corpus.rules.rule import Rejection
+from pipeline.corpus.units import packed_units, split_units
 from pipeline.jobs.beam_options import is_local, running_pipeline
 from pipeline.jobs.job_report import JobReport, RejectionFile, ShardReport, WrittenShard
-from pipeline.jobs.near_duplicates import BANDS, NearDuplicates, banded, count_parts, marks
+from pipeline.jobs.near_duplicates import BANDS, NearDuplicates, banded, marks
 from pipeline.jobs.rejections import REJECTED, WriteRejections, recorded
+from pipeline.jobs.repeated_units import RemoveRepeats
 from pipeline.jobs.shared_folder import OnSharedStorage
-from pipeline.jobs.shuffle import Group, GroupByShard, Place, gathered
+from pipeline.jobs.shuffle import Group, GroupByShard, Place, count_parts, gathered
 from pipeline.jobs.tally import Tally
 from pipeline.manifest import Shard, compression_type, shard_file
 from pipeline.records.document import LENGTH, Document
@@ -51,7 +52,7 @@ from pipeline.records.shard import (
     piece_type,
     unknown,
 )
-from pipeline.schema import Compression
+from pipeline.schema import Compression, finds_near
 from pipeline.storage.files import CLOZELINE, crc32c
 from pipeline.storage.remote_files import is_local_path, joined, open_to_read, open_to_write
 from pipeline.storage.tfrecords import INDEX_RECORDS, record_bytes
@@ -117,18 +118,22 @@ class TokenizeDocuments(beam.DoFn):
         yield from recorded(rejection, label, self._settings.shards)
 
     def _tokenize(self, documents: list[CleanDocument]) -> Iterator[Any]:
-        sentences = [
-            text_sentences(document.text, self._settings, document.language)
+        split = [
+            split_units(document.text, self._settings, document.language, self._settings.unit)
             for document in documents
         ]
-        ragged = self._tokenizer.tokenize([sentence for each in sentences for sentence in each])
+        ragged = self._tokenizer.tokenize([s for each in split for unit in each for s in unit[1]])
         pieces = ragged.flat_values.numpy().astype(self._piece)
         self._tally.add(tokens=len(pieces))
         row_splits = ragged.row_splits.numpy()
+        units = [b""] * len(documents)
+        if self._settings.unit:
+            units = packed_units(split, np.diff(row_splits) > 0)
         first = 0
         used: list[Document] = []
         texts: list[str] = []
-        for document, count in zip(documents, map(len, sentences), strict=True):
+        for document, parts, packed in zip(documents, split, units, strict=True):
+            count = sum(len(sentences) for _, sentences in parts)
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
             first += count
@@ -141,11 +146,11 @@ class TokenizeDocuments(beam.DoFn):
             key = document_key(document.identity, self._settings.seed)
             ids = pieces[bounds[0] : bounds[-1]].tobytes()
             # Drop sentences without a piece, for example those of control characters only.
-            packed = (key, ids, lengths[lengths > 0].astype(LENGTH).tobytes(), document.label)
-            used.append(packed)
+            sentences = lengths[lengths > 0].astype(LENGTH).tobytes()
+            used.append((key, ids, sentences, document.label, packed))
             texts.append(document.text)
         yield from by_shard(used, self._settings).items()
-        if self._settings.deduplicate == "near":
+        if finds_near(self._settings.deduplicate):
             for part in banded(used, texts, self._settings.bands, self._parts):
                 yield beam.pvalue.TaggedOutput(BANDS, part)
 
@@ -179,19 +184,19 @@ class WriteShard(beam.DoFn):
         name, groups = element
         documents = gathered(groups)
         for dataset, maker in enumerate(self._makers):
-            kept, rejected = maker.select(documents)
-            written = self._write(maker, name, kept) if kept else None
-            for document, rejection in rejected if dataset == 0 else ():
+            selected = maker.select(documents)
+            written = self._write(maker, name, selected.kept) if selected.kept else None
+            for document, rejection in selected.rejected if dataset == 0 else ():
                 yield from recorded(rejection, document[3], maker.settings.shards)
-            dropped = Counter(rejection.rule for _, rejection in rejected)
-            yield ShardReport(dataset, name, dict(dropped), written)
+            dropped = Counter(rejection.rule for _, rejection in selected.rejected)
+            yield ShardReport(dataset, name, dict(dropped), dict(selected.changes), written)
 
     def _write(self, maker: ShardMaker, name: str, kept: list[Document]) -> WrittenShard:
         """Write the records of a shard's documents to a file."""
         piece = piece_type(self._vocabulary)
         statistics = Counter(
             documents=len(kept),
-            sentences=sum(len(lengths) for _, _, lengths, _ in kept) // LENGTH.itemsize,
+            sentences=sum(len(lengths) for _, _, lengths, *_ in kept) // LENGTH.itemsize,
             pieces=sum(len(ids) for _, ids, *_ in kept) // piece.itemsize,
             **unknown(kept, piece, self._vocabulary.unk_id),
         )
@@ -297,15 +302,14 @@ def run_job(
                 TokenizeDocuments(vocabulary, settings, tally, labelled=labelled, parts=parts)
             ).with_outputs(DROPPED, REJECTED, CHANGED, BANDS, main="documents")
         )
-        documents = tokenized.documents
         group = GroupByShard(spilled, through_files=is_local(options))
-        if settings.deduplicate == "near":
-            near = tokenized[BANDS] | NearDuplicates(group, parts) | beam.FlatMap(marks, settings)
-            documents = (documents, near) | "Documents and marks" >> beam.Flatten()
+        compared = _compared(tokenized, vocabulary, settings, group, parts)
         write = WriteShard(vocabulary, datasets, temporary, tally)
-        shards = documents | group | beam.ParDo(write).with_outputs(REJECTED, main="reports")
+        shards = (
+            compared["documents"] | group | beam.ParDo(write).with_outputs(REJECTED, main="reports")
+        )
         rejected = (
-            (tokenized[REJECTED], shards[REJECTED])
+            (compared[REJECTED], shards[REJECTED])
             | "Rejected" >> beam.Flatten()
             | "Rejected by file" >> group
             | beam.ParDo(WriteRejections(temporary))
@@ -313,7 +317,7 @@ def run_job(
         _write_report(
             pipeline,
             beam.pvalue.AsList(shards.reports),
-            beam.pvalue.AsDict(tokenized[DROPPED] | beam.combiners.Count.PerElement()),
+            beam.pvalue.AsDict(compared[DROPPED] | beam.combiners.Count.PerElement()),
             beam.pvalue.AsList(collected(read[REMARKS])),
             beam.pvalue.AsList(rejected),
             beam.pvalue.AsDict(tokenized[CHANGED] | beam.CombinePerKey(sum)),
@@ -321,6 +325,35 @@ def run_job(
         )
     with open_to_read(report) as file:
         return JobReport.from_json(file.read())
+
+
+def _compared(
+    tokenized: Any, vocabulary: Vocabulary, settings: Settings, group: GroupByShard, parts: int
+) -> dict[str, beam.PCollection]:
+    """Add the steps that compare documents of different shards, if the settings ask for them.
+
+    Args:
+        tokenized: what `TokenizeDocuments` yields.
+        vocabulary: vocabulary of the tokenizer.
+        settings: settings of the dataset.
+        group: how elements of the same name are grouped.
+        parts: number of partitions of what is compared.
+
+    Returns:
+        `documents`: documents and marks by shard. `DROPPED`, `REJECTED`: those of `tokenized`, and
+        of documents that are left out here.
+    """
+    compared = {name: tokenized[name] for name in (DROPPED, REJECTED)}
+    documents = tokenized.documents
+    if finds_near(settings.deduplicate):
+        near = tokenized[BANDS] | NearDuplicates(group, parts) | beam.FlatMap(marks, settings)
+        documents = (documents, near) | "Documents and marks" >> beam.Flatten()
+    if settings.unit:
+        distinct = documents | "Distinct" >> RemoveRepeats(vocabulary, settings, group, parts)
+        documents = distinct["documents"]
+        for name, before in compared.items():
+            compared[name] = (before, distinct[name]) | f"All {name}" >> beam.Flatten()
+    return compared | {"documents": documents}
 
 
 def _write_report(pipeline: Any, *arguments: Any) -> None:

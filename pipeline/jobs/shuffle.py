@@ -8,10 +8,11 @@ locations in the files (`Place`) go through Beam's GroupByKey.
 import itertools
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.coders import FastPrimitivesCoder
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
@@ -26,6 +27,12 @@ Group = list[tuple[bytes, ...]]
 
 Place = tuple[str, int, int]
 """Location of a `Group`: path of the file, offset in bytes, number of bytes."""
+
+Part = tuple[str, Group]
+"""Name of a partition, some of its rows as bytes."""
+
+PART_BYTES = 1 << 26
+"""Corpus bytes for each partition of rows; a worker holds those of one at a time."""
 
 
 class GroupByShard(beam.PTransform):
@@ -48,6 +55,32 @@ def gathered(groups: Iterable[Group | Place]) -> list[Any]:
     """Return all documents of a shard."""
     lists = (read_group(g) if isinstance(g, tuple) else g for g in groups)
     return list(itertools.chain.from_iterable(lists))
+
+
+def count_parts(files: Mapping[str, int]) -> int:
+    """Return the number of partitions for a corpus, given the size in bytes of its files."""
+    return -(-sum(files.values()) // PART_BYTES)
+
+
+def partitioned(rows: np.ndarray, hashes: np.ndarray, parts: int) -> Iterator[Part]:
+    """Yield rows by partition, packed into bytes.
+
+    Args:
+        rows: rows of any dtype; read them with `rows_of`.
+        hashes: uint64, one for each row. Rows of the same hash are in the same partition.
+        parts: number of partitions.
+    """
+    numbers = hashes % np.uint64(parts)
+    order = np.argsort(numbers, kind="stable")
+    names, starts = np.unique(numbers[order], return_index=True)
+    ends = [*starts[1:], len(rows)]
+    for name, start, end in zip(names, starts, ends[: len(starts)], strict=True):
+        yield f"part-{name}", [(rows[order[start:end]].tobytes(),)]
+
+
+def rows_of(groups: Iterable[Group | Place], kind: np.dtype) -> np.ndarray:
+    """Return the rows of a partition: `kind` [N]."""
+    return np.frombuffer(b"".join(row[0] for row in gathered(groups)), kind)
 
 
 class Spill(beam.DoFn):

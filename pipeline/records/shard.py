@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -15,12 +15,21 @@ from pipeline.corpus.minhash import Bands
 from pipeline.corpus.readers import CorpusFormat
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.manifest import shard_file
-from pipeline.records.deduplication import node_of, separated
+from pipeline.records.deduplication import node_of, separated, without_units
 from pipeline.records.document import LENGTH, Document
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
 from pipeline.records.serialization import encode_examples
-from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, record_features
+from pipeline.schema import (
+    Compression,
+    Deduplicate,
+    Masks,
+    Overflow,
+    Pairing,
+    Unit,
+    compared_unit,
+    record_features,
+)
 from pipeline.text.inputs import Marks
 from pipeline.text.tokenizer import Vocabulary
 
@@ -60,6 +69,11 @@ class Settings(CorpusFormat):
     eval_rate: float
     compression: Compression
     seed: int
+
+    @property
+    def unit(self) -> Unit | None:
+        """The parts of documents that are compared with those of others; None = no parts are."""
+        return compared_unit(self.deduplicate)
 
     @property
     def bands(self) -> Bands:
@@ -122,7 +136,7 @@ def unknown(documents: Sequence[Document], piece: np.dtype, unk_id: int) -> dict
         unk_id: id of [UNK].
     """
     ids = np.frombuffer(b"".join(ids for _, ids, *_ in documents), piece)
-    lengths = np.frombuffer(b"".join(lengths for _, _, lengths, _ in documents), LENGTH)
+    lengths = np.frombuffer(b"".join(lengths for _, _, lengths, *_ in documents), LENGTH)
     is_unknown = (ids == unk_id).astype(np.int64)
     by_sentence = np.add.reduceat(is_unknown, np.cumsum(lengths, dtype=np.int64) - lengths)
     return {
@@ -146,7 +160,7 @@ def shard_text(
     last = np.ones(1 if separator else 0, LENGTH)
     lengths = [
         np.append(split_long(np.frombuffer(lengths, LENGTH), longest_sentence), last)
-        for _, _, lengths, _ in kept
+        for _, _, lengths, *_ in kept
     ]
     document_ends = np.cumsum([len(document) for document in lengths])
     sentence_ends = np.cumsum(np.concatenate([*lengths, np.empty(0, LENGTH)]), dtype=np.int64)
@@ -156,6 +170,21 @@ def shard_text(
         document_starts=(0, *document_ends.tolist()),
         document_keys=tuple(key for key, *_ in kept),
     )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is used of a shard's documents.
+
+    Attributes:
+        kept: the documents that are used, sorted.
+        rejected: each other document, as it was, with its rejection.
+        changes: number of changes by kind in the documents that are kept.
+    """
+
+    kept: list[Document]
+    rejected: list[tuple[Document, Rejection]]
+    changes: Counter[str]
 
 
 class ShardMaker:
@@ -172,42 +201,77 @@ class ShardMaker:
             max_predictions=settings.max_predictions,
         )
 
-    def select(
-        self, documents: Iterable[Document]
-    ) -> tuple[list[Document], list[tuple[Document, Rejection]]]:
+    def select(self, documents: Iterable[Document]) -> Selection:
         """Return the documents to make records of, sorted, and each other one with its rejection.
 
         Args:
             documents: all documents of the shard and the marks on them, in any order.
         """
+        distinct, repeated = self.distinct(documents)
+        kept: list[Document] = []
+        rejected = distinct.rejected
+        changes: Counter[str] = Counter()
+        for document in distinct.kept:
+            shorter, removed = document, 0
+            if numbers := repeated.get(document[0]):
+                shorter, removed = without_units(document, numbers, self._piece)
+            rejection = self._too_short(shorter, removed)
+            if rejection:
+                rejected.append((document, rejection))
+            else:
+                kept.append(shorter)
+                changes += Counter({self._repeated: removed})
+        if self.settings.pairing == "nsp" and len({key for key, *_ in kept}) == 1:
+            rejected += [(document, Rejection(NO_OTHER_DOCUMENT)) for document in kept]
+            kept, changes = [], Counter()
+        return Selection(kept, rejected, changes)
+
+    def distinct(self, documents: Iterable[Document]) -> tuple[Selection, dict[bytes, list[bytes]]]:
+        """Return the documents that are no duplicates, sorted, and the marked units by key.
+
+        Args:
+            documents: as those of `select`.
+        """
         # Beam delivers documents in any order; sorting makes the bytes of a shard reproducible.
-        ordered, marks = separated(sorted(documents))
+        ordered, near, repeated = separated(sorted(documents))
         kept: list[Document] = []
         rejected: list[tuple[Document, Rejection]] = []
         keys: set[bytes] = set()
         for document in ordered:
-            rejection = self._rejection(document, keys, marks)
+            rejection = self._duplicate(document, keys, near)
             if rejection:
                 rejected.append((document, rejection))
             else:
                 kept.append(document)
             keys.add(document[0])
-        if self.settings.pairing == "nsp" and len({key for key, *_ in kept}) == 1:
-            rejected += [(document, Rejection(NO_OTHER_DOCUMENT)) for document in kept]
-            kept = []
-        return kept, rejected
+        return Selection(kept, rejected, Counter()), repeated
 
-    def _rejection(
-        self, document: Document, keys: Container[bytes], near_duplicates: Container[bytes]
+    def _duplicate(
+        self, document: Document, keys: Container[bytes], near_duplicates: Collection[bytes]
     ) -> Rejection | None:
         """Return why a document is not used next to documents with these keys; None = it is."""
         if self.settings.deduplicate != "none" and document[0] in keys:
             return Rejection(DUPLICATE)
-        if self.settings.deduplicate == "near" and node_of(document) in near_duplicates:
+        if near_duplicates and node_of(document) in near_duplicates:
             return Rejection(NEAR_DUPLICATE, threshold=round(self.settings.bands.threshold, 3))
+        return None
+
+    def _too_short(self, document: Document, removed: int) -> Rejection | None:
+        """Return why a document has too little text, after units were removed; None = enough."""
+        _, ids, *_ = document
+        fewest = self.settings.min_document_pieces
+        if removed and not ids:
+            return Rejection(self._repeated, removed)
+        if removed and (size := len(ids) // self._piece.itemsize) < fewest:
+            return Rejection(TOO_SHORT, size, fewest)
         if self.settings.pairing == "sop" and (count := self._sentences(document)) < 2:
             return Rejection(TOO_SHORT, count, 2)
         return None
+
+    @property
+    def _repeated(self) -> str:
+        """Name of the rule that rejects documents whose units all are repeats of others."""
+        return f"repeated_{self.settings.unit}"
 
     @property
     def _longest_sentence(self) -> int:
@@ -217,7 +281,7 @@ class ShardMaker:
 
     def _sentences(self, document: Document) -> int:
         """Return the number of sentences in a document after splitting long ones."""
-        _, _, lengths, _ = document
+        _, _, lengths, *_ = document
         return len(split_long(np.frombuffer(lengths, LENGTH), self._longest_sentence))
 
     def text(self, documents: Iterable[Document]) -> ShardText:

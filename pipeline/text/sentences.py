@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n")
+PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n")
 
 # sentencex takes time quadratic in the length of a paragraph, so long ones are split after a word.
 _PART = re.compile(r".{1,100000}\S*", re.DOTALL)
@@ -31,7 +31,7 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
         Non-empty sentences in order, without surrounding white space.
     """
     sentences: list[str] = []
-    for paragraph in _PARAGRAPH_END.split(text):
+    for paragraph in PARAGRAPH_END.split(text):
         begun = ""
         for part in _PART.findall(paragraph):
             for sentence in _split(part, language):

@@ -8,13 +8,14 @@ FULL = ShardReport(
     1,
     "train-00001-of-00002",
     {"too_short": 3},
+    {"repeated_lines": 8},
     WrittenShard(
         "/t/train-00001-of-00002.x",
         Shard("train-00001-of-00002.tfrecord", 7, 99, 1234, "0123abcd", (0, 700)),
         {"documents": 5, "examples": 7},
     ),
 )
-EMPTY = ShardReport(0, "eval-00000-of-00001", {"no_other_document": 1})
+EMPTY = ShardReport(0, "eval-00000-of-00001", {"no_other_document": 1}, {})
 
 
 def test_a_report_survives_its_file() -> None:

@@ -23,8 +23,8 @@ from pipeline.corpus.minhash import Bands
 from pipeline.errors import InputError
 from pipeline.jobs import near_duplicates
 from pipeline.jobs.beam_options import running_pipeline
-from pipeline.jobs.near_duplicates import NearDuplicates, banded, count_parts
-from pipeline.jobs.shuffle import GroupByShard
+from pipeline.jobs.near_duplicates import NearDuplicates, banded
+from pipeline.jobs.shuffle import GroupByShard, count_parts
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.records.deduplication import node_of
 from pipeline.records.document import Document
@@ -86,7 +86,7 @@ def random_texts(count: int, seed: int = 3) -> list[str]:
 
 
 def documents_of(texts: Iterable[str]) -> list[Document]:
-    return [(document_key(text, 9), b"\1\0", b"\2\0\0\0", b"") for text in texts]
+    return [(document_key(text, 9), b"\1\0", b"\2\0\0\0", b"", b"") for text in texts]
 
 
 def write_nodes(nodes: bytes, folder: str) -> None:
