@@ -4,8 +4,10 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,15 +53,16 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     return started
 
 
-def flags_of(models: Path, *flags: str) -> dict[str, str]:
-    """Run `serve` as a person would; return the flags of the real server that it became."""
-    command = [sys.executable, "-m", "clozeline", "serve", "--models", str(models), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return dict(line.removeprefix("--").partition("=")[::2] for line in done.stdout.splitlines())
+def parsed(flags: Iterable[str]) -> dict[str, str]:
+    return dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
 
 
 def test_the_real_server_batches_by_default(real_server: Path, models: Path) -> None:
-    flags = flags_of(models, "--host", "0.0.0.0", "--frozen-weights")
+    """`serve` run as a person does: the process becomes the real server."""
+    command = [sys.executable, "-m", "clozeline", "serve", "--models", str(models)]
+    command += ["--host", "0.0.0.0", "--frozen-weights"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    flags = parsed(done.stdout.splitlines())
     assert flags["frozen"] == "1"
     assert (flags["rest_api_port"], flags["port"]) == ("8501", "8500")
     assert [one.name for one in read_models_config(Path(flags["model_config_file"]))] == ["a", "b"]
@@ -72,14 +75,27 @@ def test_the_real_server_batches_by_default(real_server: Path, models: Path) -> 
     assert "enable_signature_method_name_check" not in flags
 
 
-def test_the_real_server_with_flags(real_server: Path, models: Path, tmp_path: Path) -> None:
+def test_the_real_server_with_flags(
+    real_server: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flags_of(*more: str) -> dict[str, str]:
+        with pytest.raises(SystemExit) as became:
+            main(["serve", "--models", str(models), "--host", "0.0.0.0", *more])
+        program, arguments = became.value.args
+        assert (program, arguments[0]) == (str(real_server), REAL_SERVER)
+        return parsed(arguments[1:])
+
+    def become(*program_and_arguments: Any) -> None:
+        raise SystemExit(*program_and_arguments)
+
+    monkeypatch.setattr("os.execv", become)
     file = tmp_path / "batching.config"
     file.write_text("max_batch_size { value: 4 }\n")
     check = "--enable-signature-method-name-check"
-    flags = flags_of(models, "--host", "0.0.0.0", "--batching-config", str(file), check)
+    flags = flags_of("--batching-config", str(file), check)
     assert flags["batching_parameters_file"] == str(file)
     assert flags["enable_signature_method_name_check"] == ""
-    flags = flags_of(models, "--host", "0.0.0.0", "--no-batching")
+    flags = flags_of("--no-batching")
     assert not {"enable_batching", "batching_parameters_file", "rest_api_num_threads"} & set(flags)
 
 
