@@ -411,24 +411,25 @@ def run_config(
         class_weights=config.class_weights,
         doc_stride=config.doc_stride if prepared.task.definition.uses_windows else 0,
         long=config.long,
-        **_teacher_settings(config, prepared),
     )
+    tuning = _with_teacher(tuning, config, prepared)
     facts = TextFacts(sha256(source.vocabulary), source.lower_case, prepared.max_seq_length)
     return RunConfig(source.config, training, facts, task=prepared.task, tuning=tuning)
 
 
-def _teacher_settings(config: FinetuneConfig, prepared: Prepared) -> dict[str, Any]:
-    """Return the fields of `TuningConfig` about a teacher."""
+def _with_teacher(tuning: TuningConfig, config: FinetuneConfig, prepared: Prepared) -> TuningConfig:
+    """Return a config with the fields about the teacher, if there is one."""
     if prepared.teacher is None:
-        return {}
+        return tuning
     unlabelled = config.unlabelled
-    return {
-        "teacher": str(config.teacher),
-        "teacher_sha256": prepared.teacher.source.sha256,
-        "teacher_weight": config.teacher_weight,
-        "temperature": config.temperature,
-        "unlabelled_sha256": sha256(unlabelled.read_bytes()) if unlabelled else "",
-    }
+    return dataclasses.replace(
+        tuning,
+        teacher=str(config.teacher),
+        teacher_sha256=prepared.teacher.source.sha256,
+        teacher_weight=config.teacher_weight,
+        temperature=config.temperature,
+        unlabelled_sha256=sha256(unlabelled.read_bytes()) if unlabelled else "",
+    )
 
 
 def objective(prepared: Prepared, saved: RunConfig) -> Tuning:

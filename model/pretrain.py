@@ -488,14 +488,18 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
 
 def with_overrides(model: BertConfig, config: PretrainConfig) -> BertConfig:
     """Return a model config with the dropout rate and the initial weights' range of a training."""
-    changes: dict[str, Any] = {}
     if config.dropout is not None:
-        changes["hidden_dropout_prob"] = changes["attention_probs_dropout_prob"] = config.dropout
+        model = dataclasses.replace(
+            model,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
     if config.initializer_range is not None:
-        changes["initializer_range"] = config.initializer_range
-    elif config.initialization != "random":
-        changes["initializer_range"] = initializer_range(model.hidden_size)
-    return dataclasses.replace(model, **changes)
+        return dataclasses.replace(model, initializer_range=config.initializer_range)
+    if config.initialization != "random":
+        width = initializer_range(model.hidden_size)
+        return dataclasses.replace(model, initializer_range=width)
+    return model
 
 
 def source_config(source: Source, dataset: Path, manifest: Manifest) -> BertConfig:

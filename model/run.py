@@ -10,12 +10,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from model.bert.config import BertConfig
-from model.bert.network import build_model, weights_by_name
+from model.bert.network import Variables, build_model, weights_by_name
 from model.run_config import (
     CHECKPOINTS,
     CONFIG,
@@ -141,7 +140,7 @@ def load_run(path: Path) -> Run:
     return Run(path, config, vocabulary)
 
 
-def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: dict[str, Any]) -> None:
+def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: Variables) -> None:
     """Create a run from imported weights, with a checkpoint at step 0.
 
     No lock is needed: the final rename fails if another process has created the directory.

@@ -312,5 +312,5 @@ def _check_same_records(
         )
 
 
-def _fields(part: Any) -> dict[str, Any]:
+def _fields(part: Any) -> dict[str, object]:
     return vars(part) if part else {}

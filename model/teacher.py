@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +21,7 @@ from model.tasks.task_kind import Task
 from model.tasks.texts import of_texts
 from model.training.loop import Predictor
 from pipeline.errors import InputError
+from pipeline.schema import Arrays
 from pipeline.storage.files import write_atomically, writing
 from pipeline.text.tokenizer import Vocabulary
 
@@ -220,7 +220,7 @@ def read_cache(path: Path, key: str) -> list[np.ndarray] | None:
     """Return the logits in the cache file; None if it has others, or is damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-            arrays: dict[str, Any] = {name: found[name] for name in found.files}
+            arrays: Arrays = {name: found[name] for name in found.files}
         if str(arrays["key"]) != key:
             return None
         return np.split(arrays["logits"], np.cumsum(arrays["lengths"])[:-1])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.storage.strict_json import from_json, to_json
+from pipeline.storage.strict_json import JsonObject, from_json, to_json
 
 MAX_SETTINGS_BYTES = 16 * 2**20
 """Size limit of a `config.json`; the labels of 100,000 classes take 8 MB."""
@@ -124,7 +124,7 @@ class BertConfig:
         layers = self.num_hidden_layers * layer
         return rows * width + norm + layers + masked_lm + next_sentence
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the fields by name."""
         return dataclasses.asdict(self)
 

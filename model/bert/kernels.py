@@ -64,7 +64,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     has_bias = list(signature(function).parameters)[1:2] == ["bias"]
 
     @tf.function(jit_compile=True, autograph=False)
-    def gradient(inputs: tuple[tf.Tensor, ...], upstream: Any, settings: dict[str, Any]) -> Any:
+    def gradient(inputs: tuple[tf.Tensor, ...], upstream: Any, settings: dict[str, object]) -> Any:
         # The bias is left out: `call` derives its gradient from that of the first tensor.
         sources = [x for i, x in enumerate(inputs) if not (has_bias and i == 1)]
         with tf.GradientTape() as tape:
@@ -73,7 +73,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
         return tape.gradient(outputs, sources, output_gradients=upstream)
 
     @wraps(function)
-    def call(*inputs: tf.Tensor, **settings: Any) -> Any:
+    def call(*inputs: tf.Tensor, **settings: object) -> Any:
         if not _fuse.get():
             return function(*inputs, **settings)
 

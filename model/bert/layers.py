@@ -20,6 +20,7 @@ import tensorflow as tf
 from keras import ops
 
 from model.bert import kernels as functions
+from pipeline.storage.strict_json import JsonObject
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
@@ -383,7 +384,7 @@ class EncoderLayer(keras.layers.Layer):
             *map(tf.convert_to_tensor, inputs), rate=rate, epsilon=self.layer_norm_epsilon
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> JsonObject:
         """Return the constructor's arguments, for serialization."""
         return {
             **super().get_config(),
@@ -415,7 +416,7 @@ class WithAttentionScores(keras.layers.Layer):
         """Return the layer's output [B, L, H] and its attention weights [B, N, L, L]."""
         return self.layer(inputs, padding_mask=padding_mask, return_attention_scores=True)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> JsonObject:
         """Return the arguments that create the same layer."""
         return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
 
@@ -469,6 +470,6 @@ class MaskedLMHead(keras_hub.layers.MaskedLMHead):
         shape = self.compute_output_shape(inputs.shape, positions_shape)
         return keras.KerasTensor(shape, dtype=self.product_dtype)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> JsonObject:
         """Return the constructor's arguments, for serialization."""
         return {**super().get_config(), "product_dtype": self.product_dtype}

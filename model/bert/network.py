@@ -6,10 +6,12 @@ outputs of a task.
 Architecture: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import keras
 import keras_hub
+import tensorflow as tf
 
 from model import served
 from model.bert.config import BertConfig
@@ -24,13 +26,20 @@ from model.bert.layers import (
 )
 from model.tasks.task_kind import Task
 from pipeline import schema
+from pipeline.storage.strict_json import JsonObject
 
-_ACTIVATIONS: dict[str, Any] = {
+_ACTIVATIONS: dict[str, str | Callable[[tf.Tensor], tf.Tensor]] = {
     "gelu": "gelu",  # Keras's default is the exact form
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "relu": "relu",
 }
+
+Variables: TypeAlias = dict[str, tf.Variable]
+"""Weights of a model by their Keras path."""
+
+Intermediates: TypeAlias = dict[str, tf.Tensor | list[tf.Tensor]]
+"""Outputs of `with_intermediates` by name; lists have an entry per layer."""
 
 LAYER = "transformer_layer_"
 """Start of the name of a Transformer layer; its index, from 0, follows."""
@@ -52,7 +61,7 @@ def _dense(config: BertConfig, units: int, name: str, activation: Any = None) ->
     return keras.layers.Dense(units, activation, kernel_initializer=initializer, name=name)
 
 
-def _encoder_inputs() -> dict[str, Any]:
+def _encoder_inputs() -> dict[str, keras.KerasTensor]:
     """Return symbolic inputs for the encoder, by name: int32 [B, L] each."""
     return {name: keras.Input((None,), dtype="int32", name=name) for name in schema.ENCODER_INPUTS}
 
@@ -273,7 +282,7 @@ class PretrainingModel(keras.Model):
         """Return a layer by name or index; `encoder` is not a node of the graph, but works too."""
         return self.encoder if name == "encoder" else super().get_layer(name, index)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> JsonObject:
         """Return the model's config, for serialization."""
         return self.config.to_dict()
 
@@ -339,6 +348,6 @@ def recompute_layers(model: keras.Model) -> None:
             layer.recompute = True
 
 
-def weights_by_name(model: keras.Model) -> dict[str, Any]:
+def weights_by_name(model: keras.Model) -> Variables:
     """Return a model's weights, as TensorFlow variables by their Keras path."""
     return {weight.path: weight.value for weight in model.weights}

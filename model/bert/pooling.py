@@ -13,6 +13,7 @@ import tensorflow as tf
 from model.bert.kernels import HIDDEN
 from model.bert.network import TASK_HEAD
 from model.tasks.vectors import Pooling
+from pipeline.storage.strict_json import JsonObject
 
 SHORTEST = 1e-12
 """Smallest length that a vector is divided by; sentence-transformers has the same."""
@@ -66,7 +67,7 @@ class TextVector(keras.layers.Layer):
         del input_mask_shape
         return (sequence_output_shape[0], sequence_output_shape[2])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> JsonObject:
         """Return the layer's config, for serialization."""
         return {
             **super().get_config(),

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from pipeline import schema
-from pipeline.schema import JOINER, MASK
+from pipeline.schema import JOINER, MASK, Tensors
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Example:
         words = np.split(np.arange(len(self)), np.flatnonzero(self.is_spaced)[1:])
         return [word.tolist() for word in words if not self.is_special[word[0]]]
 
-    def features(self) -> dict[str, Any]:
+    def features(self) -> Tensors:
         """Return the encoder's inputs by name, a batch of one: int32 [1, L] each."""
         import tensorflow as tf
 

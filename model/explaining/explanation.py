@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 
-from model.bert.network import from_token_vectors, with_intermediates
+from model.bert.network import Intermediates, from_token_vectors, with_intermediates
 from model.explaining.attribution import Attribution, integrated_gradients
 from model.explaining.config import ExplainConfig
 from model.explaining.example import Example
@@ -140,7 +139,7 @@ def _check_below(field: str, number: int, last: int, of_what: str) -> None:
 
 
 def _predictions(
-    encoder: keras.Model, example: Example, asked: list[ScoredQuestion], inside: dict[str, Any]
+    encoder: keras.Model, example: Example, asked: list[ScoredQuestion], inside: Intermediates
 ) -> list[Prediction]:
     """Return the answers to all questions, with attributions for the first `MOST_ATTRIBUTED`."""
     encode = from_token_vectors(encoder)

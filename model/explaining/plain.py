@@ -1,15 +1,15 @@
 """Convert an explanation to plain lists and numbers."""
 
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from model.explaining.explanation import Explanation, Prediction
 from pipeline import schema
+from pipeline.storage.strict_json import Json, JsonObject
 
 
-def as_plain(explanation: Explanation) -> dict[str, Any]:
+def as_plain(explanation: Explanation) -> JsonObject:
     """Return an explanation by its field names; layer and head are numbered from 1."""
     example = explanation.example
     return {
@@ -30,7 +30,7 @@ def as_plain(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def prediction_as_plain(prediction: Prediction) -> dict[str, Any]:
+def prediction_as_plain(prediction: Prediction) -> JsonObject:
     """Return one prediction with its attribution."""
     plain = asdict(prediction)
     attribution = prediction.attribution
@@ -42,7 +42,7 @@ def prediction_as_plain(prediction: Prediction) -> dict[str, Any]:
     return plain
 
 
-def numbers(values: np.ndarray) -> Any:
+def numbers(values: np.ndarray) -> list[Json]:
     """Return float32 numbers as nested lists, with the shortest digits that identify each."""
     if values.ndim > 1:
         return [numbers(row) for row in values]

@@ -14,6 +14,7 @@ from model.explaining.example import Example
 from model.explaining.steps import DEVLIN
 from model.run import Run
 from model.tasks.task_kind import HeadQuestion, Task
+from pipeline.schema import Tensors
 
 IS_NEXT_LABELS = ("follows", "does not follow")
 """Names of the values of `next_sentence_labels`."""
@@ -41,10 +42,10 @@ class ScoredQuestion:
     source: str
     answers: Sequence[str]
     position: int | None
-    scores: Callable[[dict[str, Any]], Any]
+    scores: Callable[[Tensors], tf.Tensor]
     is_number: bool = False
 
-    def values(self, encoded: dict[str, Any]) -> Any:
+    def values(self, encoded: Tensors) -> tf.Tensor:
         """Return the answers' probabilities, or the number: float32 [B, answers]."""
         scores = tf.cast(self.scores(encoded), tf.float32)
         return scores if self.is_number else tf.nn.softmax(scores)
@@ -97,7 +98,7 @@ def _task_questions(task: Task, model: keras.Model, example: Example) -> list[Sc
     ]  # fmt: skip
 
 
-def _scores(head: Any, asked: HeadQuestion) -> Callable[[dict[str, Any]], Any]:
+def _scores(head: Any, asked: HeadQuestion) -> Callable[[Tensors], tf.Tensor]:
     """Return how a head scores the answers to a question."""
     if asked.position is not None:
         return partial(_of_a_piece, head, asked.position)
@@ -106,18 +107,18 @@ def _scores(head: Any, asked: HeadQuestion) -> Callable[[dict[str, Any]], Any]:
     return partial(_of_the_text, head)
 
 
-def _of_the_text(head: Any, encoded: dict[str, Any]) -> Any:
+def _of_the_text(head: Any, encoded: Tensors) -> tf.Tensor:
     return head(encoded[served.POOLED_OUTPUT])
 
 
-def _of_a_piece(head: Any, position: int, encoded: dict[str, Any]) -> Any:
+def _of_a_piece(head: Any, position: int, encoded: Tensors) -> tf.Tensor:
     return head(encoded[served.SEQUENCE_OUTPUT][:, position])
 
 
-def _of_every_piece(head: Any, column: int, encoded: dict[str, Any]) -> Any:
+def _of_every_piece(head: Any, column: int, encoded: Tensors) -> tf.Tensor:
     return head(encoded[served.SEQUENCE_OUTPUT])[..., column]
 
 
-def _of_a_masked_piece(head: Any, position: int, encoded: dict[str, Any]) -> Any:
+def _of_a_masked_piece(head: Any, position: int, encoded: Tensors) -> tf.Tensor:
     x = encoded[served.SEQUENCE_OUTPUT]
     return head(x, tf.fill([tf.shape(x)[0], 1], position))[:, 0]

@@ -12,7 +12,9 @@ import keras
 import numpy as np
 
 from model import served
+from model.bert.network import Intermediates
 from pipeline import schema
+from pipeline.schema import Tensors
 
 DEVLIN = "Devlin et al. 2018, https://arxiv.org/abs/1810.04805"
 VASWANI = "Vaswani et al. 2017, https://arxiv.org/abs/1706.03762"
@@ -56,7 +58,7 @@ class Recorder:
 
 
 def worked_steps(
-    encoder: keras.Model, inside: dict[str, Any], features: dict[str, Any], layer: int, head: int
+    encoder: keras.Model, inside: Intermediates, features: Tensors, layer: int, head: int
 ) -> list[Step]:
     """Return the steps from pieces to the pooled vector, through one layer and head.
 
@@ -84,7 +86,7 @@ def worked_steps(
 Add = Callable[[str, str, str, str, str, Any], None]
 
 
-def _embeddings(add: Add, encoder: keras.Model, features: dict[str, Any]) -> None:
+def _embeddings(add: Add, encoder: keras.Model, features: Tensors) -> None:
     names = [
         f"{part}_embedding" for part in ("token", "segment", "position")
     ] + ["embeddings_add", "embeddings_layer_norm"]  # fmt: skip
@@ -102,7 +104,7 @@ def _embeddings(add: Add, encoder: keras.Model, features: dict[str, Any]) -> Non
         add(name, title, formula, "L × H", source, values)
 
 
-def _attention(add: Add, seen: dict[str, Any], layer: int, head: int) -> None:
+def _attention(add: Add, seen: Tensors, layer: int, head: int) -> None:
     where = f"layer {layer + 1}, head {head + 1}"
     parts = {name: seen[name][:, head] for name in seen if seen[name].shape.rank == 4}
     # The model has scaled the queries by 1/√D (see EncoderLayer._attend); undo that here, since
@@ -123,7 +125,7 @@ def _attention(add: Add, seen: dict[str, Any], layer: int, head: int) -> None:
     add("concatenated", title, formula, "L × H", projected, seen["concatenated"])
 
 
-def _feed_forward(add: Add, seen: dict[str, Any], layer: int) -> None:
+def _feed_forward(add: Add, seen: Tensors, layer: int) -> None:
     for name, title, formula, shape, source in (
         ("attended", "Attention block", "y = LayerNorm(x + C W_O + b_O)", "L × H",
          f"{VASWANI}, sections 3.1 and 3.2.2"),

@@ -1,8 +1,8 @@
 """Export a run to a directory that `transformers` loads: config, safetensors, tokenizer files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -33,7 +33,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import publish, share, writing
 from pipeline.storage.locks import staging
-from pipeline.storage.strict_json import to_json
+from pipeline.storage.strict_json import Json, JsonObject, to_json
 
 _WITHOUT_POOLER = "BertForMaskedLM"
 """Pretraining model of `transformers` without a pooler: it would warn about unused weights."""
@@ -125,7 +125,7 @@ def _tensors(
     return tensors, [path for path in ours if path not in taken]
 
 
-def _config(run: Run, model: str, task: Task | None) -> dict[str, Any]:
+def _config(run: Run, model: str, task: Task | None) -> JsonObject:
     """Return the contents of Hugging Face's `config.json`."""
     settings = {
         "architectures": [model],
@@ -137,15 +137,13 @@ def _config(run: Run, model: str, task: Task | None) -> dict[str, Any]:
     if task is None:
         return settings
     settings |= task.definition.hugging_face_settings(task)
-    if "id2label" in settings:
-        settings["label2id"] = {label: int(index) for index, label in settings["id2label"].items()}
     # transformers has no such setting, but keeps unknown ones.
     return settings | ({TAKES_PAIRS: True} if task.takes_pairs else {})
 
 
 def _write(
     output: Path,
-    files: dict[str, Any],
+    files: Mapping[str, Json],
     tensors: dict[str, np.ndarray],
     vocabulary: bytes,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from model.configs import Casing, ImportConfig
 from model.interchange.detect import read_checkpoint
@@ -12,6 +12,9 @@ from model.run_config import RunConfig, TextFacts
 from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
+
+if TYPE_CHECKING:
+    from model.bert.network import Variables
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def _run_config(imported: Imported) -> RunConfig:
     return RunConfig(imported.config, None, facts, heads=imported.heads, task=imported.task)
 
 
-def _variables(imported: Imported, seed: int) -> dict[str, Any]:
+def _variables(imported: Imported, seed: int) -> "Variables":
     """Return our model's variables with the checkpoint's weights; others are random (`seed`)."""
     import keras
 

@@ -4,10 +4,9 @@
 normalization. Each module has a folder with its `config.json`.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from model.interchange.files import CheckpointSettings, read_json, read_json_value, shown
 from model.interchange.foreign_checkpoint import Imported
@@ -17,6 +16,7 @@ from model.run_config import TextFacts
 from model.tasks.task_kind import vector_task
 from model.tasks.vectors import Pooling, VectorSettings
 from pipeline.errors import InputError
+from pipeline.storage.strict_json import JsonObject
 
 MODULES = "modules.json"
 _SETTINGS = "config_sentence_transformers.json"
@@ -159,9 +159,7 @@ def _max_seq_length(folder: Path, imported: Imported) -> int:
     return min(length or imported.max_seq_length, imported.config.max_position_embeddings)
 
 
-def sentence_transformer_files(
-    vectors: VectorSettings, size: int, texts: TextFacts
-) -> dict[str, Any]:
+def sentence_transformer_files(vectors: VectorSettings, size: int, texts: TextFacts) -> JsonObject:
     """Return the contents, by name, of the files besides those of the encoder.
 
     Args:
@@ -171,12 +169,12 @@ def sentence_transformer_files(
     """
     names = _ORDER[vectors.normalize]
     folders = {name: f"{index}_{name}" if index else "" for index, name in enumerate(names)}
-    modules = [
+    modules: list[JsonObject] = [
         {"idx": index, "name": str(index), "path": folders[name], "type": _TYPES[name]}
         for index, name in enumerate(names)
     ]
-    modes: Mapping[str, Any] = {name: mode == vectors.pooling for name, mode in _MODES.items()}
-    files = {
+    modes: JsonObject = {name: mode == vectors.pooling for name, mode in _MODES.items()}
+    files: JsonObject = {
         MODULES: modules,
         _ENCODER_SETTINGS: {"max_seq_length": texts.max_seq_length, "do_lower_case": False},
         _SETTINGS: {

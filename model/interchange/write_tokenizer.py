@@ -1,8 +1,7 @@
 """Write Hugging Face's tokenizer files: `tokenizer.json`, its config and special tokens."""
 
-from typing import Any
-
 from pipeline.schema import CLS, JOINER, MASK, PAD, SEP, UNK
+from pipeline.storage.strict_json import JsonObject
 from pipeline.text.tokenizer import MAX_WORD_BYTES, Vocabulary
 
 TOKENIZER = "tokenizer.json"
@@ -19,7 +18,7 @@ NAMES = {
 """Special tokens by their names in `transformers`."""
 
 
-def _part(name: str, segment: int) -> dict[str, Any]:
+def _part(name: str, segment: int) -> JsonObject:
     """Return an element of a `tokenizer.json` template: a special token, or text A or B."""
     kind = "Sequence" if name in "AB" else "SpecialToken"
     return {kind: {"id": name, "type_id": segment}}
@@ -30,9 +29,7 @@ PAIR = [*SINGLE, _part("B", 1), _part(SEP, 1)]
 """Templates for one text and for two texts, with the segment of each part."""
 
 
-def tokenizer_files(
-    vocabulary: Vocabulary, *, lower_case: bool, max_length: int
-) -> dict[str, dict[str, Any]]:
+def tokenizer_files(vocabulary: Vocabulary, *, lower_case: bool, max_length: int) -> JsonObject:
     """Return the contents, by name, of the files from which `transformers` loads a tokenizer."""
     common = {
         **NAMES,
@@ -48,7 +45,7 @@ def tokenizer_files(
     }
 
 
-def _whole(vocabulary: Vocabulary, lower_case: bool) -> dict[str, Any]:
+def _whole(vocabulary: Vocabulary, lower_case: bool) -> JsonObject:
     """Return the contents of `tokenizer.json`."""
     special = sorted(NAMES.values(), key=vocabulary.ids.__getitem__)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

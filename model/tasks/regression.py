@@ -8,7 +8,7 @@ import numpy as np
 
 from model import served
 from model.tasks.evaluation import Evaluation
-from model.tasks.task_kind import HeadQuestion, Task, TaskSignature
+from model.tasks.task_kind import HeadQuestion, Task, TaskSignature, named_outputs
 from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts, of_texts
 from pipeline.errors import InputError
 from pipeline.schema import Arrays, Tensors
@@ -166,7 +166,7 @@ class Regression(TextKind):
     def hugging_face_settings(self, task: Task) -> JsonObject:
         """Return `problem_type`, and the name that `transformers` gives the output."""
         del task
-        return {"problem_type": "regression", "id2label": {"0": "LABEL_0"}}
+        return {"problem_type": "regression", **named_outputs(["LABEL_0"])}
 
 
 REGRESSION = Regression()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.storage.strict_json import Json, JsonObject
 
 PAIRS = (
     ("sentence1", "sentence2"),  # GLUE's MRPC, RTE, STS-B, WNLI, MNLI; SNLI, PAWS, WiC
@@ -100,11 +101,11 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    rows: list[dict[str, Any]]
+    rows: list[JsonObject]
     lines: list[int]
     incomplete: int = 0
 
-    def values(self, column: str) -> Iterator[Any]:
+    def values(self, column: str) -> Iterator[Json]:
         """Yield the values of a column; None for rows that lack it."""
         return (row.get(column) for row in self.rows)
 

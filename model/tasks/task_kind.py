@@ -535,10 +535,10 @@ class TaskKind(ABC, Generic[E]):
         return None if self.takes_pairs is False else self.name
 
     def hugging_face_settings(self, task: Task) -> JsonObject:
-        """Return the task's entries of `config.json`: names of the outputs by index."""
+        """Return the task's entries of `config.json`, see `named_outputs`."""
         if not self.has_classes:
             return {}
-        return {"id2label": {str(index): label for index, label in enumerate(task.labels)}}
+        return named_outputs(task.labels)
 
     # ---- explanation
 
@@ -619,6 +619,14 @@ class TaskKind(ABC, Generic[E]):
         """
         del task, row, answer
         return {}
+
+
+def named_outputs(names: Sequence[str]) -> JsonObject:
+    """Return the names of a head's outputs by index, and the reverse, as in `config.json`."""
+    return {
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
 
 
 def kind_named(name: str) -> TaskKind[Any]:

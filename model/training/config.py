@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.errors import InputError, check_range
+from pipeline.storage.strict_json import JsonObject
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -51,7 +52,7 @@ class TrainingConfig:
     initialization: Initialization = "random"
     next_sentence_weight: float = 1.0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the fields by name."""
         return dataclasses.asdict(self)
 

@@ -1,6 +1,7 @@
 """Plot a run's metrics as a PNG."""
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,17 @@ COLUMNS = 2
 PANEL = (5.5, 2.8)
 """Width and height of a panel with its labels, in inches."""
 
-STYLES: dict[str, dict[str, Any]] = {"train": {"linewidth": 1}, "eval": {"marker": "o"}}
+Styles = Mapping[str, Mapping[str, float | str]]
+"""Matplotlib's settings of a line, by split."""
+
+STYLES: Styles = {"train": {"linewidth": 1}, "eval": {"marker": "o"}}
 
 
 def draw_curves(
     path: Path,
-    lines: list[dict[str, Any]],
+    lines: Sequence[Mapping[str, Any]],
     title: str,
-    styles: dict[str, dict[str, Any]] = STYLES,
+    styles: Styles = STYLES,
 ) -> None:
     """Plot every metric against the steps, as a PNG.
 

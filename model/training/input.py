@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -37,7 +36,10 @@ from pipeline.storage.shard_files import ShardFiles
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import dataset_vocabulary
 
-Mask = Callable[[Mapping[str, np.ndarray]], dict[str, Any]]
+Element = dict[str, np.ndarray | tf.Tensor]
+"""Records by name: their numbers, and the serialized records or their features."""
+
+Mask = Callable[[Mapping[str, np.ndarray]], Element]
 """A function from the numbers and serialized records of a chunk to their masked features."""
 
 READ_RECORDS = 256
@@ -179,7 +181,7 @@ def _read(
     # Whole global batches: a chunk must not end within one.
     batches = max(1, READ_RECORDS // count)
 
-    def elements() -> Iterator[dict[str, Any]]:
+    def elements() -> Iterator[Element]:
         read = rows()
         while True:
             numbers, records = zip(*chain.from_iterable(islice(read, batches)), strict=True)
@@ -266,7 +268,7 @@ def _masking(dataset: Path, manifest: Manifest, stream: str) -> Mask | None:
         max_predictions=manifest.max_predictions,
     )
 
-    def mask(read: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def mask(read: Mapping[str, np.ndarray]) -> Element:
         parsed = parse_examples(read[RECORDS], manifest.features)
         input_ids, input_mask = (parsed[n].numpy() for n in (schema.INPUT_IDS, schema.INPUT_MASK))
         masked = masker(input_ids, input_mask, record_seeds(stream, read[NUMBERS]))

@@ -6,7 +6,7 @@ program; outside of it the gradients are summed over the replicas, clipped and a
 Shapes: B examples per replica, G seed generators (one per dropout layer).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -193,7 +193,7 @@ class Trainer:
             totals = {name: totals[name] + tf.cast(sums[name], tf.float64) for name in totals}
         return totals
 
-    def _first(self, sums: dict[str, Any]) -> Sums:
+    def _first(self, sums: Mapping[str, tf.distribute.DistributedValues]) -> Sums:
         """Return the first replica's values, for sums that are equal in every replica."""
         return {
             name: self.strategy.experimental_local_results(values)[0]
@@ -543,7 +543,7 @@ class LossScale:
 def distribute(
     strategy: tf.distribute.Strategy,
     batches: Callable[[tf.distribute.InputContext], tf.data.Dataset],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Batch]:
     """Return an iterator over per-replica batches.
 
     Args:

@@ -256,7 +256,7 @@ class StudentPretraining(Pretraining):
     relations: RelationsConfig
     teacher: BertConfig
     fill: Callable[[Mapping[str, Any]], object]
-    built: dict[str, Any] = field(default_factory=dict, compare=False)
+    built: dict[str, keras.layers.Layer] = field(default_factory=dict, compare=False)
 
     @property
     def sum_names(self) -> list[str]:

@@ -42,7 +42,7 @@ class MetricsFile:
             sync(self.path)
             sync(self.path.parent)
 
-    def add(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+    def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Append one line.
 
         Raises:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow
@@ -64,11 +64,15 @@ def _plain(column: Any) -> Any:
     return column.cast(pyarrow.large_binary() if _is_text(kind) else kind)
 
 
-def _as_json(row: dict[str, Any]) -> bytes:
-    values = {}
+def _as_json(row: Mapping[str, bytes | int | None]) -> bytes:
+    """Return a row as JSON; a text that is not UTF-8 as it is, which the reader then reports."""
+    values: dict[str, str | int | None] = {}
     for name, value in row.items():
+        if not isinstance(value, bytes):
+            values[name] = value
+            continue
         try:
-            values[name] = value.decode() if isinstance(value, bytes) else value
+            values[name] = value.decode()
         except UnicodeDecodeError:
             return value
     return json.dumps(values).encode()

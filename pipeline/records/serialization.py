@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.schema import Feature
+from pipeline.schema import Feature, Tensors
 
 _LISTS = {"int64": ("Int64List", "int64_list"), "float32": ("FloatList", "float_list")}
 
@@ -55,7 +55,7 @@ def _message(message_type: str, **fields: Any) -> Any:
     )
 
 
-def parse_examples(serialized: Any, features: Sequence[Feature]) -> dict[str, Any]:
+def parse_examples(serialized: Any, features: Sequence[Feature]) -> Tensors:
     """Parse serialized records, string [N], into tensors [N, feature.length] by feature name.
 
     Works in eager mode and in a `tf.data` pipeline.

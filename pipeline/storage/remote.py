@@ -27,6 +27,7 @@ import fsspec
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from pipeline.errors import InputError, JobError
+from pipeline.storage.strict_json import JsonObject
 
 FIRST_WAIT_SECS = 0.5
 """Wait before the second attempt of an operation; it doubles each time."""
@@ -55,12 +56,12 @@ class Scheme:
     name: str
     attempts: int
     extra: str | None = None
-    options: Callable[[], dict[str, Any]] = field(default=dict)
+    options: Callable[[], JsonObject] = field(default=dict)
 
 
-def _s3_options() -> dict[str, Any]:
+def _s3_options() -> JsonObject:
     # Failed operations are repeated here, so botocore need not.
-    config = {
+    config: JsonObject = {
         "connect_timeout": 5,
         "read_timeout": REQUEST_SECS,
         "retries": {"mode": "standard", "total_max_attempts": 1},
@@ -70,7 +71,7 @@ def _s3_options() -> dict[str, Any]:
 
 # `gcsfs.GCSFileSystem` would ask another API, over gRPC, for the kind of each bucket. Emulators do
 # not have it, and it is retried for minutes. The class in `gcsfs.core` needs the JSON API alone.
-def _gcs_options() -> dict[str, Any]:
+def _gcs_options() -> JsonObject:
     # An emulator has no credentials; without `token`, gcsfs would look for Google's.
     anonymous = {"token": "anon"} if os.environ.get("STORAGE_EMULATOR_HOST") else {}
     return {"requests_timeout": REQUEST_SECS, "use_listings_cache": False, **anonymous}
@@ -222,7 +223,7 @@ class RemoteFileSystem(AbstractFileSystem):
             raise InputError(f"{self.scheme}:// cannot be used: {reason}") from error
 
     @staticmethod
-    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+    def _get_kwargs_from_urls(path: str) -> dict[str, str | int]:
         if not path.startswith("hdfs://"):
             return {}
         options = fsspec.utils.infer_storage_options(path)

@@ -1,7 +1,7 @@
 """Texts to the inputs of a BERT: [CLS] A [SEP] B [SEP], truncated and padded.
 
 Records, examples of a task, explained texts and the served graph are all laid out here. The
-arithmetic is written once, over the operations that NumPy and TensorFlow share (`Arrays`,
+arithmetic is written once, over the operations that NumPy and TensorFlow share (`ArrayOperations`,
 `Graph`), so a served model reads a text as it was trained to.
 
 Shapes: N sequences, L positions, T pieces.
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline import schema
-from pipeline.schema import MASK
+from pipeline.schema import MASK, Arrays, Tensors
 from pipeline.text.tokenizer import Tokenizer, Vocabulary, WordUnit, normalize
 
 NO_B = -1
@@ -44,7 +44,7 @@ class Operations(Protocol):
         """Return 0 and 1 in the dtype of `like`."""
 
 
-class Arrays:
+class ArrayOperations:
     """NumPy's operations."""
 
     where = staticmethod(np.where)
@@ -97,7 +97,7 @@ class Graph:
         return tf.cast(booleans, like.dtype)
 
 
-ARRAYS = Arrays()
+ARRAYS = ArrayOperations()
 
 
 # ---- layout
@@ -188,7 +188,7 @@ def masks(
 
 def lay_out(
     pieces: Any, spans: Spans, width: Any, marks: Marks, operations: Operations = ARRAYS
-) -> dict[str, Any]:
+) -> "Arrays | Tensors":
     """Lay texts out as [CLS] A [SEP] B [SEP], or [CLS] A [SEP] without B, padded.
 
     Args:

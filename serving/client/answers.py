@@ -11,6 +11,7 @@ from model.tasks.task_kind import all_kinds
 from pipeline.errors import InputError
 from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK
+from pipeline.storage.strict_json import Json, JsonObject
 from serving.client.client import Client, GrpcClient, ServerError, Signature, Version
 from serving.configs import QueryConfig
 
@@ -31,7 +32,7 @@ class Answer:
     """
 
     signature: str
-    outputs: dict[str, Any]
+    outputs: JsonObject
 
 
 def query(config: QueryConfig) -> Answer:
@@ -75,7 +76,7 @@ def rank(config: QueryConfig, path: Path) -> Answer:
         texts = [line for _, line in passages]
         signature = client.comparing_signature(config.model, version)
         ranked = client.ranked(config.model, config.text[0], texts, version=version)
-    rows = [
+    rows: list[JsonObject] = [
         {"line": passages[index][0], served.TEXT: passages[index][1], served.SCORE: score}
         for index, score in ranked
     ]
@@ -144,7 +145,7 @@ def ask(
     with _naming_the_model(server, model, version):
         known = client.signatures(model, version)
         signature = signature or signature_for(texts, known, n_best)
-        inputs: dict[str, Any] = {}
+        inputs: JsonObject = {}
         if signature in known:
             inputs = _inputs(signature, known[signature], texts, n_best)
         outputs = client.predict(model, inputs, signature, version)
@@ -192,7 +193,7 @@ N_BEST = 5
 
 def _inputs(
     name: str, signature: Signature, texts: Sequence[str], n_best: int | None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the texts by the signature's input names, each as a batch of one.
 
     Raises:
@@ -214,7 +215,7 @@ def _inputs(
             f"leave {texts[-1]!r} out"
         )
     padded = [*texts, ""]  # an empty second text means a single text
-    given: dict[str, Any] = {each: [text] for each, text in zip(names, padded, strict=False)}
+    given: JsonObject = {each: [text] for each, text in zip(names, padded, strict=False)}
     return given | {each: [n_best or N_BEST] for each in numbers}
 
 
@@ -222,7 +223,7 @@ def _position(name: str) -> int:
     return _TEXTS.index(name) if name in _TEXTS else len(_TEXTS)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> Json:
     """Convert an array to lists of text and numbers; invalid UTF-8 becomes U+FFFD."""
     values = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(values, list):

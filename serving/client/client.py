@@ -19,6 +19,7 @@ from urllib3.util import Retry
 
 from model import served
 from pipeline.errors import InputError, JobError
+from pipeline.storage.strict_json import JsonObject
 from serving.addresses import is_host
 from serving.tf_serving import DEFAULT_SIGNATURE, GRPC_PORT, MAX_MESSAGE_BYTES, REST_PORT
 
@@ -207,7 +208,7 @@ class _BaseClient(ABC):
         """
         if not texts:
             raise InputError("texts: expected at least one")
-        inputs: dict[str, Any] = {served.TEXT: list(texts)}
+        inputs: JsonObject = {served.TEXT: list(texts)}
         if dimension is not None:
             inputs[served.DIMENSION] = [dimension] * len(texts)
         signature = served.EMBED if dimension is None else served.EMBED_DIMENSION

@@ -54,7 +54,7 @@ def answer(saved_model: str, requests: str, answers: str) -> None:
 
     load_text_ops()
     signatures = tf.saved_model.load(saved_model).signatures
-    asked: dict[tuple[str, str], dict[str, Any]] = {}
+    asked: dict[tuple[str, str], dict[str, tf.Tensor]] = {}
     with np.load(requests, allow_pickle=False) as arrays:
         for key in arrays.files:
             number, signature, name = key.split(" ")

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +18,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import JobError
+from pipeline.schema import Arrays
 from pipeline.storage.files import CLOZELINE, writing
 from pipeline.storage.locks import staging
 from pipeline.storage.tfrecords import read_records
@@ -65,7 +65,7 @@ def check(
     return worst
 
 
-def _warm_up_requests(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _warm_up_requests(path: Path) -> list[tuple[str, Arrays]]:
     """Return the requests of a warm-up file: (signature, inputs)."""
     requests = []
     for record in read_records(path):

@@ -342,13 +342,12 @@ def _difference(name: str, values: np.ndarray, right: np.ndarray, *, is_padded: 
     """Return the difference of one output of a row from its expected value without padding."""
     if values.ndim != right.ndim or np.any(np.array(values.shape) < right.shape):
         return np.inf
-    real = tuple(slice(size) for size in right.shape)
+    # With the ellipsis, elements are copied: a text alone would become an array in an array.
+    real: tuple[Any, ...] = (*(slice(size) for size in right.shape), ...)
     if is_padded:
         padding: Any = 0 if values.dtype.kind in "ifb" else b""
-        padded = np.full(values.shape, NO_POSITION if name == served.POSITIONS else padding)
-        padded = padded.astype(values.dtype)
-        # The ellipsis copies the elements: without one, a text alone would become an array in it.
-        padded[(*real, ...)] = right
+        padded = np.full_like(values, NO_POSITION if name == served.POSITIONS else padding)
+        padded[real] = right
         right = padded
     else:
         values = values[real]

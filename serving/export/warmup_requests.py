@@ -15,6 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from model import served
 from pipeline import schema
+from pipeline.schema import Arrays
 from pipeline.text.tokenizer import Vocabulary
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -46,7 +47,7 @@ def example_inputs(
     """
     plain = next(index for index in range(len(vocabulary)) if index != vocabulary.mask_id)
     row = [vocabulary.cls_id, vocabulary.mask_id, plain, vocabulary.sep_id]
-    values: dict[str, Any] = {
+    values: Arrays = {
         served.TEXT: np.array(list(islice(cycle(TEXTS), batch_size)), object),
         served.TEXT_PAIR: np.array(list(islice(cycle(PAIRS), batch_size)), object),
         "n_best": np.full(batch_size, 3, np.int32),

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import zlib
 from importlib import resources
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from model.explaining.explanation import Explanation
 from model.explaining.plain import prediction_as_plain
 from model.explaining.steps import Step
 from pipeline import schema
-from pipeline.storage.strict_json import to_json
+from pipeline.storage.strict_json import JsonObject, to_json
 
 PAGES = resources.files("serving") / "pages"
 SCRIPTS = ("attention.js", "explanation.js")
@@ -55,13 +54,13 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _script_safe(data: dict[str, Any]) -> str:
+def _script_safe(data: JsonObject) -> str:
     """Return JSON that cannot close the <script> element which contains it."""
     text = to_json(data, compact=True)
     return text.replace("<", "\\u003c")
 
 
-def page_data(explanation: Explanation) -> dict[str, Any]:
+def page_data(explanation: Explanation) -> JsonObject:
     """Return the data that the page's script reads."""
     example = explanation.example
     layers, heads = explanation.attention.shape[:2]
@@ -85,7 +84,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def packed(shares: np.ndarray) -> dict[str, Any]:
+def packed(shares: np.ndarray) -> JsonObject:
     """Quantize the square roots of attention weights to a byte each, deflated and in base64.
 
     Square roots, because most weights of a long text are near 0, where differences must stay
@@ -102,7 +101,7 @@ def packed(shares: np.ndarray) -> dict[str, Any]:
     return {"levels": levels, "deflated": text}
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: Step) -> JsonObject:
     """Return a step with the first components of its vectors, to four significant digits."""
     rows = np.atleast_2d(step.values)
     return {

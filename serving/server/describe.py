@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
+from pipeline.storage.strict_json import JsonObject
 from serving.server.loading import Servable
 from serving.server.models import VersionStatus
 
@@ -59,11 +60,11 @@ def _signature_map(servable: Servable) -> get_model_metadata_pb2.SignatureDefMap
     return get_model_metadata_pb2.SignatureDefMap(signature_def=servable.definitions)
 
 
-def _plain(message: Any) -> dict[str, Any]:
+def _plain(message: Any) -> JsonObject:
     return json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
 
 
-def _as_json(content: dict[str, Any]) -> bytes:
+def _as_json(content: JsonObject) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

@@ -10,13 +10,13 @@ models, so the list has a separate endpoint:
 """
 
 from importlib import resources
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from model.tasks.task_kind import all_kinds
+from pipeline.storage.strict_json import JsonObject
 from serving.server.models import Repository
 
 _FILES = {
@@ -52,7 +52,7 @@ def playground_routes(repository: Repository) -> list[Route]:
     return [*files, Route("/playground/models", models, methods=["GET"])]
 
 
-def task_forms() -> list[dict[str, Any]]:
+def task_forms() -> list[JsonObject]:
     """Return the signatures that the page asks to classify: view, and texts to begin with."""
     signatures = {kind.signature.name: kind.signature for kind in all_kinds()}
     return [

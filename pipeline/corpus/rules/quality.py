@@ -26,7 +26,10 @@ LINES = "lines"
 
 _DIGITS = 6  # a value is rounded to so many decimals, for the record of rejections
 
-Rules = dict[str, dict[str, Any]]
+Rule = dict[str, Any]
+"""Keys and values of a rule, as YAML holds them: numbers, texts, lists of texts."""
+
+Rules = dict[str, Rule]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class QualityFile:
 
     name: str
     rules: Rules
-    languages: dict[str, dict[str, dict[str, Any] | None]]
+    languages: dict[str, dict[str, Rule | None]]
 
     def of_language(self, language: str) -> Rules:
         """Return the rules for a language, in the order of the file."""
@@ -85,7 +88,7 @@ def read_quality(name: str) -> QualityFile:
         raise InputError(f"{where}: {error}") from error
 
 
-def _by_language(languages: Any) -> dict[str, dict[str, dict[str, Any] | None]]:
+def _by_language(languages: Any) -> dict[str, dict[str, Rule | None]]:
     if not isinstance(languages, dict):
         raise ValueError("languages: expected a mapping of ISO 639 codes to rules")
     for code, rules in languages.items():
@@ -98,11 +101,11 @@ def _by_language(languages: Any) -> dict[str, dict[str, dict[str, Any] | None]]:
     }
 
 
-def _applying(rules: Mapping[str, dict[str, Any] | None]) -> Rules:
+def _applying(rules: Mapping[str, Rule | None]) -> Rules:
     return {name: rule for name, rule in rules.items() if rule is not None}
 
 
-def _checked(name: Any, rule: Any) -> dict[str, Any] | None:
+def _checked(name: Any, rule: Any) -> Rule | None:
     """Return the keys and values of a rule; None if it is off.
 
     Raises:
@@ -123,7 +126,7 @@ def _checked(name: Any, rule: Any) -> dict[str, Any] | None:
     return rule
 
 
-def _keys(name: Any, rule: dict[str, Any]) -> dict[str, Callable[[Any], bool]]:
+def _keys(name: Any, rule: Rule) -> dict[str, Callable[[Any], bool]]:
     """Return the keys that a rule may have, each with a check of its value."""
     measure = rule.get("measure", name)
     if measure not in MEASURES:
@@ -139,7 +142,7 @@ def _keys(name: Any, rule: dict[str, Any]) -> dict[str, Callable[[Any], bool]]:
     }
 
 
-def _check_limits(name: str, rule: dict[str, Any], known: Mapping[str, Any]) -> None:
+def _check_limits(name: str, rule: Rule, known: Mapping[str, Any]) -> None:
     if not {"min", "max"} & {*rule}:
         raise ValueError(f"rule {name}: has neither min nor max")
     if rule.get("min", -float("inf")) > rule.get("max", float("inf")):
@@ -244,8 +247,8 @@ class QualityRules:
         return self._of_language[language]
 
 
-def _step(name: str, full_name: str, rule: dict[str, Any]) -> Step:
-    values: dict[str, Any] = {
+def _step(name: str, full_name: str, rule: Rule) -> Step:
+    values: Rule = {
         key: tuple(value) if isinstance(value, list) else value for key, value in rule.items()
     }
     if name == LINES:

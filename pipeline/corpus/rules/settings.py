@@ -1,12 +1,11 @@
 """The settings of the cleaning rules."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pipeline.configs import Redacted
 from pipeline.corpus.rules.decontaminate import EvaluationFile
 from pipeline.corpus.rules.quality import QualityFile
-from pipeline.storage.strict_json import from_json, to_json
+from pipeline.storage.strict_json import JsonObject, from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +28,13 @@ class Cleaning:
     redact: tuple[Redacted, ...] = ()
     quality: tuple[QualityFile, ...] = ()
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> JsonObject:
         """Return the settings for a manifest, which has no paths: files by their SHA-256.
 
         As JSON holds them: a manifest that was read equals the one that was written.
         """
         settings = asdict(self) | {"evaluation": sorted(file.sha256 for file in self.evaluation)}
-        described: dict[str, Any] = from_json(to_json(settings))
+        described: JsonObject = from_json(to_json(settings))
         return described
 
 
