@@ -34,11 +34,13 @@ def read_checkpoint(path: Path) -> Imported:
     if not path.is_dir():
         kind = "not a directory; give its directory" if path.exists() else "does not exist"
         raise InputError(f"{path}: {kind}")
+    # The readers seek in the files, and resolve links in them, as only a disk can.
     with local_copy(path) as local:
         return replace(_read(local), path=path)
 
 
 def _read(path: Path) -> Imported:
+    # First: its top directory is a Hugging Face directory as well, whose pooling would be lost.
     if is_sentence_transformer(path):
         return read_sentence_transformer(path)
     settings = read_json(path, CONFIG)
@@ -51,9 +53,11 @@ def _read(path: Path) -> Imported:
         )
     if settings is not None and settings.values.keys() >= _RUN_KEYS:
         raise InputError(f"{path}: already a run; there is nothing to import")
+    # Keras's serialization; Hugging Face's `config.json` has `architectures`.
     if settings is not None and "class_name" in settings.values:
         return read_keras_hub(path)
     has_both = has_google and has_checkpoint(path)
+    # Of two formats, Hugging Face's says more: casing, labels, the tokenizer.
     if settings is None or (has_both and not has_safetensors(path)):
         return read_google(path)
     imported = read_hugging_face(path)

@@ -109,8 +109,11 @@ def _tensors(
     task: Task | None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the weights that class `model` has, by their names, and the paths of the others."""
+    # `BertModel` itself has no prefix: as a part of a model with a head, it is the attribute
+    # `bert`.
     prefix = ENCODER_PREFIX if heads or task else ""
     encoder = encoder_weights(config)
+    # `BertForTokenClassification` and the like are built with `add_pooling_layer=False`.
     if model == _WITHOUT_POOLER or (task and task.is_per_position):
         encoder = [weight for weight in encoder if not weight.path.startswith(f"{POOLER}/")]
     top = task_weights(config, task) if task else []
@@ -156,8 +159,10 @@ def _write(
             text = to_json(contents, indent=2) + "\n"
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_text(text, encoding="utf-8")
+        # The run's own bytes, which its checksum covers.
         (staged / VOCABULARY).write_bytes(vocabulary)
         # transformers refuses a file without this metadata.
         save_file(tensors, staged / WEIGHTS, metadata={"format": "pt"})
+        # safetensors creates files that only their owner can read.
         share(staged / WEIGHTS)
         publish(staged, output, "config.json")

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 def shown(value: Any) -> str:
     """Return a value from a file for a message: printable, on one line, shortened."""
+    # A file's text goes to a terminal: an escape sequence in it must not.
     is_plain = isinstance(value, str) and value.isprintable() and 0 < len(value) <= 60
     return str(value) if is_plain else _SHORT.repr(value)
 
@@ -103,6 +104,7 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
         return None
     except (OSError, RuntimeError) as error:  # RuntimeError: a cycle of links
         raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
+    # A downloaded archive may hold a link to a private file, which the run would then contain.
     if not target.is_relative_to(home := _home(directory)):
         raise InputError(f"{path}: a link that points outside {home}; copy the file there (cp -L)")
     if not stat.S_ISREG(status.st_mode):
@@ -119,6 +121,7 @@ def _home(directory: Path) -> Path:
     """Return the folder that links in a directory must stay in."""
     resolved = directory.resolve()
     for parent in resolved.parents:
+        # Its snapshots are links to `../../blobs`, where revisions share files.
         if parent.name.startswith("models--") and resolved.is_relative_to(parent / "snapshots"):
             return parent
     return resolved

@@ -238,6 +238,7 @@ def _parts(
     weights = encoder_weights(config)
     pooler = [weight for weight in weights if weight.path.startswith(f"{POOLER}/")]
     body = [weight for weight in weights if weight not in pooler]
+    # Published masked-LM and tagging models often lack the pooler; only heads that read it need it.
     is_pooled = task is not None and not task.is_per_position
     parts = [_Part("encoder", encoder, body, True), _Part("pooler", encoder, pooler, is_pooled)]
     if task:
@@ -253,6 +254,7 @@ def _read(source: WeightSource, weight: Weight, form: Format) -> np.ndarray:
             f"{source.path}: {stored.name} has the shape {by(shape)}, but the config requires "
             f"{by(stored.shape)}; config and weights must belong to the same model"
         )
+    # The shape is compared before the values are read: a forged one would be allocated.
     values = weight.to_ours(source.read(stored.name), form)
     if not np.isfinite(values).all():
         raise InputError(
@@ -284,6 +286,7 @@ def make_config(
         return BertConfig.from_dict(settings)
     except ValueError as error:
         names = their_names or {}
+        # The config's errors use our field names; the user knows those of the file.
         message = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(error))
         raise InputError(f"{path}: {message}") from error
 

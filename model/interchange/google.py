@@ -43,6 +43,7 @@ def read_google(path: Path) -> Imported:
     """
     settings = read_json(path, CONFIG) or CheckpointSettings(path / CONFIG, {})
     ours = {field.name for field in fields(BertConfig)} & settings.values.keys()
+    # The default of google-research/bert's `BertConfig`.
     activation = settings.get("hidden_act", str) or "gelu"
     config = make_config(
         settings.path,
@@ -58,6 +59,7 @@ def read_google(path: Path) -> Imported:
             f"{path / VOCABULARY}: no vocabulary: No such file or directory; copy it there"
         )
     longest = config.max_position_embeddings
+    # No file says whether the model is cased: upstream it is a flag, `--do_lower_case`.
     texts = make_texts(path / VOCABULARY, data, None, longest, config.vocab_size)
     return Imported.of(path, "google", config, texts, task, matched)
 
@@ -67,6 +69,7 @@ def _task(source: WeightSource) -> Task | None:
     for kind in all_kinds():
         if kind.foreign_head is None or kind.foreign_head.google is None:
             continue
+        # Stored as [outputs, inputs], so the first dimension is the number of outputs.
         name = f"{kind.foreign_head.google}/output_weights".removeprefix("/")
         outputs = next(iter(source.shapes.get(name, ())), 0)
         if outputs and kind.fits_head(outputs, None, takes_pairs=False):

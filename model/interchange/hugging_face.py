@@ -34,6 +34,8 @@ _SUPPORTED = {
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
     "add_cross_attention": (False,),
+    # Our masked-LM head multiplies by the token embedding; an output matrix of its own has no
+    # place.
     "tie_word_embeddings": (True,),
     "pruned_heads": ({}, []),
     "quantization_config": (),
@@ -54,6 +56,7 @@ TAKES_PAIRS = "takes_pairs"
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 """Values of `problem_type` in `transformers`."""
 
+# Quantized checkpoints store integers or float8, which mean nothing without their scales.
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
@@ -86,8 +89,10 @@ def read_hugging_face(path: Path) -> Imported:
     source, names = _open(path, settings)
     task, notes = _task(settings, source)
     matched = find_weights(source, source, "hugging_face", config, task)
+    # For the user: the names as the files have them, with `bert.` or `gamma`.
     matched = replace(matched, unused=tuple(names[name] for name in matched.unused))
     files = read_tokenizer(path, settings)
+    # A tokenizer may allow more pieces than the model has positions (transformers' "no limit").
     longest = config.max_position_embeddings
     texts = make_texts(
         files.path,
@@ -110,14 +115,18 @@ def _task(settings: CheckpointSettings, source: WeightSource) -> tuple[Task | No
     if not fitting:
         return None, []
     head = f"{fitting[0][1].hugging_face}.weight"
+    # Torch stores a matrix as [outputs, inputs]: the first dimension is the number of classes.
     count = next(iter(source.shapes.get(head, ())), 0)
     if count == 0:
         raise InputError(f"{source.path}: no {head} in it, which {architecture} requires")
+    # transformers has one class for single texts and for pairs; only a directory that we wrote
+    # says.
     takes_pairs = settings.get(TAKES_PAIRS, bool) is True
     for kind, _ in fitting:
         if kind.fits_head(count, problem, takes_pairs=takes_pairs):
             labels = _labels(settings, count)
             return kind.imported_task(labels, takes_pairs=takes_pairs), []
+    # A classifier of independent labels, for example: the encoder is still worth importing.
     return None, [f"{problem} with {count} outputs is not supported; only the encoder is imported"]
 
 
@@ -130,6 +139,7 @@ def _labels(settings: CheckpointSettings, count: int) -> tuple[str, ...]:
         InputError: a label has no row, or two rows have the same label.
     """
     names = settings.get("id2label", dict) or {}
+    # The keys of a JSON object are strings; "00" and "-1" name no row.
     rows = {str(index): None for index in range(count)}
     for index, name in names.items():
         if index not in rows:
@@ -138,6 +148,7 @@ def _labels(settings: CheckpointSettings, count: int) -> tuple[str, ...]:
                 f"names a row {shown(index)} ({shown(name)}), but the head has {count} rows, "
                 f"counted from 0; config and weights must belong to the same model",
             )
+        # Published configs have numbers as labels, too.
         if not isinstance(name, str | int) or isinstance(name, bool):
             raise settings.error("id2label", f"names row {index} {shown(name)}: not a string")
     labels = tuple(str(names.get(row, f"LABEL_{row}")) for row in rows)
@@ -176,6 +187,7 @@ def _open(path: Path, settings: CheckpointSettings) -> tuple[WeightSource, dict[
     """
     shapes: dict[str, tuple[int, ...]] = {}
     stored: dict[str, tuple[Any, str]] = {}  # the open file, and the name there
+    # The files stay open, because a tensor is read only when its weight is matched.
     for file in _files(path, settings):
         with _reading(file):
             opened = safe_open(file, "np")
@@ -195,8 +207,10 @@ def _open(path: Path, settings: CheckpointSettings) -> tuple[WeightSource, dict[
             return opened.get_tensor(their_name)
 
     for twin, original in _TWINS.items():
+        # transformers saves tied weights once; which of the names stays depends on the release.
         if twin in shapes and original not in shapes:
             shapes[original], stored[original] = shapes.pop(twin), stored.pop(twin)
+        # A copy that differs stays, and is reported as unused: the model was trained untied.
         elif twin in shapes and np.array_equal(read(twin), read(original)):
             del shapes[twin]
     return WeightSource(path / WEIGHTS, shapes, read), {
@@ -227,6 +241,7 @@ def _files(path: Path, settings: CheckpointSettings) -> list[Path]:
     Raises:
         InputError: there are none, or a file that the index lists is missing or elsewhere.
     """
+    # As in transformers, one file has priority over an index of several.
     whole = regular_file(path, WEIGHTS)
     if whole is not None:
         return [whole]
@@ -237,6 +252,7 @@ def _files(path: Path, settings: CheckpointSettings) -> list[Path]:
     if not names:
         raise InputError(f"{index.path}: no weight_map in it; download it again")
     for name in names:
+        # The index is untrusted: `../other` would read a file outside the checkpoint.
         if not isinstance(name, str) or Path(name).name != name:
             raise InputError(f"{index.path}: lists {shown(name)}, which is not in its directory")
     files = {name: regular_file(path, name) for name in sorted(set(names))}

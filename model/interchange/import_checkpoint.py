@@ -71,6 +71,7 @@ def _variables(imported: Imported, seed: int) -> "Variables":
 
     from model.bert.network import build_model, weights_by_name
 
+    # Weights that the checkpoint lacks are random, and must be the same in each import.
     keras.utils.set_random_seed(seed)
     variables = weights_by_name(build_model(imported.config, imported.task))
     for path, values in imported.weights.items():

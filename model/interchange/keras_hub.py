@@ -42,9 +42,11 @@ _SETTINGS = {
 }
 """Our setting names by KerasHub's names."""
 
+# KerasHub computes the tanh approximation, which Hugging Face calls gelu_new.
 _FIXED = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-12}
 """Settings that KerasHub's `BertBackbone` hard-codes."""
 
+# A forged count would make as many labels before any weight is looked at.
 _MOST_CLASSES = 1_000_000
 
 _MOST_COMPRESSION = 4
@@ -76,12 +78,14 @@ def read_keras_hub(path: Path) -> Imported:
     if missing:
         raise InputError(f"{path / CONFIG}: no {min(missing)} in it; save the preset again")
     values = {ours: settings.values[theirs] for theirs, ours in _SETTINGS.items()}
+    # KerasHub has one rate for both kinds of dropout.
     values |= {"attention_probs_dropout_prob": settings.values["dropout"]}
     their_names = {ours: theirs for theirs, ours in _SETTINGS.items()}
     config = make_config(path / CONFIG, values | _FIXED, their_names)
     encoder = _open(path, WEIGHTS)
     task = _task(path)
     has_more = task or (path / TASK_WEIGHTS).exists()
+    # A preset of a task has its head in a file of its own; a backbone's has no heads.
     heads = _open(path, TASK_WEIGHTS) if has_more else encoder
     matched = find_weights(encoder, heads, "keras_hub", config, task)
     texts = _texts(path, config.vocab_size, config.max_position_embeddings)
@@ -121,6 +125,7 @@ def _task(path: Path) -> Task | None:
         for kind in all_kinds()
         if kind.foreign_head
         and kind.foreign_head.keras_hub
+        # A preset does not say whether it takes pairs; `takes_pairs` of the import does.
         and kind.fits_head(count, None, takes_pairs=False)
     )
     return kind.imported_task(numbered_labels(count))
@@ -180,8 +185,10 @@ def _open(path: Path, name: str) -> WeightSource:
 
     def note(name: str, item: Any) -> None:
         nonlocal needed
+        # Groups have no data, and a saved training also has the optimizer's state.
         if not isinstance(item, h5py.Dataset) or name.startswith("optimizer/"):
             return
+        # External and virtual datasets would read any other file of this machine.
         if item.external or item.is_virtual or item.dtype.kind != "f" or item.shape is None:
             raise InputError(f"{file_path}: {name} is not an array of floats in this file")
         # HDF5 returns zeros for data that are not stored: a few bytes can declare gigabytes.

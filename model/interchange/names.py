@@ -48,6 +48,7 @@ class _Names:
 
 
 # fmt: off
+# The names are facts of the other libraries' releases; tests load their own models with them.
 _EMBEDDINGS = (
     _Names("table", "token_embedding", "V", "H", "embeddings.word_embeddings",
            "bert/embeddings/word_embeddings", "reversible_embedding"),
@@ -62,6 +63,8 @@ _TRANSFORMER_LAYER = tuple(
     _Names(kind, f"transformer_layer_{{n}}/{ours}", inputs, outputs,
            f"encoder.layer.{{n}}.{hugging_face}",
            f"bert/encoder/layer_{{n}}/{hugging_face.replace('.', '/')}",
+           # Keras numbers layers of a class from the second: transformer_encoder,
+           # transformer_encoder_1, …
            f"transformer_encoder{{_n}}/{keras_hub}")
     for kind, ours, inputs, outputs, hugging_face, keras_hub in (
         ("dense", "self_attention_layer/query", "H", "ND",
@@ -142,6 +145,7 @@ class Weight:
 
     def to_ours(self, values: np.ndarray, form: Format) -> np.ndarray:
         """Convert values from a file, of any float dtype, to our shape and float32."""
+        # Transposed first: the reshape splits the axis of all heads, N · D, into two.
         if self.stored[form].is_transposed:
             values = values.T
         return np.ascontiguousarray(values.reshape(self.shape), np.float32)
@@ -149,6 +153,7 @@ class Weight:
     def to_theirs(self, values: np.ndarray, form: Format) -> np.ndarray:
         """Convert our values to the shape that a format stores: float32."""
         stored = self.stored[form]
+        # The reverse of `to_ours`: heads are joined to one axis before it is turned.
         if stored.is_transposed:
             values = values.reshape(stored.shape[::-1]).T
         return np.ascontiguousarray(values.reshape(stored.shape))
@@ -203,6 +208,7 @@ def _weights(layer: _Names, sizes: dict[str, int], index: int = 0) -> Iterator[W
 
     for index_in_layer, (ours, hugging_face, google) in enumerate(_PARTS[layer.kind]):
         is_matrix = ours == "kernel"
+        # Keras's attention keeps heads as an axis, [H, N, D]; the others join them to [H, N · D].
         shape = (*inputs, *outputs) if ours in ("kernel", "embeddings") else outputs
         flat = (prod(inputs), prod(outputs)) if len(shape) > len(outputs) else (prod(outputs),)
         turned = (flat[::-1], True)
@@ -212,10 +218,13 @@ def _weights(layer: _Names, sizes: dict[str, int], index: int = 0) -> Iterator[W
             )
         }
         if layer.google is not None:
+            # google-research/bert multiplies its heads' weights with `transpose_b=True`.
             is_turned = is_matrix and layer.kind == "head"
+            # `run_classifier.py` has the head's weights in the top scope, "".
             name = named(layer.google + google).removeprefix("/")
             stored["google"] = Stored(name, *(turned if is_turned else (flat, False)))
         if layer.keras_hub is not None:
+            # HDF5 files of Keras number the variables of a layer in the order of their creation.
             name = named(f"layers/{layer.keras_hub}/vars/{index_in_layer}")
             stored["keras_hub"] = Stored(name, shape)
         yield Weight(named(f"{layer.ours}/{ours}"), shape, stored)

@@ -94,6 +94,7 @@ def read_tokenizer(directory: Path, model: CheckpointSettings) -> TokenizerFiles
     whole = read_json(directory, TOKENIZER, MAX_TOKENIZER_BYTES)
     if whole is not None:
         _check_algorithm(whole)
+    # The class decides which of two contradicting files transformers follows.
     name = _class_name(config, model, whole is not None)
     lower_case, notes = _cleaning(config, whole, name)
     for key, (kind, needed) in _FIXED.items():
@@ -117,6 +118,7 @@ def _check_algorithm(whole: CheckpointSettings) -> None:
     required = [
         ("model", model, "type", "WordPiece"),
         ("normalizer", normalizer, "type", "BertNormalizer"),
+        # It splits at white space and punctuation; another one would give other words.
         ("pre_tokenizer", whole.part("pre_tokenizer"), "type", "BertPreTokenizer"),
         ("unk_token", model, "unk_token", UNK),
         ("continuing_subword_prefix", model, "continuing_subword_prefix", JOINER),
@@ -150,6 +152,7 @@ def _class_name(config: CheckpointSettings, model: CheckpointSettings, has_whole
     Raises:
         InputError: the class does not tokenize like BERT.
     """
+    # As in `AutoTokenizer`: `tokenizer_config.json` first, then `config.json`.
     for settings in (config, model):
         name = settings.get("tokenizer_class", str)
         if name is not None:
@@ -157,6 +160,7 @@ def _class_name(config: CheckpointSettings, model: CheckpointSettings, has_whole
     else:
         if "auto_map" in config.values:
             raise config.error("auto_map", "names a tokenizer with custom code, which is never run")
+        # Neither names a class: transformers takes the one of `model_type`, bert.
         return _CLASSES[0]
     name = name.removesuffix("Fast")
     if name not in _CLASSES and not (name in _ANY_CLASS and has_whole):
@@ -189,6 +193,7 @@ def _cleaning(
             f"{TOKENIZER_CONFIG} does not have do_lower_case, and {TOKENIZER} has lowercase false, "
             "which is followed; transformers lower-cases where the former is silent"
         )
+    # None means "as lower-casing does", both in transformers and in tokenizers.
     if strip_accents not in (None, lower_case):
         raise InputError(
             f"{config.path}: strip_accents {strip_accents} with do_lower_case {lower_case}: "
@@ -239,6 +244,8 @@ def _added_tokens(
 
 def _check_names(settings: CheckpointSettings) -> None:
     """Raise `InputError` unless a file uses BERT's names for the special tokens."""
+    # Beginning and end of sequence are names of other models; as aliases of [CLS], [SEP] they do no
+    # harm.
     for key in (*NAMES, "bos_token", "eos_token"):
         value = settings.values.get(key)
         if value is None:
@@ -283,6 +290,7 @@ def _numbered(
             yield whole, "added_tokens", content, _id(whole, "added_tokens", index)
     key = "added_tokens_decoder"
     for number, token in (config.get(key, dict) or {}).items():
+        # `int` of a text of thousands of digits is slow, and raises above 4,300.
         index = int(number) if number.isdecimal() and len(number) < 10 else number
         yield config, key, _content(config, key, token), _id(config, key, index)
     added = read_json(directory, ADDED_TOKENS)
@@ -314,9 +322,12 @@ def _read_vocabulary(
     lines = () if data is None else split_pieces(data, path)
     if whole is None:
         ids = {piece: index for index, piece in enumerate(lines)}
+        # The bytes stay as they are, so the run's vocabulary has the checkpoint's checksum.
         if data is not None and ids.items() >= added.items():
             return path, data, ids  # duplicate pieces are detected when it is parsed
     else:
+        # The fast tokenizers of transformers read `tokenizer.json`; a `vocab.txt` next to it must
+        # agree.
         path, ids = whole.path, _ids(whole)
     for token, index in added.items():
         if ids.setdefault(token, index) != index:
@@ -324,6 +335,7 @@ def _read_vocabulary(
                 f"{path}: gives {token} the id {ids[token]}, where another file of the directory "
                 f"gives it {index}; keep the files that the model was trained with"
             )
+    # An id is a row of the token embedding: a gap would shift all pieces after it.
     pieces = sorted(ids, key=ids.__getitem__)
     if [ids[piece] for piece in pieces] != [*range(len(pieces))]:
         raise InputError(f"{path}: the ids of its {len(pieces)} pieces do not count up from 0")
@@ -357,6 +369,7 @@ def _check_agreement(path: Path, lines: tuple[str, ...], pieces: list[str]) -> N
                 f"{path}: line {index + 1} differs from the piece with id {index} in {TOKENIZER}; "
                 "keep the file that the model was trained with"
             )
+    # Special tokens may be in `tokenizer.json` alone, after the others.
     if len(ours) > len(theirs) or not {*theirs[len(ours) :]} <= {*SPECIAL_TOKENS}:
         raise InputError(
             f"{path}: {len(ours)} pieces, but {TOKENIZER} has {len(theirs)}; "
@@ -370,6 +383,7 @@ def _check_template(
     """Raise `InputError` unless special tokens are placed around texts as in BERT."""
     kind = processor.get("type", str)
     is_ours = False
+    # tokenizers' own `BertWordPieceTokenizer` writes this form.
     if kind == "BertProcessing":
         around = [processor.values.get(name) for name in ("cls", "sep")]
         is_ours = around == [[CLS, ids.get(CLS)], [SEP, ids.get(SEP)]]

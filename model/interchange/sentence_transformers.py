@@ -58,6 +58,7 @@ def read_sentence_transformer(path: Path) -> Imported:
         prompts=tuple(sorted(prompts.items())),
         default_prompt=default,
     )
+    # Heads of the pretraining are often left in the file; a model of vectors has none.
     own = {weight.path for weight in encoder_weights(imported.config)}
     return replace(
         imported,
@@ -79,6 +80,7 @@ def _modules(path: Path) -> dict[str, str]:
     file, modules = path / MODULES, read_json_value(path, MODULES)
     if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
         raise InputError(f"{file}: expected a list of modules")
+    # Releases moved the classes between modules; the last part of the name stayed.
     names = [str(each.get("type", "")).rpartition(".")[2] for each in modules]
     for name in names:
         if name not in _TYPES:
@@ -89,6 +91,8 @@ def _modules(path: Path) -> dict[str, str]:
         raise InputError(f"{file}: has {', '.join(names)}; expected {', '.join(_ORDER[1])}")
     folders = {name: each.get("path", "") for name, each in zip(names, modules, strict=True)}
     for folder in folders.values():
+        # The list is untrusted: `../other` would read another directory. "" is the directory
+        # itself.
         if not isinstance(folder, str) or folder in (".", "..") or Path(folder).name != folder:
             raise InputError(f"{file}: names the folder {shown(folder)}, which is not in {path}")
     return folders
@@ -111,8 +115,10 @@ def _pooling(folder: Path, size: int, *, has_prompts: bool) -> Pooling:
     for name in ("embedding_dimension", "word_embedding_dimension"):
         if settings.get(name, int) not in (None, size):
             raise settings.error(name, f"{settings.values[name]}: the encoder has {size}")
+    # Such a pooling leaves out the prompt's positions, as INSTRUCTOR does; ours takes all.
     if has_prompts and settings.get("include_prompt", bool) is False:
         raise settings.error("include_prompt", "false: leaving out the prompt is not supported")
+    # Releases from 6 on write the name; earlier ones a flag for each mode, and several may be set.
     mode = settings.values.get("pooling_mode")
     if mode is None:
         given = [name for name in settings.values if name.startswith("pooling_mode_")]
@@ -139,6 +145,7 @@ def _prompts(path: Path) -> tuple[dict[str, str], str]:
     default = settings.get("default_prompt_name", str) or ""
     if default and default not in prompts:
         raise settings.error("default_prompt_name", f"{shown(default)}: no such prompt")
+    # Served vectors would be longer than those that the model's users have indexed.
     if settings.values.get("truncate_dim") is not None:
         raise settings.error("truncate_dim", "is not supported; vectors have the full size")
     return prompts, default
@@ -153,6 +160,7 @@ def _max_seq_length(folder: Path, imported: Imported) -> int:
     settings = read_json(folder, _ENCODER_SETTINGS)
     if settings is None:
         return imported.max_seq_length
+    # sentence-transformers lower-cases before the tokenizer; ours would not.
     if settings.get("do_lower_case", bool) and not imported.lower_case:
         raise settings.error("do_lower_case", "true: not supported with a cased tokenizer")
     length = settings.get("max_seq_length", int)
@@ -168,11 +176,13 @@ def sentence_transformer_files(vectors: VectorSettings, size: int, texts: TextFa
         texts: settings of the input texts.
     """
     names = _ORDER[vectors.normalize]
+    # The encoder is in the top directory, so that plain `transformers` loads it, too.
     folders = {name: f"{index}_{name}" if index else "" for index, name in enumerate(names)}
     modules: list[JsonObject] = [
         {"idx": index, "name": str(index), "path": folders[name], "type": _TYPES[name]}
         for index, name in enumerate(names)
     ]
+    # Releases before 6 read only these flags, and later ones read them, too.
     modes: JsonObject = {name: mode == vectors.pooling for name, mode in _MODES.items()}
     files: JsonObject = {
         MODULES: modules,

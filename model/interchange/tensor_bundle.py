@@ -69,6 +69,7 @@ def open_bundle(prefix: Path) -> WeightSource:
         with files[entry.shard_id].open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
+        # TensorFlow checks it too when it reads; a damaged weight must not become a run.
         if _masked_crc(data) != entry.crc32c:
             raise _malformed(prefix, f"{shown(name)} is damaged: its checksum differs")
         return np.frombuffer(data, dtype.as_numpy_dtype).reshape(shapes[name])
@@ -87,6 +88,8 @@ def _shape(entry: Any) -> tuple[int, ...]:
 def _check_size(prefix: Path, name: str, entry: Any, dtype: tf.DType, files: list[Path]) -> None:
     """Raise `InputError` unless a tensor's size matches its shape and its data exist."""
     shape = _shape(entry)
+    # Variables that parameter servers partitioned are stored in slices; BERT's checkpoints have
+    # none.
     if entry.slices or len(shape) > 8:
         raise _malformed(prefix, f"{shown(name)} is stored in slices")
     if min(shape, default=0) < 0 or prod(shape) * dtype.size != entry.size:
