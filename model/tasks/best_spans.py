@@ -6,6 +6,7 @@ Shapes: K windows, L positions, S spans of each window.
 from typing import Any
 
 from model.tasks.encoded import NO_LABEL
+from pipeline.text.tokenizer import MAX_WORD_BYTES
 
 MAX_ANSWER_WORDS = 30
 """Maximum number of words of an answer, as in google-research/bert (run_squad.py), which counts
@@ -75,10 +76,6 @@ def best_spans(scores: Any, at: Any, count: Any = 1) -> tuple[Any, Any, Any]:
     return best, tf.where(is_answer, first, NO_LABEL), tf.where(is_answer, last, NO_LABEL)
 
 
-MAX_WORD_PIECES = 128
-"""A word has at most 100 bytes (longer ones are [UNK]), hence fewer pieces than this."""
-
-
 def _best_start_before(starts: Any, word: Any) -> Any:
     """Return the maximum of the starts from the first piece of a word to each piece: [K, L].
 
@@ -92,7 +89,7 @@ def _best_start_before(starts: Any, word: Any) -> Any:
 
     best, length = starts, tf.shape(word)[1]
     reach = 1
-    while reach < MAX_WORD_PIECES:
+    while reach < MAX_WORD_BYTES:  # a piece has at least a byte
         shift = tf.minimum(reach, length)
         earlier, of_earlier = (
             tf.pad(each, [[0, 0], [shift, 0]], constant_values=nothing)[:, :length]

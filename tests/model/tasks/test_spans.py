@@ -58,6 +58,16 @@ def test_best_spans_are_those_by_definition(kinds_of_score: int) -> None:
         assert all(first == last == NO_LABEL for _, first, last in found[len(expected) :])
 
 
+@pytest.mark.parametrize("pieces", [128, 129, 266, 400])
+def test_a_word_of_many_pieces_is_answered_from_its_first_to_its_last(pieces: int) -> None:
+    # Text of Thai or kana is one word up to the next space; of up to 800 bytes, it is kept.
+    at = np.array([[NO_LABEL, *[0] * pieces, NO_LABEL]], np.int32)
+    scores = np.zeros((1, pieces + 2, 2), np.float32)
+    scores[0, 1, 0] = scores[0, pieces, 1] = 4.0
+    total, first, last = (each.numpy() for each in best_spans(scores, at))
+    assert (total[0, 0], first[0, 0], last[0, 0]) == (8.0, 0, 0)
+
+
 def lists_of_best_that_do_not_meet() -> np.ndarray:
     """Scores of 50 words in which the best 25 starts stand behind the best 25 ends."""
     scores = np.zeros((52, 2), np.float32)
