@@ -86,11 +86,13 @@ class Batches:
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self))
         size = self.batch_size
+        # Examples at the start of the epoch that fill the last batch of the one before.
         first = -(epoch * len(order)) % size
         end = first + max(len(order) - first, 0) // size * size
         lengths = self._lengths[self._groups].max(axis=1)
         for start in range(first, end, BATCHES_SORTED * size):
             window = order[start : min(start + BATCHES_SORTED * size, end)]
+            # Stable, so that equal lengths keep the random order, on every platform.
             by_length = window[np.argsort(lengths[window], kind="stable")].reshape(-1, size)
             # `permutation` shuffles the rows, which are batches.
             order[start : start + window.size] = rng.permutation(by_length).ravel()
@@ -131,6 +133,7 @@ class Batches:
             first = batch * self.batch_size
             places = np.arange(first, first + self.batch_size)
             count = len(self.encoded)
+            # Equal batch sizes: another one would compile the step once more.
             return np.where(places < count, self.by_length[places % count], -1)
 
         if self.encoded.groups is None:
@@ -160,6 +163,7 @@ class Batches:
             count: number of global batches; None = infinite.
         """
         size = context.get_per_replica_batch_size(self.batch_size)
+        # Devices of this process; `device_batch` numbers go round them.
         devices = context.num_replicas_in_sync // context.num_input_pipelines
         first_device = context.input_pipeline_id * devices
         first_rows = rows(0)[:size]
@@ -175,18 +179,22 @@ class Batches:
 
         def tensors(number: tf.Tensor) -> dict[str, tf.Tensor]:
             kinds = [values.dtype for values in empty.values()]
+            # In NumPy: the examples stay in this process, and are no constants of the graph.
             values = tf.numpy_function(device_batch, [number], kinds)
             return {
                 name: tf.ensure_shape(value, self._shape(name, like))
                 for (name, like), value in zip(empty.items(), values, strict=True)
             }
 
+        # The data are a function of the batch's number alone, so that a run resumes at any step.
         numbers = tf.data.Dataset.counter()
         if count is not None:
             numbers = numbers.take(count * devices)
         options = tf.data.Options()
+        # Batches of a step belong together: in another order, devices would mix those of two steps.
         options.deterministic = True
         off = tf.data.experimental.AutoShardPolicy.OFF
+        # Each process computes its own rows; TensorFlow would drop some of them once more.
         options.experimental_distribute.auto_shard_policy = off
         return numbers.map(tensors).prefetch(4).with_options(options)
 
@@ -245,6 +253,7 @@ class Batches:
         encoded = self.encoded
         input_ids = np.full((len(texts), length), self.pad_id, np.int32)
         for place, text in enumerate(texts):
+            # Filler (-1) is the last text: real pieces, whose weight is 0.
             input_ids[place, : self._lengths[text]] = encoded.input_ids[text]
         positions = np.arange(length)
         input_mask = positions < self._lengths[texts][:, np.newaxis]

@@ -26,6 +26,7 @@ class Classification(TextKind):
 
     has_classes = True
     has_soft_targets = True
+    # As a cross-encoder: the probability of the last class ("relevant") orders the passages.
     ranks_passages = True
     signature = TaskSignature(
         "classify", view="classes", playground=("What a wonderful film.", "I liked it.")
@@ -36,6 +37,7 @@ class Classification(TextKind):
     def __init__(self, name: str, *, takes_pairs: bool) -> None:
         self.name = name
         self.takes_pairs = takes_pairs
+        # In windows of a pair, it is unclear which parts of the two texts belong together.
         self.takes_long = not takes_pairs
 
     @property
@@ -67,6 +69,7 @@ class Classification(TextKind):
         Labels that `named` does not contain match the run's if they are equal, if they are numbers
         and the run's labels are LABEL_0, LABEL_1, … (or vice versa), or if only their case differs.
         """
+        # The user's mapping comes last and wins.
         known = matching_names({*examples.labels} - {""} - named.keys(), task) | dict(named)
         for label, row in zip(examples.labels, examples.rows, strict=False):
             if label and label not in known:
@@ -81,11 +84,14 @@ class Classification(TextKind):
         """Return the number of examples of each class, and warnings about suspicious classes."""
         parts = []
         counts = Counter(examples.labels)
+        # A line of hundreds of classes is not read.
         if len(counts) <= 10:
             parts.append(" ".join(f"{label}: {counts[label]:,}" for label in task.labels))
+        # Often a typing error in a label.
         once = [label for label in task.labels if counts[label] == 1]
         if once:
             parts.append(f"one example only: {', '.join(once[:5])}")
+        # GLUE's test files have -1 for all labels; next to 0 and 1 it may be meant as unknown, too.
         if {UNKNOWN, "0"} <= {*task.labels}:
             parts.append(f"{UNKNOWN} is learned as a class; remove it if it means no label")
         return parts
@@ -148,6 +154,7 @@ class Classification(TextKind):
         ]
         if labels is None:
             return Evaluation({}, answers)
+        # 1e-30 keeps the error finite where float32 rounds a probability to 0.
         errors = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30))
         return Evaluation(
             class_measures(task, labels, best),
@@ -225,6 +232,7 @@ def class_probabilities(logits: Sequence[np.ndarray] | np.ndarray) -> np.ndarray
     """Return the probability of each class: float32 [N, C]."""
     from scipy.special import softmax
 
+    # SciPy subtracts the maximum first, so large logits do not overflow.
     probabilities: np.ndarray = softmax(np.asarray(logits), axis=-1)
     return probabilities
 
@@ -241,6 +249,7 @@ def class_measures(task: Task, expected: np.ndarray, predicted: np.ndarray) -> d
 
     measured = {
         "accuracy": float(np.mean(expected == predicted)),
+        # 0 for a class that is never predicted, instead of a warning for each.
         "macro_f1": metrics.f1_score(expected, predicted, average="macro", zero_division=0),
     }
     if len(task.labels) == 2:

@@ -85,24 +85,28 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
     """
     with path.open(encoding="utf-8-sig") as file:
         lines = [_split(number, line) for number, line in enumerate(file, start=1)]
+    # CoNLL-2012 has a varying number of columns at the end, so it is recognized by this line.
     is_2012 = any(line.cells[:2] == ["#begin", "document"] for line in lines)
     blocks = [
         list(block)
         for is_data, block in itertools.groupby(lines, key=lambda line: _is_data(line))
         if is_data
     ]
+    # A line that begins with # may be a word: a hashtag. Columns are detected without such lines.
     certain = [[line for line in block if not line.may_be_comment] for block in blocks]
     rows = [line for block in certain for line in block]
     if not rows:
         return []
     if all(len(line.cells) == 1 for line in rows) and not (word or tag):
         return _words_alone(certain)
+    # Numbers and words, without tags: a file to predict on.
     if not (word or tag) and len(rows[0].cells) == 2 and _only_word_numbers(certain):
         return _words_alone(
             [line for line in block if not _NO_WORD_ID.fullmatch(line.cells[0])]
             for block in certain
         )
     columns = _columns(path, certain, word, tag, is_2012=is_2012)
+    # What is certainly a tag helps to tell `#word O` from a comment.
     tags = {line.cells[columns.tag - 1] for line in rows if len(line.cells) >= columns.tag}
     kept = (_lines_of_words(block, rows[0], columns, tags) for block in blocks)
     return _without_brackets([_sentence(path, words, columns) for words in kept if words])
@@ -110,6 +114,8 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
 
 def _split(number: int, line: str) -> _Line:
     stripped = line.strip(_SPACES)
+    # Between tabs, a cell may be empty or have spaces, as in multi-word tokens; spaces separate
+    # only without tabs.
     cells = line.rstrip("\r\n").split("\t") if "\t" in line else _GAP.split(stripped)
     return _Line(number, [cell.strip(_SPACES) for cell in cells], "\t" in line)
 
@@ -128,6 +134,7 @@ def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first:
         tags: tags of the lines that are certainly not comments.
         is_first: whether the line precedes all words of its sentence.
     """
+    # A comment has other columns than the words, unless by chance.
     if len(line.cells) != len(like.cells) or line.has_tabs != like.has_tabs:
         return True
     cell = line.cells[tag - 1]
@@ -141,6 +148,7 @@ def _lines_of_words(
     words: list[_Line] = []
     for line in block:
         is_skipped = line.may_be_comment or _NO_WORD_ID.fullmatch(line.cells[0])
+        # CoNLL-U: `3-4` is a contraction of the words 3 and 4, `5.1` an elided word.
         if columns.has_ids and is_skipped:
             continue
         if line.may_be_comment and _is_comment(line, like, columns.tag, tags, is_first=not words):
@@ -244,6 +252,7 @@ def _tag_column(path: Path, rows: Sequence[_Line], word: int, *, has_ids: bool) 
         return UPOS
     if has_ids and like_tags:
         return like_tags[0]
+    # A guess might be the column of lemmas or parts of speech, and nobody would notice.
     if (has_ids and last > 3) or (like_tags and last not in like_tags):
         raise InputError(
             f"{path}: line {rows[0].number}: which of the {last} columns has the tags? name it "
@@ -286,6 +295,7 @@ def _sentence(path: Path, lines: Sequence[_Line], columns: _Columns) -> Sentence
 def _without_brackets(sentences: list[Sentence]) -> list[Sentence]:
     """Return the sentences with IOB2 tags in place of CoNLL-2012's brackets: `(ORG*`, `*`, `*)`."""
     tags = {tag for sentence in sentences for tag in sentence.tags}
+    # A part-of-speech tag may be a bracket; every one must be of this form.
     if "*" not in tags or not all(map(_BRACKETS.fullmatch, tags)):
         return sentences
     return [Sentence(each.line, each.words, _iob2(each.tags)) for each in sentences]
@@ -298,6 +308,7 @@ def _iob2(brackets: Sequence[str]) -> list[str]:
         assert match is not None
         if match[1]:
             kind = match[1]
+        # An entity runs from `(TYPE*` to `*)`; `*` inside continues it.
         tags.append(f"{'B' if match[1] else 'I'}-{kind}" if kind else "O")
         if match[3]:
             kind = ""

@@ -80,6 +80,7 @@ class Encoded:
             [*self.input_ids, *other.input_ids],
             np.concatenate([self.first_lengths, other.first_lengths]),
             labels,
+            # Sources of both stay apart, for means over the windows of a text.
             np.concatenate([self.sources, other.sources + self.sources.max() + 1]),
             teacher_logits=[*self.teacher_logits, *other.teacher_logits],
             are_labelled=np.concatenate(masks),

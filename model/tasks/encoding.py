@@ -73,7 +73,9 @@ class Encoder:
         columns = [list(column) for column in zip(*texts, strict=True)]
         rows = [self.pieces(column) for column in columns]
         lengths = [np.array([len(row) for row in part]) for part in rows]
+        # Texts alone have no B, which is not a B of length 0: that would have a [SEP].
         lengths = [*lengths, np.full(len(texts), NO_B)][:2]
+        # Before joining, on the pieces: a truncated sequence would lose its [SEP].
         kept = truncated(lengths[0], lengths[1], self.max_seq_length - PAIR_MARKS)
         cut = [
             [row[:length] for row, length in zip(part, of_part, strict=True)]

@@ -46,5 +46,6 @@ def mean_cross_entropy(logits: np.ndarray, labels: Any) -> float:
 def confusion_matrix(expected: np.ndarray, answered: np.ndarray, classes: int) -> np.ndarray:
     """Return the confusion matrix, with true classes as rows: int64 [C, C]."""
     counts = np.zeros((classes, classes), np.int64)
+    # `add.at`, because plain indexing counts a repeated pair once.
     np.add.at(counts, (expected, answered), 1)
     return counts

@@ -50,12 +50,14 @@ class Tuning:
         """Return the task's model, with the frozen layers not trainable."""
         model = build_task_model(config, self.task)
         for layer in model.get_layer("encoder").layers:
+            # Not trainable, so that neither gradients nor optimizer slots are made for it.
             if self.frozen_layers and self._depth(layer.name) <= self.frozen_layers:
                 layer.trainable = False
         return model
 
     def learning_rate_factor(self, path: str) -> float:
         """Return the learning-rate multiplier for this weight."""
+        # Howard & Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2; the head has factor 1.
         return self.layer_decay ** (self.num_layers + 1 - self._depth(path))
 
     def _depth(self, path: str) -> int:
@@ -91,6 +93,7 @@ class Tuning:
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
         """Return the task's model's outputs; for examples of T texts, task_logits are [B, T, D]."""
         count = texts_per_example(batch)
+        # In an evaluation, also texts that belong to an example run one by one.
         if batch[schema.INPUT_IDS].shape.rank == 2:
             return model_outputs(model, batch, training=training)
         texts = {
@@ -117,8 +120,10 @@ class Tuning:
         known = batch["are_labelled"]
         if weights.shape.rank == 2:
             known = known[:, tf.newaxis]
+        # Metrics count all labels, the teacher's too; the hard loss those of people alone.
         hard = kind.sums(logits, batch, weights * known, self.task)["task_loss"]
         soft = kind.soft_loss(logits, batch, weights, self.temperature)
+        # (1 - w) hard + w soft, with `hard` 0 where only the teacher has answered.
         return sums | {"task_loss": hard + self.teacher_weight * (soft - hard)}
 
 

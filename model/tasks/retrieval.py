@@ -45,12 +45,15 @@ def query_measures(ranked: Sequence[str], grades: Mapping[str, int]) -> dict[str
         ranked: ids of the documents, best first.
         grades: relevance of the judged documents; others, and those of 0 or less, are irrelevant.
     """
+    # trec_eval uses the grade itself as the gain, not 2^grade - 1.
     gains = np.array([max(grades.get(document, 0), 0) for document in ranked], float)
     ideal = np.array(sorted((grade for grade in grades.values() if grade > 0), reverse=True), float)
     is_relevant = gains > 0
     ranks = np.flatnonzero(is_relevant) + 1
+    # All relevant documents, also those beyond `DEEPEST`: recall and AP are of the collection.
     count = max(len(ideal), 1)
     best = _discounted(ideal[:CUT])
+    # 1 / inf is the 0 of a query without a hit in the first ranks.
     first = ranks[0] if len(ranks) and ranks[0] <= CUT else np.inf
     return {
         f"ndcg_at_{CUT}": _discounted(gains[:CUT]) / best if best else 0.0,
@@ -108,6 +111,7 @@ def _qrels_file(folder: Path, split: str | None) -> Path:
     names = sorted(path.stem for path in (folder / QRELS).glob("*.tsv"))
     if not names:
         raise InputError(f"`data` {folder}: no {QRELS}/*.tsv, which lists the relevant documents")
+    # BEIR reports test, for all collections but MS MARCO.
     chosen = split or ("test" if "test" in names else names[0])
     if chosen not in names or (split is None and chosen != "test" and len(names) > 1):
         raise InputError(f"`split`: {folder / QRELS} has {', '.join(names)}; name one of them")
@@ -117,8 +121,10 @@ def _qrels_file(folder: Path, split: str | None) -> Path:
 def _read_grades(path: Path) -> dict[str, dict[str, int]]:
     grades: defaultdict[str, dict[str, int]] = defaultdict(dict)
     with _reading(path).open(encoding="utf-8", newline="") as file:
+        # Ids may contain quotation marks.
         rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         for row in rows:
+            # BEIR's files have a header; files without one are read, too.
             if rows.line_num == 1 and row[-1:] == ["score"]:
                 continue
             try:
@@ -168,8 +174,10 @@ def _records(path: Path) -> Iterator[tuple[str, str]]:
 def _record(path: Path, number: int, line: str) -> tuple[str, str]:
     try:
         record: Any = json.loads(line)
+        # As BEIR joins them for its models.
         parts = [record.get("title") or "", record["text"]]
         name, text = record["_id"], " ".join(part for part in parts if part)
+        # JSON may hold half of a surrogate pair, which the tokenizer could not read.
         text.encode()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
@@ -211,6 +219,7 @@ class BestDocuments:
         all_scores = np.concatenate([self.scores[rows], scores], axis=1)
         all_places = np.concatenate([self.places[rows], places], axis=1)
         count = self.scores.shape[1]
+        # Only the set matters here; the order is computed once, at the end.
         best = np.argpartition(-all_scores, count - 1, axis=1)[:, :count]
         self.scores[rows] = np.take_along_axis(all_scores, best, axis=1)
         self.places[rows] = np.take_along_axis(all_places, best, axis=1)

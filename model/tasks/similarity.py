@@ -156,6 +156,7 @@ class Similarity(TaskKind[ComparedTexts]):
                 "told apart, so split the file"
             )
         prompt = _settings(task).prompt
+        # A text that several examples have is encoded, and run, once in an evaluation.
         input_ids, first_lengths, truncated = encoder.join([(prompt + text,) for text in numbers])
         empty = sum(not text.strip() for text in numbers)
         return Encoded(
@@ -217,12 +218,14 @@ class Similarity(TaskKind[ComparedTexts]):
         import tensorflow as tf
 
         settings = _settings(task)
+        # A file for evaluation may have scores where the training had pairs, and the reverse.
         if not _fits(settings.loss, examples):
             settings = dataclasses.replace(
                 settings, loss="cosent" if examples.scores else "in-batch"
             )
         task = dataclasses.replace(task, vectors=settings)
         assert encoded.groups is not None
+        # In batches, because the loss compares all examples of a batch with each other.
         vectors, total = np.stack(logits), 0.0
         for first in range(0, len(examples), EVALUATED_AT_ONCE):
             rows = slice(first, first + EVALUATED_AT_ONCE)
@@ -338,6 +341,7 @@ def _loss(vectors: Any, labels: Any, weights: Any, settings: VectorSettings) -> 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Return vectors divided by their lengths: float64 [M, D]; zeros stay zeros."""
+    # float64, so that rounding does not decide between equal ranks.
     wide = vectors.astype(np.float64)
     return wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12)
 
@@ -373,6 +377,7 @@ def _rank_errors(expected: np.ndarray, answered: np.ndarray) -> list[float]:
 
 def _of_triplets(examples: ComparedTexts, cosines: np.ndarray) -> Evaluation:
     """Return the share of examples whose positive is nearer than every negative."""
+    # Of several negatives, the nearest must be farther than the positive.
     hardest = cosines[:, 1:].max(axis=1)
     names = examples.columns[1], examples.columns[2]
     answers = [
@@ -393,6 +398,7 @@ def _of_pairs(examples: ComparedTexts, vectors: np.ndarray, groups: np.ndarray) 
     for anchor, positive in groups[:, :2].tolist():
         right[anchor].append(positive)
     ranks = [
+        # `>=`: a model that gives all texts one vector must not rank first.
         int(1 + np.sum(scores[~np.isin(positives, [anchor, *right[anchor]])] >= score))
         for anchor, scores, score in _scored(vectors, groups, positives)
     ]

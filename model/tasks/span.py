@@ -116,12 +116,14 @@ class Span(TaskKind[Questions]):
         n_best="answers",
     )
     foreign_head = ForeignHead("BertForQuestionAnswering", "qa_outputs", "cls/squad")
+    # There are neither classes to confuse nor numbers to compare.
     has_picture = False
     uses_windows = True
     window_dtypes = MappingProxyType(
         {"no_answer": "float32", "scores": "float32", "first": "int32", "last": "int32"}
     )
     default_length = 384  # as in google-research/bert (run_squad.py)
+    # A longest question, its special tokens, and room for a dozen pieces of the passage.
     least_length = MAX_QUESTION_PIECES + 16
 
     def num_outputs(self, task: Task) -> int:
@@ -162,6 +164,7 @@ class Span(TaskKind[Questions]):
 
     def encode_unlabelled(self, encoder: "Encoder", examples: Questions, task: Task) -> Encoded:
         """Encode questions with unknown answers."""
+        # Encoded as questions without an answer, whose labels are then dropped.
         return dataclasses.replace(self.encode(encoder, examples, task), labels=None)
 
     def encode(self, encoder: "Encoder", examples: Questions, task: Task) -> Encoded:
@@ -178,8 +181,10 @@ class Span(TaskKind[Questions]):
         for index, each in enumerate(asked):
             pieces, words, word_bytes = split[each.passage]
             question = questions[index][: question_room(encoder.max_seq_length)]
+            # As in google-research/bert, the end of a long question is cut, not its passage.
             truncated += len(questions[index]) > len(question)
             room = encoder.max_seq_length - len(question) - 3
+            # [CLS], the question and [SEP] stand before the passage.
             offset = len(question) + 2
             answer = _answer_pieces(each.passage, each.answers, words, word_bytes)
             parts = windows(len(pieces), room, encoder.doc_stride)
@@ -224,6 +229,7 @@ class Span(TaskKind[Questions]):
         ]
         both = tf.cast(right[0] & right[1], tf.float32)
         return {
+            # The mean of both, as in google-research/bert (run_squad.py).
             "task_loss": tf.add_n(losses) / 2.0,
             "task_accuracy": tf.reduce_sum(both * weights),
             "task_weight": tf.reduce_sum(weights),
@@ -257,6 +263,7 @@ class Span(TaskKind[Questions]):
         sides = [
             [-log_softmax(score[:, side])[label[side]] for side in (0, 1)]
             for score, label, source in zip(logits, encoded.labels, encoded.sources, strict=True)
+            # An answer that is not at its offset has labels (0, 0), which say that there is none.
             if examples.questions[source].is_learnable
         ]
         return float(np.mean(sides))
@@ -281,6 +288,7 @@ class Span(TaskKind[Questions]):
             return Evaluation({}, answers)
         expected = [question.expected or () for question in examples.questions]
         texts = [answer.text for answer in answered]
+        # By F1 and not by loss: an answer in other words of the passage may be right.
         errors = [1.0 - answer_scores(*pair)[1] for pair in zip(texts, expected, strict=True)]
         return Evaluation(answer_measures(texts, expected), answers, errors)
 
@@ -309,9 +317,11 @@ class Span(TaskKind[Questions]):
 
         del task
         count = 1 if most is None else tf.reduce_max(most)
+        # All questions of a batch get as many answers as the one that asks for most.
         scores, first, last = best_spans(logits, at, count)
         spans = {"scores": scores, "first": first, "last": last}
         return {
+            # Start and end at [CLS] stand for "no answer" (Devlin et al. 2018, section 4.3).
             "no_answer": tf.reduce_sum(logits[:, 0], axis=-1),
             **{name: tf.reshape(values, [-1]) for name, values in spans.items()},
         }
@@ -343,6 +353,7 @@ class Span(TaskKind[Questions]):
         else:
             is_answer &= tf.range(tf.shape(scores)[1]) < read.most[:, tf.newaxis]
             scores = tf.where(is_answer, scores, 0.0)
+        # A negative first word has the place 0 to 0, hence the answer "".
         first = tf.where(is_answer, first, NO_LABEL)
         rows = tf.broadcast_to(rows[:, tf.newaxis], tf.shape(first))
         places = read.places(rows, first, last)
@@ -374,10 +385,12 @@ class Span(TaskKind[Questions]):
         nothing = np.inf
         begins = [0]
         while begins[-1] + room < len(ids) and len(begins) < asked.max_windows:
+            # Written out once more, and not shared with the graph: the gate compares the two.
             begins.append(begins[-1] + min(asked.doc_stride, room))
         inputs = [[first_part, ids[begin : begin + room]] for begin in begins]
         for begin, logits in zip(begins, asked.logits(inputs), strict=True):
             nothing = min(nothing, float(logits[0].sum()))
+            # The logits of the passage alone, without [CLS], question, [SEP] and the last [SEP].
             _add_spans(by_words, logits[len(first_part) + 2 : -1], of_piece[begin : begin + room])
         return {
             "passage": np.array(passage.encode(), object),
@@ -404,6 +417,8 @@ class Span(TaskKind[Questions]):
             return {served.SCORE: score, served.ANSWER: nothing, **_expected_places(b"", 0, 0)}
         best = max(of_spans.values())
         words = int(answer[served.START]), int(answer[served.END])
+        # Without an answer, only the score is compared; a span that the passage lacks is infinitely
+        # wrong.
         of_chosen = best if score <= 0 else of_spans.get(words, np.inf)
         first, last = words if score > 0 else (0, 0)
         passage = row["passage"].item()
@@ -487,6 +502,7 @@ def read_squad(path: Path) -> Questions:
         OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
     """
     try:
+        # With a byte order mark, as Windows writes it, plain JSON would be refused.
         articles = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
         questions = Questions(path)
         for article in articles:
@@ -509,6 +525,7 @@ def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None
     is_impossible = asked.get("is_impossible", False)
     if not isinstance(is_impossible, bool):
         raise ValueError(f"{asked['id']}: is_impossible is neither true nor false")
+    # SQuAD 2.0 lists plausible answers of impossible questions elsewhere; none of them is right.
     given = [] if is_impossible else asked.get("answers")
     answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given or []]
     if not all(is_unicode(text) for text, _ in answers):
@@ -516,6 +533,7 @@ def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None
     placed = [
         (text, first)
         for text, first in answers
+        # `startswith` takes a negative offset from the end.
         if text and first >= 0 and passage.startswith(text, first)
     ]
     if len(placed) < len(answers):
@@ -531,6 +549,7 @@ def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None
 
 def question_room(max_seq_length: int) -> int:
     """Return the maximum number of pieces of a question; it leaves room for a passage piece."""
+    # The shortest window has a piece for the question already.
     return min(MAX_QUESTION_PIECES, max(max_seq_length - SHORTEST_WINDOW + 1, 0))
 
 
@@ -569,6 +588,7 @@ def _answer_pieces(
     text, first = answers[0]
     first_byte = len(passage[:first].encode())
     end_byte = first_byte + len(text.encode())
+    # Words that overlap the answer: annotators also marked parts of words.
     inside = np.flatnonzero((word_bytes[:, 1] > first_byte) & (word_bytes[:, 0] < end_byte))
     if not len(inside):
         return None
@@ -587,6 +607,7 @@ def _answer_positions(
         length: number of pieces in the window.
         offset: position of the window's first piece in the model's input.
     """
+    # As in google-research/bert: a window with a part of the answer is trained as without one.
     if answer is None or answer[0] < first or answer[1] >= first + length:
         return 0, 0
     return answer[0] - first + offset, answer[1] - first + offset
@@ -664,6 +685,7 @@ def _best_of_windows(
 ) -> list[tuple[float, int, int]]:
     """Return the score, the first and the last word of the best answer in each window."""
     found: list[tuple[float, int, int]] = [(0.0, NO_LABEL, NO_LABEL)] * len(words)
+    # Windows of similar lengths together need little padding.
     order = sorted(range(len(words)), key=lambda index: len(words[index]))
     for start in range(0, len(order), _WINDOWS_TOGETHER):
         chosen = order[start : start + _WINDOWS_TOGETHER]
@@ -694,6 +716,7 @@ def best_of_texts(found: Mapping[str, Any], read: ReadTexts) -> tuple[Any, Any, 
     """
     import tensorflow as tf
 
+    # `window_outputs` are flat: S answers of each window, one window after another.
     count = tf.size(found["scores"]) // tf.maximum(tf.size(found["no_answer"]), 1)
     count = tf.maximum(count, 1)
     is_answer = found["first"] != NO_LABEL
@@ -705,6 +728,7 @@ def best_of_texts(found: Mapping[str, Any], read: ReadTexts) -> tuple[Any, Any, 
     most_words = tf.reduce_max(read.words.starts.row_lengths()) + 1
     runs = rows * most_words + tf.cast(first, tf.int64)
     runs = runs * MAX_ANSWER_WORDS + tf.cast(last - first, tf.int64)
+    # Windows overlap, so a run of words may be found twice; the better score counts.
     runs, index = tf.unique(runs, tf.int64)
     scores = tf.math.unsorted_segment_max(scores, index, tf.size(runs, tf.int64))
     first = tf.cast(runs // MAX_ANSWER_WORDS % most_words, tf.int32)
@@ -715,6 +739,7 @@ def best_of_texts(found: Mapping[str, Any], read: ReadTexts) -> tuple[Any, Any, 
         """Return [runs] as [B, most runs of a text, and N more]."""
         texts = tf.size(read.texts, tf.int64)
         ragged = tf.RaggedTensor.from_value_rowids(values, rows, texts, validate=False)
+        # `top_k` needs at least `count` columns, however few answers there are.
         return tf.pad(ragged.to_tensor(nothing), [[0, 0], [0, count]], constant_values=nothing)
 
     best, places = tf.math.top_k(by_text(scores, IMPOSSIBLE), count)
@@ -725,6 +750,7 @@ def best_of_texts(found: Mapping[str, Any], read: ReadTexts) -> tuple[Any, Any, 
 
 def normalized_answer(text: str) -> str:
     """Return an answer in lower case, without punctuation, articles and extra spaces, as SQuAD."""
+    # The order of SQuAD's own script: lower case, punctuation, articles, white space.
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
@@ -744,6 +770,7 @@ def answer_scores(answer: str, expected: Sequence[str]) -> tuple[float, float]:
 
 def _word_f1(answer: str, expected: str) -> float:
     a, b = answer.split(), expected.split()
+    # SQuAD 2.0's script: without words on one side, F1 is whether both have none.
     if not a or not b:
         return float(a == b)
     common = sum((Counter(a) & Counter(b)).values())

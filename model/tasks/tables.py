@@ -52,12 +52,14 @@ LABELS = (
 COLA = ("source", "label", "original_label", "sentence")
 """Columns of CoLA, whose files have no header: `gj04`, 1 or 0, `*` or empty, the sentence."""
 
+# idx, guid, PairID, sentence_id, qid1, "Unnamed: 0" (pandas): columns with codes, not texts.
 _ID_NAME = re.compile(
     r"(?i:(?:^|[^a-z])(?:id|idx|index|guid|uid|uuid|split)\d*$|^unnamed|^[a-z]{1,8}id\d?$)"
     r"|[a-z]I[dD]\d*$"
 )
 _CODE = re.compile(r"\S*\d\S*|\S+://\S+")
 _WORDS_FOR_VALUES = frozenset({"true", "false", "yes", "no", "nan", "none", "null", "na", "n/a"})
+# pandas writes integer labels as 1.0 if a row has none.
 _INTEGER_WITH_ZEROS = re.compile(r"(-?[0-9]+)\.0+")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
@@ -137,6 +139,7 @@ def read_table(path: Path, *, skip_incomplete: bool = False) -> Table:
     ending = path.suffix.lower()
     if ending not in (".tsv", ".csv", ".jsonl", ".json"):
         raise InputError(f"{path}: expected a .tsv, .csv or .jsonl file")
+    # Excel begins UTF-8 files with a byte order mark; the csv module needs line ends as they are.
     with path.open(encoding="utf-8-sig", newline="") as file:
         if ending in (".jsonl", ".json"):
             return _json_table(path, file)
@@ -166,6 +169,7 @@ def _has_quoted_cells(lines: Iterable[str]) -> bool:
             if not _QUOTED.fullmatch(cell):
                 return False
             is_doubled |= '""' in cell[1:-1]
+    # A lone quoted cell may be a title in quotation marks, as in GLUE's texts.
     return is_doubled or all(_QUOTED.fullmatch(name) for name in header)
 
 
@@ -178,6 +182,7 @@ def _csv_table(path: Path, delimiter: str, reader: Any, skip_incomplete: bool) -
     csv.field_size_limit(_LONGEST_CELL)
     try:
         header: list[str] = next(filter(None, reader), [])
+        # CoLA has no header: its first sentence would become the names of the columns.
         if delimiter == "\t" and _is_cola(header):
             columns: tuple[str, ...] = COLA
             first = [(reader.line_num, header)]
@@ -186,6 +191,7 @@ def _csv_table(path: Path, delimiter: str, reader: Any, skip_incomplete: bool) -
         numbered = ((reader.line_num, row) for row in reader if row)
         lines, rows, incomplete = [], [], 0
         for line, row in itertools.chain(first, numbered):
+            # A missing tab shifts the label into a text, which no later check would notice.
             if len(row) != len(columns):
                 if not skip_incomplete:
                     raise InputError(
@@ -213,6 +219,7 @@ def _header(path: Path, delimiter: str, names: Sequence[str], line: int) -> tupl
     )
     if len(set(columns)) < len(columns):
         raise InputError(f"{path}: line {line}: two columns have the same name")
+    # A file with the wrong ending has one column, whose name holds the real separators.
     other = next((mark for mark in "\t,;|" if mark != delimiter and mark in "".join(names)), None)
     if len(columns) == 1 and other:
         raise InputError(
@@ -262,6 +269,7 @@ def label_column(table: Table, named: str | None) -> str | None:
         return named
     by_name = {name.lower(): name for name in table.columns}
     found = [by_name[name] for name in LABELS if name in by_name]
+    # The plain name has priority over the others, which may hold votes or scores.
     if "label" in by_name:
         return by_name["label"]
     if len(found) > 1:
@@ -293,6 +301,7 @@ def text_columns(
     missing = [name for name in named if name not in table.columns]
     if missing:
         raise InputError(f"{table.path}: no column {missing[0]!r}; it has {table.listed}")
+    # What the user named is never overruled by the table of names.
     pair = [] if named or count == 1 else _known_pair(table, label)
     count = count or (2 if pair or len(named) == 2 else 1)
     found = named or pair or _detected(table, label, count)
@@ -310,6 +319,7 @@ def _known_pair(table: Table, label: str | None) -> list[str]:
     """Return the two columns with names from `PAIRS`; empty if no pair or several pairs match."""
     by_name = {name.lower(): name for name in table.columns if name != label}
     pairs = [[by_name[name] for name in pair] for pair in PAIRS if by_name.keys() >= {*pair}]
+    # A column with such a name may hold ids or numbers instead of texts.
     pairs = [pair for pair in pairs if all(_holds_a_text(table, column) for column in pair)]
     return pairs[0] if len(pairs) == 1 else []
 
@@ -323,6 +333,7 @@ def _detected(table: Table, label: str | None, count: int) -> list[str]:
     known = [name for name in others if name.lower() in TEXTS and _holds_a_text(table, name)]
     if known and count == 1:
         return known
+    # Ids may look like texts, so their names decide.
     names = [name for name in others if not _ID_NAME.search(name) and len(name.split()) < 5]
     return [name for name in names if _holds_texts(table, name)]
 
@@ -334,6 +345,7 @@ def _holds_a_text(table: Table, column: str) -> bool:
 def _holds_texts(table: Table, column: str) -> bool:
     """Return whether at least half of a column's values are texts, not numbers, ids or dates."""
     values = [value for value in table.values(column) if value not in (None, "")]
+    # Half, because texts may be numbers, too: answers such as "7".
     return bool(values) and 2 * sum(map(_is_text, values)) >= len(values)
 
 
@@ -403,6 +415,7 @@ def labels_of(table: Table, column: str) -> list[str]:
 
 def _label(value: Any) -> str | None:
     """Return a label as text; None if it is missing or invalid."""
+    # Before int: in Python a bool is one, and would give the label "True".
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):

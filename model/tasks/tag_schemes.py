@@ -50,6 +50,7 @@ def tag_scheme(sentences: Iterable[Sequence[str]], labels: Iterable[str] = ()) -
     entity_tags = sorted(tags - {"O"})
     matches = [_TAG.fullmatch(tag) for tag in entity_tags]
     typed = {match[1] for match in matches if match and match[2]}
+    # Parts of speech such as S or M look like letters of a scheme; a B is needed as evidence.
     if not typed and not (all(matches) and any(match and match[1] == "B" for match in matches)):
         if _are_odd(entity_tags):
             raise ValueError(
@@ -59,11 +60,13 @@ def tag_scheme(sentences: Iterable[Sequence[str]], labels: Iterable[str] = ()) -
         return "plain"
     letters = {match[1] for match in matches if match}
     fitting = [name for name, known in _LETTERS.items() if letters <= set(known)]
+    # In IOB2, a tag without a letter is a type of its own; the other schemes have strict rules.
     if not fitting or (fitting[0] != "IOB2" and not all(matches)):
         raise ValueError(
             f"the tags {', '.join(entity_tags[:8])} follow no known scheme "
             f"({', '.join(get_args(Scheme)[:-1])}); correct them"
         )
+    # The letters do not tell IOB1 from IOB2; where B stands does.
     if fitting[0] == "IOB2":
         return _iob(sentences)
     if fitting[0] == "IOE2" and not _all_end_with_e(sentences):
@@ -141,6 +144,7 @@ def _lenient(letters: str, types: Sequence[str]) -> set[Entity]:
 
 
 def _ends(letters: str, types: Sequence[str], index: int) -> bool:
+    # An entity ends before O, before B, or where the type changes.
     after = index + 1
     return after == len(letters) or letters[after] in "BO" or types[after] != types[index]
 

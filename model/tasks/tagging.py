@@ -154,6 +154,7 @@ class Tagging(TaskKind[TaggedSentences]):
         numbers = {label: index for index, label in enumerate(task.labels)}
         _check_tags(examples, numbers)
         pieces = encoder.word_pieces([word for words in examples.words for word in words])
+        # The same windows as in the served graph.
         room, step = half_windows(encoder.max_seq_length)
         rows: list[np.ndarray] = []
         all_labels: list[np.ndarray] = []
@@ -165,15 +166,18 @@ class Tagging(TaskKind[TaggedSentences]):
             ids = np.concatenate(of_words)
             first = np.cumsum([0, *map(len, of_words[:-1])])
             labels = np.full(len(ids), NO_LABEL, np.int32)
+            # A word's tag is that of its first piece (Devlin et al. 2018, section 5.3).
             labels[first] = [numbers[tag] for tag in tags]
             count = int(window_count(len(ids), room, step))
             in_parts += count > 1
             windows = np.full(len(ids), NO_LABEL)
+            # Of the windows that a word is in, one decides, so that no word counts twice.
             windows[first] = window_with_most_context(first, room, step, count)
             for window in range(count):
                 part = slice(window * step, window * step + room)
                 mine = np.where(windows[part] == window, labels[part], NO_LABEL)
                 rows.append(ids[part])
+                # For [CLS] and [SEP].
                 all_labels.append(np.array([NO_LABEL, *mine, NO_LABEL], np.int32))
                 sources.append(index)
         input_ids = encoder.sequences(rows)
@@ -310,6 +314,7 @@ class Tagging(TaskKind[TaggedSentences]):
         texts = read.words.words.to_tensor()
         size = tf.shape(texts, tf.int64)
         numbers = tf.broadcast_to(tf.range(size[1]), size)
+        # -1 pads the rows of shorter texts; `places` gives it the place 0 to 0.
         numbers = tf.where(numbers < read.words.words.row_lengths()[:, tf.newaxis], numbers, -1)
         rows = tf.broadcast_to(tf.range(size[0])[:, tf.newaxis], size)
 
@@ -320,6 +325,7 @@ class Tagging(TaskKind[TaggedSentences]):
 
         labels = by_text(tf.gather(tf.constant(task.labels), logits["classes"]))
         probabilities = by_text(logits[served.PROBABILITIES])
+        # Words beyond the last window that is read have no label, but are in `words`.
         missing = [[0, 0], [0, size[1] - tf.shape(labels, tf.int64)[1]]]
         return {
             served.WORDS: texts,
@@ -370,6 +376,7 @@ class Tagging(TaskKind[TaggedSentences]):
         answered = answer[served.PROBABILITIES][:count]
         numbers = {label.encode(): index for index, label in enumerate(task.labels)}
         chosen = np.array([numbers.get(label, -1) for label in answer[served.LABELS][:count]], int)
+        # An answer that is no label: expect a text that it cannot have.
         if (chosen < 0).any():
             return {
                 served.LABELS: np.array([b"a label of the task"], object),
@@ -425,6 +432,7 @@ def word_tags(
     tags: list[list[str]] = [[] for _ in examples.words]
     for source, score, label in zip(encoded.sources, logits, encoded.labels, strict=True):
         best = score[label != NO_LABEL].argmax(axis=-1)
+        # Windows of a sentence follow each other, and each decides on words after the one before.
         tags[source] += [task.labels[index] for index in best]
     return tags
 
@@ -436,6 +444,7 @@ def _sentence_errors(count: int, encoded: Encoded, logits: Sequence[np.ndarray])
     errors = np.zeros(count)
     for source, score, label in zip(encoded.sources, logits, encoded.labels, strict=True):
         at = np.flatnonzero(label != NO_LABEL)
+        # Summed and not averaged, so that one wrong word of a long sentence is seen.
         errors[source] -= log_softmax(score[at], axis=-1)[range(len(at)), label[at]].sum()
     return errors.tolist()
 
@@ -457,6 +466,7 @@ def tag_measures(
     """
     if scheme is None:
         scheme = tag_scheme(expected, {tag for tags in predicted for tag in tags})
+    # As sets of (sentence, type, first, last): an entity is right only as a whole (CoNLL-2003).
     gold, system = (
         {(i, *entity) for i, tags in enumerate(side) for entity in entities(tags, scheme)}
         for side in (expected, predicted)
@@ -467,6 +477,7 @@ def tag_measures(
         a == b for x, y in zip(expected, predicted, strict=True) for a, b in zip(x, y, strict=True)
     ]
     return {
+        # 0, not NaN, where no entity is right.
         "entity_f1": 2 * precision * recall / max(precision + recall, 1e-9),
         "entity_precision": precision,
         "entity_recall": recall,

@@ -135,6 +135,7 @@ class TextKind(TaskKind[Texts]):
         labels = self.label_array(examples, task) if examples.labels else None
         if encoder.long != "first":
             return dataclasses.replace(
+                # Only kinds with one text take other parts than the first, see `takes_long`.
                 _long_texts(encoder, [texts[0] for texts in examples.texts], labels),
                 counts={"too long": _too_long(encoder, examples), "empty": empty},
             )
@@ -167,6 +168,7 @@ class TextKind(TaskKind[Texts]):
         """
         if not encoded.counts["empty"]:
             return encoded
+        # An empty text with a label would teach the class of nothing.
         kept = [i for i, texts in enumerate(examples.texts) if all(text.strip() for text in texts)]
         if not kept:
             raise InputError(f"`train` {examples.path}: all of its texts are empty")
@@ -181,6 +183,7 @@ class TextKind(TaskKind[Texts]):
         is_long = len(ids) > room
         windows = [ids[:room]]
         if asked.long == "first-last" and is_long:
+            # Counted by hand, not with `is_first_or_last`, which the graph uses.
             windows = [ids[: room // 4] + ids[len(ids) - room + room // 4 :]]
         while asked.long == "mean-of-windows" and is_long and len(windows) < asked.max_windows:
             begin = len(windows) * max(room // 2, 1)
@@ -228,6 +231,7 @@ def of_texts(encoded: Encoded, logits: Sequence[np.ndarray]) -> tuple[np.ndarray
         float32 [texts, C], and the labels [texts]; None if they are unknown.
     """
     _, first, counts = np.unique(encoded.sources, return_index=True, return_counts=True)
+    # Windows of a text follow each other, so `first` begins a run of each.
     sums = np.add.reduceat(np.stack(logits), first, axis=0)
     labels = None if encoded.labels is None else encoded.labels[first]
     return (sums / counts[:, np.newaxis]).astype(np.float32), labels

@@ -119,6 +119,7 @@ def read_compared_texts(path: Path, kind: str, columns: Columns) -> ComparedText
     if not table.rows:
         return ComparedTexts(path, [], [], [], [])
     negatives = _negative_columns(table, columns)
+    # With negatives, there is nothing to score.
     label = None if negatives else label_column(table, columns.label_column)
     pair = _pair_columns(table, kind, columns, label)
     names = [*pair, *(name for name in negatives if name not in pair)]
@@ -129,6 +130,7 @@ def read_compared_texts(path: Path, kind: str, columns: Columns) -> ComparedText
     labels = labels_of(table, label) if label is not None else []
     if label is None or not labels:
         return read
+    # As in SimCSE (Gao et al. 2021, https://arxiv.org/abs/2104.08821, section 4).
     if ENTAILMENT in {text.lower() for text in labels}:
         return _of_entailment(read, labels)
     _check_numbers(table, pair, label, labels)
@@ -181,6 +183,7 @@ def _score(path: Path, line: int, label: str) -> float:
             f"{path}: line {line}: {label!r} is neither a score nor one of {ENTAILMENT}, neutral, "
             f"{CONTRADICTION}; name the column of scores with `label_column`"
         ) from None
+    # 1e39 is a number for Python and infinite for the loss.
     if not np.isfinite(np.float32(score)):
         raise InputError(f"{path}: line {line}: {label!r} is not a finite number in float32")
     return score
@@ -199,6 +202,7 @@ def _of_entailment(read: ComparedTexts, labels: Sequence[str]) -> ComparedTexts:
     for (premise, hypothesis), kind in zip(read.texts, kinds, strict=True):
         if kind == CONTRADICTION:
             hypotheses[premise].append(hypothesis)
+    # A premise has several hypotheses in SNLI; all contradictions are used.
     turns = {premise: itertools.cycle(texts) for premise, texts in hypotheses.items()}
     entailed = [
         (premise, hypothesis, line)
@@ -206,6 +210,7 @@ def _of_entailment(read: ComparedTexts, labels: Sequence[str]) -> ComparedTexts:
         if kind == ENTAILMENT
     ]
     with_negative = [each for each in entailed if each[0] in turns]
+    # All examples of a batch have the same number of texts: either all with a negative, or none.
     chosen = with_negative or entailed
     texts = [
         (premise, hypothesis, *([next(turns[premise])] if with_negative else []))

@@ -116,6 +116,7 @@ def cosent(vectors: tf.Tensor, scores: tf.Tensor, weights: tf.Tensor, *, scale: 
     """
     cosines = scale * pair_cosines(vectors)
     differences = cosines[:, tf.newaxis] - cosines
+    # Filler has a score, too; a pair with it must not enter the sum.
     is_real = weights > 0
     counts = (scores[:, tf.newaxis] < scores) & is_real[:, tf.newaxis] & is_real
     differences = tf.where(counts, differences, HIDDEN)
@@ -155,4 +156,5 @@ def matryoshka(
         vectors: float32 [B, T, D].
         dimensions: sizes, at most D; empty = the full size only.
     """
+    # Each size is normalized inside the loss: a prefix of a unit vector has another length.
     return tf.add_n([loss(vectors[..., :size]) for size in dimensions or (vectors.shape[-1],)])

@@ -83,6 +83,7 @@ class VectorSettings:
             ValueError: a value is not possible.
         """
         given = dict(settings)
+        # JSON has lists; settings are compared with those of a flag, which are tuples.
         given["dimensions"] = tuple(given.get("dimensions", ()))
         given["prompts"] = tuple((name, text) for name, text in given.get("prompts", ()))
         return cls(**given)

@@ -132,6 +132,7 @@ class ReadTexts:
             (served.END, last, self.words.limits),
         ):
             at = _GRAPH.take(of_words.flat_values, of_row + tf.cast(word, tf.int64))
+            # `take` clipped the index of "no words"; its place is 0.
             at = tf.where(first < 0, tf.zeros_like(at), at)
             counted = {"": at, **offsets.at(rows, at)}
             places |= {name + unit: tf.cast(value, tf.int32) for unit, value in counted.items()}
