@@ -163,6 +163,7 @@ def picture_of(evaluation: Evaluation, task: Task, config: EvaluateConfig) -> Pa
 
 def worst(evaluation: Evaluation, count: int) -> list[JsonObject]:
     """Return the answers with the highest loss, in descending order, each with its `error`."""
+    # Stable: equal errors stay in the file's order.
     order = np.argsort(-np.array(evaluation.errors), kind="stable")[:count]
     return [evaluation.answers[i] | {"error": evaluation.errors[i]} for i in order]
 
@@ -202,6 +203,7 @@ def answers_of(
     encoder, predictor = run.encoder, predictor_of(run, config)
     labelled = examples.are_labelled
     evaluations: dict[bool, Evaluation] = {}
+    # Apart, because metrics are of the labelled examples only.
     for is_labelled in {*labelled}:
         part = examples.select([label == is_labelled for label in labelled])
         kind = task.definition
@@ -210,11 +212,13 @@ def answers_of(
         counts = " · ".join(f"{n:,} {what}" for what, n in encoded.counts.items() if n)
         if counts:
             logger.info(f"{config.data}: {counts}")
+        # A batch of a small file is not filled up to the batch size.
         size = min(config.batch_size, len(encoded))
         length = run.dataset.max_seq_length
         batches = Batches(encoded, task, size, run.vocabulary.pad_id, length)
         evaluations[is_labelled] = evaluate(predictor, part, batches)
     answers = {which: iter(evaluation.answers) for which, evaluation in evaluations.items()}
+    # Merged again into the order of the file, so that line N answers example N.
     in_order = [next(answers[which]) for which in labelled]
     return evaluations.get(True), in_order
 

@@ -107,6 +107,7 @@ class FinetuneResult:
     @property
     def standard_deviation(self) -> dict[str, float]:
         """Sample standard deviation over the runs (at least two), by metric."""
+        # ddof 1: an estimate from a few seeds, as papers report it.
         return {name: float(np.std(values, ddof=1)) for name, values in self._values.items()}
 
 
@@ -121,6 +122,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     workers = set_up_workers(config.execution)
     runs = seeds_and_runs(config)
     with only_writer_of_runs([run for _, run in runs], workers):
+        # Read and encoded once, also for several seeds.
         source = open_source(config.init)
         if config.layers_to_keep:
             source = source.with_layers(config.layers_to_keep)
@@ -225,6 +227,7 @@ def prepare(
     initial = InitialModel(source.task, source.config.hidden_size)
     task = kind.with_settings(task_of(config, examples), config.vectors, examples, initial)
     encoder = encoder_of(config, source, task)
+    # TPUs compile for minutes for each new shape.
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
 
     def batches(encoded: Encoded) -> Batches:
@@ -233,6 +236,7 @@ def prepare(
 
     examples = task.definition.learnable(labelled(config.train, examples, "train"))
     encoded = encode(config.train, examples, encoder, task)
+    # After encoding, which counts the empty texts for the summary.
     encoded = task.definition.without_empty(examples, encoded)
     teacher = None
     if config.teacher:
@@ -241,6 +245,7 @@ def prepare(
     train = batches(encoded)
     dev = None
     if config.dev:
+        # With the training file's task: a label that is only in `dev` is an error, not a class.
         held_out = read_held_out(config.dev, config, task)
         dev = held_out, batches(encode(config.dev, held_out, encoder, task))
     digest = sha256(config.train.read_bytes())
@@ -307,6 +312,7 @@ def taught(
         of_more = kind.without_empty(more, kind.encode_unlabelled(encoder, more, task))
         if of_more.labels is None:
             shape = (len(of_more), *of_train.labels.shape[1:])
+            # Placeholders of the right shape; the teacher's answers replace them below.
             of_more = dataclasses.replace(of_more, labels=np.zeros(shape, kind.label_dtype))
         of_more = dataclasses.replace(of_more, are_labelled=np.zeros(len(of_more), bool))
         return of_train.joined(of_more)
@@ -322,6 +328,7 @@ def taught(
     whole = teacher.taught(whole, again, batch_size, cache, writes=writes_cache)
     assert whole.are_labelled is not None
     for row in np.flatnonzero(~whole.are_labelled):
+        # Metrics need a label of each example; the hard loss leaves these out.
         whole.labels[row] = kind.taught_labels(whole.teacher_logits[row], whole.labels[row])
     return whole
 
@@ -373,6 +380,7 @@ def max_length(config: FinetuneConfig, most: int) -> int:
     """
     length, kind = config.max_seq_length, kind_named(config.task)
     if length is None:
+        # An encoder with few positions is a reason to cut texts, not to refuse.
         return min(kind.default_length or most, most)
     least = kind.least_length
     if not least <= length <= most:
@@ -400,6 +408,7 @@ def run_config(
     if config.freeze_layers > layers:
         raise InputError(f"`freeze_layers` {config.freeze_layers}: the model has {layers} layers")
     updates = config.updates
+    # From the examples that remain, not from the rows of the file.
     steps = updates.steps or math.ceil(config.epochs * len(prepared.train) / updates.batch_size)
     training = settled_updates(updates, path, steps=steps, seed=seed, fastest=precision)
     tuning = TuningConfig(
@@ -440,6 +449,7 @@ def objective(prepared: Prepared, saved: RunConfig) -> Tuning:
     if tuning.class_weights == "balanced":
         encoded = prepared.train.encoded
         if encoded.are_labelled is not None:
+            # The teacher's answers must not shift the balance of the labels that people gave.
             encoded = encoded.chosen(np.flatnonzero(encoded.are_labelled).tolist())
         weights = balanced_weights(encoded.labels, len(prepared.task.labels))
     return Tuning(
@@ -481,6 +491,7 @@ def evaluations_of(config: FinetuneConfig, prepared: Prepared) -> Evaluations:
     measure = config.metric or measures[1]
     if measure not in measures:
         raise InputError(f"`metric` {measure}: expected one of {', '.join(measures)}")
+    # Once an epoch by default.
     epoch = math.ceil(len(prepared.train) / config.updates.batch_size)
     return Evaluations(
         config.eval_every_steps or epoch,
@@ -526,6 +537,7 @@ class LabelledData:
     def step_flops(self, config: BertConfig, length: float) -> float:
         """Return the floating-point operations of a step with examples of this mean length."""
         count = self.prepared.train.texts_per_example
+        # The texts of an example run as sequences of their own.
         return step_flops(config, self.batch_size * count, length / count, 0)
 
     @contextmanager

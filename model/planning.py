@@ -244,11 +244,13 @@ def estimate(wanted: PlanConfig) -> Estimate:
     config, length = wanted.config, wanted.max_seq_length
     device = DEVICES.get(wanted.kind)
     pieces = wanted.text_bytes / wanted.bytes_per_piece
+    # L - 3 pieces at most: [CLS] and two [SEP] take the other positions.
     examples = max(1.0, pieces * wanted.duplicates / (_FILLED * (length - 3)))
     steps = wanted.steps or math.ceil(wanted.epochs * examples / wanted.batch_size)
     flops = step_flops(config, wanted.batch_size, length, wanted.max_predictions)
     peak = wanted.peak_tflops * 1e12 if wanted.peak_tflops else DEVICES[wanted.kind].peak_flops
     step_secs = flops / (wanted.count * peak * wanted.mfu)
+    # Device hours: what providers charge for.
     hours = steps * step_secs * wanted.count / 3600
     record_bytes = _record_bytes(length, wanted.max_predictions)
     return Estimate(
@@ -289,6 +291,7 @@ def device_memory(wanted: PlanConfig, *, recompute: bool) -> DeviceMemory:
     activations = 12 * positions * hidden  # embeddings, in float32
     activations += 3 * examples * wanted.max_predictions * config.vocab_size * size  # logits
     if recompute:
+        # With checkpointing, each layer's input stays, and one layer at a time is computed again.
         activations += config.num_hidden_layers * positions * hidden * size + layer
     else:
         activations += (config.num_hidden_layers - 1) * layer + last + layer

@@ -99,8 +99,10 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
             f"`eval_every_steps`: {config.dataset} has no eval split; preprocess with `eval_rate` "
             "makes one"
         )
+    # After the datasets: a wrong path is reported before all workers have found each other.
     workers = set_up_workers(config.execution)
     plan = make_plan(config, datasets, workers)
+    # Two processes must not write one run; the second one ends here, before a network is built.
     with only_writer_of_runs([config.run_dir], workers):
         run = open_training(plan, config.execution, workers)
         session, measured = train(config, run, datasets)
@@ -184,6 +186,7 @@ def with_teacher(
     teacher = open_source(path, "teacher")
     dataset, longest = datasets[0], datasets[-1].manifest
     given, own = f"`teacher` {path}", teacher.config
+    # Relations are between positions, so both must read the same pieces at each position.
     is_same = teacher.has_vocabulary(dataset_vocabulary(dataset.path, dataset.manifest))
     if not is_same or teacher.lower_case != dataset.manifest.lower_case:
         raise InputError(
@@ -205,6 +208,7 @@ def with_teacher(
                 f"`relation_heads` {count}: must divide the hidden size of {whose}, {size}"
             )
     relations = RelationsConfig(str(path), teacher.sha256, layer, count)
+    # With relations alone, the student has no trained heads, and the run says so.
     trained = () if config.teacher_only else saved.heads
     saved = dataclasses.replace(saved, heads=trained, relations=relations)
 
@@ -225,10 +229,13 @@ def train(
     """
     evaluations = Evaluations(config.eval_every_steps)
     for phase in phases(run.training, datasets):
+        # Phases that are finished are skipped; not those of a finished run, whose metrics are
+        # returned.
         if phase.end_step <= run.trainer.steps_done < run.training.steps:
             continue
         if phase.first_step:
             logger.info(f"second phase: {phase.data}")
+            # Losses of the two datasets do not compare: the best of phase 1 would stay the best.
             run.checkpoints.forget_best(phase.first_step)
         assert isinstance(phase.data, PretrainingData)
         with phase.data.fetched(config.caching) as data:
@@ -316,6 +323,7 @@ class PretrainingData:
             files=self.files,
         )
         iterator = distribute(trainer.strategy, batches)
+        # All batches have the same size, and the last one is filled with weight 0.
         sums = trainer.evaluate(iterator, tf.constant(math.ceil(examples / self.batch_size)))
         return means({name: float(value) for name, value in sums.items()})
 
@@ -380,12 +388,14 @@ def run_config(
     manifest = datasets[0].manifest
     updates = config.updates
     epochs = DEFAULT_EPOCHS if config.epochs is None else config.epochs
+    # Rounded up: the last batch may begin another epoch, but no record is left out.
     steps = updates.steps or math.ceil(epochs * manifest.examples("train") / updates.batch_size)
     training = settled_updates(
         updates, config.run_dir, steps=steps, seed=config.seed, fastest=precision
     )
     longest = datasets[-1].manifest
     if source:
+        # Positions must suffice for the longest records, which are those of the last phase.
         model = source_config(source, config.dataset, longest)
     else:
         model = model_config(config.model, longest)
@@ -536,6 +546,7 @@ def _check_fits(given: str, config: BertConfig, manifest: Manifest) -> None:
             "`max_seq_length`, or give a .json file with more positions"
         )
     needed_bytes, memory_bytes = _TRAINING_BYTES * config.parameter_count, _memory_bytes()
+    # Without this, Linux kills the process in the middle of a step, without a message.
     if needed_bytes > memory_bytes and not tf.config.list_physical_devices("GPU"):
         raise InputError(
             f"{given}: training its {config.parameter_count:,} parameters takes at least "

@@ -64,6 +64,7 @@ class TextVectors:
     def of(self, texts: Sequence[str], prompt: str) -> np.ndarray:
         """Return the vectors of texts that follow a prompt, of length 1: float32 [N, D]."""
         ids, first_lengths, _ = self.encoder.join([(prompt + text,) for text in texts])
+        # Each text is an example of its own.
         places = np.arange(len(texts), dtype=np.int32)
         encoded = Encoded(ids, first_lengths, None, places, groups=places[:, np.newaxis])
         size = min(self.batch_size, len(texts))
@@ -72,6 +73,7 @@ class TextVectors:
             predict(self.predictor, Batches(encoded, self.task, size, self.pad_id, length))
         )
         lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        # Then a matrix product gives the cosines.
         unit: np.ndarray = vectors / np.maximum(lengths, 1e-12)
         return unit
 
@@ -117,8 +119,10 @@ def best_documents(
     total = count_documents(folder)
     if not total:
         raise InputError(f"{folder / CORPUS}: contains no documents")
+    # One more, because the document with the query's own id is left out afterwards.
     best = BestDocuments(len(queries), min(DEEPEST + 1, total))
     judged = {name for grades in topics.grades.values() for name in grades}
+    # The names that sentence-transformers looks for in `encode_document`.
     prompt, place = settings.prompt_named("document", "passage"), 0
     with progress() as bar:
         task = bar.add_task("documents", total=total, unit="documents")
@@ -142,6 +146,7 @@ def _parts(records: Iterator[tuple[str, str]], size: int) -> Iterator[tuple[tupl
 
 def _by_id(folder: Path, queries: list[str], best: BestDocuments) -> dict[str, dict[str, float]]:
     """Return the scores by document id; the ids are read again, so that they need no memory."""
+    # A corpus has millions of ids, of which the best documents need few.
     wanted = set(np.unique(best.places[np.isfinite(best.scores)]).tolist())
     names = {place: name for place, (name, _) in enumerate(read_corpus(folder)) if place in wanted}
     return {

@@ -81,6 +81,7 @@ class Run:
 
         Imported models have no such setting, and get the default.
         """
+        # 0 stands in configs of kinds without windows.
         return (self.saved.tuning and self.saved.tuning.doc_stride) or DOC_STRIDE
 
     @property
@@ -112,6 +113,8 @@ class Run:
         model = build_model(self.config, self.task)
         checkpoints = Checkpoints(self.path / CHECKPOINTS, writes=False)
         state = {"model": weights_by_name(model)}
+        # `marked` and not `best`: a best checkpoint that cannot be read must be an error, not the
+        # last one.
         if checkpoint == "best" or (checkpoint == "auto" and checkpoints.marked):
             checkpoints.restore_best(state)
         elif checkpoints.restore(state) is None:
@@ -161,6 +164,7 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: Variabl
         (made / VOCABULARY).write_bytes(vocabulary)
         (made / CONFIG).write_text(config.to_json(), encoding="utf-8")
         checkpoints = Checkpoints(made / CHECKPOINTS)
+        # Step 0 and no optimizer: the run has weights, and no training to resume.
         checkpoints.save(0, {"model": weights})
         checkpoints.wait()
         publish(made, path, CONFIG)

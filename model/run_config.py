@@ -113,6 +113,7 @@ class RunConfig:
 
     def to_json(self) -> str:
         """Return the text of `config.json`."""
+        # Empty parts are left out, so a config of an older release stays equal, byte for byte.
         parts = {name: _as_json(part) for name, part in vars(self).items() if part}
         return to_json({"format": FORMAT, **parts}, indent=1) + "\n"
 
@@ -131,6 +132,7 @@ class RunConfig:
         def part(name: str, make: Callable[..., Any]) -> Any:
             return make(**parts[name]) if name in parts else None
 
+        # Fine-tuned and imported runs have no dataset of records.
         is_dataset = "pairing" in parts["dataset"]
         return cls(
             BertConfig.from_dict(parts["model"]),

@@ -43,6 +43,7 @@ class Source:
     def sha256(self) -> str:
         """SHA-256 of the weights and their names, hexadecimal."""
         digest = hashlib.sha256()
+        # Sorted: formats list weights in different orders.
         for name in sorted(self.weights):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.weights[name]).tobytes())
@@ -76,6 +77,7 @@ class Source:
                 weights[path] = values
             elif layer in new:
                 weights[f"{new[layer]}/{rest}"] = values
+        # As DistilBERT starts (Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 3).
         config = replace(self.config, num_hidden_layers=len(layers))
         return replace(self, config=config, weights=weights)
 
@@ -91,6 +93,7 @@ class Source:
         missing = []
         for path, variable in weights.items():
             is_head = path.startswith(f"{TASK_HEAD}/")
+            # Rows of a head stand for classes by index: those of another task mean something else.
             if path in self.weights and (self.task == task or not is_head):
                 variable.assign(self.weights[path])
             else:
@@ -115,6 +118,7 @@ def open_source(path: Path, field: str = "init") -> Source:
         vocabulary = (path / VOCABULARY).read_bytes()
         weights = weights_by_name(run.load_model("auto"))
         return Source(path, run.config, vocabulary, run.dataset.lower_case, run.task, weights)
+    # Imported here: the readers need h5py, safetensors and protobuf, which a run does not.
     from model.interchange import read_checkpoint
 
     read = read_checkpoint(path)

@@ -83,6 +83,7 @@ def set_up_workers(execution: ExecutionConfig) -> Workers:
         logger.info("%s: the first one shows the progress and writes the run", workers)
         stderr.quiet = True
     with workers.lost_ones_named():
+        # Two versions of the code would train two models and average their gradients.
         check_agreement(workers)
     return workers
 
@@ -116,6 +117,7 @@ def only_writer_of_runs(paths: Sequence[Path], workers: Workers) -> Iterator[Non
         JobError: the chief failed to acquire the locks, a lock file cannot be written, or a worker
             is lost.
     """
+    # Other workers only read: the chief's lock stands for all of them.
     held = only_writer_of_all({path: f"`run_dir` {path}" for path in paths if workers.is_chief})
     failure: Exception | None = None
     with workers.lost_ones_named(), contextlib.ExitStack() as stack:
@@ -123,6 +125,7 @@ def only_writer_of_runs(paths: Sequence[Path], workers: Workers) -> Iterator[Non
             stack.enter_context(held)
         except (InputError, JobError) as error:
             failure = error
+        # All must hear of it; a worker that goes on alone waits for the others until its timeout.
         if workers.any(failure is not None):
             raise failure or JobError(
                 "the first worker cannot write `run_dir`; its message says why"
@@ -161,6 +164,7 @@ def settled_updates(
         warmup_steps = before.warmup_steps if before else round(WARMUP_RATE * steps)
     precision = updates.precision
     if precision == "auto":
+        # A run that moves to other hardware keeps its precision, so that its weights do not change.
         precision = before.precision if before else fastest
     return TrainingConfig(
         steps=steps,
@@ -184,6 +188,7 @@ def open_training(plan: TrainingPlan, execution: ExecutionConfig, workers: Worke
         JobError: the workers have different settings, data or checkpoints.
     """
     workers.check_same(
+        # A number, because workers compare numbers: 32 bits suffice against mistakes.
         zlib.crc32(plan.config.to_json().encode()),
         "the workers were started with different flags or data; give each the same",
     )
@@ -200,6 +205,7 @@ def open_training(plan: TrainingPlan, execution: ExecutionConfig, workers: Worke
         times_data=not execution.deterministic,
     )
     if plan.source:
+        # Before the checkpoint is restored, which replaces these weights if there is one.
         missing = plan.source.fill(trainer.weights, plan.config.task)
         logger.info(
             "starts from %s; new weights: %s", plan.source.path, ", ".join(missing) or "none"
@@ -248,6 +254,7 @@ def open_run(path: Path, config: RunConfig, vocabulary: bytes, data: Path) -> No
     if existing is not None:
         _check_same(path, existing, config, data)
     path.mkdir(parents=True, exist_ok=True)
+    # The config last: a directory with one is a run, and then has its vocabulary.
     write_atomically(path / VOCABULARY, vocabulary)
     write_atomically(path / CONFIG, config.to_json().encode())
 
@@ -255,6 +262,7 @@ def open_run(path: Path, config: RunConfig, vocabulary: bytes, data: Path) -> No
 def _check_same(path: Path, existing: RunConfig, config: RunConfig, data: Path) -> None:
     """Raise `InputError` for the first difference that makes it impossible to resume a run."""
     new = "start a new run with another `run_dir`"
+    # The most general difference first; the next ones would be misleading.
     if existing.training is None or (existing.task is None) != (config.task is None):
         is_tuned = "fine-tuned" if existing.task else "pretrained"
         kind = is_tuned if existing.training else "imported"
@@ -300,6 +308,7 @@ def _check_same_records(
     if not (isinstance(before, DatasetFacts) and isinstance(now, DatasetFacts)):
         return
     remedy = "put back the dataset that it was started with, or start a new run"
+    # Runs of older releases have no checksum of the records; streams tell the order of the batches.
     if before.sha256 is None and before.streams != now.streams:
         raise InputError(
             f"{data} has {now.streams} record streams, and {path} was started by an older release "

@@ -83,6 +83,7 @@ class Teacher:
             InputError: the file cannot be written.
             JobError: the disk is full or failed.
         """
+        # A student is tuned several times (seeds, rates), and a large teacher is slow.
         key = self._key(encoded)
         logits = read_cache(cache, key)
         if logits is None:
@@ -97,6 +98,7 @@ class Teacher:
         """Return a hash of everything that the answers depend on."""
         digest = hashlib.sha256(f"{self.source.sha256} {self.columns}".encode())
         for row in encoded.input_ids:
+            # With the length, so that pieces of two rows cannot be exchanged without notice.
             digest.update(f"{len(row)} ".encode() + row.tobytes())
         digest.update(encoded.first_lengths.tobytes())
         return digest.hexdigest()
@@ -116,6 +118,7 @@ class Teacher:
         logits = self._predicted(own, encoder, batch_size)
         if not self.task.is_per_position:
             averaged, _ = of_texts(own, logits)  # a text may have other windows
+            # All windows of a text learn the teacher's answer to the whole text.
             return [averaged[source] for source in _numbered(encoded.sources)]
         return by_word(logits, own, encoded)
 
@@ -159,6 +162,7 @@ def open_teacher(
             f"`teacher` {path}: tuned for a {own.kind} task{' of pairs' * own.takes_pairs}, "
             f"and this is a {task.kind} task{' of pairs' * task.takes_pairs}"
         )
+    # Classes by name, not by index: two files may have them in another order.
     known = matching_names({*task.labels}, own)
     missing = sorted({*task.labels} - known.keys())
     if missing:
@@ -210,6 +214,7 @@ def by_word(logits: Sequence[np.ndarray], own: Encoded, encoded: Encoded) -> lis
 
 def cache_bytes(logits: Sequence[np.ndarray], key: str) -> bytes:
     """Return the contents of the cache file."""
+    # In memory first, so that the file is written at once or not at all.
     data = io.BytesIO()
     lengths = np.array([len(row) for row in logits])
     np.savez(data, key=np.array(key), lengths=lengths, logits=np.concatenate(logits))

@@ -73,6 +73,7 @@ def integrated_gradients(
         question: the question whose answer is explained.
         answer: index of the answer to explain.
     """
+    # 1 for pieces that the baseline removes.
     words = (~example.is_special).astype(np.float32)[np.newaxis, :, np.newaxis]
     path = _Path(token_vectors, token_vectors * (1 - words))
     value_of = _differentiable(encode, example, question, answer)
@@ -83,6 +84,7 @@ def integrated_gradients(
         by_piece = _integral(value_of, path, points)
         attribution = Attribution(
             answer, by_piece, float(value), float(baseline_value),
+            # Completeness axiom (section 3): attributions sum to the difference.
             abs(float(by_piece.sum()) - difference) / max(abs(difference), 1e-30), points,
         )  # fmt: skip
         if attribution.is_complete or points == MOST_POINTS:
@@ -112,6 +114,7 @@ def _differentiable(
     """Return the function from vectors [S, L, H] to the answer's values [S] and their gradients."""
 
     def value_of(vectors: Any) -> tuple[Any, Any]:
+        # Mask and segments are the same at all points of the path.
         rows = tf.shape(vectors)[0]
         inputs = {
             name: tf.repeat(features, rows, axis=0)

@@ -60,6 +60,7 @@ class Example:
     @property
     def tagged_words(self) -> list[list[int]]:
         """Positions of each white-space-separated word, the unit of tagging; no special pieces."""
+        # Tags are of words between spaces, as in CoNLL files; punctuation belongs to its word.
         words = np.split(np.arange(len(self)), np.flatnonzero(self.is_spaced)[1:])
         return [word.tolist() for word in words if not self.is_special[word[0]]]
 

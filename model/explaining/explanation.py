@@ -114,7 +114,9 @@ def explain_texts(
         raise InputError("`position`: the text has [MASK], which is asked for; leave one of them")
     if position is not None and not 0 <= position < len(example):
         raise InputError(f"`position` {position}: must be from 0 to {len(example) - 1}")
+    # The last piece before [SEP].
     asked = len(example) - 2 if position is None else position
+    # The checkpoint that `export` takes by default, too.
     model = run.load_model("auto")
     encoder, features = model.get_layer("encoder"), example.features()
     inside = with_intermediates(encoder)(features, training=False)
@@ -143,6 +145,7 @@ def _predictions(
 ) -> list[Prediction]:
     """Return the answers to all questions, with attributions for the first `MOST_ATTRIBUTED`."""
     encode = from_token_vectors(encoder)
+    # Gradients are taken by these vectors: ids are not differentiable.
     vectors = encoder.get_layer("token_embedding")(example.features()[schema.INPUT_IDS])
     predictions = []
     with progress() as bar:
@@ -150,6 +153,7 @@ def _predictions(
         task = bar.add_task("integrated gradients", total=total, unit="answers")
         for index, question in enumerate(asked):
             values = question.values(inside)[0].numpy()
+            # Of equal answers, the lower index first, as in `top_k` of the served graph.
             best = np.argsort(-values, kind="stable")[:MOST_ANSWERS]
             attribution = None
             if index < MOST_ATTRIBUTED:

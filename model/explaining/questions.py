@@ -47,6 +47,7 @@ class ScoredQuestion:
 
     def values(self, encoded: Tensors) -> tf.Tensor:
         """Return the answers' probabilities, or the number: float32 [B, answers]."""
+        # A head may compute in bfloat16, which has two to three significant digits.
         scores = tf.cast(self.scores(encoded), tf.float32)
         return scores if self.is_number else tf.nn.softmax(scores)
 
@@ -66,6 +67,7 @@ def questions(
         return _task_questions(run.task, model, example)
     result: list[ScoredQuestion] = []
     if "masked_lm" in run.heads:
+        # Without [MASK], the question is about a piece that the model sees; a note says so.
         for masked in example.masks or [position]:
             result.append(_masked_lm(run, model, example, masked))
     if "next_sentence" in run.heads and example.has_pair:
@@ -121,4 +123,5 @@ def _of_every_piece(head: Any, column: int, encoded: Tensors) -> tf.Tensor:
 
 def _of_a_masked_piece(head: Any, position: int, encoded: Tensors) -> tf.Tensor:
     x = encoded[served.SEQUENCE_OUTPUT]
+    # The head takes positions of each row; here all rows are points of one path.
     return head(x, tf.fill([tf.shape(x)[0], 1], position))[:, 0]

@@ -32,6 +32,7 @@ def read_example(run: Run, texts: Sequence[str]) -> Example:
     tokenizer = build_tokenizer(run.vocabulary.pieces, lower_case=run.dataset.lower_case)
     parts = [written_pieces(tokenizer, text, run.vocabulary.mask_id) for text in texts]
     for text, part in zip(texts, parts, strict=True):
+        # [CLS] [SEP] alone would have an explanation, of nothing.
         if not part:
             raise InputError(f"TEXT {text!r}: has no word in it; give a sentence")
     first, second = (np.array([length]) for length in [*map(len, parts), NO_B][:2])

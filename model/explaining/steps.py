@@ -71,8 +71,10 @@ def worked_steps(
     """
     recorder = Recorder()
     _embeddings(recorder.add, encoder, features)
+    # Entry 0 is the embeddings, so entry `layer` is what that layer reads.
     below = inside["hidden_states"][layer]
     mask = features[schema.INPUT_MASK]
+    # Computed once more from the layer's input: the training graph keeps no intermediate values.
     seen = encoder.get_layer(f"transformer_layer_{layer}").inside(below, mask)
     _attention(recorder.add, seen, layer, head)
     _feed_forward(recorder.add, seen, layer)
@@ -106,6 +108,7 @@ def _embeddings(add: Add, encoder: keras.Model, features: Tensors) -> None:
 
 def _attention(add: Add, seen: Tensors, layer: int, head: int) -> None:
     where = f"layer {layer + 1}, head {head + 1}"
+    # Of rank 4 are the parts that each head has: [B, N, L, …].
     parts = {name: seen[name][:, head] for name in seen if seen[name].shape.rank == 4}
     # The model has scaled the queries by 1/√D (see EncoderLayer._attend); undo that here, since
     # the formula shows Q without the scale.
