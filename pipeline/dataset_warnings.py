@@ -22,6 +22,7 @@ def dataset_warnings(manifest: Manifest) -> list[str]:
 
 def _unknown(total: Counter[str]) -> Iterator[str]:
     """Yield a warning if too much of the text is [UNK]."""
+    # Both: one long [UNK] may stand for a whole sentence of a script without spaces.
     pieces = total["unknown_pieces"] / total["pieces"]
     sentences = total["unknown_sentences"] / total["sentences"]
     if max(pieces, sentences) > MAX_UNKNOWN_RATE:
@@ -46,6 +47,7 @@ def _random_next(total: Counter[str], manifest: Manifest) -> Iterator[str]:
     """Yield a warning if far more than half of the next sentences are random."""
     share = total["random_next"] / total["examples"]
     average = total["sentences"] / total["documents"]
+    # A document of one sentence has no next one; the job then draws a random one.
     if manifest.pairing != "nsp" or (share <= MAX_RANDOM_NEXT_RATE and average > 1):
         return
     documents = f"documents have {average:.1f} sentences on average"

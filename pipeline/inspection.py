@@ -68,6 +68,7 @@ def inspect_dataset(config: InspectConfig) -> Inspection:
                 pieces += np.bincount(text_pieces(batch, vocabulary), minlength=len(pieces))
                 bar.advance(task, len(batch[schema.INPUT_IDS]))
     with local_copy(dataset / manifest.splits[split][0].name) as shard_path:
+        # One block is enough for `examples`, at most 1,024.
         first = next(read_records(shard_path, manifest))
     shown = range(min(config.examples, len(first[schema.INPUT_IDS])))
     return Inspection(
@@ -84,9 +85,11 @@ def inspect_dataset(config: InspectConfig) -> Inspection:
 
 def text_pieces(batch: dict[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
     """Return the original pieces of a batch, int64 [n]: unmasked, without special tokens."""
+    # Statistics are of the text, not of [MASK].
     restored = batch[schema.INPUT_IDS].copy()
     if schema.MASKED_LM_WEIGHTS in batch:
         positions, labels, weights = (batch[name] for name in schema.MASKED_LM_FEATURES)
+        # Slots without a mask have weight 0 and position 0, [CLS].
         row, slot = np.nonzero(weights)
         restored[row, positions[row, slot]] = labels[row, slot]
     special = [vocabulary.cls_id, vocabulary.sep_id]
@@ -111,6 +114,7 @@ def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dic
             does not parse.
     """
     with local_copy(dataset / shard.name) as path:
+        # The whole file first: a record's own checksum does not notice records that are missing.
         if crc32c(path) != shard.crc32c:
             raise InputError(f"{path}: corrupt (its CRC-32C is not the manifest's); make it again")
         examples = 0
@@ -131,6 +135,7 @@ def read_records(path: Path, manifest: Manifest) -> Iterator[dict[str, np.ndarra
     """
     import tensorflow as tf
 
+    # TensorFlow ends quietly at some kinds of truncation; this check does not.
     check_records(path, manifest.compression_type)
     try:
         records = tf.data.TFRecordDataset(str(path), manifest.compression_type)

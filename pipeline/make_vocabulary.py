@@ -51,6 +51,7 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
     """
     if config.output.exists() and not config.overwrite:
         raise InputError(f"`output` {config.output}: already exists; add `overwrite`")
+    # The same reading and cleaning as in `preprocess`, so both see the same words.
     counted = count_words(
         config.input,
         CorpusFormat(
@@ -75,6 +76,7 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
         )
     pieces = learn_vocabulary(counts, config.size)
     write_atomically(config.output, ("\n".join(pieces) + "\n").encode("utf-8"))
+    # No error: a small corpus has fewer words, and the vocabulary is complete.
     if len(pieces) < config.size:
         _log.info(
             "The corpus gives no more than %s of the %s pieces asked.",

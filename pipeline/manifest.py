@@ -98,6 +98,7 @@ class Manifest:
     def sha256(self) -> str:
         """SHA-256 of what determines the records and their order, as hexadecimal digits."""
         shards = {
+            # Not the names, which say nothing about the records.
             split: [(shard.examples, shard.crc32c) for shard in shards]
             for split, shards in self.splits.items()
         }
@@ -138,6 +139,7 @@ class Manifest:
             split: tuple(Shard.from_dict(shard) for shard in shards)
             for split, shards in fields["splits"].items()
         }
+        # Unknown keys are errors here: a newer release may have changed what the records mean.
         manifest = cls(**fields)
         streams = manifest.streams
         if streams is not None and not (isinstance(streams, int) and 1 <= streams <= MAX_STREAMS):
@@ -158,6 +160,7 @@ def read_manifest(dataset: Path) -> Manifest:
         inside = sorted(str(found.parent) for found in dataset.glob(f"*/{MANIFEST}"))
         hint = f"name one of {' '.join(inside)}" if inside else "make one with clozeline preprocess"
         raise InputError(f"{dataset}: no finished dataset (no {MANIFEST}); {hint}")
+    # One listing, not a request for each of thousands of shards.
     sizes = file_sizes(dataset)
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         file = dataset / shard.name

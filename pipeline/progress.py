@@ -31,6 +31,7 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return for example `1,250 examples/s`."""
+        # A finished task has the mean of all; before that, the recent past.
         speed = task.finished_speed or task.speed
         unit = task.fields.get("unit", "")
         return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")

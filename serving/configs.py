@@ -105,6 +105,7 @@ class ServeConfig:
         check_range("rest_port", self.rest_port, 0, 65535)
         check_range("grpc_port", self.grpc_port, 0, 65535)
         check_range("max_body_mb", self.max_body_mb, 1, 64)
+        # protobuf messages have at most 2 GiB.
         check_range("max_answer_mb", self.max_answer_mb, 1, 1024)
         check_range("stop_timeout_secs", self.stop_timeout_secs, 0, 3600)
 
@@ -154,6 +155,7 @@ class QueryConfig:
             if name is not None and not (name and name.isprintable()):
                 raise InputError(f"{field} {name!a}: expected a name")
         version = self.version or ""
+        # Digits alone are a number: one that is too large is an error, and not a label.
         is_number = version.isascii() and version.isdigit()
         if is_number and version_number(version) is None:
             raise InputError(f"`version` {self.version}: must be at most {MAX_VERSION}")

@@ -66,6 +66,7 @@ def versions_of(model_path: Path) -> dict[int, Path]:
     """
     if is_remote(model_path):
         parts = (name.split("/") for name in sizes_below(model_path))
+        # One listing of all objects: a folder in a store is a prefix, not an entry.
         children = [model_path / name for name, *rest in parts if rest == [SAVED_MODEL]]
     else:
         exists = model_path.is_dir()

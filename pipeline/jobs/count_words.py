@@ -37,6 +37,7 @@ def count_in(texts: Sequence[str], *, lower_case: bool) -> dict[str, int]:
     """Return the number of occurrences of each normalized word in some texts."""
     import tensorflow as tf
 
+    # The tokenizer's own normalization, so the vocabulary learns words as they will be looked up.
     words = normalized_words(texts, lower_case=lower_case).flat_values
     unique, _, counts = tf.unique_with_counts(words)
     return {
@@ -87,6 +88,7 @@ class CountWords(beam.DoFn):
             else:
                 sentences += text_sentences(outcome.text, self._how, outcome.language)
         if sentences:
+            # Counted in the batch first: far fewer elements reach Beam's shuffle.
             yield from count_in(sentences, lower_case=self._lower_case).items()
         self._tally.add(read=sum(map(len, documents)), documents=len(documents))
 
@@ -130,6 +132,7 @@ def count_words(
     progress = {"read": reading("counting words", sum(files.values()))}
     with (
         TemporaryDirectory(prefix=CLOZELINE) as tally,
+        # Next to the output, on storage that all workers share.
         folder_beside(beside, options) as temporary,
         watch(Path(tally), progress),
     ):

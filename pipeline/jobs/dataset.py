@@ -106,6 +106,7 @@ def make_datasets(
     options = beam_options(beam_flags)
     files = match_files(globs)
     datasets = list(outputs.values())
+    # All that can be wrong is checked here, in seconds; the job may run for hours.
     check_columns(list(files), datasets[0], skip_damaged=skip_damaged_files)
     vocabulary = Vocabulary.read(vocab)
     if not any(files.values()):
@@ -116,6 +117,7 @@ def make_datasets(
         check_free(absolute(output), shard_files(settings), vocab_bytes, overwrite=overwrite)
     if rejected is not None:
         check_no_rejections(absolute(rejected), overwrite=overwrite)
+    # In the first output, so that publishing is a rename within one filesystem.
     with job_folder(absolute(next(iter(outputs))), TEMPORARY) as temporary:
         report = _run_watched(
             files,
@@ -128,6 +130,7 @@ def make_datasets(
         )
         reports = [_report(report, index) for index in range(len(datasets))]
         if rejected is not None:
+            # Before the check: when too many documents are unreadable, the user needs to see which.
             _publish_rejections(rejected, report, reports[0], overwrite=overwrite)
         _check_readable(reports[0], max_unreadable_rate)
         finished = {
@@ -145,6 +148,7 @@ def _publish_rejections(
     folder: str, job_report: JobReport, report: Report, *, overwrite: bool
 ) -> None:
     """Copy the files of rejected documents into their folder."""
+    # A damaged file is not a document, and has no line in these files.
     counts = {rule: count for rule, count in sorted(report.dropped.items()) if rule != DAMAGED_FILE}
     files = {file.name: file.temporary for file in job_report.rejected}
     lines = {file.name: file.lines for file in job_report.rejected}
@@ -185,6 +189,7 @@ def _report(job_report: JobReport, dataset: int) -> Report:
     shards = [shard for shard in job_report.shards if shard.dataset == dataset]
     remarks = job_report.remarks
     dropped = Counter(job_report.dropped)
+    # Documents are counted by workers; files are counted once, from the remarks.
     dropped.update({remark.kind: remark.files for remark in remarks if remark.kind == DAMAGED_FILE})
     changes = Counter(job_report.changes)
     for shard in shards:

@@ -109,6 +109,7 @@ class TokenizeDocuments(beam.DoFn):
                 clean.append(outcome)
         if clean:
             yield from self._tokenize(clean)
+            # Summed in the batch first: an element for each document would cost more than the work.
             for change in sum((document.changes for document in clean), Counter()).items():
                 yield beam.pvalue.TaggedOutput(CHANGED, change)
         self._tally.add(read=sum(map(len, documents)), documents=len(documents))
@@ -137,6 +138,7 @@ class TokenizeDocuments(beam.DoFn):
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
             first += count
+            # Pieces of all sentences of the document.
             size = int(bounds[-1] - bounds[0])
             fewest = self._settings.min_document_pieces
             if size < fewest or size == 0:
@@ -186,6 +188,7 @@ class WriteShard(beam.DoFn):
         for dataset, maker in enumerate(self._makers):
             selected = maker.select(documents)
             written = self._write(maker, name, selected.kept) if selected.kept else None
+            # Datasets differ in their lengths only, so the same documents are rejected in each.
             for document, rejection in selected.rejected if dataset == 0 else ():
                 yield from recorded(rejection, document[3], maker.settings.shards)
             dropped = Counter(rejection.rule for _, rejection in selected.rejected)
@@ -200,6 +203,7 @@ class WriteShard(beam.DoFn):
             pieces=sum(len(ids) for _, ids, *_ in kept) // piece.itemsize,
             **unknown(kept, piece, self._vocabulary.unk_id),
         )
+        # Documents with the same id draw the same random numbers.
         if maker.settings.id_column and (shared := len(kept) - len({key for key, *_ in kept})):
             statistics["shared_ids"] = shared
         temporary = joined(self._temporary, f"{name}.{uuid.uuid4().hex}")

@@ -160,6 +160,7 @@ def ask(
 
 def _client(server: str, *, over_grpc: bool) -> Client | GrpcClient:
     if over_grpc:
+        # Quietly: TensorFlow prints to standard error on import.
         import_quietly("tensorflow")  # it defines the tensor messages of the gRPC API
     return GrpcClient(server) if over_grpc else Client(f"http://{server}")
 
@@ -203,6 +204,8 @@ def _inputs(
     if n_best is not None and not numbers:
         raise InputError(f"`n_best`: the signature {name} gives one answer only")
     texts_of = {each: of for each, of in signature.inputs.items() if each not in numbers}
+    # A signature's inputs have no order of their own: texts go to the names that usually come
+    # first.
     names = sorted(texts_of, key=_position)
     takes = ", ".join(f"{each} ({signature.inputs[each]})" for each in names) or "nothing"
     if len(names) > 2 or set(texts_of.values()) - {"DT_STRING"}:

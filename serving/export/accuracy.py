@@ -77,6 +77,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
     exported = tf.function(
         lambda *ids: module.task_logits(dict(zip(schema.ENCODER_INPUTS, ids, strict=True))),
         input_signature=[tf.TensorSpec([None, None], tf.int32)] * len(schema.ENCODER_INPUTS),
+        # As in the exported graph: Python's control flow is not converted.
         autograph=False,
     )
     try:
@@ -98,6 +99,7 @@ def check_accuracy(run: Run, model: keras.Model, module: TextModel, path: Path) 
         metric,
         before,
         after,
+        # Positive = worse, whatever the metric's direction.
         before - after if kind.is_higher_better(metric) else after - before,
         None if first.are_numbers else float(np.mean(same)),
         {name: (first.measures[name], second.measures[name]) for name in others},
@@ -112,6 +114,7 @@ def _read_labelled(path: Path, task: Task) -> Examples:
     """
     kind = task.definition
     examples = read_examples(path, task.kind, Columns(), "`check`", takes_pairs=task.takes_pairs)
+    # GLUE's test files have -1 for every label.
     examples = kind.without_unknown(examples, task)
     examples, _ = kind.with_labels_of(examples, task, {})
     if not any(examples.are_labelled):

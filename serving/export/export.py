@@ -123,6 +123,7 @@ def export_run(
         plan = calibrate(run, model, calibration, vocabulary) if calibration else Plan()
         module = TextModel(run, model, precision, vocabulary, plan, max_windows)
         signatures = module.signatures()
+        # Before anything is written: a model that is not accurate enough ends here.
         accuracy = check_accuracy(run, model, module, check) if check else None
         if accuracy and max_loss is not None:
             _check_loss(accuracy, precision, max_loss)
@@ -135,6 +136,7 @@ def export_run(
                     write_plan(temporary / PLAN_FILE, plan, run.config.num_hidden_layers)
             # The saved files are checked, not the module: what is written is what is served.
             check_ops(temporary, server)
+            # From the Python model in float32, whatever the precision of the export.
             goldens = Reference(run, model, max_windows).golden(signatures)
             difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
             path = _publish_next(temporary, model_path, given)
@@ -166,6 +168,7 @@ def _check_loss(accuracy: Accuracy, precision: ServingPrecision, max_loss: float
     Raises:
         JobError: it is.
     """
+    # Written so that NaN fails, too.
     if not accuracy.loss <= max_loss:
         raise JobError(
             f"not exported: {accuracy.metric} is {accuracy.exported:.4f} in {precision} and "

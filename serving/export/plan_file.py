@@ -31,5 +31,6 @@ def _described(plan: Plan, name: str) -> Json:
     if name not in plan.ranges:
         return "int8 by row"
     measured = plan.ranges[name]
+    # 0 stands for a symmetric range.
     low = measured.low or -measured.high
     return {"low": low, "high": measured.high, "divided": measured.divisors is not None}

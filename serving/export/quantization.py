@@ -37,7 +37,9 @@ def by_row(table: np.ndarray) -> Quantized:
 
 def _quantized(matrix: np.ndarray, axis: int) -> Quantized:
     largest = np.abs(matrix).max(axis=axis, keepdims=True, initial=0.0)
+    # A column of zeros has any scale but 0, by which it would be divided.
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32) / np.float32(LARGEST)
+    # The largest number becomes exactly ±127, so nothing is clipped.
     values = np.rint(matrix / scales).astype(np.int8)
     return Quantized(values, np.squeeze(scales, axis))
 
@@ -66,6 +68,7 @@ class Range:
     def column_sums(self, kernel: np.ndarray) -> np.ndarray:
         """Return the sums of the quantized kernel's columns: float32 [N]."""
         quantized = self.weights(kernel)
+        # int8 sums would overflow from two rows on.
         return quantized.values.sum(axis=0, dtype=np.int64) * quantized.scales
 
 

@@ -43,6 +43,7 @@ def write_configs(model_path: Path) -> None:
         model_path: models/NAME, which contains the versions.
     """
     for name, text in ((BATCHING, _BATCHING), (MONITORING, MONITORING_CONFIG)):
+        # Operators change these two; each export would undo it.
         if not (model_path / name).exists():
             write_atomically(model_path / name, text.encode())
     config = models_config(model_path, [*versions_of(model_path)], _stable(model_path))
@@ -54,6 +55,7 @@ def _stable(model_path: Path) -> int | None:
     config = model_server_config_pb2.ModelServerConfig()
     try:
         text_format.Parse((model_path / MODELS).read_text(encoding="utf-8"), config)
+    # A file that a person broke is written again rather than refused: the versions are what counts.
     except (FileNotFoundError, text_format.ParseError):
         return None
     models = config.model_config_list.config
@@ -69,13 +71,16 @@ def models_config(model_path: Path, versions: list[int], stable: int | None) -> 
         stable: version with the label `stable` so far; None = none.
     """
     canary = versions[-1]
+    # No label yet, or its version was deleted: the one before the newest, or the only one.
     if stable not in versions:
         stable = versions[-2:][0]
     config = model_server_config_pb2.ModelServerConfig()
     model = config.model_config_list.config.add()
     model.name = model_path.name
+    # TensorFlow Serving refuses relative paths.
     model.base_path = str(model_path.resolve())
     model.model_platform = "tensorflow"
+    # Both, because the default policy serves the newest version only.
     model.model_version_policy.specific.versions.extend(sorted({stable, canary}))
     model.version_labels["stable"] = stable
     model.version_labels["canary"] = canary

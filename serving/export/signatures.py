@@ -97,6 +97,7 @@ class TextModel(tf.Module):
         """Return the function of each signature by name; the trained heads decide which ones."""
         functions = {name: graph_function(*args) for name, args in self._described().items()}
         task = self._run.task
+        # Every model has `embed` or the signature of its task, also one without a head.
         candidates = (task.definition.signature.name if task else served.FILL_MASK, served.EMBED)
         default = next(name for name in candidates if name in functions)
         return {DEFAULT_SIGNATURE: functions[default], **functions}
@@ -125,6 +126,7 @@ class TextModel(tf.Module):
             described[served.SIMILARITY] = (self.similarity, both)
         else:
             described[served.EMBED] = (self.embed, [TEXT])
+        # The encoder's outputs, which every model has.
         described[served.EMBED_TOKENS] = (self.embed_tokens, both)
         described[served.ATTENTION] = (self.attention, both)
         described[served.TOKENIZE] = (self.tokenize, both)
@@ -166,6 +168,8 @@ class TextModel(tf.Module):
         positions = self._mask_positions(encoding.features[schema.INPUT_IDS])  # [B, M]
         encoded = self.network.encode(encoding.features)
         # The padding, -1, is no position; its fillings are replaced below.
+        # Only the masked positions: logits of all would be [B, L, V], 1 GB for 64 texts of 128
+        # pieces.
         logits = self.network.masked_lm(encoded.sequence_output, tf.maximum(positions, 0))
         best, ids = tf.math.top_k(tf.nn.softmax(logits), min(TOP_K, self._run.config.vocab_size))
         is_mask = positions[:, :, tf.newaxis] != NO_POSITION
@@ -265,6 +269,7 @@ class TextModel(tf.Module):
             ),
         ]
         with tf.control_dependencies(checks):
+            # As plain pairs, so that one batch runs all passages of all queries.
             queries = tf.repeat(text, count)
         answers = self.task_answers_pair(queries, tf.reshape(passages, [-1]))
         assert self._run.task is not None
@@ -306,6 +311,7 @@ class TextModel(tf.Module):
             ),
         ]
         with tf.control_dependencies(checks):
+            # An op inside the block, so that the checks run before all that depends on it.
             n_best = tf.maximum(n_best, 1)
         return self._window_answers(self._question_windows(text, text_pair, n_best))
 
@@ -410,10 +416,12 @@ class TextModel(tf.Module):
         ]
         with tf.control_dependencies(checks):
             encoding = self._encoded_text(text)
+        # 1, because the maximum of an empty batch is the smallest int32.
         width = tf.reduce_max(tf.concat([[1], dimension], axis=0))
         vectors = self.task_logits(encoding.features)[:, :width]
         vectors = tf.where(tf.range(width) < dimension[:, tf.newaxis], vectors, 0.0)
         assert self._vector_settings is not None
+        # Again: a shortened vector is not of length 1.
         vectors = normalized(vectors) if self._vector_settings.normalize else vectors
         return {served.VECTOR: vectors, served.TRUNCATED: encoding.truncated}
 
@@ -430,6 +438,7 @@ class TextModel(tf.Module):
         """
         text, text_pair = (tf.ensure_shape(each, [None]) for each in (text, text_pair))
         check_same_length(text, text_pair)
+        # One batch of both texts: the encoder runs once.
         encoding = self._encoded_text(tf.concat([text, text_pair], axis=0))
         first, second = tf.split(normalized(self.task_logits(encoding.features)), 2)
         truncated = tf.reduce_any(tf.reshape(encoding.truncated, [2, -1]), axis=0)
@@ -546,6 +555,7 @@ class TextModel(tf.Module):
         Raises:
             InvalidArgumentError: the inputs differ in shape, or a value is out of range.
         """
+        # On a GPU, `tf.gather` gives zeros for an id that is out of range, without an error.
         values = map(_rows_of_ids, (input_ids, input_mask, segment_ids))
         given = dict(zip(schema.ENCODER_INPUTS, values, strict=True))
         lengths = _lengths_without_filler(given[schema.INPUT_IDS], self._run.vocabulary.cls_id)
@@ -556,6 +566,7 @@ class TextModel(tf.Module):
         with tf.control_dependencies(checks):
             features = {name: _with_columns(ids) for name, ids in given.items()}
         is_filler = tf.range(tf.shape(features[schema.INPUT_IDS])[1]) >= lengths[:, tf.newaxis]
+        # A filled position is masked like padding, so neighbours do not attend to it.
         features = {name: tf.where(is_filler, 0, ids) for name, ids in features.items()}
         encoded = self.network.encode(features)
         sequence_output = _without(is_filler, encoded.sequence_output)
@@ -639,5 +650,6 @@ def _without(is_filler: Any, values: Any) -> Any:
 def _with_columns(ids: Any) -> Any:
     """Return int32 [B, L], with columns added if it is an empty batch without columns."""
     shape = tf.shape(ids)
+    # An empty batch may have no columns, and the products need some.
     missing = tf.where(shape[0] == 0, tf.maximum(FEWEST_POSITIONS - shape[1], 0), 0)
     return tf.pad(ids, [[0, 0], [0, missing]])

@@ -56,6 +56,7 @@ def check_ops(saved_model: Path, server: ServerVersion) -> None:
     for meta_graph in saved_model_pb2.SavedModel.FromString(data).meta_graphs:
         graph = meta_graph.graph_def
         needed, written = graph.versions.min_consumer, graph.versions.producer
+        # TensorFlow's own rule of compatibility between releases.
         if needed > stock.newest or written < stock.oldest:
             raise InputError(
                 f"{refused}its graph is of version {written} for readers of {needed} and newer; "
@@ -63,10 +64,12 @@ def check_ops(saved_model: Path, server: ServerVersion) -> None:
             )
         functions = {function.signature.name for function in graph.library.function}
         for node in _nodes(graph):
+            # A call of a function of the graph, whose nodes are checked as well.
             if node.op in functions:
                 continue
             if node.op not in stock.attributes:
                 raise InputError(f"{refused}it lacks the operation {node.op} (node {node.name})")
+            # Attributes with an underscore are annotations, which servers ignore.
             public = {name for name in node.attr if not name.startswith("_")}
             for name in sorted(public - stock.attributes[node.op]):
                 raise InputError(
@@ -75,6 +78,7 @@ def check_ops(saved_model: Path, server: ServerVersion) -> None:
 
 
 def _nodes(graph: graph_pb2.GraphDef) -> Iterator[node_def_pb2.NodeDef]:
+    # Signatures are functions: most nodes are in the library, not in the graph itself.
     yield from graph.node
     for function in graph.library.function:
         yield from function.node_def

@@ -219,6 +219,7 @@ class TextEncoder(tf.Module):
         pieces = self.pieces_of(_flat(text))
         lengths, places = pieces.row_lengths(), tf.ragged.range(pieces.row_lengths())
         room = self._max_seq_length - 2
+        # The length of the text of each piece.
         of_piece = tf.gather(lengths, places.value_rowids())
         is_kept = places.with_flat_values(is_first_or_last(places.flat_values, of_piece, room))
         kept = tf.ragged.boolean_mask(pieces, is_kept)
@@ -269,6 +270,7 @@ class TextEncoder(tf.Module):
         count = window_count(lengths, room, step, _GRAPH)
         read = tf.minimum(count, max_windows)
         rows, numbers = _numbered(read)
+        # Flat values of ragged tensors stand text after text, so all of this is arithmetic on [P].
         places = tf.ragged.range(lengths)  # of the pieces in their text
         deciders = window_with_most_context(
             places.flat_values, room, step, tf.gather(read, places.value_rowids())
@@ -310,6 +312,7 @@ class TextEncoder(tf.Module):
         question = self._tokenizer.tokenize(text)
         words = tokenize_by_word(self._tokenizer, text_pair, self._vocabulary)
         lengths = words.pieces.row_lengths()
+        # As in training: a long question is cut, so that its passage has room.
         asked = tf.minimum(question.row_lengths(), question_room(self._max_seq_length))
         room = self._max_seq_length - PAIR_MARKS - asked
         step = window_step(room, stride, _GRAPH)
@@ -340,6 +343,7 @@ class TextEncoder(tf.Module):
 
     def _tokenize(self, text: Any) -> Any:
         """Return the pieces of each text: ragged int32 [B, (pieces)]."""
+        # Text of a fine-tuned model's users may have "[MASK]" in it, which is no mask there.
         if self._reads_masks:
             return tokenize_with_masks(self._tokenizer, text, self._vocabulary.mask_id)
         return self._tokenizer.tokenize(text)

@@ -45,6 +45,7 @@ def example_inputs(
         batch_size: B.
         vocabulary: vocabulary of the model.
     """
+    # Any piece but the mask, whose position the request names.
     plain = next(index for index in range(len(vocabulary)) if index != vocabulary.mask_id)
     row = [vocabulary.cls_id, vocabulary.mask_id, plain, vocabulary.sep_id]
     values: Arrays = {

@@ -15,6 +15,7 @@ def cleaning_of(config: CorpusConfig) -> Cleaning:
     Raises:
         InputError: a file is missing or invalid.
     """
+    # Here, in the submitting process: a worker's error would come after the job has begun.
     check_languages(config.languages)
     return Cleaning(
         languages=config.languages,
@@ -32,14 +33,17 @@ def rules_of(cleaning: Cleaning) -> tuple[Rule, ...]:
     A worker calls this once, so a rule may load a model or a table here.
     """
     rules: list[Rule] = []
+    # First: the other rules should see the text as it will be used.
     if cleaning.repair:
         from pipeline.corpus.rules.repair import repair
 
         rules.append(repair)
+    # Before the quality rules, whose thresholds may differ by language.
     if cleaning.languages:
         rules.append(Languages(cleaning.languages, cleaning.language_threshold))
     if cleaning.quality:
         rules.append(QualityRules(cleaning.quality))
+    # Before private data are replaced: a shared run of words must be found as it is written.
     if cleaning.evaluation:
         rules.append(Decontaminate(cleaning.evaluation))
     if cleaning.redact:

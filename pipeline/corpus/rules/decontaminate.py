@@ -24,6 +24,7 @@ MAX_BYTES = 256 << 20
 
 _WORD = re.compile(r"\w+")
 _READ_WORDS = 1 << 16  # words of a document that are hashed at a time
+# 2^64 divided by the golden ratio: odd, so that multiplying loses nothing (Knuth, volume 3, 6.4).
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -83,6 +84,7 @@ class Decontaminate:
         """Return the document, or a rejection with the first run that is shared."""
         for words in _parts(document.text):
             keys = run_keys(words)
+            # A sorted array has 8 bytes for each key, a Python set several times as many.
             where = np.searchsorted(self._runs, keys)
             shared = self._runs[np.minimum(where, len(self._runs) - 1)] == keys
             if shared.any():
@@ -98,6 +100,7 @@ def _parts(text: str) -> Iterator[list[str]]:
         words.append(found[0])
         if len(words) == _READ_WORDS:
             yield words
+            # The last 12 words again: a run may begin in this part and end in the next.
             words = words[1 - RUN_WORDS :]
     yield words
 
@@ -107,11 +110,13 @@ def run_keys(words: list[str]) -> np.ndarray:
     count = len(words) - RUN_WORDS + 1
     if count <= 0:
         return np.empty(0, np.uint64)
+    # Each distinct word is hashed once; most words of a text are repetitions.
     of_word = {word: _word_key(word) for word in {*words}}
     mixed = np.fromiter(map(of_word.__getitem__, words), np.uint64, len(words))
     keys = np.zeros(count, np.uint64)
     for offset in range(RUN_WORDS):
         keys *= _MULTIPLIER
+        # Multiplication carries upwards only; the shift brings high bits back into low ones.
         keys ^= keys >> np.uint64(32)
         keys += mixed[offset : offset + count]
     return keys
@@ -155,6 +160,7 @@ def _runs_of_files(files: Iterable[EvaluationFile]) -> np.ndarray:
                 digest.update(line)
                 for text in _texts(line.decode("utf-8", "replace")):
                     runs.append(run_keys(_WORD.findall(text.lower())))
+        # Workers read the file themselves, perhaps hours later.
         if digest.hexdigest() != each.sha256:
             raise InputError(f"`decontaminate` {each.path}: changed while the job ran")
     return np.unique(np.concatenate(runs))

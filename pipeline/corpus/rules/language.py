@@ -28,6 +28,7 @@ _DIGITS = 6
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+    # Normalized to probabilities: the raw scores grow with the length of the text.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
@@ -78,6 +79,7 @@ class Languages:
     def __call__(self, document: TextDocument) -> TextDocument | Rejection:
         """Return the document with its language, or a rejection."""
         language, probability = identify(document.text)
+        # Two rules in the counts: another language, and a language that is uncertain.
         if language not in self._languages:
             return Rejection("language", language)
         if probability < self._threshold:

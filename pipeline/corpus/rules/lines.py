@@ -42,6 +42,7 @@ class LineRules:
                 citations += count
             if self._keeps(line, words):
                 kept.append(line)
+        # Blank lines are no lines that a rule removed.
         removed = sum(map(bool, map(str.strip, lines))) - sum(map(bool, kept))
         changes = Counter(removed_lines=removed, removed_citations=citations)
         return "\n".join(kept).strip(), +changes
@@ -53,6 +54,7 @@ class LineRules:
             return False
         if self.max_word_length is not None and max(map(len, words)) > self.max_word_length:
             return False
+        # C4 removes lines that end with an ellipsis: the text was cut off.
         if self.ends and (not line.endswith(self.ends) or line.endswith(_ELLIPSIS)):
             return False
         lower = line.lower()

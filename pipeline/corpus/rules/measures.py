@@ -27,11 +27,14 @@ def mean_word_length(view: TextView) -> float:
     """Return the mean number of characters of the words that `word_count` counts (Gopher)."""
     chosen = _are_no_symbols(view)
     counts = view.distinct_counts[chosen]
+    # Over distinct words: a text repeats its words many times.
     return float(counts @ view.distinct_lengths[chosen] / max(int(counts.sum()), 1))
 
 
 def _are_no_symbols(view: TextView) -> np.ndarray:
     """Return which distinct words have a letter or a digit, bool [distinct words]."""
+    # `isalnum` of the whole word answers for most words at once; only others are looked at letter
+    # by letter.
     return np.array([word.isalnum() or any(map(str.isalnum, word)) for word in view.distinct], bool)
 
 

@@ -71,6 +71,7 @@ def top_n_gram_rate(view: TextView, n: int) -> float:
     ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
     counts = np.diff(ends, prepend=-1)
     most = int(counts.max())
+    # If no n-gram is repeated, all have the same count, and the first one is measured.
     first = 0 if most == 1 else int(np.isin(keys, ordered[ends[counts == most]]).argmax())
     characters = sum(map(len, view.words[first : first + n])) + n - 1
     return characters * most / len(view.text)
