@@ -41,7 +41,7 @@ def test_a_database_that_cannot_be_reached_fails_nothing() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_what_the_auditor_finds_decides(code: int, tmp_path: Path) -> None:
+def test_the_audit_fails_for_a_known_vulnerability(code: int, tmp_path: Path) -> None:
     uvx = tmp_path / "uvx"
     uvx.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
     uvx.chmod(uvx.stat().st_mode | stat.S_IXUSR)

@@ -1,4 +1,4 @@
-"""A power cut after a command, or in the middle of one, loses nothing that has its final name."""
+"""A power cut during or after a command loses no file that has its final name."""
 
 import errno
 import json
@@ -103,7 +103,7 @@ def test_a_checkpoint_and_the_best(tmp_path: Path, disk: DiskLog) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
-def test_what_cannot_be_synced_is_not_published(
+def test_a_file_that_cannot_be_synced_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(_: int) -> None:
@@ -133,7 +133,7 @@ TINY = {
 
 
 @pytest.mark.slow
-def test_what_commands_leave(
+def test_every_command_leaves_synced_files(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, disk: DiskLog
 ) -> None:
     model, labelled, w = tmp_path / "tiny.json", tmp_path / "labelled.csv", tmp_path / "work"

@@ -96,7 +96,7 @@ def test_the_playground_reads_names_that_a_served_model_has() -> None:
 
 
 @pytest.mark.parametrize("fact", sorted(TF_SERVING))
-def test_what_tensorflow_serving_fixes_is_written_once(fact: str) -> None:
+def test_constants_of_tensorflow_serving_are_written_once(fact: str) -> None:
     found = [f"{path}:{line}" for path, line, value in literals() if fact in value]
     assert len(found) == 1, found
     assert found[0].startswith("serving/tf_serving.py:")

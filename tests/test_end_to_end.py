@@ -1,4 +1,4 @@
-"""The whole line through the real commands, each a process of its own."""
+"""All commands, one after another, each as a process of its own."""
 
 import json
 import socket

@@ -148,14 +148,14 @@ def test_a_truncated_compressed_file(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_what_follows_a_nul_is_learned_from(tune: Command, predicted: Command) -> None:
+def test_text_after_a_nul_is_used_in_training(tune: Command, predicted: Command) -> None:
     data = FAULTS / "nul.squad.json"
     result, (answer,) = predicted(tune("span", data.name), data)
     assert (answer["answer"], result["span_f1"]) == ("Rome", 1)
 
 
 @pytest.mark.slow
-def test_what_follows_a_nul_is_tagged(tune: Command, run: Command, tmp_path: Path) -> None:
+def test_text_after_a_nul_is_tagged(tune: Command, run: Command, tmp_path: Path) -> None:
     (request,) = strictly((FAULTS / "nul.tag.request.json").read_text("utf-8"))["instances"]
     tagged = tune("tagging", "germeval_form.tsv", steps=1)
     exported = run("export", "--run", tagged, "--output", tmp_path / "models" / "names")
@@ -169,7 +169,7 @@ def test_what_follows_a_nul_is_tagged(tune: Command, run: Command, tmp_path: Pat
 @pytest.mark.parametrize(
     ("task", "name"), [("single", "pandas_index.csv"), ("pair", "index_pair.tsv")]
 )
-def test_texts_are_learned_from_not_row_numbers(
+def test_the_text_column_is_used_not_the_row_numbers(
     task: str, name: str, tune: Command, predicted: Command
 ) -> None:
     result, _ = predicted(tune(task, name), FAULTS / name)
@@ -273,7 +273,7 @@ def test_a_blank_line_after_every_sentence(encoder: Path, run: Command, tmp_path
 
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared folder is not there")
-def test_every_input_that_is_shared_is_here() -> None:
+def test_every_shared_input_has_a_test() -> None:
     shared = {path.name: path.read_bytes() for path in SHARED.iterdir() if path.suffix != ".md"}
     here = {name: (FAULTS / name).read_bytes() for name in shared if (FAULTS / name).exists()}
     assert here == shared

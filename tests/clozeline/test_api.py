@@ -1,4 +1,4 @@
-"""Every command from Python: defaults of the flags, errors that name fields, the whole line."""
+"""Every command from Python: defaults of the flags, errors that name fields, one run of all."""
 
 import dataclasses
 import json
@@ -60,7 +60,9 @@ def test_errors_name_fields(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_line(prose_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_commands_run_from_python(
+    prose_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpus = (str(prose_corpus / "*.txt"),)
     vocab, dataset, run = tmp_path / "vocab.txt", tmp_path / "dataset", tmp_path / "run"
     learned = api.make_vocabulary(api.VocabularyConfig(input=corpus, output=vocab, size=90))

@@ -42,7 +42,7 @@ CORPUS = ["--input", "a.txt", "b.txt", "--output", "o"]
         ("query", ["a", "--model", "m", "--n-best", "51"], "`n_best` 51"),
     ],
 )
-def test_options_that_have_no_effect_or_no_meaning(
+def test_options_without_effect_are_refused(
     command: str, arguments: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -100,7 +100,7 @@ def test_a_long_text_of_a_base_model_stays_below_5_mb() -> None:
     assert packed["levels"] >= 31
 
 
-def test_packed_shares_are_read_back(explained: Explanation) -> None:
+def test_packed_attention_is_unpacked(explained: Explanation) -> None:
     import base64
     import zlib
 

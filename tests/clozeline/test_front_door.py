@@ -40,7 +40,7 @@ def test_help_names_every_command() -> None:
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
 
-def test_a_reader_that_is_gone_gets_no_traceback() -> None:
+def test_a_closed_pipe_causes_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -66,7 +66,7 @@ def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
 
 
 @pytest.mark.parametrize(("flags", "told"), [(["--frozen-weights"], "1"), ([], None)])
-def test_weights_are_told_to_be_frozen_where_that_is_asked_for(
+def test_onednn_assumes_frozen_weights_only_if_requested(
     flags: list[str], told: str | None, tmp_path: Path
 ) -> None:
     # It ends for want of models, and TensorFlow has been imported by then.
@@ -99,7 +99,7 @@ def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert error == "clozeline: unknown flag --exemples (see clozeline inspect --help)"
 
 
-def test_flag_that_neither_we_nor_beam_know(
+def test_a_flag_unknown_to_us_and_to_beam(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("Text.")
@@ -263,7 +263,7 @@ def words(flag: str, hint: Any, value: Any) -> list[str]:
         if field.name not in ("config", "given")
     ],
 )
-def test_every_option_may_stand_in_a_config_file(command: str, name: str, tmp_path: Path) -> None:
+def test_every_option_is_accepted_in_a_config_file(command: str, name: str, tmp_path: Path) -> None:
     """Alone with what the command requires, it gives what the same words on the command line do."""
     options = options_of(command)
     hints = get_type_hints(options, include_extras=True)
@@ -302,7 +302,7 @@ def test_the_command_line_wins_over_positional_options(tmp_path: Path) -> None:
     assert parse("query", ["three", *flags])[0].text == ("three",)
 
 
-def test_yaml_null_is_none_for_optional_options(tmp_path: Path) -> None:
+def test_yaml_null_means_none_for_optional_options(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("input: a\nvocab: v\noutput: o\nid_column: null\nshards: ~\n")
     options, _ = parse("preprocess", ["--config", str(tmp_path / "c.yaml")])
     assert (options.id_column, options.shards) == (None, None)

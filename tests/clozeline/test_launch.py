@@ -34,7 +34,7 @@ PRETRAIN = ["--", "pretrain", "--dataset", "d", "--run", "my run"]
         (["--hosts", "a:7,a:7", *PRETRAIN], "--hosts: 2 workers have the address a:7"),
     ],
 )
-def test_what_cannot_be_launched(
+def test_commands_that_cannot_be_launched(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["launch", *arguments]) == 2
@@ -82,7 +82,7 @@ def test_the_worker_of_the_environment(
     assert config.command[1:5] == ("-m", "clozeline", "pretrain", "--dataset")
 
 
-def test_lines_of_workers_have_a_prefix_and_results_none(
+def test_lines_of_workers_have_a_prefix_but_results_do_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     show(0, "stdout", '{"steps": 7}\n')

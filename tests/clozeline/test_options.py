@@ -1,4 +1,4 @@
-"""What a message of the engine becomes before the front door prints it."""
+"""Messages of the engine: names of fields become flags."""
 
 import dataclasses
 import logging
@@ -47,7 +47,7 @@ def test_fields_in_backquotes_become_flags(message: str, printed: str) -> None:
     assert as_flags(message, Train, Make) == printed
 
 
-def test_every_command_spells_the_options_of_all() -> None:
+def test_common_options_have_the_same_names_in_every_command() -> None:
     for command in COMMANDS:
         for other in COMMANDS:
             for field in dataclasses.fields(options_of(other)):
@@ -69,7 +69,7 @@ def test_errors_of_the_engine_are_printed_with_flags(
     assert capsys.readouterr().err == "clozeline: --seed 1: no\n"
 
 
-def test_what_the_engine_logs_is_printed_with_flags(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_messages_of_the_engine_name_flags(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("pipeline.some.module")
     with printed_notes(lambda message: as_flags(message, Make)):
         logger.debug("unseen")
@@ -211,7 +211,9 @@ def test_config_file_and_its_paths_may_be_urls(store: Any) -> None:
         ([], "deduplicate: near", "near"),
     ],
 )
-def test_a_flag_that_was_a_switch(words: list[str], text: str, value: str, tmp_path: Path) -> None:
+def test_a_former_switch_takes_a_value(
+    words: list[str], text: str, value: str, tmp_path: Path
+) -> None:
     (tmp_path / "flags.yaml").write_text(text or "seed: 1")
     required = ["--input", "i", "--vocab", "v", "--output", "o"]
     config = ["--config", str(tmp_path / "flags.yaml")]
@@ -220,6 +222,6 @@ def test_a_flag_that_was_a_switch(words: list[str], text: str, value: str, tmp_p
     assert ("deduplicate" in options.given) == bool(words or "dedup" in text)
 
 
-def test_a_value_that_a_former_switch_does_not_have() -> None:
+def test_an_invalid_value_of_a_former_switch() -> None:
     with pytest.raises(InputError, match="deduplicate"):
         parse("preprocess", ["--input=i", "--vocab=v", "--output=o", "--deduplicate", "all"])

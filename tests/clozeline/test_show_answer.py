@@ -1,4 +1,4 @@
-"""What `query` prints of a response."""
+"""How `query` prints a response."""
 
 from rich.console import Console
 
@@ -27,7 +27,7 @@ def test_fillings_of_masks_in_both_texts():
     assert " ".join(lines[-1]).startswith("The text is longer than the model's maximum")
 
 
-def test_classes_come_likeliest_first():
+def test_classes_are_in_descending_order_of_probability():
     lines = shown(["t"], {
         "signature": "classify", "labels": ["bad", "good", "so-so"],
         "probabilities": [0.125, 0.625, 0.25], "label": "good", "truncated": False,
@@ -39,7 +39,7 @@ def test_score():
     assert shown(["t"], {"signature": "score", "score": 2.5, "truncated": False}) == [["2.500"]]
 
 
-def test_attention_names_the_piece_that_each_looks_at_most():
+def test_attention_names_the_piece_with_the_largest_weight():
     heads = [
         [[0.1, 0.9, 0.0], [0.8, 0.2, 0.0], [0, 0, 0]],
         [[0.3, 0.7, 0.0], [0.6, 0.4, 0.0], [0, 0, 0]],
@@ -51,7 +51,7 @@ def test_attention_names_the_piece_that_each_looks_at_most():
     assert lines[-2:] == [["[CLS]", "fox", "0.80"], ["fox", "[CLS]", "0.70"]]
 
 
-def test_what_has_no_view_of_its_own_is_listed_by_name():
+def test_outputs_without_a_view_are_listed_by_name():
     lines = shown(["t"], {
         "signature": "tokenize", "tokens": ["[CLS]", "fox"], "input_ids": list(range(40)),
         "truncated": False,

@@ -1,4 +1,4 @@
-"""What `inspect` and `preprocess` show of a dataset: histogram, decoded records, shares."""
+"""How `inspect` and `preprocess` print a dataset: histogram, decoded records, shares."""
 
 from collections.abc import Mapping
 from pathlib import Path

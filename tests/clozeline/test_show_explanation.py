@@ -51,7 +51,7 @@ def test_answers_bars_and_links_are_printed() -> None:
     assert strongest.split() == ["0.750", "sea", "→", "Light", "█" * 15]
 
 
-def test_the_sum_of_the_words_is_claimed_only_if_it_holds() -> None:
+def test_completeness_is_stated_only_within_the_target_error() -> None:
     assert "the words add up to +0.2000: from 0.7000" in printed(shown(explanation(0.002)))
     assert "the words do NOT add up to +0.2000" in printed(shown(explanation(0.3)))
 

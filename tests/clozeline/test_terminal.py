@@ -1,4 +1,4 @@
-"""Tables as a person sees them."""
+"""Tables and progress bars in the terminal."""
 
 import io
 import re

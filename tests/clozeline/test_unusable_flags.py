@@ -1,4 +1,4 @@
-"""A flag that has no effect next to the others is refused: one line, exit code 2."""
+"""Flags that have no effect in their context are refused: one line, exit code 2."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,7 +107,7 @@ def test_flags_that_go_together(command: str, arguments: list[str]) -> None:
     assert options.given
 
 
-def test_a_flag_of_a_config_file_is_one_too(
+def test_flags_of_a_config_file_are_checked_like_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "flags.yaml"
@@ -116,7 +116,7 @@ def test_a_flag_of_a_config_file_is_one_too(
     assert "--text-column: --input-format prose has no columns" in capsys.readouterr().err
 
 
-def test_one_config_file_that_names_no_other(
+def test_a_config_file_cannot_name_another_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "flags.yaml"
@@ -137,7 +137,7 @@ def test_one_config_file_that_names_no_other(
         (["--model", "\udcff"], r"--model '\udcff': expected a name"),
     ],
 )
-def test_names_that_no_server_can_be_asked_for(
+def test_invalid_names_of_models_and_versions(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["query", "--model", "m", *flags, "text"]) == 2
@@ -194,7 +194,7 @@ def test_evaluations_of_a_dataset_without_an_eval_split(
         ("none", ["a"], r"`signature` none: takes nothing, received 1 texts; leave 'a' out"),
     ],
 )
-def test_texts_that_a_signature_does_not_take(
+def test_a_wrong_number_of_texts_for_a_signature(
     signature: str, texts: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strings = {"embed": ["text"], "three": ["text", "text_pair", "context"], "none": []}
@@ -214,7 +214,7 @@ def test_texts_that_a_signature_does_not_take(
         (None, ("masked_lm",), "He [MASK].", r"the text has \[MASK\], which is asked for"),
     ],
 )
-def test_a_position_of_explain_that_is_not_asked_for(task, heads, text, message, monkeypatch):
+def test_a_position_that_explain_cannot_use(task, heads, text, message, monkeypatch):
     example = SimpleNamespace(masks=[2] if "[MASK]" in text else [], __len__=lambda: 4)
     monkeypatch.setattr("model.explaining.explanation.read_example", lambda *_: example)
     config = SimpleNamespace(num_hidden_layers=1, num_attention_heads=1)

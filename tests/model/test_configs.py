@@ -71,7 +71,7 @@ def test_a_field_out_of_range(config: type, fields: dict[str, Any], message: str
 
 
 @pytest.mark.parametrize("config", [*PATHS, UpdateConfig, ExecutionConfig, RecoveryConfig])
-def test_what_is_allowed_is_frozen(config: type) -> None:
+def test_valid_configs_are_frozen(config: type) -> None:
     made = config(**PATHS.get(config, {}))
     name = dataclasses.fields(made)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -279,7 +279,7 @@ def test_frozen_layers_stay(
     }  # fmt: skip
 
 
-def test_a_tuned_run_is_a_start_for_another(
+def test_a_run_can_start_from_a_tuned_run(
     options: Callable[..., Finetune], files: dict[str, Path], tmp_path: Path
 ) -> None:
     options(steps=30).run()
@@ -334,7 +334,7 @@ def test_flags_that_do_not_fit(
         ({"epochs": 0}, "`epochs` 0: must be above 0"),
     ],
 )
-def test_flags_that_cannot_be(
+def test_flags_with_invalid_values(
     options: Callable[..., Finetune], more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -427,7 +427,7 @@ def test_evaluation_has_the_stride_of_training(
     assert load_run(tmp_path / "run").doc_stride == 3
 
 
-def test_labels_never_seen(
+def test_labels_that_are_not_in_the_training_file(
     options: Callable[..., Finetune], tmp_path: Path, files: dict[str, Path]
 ) -> None:
     odd = table(tmp_path / "odd.tsv", [("so fine", "good"), ("so so", "mixed")], "text", "label")
@@ -480,7 +480,7 @@ def test_evaluation_without_labels(
         options(train=tmp_path / "t.tsv", dev=unknown).run()
 
 
-def test_evaluation_under_other_names_of_the_labels(
+def test_evaluation_with_renamed_labels(
     options: Callable[..., Finetune], files: dict[str, Path], tmp_path: Path
 ) -> None:
     options(steps=3, dev=None).run()

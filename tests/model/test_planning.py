@@ -41,7 +41,7 @@ def test_activations_are_those_of_a_part_of_a_device_s_share() -> None:
     assert device_memory(wanted(batch_size=64), recompute=True).activations < whole.activations / 3
 
 
-def test_the_sums_of_the_page_about_hardware() -> None:
+def test_the_figures_of_the_hardware_page() -> None:
     """BERT-base, 900,000 steps of 256 × 128: 515.8 MFLOPs per position, 1.52 × 10¹⁹ in all."""
     plan = estimate(wanted(devices="8 x A100", steps=900_000, price_per_hour=2.0))
     assert plan.parameters == 110_106_428
@@ -68,7 +68,7 @@ def test_examples_and_steps_follow_from_the_text() -> None:
     assert twice.examples == pytest.approx(2 * plan.examples)
 
 
-def test_whether_it_fits() -> None:
+def test_whether_the_model_fits_the_memory() -> None:
     large = estimate(wanted(model="large", max_seq_length=512, batch_size=128))
     assert large.fits(recompute=False) is False
     assert large.fits(recompute=True) is True
@@ -95,7 +95,7 @@ def test_whether_it_fits() -> None:
         ({"steps": 0}, "`steps` 0: must be at least 1"),
     ],
 )
-def test_what_cannot_be_planned(changes, message) -> None:
+def test_plans_with_invalid_fields(changes, message) -> None:
     with pytest.raises(InputError) as caught:
         estimate(wanted(**changes))
     assert str(caught.value).startswith(message) or message in str(caught.value)

@@ -128,7 +128,7 @@ def test_the_loaded_model_is_the_evaluated_one(finished: Path, dataset: Path) ->
         assert result[name] == pytest.approx(value, rel=1e-5)
 
 
-def test_it_learns(options: Options) -> None:
+def test_pretraining_reduces_the_loss(options: Options) -> None:
     result = options(steps=100, learning_rate=0.02).run()
     losses = [line["loss"] for line in lines_of(Path(result["run"]), "train")]
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
@@ -449,9 +449,7 @@ def test_a_finished_run_is_given_a_second_phase(two_phases: Options) -> None:
     assert two_phases().run()["steps"] == 8
 
 
-def test_second_phases_that_cannot_be(
-    two_phases: Options, make_dataset: Callable, tmp_path: Path
-) -> None:
+def test_invalid_second_phases(two_phases: Options, make_dataset: Callable, tmp_path: Path) -> None:
     make_dataset(tmp_path / "other", word="other")
     with pytest.raises(InputError, match=r"`phase2_dataset` .*other: its vocab_sha256 is not that"):
         two_phases(phase2_dataset=tmp_path / "other").run()

@@ -1,4 +1,4 @@
-"""The run directory: what it says of itself and what it refuses."""
+"""The run directory: what is saved and read, and which runs are refused."""
 
 import dataclasses
 import errno
@@ -174,7 +174,7 @@ def test_other_settings_are_refused(
     assert (run / "config.json").read_text() == before
 
 
-def test_a_run_of_an_older_release_goes_on_with_its_dataset_alone(
+def test_a_run_of_an_older_release_resumes_with_its_own_dataset_only(
     run: Path, config: RunConfig, dataset: Path
 ) -> None:
     """Such a run says nothing about the records, and such a dataset has no streams."""
@@ -188,7 +188,7 @@ def test_a_run_of_an_older_release_goes_on_with_its_dataset_alone(
     assert load_run(run).dataset == old
 
 
-def test_a_run_without_a_checkpoint_may_start_with_anything(
+def test_a_run_without_a_checkpoint_may_change_its_config(
     run: Path, config: RunConfig, dataset: Path
 ) -> None:
     (run / "checkpoints" / "step-00000005").rmdir()
@@ -294,7 +294,7 @@ def test_no_weights_yet(run: Path) -> None:
         load_run(run).load_model()
 
 
-def test_metrics_of_steps_to_be_repeated_are_dropped(tmp_path: Path) -> None:
+def test_metrics_of_repeated_steps_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsFile(path, 0)
     for step in (5, 10, 15):
@@ -321,7 +321,7 @@ def test_a_full_disk_stops_an_import_with_a_one_line_error(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_metrics_are_left_out(tmp_path: Path) -> None:
+def test_damaged_lines_of_metrics_are_skipped(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
     for step in (1, 2, 3):
         metrics.add(step, "train", {"loss": step / 2})

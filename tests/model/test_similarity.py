@@ -101,7 +101,7 @@ def tuned(
     return run, result
 
 
-def test_triplets_teach_scores(tuned: tuple[Path, dict[str, Any]]) -> None:
+def test_a_model_of_triplets_predicts_scores(tuned: tuple[Path, dict[str, Any]]) -> None:
     run, result = tuned
     assert result["spearman"] > 0.7
     assert result["best_spearman"] == result["spearman"]
@@ -154,7 +154,7 @@ def read(path: Path, *rows: str) -> Any:
     return read_compared_texts(path, "similarity", Columns())
 
 
-def test_entailment_gives_triplets(tmp_path: Path) -> None:
+def test_nli_examples_become_triplets(tmp_path: Path) -> None:
     found = read(
         tmp_path / "nli.tsv",
         "premise\thypothesis\tlabel",
@@ -172,7 +172,7 @@ def test_several_negatives(tmp_path: Path) -> None:
     assert found.texts == [("a", "b", "c", "d")]
 
 
-def test_what_teaches_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_unusable_examples_are_skipped_and_counted(tmp_path: Path) -> None:
     found = read(
         tmp_path / "t.tsv", "anchor\tpositive\tnegative", "a\tb\tc", "a\t \tc", "a\tb\ta", "a\tb\tb"
     )

@@ -168,7 +168,7 @@ def test_a_student_resumes_exactly_and_in_parts(
             assert losses(halves.run_dir)[-1][name] == pytest.approx(value, rel=1e-3), name
 
 
-def test_teachers_that_cannot_teach(
+def test_unusable_teachers(
     options: Make, dataset: Path, small_config: BertConfig, tmp_path: Path
 ) -> None:
     other = write_teacher(tmp_path / "other", dataset, small_config, "more\n")

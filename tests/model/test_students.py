@@ -217,7 +217,7 @@ def test_a_teacher_of_another_vocabulary(
         ("span", "span", {"extra": ("unused",)}, "reads other pieces than the student"),
     ],
 )
-def test_teachers_that_cannot_teach(
+def test_unusable_teachers(
     task: str, teacher: Any, more: dict[str, Any], message: str,
     config: Callable[..., Any], write: Write,
 ) -> None:  # fmt: skip
@@ -298,7 +298,7 @@ def test_a_student_starts_from_layers_of_another_run(
         ((-1, 2), "`layers_to_keep` -1 2: must be in ascending order, from 0"),
     ],
 )
-def test_layers_that_no_student_can_start_with(
+def test_layers_that_a_student_cannot_start_from(
     layers: tuple[int, ...], message: str, deep: Path, config: Callable[..., Any]
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -162,7 +162,7 @@ def test_models_are_read_only_and_nobody_is_root():
     assert all(port.startswith("127.0.0.1:") for port in SERVER["ports"])
 
 
-def test_what_refers_to_the_deployment_finds_it():
+def test_references_to_the_deployment_are_valid():
     labels = POD["metadata"]["labels"]
     for kind in ("Deployment", "PodDisruptionBudget"):
         assert of_kind(kind)["spec"]["selector"]["matchLabels"] == labels

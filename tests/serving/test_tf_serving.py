@@ -1,4 +1,4 @@
-"""What a version is: one rule for the export, both servers and requests."""
+"""What a version is: one rule for the export, both servers and clients."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_a_whole_number_is_a_version(name: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("name", NO_NUMBERS)
-def test_no_other_name_is_a_version(name: str) -> None:
+def test_other_names_are_not_versions(name: str) -> None:
     assert version_number(name) is None
 
 
@@ -38,7 +38,7 @@ def test_versions_are_directories_in_the_order_of_their_numbers(tmp_path: Path) 
     assert versions_of(tmp_path / "none") == {}
 
 
-def test_the_next_version_is_no_name_that_is_taken(tmp_path: Path) -> None:
+def test_the_next_version_has_an_unused_name(tmp_path: Path) -> None:
     assert next_version(tmp_path) == 1
     (tmp_path / "4").mkdir()
     (tmp_path / "5").write_text("a file")

@@ -85,7 +85,7 @@ def test_large_file_goes_up_and_down_whole(base, tmp_path):
     (base / "big").unlink()
 
 
-def test_nothing_is_half_read_through_a_network_that_fails(
+def test_no_file_is_partially_read_through_a_failing_network(
     network, failing, s3_environment, monkeypatch, tmp_path
 ):
     for name, value in s3_environment(network.port).items():
@@ -108,7 +108,7 @@ def test_nothing_is_half_read_through_a_network_that_fails(
     remove_folder(base)
 
 
-def test_store_that_always_fails_is_asked_a_bounded_number_of_times(
+def test_a_store_that_always_fails_gets_a_bounded_number_of_requests(
     network, s3_environment, monkeypatch
 ):
     for name, value in s3_environment(network.port).items():

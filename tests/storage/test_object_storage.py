@@ -1,4 +1,4 @@
-"""All commands on object storage: an S3 and a GCS server, a network that fails, kills."""
+"""All commands on an S3 and a GCS server, through a failing network, and killed."""
 
 import json
 import signal
@@ -55,7 +55,7 @@ def on_s3(s3, monkeypatch, tmp_path, s3_environment, commands):
     return commands({}, tmp_path)
 
 
-def test_whole_line_on_gcs_with_nothing_but_urls(
+def test_all_commands_on_gcs_with_urls_only(
     gcs, gcs_environment, commands, prose_corpus, tmp_path, monkeypatch, free_ports
 ):
     for name, value in gcs_environment(gcs).items():
@@ -63,7 +63,7 @@ def test_whole_line_on_gcs_with_nothing_but_urls(
     whole_line(commands({}, tmp_path), "gs://bucket/line", prose_corpus, free_ports)
 
 
-def test_whole_line_on_s3_through_a_network_that_fails(
+def test_all_commands_on_s3_through_a_failing_network(
     network, failing, s3_environment, commands, prose_corpus, tmp_path, monkeypatch, free_ports
 ):
     for name, value in s3_environment(network.port).items():

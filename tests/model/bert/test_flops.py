@@ -27,7 +27,7 @@ def test_step_flops_are_those_that_tensorflow_counts(small_config: BertConfig) -
     assert step_flops(small_config, batch, length, predictions) == pytest.approx(3 * total)
 
 
-def test_the_usual_rule_of_six_per_parameter() -> None:
+def test_step_flops_are_about_six_per_parameter_and_token() -> None:
     config = SIZES["base"].config(30522)
     parameters = 12 * (4 * 768**2 + 2 * 768 * 3072)
     per_token = step_flops(config, 8, 128, 20) / (8 * 128)

@@ -1,4 +1,4 @@
-"""Initial weights of heads that attend to neighbouring positions, and to equal pieces."""
+"""Initial weights whose heads attend to neighbouring positions and to equal pieces."""
 
 import dataclasses
 

@@ -53,7 +53,7 @@ def outputs_and_gradients(name: str, inputs: list[tf.Tensor]) -> list[np.ndarray
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_fused_is_the_same_forward_and_back(name: str) -> None:
+def test_fused_kernels_have_the_same_values_and_gradients(name: str) -> None:
     inputs = CASES[name][0]
     plain = outputs_and_gradients(name, inputs)
     with fused_on_cpu(True):
@@ -94,7 +94,7 @@ def test_no_part_of_a_kernel_goes_to_ynnpack() -> None:
         ("flags.txt", "flags.txt"),
     ],
 )
-def test_xla_flags_of_ones_own_come_after_and_win(
+def test_xla_flags_of_the_user_override_ours(
     given: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", given)
@@ -103,7 +103,7 @@ def test_xla_flags_of_ones_own_come_after_and_win(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bfloat16_comes_out_as_it_goes_in_and_is_computed_in_float32(name: str) -> None:
+def test_bfloat16_inputs_are_computed_in_float32_and_returned_in_bfloat16(name: str) -> None:
     inputs = CASES[name][0]
     narrow = [tf.cast(x, tf.bfloat16) if x.shape.rank > 2 else x for x in inputs]
     found = getattr(functions, name)(*narrow, **CASES[name][1])
@@ -161,7 +161,7 @@ def test_dropout_on_a_part_of_a_batch_equals_dropout_on_the_whole(
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
-def test_what_is_dropped_looks_random(rate: float) -> None:
+def test_dropped_elements_look_random(rate: float) -> None:
     examples, numbers = 64, 128 * 96
     dropped = mask(5, (examples, numbers), rate) == 0
     # Shares of examples, and of places: as often outside of 3 standard deviations as a binomial.

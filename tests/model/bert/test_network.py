@@ -140,7 +140,7 @@ def test_initial_weights_come_from_the_config_and_are_all_different(
     assert all(np.all(w == 0) for path, w in weights.items() if path.endswith(("bias", "beta")))
 
 
-def test_dropout_rates_go_where_they_belong(small_config: BertConfig) -> None:
+def test_each_dropout_layer_has_its_rate(small_config: BertConfig) -> None:
     encoder = build_encoder(small_config)
     layer = encoder.get_layer("transformer_layer_1")
     assert layer._weights_dropout.rate == 0.25
@@ -149,7 +149,7 @@ def test_dropout_rates_go_where_they_belong(small_config: BertConfig) -> None:
 
 
 @pytest.mark.parametrize("which", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
-def test_each_dropout_is_at_work_in_training_only(
+def test_dropout_is_active_in_training_only(
     small_config: BertConfig, batch: dict, which: str
 ) -> None:
     off = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
@@ -252,7 +252,7 @@ def test_bfloat16_policy_computes_near_float32(small_config: BertConfig, batch: 
     )
 
 
-def test_the_parameters_are_counted_before_they_are_made(small_config: BertConfig) -> None:
+def test_parameter_count_is_computed_without_a_model(small_config: BertConfig) -> None:
     for changed in ({}, {"hidden_size": 24, "vocab_size": 7}, {"num_hidden_layers": 3}):
         config = dataclasses.replace(small_config, **changed)
         assert config.parameter_count == build_pretraining_model(config).count_params()

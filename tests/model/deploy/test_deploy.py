@@ -150,7 +150,7 @@ def test_pods_are_restricted_and_have_time_to_save(job: Any) -> None:
 
 
 @JOBS
-def test_bad_input_is_not_tried_again(job: Any) -> None:
+def test_bad_input_is_not_retried(job: Any) -> None:
     bad, preempted = job["spec"]["podFailurePolicy"]["rules"]
     assert bad["action"] == "FailJob"
     assert bad["onExitCodes"] == {"containerName": "worker", "operator": "In", "values": [2]}

@@ -186,7 +186,7 @@ def test_rollout_goes_from_the_first_layer_to_the_last() -> None:
     np.testing.assert_allclose(rolled, [[0.5, 0.5], [0.25, 0.75]])
 
 
-def test_what_the_heads_answer(run: Run, explained: Explanation) -> None:
+def test_predictions_are_those_of_the_heads(run: Run, explained: Explanation) -> None:
     by_hand, example = ByHand(run), explained.example
     masked, following = explained.predictions
     assert (masked.kind, masked.position) == ("masked_lm", 12)
@@ -281,7 +281,7 @@ def test_words_that_are_tagged(make_run: MakeRun) -> None:
     assert example.tagged_words == [[1, 2, 3], [4], [5, 6, 7, 8], [9, 10]]
 
 
-def test_a_bare_encoder_answers_nothing(make_run: MakeRun) -> None:
+def test_a_bare_encoder_has_no_predictions(make_run: MakeRun) -> None:
     explained = explain_texts(make_run(), TEXTS, 0, 0)
     assert explained.predictions == ()
     assert "answers nothing" in explained.notes[0]
@@ -307,12 +307,14 @@ def test_a_text_without_a_mask_and_a_text_that_is_too_long(run: Run) -> None:
         (["dog"], {"position": 3}, "`position` 3: must be from 0 to 2"),
     ],
 )
-def test_what_cannot_be_explained(run: Run, texts: list[str], options: dict, message: str) -> None:
+def test_inputs_that_cannot_be_explained(
+    run: Run, texts: list[str], options: dict, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         explain_texts(run, texts, **{"layer": 0, "head": 0} | options)
 
 
-def test_another_number_of_texts_than_the_run_takes(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_wrong_number_of_texts(make_run: MakeRun, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"TEXT_PAIR: .* was trained on single texts"):
         read_example(make_run(("masked_lm",)), TEXTS)
     with pytest.raises(InputError, match=r"TEXT_PAIR: .* takes two texts"):

@@ -1,4 +1,4 @@
-"""Which reader a directory of a checkpoint gets."""
+"""Which reader is chosen for the directory of a checkpoint."""
 
 import json
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_a_run_is_not_imported(tmp_path: Path) -> None:
         detect.read_checkpoint(tmp_path)
 
 
-def test_what_is_no_directory_of_a_checkpoint(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_checkpoint_directory(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"neither config\.json .* nor bert_config\.json"):
         detect.read_checkpoint(tmp_path)
     with pytest.raises(InputError, match="absent: does not exist"):

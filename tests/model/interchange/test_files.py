@@ -166,7 +166,7 @@ def test_files_larger_than_their_kind_are_not_read(
     ],
     ids=["lists", "objects", "digits", "surrogate", "mark", "text"],
 )
-def test_json_that_is_none(text: str, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_json(text: str, message: str, tmp_path: Path) -> None:
     for original, names in (
         (HUGGING_FACE / "pretraining", [name for _, name in NAMES[:7] if name.endswith("json")]),
         (GOOGLE / "single", ["bert_config.json"]),
@@ -205,7 +205,9 @@ def test_a_hugging_face_directory_may_have_a_bert_config_too(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
-def test_what_is_to_be_run_has_nothing_of_the_checkpoint_in_it(name: str, tmp_path: Path) -> None:
+def test_the_suggested_command_contains_no_text_of_the_checkpoint(
+    name: str, tmp_path: Path
+) -> None:
     evil = "BertModel'); open('owned', 'w').write('"
     path = tmp_path / "it's $(touch owned) `touch owned` \" dir"
     shutil.copytree(HUGGING_FACE / "single", path)
@@ -230,7 +232,7 @@ def test_what_is_to_be_run_has_nothing_of_the_checkpoint_in_it(name: str, tmp_pa
     assert not (tmp_path / "owned").exists()
 
 
-def test_the_class_to_convert_with_is_the_models_own(tmp_path: Path) -> None:
+def test_the_suggested_command_uses_the_class_of_the_model(tmp_path: Path) -> None:
     for kind, name in (("single", "BertForSequenceClassification"), ("span", "BertForQuestion")):
         path = tmp_path / kind
         shutil.copytree(HUGGING_FACE / kind, path)
@@ -307,7 +309,7 @@ def test_values_of_a_wrong_kind(
     assert f"{name}: " in refused(path, message) or "has the shape" in message
 
 
-def test_more_names_than_rows_in_every_kind_of_head(tmp_path: Path) -> None:
+def test_more_labels_than_rows_in_every_kind_of_head(tmp_path: Path) -> None:
     for kind, rows in (("regression", 1), ("tagging", 2), ("span", 2)):
         path = tmp_path / kind
         shutil.copytree(HUGGING_FACE / kind, path)
@@ -596,7 +598,7 @@ def one_block_again_and_again() -> bytes:
         (one_block_again_and_again, "its blocks overlap"),  # 400 million entries from 280 kB
     ],
 )
-def test_an_index_that_unfolds_to_many_times_its_size(
+def test_an_index_that_expands_to_many_times_its_size(
     table: Callable[[], bytes], why: str, tmp_path: Path
 ) -> None:
     path = copy_of(GOOGLE / "single", tmp_path)

@@ -1,4 +1,4 @@
-"""What is decided about a checkpoint's vocabulary and weights, whatever its format."""
+"""Checks of a checkpoint's vocabulary and weights that all formats share."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def texts(*pieces: str, lower_case: bool | None = None, length: int = 16, size: 
     return make_texts(Path("m/vocab.txt"), data, lower_case, length, size)
 
 
-def test_capitals_tell_whether_a_vocabulary_is_cased_if_no_file_does() -> None:
+def test_casing_is_guessed_from_capitals_if_no_file_specifies_it() -> None:
     assert texts("a", "b", "c").lower_case
     assert not texts("a", "B", "c").lower_case
     assert texts("a", "B", "c", lower_case=True).lower_case  # a file says so
@@ -44,7 +44,7 @@ def test_rows_of_the_embedding_without_a_piece_get_a_name() -> None:
     assert padded.notes[0].startswith("2 rows of the embedding have no piece")
 
 
-def test_what_does_not_belong_together_is_refused() -> None:
+def test_vocabularies_and_configs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="8 pieces, but the config's vocab_size is 7"):
         texts("a", "b", "c", size=7)
     with pytest.raises(InputError, match="takes sequences of 2 pieces, too short for a text"):

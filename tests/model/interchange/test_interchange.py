@@ -107,7 +107,7 @@ def close(found: np.ndarray, wanted: np.ndarray, name: str = "") -> None:
 
 
 @pytest.mark.parametrize("path", EXPECTED, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_what_is_found(path: Path) -> None:
+def test_task_heads_and_missing_weights_are_read(path: Path) -> None:
     imported, expected = read_checkpoint(path), EXPECTED[path]
     assert imported.task == expected.get("task")
     assert imported.heads == expected.get("heads", ())
@@ -240,7 +240,7 @@ def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run-span"]
 
 
-def test_weights_that_are_not_there_are_drawn_from_the_seed(tmp_path: Path) -> None:
+def test_missing_weights_are_drawn_from_the_seed(tmp_path: Path) -> None:
     path = HUGGING_FACE / "encoder"
     heads = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):

@@ -50,7 +50,7 @@ def vectors(path: Path, texts: list[str]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_vectors_are_the_same_and_survive_the_way_back(name: str, tmp_path: Path) -> None:
+def test_vectors_are_equal_after_import_and_after_export(name: str, tmp_path: Path) -> None:
     texts = GOLDEN["texts"].tolist()
     run = imported(FOLDER / name, tmp_path / "run")
     np.testing.assert_allclose(vectors(run, texts), GOLDEN[name], atol=1e-5)
@@ -136,7 +136,7 @@ DENSE = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformer
         ),
     ],
 )
-def test_what_our_models_lack_is_refused_by_name(
+def test_unsupported_settings_are_refused_by_name(
     tmp_path: Path, file: str, change: Any, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

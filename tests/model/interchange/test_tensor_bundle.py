@@ -56,7 +56,7 @@ def test_a_checkpoint_of_several_files(tmp_path: Path) -> None:
     }
 
 
-def test_integers_are_no_weights(prefix: Path) -> None:
+def test_integers_are_not_weights(prefix: Path) -> None:
     with pytest.raises(InputError, match="global_step is int64, not floating point"):
         open_bundle(prefix).read("global_step")
 
@@ -87,7 +87,7 @@ def test_varints(data: bytes, number: int) -> None:
     assert tensor_bundle._varints(data, 0, 1) == ([number], len(data))
 
 
-def test_a_varint_without_end_is_no_number_of_any_size() -> None:
+def test_an_endless_varint_is_bounded() -> None:
     (number,), end = tensor_bundle._varints(b"\xff" * 1000, 0, 1)
     assert end == 10
     assert number < 2**71

@@ -216,7 +216,7 @@ def test_every_combination_of_cleaning(name: str, tmp_path: Path) -> None:
          "vocab.txt: 8 pieces, but tokenizer.json has 26; keep"),
     ],
 )  # fmt: skip
-def test_tokenizers_that_would_give_other_ids(
+def test_tokenizers_with_other_ids_are_refused(
     name: str, values: dict[str, Any] | str, message: str, tmp_path: Path
 ) -> None:
     path = copy_of(tmp_path)
@@ -228,7 +228,7 @@ def test_tokenizers_that_would_give_other_ids(
         read_checkpoint(path)
 
 
-def test_words_that_only_its_tokenizer_takes_for_too_long(tmp_path: Path) -> None:
+def test_a_word_that_is_too_long_for_the_other_tokenizer_only(tmp_path: Path) -> None:
     path = copy_of(tmp_path)
     whole = json.loads((path / "tokenizer.json").read_text())
     whole["model"]["max_input_chars_per_word"] = 12
@@ -237,7 +237,7 @@ def test_words_that_only_its_tokenizer_takes_for_too_long(tmp_path: Path) -> Non
         read(path)
 
 
-def test_a_class_that_only_the_models_config_names(tmp_path: Path) -> None:
+def test_a_tokenizer_class_named_in_config_json_only(tmp_path: Path) -> None:
     """As the Japanese models have it; their words are cut by MeCab."""
     path = copy_of(tmp_path)
     edit(path / "tokenizer_config.json", tokenizer_class=...)
@@ -272,7 +272,7 @@ def test_a_vocabulary_in_two_files(tmp_path: Path) -> None:
     assert read(path).vocabulary == vocabulary
 
 
-def test_what_is_followed_is_said(tmp_path: Path) -> None:
+def test_a_note_says_which_file_is_followed(tmp_path: Path) -> None:
     path = copy_of(tmp_path)
     edit(path / "tokenizer_config.json", do_lower_case=True)
     edit(path / "tokenizer.json", truncation={"max_length": 9, "direction": "Right"})

@@ -1,4 +1,4 @@
-"""Python's own counts of places in a text, which served offsets are compared with."""
+"""Offsets in code points and UTF-16 units, counted by Python, for the reference answers."""
 
 import numpy as np
 import pytest

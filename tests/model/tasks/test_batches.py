@@ -1,4 +1,4 @@
-"""Batches: every example once an epoch, of like lengths, the same on any number of devices."""
+"""Batches: every example once an epoch, similar lengths, the same on any number of devices."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def numbers(batches: list[dict[str, np.ndarray]]) -> list[int]:
     return [int(n) - 100 for batch in batches for n in batch["input_ids"][:, 1]]
 
 
-def test_every_example_once_an_epoch_in_another_order() -> None:
+def test_each_epoch_has_every_example_once_in_another_order() -> None:
     found = numbers(taken(make().train(ALONE, seed=1, skip_examples=0), 25))  # 150 = 3 epochs
     epochs = [found[first : first + 50] for first in (0, 50, 100)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
@@ -54,7 +54,7 @@ def test_what_a_batch_holds() -> None:
         assert batch["example_weights"].tolist() == [1] * 6
 
 
-def test_batches_are_of_like_lengths() -> None:
+def test_examples_of_a_batch_have_similar_lengths() -> None:
     batches = make(480, 8)
     found = taken(batches.train(ALONE, seed=1, skip_examples=0), 180)
     assert {batch["input_ids"].shape[1] for batch in found} == {16, 32, 48, 64}
@@ -64,7 +64,7 @@ def test_batches_are_of_like_lengths() -> None:
     assert 1 - real / positions < 0.5 * (1 - shuffled)
 
 
-def test_going_on_from_any_batch() -> None:
+def test_training_resumes_at_any_batch() -> None:
     whole = taken(make().train(ALONE, seed=3, skip_examples=0), 20)
     rest = taken(make().train(ALONE, seed=3, skip_examples=7 * 6), 13)
     for a, b in zip(whole[7:], rest, strict=True):
@@ -91,7 +91,7 @@ def test_any_number_of_devices_has_the_same_global_batches(pipelines: int, devic
             np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]))
 
 
-def test_evaluation_has_everything_once() -> None:
+def test_evaluation_has_every_example_once() -> None:
     batches = make()
     found = taken(batches.evaluation(ALONE), 99)
     assert len(found) == batches.evaluation_count == 9

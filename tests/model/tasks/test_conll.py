@@ -114,6 +114,6 @@ def test_lines(tmp_path: Path) -> None:
         ("Ada\tO\nleft\t\u00a0\n", (), "line 2: the tag, in column 2, is empty"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, text: str, columns: tuple[int, ...], message: str) -> None:
+def test_refused_files(tmp_path: Path, text: str, columns: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path / "a", text, *columns)

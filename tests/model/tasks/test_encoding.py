@@ -77,7 +77,7 @@ def test_invalid_labels(task: Task, label: str, message: str) -> None:
 TAGS = Task("tagging", ("B", "O"), takes_pairs=False)
 
 
-def test_a_tag_stands_at_its_words_first_piece() -> None:
+def test_a_tag_is_at_the_first_piece_of_its_word() -> None:
     # A word of controls alone has no piece, and still has a tag.
     examples = TaggedSentences(PATH, [["axy", "b", "\u200b"]], [["B", "O", "B"]], [2])
     found = encoded(encoder(9), examples, TAGS)
@@ -150,7 +150,7 @@ def question(passage: str, *answers: tuple[str, int]) -> Questions:
     return Questions(PATH, [Question("id", "b b", passage, answers)])
 
 
-def test_an_answer_stands_at_its_words_pieces() -> None:
+def test_an_answer_is_labelled_at_the_pieces_of_its_words() -> None:
     # é has two bytes: characters and bytes differ from there on.
     found = encoded(encoder(20), question("é c ax. d", ("ax", 4)), SPAN)
     assert lists(found.input_ids) == [[CLS, B, B, SEP, UNK, C, A, X, DOT, D, SEP]]
@@ -208,7 +208,7 @@ def test_every_question_with_every_passage_is_encoded(
     }  # fmt: skip
 
 
-def test_windows_and_strides_that_cannot_be() -> None:
+def test_windows_and_strides_out_of_range() -> None:
     with pytest.raises(InputError, match="reads 4 positions; at least 5 are needed"):
         encoder(4)
     with pytest.raises(ValueError, match="doc_stride must be at least 1, received 0"):
@@ -240,7 +240,7 @@ LONG_TEXT = "a b c d a b c d a b"
                              [A, B]], [0, 0, 0, 0, 1]),
     ],
 )  # fmt: skip
-def test_what_is_read_of_a_long_text(long: Long, rows: list, sources: list[int]) -> None:
+def test_parts_of_a_long_text_that_are_read(long: Long, rows: list, sources: list[int]) -> None:
     vocabulary = Vocabulary.parse("\n".join(PIECES).encode(), PATH)
     reading = Encoder(vocabulary, lower_case=True, max_seq_length=7, long=long)
     examples = Texts(PATH, [(LONG_TEXT,), ("a b",)], ["yes", "no"], [2, 3], [])

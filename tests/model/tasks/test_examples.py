@@ -1,4 +1,4 @@
-"""Files of labelled examples: what is read, and what is refused, with the file and the row."""
+"""Files of labelled examples: valid ones are read, others refused with the file and the row."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_unreadable_tables(
         texts(write(tmp_path / name, text), kind, columns)
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_files_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"x\tlabel\n\xff\t1\n")
     with pytest.raises(InputError, match=r"--train .*a.tsv: cannot be read: .*utf-8"):
         texts(tmp_path / "a.tsv")
@@ -185,7 +185,7 @@ def test_squad(tmp_path: Path) -> None:
         squad(ask("a", ("sat", 6), is_impossible="false")),
     ],
 )
-def test_what_is_not_squad(tmp_path: Path, text: str) -> None:
+def test_files_that_are_not_in_squads_format(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="not in SQuAD's format"):
         read_examples(write(tmp_path / "a.json", text), "span", Columns(), "--train")
 

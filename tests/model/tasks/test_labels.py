@@ -1,4 +1,4 @@
-"""A file's labels under a run's names, and labels that are not known."""
+"""Labels of a file that are renamed to those of the run, and unknown labels."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_unknown_labels(task: Task, labels: list[str], expected: list[str]) -> N
     assert found.labels == expected
 
 
-def test_examples_with_a_label_are_told_apart() -> None:
+def test_labelled_examples_can_be_selected() -> None:
     examples = texts("a", "", "b")
     assert examples.are_labelled == [True, False, True]
     kept = examples.select([True, False, True])
@@ -90,7 +90,7 @@ def test_other_names(
         (classes("a", "A"), ["a", "B"], "line 3: the label 'B'"),
     ],
 )
-def test_labels_that_the_run_does_not_have(task: Task, labels: list[str], message: str) -> None:
+def test_labels_unknown_to_the_run(task: Task, labels: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         task.definition.with_labels_of(texts(*labels), task, {})
 

@@ -1,4 +1,4 @@
-"""Measures and answers against numbers of independent scripts, and worked out by hand."""
+"""Metrics and answers against numbers of independent scripts and calculations by hand."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What fine-tuning minimises, against NumPy; which weights learn, and how fast."""
+"""The objective of fine-tuning against NumPy; learning rates by layer, frozen layers."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_numbers() -> None:
     assert found == {"task_loss": 0.25 + 4, "task_weight": 2}
 
 
-def test_tags_count_at_first_pieces_only() -> None:
+def test_only_first_pieces_of_words_count_for_tags() -> None:
     logits = RNG.normal(size=(3, 5, 3))
     labels = np.full((3, 5), NO_LABEL, np.int32)
     labels[0, 1], labels[0, 3], labels[1, 2], labels[2, 1] = 2, 0, 1, 1
@@ -72,7 +72,7 @@ def test_starts_and_ends_never_lie_in_padding() -> None:
     assert found["task_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_which_weights_learn_how_fast(small_config: BertConfig) -> None:
+def test_learning_rates_decay_by_layer(small_config: BertConfig) -> None:
     task = Task("single", ("a", "b"), takes_pairs=False)
     tuning = Tuning(task, small_config.num_hidden_layers, layer_decay=0.5)
     weights = [weight.path for weight in tuning.build_model(small_config).weights]

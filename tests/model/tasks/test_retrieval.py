@@ -1,4 +1,4 @@
-"""Metrics of rankings against pytrec_eval and ranx; BEIR's files, and what is wrong in them."""
+"""Metrics of rankings against pytrec_eval and ranx; valid and malformed files of BEIR."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tables: the columns of published datasets are found, numbers and ids never taken for texts."""
+"""Tables: the columns of published datasets are detected; numbers and ids are never texts."""
 
 import csv
 import json
@@ -110,7 +110,7 @@ def test_columns_of_published_files(tmp_path: Path, name: str) -> None:
         ("text\tlabel\nso fine\t1\n", "single", Columns(), "not by '.t'"),
     ],
 )  # fmt: skip
-def test_no_column_is_guessed(
+def test_ambiguous_columns_are_refused(
     tmp_path: Path, content: str, kind: str, columns: Columns, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

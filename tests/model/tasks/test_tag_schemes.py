@@ -1,4 +1,4 @@
-"""Tag schemes: which one a file has, its entities, and what is refused."""
+"""Tag schemes: detection, entities, and tags that are refused."""
 
 import pytest
 

@@ -47,7 +47,7 @@ def loss_and_gradient(objective: Tuning, count: int, labels: np.ndarray) -> tupl
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("sizes", [(), (8,), (16, 8, 3)])
-def test_losses_are_those_of_sentence_transformers(name: str, sizes: tuple[int, ...]) -> None:
+def test_losses_equal_those_of_sentence_transformers(name: str, sizes: tuple[int, ...]) -> None:
     count, settings, labels = CASES[name]
     loss, gradient = loss_and_gradient(tuning(dimensions=sizes, **settings), count, labels)
     sizes = sizes or (16,)
@@ -57,7 +57,7 @@ def test_losses_are_those_of_sentence_transformers(name: str, sizes: tuple[int, 
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_text_of_an_anchor_or_a_positive_is_no_negative() -> None:
+def test_equal_texts_are_not_negatives() -> None:
     """Examples 0 and 1 have the same positive; the negative of 2 is the anchor of 3."""
     ids = np.array([[0, 1, 2], [3, 1, 4], [5, 6, 7], [7, 8, 9]], np.int32)
     unit = VECTORS[:4, :3] / np.linalg.norm(VECTORS[:4, :3], axis=-1, keepdims=True)
@@ -74,7 +74,7 @@ def test_the_text_of_an_anchor_or_a_positive_is_no_negative() -> None:
         assert len(scores) == {0: 7, 1: 7, 2: 8, 3: 7}[row]
 
 
-def test_fillers_do_not_count() -> None:
+def test_filler_does_not_count() -> None:
     weights = tf.constant([1.0, 1.0, 1.0, 0.0])
     vectors, scores = tf.constant(VECTORS[:4, :2]), tf.constant(SCORES[:4])
     whole = losses.cosent(vectors, scores, weights, scale=20.0)

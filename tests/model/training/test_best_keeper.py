@@ -53,7 +53,7 @@ def test_patience_continues_after_a_resume(checkpoints: Checkpoints) -> None:
     assert second.early_stopping.is_exhausted
 
 
-def test_another_measure_than_the_run_was_started_with_is_refused(
+def test_a_resumed_run_cannot_change_its_metric(
     checkpoints: Checkpoints,
 ) -> None:
     checkpoints.mark_best(10, "accuracy", 0.5)
@@ -61,7 +61,7 @@ def test_another_measure_than_the_run_was_started_with_is_refused(
         keeper(checkpoints)
 
 
-def test_what_the_chief_finds_counts_on_every_worker(checkpoints: Checkpoints) -> None:
+def test_all_workers_follow_the_verdict_of_the_chief(checkpoints: Checkpoints) -> None:
     """A worker without the log and with another value follows the chief."""
     checkpoints.mark_best(10, "f1", 0.5)
     said = iter([1.0, 1.0, 0.0])  # evaluations since the best one, is best, is not

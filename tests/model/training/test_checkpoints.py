@@ -70,7 +70,7 @@ FILES = ["checkpoint.index", "checkpoint.data-00000-of-00001", "checksums.json"]
 @pytest.mark.parametrize("name", FILES[:2])
 @pytest.mark.parametrize("damage", ["remove", "truncate"])
 @pytest.mark.parametrize("has_checksums", [True, False])
-def test_a_damaged_last_checkpoint_is_reported_and_the_one_before_used(
+def test_a_damaged_last_checkpoint_is_reported_and_the_previous_one_restored(
     saved: Checkpoints, capsys: pytest.CaptureFixture, name: str, damage: str, has_checksums: bool
 ) -> None:
     file = saved.directory / "step-00004000" / name
@@ -109,7 +109,7 @@ def test_a_flipped_bit_is_detected_everywhere(saved: Checkpoints, name: str) -> 
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"files": {}}', '{"files": []}', "{}", "\xff"])
-def test_checksums_that_say_nothing_are_damaged(
+def test_an_invalid_checksum_file_means_damage(
     saved: Checkpoints, text: str, capsys: pytest.CaptureFixture
 ) -> None:
     file = saved.directory / "step-00004000" / "checksums.json"
@@ -147,7 +147,7 @@ def test_all_are_damaged(saved: Checkpoints) -> None:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
 @pytest.mark.parametrize("name", FILES)
-def test_what_cannot_be_read_now_is_not_taken_for_damaged(
+def test_an_unreadable_checkpoint_is_not_reported_as_damaged(
     saved: Checkpoints, monkeypatch: pytest.MonkeyPatch, number: int, name: str
 ) -> None:
     before = sorted(saved.directory.rglob("*"))
@@ -213,7 +213,7 @@ def test_a_reader_retries_with_checkpoints_that_a_training_wrote_meanwhile(
     assert values(state) == [[7000.0, 7000.5], 7000]
 
 
-def test_what_a_killed_save_leaves_is_no_checkpoint(saved: Checkpoints) -> None:
+def test_files_of_a_killed_save_are_not_a_checkpoint(saved: Checkpoints) -> None:
     partial = saved.directory / "partial-5000"
     partial.mkdir()
     (partial / "checkpoint.index").write_bytes(b"half")
@@ -223,7 +223,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint(saved: Checkpoints) -> None:
     assert (saved.directory / "partial-mine").exists()
 
 
-def test_what_is_written_is_the_state_at_the_save(tmp_path: Path) -> None:
+def test_a_checkpoint_contains_the_state_at_the_time_of_the_save(tmp_path: Path) -> None:
     checkpoints, state = Checkpoints(tmp_path), make_state(5.0)
     checkpoints.save(5, state)
     state["model"]["layer/kernel"].assign([0.0, 0.0])  # the training goes on
@@ -233,7 +233,7 @@ def test_what_is_written_is_the_state_at_the_save(tmp_path: Path) -> None:
     assert values(found) == [[5.0, 5.5], 5]
 
 
-def test_the_best_stays_beside_the_last_three(saved: Checkpoints) -> None:
+def test_the_best_checkpoint_is_kept_besides_the_last_three(saved: Checkpoints) -> None:
     saved.mark_best(300, "f1", 0.25)
     for step in (5000, 6000, 7000, 8000):
         saved.save(step, make_state(float(step)))
@@ -407,7 +407,7 @@ def test_remote_best_points_to_a_whole_checkpoint_at_all_times(
 
 
 @pytest.mark.parametrize("missing", [1, 2])
-def test_remote_checkpoint_whose_upload_was_cut_is_none_and_removed(
+def test_a_partially_uploaded_checkpoint_is_removed(
     store: Any, remote: Checkpoints, missing: int
 ) -> None:
     for name in [*FILES[::-1]][:missing]:
@@ -429,7 +429,7 @@ def test_damaged_remote_checkpoint_is_set_aside(
     assert remote.steps() == [20]
 
 
-def test_upload_does_not_hold_up_the_training(store: Any, remote: Checkpoints) -> None:
+def test_uploads_run_in_the_background(store: Any, remote: Checkpoints) -> None:
     may_go_on = threading.Event()
     store.fail = lambda method, key: may_go_on.wait(60) and None
     remote.save(400, make_state(400.0))
@@ -442,7 +442,7 @@ def test_upload_does_not_hold_up_the_training(store: Any, remote: Checkpoints) -
     assert remote.best == Best(400, "loss", 1.0)
 
 
-def test_failed_upload_is_told_once_and_earlier_checkpoints_stay(
+def test_a_failed_upload_is_reported_once_and_earlier_checkpoints_stay(
     store: Any, remote: Checkpoints
 ) -> None:
     def fail(method: str, key: str) -> None:

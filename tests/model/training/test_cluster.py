@@ -121,7 +121,7 @@ def test_the_rank_counts_where_node_and_local_rank_are_unknown() -> None:
     assert (hosts_of(cluster), cluster.index) == (["n9", "n9", "n10", "n10", "n12"], 3)
 
 
-def test_jobs_of_slurm_that_share_a_node_have_other_ports() -> None:
+def test_slurm_jobs_on_the_same_node_have_different_ports() -> None:
     jobs = [
         {*cluster_from(SLURM | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": step}).addresses}
         for job, step in (("4711", "0"), ("4711", "1"), ("4712", "0"), ("99999999", "0"))
@@ -233,7 +233,7 @@ def test_environments_that_are_partial_or_contradict_themselves(
     assert "\n" not in str(raised.value)
 
 
-def test_only_what_was_set_up_for_us_is_chosen_automatically(
+def test_auto_ignores_slurm_without_a_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The tasks of a step of Slurm may be trainings of their own."""

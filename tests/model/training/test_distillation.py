@@ -44,7 +44,7 @@ def test_relations_against_pytorch(heads: int) -> None:
     np.testing.assert_allclose(gradient, GOLDEN[f"relation gradient {heads}"], atol=1e-5)
 
 
-def test_a_student_that_equals_its_teacher_has_no_loss() -> None:
+def test_a_student_equal_to_its_teacher_has_loss_zero() -> None:
     teacher = tf.constant(GOLDEN["teacher"])
     assert soft_cross_entropy(teacher, teacher, GOLDEN["weights"], 2.0).numpy() == 0
     vectors = tf.constant(GOLDEN["teacher_vectors"])

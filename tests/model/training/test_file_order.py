@@ -78,7 +78,7 @@ RECORDED = [
 """Markers of the examples 32 to 79 with seed 3, as release 0.1.0 read them."""
 
 
-def test_a_run_begun_with_the_first_release_goes_on_with_the_same_examples(take: Callable) -> None:
+def test_a_run_of_the_first_release_resumes_with_the_same_examples(take: Callable) -> None:
     assert take(48, skip=32, batch_size=8) == RECORDED
 
 

@@ -159,7 +159,7 @@ def test_a_damaged_record_is_named(broken: Path) -> None:
         read_all(broken)
 
 
-def test_a_file_that_goes_is_named(broken: Path) -> None:
+def test_a_deleted_file_is_named(broken: Path) -> None:
     with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: is missing; put it back"):
         read_all(broken, before=(broken / "train-00001-of-00002.tfrecord").unlink)
 

@@ -1,4 +1,4 @@
-"""Workers as processes of one machine; small scripts stand for the training."""
+"""Workers as processes of one machine; small scripts replace the training."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def test_a_worker_that_fails_ends_all(
     assert recorder.notes(0) == recorder.notes(2) == ["waits", "stopped"]
 
 
-def test_the_cause_is_named_and_not_those_who_lost_it(recorder: Recorder) -> None:
+def test_the_failed_worker_is_named_not_those_that_lost_it(recorder: Recorder) -> None:
     # The survivors fail before the launcher can tell them to stop.
     script = "if index: sys.exit(1)\nos.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(JobError, match="worker 1 of 2 was killed by SIGKILL"):
@@ -111,7 +111,7 @@ def test_a_worker_that_does_not_stop_is_killed(recorder: Recorder) -> None:
     assert recorder.notes(1)[0] == "waits"
 
 
-def test_all_are_started_again_and_on_other_ports(recorder: Recorder) -> None:
+def test_workers_are_restarted_on_other_ports(recorder: Recorder) -> None:
     script = (
         "note(config['cluster']['worker'][index])\n"
         "if len((folder / f'{index}').read_text().split()) > 3 or count == 1: sys.exit(0)\n"
@@ -221,7 +221,9 @@ DIE_WITH_SUPERVISOR = "os.kill(os.getppid(), signal.SIGKILL); os.kill(os.getpid(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("shared", "left"), [(12, 2), (3, 1)])
-def test_survivors_on_several_machines_go_on(tmp_path: Path, shared: int, left: int) -> None:
+def test_training_continues_with_the_surviving_machines(
+    tmp_path: Path, shared: int, left: int
+) -> None:
     """Of three, or fewer if their number must divide the batch."""
     script = LOSE_THE_LAST.replace("NEEDED", "3").replace("DIE", DIE_WITH_SUPERVISOR)
     first, second, lost = supervised(tmp_path, 3, shared, script)
@@ -249,7 +251,7 @@ def test_a_lost_worker_that_returns_is_one_of_them(tmp_path: Path) -> None:
         assert (code, "Launched(workers=3, restarts=1)" in said) == (0, True), said
 
 
-def test_those_that_come_start_without_those_that_never_come(tmp_path: Path) -> None:
+def test_machines_that_arrived_start_without_the_missing_ones(tmp_path: Path) -> None:
     addresses = tuple(f"localhost:{port}" for port in free_ports(3))
     chosen = {}
 

@@ -119,7 +119,7 @@ def test_a_packed_batch_has_some_slots_and_no_more_than_there_are(masked: int) -
     assert len(Pretraining(heads("nsp")).packed(batch)["masked_lm_slots"]) == 9
 
 
-def test_without_pairs_only_the_masked_pieces_count() -> None:
+def test_without_pairs_only_the_masked_lm_loss_counts() -> None:
     outputs, batch = make_batch(4, seed=3)
     both = Pretraining(heads("nsp")).sums(outputs, batch)
     del batch["next_sentence_labels"]

@@ -24,7 +24,7 @@ from model.training.optimizer import (
         ("warmup-stable-decay", [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.0]),
     ],
 )
-def test_other_schedules(name: str, rates: list[float]) -> None:
+def test_cosine_and_polynomial_schedules(name: str, rates: list[float]) -> None:
     rate = make_schedule(name, 2.0, 2, 6)
     assert [float(rate(tf.constant(step))) for step in range(7)] == pytest.approx(rates, abs=1e-6)
 
@@ -115,7 +115,7 @@ def test_update_against_numpy(kind: type[AdamW]) -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
-def test_a_weight_at_a_part_of_the_learning_rate(name: str) -> None:
+def test_a_learning_rate_multiplier(name: str) -> None:
     start = np.array([[1.0, -2.0], [3.0, 0.5]], np.float32)
     gradient = tf.constant([[0.25, 0.5], [-0.125, 1.0]])
     moved = {}

@@ -1,4 +1,4 @@
-"""What a training shows while it runs."""
+"""What the progress bar of a training shows."""
 
 import re
 
@@ -8,7 +8,7 @@ from model.training import progress
 from model.training.progress import Progress, status_line, time_left
 
 
-def test_a_status_line_has_what_a_person_watches() -> None:
+def test_the_status_line_shows_the_metrics() -> None:
     values = {
         "loss": 6.2104, "masked_lm_accuracy": 0.12345, "next_sentence_accuracy": 0.5,
         "learning_rate": 0.00012, "data_wait_rate": 0.05,
@@ -25,7 +25,7 @@ def test_time_left(secs: float, shown: str) -> None:
     assert time_left(secs) == shown
 
 
-def test_without_a_terminal_a_line_appears_now_and_then_and_at_the_end(
+def test_without_a_terminal_progress_is_printed_at_intervals_and_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]

@@ -30,7 +30,7 @@ def test_log_of_a_remote_run_arrives_while_it_trains(store, monkeypatch):
     assert store.objects["bucket/run/curves.png"].startswith(b"\x89PNG")
 
 
-def test_resumed_log_goes_on_from_the_remote_one(store):
+def test_a_resumed_log_continues_the_remote_one(store):
     run = path_from("gs://bucket/run")
     log = RunLog(run, 0)
     for step in (10, 20):

@@ -230,7 +230,7 @@ def test_the_files_are_named_in_the_order_of_their_use(
     assert {name: promised[name] for name in firsts} == firsts
 
 
-def test_the_order_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_equals_the_recorded_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded when the order was introduced: with another order, runs would not resume."""
     monkeypatch.setattr(stream_order, "INDEX_RECORDS", 512)
     order = StreamOrder((1000, 2500), 2, 2, "7/train", can_seek=True)

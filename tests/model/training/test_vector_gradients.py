@@ -39,12 +39,14 @@ def assert_same(found: dict[str, Any], whole: dict[str, Any]) -> None:
         np.testing.assert_allclose(found["gradients"][name], gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_parts_change_nothing(on_one_device: dict[str, Any]) -> None:
+def test_gradient_accumulation_does_not_change_the_result(on_one_device: dict[str, Any]) -> None:
     assert_same(on_one_device["4"], on_one_device["1"])
 
 
 @pytest.mark.parametrize(("devices", "parts"), [(2, 2), (4, 1)])
-def test_devices_change_nothing(on_one_device: dict[str, Any], devices: int, parts: int) -> None:
+def test_the_number_of_devices_does_not_change_the_result(
+    on_one_device: dict[str, Any], devices: int, parts: int
+) -> None:
     assert_same(steps(devices, parts)[str(parts)], on_one_device["1"])
 
 

@@ -196,7 +196,7 @@ def test_different_flags_on_one_worker_stop_all_workers(start: Start, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_survivor_of_two_machines_goes_on(start: Start, tmp_path: Path) -> None:
+def test_the_surviving_machine_continues(start: Start, tmp_path: Path) -> None:
     codes, said = ended(start(1, tmp_path / "one"))
     assert codes == [0], said
     supervisors = start(2, tmp_path / "run", timeout_secs=10, restart=1)

@@ -55,7 +55,7 @@ def test_a_label_has_the_id_and_the_text_as_it_was_read() -> None:
     assert json.loads(kept.label) == {"id": "a/1", "excerpt": "Room 12."}
 
 
-def test_what_cannot_be_read_is_labelled_by_its_bytes() -> None:
+def test_an_unreadable_document_is_labelled_by_its_bytes() -> None:
     clean = DocumentCleaner(PROSE, labelled=True)
     for data, rule in ((b"caf\xe9", INVALID_UTF8), (b" \n", EMPTY)):
         found = clean(data)

@@ -1,4 +1,4 @@
-"""Corpus files that lack bytes or have wrong ones: refused by name, or skipped and counted."""
+"""Truncated and corrupt corpus files: refused by name, or skipped and counted."""
 
 import bz2
 import gzip
@@ -74,14 +74,16 @@ def test_a_truncated_stream_is_detected(
             unpacked(tmp_path, ending, data)
 
 
-def test_a_file_without_a_single_stream_is_found(ending: str, tmp_path: Path) -> None:
+def test_a_file_without_a_stream_is_detected(ending: str, tmp_path: Path) -> None:
     """`gzip -t`, `bzip2 -t`, `xz -t` and `zstd -t` refuse a file of 0 bytes too."""
     with pytest.raises(DamagedFileError, match=rf"a\.{ending}: has 0 bytes"):
         unpacked(tmp_path, ending, b"")
 
 
 @pytest.mark.parametrize("where", [0.3, 0.7])
-def test_a_changed_byte_is_found(where: float, ending: str, packed: bytes, tmp_path: Path) -> None:
+def test_a_changed_byte_is_detected(
+    where: float, ending: str, packed: bytes, tmp_path: Path
+) -> None:
     if ending == "lzma":
         pytest.skip("the format has no checksum")
     flipped = bytearray(packed)
@@ -91,7 +93,7 @@ def test_a_changed_byte_is_found(where: float, ending: str, packed: bytes, tmp_p
             unpacked(tmp_path, ending, data)
 
 
-def test_something_else_after_the_stream_is_found(
+def test_trailing_data_after_the_stream_is_detected(
     ending: str, packed: bytes, tmp_path: Path
 ) -> None:
     for data in (packed + b"appended\n", b"never compressed\n"):
@@ -106,7 +108,7 @@ def test_a_large_compressed_book_is_read_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reader", [read_lines, read_line_documents, read_whole_file])
-def test_a_file_that_shrinks_is_found(
+def test_a_file_that_shrinks_is_detected(
     reader: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "RANGE_BYTES", 8)
@@ -224,7 +226,7 @@ def test_a_damaged_row_group(
     assert manifest.statistics["train"]["documents"] == 240
 
 
-def test_vocabulary_says_what_it_left_out(
+def test_vocab_reports_skipped_documents(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "c.jsonl").write_text('{"text": "A boat."}\n{"text": 5}\n{\n')

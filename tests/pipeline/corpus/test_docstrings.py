@@ -75,7 +75,7 @@ def test_a_module_that_python_cannot_parse_has_no_prose(data: bytes, tmp_path: P
     assert module_prose(Module("none", tmp_path / "none.py")) == ""
 
 
-def test_no_package_has_more_than_its_share(
+def test_the_share_of_each_package_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = []

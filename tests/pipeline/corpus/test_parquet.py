@@ -64,7 +64,7 @@ def test_rows_are_those_of_json_lines(text_type: str, id_type: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("column_name", ["text", "id"])
-def test_bytes_that_are_no_text_cost_one_document(column_name: str, tmp_path: Path) -> None:
+def test_invalid_bytes_drop_one_document_only(column_name: str, tmp_path: Path) -> None:
     columns = {"id": [b"1", b"2"], "text": [b"The fox.", b"The owl."]}
     columns[column_name] = [columns[column_name][0], b"caf\xe9"]
     path = tmp_path / "c.parquet"

@@ -60,7 +60,7 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "lines.txt")
 
 
-def test_documents_are_what_stands_between_blank_lines(path: str) -> None:
+def test_blank_lines_separate_documents(path: str) -> None:
     assert list(read_line_documents(path, 0, None)) == DOCUMENTS
 
 
@@ -116,7 +116,7 @@ def test_windows_line_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl"])
-def test_line_ends_do_not_change_what_names_a_document(input_format: InputFormat) -> None:
+def test_line_ends_do_not_change_the_identity_of_a_document(input_format: InputFormat) -> None:
     text = "One sentence.\nAnother one.\n\nA paragraph."
     documents = [
         json.dumps({"body": ends}).encode() if input_format == "jsonl" else ends.encode()
@@ -143,7 +143,7 @@ def test_line_ends_do_not_change_what_names_a_document(input_format: InputFormat
     ],
 )
 @pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl"])
-def test_files_that_are_something_else_are_remarked_on(
+def test_files_of_another_format_are_reported(
     input_format: InputFormat, data: bytes, kind: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_bytes(data)
@@ -167,7 +167,7 @@ def test_lines_are_sentences_and_prose_is_split() -> None:
     assert text_sentences(text, how("jsonl"), "en") == ["Mr. Fox ran.", "He hid.", "The end."]
 
 
-def test_byte_order_mark_is_no_text() -> None:
+def test_a_byte_order_mark_is_not_text() -> None:
     assert read_document(b"\xef\xbb\xbfHello.", how("lines")) == ("Hello.", "Hello.")
 
 

@@ -41,7 +41,7 @@ PROCESSES = "--direct_running_mode=multi_processing"
         (["--runer=FlinkRunner"], "unknown flag --runer=FlinkRunner"),
     ],
 )
-def test_a_worker_count_that_would_be_ignored(flags: list[str], said: str) -> None:
+def test_a_worker_count_without_effect_is_refused(flags: list[str], said: str) -> None:
     with pytest.raises(InputError) as error:
         beam_options(flags)
     assert said in str(error.value)
@@ -64,7 +64,7 @@ def test_a_worker_count_that_would_be_ignored(flags: list[str], said: str) -> No
         (["--runner=a.b.OwnRunner"], False, "OwnRunner"),
     ],
 )  # fmt: skip
-def test_what_runs_is_said(flags: list[str], local: bool, said: str) -> None:
+def test_the_runner_is_reported(flags: list[str], local: bool, said: str) -> None:
     options = beam_options(flags)
     assert is_local(options) == local
     assert describe_workers(options) == said
@@ -226,7 +226,7 @@ def test_a_worker_death_ends_a_job_that_swallows_an_interrupt(
     assert 0.1 < time.monotonic() - swallowed_at[0] < 10
 
 
-def test_a_connection_that_an_engine_ends_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_closed_by_an_engine_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """gRPC raises subclasses of its `RpcError`, in threads of Beam's worker in this process."""
 
     class LostError(grpc.RpcError):

@@ -63,7 +63,9 @@ def test_each_rule_removes_its_document(made: Path) -> None:
     assert len(by_rule["contaminated"]["value"].split()) == 13
 
 
-def test_inspect_shows_what_is_no_number(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_shows_values_that_are_not_numbers(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["inspect", str(made / "rejected")]) == 0
     shown = capsys.readouterr().out
     assert "language de: " in shown

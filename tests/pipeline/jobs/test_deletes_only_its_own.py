@@ -63,7 +63,7 @@ def interrupt() -> None:
 
 @pytest.mark.parametrize(("end", "code"), [(fail, 1), (interrupt, 130)])
 @pytest.mark.parametrize("output", ["a", "a/b/c"])
-def test_what_others_put_beside_the_output_stays(
+def test_other_files_next_to_the_output_stay(
     end, code: int, output: str, prose_corpus: Path, vocab_path: Path, tmp_path: Path, while_running
 ) -> None:
     work = tmp_path / "work"
@@ -79,7 +79,7 @@ def test_what_others_put_beside_the_output_stays(
 
 
 @pytest.mark.parametrize(("end", "code"), [(fail, 1), (interrupt, 130)])
-def test_folders_that_stay_empty_go(
+def test_empty_folders_of_the_job_are_removed(
     end, code: int, prose_corpus: Path, vocab_path: Path, tmp_path: Path, while_running
 ) -> None:
     (tmp_path / "there").mkdir()
@@ -90,7 +90,7 @@ def test_folders_that_stay_empty_go(
         assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
-def test_vocab_leaves_what_is_not_its_own(
+def test_vocab_removes_only_its_own_files(
     prose_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def happen(*_: object) -> None:
@@ -145,7 +145,7 @@ def test_overwriting_removes_only_what_the_manifest_lists(
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 @pytest.mark.parametrize("name", ["vocab.txt", "train-00001-of-00002.tfrecord"])
-def test_a_file_that_is_no_dataset_is_not_replaced(
+def test_a_file_that_is_not_a_dataset_is_not_replaced(
     name: str,
     overwrite: list[str],
     prose_corpus: Path,
@@ -197,7 +197,7 @@ def test_failed_publishing_leaves_no_partial_dataset(
     assert contents(tmp_path) == {"ds/thesis.txt": b"mine"}
 
 
-def test_a_dataset_that_was_published_meanwhile_is_not_replaced(
+def test_a_dataset_published_during_the_job_is_not_replaced(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, while_running
 ) -> None:
     output = tmp_path / "ds"

@@ -1,4 +1,4 @@
-"""The job on Flink, the real one: `make test-flink` fetches it and runs these."""
+"""The job on a real Flink: `make test-flink` fetches Flink and runs these tests."""
 
 import json
 import os

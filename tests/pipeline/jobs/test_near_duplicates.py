@@ -269,7 +269,7 @@ def test_minhash_flags_without_near(
     assert "--deduplicate" in capsys.readouterr().err
 
 
-def test_the_config_refuses_what_it_does_not_know() -> None:
+def test_the_config_refuses_unknown_values() -> None:
     known: dict[str, Any] = {"input": ("a",), "vocab": Path("v"), "output": "o"}
     for value in (False, "all"):
         with pytest.raises(InputError, match=r"`deduplicate` .*: expected one of none, documents"):

@@ -1,4 +1,4 @@
-"""The Beam job as a whole: bytes, counts, what is dropped, what is left behind."""
+"""The Beam job as a whole: bytes, counts, dropped documents, files that remain."""
 
 import errno
 import gzip
@@ -146,7 +146,7 @@ def test_another_seed_gives_other_bytes(
     assert shard_bytes(tmp_path / "ds") != shard_bytes(dataset)
 
 
-def test_manifest_counts_what_is_there(dataset: Path) -> None:
+def test_manifest_counts_are_right(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     assert manifest.dropped_documents == {}
     assert sum(total["documents"] for total in manifest.statistics.values()) == 60
@@ -160,7 +160,7 @@ def test_manifest_counts_what_is_there(dataset: Path) -> None:
     assert manifest.max_seq_length == 32
 
 
-def test_text_comes_back_from_the_records(
+def test_text_can_be_reconstructed_from_the_records(
     dataset: Path, prose_corpus: Path, vocab_path: Path
 ) -> None:
     """Every A of the records is a stretch of some document, once the labels are put back."""
@@ -484,7 +484,7 @@ def warnings_of(
     return warnings
 
 
-def test_a_blank_line_after_every_sentence_is_warned_of(
+def test_a_blank_line_after_every_sentence_causes_a_warning(
     vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentences = make_sentences(Random(3), "sea", 40)
@@ -505,7 +505,7 @@ def test_a_blank_line_after_every_sentence_is_warned_of(
     assert warnings_of(capsys, corpus, vocab_path, *lines, "--overwrite") == []
 
 
-def test_unknown_words_are_counted_and_warned_of(
+def test_unknown_words_are_counted_and_cause_a_warning(
     vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Half of the sentences are one long word, as Thai is without spaces: few pieces, much text."""

@@ -1,4 +1,4 @@
-"""What the job removes: counted exactly, and written so that it can be read."""
+"""Documents that the job rejects: counted exactly, and written to readable files."""
 
 import json
 from collections import Counter
@@ -111,7 +111,7 @@ def test_ids_that_are_not_unique_are_counted(
     assert sum(total.get("shared_ids", 0) for total in statistics) == 1
 
 
-def test_a_corpus_of_which_nothing_is_left(
+def test_a_corpus_whose_documents_are_all_removed(
     corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The line begins with the rule that removed most; what was removed can be read."""
@@ -149,7 +149,7 @@ def test_existing_rejections_are_replaced_only_on_demand(
     assert rejections(made / "rejected") == before
 
 
-def test_a_stopped_copy_is_known_and_replaced(tmp_path: Path) -> None:
+def test_an_incomplete_copy_is_recognized_and_replaced(tmp_path: Path) -> None:
     folder, ours = tmp_path / "rejected", tmp_path / "a"
     ours.write_text('{"rule": "x"}\n')
     name = "rejected-00000-of-00001.jsonl"

@@ -24,7 +24,7 @@ def test_a_worker_that_sees_another_folder_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("location", [[], ["--temp_location={}/elsewhere"]])
-def test_folder_beside_goes_when_the_work_is_done(tmp_path: Path, location: list[str]) -> None:
+def test_the_shared_folder_is_removed_at_the_end(tmp_path: Path, location: list[str]) -> None:
     (tmp_path / "elsewhere").mkdir()
     options = PipelineOptions([flag.format(tmp_path) for flag in location])
     with folder_beside(tmp_path / "v.txt", options) as folder:

@@ -25,7 +25,7 @@ def test_a_line_that_is_being_written_counts_when_it_is_complete(tmp_path: Path)
     assert read_tallies(tmp_path) == Counter(read=42)
 
 
-def test_nothing_is_counted_where_the_folder_is_not(tmp_path: Path) -> None:
+def test_nothing_is_counted_without_the_folder(tmp_path: Path) -> None:
     for folder in (None, str(tmp_path / "elsewhere")):
         Tally(folder).add(read=1)
     assert list(tmp_path.iterdir()) == []

@@ -145,7 +145,7 @@ def test_dynamic_masks_are_left_for_later(
             np.testing.assert_array_equal(masked[feature], values, err_msg=feature)
 
 
-def test_several_lengths_are_as_if_made_alone(
+def test_several_lengths_equal_separate_jobs(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--max-seq-length", "48", "24", "--json"]
@@ -176,7 +176,7 @@ def test_predictions_for_every_length(
     assert read_manifest(tmp_path / "ds" / "48").max_predictions == 6
 
 
-def test_no_piece_is_lost_if_pairs_carry_what_overflows(
+def test_no_piece_is_lost_if_pairs_carry_overflow(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for how in ("cut", "carry"):
@@ -297,7 +297,7 @@ def test_shards_are_nearly_equal(vocab_path: Path, tmp_path: Path) -> None:
     assert max(sizes) <= 1.1 * np.mean(sizes)
 
 
-def test_no_eval_split_is_said(
+def test_a_missing_eval_split_is_reported(
     vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.txt").write_text("The fox sees.\n\nThe owl hears.\n\nThe boat passes.\n")

@@ -55,7 +55,9 @@ def test_labels_put_back_give_the_text(
     np.testing.assert_array_equal(restored, records[0])
 
 
-def test_only_text_is_chosen_once_and_in_order(records: tuple[np.ndarray, np.ndarray]) -> None:
+def test_masked_positions_are_text_distinct_and_in_order(
+    records: tuple[np.ndarray, np.ndarray],
+) -> None:
     masked = mask(records)
     used = masked["masked_lm_weights"] == 1
     row, slot = np.nonzero(used)
@@ -89,7 +91,7 @@ def test_masked_pieces_are_replaced_80_10_10(records: tuple[np.ndarray, np.ndarr
     assert len(np.unique(noise)) > 700
 
 
-def test_every_position_is_as_likely(records: tuple[np.ndarray, np.ndarray]) -> None:
+def test_every_position_is_equally_likely(records: tuple[np.ndarray, np.ndarray]) -> None:
     full = np.ones((4000, 40), bool)
     masked = mask_pieces(
         np.full((4000, 40), 7), full, noise(4000),
@@ -123,7 +125,7 @@ def words_of(row_ids: np.ndarray, row_is_text: np.ndarray) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("masking", ["whole-word", "span"])
-def test_a_word_is_chosen_whole_or_not_at_all(
+def test_a_word_is_masked_completely_or_not_at_all(
     masking: str, records: tuple[np.ndarray, np.ndarray]
 ) -> None:
     masked = mask(records, masking=masking)
@@ -140,7 +142,7 @@ def test_a_word_is_chosen_whole_or_not_at_all(
     assert longer > 300
 
 
-def test_nothing_that_would_fit_is_left_out(records: tuple[np.ndarray, np.ndarray]) -> None:
+def test_whole_word_masking_fills_the_budget(records: tuple[np.ndarray, np.ndarray]) -> None:
     masked = mask(records, masking="whole-word")
     wanted = np.minimum(np.maximum(np.rint(records[1].sum(axis=1) * 0.15), 1), 20)
     for row in range(300):

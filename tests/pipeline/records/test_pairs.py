@@ -94,7 +94,7 @@ def test_random_next_is_spread_over_all_documents(big: ShardText) -> None:
     assert chi_square < 299 + 5 * 24.5
 
 
-def test_every_sentence_is_walked_as_a_or_true_b() -> None:
+def test_every_sentence_is_used_as_a_or_true_b() -> None:
     text = shard([[3, 4, 5], [6, 2]])
     pairs, cut = draw(text, 5, short_seq_rate=0.0)
     covered = set()
@@ -260,7 +260,7 @@ def own_text(pairs: Pairs, pairing: Pairing) -> np.ndarray:
 
 
 @pytest.mark.parametrize("length", [9, 64, 500])
-def test_what_overflows_is_carried_into_the_next_pair(big: ShardText, length: int) -> None:
+def test_overflow_is_carried_into_the_next_pair(big: ShardText, length: int) -> None:
     documents = [[min(s, (length - 3) // 2) for s in np.diff(big.sentence_starts)[i : i + 20]]
                  for i in range(0, 4000, 20)]  # fmt: skip
     text = shard(documents)
@@ -282,7 +282,7 @@ def test_what_overflows_is_carried_into_the_next_pair(big: ShardText, length: in
         assert b in text.sentence_starts
 
 
-def test_sentence_orders_carry_what_overflows(big: ShardText) -> None:
+def test_sentence_order_pairs_carry_overflow(big: ShardText) -> None:
     pairs, cut = draw(big, 4, "sop", overflow="carry")
     assert cut == 0
     counts = own_text(pairs, "sop")

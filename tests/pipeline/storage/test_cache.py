@@ -51,7 +51,7 @@ def test_file_is_downloaded_once(store, tmp_path):
     assert downloads(store) == ["bucket/shard"]
 
 
-def test_least_recently_used_copies_make_room(store, tmp_path):
+def test_least_recently_used_copies_are_evicted(store, tmp_path):
     cache = made(tmp_path, cache_gb=0.001)
     files = [put(f"shard-{i}", bytes([i]) * 300_000) for i in range(4)]
     for file in files[:3]:
@@ -68,7 +68,7 @@ def test_least_recently_used_copies_make_room(store, tmp_path):
     assert (tmp_path / "notes.txt").exists()
 
 
-def test_copies_that_are_held_stay(store, tmp_path, monkeypatch):
+def test_copies_in_use_are_not_evicted(store, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "WAIT_SECS", 0.0)
     cache, other = made(tmp_path, cache_gb=0.001), made(tmp_path, cache_gb=0.001)
     first, second = put("a", bytes(600_000)), put("b", bytes(600_001))
@@ -119,7 +119,7 @@ def test_changed_file_is_refused_by_its_checksum_and_not_kept(store, tmp_path, d
         assert copy.read_bytes() == b"records"
 
 
-def test_leftover_of_a_killed_download_is_neither_read_nor_in_the_way(store, tmp_path):
+def test_a_partial_download_of_a_killed_process_is_ignored(store, tmp_path):
     file = put("shard", b"records")
     with made(tmp_path).opened(*file) as copy:
         name = copy.name

@@ -83,7 +83,7 @@ def test_new_order_replaces_the_one_before(store, files, shards):
     assert {"train-5", "train-6", "train-7"} <= {*downloads.wait_for(6)}
 
 
-def test_file_that_cannot_be_fetched_is_told_when_it_is_read(store, files, shards):
+def test_a_failed_fetch_is_reported_when_the_file_is_read(store, files, shards):
     store.objects["bucket/dataset/train-0"] = b"x" * SIZE_BYTES
     files.expect((0, shard) for shard in itertools.cycle(shards))
     with (

@@ -1,4 +1,4 @@
-"""A directory has one writer at a time; a writer that died holds nobody up."""
+"""A directory has one writer at a time; a writer that died blocks nobody."""
 
 import errno
 import os
@@ -170,7 +170,7 @@ def test_a_staging_directory_is_removed_when_its_process_is_dead(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_may_be_somebody_elses_stays(tmp_path: Path) -> None:
+def test_directories_of_other_processes_stay(tmp_path: Path) -> None:
     elsewhere = Holder(1, "another-host", "2026-01-01 00:00:00 UTC")
     locks = {"no-lock": None, "empty": "", "elsewhere": to_json(asdict(elsewhere))}
     for name, lock in locks.items():
@@ -185,7 +185,7 @@ def test_what_may_be_somebody_elses_stays(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_without_locks_nothing_is_taken_for_dead(
+def test_without_locks_no_process_is_considered_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "_temporary-live"

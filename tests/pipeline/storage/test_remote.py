@@ -1,4 +1,4 @@
-"""URLs behind pathlib's interface, and how failures of a store are told."""
+"""URLs with pathlib's interface, and the messages for failures of a store."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_url_has_the_interface_of_a_path(store):
     assert store.objects == {"bucket/a/b.txt": b"text"}
 
 
-def test_trailing_slash_is_no_part_of_the_name(store):
+def test_a_trailing_slash_is_not_part_of_the_name(store):
     write_atomically(path_from("gs://bucket/run/") / "config.json", b"{}")
     assert store.objects == {"bucket/run/config.json": b"{}"}
 
@@ -54,7 +54,7 @@ def test_missing_extra_is_named(monkeypatch):
     type(path.fs).clear_instance_cache()
 
 
-def test_missing_bucket_is_told_from_a_missing_object(store):
+def test_a_missing_bucket_is_distinguished_from_a_missing_object(store):
     with pytest.raises(FileNotFoundError):
         path_from("gs://bucket/x").read_bytes()
     for act in (Path.read_bytes, Path.exists):

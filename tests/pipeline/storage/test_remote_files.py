@@ -49,7 +49,7 @@ def test_a_file_is_written_moved_listed_read_and_removed(folder: str) -> None:
     assert exists(joined(folder, "c"))
 
 
-def test_what_does_not_exist_has_no_names(folder: str) -> None:
+def test_a_missing_folder_has_no_names(folder: str) -> None:
     assert names_in(folder) == []
 
 

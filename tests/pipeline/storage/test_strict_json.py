@@ -116,7 +116,7 @@ def test_a_damaged_file_is_named_with_the_reason_and_the_remedy(
         read_json_file(file, lambda text: int(from_json(text)["step"]), "remove it")
 
 
-def test_a_file_that_does_not_exist_is_none(tmp_path: Path) -> None:
+def test_a_missing_file_returns_none(tmp_path: Path) -> None:
     assert read_json_file(tmp_path / "best.json", str, "remove it") is None
     (tmp_path / "file").touch()
     assert read_json_file(tmp_path / "file" / "best.json", str, "remove it") is None

@@ -1,4 +1,4 @@
-"""Lengths that lie end in a line, and never in memory that they ask for."""
+"""TFRecord files with wrong lengths: a one-line error, and no memory of the claimed size."""
 
 import gzip
 import itertools
@@ -50,7 +50,7 @@ def plain(file: Path, compression: str) -> bytearray:
     return bytearray(gzip.decompress(file.read_bytes()) if compression else file.read_bytes())
 
 
-def test_what_tensorflow_writes(file: Path, compression: str) -> None:
+def test_records_written_by_tensorflow(file: Path, compression: str) -> None:
     assert list(read_records(file, compression)) == RECORDS
     check_records(file, compression)
 
@@ -64,7 +64,7 @@ def test_a_length_past_the_end(file: Path, compression: str, size: int) -> None:
             read(file, compression)
 
 
-def test_a_record_that_is_there_and_far_too_long(
+def test_a_complete_record_above_the_size_limit(
     file: Path, compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tfrecords, "MAX_RECORD_BYTES", 4999)
@@ -78,7 +78,7 @@ def places(data: Iterable[int]) -> range:
     return range(0, len(bytes(data)), 97)
 
 
-def test_every_cut_is_seen(file: Path, compression: str) -> None:
+def test_every_truncation_is_detected(file: Path, compression: str) -> None:
     data = plain(file, compression)
     ends, end = {0}, 0
     for record in RECORDS:
@@ -93,7 +93,7 @@ def test_every_cut_is_seen(file: Path, compression: str) -> None:
                 check_records(file, compression)
 
 
-def test_every_flipped_bit_is_seen_by_the_reader(file: Path, compression: str) -> None:
+def test_every_flipped_bit_is_detected_by_the_reader(file: Path, compression: str) -> None:
     data = plain(file, compression)
     for place in places(data):
         data[place] ^= 16

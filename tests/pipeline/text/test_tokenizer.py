@@ -36,7 +36,7 @@ def test_ids_are_line_numbers(tmp_path: Path) -> None:
     assert (*ids, vocabulary.mask_id, len(vocabulary)) == (0, 1, 2, 3, 4, 12)
 
 
-def test_special_tokens_may_stand_anywhere(tmp_path: Path) -> None:
+def test_special_tokens_may_be_on_any_line(tmp_path: Path) -> None:
     vocabulary = Vocabulary.read(write(tmp_path / "v.txt", PIECES[::-1]))
     assert (vocabulary.pad_id, vocabulary.mask_id) == (11, 7)
 
@@ -53,7 +53,7 @@ def test_repeated_piece_is_named_with_both_lines(tmp_path: Path) -> None:
     assert "un" not in str(caught.value).split()  # the file may be a private one
 
 
-def test_what_is_no_vocabulary_is_refused_unread(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_vocabulary_is_refused_unread(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
         with pytest.raises(InputError, match=f"{path}: not a regular file; give a file on a disk"):

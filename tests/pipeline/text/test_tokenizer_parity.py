@@ -123,7 +123,7 @@ def test_texts_except_known_differences(reference: str, vocabulary: str) -> None
 
 
 @pytest.mark.parametrize(("reference", "vocabulary"), REWRITINGS)
-def test_every_known_difference_is_still_there(reference: str, vocabulary: str) -> None:
+def test_every_known_difference_still_exists(reference: str, vocabulary: str) -> None:
     rewritings = REWRITINGS[reference, vocabulary]
     for index in range(len(rewritings)):
         assert differences(reference, vocabulary, rewritings[:index] + rewritings[index + 1 :])

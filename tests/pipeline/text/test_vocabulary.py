@@ -31,7 +31,7 @@ def test_counts_in_any_order_give_the_same() -> None:
     assert learn_vocabulary(dict(items), 25) == learn_vocabulary(COUNTS, 25)
 
 
-def test_exact_size_where_there_is_enough_to_merge() -> None:
+def test_the_requested_size_is_reached_if_there_are_enough_merges() -> None:
     assert len(learn_vocabulary(COUNTS, 22)) == 22
 
 

@@ -1,4 +1,4 @@
-"""Which signature `query` uses."""
+"""Which signature `query` chooses."""
 
 import pytest
 

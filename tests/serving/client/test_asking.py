@@ -1,4 +1,4 @@
-"""How texts are asked: the signature that fits them, and its inputs."""
+"""How texts are sent: the signature that fits them, and its inputs."""
 
 import pytest
 

@@ -172,7 +172,7 @@ def test_refused_requests(client, arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_inputs_that_make_no_tensor(client):
+def test_inputs_that_are_not_a_tensor(client):
     with pytest.raises(InputError):
         client.predict("a b", {"text": ["a", ["b"]]})
     with pytest.raises(InputError):
@@ -236,7 +236,7 @@ def scripted():
 READY = {"model_version_status": [{"version": "2", "state": "AVAILABLE"}]}
 
 
-def test_busy_is_tried_again(scripted):
+def test_a_busy_server_is_asked_again(scripted):
     busy = b'{"error": "later"}'
     Scripted.script = [(503, busy), (429, busy), (200, json.dumps(READY).encode())]
     assert scripted.status("m") == {2: "AVAILABLE"}
@@ -296,7 +296,7 @@ JSON_OF_OTHER_FORMS = [
 
 
 @pytest.mark.parametrize("said", JSON_OF_OTHER_FORMS, ids=lambda said: json.dumps(said)[:80])
-def test_json_that_is_no_answer(scripted, said):
+def test_json_that_is_not_a_response(scripted, said):
     Scripted.script = [(200, json.dumps(one[-1]).encode()) for one in said]
     arguments = [{"text": ["a"]}] if said[0][0] == "predict" else []
     with pytest.raises(ServerError, match=r"malformed (status|metadata|outputs) in its") as caught:
@@ -336,7 +336,7 @@ def test_an_error_without_a_message(scripted, body):
     [(400, RequestError), (404, RequestError), (413, RequestError), (403, RequestError),
      (408, ServerError), (500, ServerError), (501, ServerError), (504, ServerError)],
 )  # fmt: skip
-def test_whose_fault_an_error_is(scripted, status, kind):
+def test_status_codes_become_classes_of_errors(scripted, status, kind):
     Scripted.script = [(status, b'{"error": "one\\ntwo \\u001b[2Jthree"}')]
     with pytest.raises(ServerError) as caught:
         scripted.status("m")
@@ -380,7 +380,7 @@ def test_invalid_http(data):
     "url", ["127.0.0.1:8501", "ftp://127.0.0.1", "http://", "http://a..b:80", "http://[:::]:80",
             f"http://{'x' * 70}:80", "http://a:99999", "http://a:0", "http://a b", ""],
 )  # fmt: skip
-def test_urls_of_no_server(url):
+def test_invalid_server_urls(url):
     with pytest.raises(InputError, match="expected a URL such as http://127"):
         Client(url)
 
@@ -451,7 +451,7 @@ class Busy(model_service_pb2_grpc.ModelServiceServicer):
         ([grpc.StatusCode.INTERNAL], 1),
     ],
 )
-def test_what_is_safe_is_tried_again_over_grpc(codes, asked):
+def test_safe_grpc_calls_are_retried(codes, asked):
     busy = Busy(*codes)
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(busy, server)

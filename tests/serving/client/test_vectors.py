@@ -75,7 +75,7 @@ def test_passages_are_ranked(name: str) -> None:
             client.ranked("m", "query", passages, label="no")
 
 
-def test_a_model_of_single_texts_ranks_nothing() -> None:
+def test_a_model_of_single_texts_cannot_rank() -> None:
     with pytest.raises(
         InputError, match="m: none of rerank, similarity, score, classify takes two"
     ):

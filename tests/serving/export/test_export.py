@@ -168,7 +168,7 @@ def test_masks_of_pairs(mixed: Any, reference: Any) -> None:
     np.testing.assert_allclose(answer["probabilities"][0, 0], best, atol=1e-5)
 
 
-def test_ids_of_the_callers_own(signatures: Any, model: Any, mixed: Any) -> None:
+def test_ids_given_by_the_caller(signatures: Any, model: Any, mixed: Any) -> None:
     tokenized = mixed("tokenize")
     ids = {name: tokenized[name] for name in ("input_ids", "input_mask", "segment_ids")}
     inputs = ids | {"masked_lm_positions": np.array([[10, 2], [1, 3], [31, 5]], np.int32)}

@@ -50,7 +50,7 @@ def test_right_answers_pass(trained_run: Run, asked: Any, signatures: Any) -> No
         assert largest_difference(golden, answer, trained_run.vocabulary.ids) < 1e-5
 
 
-def test_every_wrong_output_is_seen(trained_run: Run, asked: Any) -> None:
+def test_every_wrong_output_is_detected(trained_run: Run, asked: Any) -> None:
     """Each output of each signature, changed at one place of one row."""
     for signature, (golden, answer) in asked.items():
         for name, values in answer.items():

@@ -1,4 +1,4 @@
-"""Served answers and tags of long texts: those of `evaluate`, whatever is asked with them."""
+"""Served answers and tags of long texts equal those of `evaluate`, in any batch."""
 
 import json
 from collections.abc import Callable

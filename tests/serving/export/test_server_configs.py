@@ -1,4 +1,4 @@
-"""The files beside a model's versions are what TensorFlow's model server reads."""
+"""The files next to a model's versions are valid configurations of TensorFlow Serving."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_metrics_are_where_prometheus_asks(tmp_path: Path) -> None:
     assert 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }' in text
 
 
-def test_what_a_person_changed_stays(tmp_path: Path) -> None:
+def test_files_changed_by_the_user_stay(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     write_configs(tmp_path)
     (tmp_path / BATCHING).write_text("max_batch_size { value: 4 }\n")

@@ -1,4 +1,4 @@
-"""A model with anything that TensorFlow Serving 2.20 lacks is refused, and the refusal names it."""
+"""A model with an operation that TensorFlow Serving 2.20 lacks is refused by its name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from serving.export.stock_ops import StockOps, check_ops
 
 
-def test_what_the_list_says() -> None:
+def test_the_list_has_operations_for_cpus_with_their_attributes() -> None:
     stock = StockOps.of("2.20")
     assert {"MatMul", "NormalizeUTF8", "FastWordpieceTokenizeWithOffsets", "NoOp"} <= set(
         stock.attributes
@@ -55,7 +55,7 @@ def _version(graph: graph_pb2.GraphDef) -> None:
         (_version, "its graph is of version .* for readers of 99999 and newer"),
     ],
 )
-def test_what_the_server_lacks_is_refused(
+def test_operations_that_the_server_lacks_are_refused(
     change: Callable[[graph_pb2.GraphDef], None], message: str, exported: Path, tmp_path: Path
 ) -> None:
     saved = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes())

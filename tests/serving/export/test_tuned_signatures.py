@@ -1,4 +1,4 @@
-"""What models answer that were tuned for a task: the same as the Python model, under its labels."""
+"""Signatures of fine-tuned models return the answers of the Python model."""
 
 import json
 from pathlib import Path
@@ -188,7 +188,7 @@ def test_shortened_vectors(trained_run: Run, tmp_path: Path) -> None:
     np.testing.assert_allclose(score, [whole[0] @ whole[1]], atol=1e-6)
 
 
-def test_what_the_export_costs_vectors_is_measured(trained_run: Run, tmp_path: Path) -> None:
+def test_the_accuracy_of_exported_vectors_is_measured(trained_run: Run, tmp_path: Path) -> None:
     run, model = run_of(vector_task(VectorSettings()), trained_run, tmp_path)
     path = tmp_path / "scored.tsv"
     rows = ["the owl\tthe oak\t1", "the fox\tthe owl\t2", "owl\tthe owl sees\t4"]
@@ -266,7 +266,7 @@ def test_words_that_are_tagged(
 
 
 @pytest.mark.parametrize("tuned", ["questions"], indirect=True)
-def test_answers_are_found_where_the_scores_are(tuned: Any) -> None:
+def test_answers_are_at_the_highest_scores(tuned: Any) -> None:
     """Weights that score one word of a passage higher, or lower, than all other positions."""
     _, run, model, _ = tuned
     head = model.get_layer("task")

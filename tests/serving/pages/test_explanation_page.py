@@ -1,4 +1,4 @@
-"""The page that `clozeline explain` writes, as a person meets it: in Chromium."""
+"""The page that `clozeline explain` writes, in Chromium."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_it_shows_answers_words_and_steps(opened: Browser, explained: Explanatio
     opened.screenshot(SCREENSHOTS / "explanation-steps.png")
 
 
-def test_text_is_letters(opened: Browser) -> None:
+def test_text_is_not_interpreted_as_html(opened: Browser) -> None:
     assert opened.driver.find_elements("css selector", "b") == []
     assert opened.run("return document.scripts.length") == 2
 

@@ -1,4 +1,4 @@
-"""The playground at `/` of the embedded server: its headers, and what a person sees in Chromium."""
+"""The playground at `/` of the embedded server: headers, and use in Chromium."""
 
 import shlex
 import threading
@@ -87,7 +87,7 @@ def test_every_file_has_a_strict_policy(plus: str, path: str, kind: str) -> None
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_nothing_else_is_there(plus: str) -> None:
+def test_no_other_file_is_served(plus: str) -> None:
     for path in ("/playground", "/playground/", "/playground/../rest.py", "/explanation.html"):
         assert requests.get(plus + path).status_code == 404
     assert requests.post(f"{plus}/").status_code == 404
@@ -198,7 +198,7 @@ def test_pairs_and_fillings_in_pairs(page: Browser, server: ModelServer) -> None
 
 
 @pytest.mark.browser
-def test_classes_of_another_model_are_letters(page: Browser) -> None:
+def test_class_names_are_not_interpreted_as_html(page: Browser) -> None:
     choose_task(page, "classify")
     assert "fox has no signature classify" in hint(page, "no signature")
     assert not page.find("#answer-card").is_displayed()
@@ -308,7 +308,7 @@ def test_any_signature(page: Browser) -> None:
 
 
 @pytest.mark.browser
-def test_what_cannot_be_answered_is_a_sentence(page: Browser) -> None:
+def test_errors_are_shown_as_a_sentence(page: Browser) -> None:
     type_into(page, "text", "No gap.")
     assert hint(page, "no [MASK]").endswith("in place of the word to predict.")
     assert not page.find("#answer-card").is_displayed()

@@ -113,7 +113,9 @@ def strings(*values):
          2**27, 64 * MEBIBYTE),
     ],
 )  # fmt: skip
-def test_what_shapes_tell_is_refused_before_running(described, inputs, size_bytes, limit_bytes):
+def test_a_response_that_is_too_large_by_its_shapes_is_refused_before_the_run(
+    described, inputs, size_bytes, limit_bytes
+):
     inputs = {name: np.asarray(value) for name, value in inputs.items()}
     if size_bytes is None:
         check_before_run(signature(*described), inputs, 64 * MEBIBYTE)

@@ -520,7 +520,7 @@ def test_numbers_are_written_as_recorded(rest):
     )
 
 
-def test_bytes_that_are_no_text_pass_through(rest):
+def test_invalid_utf_8_passes_through(rest):
     answer = rest("POST", RUN, b'{"instances":["\xff\xfe"]}')
     assert answer.status_code == 200
     assert b'"\xff\xfe?"' in answer.content

@@ -103,7 +103,7 @@ def together(graph, batcher, requests):
         return [future.exception() or future.result() for future in waiting]
 
 
-def test_what_waits_runs_together_and_each_gets_its_own(graph, batcher):
+def test_waiting_requests_run_together_and_each_gets_its_result(graph, batcher):
     answers = together(graph, batcher(num_batch_threads=1), [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]])
     assert answers == [[2.0, 4.0], [6.0], [8.0, 10.0, 12.0]]
     assert graph.runs == [[1.5], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
@@ -265,7 +265,7 @@ def test_a_task_over_the_size_is_refused_as_by_the_real_server(batcher):
     )
 
 
-def test_the_first_waits_for_others_only_until_the_batch_is_full(graph, batcher):
+def test_the_first_request_waits_only_until_the_batch_is_full(graph, batcher):
     made = batcher(max_batch_size=3, batch_timeout_micros=LONG_MICROS)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda value: ask(made, value), (1.0, 2.0, 3.0)))
@@ -278,7 +278,7 @@ def test_the_first_waits_no_longer_than_the_timeout(graph, batcher):
     assert ask(made, 1.0) == [2.0]
 
 
-def test_closing_runs_what_waits(graph, batcher):
+def test_closing_runs_waiting_requests(graph, batcher):
     made = batcher(batch_timeout_micros=LONG_MICROS)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(ask, made, 1.0)

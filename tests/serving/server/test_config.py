@@ -1,4 +1,4 @@
-"""TensorFlow Serving's configuration files: what they say is what is served, under which labels."""
+"""TensorFlow Serving's configuration files: which models are served, under which labels."""
 
 import grpc
 import pytest
@@ -72,7 +72,7 @@ def test_wrong_batching_parameters(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="none: cannot be read: No such file"):
         read_batching_parameters(tmp_path / "none")
 
@@ -192,7 +192,7 @@ def test_invalid_initial_weights(lab, change, message):
         Repository(lab, load).load_all()
 
 
-def test_a_changed_file_is_taken_up_and_a_wrong_one_is_not(lab, notes):
+def test_a_changed_config_is_applied_unless_it_is_invalid(lab, notes):
     repository = Repository(lab, load)
     repository.load_all()
     text = lab.read_text()

@@ -331,7 +331,7 @@ def test_grpc_multi_inference(stub):
         ((TASKS, ""), "must have at least one task"),
     ],
 )
-def test_grpc_multi_inference_of_what_does_not_go_together(stub, change, message):
+def test_grpc_multi_inference_of_incompatible_tasks(stub, change, message):
     request = inference_pb2.MultiInferenceRequest()
     text_format.Parse(TASKS.replace(*change, 1) + EXAMPLE, request)
     with pytest.raises(grpc.RpcError, match=message):

@@ -151,7 +151,7 @@ def test_the_fast_path_reads_the_same_values_as_the_slow_one(signature_and_docum
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
-def test_nesting_without_end_is_refused(opening):
+def test_deep_nesting_is_refused(opening):
     with pytest.raises(ServingError, match="nested too deeply"):
         parse_document(('{"instances": ' + opening * 100_000).encode())
 

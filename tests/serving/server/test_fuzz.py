@@ -1,4 +1,4 @@
-"""Inputs that once broke something are harmless; 60 s of random ones are, too."""
+"""Inputs that once caused a fault, and 60 s of random ones, do no harm."""
 
 import json
 import logging
@@ -90,7 +90,7 @@ def test_random_inputs_for_a_minute(
         assert int(line[32:].split()[0]) > 20
 
 
-def test_what_is_at_fault_is_told() -> None:
+def test_the_cause_of_a_fault_is_reported() -> None:
     get = b"GET / HTTP/1.1\r\n\r\n"
     right = (
         fuzz.Answer(200, "application/json", b'{"predictions": [NaN, "\xff"]}'),

@@ -19,7 +19,7 @@ def test_the_server_holds_every_attack(exported: Path, capfd: pytest.CaptureFixt
     assert len([line for line in lines if line.startswith(tuple(ATTACKS))]) == len(ATTACKS) > 40
 
 
-def test_what_must_hold_is_told_when_it_does_not() -> None:
+def test_violated_invariants_are_reported() -> None:
     rest = 10**9
     good = hostile.Seen("x", {"REST": []}, {"REST": 100}, before_bytes=rest, peak_bytes=rest,
                         after_bytes=rest)  # fmt: skip

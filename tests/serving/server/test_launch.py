@@ -1,4 +1,4 @@
-"""Which server `serve` runs, and with which flags; a script stands for the real one."""
+"""Which server `serve` runs, and with which flags; a script replaces the real one."""
 
 import os
 import stat
@@ -152,7 +152,7 @@ def test_sizes_become_limits(models: Path, embedded: list[tuple]) -> None:
         (["--models", "missing"], "--models missing: no NAME/VERSION/saved_model.pb in it"),
     ],
 )
-def test_what_the_real_server_cannot_do_is_refused(
+def test_options_that_the_real_server_lacks_are_refused(
     flags: list[str],
     message: str,
     real_server: Path,

@@ -330,7 +330,7 @@ def post(body):
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", body]).encode()
 
 
-def test_a_client_that_ends_its_sending_side_gets_its_answers(server):
+def test_a_half_closed_connection_gets_its_responses(server):
     server = server()
     one, two = post('{"instances": [1.0]}'), post('{"instances": [2.0]}')
     head, body = half_closed(server, one).split(b"\r\n\r\n")
@@ -378,7 +378,7 @@ def test_compressed_grpc_messages_are_refused(server, caplog):
     until(lambda: "A gRPC call ended before its request was read" in caplog.text)
 
 
-def test_a_message_that_is_no_request(server):
+def test_a_message_that_is_not_a_request(server):
     started = server()
     with grpc.insecure_channel(f"{HOST}:{started.grpc_port}") as channel:
         with pytest.raises(grpc.RpcError, match="The request message cannot be parsed") as caught:
@@ -389,7 +389,7 @@ def test_a_message_that_is_no_request(server):
         assert caught.value.code() is StatusCode.UNIMPLEMENTED
 
 
-def test_bytes_in_flight_are_bounded_and_given_back(server):
+def test_bytes_in_flight_are_bounded_and_released(server):
     started = server(max_bytes_in_flight=2_000_000)
     budget = started._backend.budget
     body = {"signature_name": "many", "instances": [500_000]}
@@ -545,7 +545,7 @@ def resident_bytes():
     return int(pages) * resource.getpagesize()
 
 
-def test_memory_is_given_back_after_work():
+def test_memory_is_returned_to_the_system_after_work():
     work, before = Work(), resident_bytes()
     with work:  # small blocks, which the C library keeps unless the last of them is free
         blocks = [bytes(2000) for _ in range(100_000)]
@@ -559,7 +559,7 @@ def test_memory_is_given_back_after_work():
     assert len(kept) == 2000
 
 
-def test_what_is_set_aside_is_collected_when_all_is():
+def test_frozen_objects_are_collected_together():
     class Circle:
         def __init__(self):
             self.self = self

@@ -1,4 +1,4 @@
-"""Starting and stopping, and what happens to requests meanwhile."""
+"""Start and stop of the server, and requests that are running meanwhile."""
 
 import concurrent.futures
 import io
@@ -150,7 +150,7 @@ def test_a_body_that_never_ends_does_not_hold_a_place(models):
     assert answer.json() == {"predictions": [14.0]}
 
 
-def test_an_error_of_ours_is_answered_and_not_told(models, monkeypatch):
+def test_an_internal_error_is_answered_without_details(models, monkeypatch):
     def broken(self, signature, inputs):
         raise KeyError("a secret")
 

@@ -1,4 +1,4 @@
-"""Which version is served: what appears, breaks, is mended or goes away on disk."""
+"""Which version is served when versions on disk appear, break, are repaired or are removed."""
 
 import concurrent.futures
 import errno
@@ -82,7 +82,7 @@ def test_the_newest_version_is_served(exports, tmp_path):
         repository.find("m", 9)
 
 
-def test_a_broken_version_leaves_the_old_one_until_it_is_mended(exports, tmp_path):
+def test_a_broken_version_leaves_the_old_one_until_it_is_repaired(exports, tmp_path):
     publish(exports, 2, tmp_path / "m" / "1")
     repository = Repository(tmp_path, loader())
     repository.load_all()
@@ -101,7 +101,7 @@ def test_a_broken_version_leaves_the_old_one_until_it_is_mended(exports, tmp_pat
     assert states(repository) == {4: "AVAILABLE", 1: "END"}
 
 
-def test_a_broken_version_is_not_tried_again_while_it_stays_the_same(exports, tmp_path):
+def test_a_broken_version_is_not_retried_while_it_is_unchanged(exports, tmp_path):
     publish(exports, 2, tmp_path / "m" / "1")
     tried = []
     load = loader()
@@ -179,7 +179,7 @@ def test_warm_up_requests_are_run_and_a_wrong_one_keeps_the_version_out(exports,
 
 
 @pytest.mark.parametrize("size", [5, 1 << 31, 1 << 40])
-def test_a_warm_up_record_whose_length_lies_keeps_the_version_out(exports, tmp_path, size):
+def test_a_warm_up_record_with_a_wrong_length_keeps_the_version_out(exports, tmp_path, size):
     publish(exports, 2, tmp_path / "m" / "1")
     extra = tmp_path / "m" / "1" / "assets.extra"
     extra.mkdir()

@@ -1,4 +1,4 @@
-"""What other sites' pages, unknown hosts and ambiguous requests get, and the health checks."""
+"""Requests of other sites' pages, unknown hosts, ambiguous requests, and health checks."""
 
 import http.server
 import socket
@@ -55,7 +55,7 @@ def test_other_names_are_not_known_on_a_loopback_address(host):
     assert not LOOPBACK.knows(host)
 
 
-def test_names_that_are_allowed_besides():
+def test_additional_allowed_host_names():
     assert known_hosts("127.0.0.1", "Box.lan").knows("box.lan:8501")
     assert known_hosts("127.0.0.1", "127.0.0.1", ("Models.Example",)).knows("models.example.")
     assert known_hosts("0.0.0.0", "0.0.0.0").knows("anything.example")
@@ -131,7 +131,7 @@ def test_content_types(post, content_type, status):
         assert answer.json() == {"error": message}
 
 
-def test_two_lengths_are_refused_and_what_follows_is_not_read(server):
+def test_two_content_lengths_are_refused_and_the_body_is_not_read(server):
     smuggled = b"GET /v1/models/plus HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection((HOST, server.rest_port), timeout=30) as client:
         client.sendall(

@@ -101,7 +101,7 @@ def endless(models):
     ("what", "given_up"),
     [("rest", "1 running requests"), ("grpc", "1 running requests"), ("load", "the load of a v")],
 )
-def test_what_does_not_end_is_given_up_after_the_stop_timeout(endless, what, given_up):
+def test_endless_requests_are_abandoned_after_the_stop_timeout(endless, what, given_up):
     process = endless(what, 1)
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -160,7 +160,7 @@ def test_an_error_does_not_keep_the_request_in_memory():
         gc.enable()
 
 
-def test_what_a_caller_queued_is_not_run_once_it_left():
+def test_queued_work_of_a_disconnected_caller_is_not_run():
     runs, running, go = [], threading.Semaphore(0), threading.Event()
 
     def run(_, inputs):

@@ -1,4 +1,4 @@
-"""Tensors in protocol buffers: what TensorFlow's own parser reads, and nothing that harms it."""
+"""Tensors in protocol buffers: parsed as TensorFlow does, in bounded time and memory."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def equal(left, right):
 ))  # fmt: skip
 @settings(max_examples=1000, deadline=None)
 @example(tensor_pb2.TensorProto(dtype=types_pb2.DT_BFLOAT16, tensor_shape={}, half_val=[-1]))  # NaN
-def test_what_is_read_is_what_tensorflow_reads(proto):
+def test_parsed_values_equal_those_of_tensorflow(proto):
     dtype = tf.dtypes.as_dtype(proto.dtype)
     array = read_or_refused(proto, dtype)
     if isinstance(array, ServingError):

@@ -102,7 +102,7 @@ def test_a_map_of_features_and_one_of_inputs():
     assert passes(request.SerializeToString()).startswith("PredictRequest: a map has more than")
 
 
-def test_what_clients_send_passes():
+def test_messages_of_real_clients_pass():
     packed_numbers = predict(float_val=[1.5] * 1_000_000)
     assert passes(packed_numbers) is None
     assert passes(predict(tensor_content=b"\n\0" * 1_000_000)) is None  # bytes are not looked into
@@ -120,7 +120,7 @@ def test_the_memory_of_packed_numbers(field, bytes_per_byte):
 
 
 @given(st.binary(max_size=60))
-def test_bytes_that_are_no_message_end_the_count(packed):
+def test_invalid_bytes_end_the_count(packed):
     for message in (PREDICT, CLASSIFY):
         assert passes(packed, message, max_elements=30, max_entries=30) is None
 

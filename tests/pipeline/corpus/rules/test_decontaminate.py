@@ -1,4 +1,4 @@
-"""Decontamination: documents that hold a piece of an evaluation file."""
+"""Decontamination: documents that share a run of words with an evaluation file."""
 
 import hashlib
 import json

@@ -52,7 +52,7 @@ def test_varieties_have_the_name_of_their_language() -> None:
     assert isinstance(Languages(("yue",), 0.5)(TextDocument(TEXTS["zh"], "en")), TextDocument)
 
 
-def test_a_sample_has_parts_of_the_whole_text() -> None:
+def test_a_sample_covers_the_whole_text() -> None:
     assert sample("short") == "short"
     text = "".join(map(chr, range(256, 256 + 10_000)))
     parts = sample(text).split("\n")

@@ -1,4 +1,4 @@
-"""Private data: what is replaced, and what only looks like it."""
+"""Private data: what is replaced, and similar text that is not."""
 
 import re
 from typing import Any
@@ -69,7 +69,7 @@ def test_private_data_is_replaced_as_a_whole(kind: str, text: str, around: str) 
 
 @pytest.mark.parametrize("text", HARMLESS)
 @pytest.mark.parametrize("around", ["{}", "It is {}.", "({})", "{}, {}"])
-def test_what_only_looks_like_it_stays(text: str, around: str) -> None:
+def test_text_that_only_resembles_private_data_stays(text: str, around: str) -> None:
     text = around.replace("{}", text)
     assert redacted(text).text == text
 

@@ -1,4 +1,4 @@
-"""Repair of text: what is broken comes back as it was, what is not broken stays."""
+"""Repair of text: broken text is restored, intact text is not changed."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def repaired(text: str) -> TextDocument:
 
 
 @pytest.mark.parametrize("text", ORIGINALS)
-def test_mojibake_comes_back(text: str) -> None:
+def test_mojibake_is_repaired(text: str) -> None:
     broken = "".join(
         bytes([byte]).decode("windows-1252", "ignore") or chr(byte) for byte in text.encode()
     )
@@ -37,7 +37,7 @@ def test_mojibake_comes_back(text: str) -> None:
         "Plain.",
     ],
 )
-def test_whole_text_stays(text: str) -> None:
+def test_intact_text_is_not_changed(text: str) -> None:
     document = TextDocument(text, "en")
     assert repair(document) is document
 
@@ -52,7 +52,7 @@ def test_entities_and_invisible_characters_are_counted() -> None:
 
 
 @pytest.mark.parametrize("entity", ["&#0;", "&#xD800;", "&#9999999;", "&#x110000;"])
-def test_entities_of_no_character(entity: str) -> None:
+def test_entities_without_a_character(entity: str) -> None:
     text = repaired(f"a{entity}b").text
     assert text.encode()
     assert entity not in text
