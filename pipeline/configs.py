@@ -3,6 +3,7 @@
 Error messages name fields in backquotes; the options of the command line have the same names.
 """
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,6 +23,11 @@ file of each open (a process may have 1,024)."""
 UTF8 = "utf-8"
 
 
+def is_utf8(encoding: str) -> bool:
+    """Return whether a name means UTF-8: codecs have several, such as utf8, UTF-8, utf-8-sig."""
+    return codecs.lookup(encoding).name in (UTF8, "utf-8-sig")
+
+
 def _check_encoding(encoding: str, input_format: InputFormat) -> None:
     """Check that files of a format can be read in an encoding.
 
@@ -34,7 +40,9 @@ def _check_encoding(encoding: str, input_format: InputFormat) -> None:
         raise InputError(
             f"`encoding` {encoding}: unknown; expected for example windows-1252"
         ) from None
-    if encoding != UTF8 and input_format == "parquet":
+    if is_utf8(encoding):
+        return
+    if input_format == "parquet":
         raise InputError(f"`encoding` {encoding}: `input_format` parquet has text in UTF-8")
     if line_break != b"\n" and input_format != "prose":
         raise InputError(

@@ -20,7 +20,15 @@ class InputError(Exception):
 
 
 class DamagedFileError(InputError):
-    """A file is truncated or corrupt; everything before the damage has been read."""
+    """A file is truncated or corrupt; everything before the damage has been read.
+
+    Attributes:
+        damage: what is wrong with the file, a part of the message.
+    """
+
+    def __init__(self, message: str, damage: str = "") -> None:
+        super().__init__(message)
+        self.damage = damage
 
 
 class JobError(Exception):

@@ -124,5 +124,6 @@ def damaged(path: str, damage: str) -> DamagedFileError:
     """Return the error to raise for a damaged file; `damage` describes the fault."""
     return DamagedFileError(
         f"`input` {path}: {damage}; get the file again, or add `skip_damaged_files` to use what "
-        "can be read"
+        "can be read",
+        damage,
     )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.corpus.scripts import UNSPACED_RANGES
 from pipeline.records.masking import split_mix
 
 NGRAM_WORDS = 5
@@ -37,16 +38,10 @@ _SEPARATORS = (
 """Control characters, white space and punctuation. A table of our own, since the one of Python
 changes with its version of Unicode."""
 
-_WHOLE_WORDS = (
-    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
-)  # fmt: skip
-"""Thai, Lao, Burmese, Khmer, kana and Chinese characters: scripts without spaces between words."""
-
 
 def _character_classes() -> np.ndarray:
     classes = np.full(0x110000, _WORD, np.uint8)
-    for ranges, kind in ((_SEPARATORS, _SEPARATOR), (_WHOLE_WORDS, _WHOLE_WORD)):
+    for ranges, kind in ((_SEPARATORS, _SEPARATOR), (UNSPACED_RANGES, _WHOLE_WORD)):
         for first, last in ranges:
             classes[first : last + 1] = kind
     return classes

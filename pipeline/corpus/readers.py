@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.configs import UTF8, InputFormat
+from pipeline.configs import UTF8, InputFormat, is_utf8
 from pipeline.corpus.decompression import damaged, is_compressed, open_file
 from pipeline.corpus.parquet import check_parquet, read_rows, row_groups
 from pipeline.corpus.remarks import DAMAGED_FILE, MAX_EXAMPLES, suspicion
@@ -56,6 +56,11 @@ class CorpusFormat:
     cleaning: Cleaning = NO_CLEANING
 
     @property
+    def codec(self) -> str:
+        """Name of the codec that decodes files; that of UTF-8 removes a byte-order mark."""
+        return "utf-8-sig" if is_utf8(self.encoding) else self.encoding
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns to read."""
         return [self.text_column, *([self.id_column] if self.id_column else [])]
@@ -92,19 +97,19 @@ class ReadDocuments(beam.PTransform):
         (kind of remark, path of the file); may contain duplicates.
         """
         parts, read_part = _PARTS[self._how.input_format]
-        columns = self._how.columns
+        read = functools.partial(_remarked, read_part, self._how)
         cut = (
             pipeline
             | "Files" >> beam.Create(list(self._files.items()))
             | "Parts" >> self._of_files(parts)
         )
-        read = (
+        documents = (
             cut.documents
             | "Spread" >> beam.Reshuffle()  # else one worker would read all parts of a file
-            | "Read" >> self._of_files(functools.partial(_remarked, read_part, columns))
+            | "Read" >> self._of_files(read)
         )
-        remarks = (cut[REMARKS], read[REMARKS]) | beam.Flatten()
-        return {"documents": read.documents, REMARKS: remarks}
+        remarks = (cut[REMARKS], documents[REMARKS]) | beam.Flatten()
+        return {"documents": documents.documents, REMARKS: remarks}
 
     def _of_files(self, read: Callable[..., Iterator[Any]]) -> beam.PTransform:
         step = beam.ParDo(_OfFiles(read, skip_damaged=self._skip_damaged))
@@ -233,15 +238,15 @@ _PARTS: dict[InputFormat, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 def _remarked(
     read_part: Callable[..., Iterator[bytes]],
-    columns: Sequence[str],
+    how: CorpusFormat,
     path: str,
     start: int,
     stop: int | None,
 ) -> Iterator[Any]:
     """Yield the documents of a part, and a remark if the file's first document looks wrong."""
-    documents = read_part(path, start, stop, columns=columns)
+    documents = read_part(path, start, stop, columns=how.columns)
     for number, document in enumerate(documents):
-        kind = suspicion(document) if start == number == 0 else None
+        kind = suspicion(document, how.codec) if start == number == 0 else None
         if kind:
             yield beam.pvalue.TaggedOutput(REMARKS, (kind, path))
         yield document
@@ -296,11 +301,11 @@ def read_document(data: bytes, how: CorpusFormat) -> tuple[str, str]:
     Raises:
         DroppedDocumentError: the document cannot be decoded, or has no text or no id.
     """
-    is_utf8 = how.encoding == UTF8
     try:
-        text = data.decode("utf-8-sig" if is_utf8 else how.encoding)
+        text = data.decode(how.codec)
     except UnicodeError:
-        raise DroppedDocumentError(INVALID_UTF8 if is_utf8 else INVALID_ENCODING) from None
+        is_usual = is_utf8(how.encoding)
+        raise DroppedDocumentError(INVALID_UTF8 if is_usual else INVALID_ENCODING) from None
     identity = None
     if how.input_format in ("jsonl", "parquet"):
         try:

@@ -1,7 +1,10 @@
 """Recognize corpus files that are not plain UTF-8 text, and say how to convert them."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from pipeline.configs import UTF8, is_utf8
 
 DAMAGED_FILE = "damaged_file"
 UTF16, NUL_BYTES, CR_ONLY, COMPRESSED = "utf16", "nul_bytes", "cr_only", "compressed"
@@ -56,12 +59,20 @@ class Remark:
         return f"{', '.join(self.examples)}{others}: {_MEANINGS[self.kind]}"
 
 
-def suspicion(document: bytes) -> str | None:
-    """Return the kind of remark for a file, given its first document; None if it looks fine."""
-    if document.startswith(_BYTE_ORDER_MARKS):
-        return UTF16
+def suspicion(document: bytes, codec: str = UTF8) -> str | None:
+    """Return the kind of remark for a file, given its first document; None if it looks fine.
+
+    Args:
+        document: the document's bytes.
+        codec: name of the codec that decodes them: UTF-16 has NUL bytes, too.
+    """
     if document.startswith(_MAGIC):
         return COMPRESSED
+    if not is_utf8(codec):
+        with contextlib.suppress(UnicodeError):
+            document = document[:HEAD_BYTES].decode(codec, "ignore").encode("utf-8", "replace")
+    if document.startswith(_BYTE_ORDER_MARKS):
+        return UTF16
     if b"\0" in document[:HEAD_BYTES]:
         return NUL_BYTES
     if document.count(b"\r") > 1 and b"\n" not in document:

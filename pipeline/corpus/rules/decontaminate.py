@@ -4,15 +4,21 @@ The rule of GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C): runs of 13 
 and without punctuation.
 """
 
+import csv
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from pipeline.corpus.decompression import open_file
+from pipeline.corpus.remarks import meaning
 from pipeline.corpus.rules.rule import Rejection, TextDocument
-from pipeline.errors import InputError
+from pipeline.corpus.scripts import UNSPACED
+from pipeline.errors import DamagedFileError, InputError
 from pipeline.storage.files import match_files
 from pipeline.storage.remote_files import open_to_read
 from pipeline.storage.strict_json import from_json
@@ -22,7 +28,9 @@ RUN_WORDS = 13
 MAX_BYTES = 256 << 20
 """Largest size of all evaluation files: each of their words takes 8 bytes on every worker."""
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+"""A character of a script without spaces is a word."""
+
 _READ_WORDS = 1 << 16  # words of a document that are hashed at a time
 # 2^64 divided by the golden ratio: odd, so that multiplying loses nothing (Knuth, volume 3, 6.4).
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -96,13 +104,18 @@ class Decontaminate:
 def _parts(text: str) -> Iterator[list[str]]:
     """Yield the words of a text in parts that overlap, so that each run is in one of them."""
     words: list[str] = []
-    for found in _WORD.finditer(text.lower()):
+    for found in _WORD.finditer(_comparable(text)):
         words.append(found[0])
         if len(words) == _READ_WORDS:
             yield words
             # The last 12 words again: a run may begin in this part and end in the next.
             words = words[1 - RUN_WORDS :]
     yield words
+
+
+def _comparable(text: str) -> str:
+    """Return a text in lower case, with accents composed: they may be characters of their own."""
+    return unicodedata.normalize("NFC", text).lower()
 
 
 def run_keys(words: list[str]) -> np.ndarray:
@@ -127,15 +140,43 @@ def _word_key(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
-def _texts(line: str) -> Iterator[str]:
-    """Yield the texts of a line: the strings of a JSON object, or what stands between tabs."""
-    if not line.startswith("{"):
-        yield from line.split("\t")
+def _texts(path: str, text: str) -> Iterator[str]:
+    """Yield the texts of a file.
+
+    They are the strings of the JSON value that the file is, or that stands on each line; the cells
+    of a .csv file; or else what stands between tabs and line breaks.
+    """
+    if _is_json(text) and (value := _parsed(text)) is not None:
+        yield from _strings(value)
         return
+    if re.search(r"\.csv(\.\w+)?$", path.lower()):
+        try:
+            csv.field_size_limit(MAX_BYTES)
+            # Read at once: a file with wrong quotes is not CSV.
+            rows = list(csv.reader(text.splitlines(keepends=True), strict=True))
+            yield from (cell for row in rows for cell in row)
+            return
+        except csv.Error:
+            pass
+    for line in text.split("\n"):
+        value = _parsed(line) if _is_json(line) else None
+        yield from line.split("\t") if value is None else _strings(value)
+
+
+def _is_json(text: str) -> bool:
+    """Return whether a text begins like a JSON object or array."""
+    return text.lstrip()[:1] in ("{", "[")
+
+
+def _parsed(text: str) -> Any:
     try:
-        left = [from_json(line)]
+        return from_json(text)
     except ValueError:
-        left = [line]
+        return None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    left = [value]
     while left:
         value = left.pop()
         if isinstance(value, str):
@@ -146,21 +187,41 @@ def _texts(line: str) -> Iterator[str]:
             left += value
 
 
+def _contents(path: str) -> str:
+    """Return the decompressed text of a file.
+
+    Raises:
+        InputError: the file is damaged, too large, or not in UTF-8.
+    """
+    try:
+        with open_file(path) as file:
+            data = file.read(MAX_BYTES + 1)
+    except DamagedFileError as error:
+        raise InputError(f"`decontaminate` {path}: {error.damage}") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"`decontaminate` {path}: expected at most {MAX_BYTES:,} bytes of text")
+    if reason := meaning(data):
+        raise InputError(f"`decontaminate` {path}: {reason}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"`decontaminate` {path}: not in UTF-8 (byte {error.start:,}); convert it, for example "
+            "with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+        ) from error
+
+
 def _runs_of_files(files: Iterable[EvaluationFile]) -> np.ndarray:
     """Return the keys of all runs of words inside a text of the files, uint64 [n], ascending.
 
     Raises:
-        InputError: a file has changed.
+        InputError: a file has changed, or cannot be read as text.
     """
     runs = [np.empty(0, np.uint64)]
     for each in files:
-        digest = hashlib.sha256()
-        with open_to_read(each.path) as file:
-            for line in file:
-                digest.update(line)
-                for text in _texts(line.decode("utf-8", "replace")):
-                    runs.append(run_keys(_WORD.findall(text.lower())))
         # Workers read the file themselves, perhaps hours later.
-        if digest.hexdigest() != each.sha256:
+        if _sha256(each.path) != each.sha256:
             raise InputError(f"`decontaminate` {each.path}: changed while the job ran")
+        for text in _texts(each.path, _contents(each.path)):
+            runs.append(run_keys(_WORD.findall(_comparable(text))))
     return np.unique(np.concatenate(runs))

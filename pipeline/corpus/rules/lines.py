@@ -7,6 +7,7 @@ The line rules of C4 (Raffel et al. 2020, JMLR 21-140, section 2.2, and the code
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _ELLIPSIS = "..."
@@ -58,4 +59,8 @@ class LineRules:
         if self.ends and (not line.endswith(self.ends) or line.endswith(_ELLIPSIS)):
             return False
         lower = line.lower()
-        return not any(phrase in lower for phrase in self.phrases)
+        return not any(phrase in lower for phrase in self._lower_phrases)
+
+    @cached_property
+    def _lower_phrases(self) -> tuple[str, ...]:
+        return tuple(map(str.lower, self.phrases))

@@ -12,23 +12,48 @@ from collections.abc import Callable, Collection
 
 from pipeline.configs import Redacted
 from pipeline.corpus.rules.rule import TextDocument
+from pipeline.corpus.scripts import UNSPACED
+
+_LETTER = rf"[^\W{UNSPACED}]"
+"""A letter, digit or underscore that a word continues with. In scripts without spaces, an address
+stands directly next to other words."""
+
+_MARKS = "\u0300-\u036f" + "".join(
+    f"{chr(block)}-{chr(block + 3)}{chr(block + 0x3A)}-{chr(block + 0x57)}"
+    for block in range(0x900, 0xE00, 0x80)
+)
+"""Accents of decomposed letters, and vowels of Indic scripts, which `\\w` does not contain."""
 
 # A file name such as icon@2x.png is no address.
 _EMAIL = re.compile(
-    r"(?<![\w.%+'-])[\w%+'-][\w.%+'-]{0,63}@(?:[^\W_](?:[^\W_]|-){0,62}\.){1,8}"
-    r"(?!(?:png|jpe?g|gif|svg|webp|css|js)\b)[^\W\d_]{2,24}(?![\w@-])"
+    rf"(?:(?<!{_LETTER})(?<![.%+'{_MARKS}-])(?:{_LETTER}|[%+'-])(?:{_LETTER}|[.%+'{_MARKS}-]){{0,63}}"
+    rf"|(?<![{UNSPACED}])[{UNSPACED}]{{1,64}})"
+    rf"@(?:(?:[^\W_]|[{_MARKS}{UNSPACED}])(?:[^\W_]|[{_MARKS}{UNSPACED}-]){{0,62}}\.){{1,8}}"
+    r"(?!(?:png|jpe?g|gif|svg|webp|avif|css|js)(?![A-Za-z0-9]))"
+    r"(?:xn--[A-Za-z0-9-]{1,58}[A-Za-z0-9]|[A-Za-z]{2,24}(?![A-Za-z0-9@])"
+    rf"|(?:[^\W\d_A-Za-z{UNSPACED}]|[{_MARKS}]){{2,24}}(?![^\W{UNSPACED}]|@)|[{UNSPACED}]{{2,24}})"
 )
 
-_IP4 = re.compile(r"(?<![\w.-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.[0-9])")
+_IP4 = re.compile(
+    rf"(?<!{_LETTER})(?<![.])(?<![^\W\d]-)(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}"
+    rf"(?!{_LETTER}|\.[0-9]|-(?![0-9]{{1,3}}\.)\w)"
+)
 _IP6 = re.compile(
-    r"(?<![\w:.])[23][0-9a-fA-F]{3}:(?:[0-9a-fA-F]{0,4}:){1,6}[0-9a-fA-F]{0,4}(?![\w:])"
+    rf"(?<!{_LETTER})(?<![:.])[23][0-9a-fA-F]{{3}}:(?:[0-9a-fA-F]{{0,4}}:){{1,6}}"
+    rf"(?:[0-9a-fA-F]{{1,4}}|(?<=::))(?!{_LETTER}|:[0-9a-fA-F:])"
 )
 _VERSION = re.compile(r"(?:version|release|firmware|build|\bver|\bv)\.? ?$", re.IGNORECASE)
 _SMALLEST_OCTET = 32
 """An address has at least one number of this size: sections and versions have smaller ones. Of
 random addresses, one in 4,000 has none."""
 
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{1,4}){3,10}(?![A-Za-z0-9])")
+_SPACE = " \u00a0\u2009\u202f"
+_DASH = "\u2010\u2011-"
+"""Space and hyphen inside of numbers, also those at which no line may break."""
+
+_IBAN = re.compile(
+    rf"(?<![A-Za-z0-9])[A-Z]{{2}}[0-9]{{2}}(?:[{_SPACE}]?[A-Z0-9]{{1,4}}){{3,10}}(?![A-Za-z0-9])"
+)
 _IBAN_LENGTHS = {
     15: "NO",
     16: "BE",
@@ -55,18 +80,30 @@ _LENGTH_OF_COUNTRY = {
 }
 
 _PHONE = re.compile(
-    r"(?<![\w.+/-])(?<![0-9] )(?:"
+    rf"(?<!{_LETTER})(?:"
     # International, as in E.164: + or 00, country code, 7 to 14 digits in groups.
-    r"(?:\+|00(?=[1-9]))[1-9][0-9]{0,2}[ .\-/]?(?:\(0?[0-9]{1,5}\)[ .\-/]?)?"
-    r"[0-9]{1,12}(?:[ .\-/][0-9]{2,8}){0,5}"
+    rf"(?:\+|(?<![.+/-])(?<![0-9] )00(?=[1-9]))[1-9][0-9]{{0,2}}[{_SPACE}./{_DASH}]?"
+    rf"(?:\(0?[0-9]{{1,5}}\)[{_SPACE}./{_DASH}]?)?"
+    rf"[0-9]{{1,12}}(?:[{_SPACE}./{_DASH}][0-9]{{2,8}}){{0,5}}(?:[{_DASH}][0-9])?"
+    r"|(?<![.+/-])(?<![0-9] )(?:"
     # North America: area and exchange code begin with 2 to 9.
-    r"|(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}"
-    # With a trunk prefix: an area code in parentheses or before a separator, then groups.
-    r"|(?:\(0[1-9][0-9]{0,4}\) ?|0[1-9][0-9]{0,4}[ /-])[0-9]{2,8}(?:[ -][0-9]{2,6}){0,4}"
-    r")(?![\w+-]|[./,:][0-9])"
+    rf"(?:1[{_SPACE}.{_DASH}])?(?:\([2-9][0-9]{{2}}\)[{_SPACE}]?|[2-9][0-9]{{2}}[{_SPACE}.{_DASH}])"
+    rf"[2-9][0-9]{{2}}[{_SPACE}.{_DASH}][0-9]{{4}}(?:x[0-9]{{1,5}})?"
+    # Russia: trunk prefix 8, area code in parentheses.
+    rf"|8[{_SPACE}{_DASH}]?\([0-9]{{3,5}}\)[{_SPACE}]?[0-9]{{1,3}}(?:[{_SPACE}{_DASH}][0-9]{{2}}){{2}}"
+    # France: five pairs of digits.
+    r"|0[1-9](?:\.[0-9]{2}){4}"
+    # With a trunk prefix: an area code in parentheses or before a separator, then groups, and at
+    # the end the extension.
+    rf"|(?:\(0[1-9][0-9]{{0,4}}\)[{_SPACE}]?"
+    rf"|0[1-9][0-9]{{0,4}}(?:[{_SPACE}]?/[{_SPACE}]?|[{_SPACE}{_DASH}]))"
+    rf"[0-9]{{2,8}}(?:[{_SPACE}{_DASH}][0-9]{{2,6}}){{0,4}}(?:[{_DASH}][0-9])?"
+    rf"))(?!{_LETTER}|\+|[./,:{_DASH}][0-9])"
 )
 _FEWEST_DIGITS, _MOST_DIGITS = 9, 15
-_DATE = re.compile(r"0[1-9][ /-](?:0?[1-9]|1[0-2])[ /-](?:19|20)?[0-9]{2}\b")
+_DATE = re.compile(
+    rf"0[1-9][{_SPACE}/{_DASH}](?:0?[1-9]|1[0-2])[{_SPACE}/{_DASH}](?:19|20)?[0-9]{{2}}\b"
+)
 
 
 def _is_address(found: re.Match[str]) -> bool:
@@ -101,7 +138,7 @@ def _iban_end(found: re.Match[str]) -> int:
         if len(compact) == length:
             break
     follows = found.string[end : end + 1]
-    if len(compact) != length or follows.isalnum():
+    if len(compact) != length or (follows.isascii() and follows.isalnum()):
         return found.start()
     number = int("".join(str(int(character, 36)) for character in compact[4:] + compact[:4]))
     return end if number % 97 == 1 else found.start()
@@ -117,12 +154,17 @@ Replace = Callable[[str], tuple[str, int]]
 
 
 def _replacing(
-    pattern: re.Pattern[str], marker: str, end_of: Callable[[re.Match[str]], int]
+    pattern: re.Pattern[str], marker: str, end_of: Callable[[re.Match[str]], int], sign: str = ""
 ) -> Replace:
-    """Return a function that replaces the part of each match up to `end_of`, if it is not empty."""
+    """Return a function that replaces the part of each match up to `end_of`, if it is not empty.
+
+    Every match contains `sign`: most texts do not, and are not searched.
+    """
 
     def replace(text: str) -> tuple[str, int]:
         count = 0
+        if sign not in text:
+            return text, count
 
         def marked(found: re.Match[str]) -> str:
             nonlocal count
@@ -143,7 +185,7 @@ def _if(is_one: Callable[[re.Match[str]], bool]) -> Callable[[re.Match[str]], in
 
 # Punctuation splits words before WordPiece does, so a marker is the same pieces in any context.
 _REPLACED: dict[Redacted, tuple[Replace, ...]] = {
-    "email": (_replacing(_EMAIL, "[EMAIL]", re.Match.end),),
+    "email": (_replacing(_EMAIL, "[EMAIL]", re.Match.end, "@"),),
     "iban": (_replacing(_IBAN, "[IBAN]", _iban_end),),
     "ip": (
         _replacing(_IP4, "[IP]", _if(_is_address)),

@@ -7,17 +7,17 @@ from functools import cached_property
 
 import numpy as np
 
-# Ideographs, kana and the scripts of South-East Asia have no spaces between words.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+from pipeline.corpus.scripts import MARKS, UNSPACED
+
+_HAS_UNSPACED = re.compile(f"[{UNSPACED}]")
+_WORD = re.compile(rf"[{UNSPACED}][{MARKS}]*|[^\s{UNSPACED}]+")
 
 
 class TextView:
     """A text as the quality rules see it.
 
     Words are separated by white space, as in Gopher's rules; a character of a script without spaces
-    is a word.
+    is a word, with the vowels and tones that combine with it.
 
     Attributes:
         text: the text, with LF line ends.

@@ -30,7 +30,7 @@ from pipeline.corpus.readers import (
     read_lines,
     text_sentences,
 )
-from pipeline.corpus.remarks import COMPRESSED, CR_ONLY, NUL_BYTES, UTF16, remarks_from
+from pipeline.corpus.remarks import COMPRESSED, CR_ONLY, NUL_BYTES, UTF16, remarks_from, suspicion
 from pipeline.errors import InputError
 from pipeline.storage.files import match_files
 
@@ -215,6 +215,25 @@ def test_another_encoding() -> None:
         read_document(b"\x81", windows)
     wide = replace(how("prose"), encoding="utf-16")
     assert read_document("Größe".encode("utf-16"), wide)[0] == "Größe"
+
+
+@pytest.mark.parametrize("encoding", ["utf8", "UTF-8", "U8", "utf_8", "utf-8-sig"])
+def test_utf_8_has_many_names(encoding: str) -> None:
+    named = replace(how("lines"), encoding=encoding)
+    assert read_document(b"\xef\xbb\xbfCaf\xc3\xa9", named)[0] == "Café"
+    with pytest.raises(DroppedDocumentError, match=INVALID_UTF8):
+        read_document(b"caf\xe9", named)
+    CorpusConfig(input=("x",), input_format="parquet", encoding=encoding)
+
+
+def test_what_looks_wrong_depends_on_the_encoding() -> None:
+    text = "One.\nTwo.\n"
+    for codec in ("utf-16", "utf-16-le", "utf-32-be"):
+        assert suspicion(text.encode(codec)) in (UTF16, NUL_BYTES)
+        assert suspicion(text.encode(codec), codec) is None
+        assert suspicion("One.\rTwo.\r".encode(codec), codec) == CR_ONLY
+    assert suspicion(text.encode("utf-16-le"), "latin-1") == NUL_BYTES
+    assert suspicion(b"\x1f\x8b\x08\0", "utf-16-le") == COMPRESSED
 
 
 @pytest.mark.parametrize(

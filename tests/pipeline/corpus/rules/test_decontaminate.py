@@ -1,11 +1,16 @@
 """Decontamination: documents that share a run of words with an evaluation file."""
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from pipeline.corpus.rules import decontaminate
 from pipeline.corpus.rules.decontaminate import Decontaminate, evaluation_files, run_keys
@@ -61,6 +66,85 @@ def test_a_run_between_two_parts_of_a_long_text(
     for before in range(45):
         text = " ".join(["other"] * before + WORDS[3:16] + ["other"] * 9)
         assert outcome(rule, text) == Rejection("contaminated", " ".join(WORDS[3:16]))
+
+
+def runs_of(path: Path) -> list[int]:
+    return Decontaminate(evaluation_files([str(path)]))._runs.tolist()
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.tsv.bz2", "a.txt.xz"])
+def test_compressed_files(name: str, tmp_path: Path) -> None:
+    text = " ".join(WORDS).encode()
+    compress = {
+        ".gz": gzip.compress,
+        ".zst": zstandard.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+    }[Path(name).suffix]
+    path = tmp_path / name
+    path.write_bytes(compress(text))
+    assert runs_of(path) == sorted(run_keys(WORDS).tolist())
+    path.write_bytes(compress(text)[:-9])
+    with pytest.raises(InputError, match=rf"^`decontaminate` .*{name}: ends in the middle"):
+        evaluation_files([str(path)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([{"text": " ".join(WORDS)}]),
+        json.dumps({"data": [{"context": " ".join(WORDS)}]}, indent=1),
+        json.dumps([" ".join(WORDS)]) + "\n" + json.dumps([1]),
+        "\ufeff" + json.dumps({"text": " ".join(WORDS)}),
+        "  " + json.dumps({"text": " ".join(WORDS)}),
+        " ".join(WORDS),
+        json.dumps({"text": "\n".join(WORDS)}).replace("o", "\\u006f"),
+    ],
+)
+def test_forms_of_json(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "eval.json"
+    path.write_text(text, "utf-8")
+    assert runs_of(path) == sorted(run_keys(WORDS).tolist())
+
+
+def test_a_cell_of_csv_may_have_line_breaks(tmp_path: Path) -> None:
+    path = tmp_path / "eval.csv"
+    cell = "\n".join(WORDS)
+    path.write_text(f'text,label\n"{cell}",1\n')
+    assert runs_of(path) == sorted(run_keys(WORDS).tolist())
+    path.write_text(f'text,label\n"{" ".join(WORDS)},1\n')  # no end of the quotation: a line
+    assert len(runs_of(path)) == len(WORDS) + 1 - 12
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (" ".join(WORDS).encode("utf-16"), "UTF-16 or UTF-32"),
+        (gzip.compress(" ".join(WORDS).encode()), "compressed, but its name"),
+        (" ".join(["café", *WORDS]).encode("latin-1"), r"not in UTF-8 \(byte 3\)"),
+        (b"PAR1\0\0", "NUL bytes"),
+    ],
+)
+def test_files_that_are_no_text_are_refused(data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "eval.txt").write_bytes(data)
+    with pytest.raises(InputError, match=rf"^`decontaminate` .*eval\.txt: .*{message}"):
+        evaluation_files([str(tmp_path / "eval.txt")])
+
+
+def test_accents_may_be_characters_of_their_own(tmp_path: Path) -> None:
+    words = [f"caf\u00e9{number}" for number in range(13)]
+    (tmp_path / "eval.txt").write_text(" ".join(words), "utf-8")
+    rule = Decontaminate(evaluation_files([str(tmp_path / "eval.txt")]))
+    assert isinstance(outcome(rule, unicodedata.normalize("NFD", " ".join(words))), Rejection)
+
+
+def test_a_character_without_spaces_is_a_word(tmp_path: Path) -> None:
+    sentence = "小河里的水慢慢流过村子孩子们在桥边放风筝"
+    (tmp_path / "eval.txt").write_text(f"{sentence}。", "utf-8")
+    rule = Decontaminate(evaluation_files([str(tmp_path / "eval.txt")]))
+    found = outcome(rule, f"他说，{sentence[2:8]}，{sentence[8:15]}！")
+    assert found == Rejection("contaminated", " ".join(sentence[2:15]))
+    assert isinstance(outcome(rule, f"他说，{sentence[2:14]}！"), TextDocument)
 
 
 def test_work_grows_with_the_length(rule: Decontaminate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,8 @@ def test_repetition_takes_work_that_grows_with_the_length(monkeypatch: pytest.Mo
         ("The owl's tree.", ["The", "owl's", "tree."]),
         ("春天来了。 Spring", ["春", "天", "来", "了", "。", "Spring"]),
         ("日本はBERTが好き", ["日", "本", "は", "BERT", "が", "好", "き"]),
+        ("ที่นี่ abc", ["ที่", "นี่", "abc"]),  # vowels and tones belong to their consonants
+        ("မြို့။", ["မြို့", "။"]),
         (" \n", []),
     ],
 )
@@ -158,6 +160,45 @@ def test_words_without_spaces() -> None:
     assert isinstance(outcome("gopher", CHINESE, "zh"), TextDocument)
     assert isinstance(outcome("c4", CHINESE, "zh"), Rejection)  # three sentences
     assert isinstance(outcome("c4", CHINESE * 3, "zh"), TextDocument)
+
+
+# The beginnings of the articles on each country in its own Wikipedia.
+UNSPACED = {
+    "th": "ประเทศไทยเป็นประเทศที่ตั้งอยู่ในภูมิภาคเอเชียตะวันออกเฉียงใต้ มีพรมแดนทางทิศตะวันออกติดกับประเทศลาว"
+    "และกัมพูชา ทิศใต้เป็นแดนต่อแดนประเทศมาเลเซียและอ่าวไทย ทิศตะวันตกติดกับทะเลอันดามันและประเทศพม่า",
+    "my": "မြန်မာနိုင်ငံသည် အရှေ့တောင်အာရှတွင် တည်ရှိသော နိုင်ငံတစ်နိုင်ငံဖြစ်သည်။ ကုန်းမြေအားဖြင့် "
+    "ဒုတိယအကျယ်ဆုံးသော နိုင်ငံဖြစ်သည်။ နေပြည်တော်သည် မြို့တော်ဖြစ်သည်။",
+    "km": "ប្រទេសកម្ពុជា ជាប្រទេសមួយដែលស្ថិតនៅក្នុងតំបន់អាស៊ីអាគ្នេយ៍។ ភ្នំពេញគឺជារាជធានីនិងជាទីក្រុងធំជាងគេ។",
+    "lo": "ປະເທດລາວ ຕັ້ງຢູ່ໃຈກາງຂອງແຫຼມອິນດູຈີນ ເປັນປະເທດທີ່ບໍ່ມີທາງອອກສູ່ທະເລ ທິດເໜືອຕິດກັບປະເທດຈີນ "
+    "ທິດໃຕ້ຕິດກັບປະເທດກຳປູເຈຍ",
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_vowels_and_tones_are_no_words(language: str) -> None:
+    """Unicode counts them as marks, not as letters: they would be words without a letter."""
+    text = UNSPACED[language]
+    assert MEASURES["alphabetic_word_rate"](TextView(text)) > 0.9
+    assert not {"mean_word_length", "stop_word_count"} & {
+        *read_quality("gopher").of_language(language)
+    }
+    assert isinstance(outcome("fineweb", text, language), TextDocument)
+
+
+def test_sentences_end_with_the_marks_of_their_language() -> None:
+    hindi = "भारत एक बड़ा देश है। दिल्ली भारत की राजधानी है। यह बहुत पुराना शहर है।"
+    assert isinstance(outcome("c4", "\n".join([hindi, hindi]), "hi"), TextDocument)
+    assert isinstance(outcome("c4", UNSPACED["th"], "th"), TextDocument)
+    assert isinstance(outcome("c4", UNSPACED["km"], "km"), TextDocument)
+
+
+def test_phrases_are_found_in_any_case(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text('rules: {lines: {phrases: ["Cookie Policy"]}}')
+    for line in ("Our cookie policy.", "Our COOKIE POLICY.", "Our Cookie Policy."):
+        found = outcome(str(file), f"{line}\nText.")
+        assert isinstance(found, TextDocument)
+        assert found.text == "Text."
 
 
 def test_removed_lines_and_citations_are_counted() -> None:

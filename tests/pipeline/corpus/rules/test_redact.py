@@ -16,13 +16,17 @@ PRIVATE: dict[str, list[str]] = {
     "email": [
         "anna.smith@example.com", "o'brien+news@mail.example.co.uk", "jürgen@müller.de",
         "a@b.io", "first_last-9@sub-domain.example.museum", "USER%X@EXAMPLE.ORG",
+        "ju\u0308rgen@mu\u0308ller.de", "anna@163.com", "anna@xn--mller-kva.xn--p1ai",
+        "संपर्क@डाटामेल.भारत", "почта@пример.рф",
     ],
     "phone": [
         "+44 20 7946 0958", "+1 (212) 555-0123", "+49 (0)30 1234567", "0049 171 2345678",
         "+33 1 23 45 67 89", "+81-3-1234-5678", "+4915112345678", "(212) 555-0123",
         "212-555-0123", "212.555.0123", "1-800-555-0199", "020 7946 0958", "030/1234567",
         "0171 2345678", "(030) 1234567", "01 23 45 67 89", "+86 138 0013 8000",
-        "089-12345-67",
+        "089-12345-67", "+49 89 1234567-0", "030/1234567-0", "089 / 12 34 56 78", "01.42.68.53.00",
+        "+33\u00a01\u00a042\u00a068\u00a053\u00a000", "+33\u202f1 42 68 53 00", "8 (495) 123-45-67",
+        "(212)\u00a0555\u20110123", "212-555-0123x12", "+55 (11) 91234-5678", "+972-50-123-4567",
     ],
     "ip": [
         "93.184.216.34", "8.8.8.200", "2001:4860:4860::8888", "2a00:1450:4001:81b::200e",
@@ -32,7 +36,7 @@ PRIVATE: dict[str, list[str]] = {
         "DE89370400440532013000", "DE89 3704 0044 0532 0130 00", "GB29 NWBK 6016 1331 9268 19",
         "FR14 2004 1010 0505 0001 3M02 606", "NO93 8601 1117 947",
         "MT84MALT011000012345MTLCAST001S", "CH93 0076 2011 6238 5295 7",
-        "PL61109010140000071219812874",
+        "PL61109010140000071219812874", "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000",
     ],
 }  # fmt: skip
 
@@ -56,15 +60,44 @@ def redacted(text: str, *kinds: Any) -> TextDocument:
     return Redact(kinds or ALL)(TextDocument(text, "en"))
 
 
+AROUND = [
+    *(
+        "{}",
+        "Write to {}.",
+        "({}), or",
+        "x: {}\nNext",
+        "<{}>",
+        "“{}”",
+        "Now {}: no answer",
+        "{}- or",
+    ),
+    # No space separates an address from the words around it.
+    *("联系{}请回复", "電話は{}まで", "โทร{}ครับ"),
+]
+
+
 @pytest.mark.parametrize(("kind", "text"), [(k, t) for k, texts in PRIVATE.items() for t in texts])
-@pytest.mark.parametrize(
-    "around", ["{}", "Write to {}.", "({}), or", "x: {}\nNext", "<{}>", "“{}”"]
-)
-def test_private_data_is_replaced_as_a_whole(kind: str, text: str, around: str) -> None:
+def test_private_data_is_replaced_as_a_whole(kind: str, text: str) -> None:
     marker = f"[{kind.upper()}]"
-    found = redacted(around.format(text))
-    assert found.text == around.format(marker)
-    assert found.changes == {f"redacted_{kind}": 1}
+    for around in AROUND:
+        found = redacted(around.format(text))
+        assert found.text == around.format(marker)
+        assert found.changes == {f"redacted_{kind}": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("_anna@example.com_", "[EMAIL]_"),
+        ("anna@example.com으로 보내세요", "[EMAIL]으로 보내세요"),
+        ("用户@例子.公司", "[EMAIL]"),
+        ("Tel.+49 30 1234567", "Tel.[PHONE]"),
+        ("93.184.216.34-93.184.216.99", "[IP]-[IP]"),
+        ("图icon@2x.png图", "图icon@2x.png图"),
+    ],
+)
+def test_what_stands_directly_next_to_it_stays(text: str, expected: str) -> None:
+    assert redacted(text).text == expected
 
 
 @pytest.mark.parametrize("text", HARMLESS)
