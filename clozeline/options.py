@@ -274,11 +274,15 @@ def settings_from_yaml(
     del known["config"]
     flags: list[str] = []
     positional: dict[str, Any] = {}
+    seen: set[str] = set()
     for key, value in _read_mapping(path, given_as).items():
         name = str(key).replace("-", "_")
         if name not in known:
             unknown = f"unknown option {reprlib.repr(key)}"
             raise InputError(f"`{given_as}` {path}: {unknown}{did_you_mean(name, known)}")
+        if name in seen:
+            raise InputError(f"`{given_as}` {path}: option {key!r} stands there twice")
+        seen.add(name)
         if value is None is defaults[known[name]]:
             continue  # `option:` without a value means the default
         try:

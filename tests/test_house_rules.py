@@ -56,7 +56,6 @@ TESTED_THROUGH_OTHERS = {
     "pipeline.corpus.rules.settings": "pipeline/corpus/test_cleaning.py",
     "pipeline.jobs.rejections": "pipeline/jobs/test_rejections.py",
     "pipeline.rejections": "pipeline/jobs/test_rejections.py",
-    "pipeline.storage.yaml_files": "clozeline/test_options.py",
     "serving.server.grpc_admission": "serving/server/test_hostile_clients.py",
 }
 """Modules that no test names, and the test that fails if they are wrong."""

@@ -1,6 +1,7 @@
 """A folder of rejected documents: JSON Lines, and `rejections.json`, which counts them."""
 
-import json
+import dataclasses
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -56,10 +57,13 @@ class RejectionSummary:
         fields = from_json(text)
         if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
             raise ValueError(f"not a {FORMAT} file")
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+        if {*fields} != {each.name for each in dataclasses.fields(cls)}:
+            raise ValueError(f"has the fields {', '.join(fields)}")
+        for name in ("rejected_documents", "files"):
+            counts = fields[name]
+            if not isinstance(counts, dict) or not all(type(n) is int for n in counts.values()):
+                raise ValueError(f"{name} are no counts by name")
+        return cls(**fields)
 
 
 def check_no_rejections(folder: str, *, overwrite: bool) -> None:
@@ -149,9 +153,26 @@ def read_rejections(folder: str) -> Iterator[dict[str, Any]]:
         try:
             with open_to_read(joined(folder, name)) as file:
                 for line in file:
-                    yield json.loads(line)
+                    yield _rejection(line)
                     count += 1
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise InputError(f"{joined(folder, name)}: missing or damaged") from error
         if count != lines:
             raise InputError(f"{joined(folder, name)}: {count:,} lines; {SUMMARY} says {lines:,}")
+
+
+def _rejection(line: bytes) -> dict[str, Any]:
+    """Return a rejected document.
+
+    Raises:
+        ValueError, LookupError, TypeError, OverflowError: the line has other fields or types.
+    """
+    document: dict[str, Any] = from_json(line)
+    value, threshold = document["value"], document["threshold"]
+    if not isinstance(document["rule"], str) or not isinstance(document["excerpt"], str):
+        raise TypeError("the rule and the excerpt are texts")
+    if not (value is None or isinstance(value, str) or math.isfinite(value)):
+        raise ValueError("the value is no number")
+    if not (threshold is None or math.isfinite(threshold)) or "id" not in document:
+        raise ValueError("the threshold is no number, or the id is missing")
+    return document

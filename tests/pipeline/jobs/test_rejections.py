@@ -174,3 +174,39 @@ def test_a_file_of_the_user_is_not_replaced(
     assert preprocess(corpus, vocab_path, tmp_path / "ds", "--overwrite") == 2
     assert "contains rejected-by-hand.txt, which no job listed" in capsys.readouterr().err
     assert mine.read_text() == "mine"
+
+
+LINE: dict[str, Any] = {"id": "a", "rule": "x", "value": 1, "threshold": 2, "excerpt": "e"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("[1]", "5", "{}", "[" * 100_000, "\udcff"),
+        *(json.dumps(LINE | {"value": wrong}) for wrong in ([1], 10**400, float("inf"))),
+        *(json.dumps(LINE | {"threshold": wrong}) for wrong in ([1], "a")),
+        *(json.dumps(LINE | {"rule": wrong}) for wrong in (5, None)),
+        json.dumps(LINE | {"excerpt": 5}),
+        json.dumps({key: LINE[key] for key in LINE if key != "id"}),
+    ],
+)
+def test_a_damaged_line_is_one_line(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rejected-0.jsonl").write_text(f"{line}\n", "utf-8", "surrogateescape")
+    summary = RejectionSummary(True, {"x": 1}, {"rejected-0.jsonl": 1})
+    (tmp_path / SUMMARY).write_text(summary.to_json())
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "rejected-0.jsonl: missing or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"files": ["a"]}, {"files": {"a": "1"}}, {"rejected_documents": 5}, {"more": 1}]
+)
+def test_a_damaged_summary_is_one_line(
+    wrong: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = json.loads(RejectionSummary(True, {}, {}).to_json())
+    (tmp_path / SUMMARY).write_text(json.dumps(summary | wrong))
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert f"{SUMMARY}: damaged: " in capsys.readouterr().err
