@@ -149,11 +149,11 @@ def _by_id(folder: Path, queries: list[str], best: BestDocuments) -> dict[str, d
     # A corpus has millions of ids, of which the best documents need few.
     wanted = set(np.unique(best.places[np.isfinite(best.scores)]).tolist())
     names = {place: name for place, (name, _) in enumerate(read_corpus(folder)) if place in wanted}
-    return {
-        query: {
-            names[place]: float(score)
-            for place, score in zip(places.tolist(), scores, strict=True)
-            if np.isfinite(score)
-        }
-        for query, places, scores in zip(queries, best.places, best.scores, strict=True)
-    }
+    found: dict[str, dict[str, float]] = {}
+    for query, places, scores in zip(queries, best.places, best.scores, strict=True):
+        of_query = found.setdefault(query, {})
+        for place, score in zip(places.tolist(), scores.tolist(), strict=True):
+            if np.isfinite(score):
+                # The best of two texts with the same id, as their order here is arbitrary.
+                of_query[names[place]] = max(score, of_query.get(names[place], score))
+    return found

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from model.training.sums import Batch, Sums
 
 
+RELEVANT = frozenset(
+    {"entailment", "entails", "relevant", "related", "positive", "true", "yes", "match"}
+    | {"duplicate", "is_duplicate", "paraphrase", "equivalent", "similar", "same"}
+)
+"""Names of the class of pairs that belong together, in lower case."""
+
+
 class Classification(TextKind):
     """The kinds `single` (one text) and `pair` (two texts)."""
 
@@ -191,9 +198,9 @@ class Classification(TextKind):
             served.PROBABILITIES: probabilities,
         }
 
-    def relevance(self, answers: "Tensors | Arrays") -> Any:
-        """Return the probability of the last class."""
-        return answers[served.PROBABILITIES][..., -1]
+    def relevance(self, task: Task, answers: "Tensors | Arrays") -> Any:
+        """Return the probability of the relevant class."""
+        return answers[served.PROBABILITIES][..., relevant_class(task.labels)]
 
     def golden_answers(self, task: Task, logits: np.ndarray) -> Arrays:
         """Return the classes and their probabilities."""
@@ -222,6 +229,15 @@ class Classification(TextKind):
     def name_for_pairs(self) -> str:
         """Name of the corresponding kind with two texts per example."""
         return PAIR.name
+
+
+def relevant_class(labels: Sequence[str]) -> int:
+    """Return the index of the class of texts that belong together: by its name, or the last one.
+
+    In RTE and QNLI it is the first class, "entailment", in MRPC and QQP the last one, "1".
+    """
+    named = [index for index, label in enumerate(labels) if label.lower() in RELEVANT]
+    return named[0] if len(named) == 1 else len(labels) - 1
 
 
 SINGLE = Classification("single", takes_pairs=False)

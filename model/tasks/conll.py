@@ -18,6 +18,12 @@ _ID = re.compile(r"\d+")
 _NO_WORD_ID = re.compile(r"\d+[-.]\d+")
 _NUMBER = re.compile(r"[-+]?\d+(?:[-.,]\d+)?")
 _SCHEME_TAG = re.compile(r"O|[BIESLUMW][-_].+")
+_WORD_NAMES = frozenset({"word", "words", "token", "tokens", "form"})
+_TAG_NAMES = frozenset(
+    {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "entity", "pos", "upos"}
+)
+"""Names of columns in a first line that names them, in lower case."""
+
 _BRACKETS = re.compile(r"(?:\(([^()*]+))?(\*?)(\)?)")
 
 CONLL_U = 10
@@ -85,6 +91,8 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
     """
     with path.open(encoding="utf-8-sig") as file:
         lines = [_split(number, line) for number, line in enumerate(file, start=1)]
+    lines, named_word, named_tag = _without_header(lines)
+    word, tag = word or named_word, tag or named_tag
     # CoNLL-2012 has a varying number of columns at the end, so it is recognized by this line.
     is_2012 = any(line.cells[:2] == ["#begin", "document"] for line in lines)
     blocks = [
@@ -118,6 +126,20 @@ def _split(number: int, line: str) -> _Line:
     # only without tabs.
     cells = line.rstrip("\r\n").split("\t") if "\t" in line else _GAP.split(stripped)
     return _Line(number, [cell.strip(_SPACES) for cell in cells], "\t" in line)
+
+
+def _without_header(lines: list[_Line]) -> tuple[list[_Line], int | None, int | None]:
+    """Return the lines without one that names the columns, and the columns that it names.
+
+    Its last name is that of the tags, which no line has for a tag.
+    """
+    first = next((line for line in lines if _is_data(line) and not line.may_be_comment), None)
+    names = [cell.lower() for cell in first.cells] if first else []
+    words = [number for number, name in enumerate(names, start=1) if name in _WORD_NAMES]
+    if not words or names[-1] not in _TAG_NAMES:
+        return lines, None, None
+    rest = [line for line in lines if line is not first]
+    return rest, words[0], len(names)
 
 
 def _is_data(line: _Line) -> bool:

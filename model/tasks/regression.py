@@ -147,8 +147,9 @@ class Regression(TextKind):
         del task, read
         return {served.SCORE: logits[:, 0]}
 
-    def relevance(self, answers: "Tensors | Arrays") -> Any:
+    def relevance(self, task: Task, answers: "Tensors | Arrays") -> Any:
         """Return the number."""
+        del task
         return answers[served.SCORE]
 
     def golden_answers(self, task: Task, logits: np.ndarray) -> Arrays:

@@ -27,6 +27,9 @@ CUT = 10
 
 RECALL_CUTS = (1, 10, 100)
 
+MOST_RELEVANT = 1 << 31
+"""Largest relevance of a document."""
+
 DEEPEST = 1000
 """Number of documents that are ranked for a query; BEIR and trec_eval use the same."""
 
@@ -120,24 +123,44 @@ def _qrels_file(folder: Path, split: str | None) -> Path:
 
 def _read_grades(path: Path) -> dict[str, dict[str, int]]:
     grades: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    with _reading(path).open(encoding="utf-8", newline="") as file:
+    with _reading(path).open(encoding="utf-8-sig", newline="") as file:
         # Ids may contain quotation marks.
         rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        for row in rows:
+        for row in _rows(path, rows):
             # BEIR's files have a header; files without one are read, too.
-            if rows.line_num == 1 and row[-1:] == ["score"]:
+            if not any(row) or (rows.line_num == 1 and row[-1:] == ["score"]):
                 continue
+            where = f"{path}: line {rows.line_num}"
             try:
-                query, document, grade = row
-                grades[query][document] = int(grade)
-            except ValueError:
+                query, document, grade = row[0], row[1], int(row[2])
+                is_row = len(row) == 3 and abs(grade) <= MOST_RELEVANT
+            except (ValueError, IndexError):
+                is_row = False
+            if not is_row:
                 raise InputError(
-                    f"{path}: line {rows.line_num}: expected query-id, corpus-id and a whole "
-                    f"number, separated by tabs; got {row!r:.80}"
-                ) from None
+                    f"{where}: expected query-id, corpus-id and a whole number, separated by tabs; "
+                    f"got {row!r:.80}"
+                )
+            if grades[query].setdefault(document, grade) != grade:
+                raise InputError(
+                    f"{where}: {document!r:.60} is judged twice for {query!r:.60}, with "
+                    f"{grades[query][document]} and {grade}; remove one"
+                )
     if not grades:
         raise InputError(f"{path}: contains no judgements")
     return dict(grades)
+
+
+def _rows(path: Path, reader: Any) -> Iterator[list[str]]:
+    """Yield the rows of a table of judgements.
+
+    Raises:
+        InputError: the file is not in UTF-8, or a cell is too long.
+    """
+    try:
+        yield from reader
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: after line {reader.line_num}: {error}") from error
 
 
 def read_corpus(folder: Path) -> Iterator[tuple[str, str]]:
@@ -161,7 +184,7 @@ def count_documents(folder: Path) -> int:
 
 def _records(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the id and the text of each line of a JSON Lines file."""
-    with _reading(path).open(encoding="utf-8") as file:
+    with _reading(path).open(encoding="utf-8-sig") as file:
         lines = enumerate(file, start=1)
         try:
             for number, line in lines:

@@ -762,7 +762,8 @@ def answer_scores(answer: str, expected: Sequence[str]) -> tuple[float, float]:
         answer: answer of the model; "" = no answer.
         expected: correct answers; empty = the question has no answer.
     """
-    correct = [normalized_answer(text) for text in expected] or [""]
+    # Without those of articles and punctuation alone, as in SQuAD 2.0's evaluation script.
+    correct = [text for text in map(normalized_answer, expected) if text] or [""]
     answer = normalized_answer(answer)
     exact = float(answer in correct)
     return exact, max(_word_f1(answer, text) for text in correct)

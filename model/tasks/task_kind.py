@@ -579,10 +579,11 @@ class TaskKind(ABC, Generic[E]):
             read: the texts, for signatures that read windows.
         """
 
-    def relevance(self, answers: "Tensors | Arrays") -> Any:
+    def relevance(self, task: Task, answers: "Tensors | Arrays") -> Any:
         """Return what passages are ranked by, for kinds with `ranks_passages`.
 
         Args:
+            task: task of the model.
             answers: outputs of the serving signature by name, of a batch or of one pair.
 
         Returns:

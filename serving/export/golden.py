@@ -142,7 +142,7 @@ class Reference:
         rows = []
         for query, of_query in zip(TEXTS, passages, strict=False):
             answers = [self._of_task(task, (query, passage)) for passage in of_query]
-            scores = [kind.relevance(answer) for answer in answers]
+            scores = [kind.relevance(task, answer) for answer in answers]
             truncated = any(answer[served.TRUNCATED] for answer in answers)
             rows.append({served.SCORES: np.array(scores), served.TRUNCATED: np.array(truncated)})
         inputs = {

@@ -272,8 +272,9 @@ class TextModel(tf.Module):
             # As plain pairs, so that one batch runs all passages of all queries.
             queries = tf.repeat(text, count)
         answers = self.task_answers_pair(queries, tf.reshape(passages, [-1]))
-        assert self._run.task is not None
-        relevance = self._run.task.definition.relevance(answers)
+        task = self._run.task
+        assert task is not None
+        relevance = task.definition.relevance(task, answers)
         scores = tf.reshape(relevance, tf.shape(passages))
         truncated = tf.reshape(answers[served.TRUNCATED], tf.shape(passages))
         return {

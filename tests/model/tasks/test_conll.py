@@ -117,3 +117,26 @@ def test_lines(tmp_path: Path) -> None:
 def test_refused_files(tmp_path: Path, text: str, columns: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path / "a", text, *columns)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Word Tag\nAda B-PER\nleft O\n",
+        "token\tpos\tner_tags\nAda\tNNP\tB-PER\nleft\tVBD\tO\n",
+        "ID FORM NER\n\n1 Ada B-PER\n2 left O\n",
+        "# a comment\nTokens Labels\n\nAda B-PER\nleft O\n",
+        "Label Word POS NER\nx Ada NNP B-PER\nx left VBD O\n",
+    ],
+)
+def test_a_line_that_names_the_columns_is_no_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text(text)
+    (sentence,) = read_conll(tmp_path / "a.conll")
+    assert (sentence.words, sentence.tags) == (["Ada", "left"], ["B-PER", "O"])
+
+
+@pytest.mark.parametrize("text", ["Word NN\nTag NN\n", "Token B-X\nlabel O\n"])
+def test_words_that_name_columns_are_words(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text(text)
+    (sentence,) = read_conll(tmp_path / "a.conll")
+    assert len(sentence.words) == 2

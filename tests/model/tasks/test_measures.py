@@ -9,7 +9,7 @@ import pytest
 
 from clozeline.show.evaluation import print_worst
 from model.evaluate import worst
-from model.tasks.classification import class_measures
+from model.tasks.classification import class_measures, relevant_class
 from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation
 from model.tasks.regression import number_measures
@@ -64,6 +64,9 @@ def test_answers_as_squads_script_counts_them() -> None:
     found = ["the Eiffel Tower", "in Paris", "", "cat", ""]
     expected = [["Eiffel Tower"], ["Paris", "Paris, France"], [], [], ["dog"]]
     measured = answer_measures(found, expected)
+    # SQuAD 2.0's script leaves out answers that are articles and punctuation alone.
+    assert answer_measures([""], [["The", "Rome"]]) == {"span_f1": 0, "exact_match": 0}
+    assert answer_measures([""], [["The"]]) == {"span_f1": 1, "exact_match": 1}
     assert measured == pytest.approx({"exact_match": 2 / 5, "span_f1": (1 + 2 / 3 + 1 + 0 + 0) / 5})
 
 
@@ -129,3 +132,20 @@ def test_right_answers_are_not_shown_as_wrong(capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     assert "wrong" in said
     assert "right" not in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "relevant"),
+    [
+        (("entailment", "not_entailment"), 0),
+        (("contradiction", "entailment", "neutral"), 1),
+        (("0", "1"), 1),
+        (("False", "True"), 1),
+        (("Yes", "No"), 0),
+        (("LABEL_0", "LABEL_1"), 1),
+        (("1", "2", "3", "4"), 3),
+        (("relevant", "same", "other"), 2),  # two names: the last class
+    ],
+)
+def test_the_class_that_passages_are_ranked_by(labels: tuple[str, ...], relevant: int) -> None:
+    assert relevant_class(labels) == relevant

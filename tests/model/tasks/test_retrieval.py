@@ -88,6 +88,14 @@ def test_the_files_of_a_collection(tmp_path: Path) -> None:
     assert topics.unknown == 1
 
 
+def test_marks_and_blank_lines_are_no_records(tmp_path: Path) -> None:
+    """Editors write byte-order marks, and blank lines; a judgement may stand there twice."""
+    rows = "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td2\t2\r\n\r\nq1\td2\t2\r\nq1\td1\t-1\r\n\n"
+    record = '\ufeff{"_id": "q1", "text": "who"}\r\n\r\n'
+    folder = collection(tmp_path, **{"qrels/test.tsv": rows, "queries.jsonl": record})
+    assert read_topics(folder, None).grades == {"q1": {"d2": 2, "d1": -1}}
+
+
 @pytest.mark.parametrize(
     ("files", "split", "message"),
     [
@@ -96,6 +104,9 @@ def test_the_files_of_a_collection(tmp_path: Path) -> None:
         ({"qrels/test.tsv": "q1 0 d1 1\n"}, None, "test.tsv: line 1: expected query-id, corpus-id"),
         ({"qrels/test.tsv": "q7\td1\t1\n"}, None, "none of its query ids is in .*queries.jsonl"),
         ({"qrels/test.tsv": ""}, None, "test.tsv: contains no judgements"),
+        ({"qrels/test.tsv": "q1\td1\t1" + "0" * 400}, None, "test.tsv: line 1: expected query-id"),
+        ({"qrels/test.tsv": "q1\td1\t1\t2\n"}, None, "test.tsv: line 1: expected query-id"),
+        ({"qrels/test.tsv": "q1\td\t1\nq1\td\t0\n"}, None, "line 2: 'd' is judged twice for 'q1'"),
         ({"queries.jsonl": "{"}, None, "queries.jsonl: line 1: expected an object"),
         ({"queries.jsonl": '{"_id": 3, "text": "a"}'}, None, "line 1: _id 3 is not a string"),
         ({"queries.jsonl": '{"_id": "q1"}'}, None, "line 1: expected an object with strings _id"),
