@@ -23,6 +23,9 @@ _MAGIC = (
     b"\xfd7zXZ\x00",  # xz
     b"\x28\xb5\x2f\xfd",  # zstd
     b"PK\x03\x04",  # zip
+    b"\x04\x22\x4d\x18",  # lz4
+    b"7z\xbc\xaf\x27\x1c",
+    b"\x1f\x9d",  # compress (.Z)
 )
 """Magic numbers of compressed files."""
 
@@ -33,8 +36,8 @@ _MEANINGS = {
     "convert with: iconv -f UTF-16LE -t UTF-8 OLD > NEW",
     CR_ONLY: "has carriage returns alone as line ends (old Mac OS), so it is read as one line; "
     "convert with: tr '\\r' '\\n' < OLD > NEW",
-    COMPRESSED: "compressed, but its name does not end in .gz, .bz2, .xz or .zst; rename it, and "
-    "unpack zip archives",
+    COMPRESSED: "compressed, but its name does not end in .gz, .bz2, .xz or .zst; rename it, or "
+    "unpack it if it is of another kind",
 }
 
 
