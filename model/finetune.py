@@ -29,7 +29,7 @@ from model.start import (
 )
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
-from model.tasks.encoding import Encoder
+from model.tasks.encoder import Encoder
 from model.tasks.example_files import read_examples
 from model.tasks.examples import Examples
 from model.tasks.objective import Tuning
@@ -38,7 +38,7 @@ from model.tasks.task_kind import InitialModel, Task, kind_named
 from model.teacher import CACHE, Teacher, open_teacher
 from model.training.checkpoints import Best
 from model.training.config import Precision, TuningConfig
-from model.training.evaluations import Evaluations
+from model.training.evaluation_schedule import Evaluations
 from model.training.loop import Trainer
 from model.training.precision import fastest
 from model.training.session import Measured, Phase, Session

@@ -31,7 +31,7 @@ from model.start import (
 )
 from model.tasks.kinds import heads
 from model.training.config import Initialization, Precision, RelationsConfig, TrainingConfig
-from model.training.evaluations import Evaluations
+from model.training.evaluation_schedule import Evaluations
 from model.training.input import (
     corrupt_files_named,
     eval_batches,

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
-from model.tasks.encoding import Encoder
+from model.tasks.encoder import Encoder
 from model.tasks.evaluation import Evaluation
 from model.tasks.predict import predict
 from model.tasks.retrieval import (

@@ -24,7 +24,7 @@ from model.run_config import (
     read_config,
     short_sha,
 )
-from model.tasks.encoding import Encoder
+from model.tasks.encoder import Encoder
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task
 from model.training.checkpoints import Checkpoints

@@ -14,7 +14,7 @@ from model.bert.network import build_task_model, weights_by_name
 from model.source import Source, open_source
 from model.tasks.batches import Batches
 from model.tasks.encoded import NO_LABEL, Encoded
-from model.tasks.encoding import Encoder
+from model.tasks.encoder import Encoder
 from model.tasks.labels import matching_names
 from model.tasks.predict import predict
 from model.tasks.task_kind import Task

@@ -54,8 +54,8 @@ TESTED_THROUGH_OTHERS = {
     "pipeline.corpus.rules.build": "pipeline/corpus/test_cleaning.py",
     "pipeline.corpus.rules.lines": "pipeline/corpus/test_cleaning.py",
     "pipeline.corpus.rules.settings": "pipeline/corpus/test_cleaning.py",
-    "pipeline.jobs.rejections": "pipeline/jobs/test_rejections.py",
-    "pipeline.rejections": "pipeline/jobs/test_rejections.py",
+    "pipeline.jobs.write_rejections": "pipeline/jobs/test_rejections.py",
+    "pipeline.inspect_rejections": "pipeline/jobs/test_rejections.py",
     "serving.server.grpc_admission": "serving/server/test_hostile_clients.py",
 }
 """Modules that no test names, and the test that fails if they are wrong."""

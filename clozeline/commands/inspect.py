@@ -39,8 +39,8 @@ class Inspect(Command):
 
     def run(self) -> dict[str, Any]:
         """Check, show, and return what was counted."""
+        from pipeline.inspect_rejections import holds_rejections
         from pipeline.manifest import MANIFEST
-        from pipeline.rejections import holds_rejections
 
         # The manifest first, so that a store that does not answer is reported with its name.
         is_dataset = (self.dataset / MANIFEST).exists() or not holds_rejections(self.dataset)
@@ -48,7 +48,7 @@ class Inspect(Command):
 
     def _rejections(self) -> dict[str, Any]:
         from clozeline.show.dataset import rejected_document, rejection_table
-        from pipeline.rejections import inspect_rejections
+        from pipeline.inspect_rejections import inspect_rejections
 
         self.refuse_given("rejected documents have no split", "split")
         rules = inspect_rejections(self.dataset, self.examples)

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from clozeline.show.terminal import table
 from pipeline import schema
+from pipeline.inspect_rejections import RuleRejections
 from pipeline.manifest import Manifest
-from pipeline.rejections import RuleRejections
 from pipeline.schema import IS_NEXT, Pairing
 from pipeline.text.tokenizer import Vocabulary
 

@@ -30,8 +30,8 @@ from pipeline.schema import Arrays, Tensors
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
-    from model.tasks.asked import Asked
-    from model.tasks.encoding import Encoder
+    from model.tasks.encoder import Encoder
+    from model.tasks.reference_model import Asked
     from model.tasks.tables import Columns
     from model.training.sums import Batch, Sums
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from model import served
-from model.tasks.asked import PLACES, farther
 from model.tasks.best_spans import IMPOSSIBLE, MAX_ANSWER_WORDS, best_spans
 from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
 from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
+from model.tasks.reference_model import PLACES, farther
 from model.tasks.tables import Columns, is_unicode
 from model.tasks.task_kind import (
     TABLE_FLAGS,
@@ -38,8 +38,8 @@ from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
-    from model.tasks.asked import Asked
-    from model.tasks.encoding import Encoder
+    from model.tasks.encoder import Encoder
+    from model.tasks.reference_model import Asked
     from model.training.sums import Batch, Sums
 
 MAX_QUESTION_PIECES = 64

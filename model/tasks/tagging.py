@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from model import served
-from model.tasks.asked import PLACES, farther
 from model.tasks.conll import read_conll
 from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation, confusion_matrix, mean_cross_entropy
 from model.tasks.examples import Examples
 from model.tasks.labels import changed_names
+from model.tasks.reference_model import PLACES, farther
 from model.tasks.tables import Columns
 from model.tasks.tag_schemes import Scheme, entities, tag_scheme
 from model.tasks.task_kind import (
@@ -39,8 +39,8 @@ from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from model.explaining.example import Example
-    from model.tasks.asked import Asked
-    from model.tasks.encoding import Encoder
+    from model.tasks.encoder import Encoder
+    from model.tasks.reference_model import Asked
     from model.training.sums import Batch, Sums
 
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from model.explaining.example import Example
-    from model.tasks.asked import Asked
     from model.tasks.encoded import Encoded
-    from model.tasks.encoding import Encoder
+    from model.tasks.encoder import Encoder
     from model.tasks.evaluation import Evaluation
     from model.tasks.examples import Examples
+    from model.tasks.reference_model import Asked
     from model.tasks.tables import Columns
     from model.tasks.windows import ReadTexts
     from model.training.sums import Batch, Sums

@@ -30,8 +30,8 @@ from pipeline.schema import Arrays
 from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
-    from model.tasks.asked import Asked
-    from model.tasks.encoding import Encoder
+    from model.tasks.encoder import Encoder
+    from model.tasks.reference_model import Asked
 
 
 CLASSIFIER_HEAD = ForeignHead("BertForSequenceClassification", "classifier", "", "dense")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from model.training.checkpoints import Checkpoints
-from model.training.evaluations import EarlyStopping, Evaluations, evaluations_since
+from model.training.evaluation_schedule import EarlyStopping, Evaluations, evaluations_since
 from model.training.workers import Workers
 from pipeline.errors import InputError
 

@@ -21,7 +21,7 @@ from pipeline.manifest import Manifest, Shard
 from pipeline.records.shard import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings, shard_files
 from pipeline.storage.files import CLOZELINE, absolute, match_files
 from pipeline.storage.publishing import Finished, check_free, publish
-from pipeline.storage.rejections import (
+from pipeline.storage.rejection_files import (
     RejectionSummary,
     check_no_rejections,
     publish_rejections,

@@ -36,11 +36,11 @@ from pipeline.corpus.units import packed_units, split_units
 from pipeline.jobs.beam_options import is_local, running_pipeline
 from pipeline.jobs.job_report import JobReport, RejectionFile, ShardReport, WrittenShard
 from pipeline.jobs.near_duplicates import BANDS, NearDuplicates, banded, marks
-from pipeline.jobs.rejections import REJECTED, WriteRejections, recorded
 from pipeline.jobs.repeated_units import RemoveRepeats
 from pipeline.jobs.shared_folder import OnSharedStorage
 from pipeline.jobs.shuffle import Group, GroupByShard, Place, count_parts, gathered
 from pipeline.jobs.tally import Tally
+from pipeline.jobs.write_rejections import REJECTED, WriteRejections, recorded
 from pipeline.manifest import Shard, compression_type, shard_file
 from pipeline.records.document import LENGTH, Document
 from pipeline.records.shard import (

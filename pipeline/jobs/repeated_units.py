@@ -15,8 +15,8 @@ import apache_beam as beam
 import numpy as np
 
 from pipeline.corpus.readers import DROPPED
-from pipeline.jobs.rejections import REJECTED, recorded
 from pipeline.jobs.shuffle import Group, GroupByShard, Place, gathered, partitioned, rows_of
+from pipeline.jobs.write_rejections import REJECTED, recorded
 from pipeline.records.deduplication import ROW, first_and_repeated, repeat_marks, unit_rows
 from pipeline.records.document import Document
 from pipeline.records.shard import Settings, ShardMaker, by_shard

@@ -20,7 +20,7 @@ import tensorflow as tf
 from model import served
 from model.bert.network import with_intermediates
 from model.run import Run
-from model.tasks.asked import farther
+from model.tasks.reference_model import farther
 from model.tasks.task_kind import Task
 from pipeline import schema
 from pipeline.schema import IS_NEXT, MASK, Arrays

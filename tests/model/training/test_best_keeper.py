@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from model.training.best_keeper import BestKeeper
 from model.training.checkpoints import Best, Checkpoints
-from model.training.evaluations import Evaluations
+from model.training.evaluation_schedule import Evaluations
 from model.training.workers import Workers
 from pipeline.errors import InputError
 

@@ -7,7 +7,7 @@ import pytest
 
 from clozeline.main import main
 from pipeline.manifest import read_manifest
-from pipeline.storage.rejections import read_rejections
+from pipeline.storage.rejection_files import read_rejections
 from tests.pipeline.jobs.on_engines import contents
 
 GERMAN = "Der Sturm kam in den Hafen, und die Schiffe lagen die ganze Nacht still vor der Stadt."

@@ -9,7 +9,7 @@ import pytest
 
 from clozeline.main import main
 from pipeline.manifest import MANIFEST, read_manifest
-from pipeline.storage.rejections import (
+from pipeline.storage.rejection_files import (
     SUMMARY,
     RejectionSummary,
     publish_rejections,

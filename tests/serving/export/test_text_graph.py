@@ -8,7 +8,7 @@ import pytest
 
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
-from model.tasks.encoding import Encoder
+from model.tasks.encoder import Encoder
 from model.tasks.span import Question, Questions
 from model.tasks.tagging import TAGGING, TaggedSentences
 from model.tasks.task_kind import Task

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
-from model.tasks.encoding import Encoder
+from model.tasks.encoder import Encoder
 from model.tasks.examples import Examples
 from model.tasks.span import Question, Questions, question_room, windows
 from model.tasks.tagging import TaggedSentences

@@ -15,7 +15,7 @@ from pipeline.corpus.cleaning import rejection_line
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.jobs.job_report import RejectionFile
 from pipeline.jobs.shuffle import Group, Place, gathered
-from pipeline.storage.rejections import rejection_file
+from pipeline.storage.rejection_files import rejection_file
 from pipeline.storage.remote_files import joined, open_to_write
 
 REJECTED = "rejected"

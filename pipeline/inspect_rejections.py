@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage.rejections import SUMMARY, read_rejections
+from pipeline.storage.rejection_files import SUMMARY, read_rejections
 from pipeline.storage.remote import path_from
 
 

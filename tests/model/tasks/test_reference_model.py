@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.tasks.asked import PLACES, farther
+from model.tasks.reference_model import PLACES, farther
 
 
 @pytest.mark.parametrize(

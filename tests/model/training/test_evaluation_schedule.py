@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from model.training.evaluations import EarlyStopping, Evaluations, evaluations_since
+from model.training.evaluation_schedule import EarlyStopping, Evaluations, evaluations_since
 
 
 @pytest.mark.parametrize(
