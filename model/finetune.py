@@ -38,7 +38,7 @@ from model.tasks.task_kind import InitialModel, Task, kind_named
 from model.teacher import CACHE, Teacher, open_teacher
 from model.training.checkpoints import Best
 from model.training.config import Precision, TuningConfig
-from model.training.evaluation_schedule import Evaluations
+from model.training.evaluation_schedule import EvaluationSchedule
 from model.training.loop import Trainer
 from model.training.precision import fastest
 from model.training.session import Measured, Phase, Session
@@ -478,7 +478,7 @@ def balanced_weights(labels: Any, classes: int) -> tuple[float, ...]:
     return tuple(weights.tolist())
 
 
-def evaluations_of(config: FinetuneConfig, prepared: Prepared) -> Evaluations:
+def evaluations_of(config: FinetuneConfig, prepared: Prepared) -> EvaluationSchedule:
     """Return the evaluation schedule.
 
     Raises:
@@ -493,7 +493,7 @@ def evaluations_of(config: FinetuneConfig, prepared: Prepared) -> Evaluations:
         raise InputError(f"`metric` {measure}: expected one of {', '.join(measures)}")
     # Once an epoch by default.
     epoch = math.ceil(len(prepared.train) / config.updates.batch_size)
-    return Evaluations(
+    return EvaluationSchedule(
         config.eval_every_steps or epoch,
         measure,
         higher_is_better=kind.is_higher_better(measure),

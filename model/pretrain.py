@@ -31,7 +31,7 @@ from model.start import (
 )
 from model.tasks.kinds import heads
 from model.training.config import Initialization, Precision, RelationsConfig, TrainingConfig
-from model.training.evaluation_schedule import Evaluations
+from model.training.evaluation_schedule import EvaluationSchedule
 from model.training.input import (
     corrupt_files_named,
     eval_batches,
@@ -227,7 +227,7 @@ def train(
         InputError: as `pretrain`.
         KeyboardInterrupt: as `pretrain`.
     """
-    evaluations = Evaluations(config.eval_every_steps)
+    evaluations = EvaluationSchedule(config.eval_every_steps)
     for phase in phases(run.training, datasets):
         # Phases that are finished are skipped; not those of a finished run, whose metrics are
         # returned.

@@ -11,7 +11,7 @@ from pipeline.schema import Arrays
 from pipeline.text.tokenizer import WordUnit
 
 
-class Asked(Protocol):
+class ReferenceModel(Protocol):
     """A trained Python model that computes answers one text at a time, without padding.
 
     Attributes:

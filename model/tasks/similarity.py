@@ -31,7 +31,7 @@ from pipeline.schema import Arrays, Tensors
 if TYPE_CHECKING:
     from model.explaining.example import Example
     from model.tasks.encoder import Encoder
-    from model.tasks.reference_model import Asked
+    from model.tasks.reference_model import ReferenceModel
     from model.tasks.tables import Columns
     from model.training.sums import Batch, Sums
 
@@ -265,10 +265,10 @@ class Similarity(TaskKind[ComparedTexts]):
         del task, read
         return {served.VECTOR: logits}
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
+    def golden_row(self, reference: "ReferenceModel", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the vector of a text, or the cosine of two: what the signatures must answer."""
         settings = _settings(task)
-        rows = [asked.about(settings.prompt + text) for text in texts]
+        rows = [reference.about(settings.prompt + text) for text in texts]
         vectors = [_golden_vector(row[served.SEQUENCE_OUTPUT], settings) for row in rows]
         truncated = np.array(any(row[served.TRUNCATED] for row in rows))
         if len(vectors) == 1:

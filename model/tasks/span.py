@@ -39,7 +39,7 @@ from pipeline.storage.strict_json import JsonObject
 if TYPE_CHECKING:
     from model.explaining.example import Example
     from model.tasks.encoder import Encoder
-    from model.tasks.reference_model import Asked
+    from model.tasks.reference_model import ReferenceModel
     from model.training.sums import Batch, Sums
 
 MAX_QUESTION_PIECES = 64
@@ -367,28 +367,28 @@ class Span(TaskKind[Questions]):
         plural = {_plural(name): values for name, values in places.items()}
         return {served.ANSWERS: answers, served.SCORES: scores, **plural}
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
+    def golden_row(self, reference: "ReferenceModel", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the data to check answers: every run of words, `spans`, and its score.
 
         `spans` are int [N, 2], byte offset of the words and byte offset after their end.
         """
         del task
         question, passage = texts
-        words, starts, limits = asked.words(passage, "bert")
-        pieces = asked.word_pieces(words)
-        asked_pieces = asked.text_pieces(question)
-        first_part = asked_pieces[: question_room(asked.max_seq_length)]
-        room = asked.max_seq_length - 3 - len(first_part)
+        words, starts, limits = reference.words(passage, "bert")
+        pieces = reference.word_pieces(words)
+        asked_pieces = reference.text_pieces(question)
+        first_part = asked_pieces[: question_room(reference.max_seq_length)]
+        room = reference.max_seq_length - 3 - len(first_part)
         ids = [piece for word in pieces for piece in word]
         of_piece = np.repeat(np.arange(len(pieces)), [len(word) for word in pieces])
         by_words: dict[tuple[int, int], float] = {}
         nothing = np.inf
         begins = [0]
-        while begins[-1] + room < len(ids) and len(begins) < asked.max_windows:
+        while begins[-1] + room < len(ids) and len(begins) < reference.max_windows:
             # Written out once more, and not shared with the graph: the gate compares the two.
-            begins.append(begins[-1] + min(asked.doc_stride, room))
+            begins.append(begins[-1] + min(reference.doc_stride, room))
         inputs = [[first_part, ids[begin : begin + room]] for begin in begins]
-        for begin, logits in zip(begins, asked.logits(inputs), strict=True):
+        for begin, logits in zip(begins, reference.logits(inputs), strict=True):
             nothing = min(nothing, float(logits[0].sum()))
             # The logits of the passage alone, without [CLS], question, [SEP] and the last [SEP].
             _add_spans(by_words, logits[len(first_part) + 2 : -1], of_piece[begin : begin + room])

@@ -40,7 +40,7 @@ from pipeline.storage.strict_json import JsonObject
 if TYPE_CHECKING:
     from model.explaining.example import Example
     from model.tasks.encoder import Encoder
-    from model.tasks.reference_model import Asked
+    from model.tasks.reference_model import ReferenceModel
     from model.training.sums import Batch, Sums
 
 
@@ -334,18 +334,18 @@ class Tagging(TaskKind[TaggedSentences]):
             served.PROBABILITIES: tf.pad(probabilities, missing),
         }
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
+    def golden_row(self, reference: "ReferenceModel", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the words; `by_label` has the probabilities of each word that is read."""
         del task
-        words, starts, limits = asked.words(texts[0], "whitespace")
-        pieces = asked.word_pieces(words)
+        words, starts, limits = reference.words(texts[0], "whitespace")
+        pieces = reference.word_pieces(words)
         ids = [piece for word in pieces for piece in word]
         first = np.cumsum([0, *map(len, pieces)])[:-1]
-        room = asked.max_seq_length - 2
+        room = reference.max_seq_length - 2
         begins = [0]
-        while begins[-1] + room < len(ids) and len(begins) < asked.max_windows:
+        while begins[-1] + room < len(ids) and len(begins) < reference.max_windows:
             begins.append(begins[-1] + max(room // 2, 1))
-        logits = asked.logits([[ids[begin : begin + room]] for begin in begins])
+        logits = reference.logits([[ids[begin : begin + room]] for begin in begins])
         of_words = []
         for position in first[first < begins[-1] + room]:
             # How far the piece is from the middle; of two windows, the later one.

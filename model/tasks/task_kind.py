@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from model.tasks.encoder import Encoder
     from model.tasks.evaluation import Evaluation
     from model.tasks.examples import Examples
-    from model.tasks.reference_model import Asked
+    from model.tasks.reference_model import ReferenceModel
     from model.tasks.tables import Columns
     from model.tasks.windows import ReadTexts
     from model.training.sums import Batch, Sums
@@ -591,7 +591,7 @@ class TaskKind(ABC, Generic[E]):
         """
         raise NotImplementedError
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
+    def golden_row(self, reference: "ReferenceModel", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the reference answer to one or two texts, computed by the Python model.
 
         The export gate compares the served model with it, so it must not share code with
@@ -600,7 +600,7 @@ class TaskKind(ABC, Generic[E]):
         Returns:
             Outputs of the signature by name, without padding, and the data for `expected_answer`.
         """
-        row = asked.about(*texts)
+        row = reference.about(*texts)
         return row | self.golden_answers(task, row[served.TASK_LOGITS])
 
     def golden_answers(self, task: Task, logits: "np.ndarray") -> Arrays:

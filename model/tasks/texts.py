@@ -31,7 +31,7 @@ from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from model.tasks.encoder import Encoder
-    from model.tasks.reference_model import Asked
+    from model.tasks.reference_model import ReferenceModel
 
 
 CLASSIFIER_HEAD = ForeignHead("BertForSequenceClassification", "classifier", "", "dense")
@@ -174,22 +174,24 @@ class TextKind(TaskKind[Texts]):
             raise InputError(f"`train` {examples.path}: all of its texts are empty")
         return encoded.chosen(np.flatnonzero(np.isin(encoded.sources, kept)).tolist())
 
-    def golden_row(self, asked: "Asked", task: Task, texts: Sequence[str]) -> Arrays:
+    def golden_row(self, reference: "ReferenceModel", task: Task, texts: Sequence[str]) -> Arrays:
         """Return the answers to a text, of which a part or several windows may be read."""
-        if asked.long == "first":
-            return super().golden_row(asked, task, texts)
-        ids = asked.text_pieces(texts[0])
-        room = asked.max_seq_length - 2
+        if reference.long == "first":
+            return super().golden_row(reference, task, texts)
+        ids = reference.text_pieces(texts[0])
+        room = reference.max_seq_length - 2
         is_long = len(ids) > room
         windows = [ids[:room]]
-        if asked.long == "first-last" and is_long:
+        if reference.long == "first-last" and is_long:
             # Counted by hand, not with `is_first_or_last`, which the graph uses.
             windows = [ids[: room // 4] + ids[len(ids) - room + room // 4 :]]
-        while asked.long == "mean-of-windows" and is_long and len(windows) < asked.max_windows:
+        while (
+            reference.long == "mean-of-windows" and is_long and len(windows) < reference.max_windows
+        ):
             begin = len(windows) * max(room // 2, 1)
             windows.append(ids[begin : begin + room])
             is_long = begin + room < len(ids)
-        logits = np.mean(asked.logits([[window] for window in windows]), axis=0)
+        logits = np.mean(reference.logits([[window] for window in windows]), axis=0)
         row = {served.TASK_LOGITS: logits, served.TRUNCATED: np.array(is_long)}
         return row | self.golden_answers(task, logits)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from model.training.checkpoints import Checkpoints
-from model.training.evaluation_schedule import EarlyStopping, Evaluations, evaluations_since
+from model.training.evaluation_schedule import EarlyStopping, EvaluationSchedule, evaluations_since
 from model.training.workers import Workers
 from pipeline.errors import InputError
 
@@ -21,7 +21,7 @@ class BestKeeper:
     def __init__(
         self,
         run: Path,
-        evaluations: Evaluations,
+        evaluations: EvaluationSchedule,
         checkpoints: Checkpoints,
         workers: Workers,
         lines: Iterable[Mapping[str, Any]],

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Evaluations:
+class EvaluationSchedule:
     """Evaluation schedule, metric of the best checkpoint, and patience.
 
     Attributes:
@@ -39,7 +39,7 @@ class EarlyStopping:
     """Early stopping: counts the evaluations since the best one.
 
     Attributes:
-        patience: see `Evaluations`.
+        patience: see `EvaluationSchedule`.
         since_best: number of evaluations in a row without improvement.
     """
 

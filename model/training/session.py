@@ -19,7 +19,7 @@ from model.training.best_keeper import BestKeeper
 from model.training.checkpoints import Checkpoints
 from model.training.config import RecoveryConfig, TrainingConfig
 from model.training.divergence import DivergenceGuard
-from model.training.evaluation_schedule import Evaluations
+from model.training.evaluation_schedule import EvaluationSchedule
 from model.training.loop import POSITIONS, Trainer, distribute
 from model.training.peak import matrix_peak
 from model.training.progress import Progress
@@ -121,7 +121,11 @@ class Session:
     """
 
     def __init__(
-        self, run: TrainingRun, phase: Phase, evaluations: Evaluations, recovery: RecoveryConfig
+        self,
+        run: TrainingRun,
+        phase: Phase,
+        evaluations: EvaluationSchedule,
+        recovery: RecoveryConfig,
     ) -> None:
         self.run, self.phase = run, phase
         self.data, self.trainer = phase.data, run.trainer

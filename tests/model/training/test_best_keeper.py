@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from model.training.best_keeper import BestKeeper
 from model.training.checkpoints import Best, Checkpoints
-from model.training.evaluation_schedule import Evaluations
+from model.training.evaluation_schedule import EvaluationSchedule
 from model.training.workers import Workers
 from pipeline.errors import InputError
 
-F1 = Evaluations(measure="f1", higher_is_better=True, patience=2)
+F1 = EvaluationSchedule(measure="f1", higher_is_better=True, patience=2)
 
 
 @pytest.fixture
@@ -26,7 +26,10 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 
 
 def keeper(
-    checkpoints: Checkpoints, lines: Any = (), evaluations: Evaluations = F1, chief: Any = None
+    checkpoints: Checkpoints,
+    lines: Any = (),
+    evaluations: EvaluationSchedule = F1,
+    chief: Any = None,
 ) -> BestKeeper:
     workers: Any = chief or Workers(tf.distribute.get_strategy())
     return BestKeeper(checkpoints.directory.parent, evaluations, checkpoints, workers, lines)

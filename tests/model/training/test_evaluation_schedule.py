@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from model.training.evaluation_schedule import EarlyStopping, Evaluations, evaluations_since
+from model.training.evaluation_schedule import EarlyStopping, EvaluationSchedule, evaluations_since
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from model.training.evaluation_schedule import EarlyStopping, Evaluations, evalu
 def test_is_new_best(
     higher_is_better: bool, value: float, best: float | None, expected: bool
 ) -> None:
-    selection = Evaluations(measure="f1", higher_is_better=higher_is_better)
+    selection = EvaluationSchedule(measure="f1", higher_is_better=higher_is_better)
     assert selection.is_new_best(value, best) is expected
 
 
