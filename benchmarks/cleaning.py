@@ -43,7 +43,7 @@ class Case:
         name: what was planted.
         rule: the rule.
         planted: documents with the fault.
-        acts: whether the rule acted rightly on a document, given what came of it.
+        acts: whether the rule was right about a document, from its result.
     """
 
     name: str

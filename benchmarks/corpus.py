@@ -82,8 +82,10 @@ def main() -> None:
     """Write a corpus."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--lines", type=float, metavar="MB", help="one sentence a line, to a file")
-    kind.add_argument("--prose", type=float, metavar="MB", help="a document a file, to a folder")
+    kind.add_argument("--lines", type=float, metavar="MB", help="a file with one sentence per line")
+    kind.add_argument(
+        "--prose", type=float, metavar="MB", help="a folder with one document per file"
+    )
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
     write = write_lines if args.lines else write_prose

@@ -3,7 +3,7 @@
     python -m benchmarks.encoder
 
 BERT-base with random weights, without the tokenizer, frozen weights as with `clozeline serve
---frozen-weights`. CPU time on one core is what other processes of a shared machine disturb least;
+--frozen-weights`. Other processes of a shared machine disturb CPU time on one core least;
 `benchmarks.serving` measures whole answers on all cores, and the peers. Each precision runs in a
 process of its own, twice, and the lower median counts.
 """

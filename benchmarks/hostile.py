@@ -374,7 +374,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     options = parser.parse_args()
     models, name = options.model.parent, options.model.name
-    print(f"{os.cpu_count()} cores, {options.secs:g} s an attack; memory in MB")
+    print(f"{os.cpu_count()} cores, {options.secs:g} s per attack; memory in MB")
     failed = run(models, name, options.secs, options.only, Bounds())
     print(f"{len(failed)} failures")
     sys.exit(1 if failed else 0)

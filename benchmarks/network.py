@@ -1,4 +1,4 @@
-"""Measure the seconds a step takes on two machines against the network's bandwidth and delay.
+"""Measure the time of a step on two machines against the network's bandwidth and delay.
 
     python -m benchmarks.network              # needs root: machines are network namespaces
     python -m benchmarks.network --only mini
@@ -63,7 +63,7 @@ class Figure:
     Attributes:
         model: name of the size.
         network: limit or delay.
-        step_secs: seconds a step takes.
+        step_secs: time of a step, in seconds.
         sent_bytes: bytes that the first worker sends in a step, counted by the kernel.
         wire_secs: sent bytes by bandwidth, in seconds; None without a limit.
     """
@@ -183,7 +183,7 @@ def logged_step(metrics: Path, after: int) -> int:
 
 
 def sent_bytes() -> int:
-    """Return how many bytes the first machine has sent."""
+    """Return the number of bytes that the first machine has sent."""
     path = "/sys/class/net/eth0/statistics/tx_bytes"
     done = subprocess.run(inside(NAMES[0], "cat", path), capture_output=True, check=True)
     return int(done.stdout)

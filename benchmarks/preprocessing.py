@@ -37,7 +37,7 @@ class Row:
         value: the measured figure, with its unit.
         against: the figure it is compared with, measured in the same run.
         ratio: ratio of the two.
-        wanted: target for the value or the ratio.
+        target: target for the value or the ratio.
         reached: whether the target is met.
     """
 
@@ -45,7 +45,7 @@ class Row:
     value: str
     against: str
     ratio: str
-    wanted: str
+    target: str
     reached: bool
 
 

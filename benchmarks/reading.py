@@ -3,7 +3,7 @@
     make bench                            # with all other benchmarks
     python -m benchmarks.reading --quick  # a hundredth of the records, a smoke test
 
-The dataset is made up in place: 10,000,000 records of few positions in 64 files. The files are hard
+The dataset is synthetic: 10,000,000 records of few positions in 64 files. The files are hard
 links to one, so it takes the disk space of one, and is in the page cache throughout: what is
 measured is the work of the process, not the disk.
 """
@@ -148,7 +148,7 @@ def _reader(manifest: Manifest) -> StreamReader:
 
 
 def _bytes_read_so_far() -> int:
-    """Return how many bytes this process has read with system calls."""
+    """Return the number of bytes that this process has read with system calls."""
     counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counters["rchar"])
 

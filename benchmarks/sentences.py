@@ -62,7 +62,7 @@ def ours(paragraphs: list[str]) -> list[list[str]]:
 
 
 def sentencex_alone(paragraphs: list[str]) -> list[list[str]]:
-    """Split with the library that ours is built on."""
+    """Split with sentencex, the library that our splitter uses."""
     import sentencex
 
     return [sentencex.segment("en", paragraph) for paragraph in paragraphs]

@@ -1,7 +1,7 @@
 """Measure the CPU time that the embedded server spends around a model, per request.
 
     python -m benchmarks.serving_path                     # a signature that returns its text
-    python -m benchmarks.serving_path --against CHECKOUT  # with another version in turns
+    python -m benchmarks.serving_path --against CHECKOUT  # interleaved with another version
     python -m benchmarks.serving_path --model MODELS/NAME  # a real model, and its own time
 
 CPU time (user and system) of the server's process is measured, which other processes disturb least.
@@ -46,7 +46,7 @@ class Identity(tf.Module):
 
 @dataclass(frozen=True)
 class Load:
-    """What a server needed.
+    """Throughput of a server, and its CPU time.
 
     Attributes:
         per_sec: answered requests per second.
@@ -119,7 +119,7 @@ CLIENTS = {"REST": rest_client, "gRPC": grpc_client}
 
 
 def load(server: Server, api: str, clients: int, requests: int) -> Load:
-    """Let clients send `requests` requests altogether, each client one after the other."""
+    """Let clients send `requests` requests in total, each client one after another."""
     sent = texts(clients, SHORT_WORDS, seed=4)
     asks = [CLIENTS[api](server, text) for text in sent]
     for ask in asks:
@@ -189,13 +189,13 @@ def main() -> None:
     if options.model:
         for batch in (1, 8, 16):
             cpu_us = model_cpu_us(version_dir, signature, batch, 20)
-            print(f"the model alone, {batch} texts at a time: {cpu_us:,.0f} us a text")
+            print(f"the model alone, {batch} texts at a time: {cpu_us:,.0f} us per text")
 
 
 def _shown(name: str, loads: list[Load]) -> str:
     per_sec = statistics.median(each.per_sec for each in loads)
     cpu_us = statistics.median(each.cpu_us for each in loads)
-    return f"{name} {per_sec:,.0f} requests/s, {cpu_us:,.0f} us of CPU time a request"
+    return f"{name} {per_sec:,.0f} requests/s, {cpu_us:,.0f} us of CPU time per request"
 
 
 if __name__ == "__main__":

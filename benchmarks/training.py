@@ -129,17 +129,17 @@ MODES = {
 def mini(bench: Bench) -> list[Row]:
     """Measure tokens per second of size mini, batches of 32 × 128."""
     # Ours recompiles for a few different numbers of masked pieces; enough steps amortize that.
-    return _beside(bench, "mini", 32, 2.0, list(MODES), steps=150, peer_steps=14)
+    return _compared(bench, "mini", 32, 2.0, list(MODES), steps=150, peer_steps=14)
 
 
 def base(bench: Bench) -> list[Row]:
     """Measure tokens per second of size base, batches of 8 × 128."""
     # Only the peers that are fastest with mini; the others take minutes to compile.
     fastest = ["Hugging Face, bf16", "Hugging Face, compiled, bf16", "KerasHub fit, bf16"]
-    return _beside(bench, "base", 8, 1.2, fastest, steps=16, peer_steps=8)
+    return _compared(bench, "base", 8, 1.2, fastest, steps=16, peer_steps=8)
 
 
-def _beside(
+def _compared(
     bench: Bench,
     model: str,
     batch_size: int,

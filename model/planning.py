@@ -239,64 +239,64 @@ class Estimate:
         return None if self.device_bytes is None else needed.total <= self.device_bytes
 
 
-def estimate(wanted: PlanConfig) -> Estimate:
+def estimate(plan: PlanConfig) -> Estimate:
     """Estimate what a pretraining takes."""
-    config, length = wanted.config, wanted.max_seq_length
-    device = DEVICES.get(wanted.kind)
-    pieces = wanted.text_bytes / wanted.bytes_per_piece
+    config, length = plan.config, plan.max_seq_length
+    device = DEVICES.get(plan.kind)
+    pieces = plan.text_bytes / plan.bytes_per_piece
     # L - 3 pieces at most: [CLS] and two [SEP] take the other positions.
-    examples = max(1.0, pieces * wanted.duplicates / (_FILLED * (length - 3)))
-    steps = wanted.steps or math.ceil(wanted.epochs * examples / wanted.batch_size)
-    flops = step_flops(config, wanted.batch_size, length, wanted.max_predictions)
-    peak = wanted.peak_tflops * 1e12 if wanted.peak_tflops else DEVICES[wanted.kind].peak_flops
-    step_secs = flops / (wanted.count * peak * wanted.mfu)
+    examples = max(1.0, pieces * plan.duplicates / (_FILLED * (length - 3)))
+    steps = plan.steps or math.ceil(plan.epochs * examples / plan.batch_size)
+    flops = step_flops(config, plan.batch_size, length, plan.max_predictions)
+    peak = plan.peak_tflops * 1e12 if plan.peak_tflops else DEVICES[plan.kind].peak_flops
+    step_secs = flops / (plan.count * peak * plan.mfu)
     # Device hours: what providers charge for.
-    hours = steps * step_secs * wanted.count / 3600
-    record_bytes = _record_bytes(length, wanted.max_predictions)
+    hours = steps * step_secs * plan.count / 3600
+    record_bytes = _record_bytes(length, plan.max_predictions)
     return Estimate(
         parameters=config.parameter_count,
         pieces=pieces,
         examples=examples,
         steps=steps,
-        epochs=steps * wanted.batch_size / examples,
+        epochs=steps * plan.batch_size / examples,
         dataset_bytes=examples * record_bytes,
         checkpoint_bytes=_CHECKPOINT_BYTES_PER_PARAMETER * config.parameter_count,
         flops=flops * steps,
         step_secs=step_secs,
         total_secs=steps * step_secs,
-        tokens_per_sec=wanted.batch_size * length / step_secs,
-        input_bytes_per_sec=wanted.batch_size * record_bytes / step_secs,
-        memory=device_memory(wanted, recompute=False),
-        memory_with_recompute=device_memory(wanted, recompute=True),
+        tokens_per_sec=plan.batch_size * length / step_secs,
+        input_bytes_per_sec=plan.batch_size * record_bytes / step_secs,
+        memory=device_memory(plan, recompute=False),
+        memory_with_recompute=device_memory(plan, recompute=True),
         device_bytes=device.memory_bytes if device else None,
-        cost=None if wanted.price_per_hour is None else hours * wanted.price_per_hour,
+        cost=None if plan.price_per_hour is None else hours * plan.price_per_hour,
     )
 
 
-def device_memory(wanted: PlanConfig, *, recompute: bool) -> DeviceMemory:
+def device_memory(plan: PlanConfig, *, recompute: bool) -> DeviceMemory:
     """Estimate the memory of a device for its share of a step.
 
     The sizes of a layer's tensors are those of its graph: inputs of the matrix products and of
     GELU, attention weights before and after the softmax.
     """
-    config, size = wanted.config, _BYTES[wanted.precision]
+    config, size = plan.config, _BYTES[plan.precision]
     hidden, inner = config.hidden_size, config.intermediate_size
-    examples = wanted.batch_size // (wanted.count * wanted.accumulation_steps)
-    positions = examples * wanted.max_seq_length
-    attention = 2 * config.num_attention_heads * wanted.max_seq_length  # per position
+    examples = plan.batch_size // (plan.count * plan.accumulation_steps)
+    positions = examples * plan.max_seq_length
+    attention = 2 * config.num_attention_heads * plan.max_seq_length  # per position
     layer = positions * (12 * hidden + 2 * inner + attention) * size
     # The last layer's keys and values have all positions, the rest P + 1 of each example.
-    gathered = examples * (wanted.max_predictions + 1)
+    gathered = examples * (plan.max_predictions + 1)
     last = (positions * 5 * hidden + gathered * (7 * hidden + 2 * inner + attention)) * size
     activations = 12 * positions * hidden  # embeddings, in float32
-    activations += 3 * examples * wanted.max_predictions * config.vocab_size * size  # logits
+    activations += 3 * examples * plan.max_predictions * config.vocab_size * size  # logits
     if recompute:
         # With checkpointing, each layer's input stays, and one layer at a time is computed again.
         activations += config.num_hidden_layers * positions * hidden * size + layer
     else:
         activations += (config.num_hidden_layers - 1) * layer + last + layer
     return DeviceMemory(
-        parameters=_BYTES_PER_PARAMETER[wanted.precision] * config.parameter_count,
+        parameters=_BYTES_PER_PARAMETER[plan.precision] * config.parameter_count,
         activations=activations,
         process=_PROCESS_BYTES,
     )

@@ -53,8 +53,8 @@ FEWEST_HEADS = 3
 def initializer_range(hidden_size: int) -> float:
     """Return the standard deviation of the random weights: 0.05 for H = 256.
 
-    BERT's 0.02 is for H = 768. In narrower models it makes the outputs of all blocks small beside
-    the residual connections, so that they learn late.
+    BERT's 0.02 is for H = 768. In narrower models it makes the outputs of all blocks small compared
+    with the residual connections, so that they learn late.
     """
     return 0.8 / math.sqrt(hidden_size)
 

@@ -135,7 +135,7 @@ class Span(TaskKind[Questions]):
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
         """Flags for columns, which SQuAD's JSON does not have."""
         return [
-            (f"the files of a {self.name} task are no tables", TABLE_FLAGS),
+            (f"the files of a {self.name} task are not tables", TABLE_FLAGS),
             (f"a {self.name} task has no tags of words", WORD_FLAGS),
         ]
 
@@ -518,10 +518,10 @@ def read_squad(path: Path) -> Questions:
 
 def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None:
     if not is_unicode(str(asked["id"])):
-        raise ValueError(f"{asked['id']!r}: the id is no text")
+        raise ValueError(f"{asked['id']!r}: the id is not text")
     for name, text in (("context", passage), ("question", asked["question"])):
         if not isinstance(text, str) or not is_unicode(text):
-            raise ValueError(f"{asked['id']}: the {name} is no text")
+            raise ValueError(f"{asked['id']}: the {name} is not text")
     is_impossible = asked.get("is_impossible", False)
     if not isinstance(is_impossible, bool):
         raise ValueError(f"{asked['id']}: is_impossible is neither true nor false")
@@ -529,7 +529,7 @@ def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None
     given = [] if is_impossible else asked.get("answers")
     answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given or []]
     if not all(is_unicode(text) for text, _ in answers):
-        raise ValueError(f"{asked['id']}: an answer is no text")
+        raise ValueError(f"{asked['id']}: an answer is not text")
     placed = [
         (text, first)
         for text, first in answers

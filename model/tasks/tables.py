@@ -378,7 +378,7 @@ def text_of(table: Table, index: int, column: str) -> str:
     if not is_unicode(str(value)):
         raise InputError(
             f"{table.path}: line {table.lines[index]}: {column!r} has half of a surrogate pair "
-            "(\\ud800 to \\udfff), which is no text; correct it"
+            "(\\ud800 to \\udfff), which is not text; correct it"
         )
     return str(value)
 

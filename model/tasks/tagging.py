@@ -101,7 +101,7 @@ class Tagging(TaskKind[TaggedSentences]):
     @property
     def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
         """Flags for tables, which a CoNLL file is not."""
-        return [(f"the files of a {self.name} task are no tables", TABLE_FLAGS)]
+        return [(f"the files of a {self.name} task are not tables", TABLE_FLAGS)]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> TaggedSentences:
         """Read the columns of a CoNLL file."""

@@ -172,7 +172,7 @@ def _rejection(line: bytes) -> dict[str, Any]:
     if not isinstance(document["rule"], str) or not isinstance(document["excerpt"], str):
         raise TypeError("the rule and the excerpt are texts")
     if not (value is None or isinstance(value, str) or math.isfinite(value)):
-        raise ValueError("the value is no number")
+        raise ValueError("the value is not a number")
     if not (threshold is None or math.isfinite(threshold)) or "id" not in document:
-        raise ValueError("the threshold is no number, or the id is missing")
+        raise ValueError("the threshold is not a number, or the id is missing")
     return document

@@ -18,7 +18,7 @@ DATASET = [*CORPUS, "--vocab", "v"]
 PRETRAIN = ["--dataset", "d", "--run", "r"]
 FINETUNE = ["--train", "t", "--init", "i", "--run", "r"]
 NO_COLUMNS = "has no columns; jsonl and parquet have"
-NO_TABLES = "task are no tables"
+NO_TABLES = "task are not tables"
 
 UNUSABLE = [
     *(
@@ -148,7 +148,7 @@ def test_invalid_names_of_models_and_versions(
     ("kind", "flags", "message"),
     [
         ("tagging", ["--label-column", "label"], "--label-column: the files of a tagging task"),
-        ("span", ["--text-column", "a"], "--text-column: the files of a span task are no tables"),
+        ("span", ["--text-column", "a"], "--text-column: the files of a span task are not tables"),
         ("span", ["--picture", "p.png"], "--picture: a span task has none"),
         ("single", ["--text-pair-column", "b"], "--text-pair-column: a single task takes one"),
         ("single", ["--tag-column", "2"], "--tag-column: a single task has no tags of words"),
