@@ -75,6 +75,7 @@ def pseudo_log_likelihoods(run_dir: Path, sentences: Sequence[str]) -> np.ndarra
     for index, ids in enumerate(tokenizer.tokenize(list(sentences)).to_list()):
         row = np.array([vocabulary.cls_id, *ids, vocabulary.sep_id], np.int32)
         positions = np.arange(1, len(row) - 1, dtype=np.int32)
+        # One row for each piece, with only that piece masked.
         masked = np.tile(row, (len(positions), 1))
         masked[np.arange(len(positions)), positions] = vocabulary.mask_id
         inputs = {
@@ -85,6 +86,7 @@ def pseudo_log_likelihoods(run_dir: Path, sentences: Sequence[str]) -> np.ndarra
         }
         logits = np.asarray(model(inputs)["masked_lm_logits"], np.float64)[:, 0]
         top = logits.max(axis=1, keepdims=True)
+        # log Σ exp, shifted by the maximum so that it does not overflow.
         log_sums = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
         scores[index] = (logits[np.arange(len(positions)), row[1:-1]] - log_sums).sum()
     return scores

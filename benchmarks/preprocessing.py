@@ -126,6 +126,7 @@ def main(*, quick: bool = False) -> None:
     Args:
         quick: use small corpora and one repeat, as a smoke test.
     """
+    # One thread: the peers are measured on one core.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     bench = Bench(quick=quick)
     steps = (speed, prose, scaling, workers, memory)
@@ -155,6 +156,7 @@ def speed(bench: Bench) -> list[Row]:
         tokens = bench.ours(for_hugging_face, cores=1)[1]
         seconds = bench.hugging_face(for_hugging_face).seconds - bench.hugging_face(tiny).seconds
         hugging_face.append((tokens - few) / seconds)
+    # The best of the repeats: other processes only slow a run down.
     best = max(ours)
     rows = [
         Row("lines, one core", _rate(best), "", "", "≥ 1.0 M tokens/s", best >= 1e6),

@@ -115,10 +115,12 @@ def pretrained(
         result = clozeline("pretrain", *flags, "--run", run, "--steps", 1, "--learning-rate", 1e-12)
     else:
         trial = FOLDER / "trial"
+        # A run that exists would be resumed.
         shutil.rmtree(trial, ignore_errors=True)
         flags += ["--recipe", recipe]
         short = clozeline("pretrain", *flags, "--run", trial, "--steps", TRIAL_STEPS)
         positions = _positions(dataset)
+        # The speed excludes compilation, which is in the budget: a short run tells both apart.
         step_secs = positions / short["tokens_per_sec"]
         start_secs = max(0.0, _training_secs(short, dataset) - TRIAL_STEPS * step_secs)
         steps = max(TRIAL_STEPS, round((budget_secs - start_secs) / step_secs))
@@ -154,6 +156,8 @@ def tuned(start: Path) -> dict[str, float]:
             result = clozeline(
                 "finetune", "--task", data.task, "--train", files / "train.tsv",
                 "--dev", files / "dev.tsv", "--init", start, "--run", run, "--seed", seed,
+                # Only at the end: the best of several evaluations would be selected on the held-out
+                # texts.
                 "--max-seq-length", data.length, "--eval-every-steps", 100_000,
                 *(f"--{name}={value}" for name, value in TUNING.items()),
             )  # fmt: skip

@@ -86,6 +86,7 @@ class Bench:
             subprocess.run([sys.executable, "-c", code, str(folder), precision], check=True)
         model = folder / "models" / "base" / "1"
         command = [sys.executable, "-c", OURS, model, json.dumps(SHAPES), self.repeats]
+        # As with `clozeline serve --frozen-weights`.
         return self._run(command, FROZEN_WEIGHTS)
 
     def peer(self, mode: str) -> Times:
@@ -110,6 +111,7 @@ class Bench:
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{command[1]} failed:\n{done.stderr[-2000:]}")
+        # Each run reports (wall time, CPU time).
         column = 1 if self.one_core else 0
         found = json.loads(done.stdout.splitlines()[-1])
         return {shape: median(each[column] for each in taken) for shape, taken in found.items()}

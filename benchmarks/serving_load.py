@@ -99,6 +99,7 @@ def in_process_against_server(version_dir: Path, rounds: int) -> tuple[float, fl
         stub, request = stub_for(port), request_for(name, batch)
         expected = function(text=tf.constant(batch))["mean"].numpy()
         answer = tf.make_ndarray(stub.Predict(request, timeout=60).outputs["mean"])
+        # A fast wrong answer counts for nothing; the tolerance is bfloat16's.
         np.testing.assert_allclose(answer, expected, atol=0.05)
         for _ in range(rounds):
             began = time.perf_counter()
@@ -143,6 +144,7 @@ def with_batching_against_without(
     models, name = version_dir.parent.parent, version_dir.parent.name
     with serving(models) as batching, serving(models, "--no-batching", offset=10) as plain:
         for port in (batching, plain):
+            # Warm up: the first batches of each size are slow.
             load(port, name, 1.0)
         return [(load(batching, name, seconds), load(plain, name, seconds)) for _ in range(rounds)]
 

@@ -68,6 +68,7 @@ class Server:
 
     def cpu_secs(self) -> float:
         """Return the process's CPU time."""
+        # The process's name may have spaces in it, so fields are counted from its closing bracket.
         stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(stat[11]) + int(stat[12])) / _TICKS_PER_SEC
 
@@ -106,6 +107,7 @@ def rest_client(server: Server, text: str) -> Callable[[], object]:
 
 def grpc_client(server: Server, text: str) -> Callable[[], object]:
     """Return a function that sends a request over a connection of its own."""
+    # By default, channels to one address share a connection.
     options = [("grpc.use_local_subchannel_pool", 1)]
     channel = grpc.insecure_channel(f"{HOST}:{server.port + 1}", options=options)
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -183,6 +185,7 @@ def main() -> None:
             for clients in options.clients:
                 loads: dict[str, list[Load]] = {name: [] for name in servers}
                 for _ in range(options.rounds):
+                    # In turns, since the machine's speed varies over time.
                     for name, server in servers.items():
                         loads[name].append(load(server, api, clients, options.requests))
                 print(f"{api}, {clients} clients:", "; ".join(map(_shown, loads, loads.values())))

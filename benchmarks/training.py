@@ -64,6 +64,8 @@ class Bench:
         with process:
             assert process.stdout
             text = process.stdout.read()
+            # `wait4` gives the peak memory of this child alone; `getrusage` has that of all
+            # children.
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
@@ -86,6 +88,7 @@ class Bench:
         }  # fmt: skip
         file = FOLDER / "settings.json"
         file.write_text(json.dumps(settings), encoding="utf-8")
+        # KerasHub is a dependency of ours; PyTorch is not.
         python = sys.executable if name == "keras_hub" else environment("hugging_face_training")
         script = [python, PEERS / f"{name}_training.py", file]
         done = subprocess.run([*map(str, script)], capture_output=True, text=True)
@@ -179,6 +182,7 @@ def input_alone(bench: Bench) -> list[Row]:
         "from pipeline.manifest import read_manifest\n"
         "path = Path(sys.argv[1]); manifest = read_manifest(path)\n"
         "it = iter(train_batches(path, manifest, batch_size=32, seed=1, skip_examples=0))\n"
+        # The first batches wait for threads to start and buffers to fill.
         "[next(it) for _ in range(50)]; t = time.perf_counter()\n"
         "[next(it) for _ in range(1000)]\n"
         "print(1000 * 32 * manifest.max_seq_length / (time.perf_counter() - t))\n"
@@ -218,6 +222,7 @@ def workers(bench: Bench) -> list[Row]:
         return float(json.loads(texts[0])["tokens_per_sec"])
 
     one, two = train(1), train(2)
+    # Before and after, since the machine's speed varies over time.
     again = train(1)
     ratio = two / max(one, again)
     return [Row("2 workers, one core each, vs. 1", f"{two:,.0f} tokens/s",
@@ -236,6 +241,7 @@ def sizes(bench: Bench) -> list[Row]:
         result = bench.ours("mini", batch_size, 6 if bench.quick else 60, length)
         seconds = batch_size * length / result["tokens_per_sec"]
         flops = step_flops(SIZES["mini"].config(30522), batch_size, length, 20)
+        # The first shape calibrates FLOP/s, and the others are compared with it.
         first = first or (seconds, flops)
         theory = first[0] * flops / first[1]
         rows.append(

@@ -116,7 +116,11 @@ class Line:
         notes.print(f"\n[bold]$ clozeline {' '.join(map(_quoted, words))}[/bold]")
         begin = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "clozeline", *words, "--json"], stdout=subprocess.PIPE, text=True
+            # Standard error goes to the terminal: bars and notes of the command are seen as they
+            # come.
+            [sys.executable, "-m", "clozeline", *words, "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         if done.returncode:
             kind = InputError if done.returncode == 2 else JobError
@@ -143,6 +147,7 @@ def run_demo(options: Demo) -> dict[str, Any]:
     try:
         return _run_stages(options, line)
     finally:
+        # Also of a demo that failed: the next one must be able to remove what is there.
         record_files(line.folder)
 
 
@@ -176,6 +181,7 @@ def prepare_folder(folder: Path) -> Path:
     if folder.exists():
         remove_files(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # Before any other file, so that an interrupted demo is known as one.
     (folder / MARKER).touch()
     return folder
 
@@ -192,6 +198,7 @@ def remove_files(folder: Path) -> None:
     made = {marker, *(folder / name for name in marker.read_text(encoding="utf-8").splitlines())}
     inside = sorted(folder.rglob("*"))
     others = [str(path) for path in inside if not _is_folder(path) and path not in made]
+    # All is checked before the first file is removed: a folder of the user stays as it was.
     if others:
         raise InputError(
             f"`output` {folder}: contains {others[0]}, which no demo created ({len(others):,} such "
@@ -245,6 +252,7 @@ def make_records(
         "preprocess", "--input", *globs, "--vocab", vocab, "--output", dataset,
         "--max-seq-length", MAX_SEQ_LENGTH, "--max-predictions", MAX_PREDICTIONS,
         "--duplicates", DUPLICATES, "--eval-rate", EVAL_RATE, "--seed", SEED,
+        # Beam's default tries Prism first, which downloads a binary.
         "--runner=FnApiRunner",
     )  # fmt: skip
     tokens = sum(split["real_positions"] for split in preprocessed["statistics"].values())
@@ -299,6 +307,7 @@ def ask_server(line: Line, globs: tuple[str, ...], settings: dict[str, Any]) -> 
         filled = []
         for index, question in enumerate(questions.masked):
             transport, address = addresses[index % 2]
+            # In turns, so that both APIs are shown to work.
             answer = ask(address, MODEL, [question.text], over_grpc=transport == "gRPC")
             filled.append((transport, question, answer))
         pairs = [
@@ -357,6 +366,8 @@ def held_out_questions(
     from pipeline.records.shard import EVAL, Settings, document_key
     from pipeline.storage.files import match_files
 
+    # The seed and the document decide the split, as in the job: no list of held-out documents is
+    # kept.
     made_with = Settings(**settings | {"cleaning": NO_CLEANING})
     candidates = []
     for path in match_files(globs):
@@ -367,7 +378,9 @@ def held_out_questions(
         key = document_key(identity, made_with.seed)
         if made_with.shard_name(key).startswith(EVAL):
             sentences = text_sentences(text, made_with, made_with.language)
+            # Long enough to give a context, and short enough to print.
             candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))
+    # In the order of the keys, which is random and the same for every run.
     documents = [sentences for _, sentences in sorted(candidates) if len(sentences) >= 2]
     if len(documents) < 2:
         raise InputError("the corpus is too small: fewer than two held-out documents to query")
@@ -401,6 +414,7 @@ def hide_word(sentence: str, pieces: set[str], rng: Random) -> Masked | None:
     known = [
         index
         for index, word in enumerate(words)
+        # Of one piece: the model fills one position.
         if word.isalpha() and len(word) >= 3 and word.lower() in pieces
     ]
     if not known:
@@ -439,7 +453,9 @@ def judge(trained: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
     held_out = checked["statistics"]["eval"]
     examples = held_out["examples"]
     random_rate = held_out["random_next"] / examples
+    # Accuracy of the best constant answer.
     chance = max(random_rate, 1 - random_rate)
+    # Standard error of a share: √(p (1 - p) / n).
     margin = STANDARD_ERRORS * (chance * (1 - chance) / examples) ** 0.5
     loss, accuracy = trained["masked_lm_loss"], trained["next_sentence_accuracy"]
     return {

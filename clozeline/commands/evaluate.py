@@ -68,6 +68,7 @@ class Evaluate(Command):
 
     def engine_config(self) -> EvaluateConfig:
         """Return the engine's config."""
+        # Given explicitly, it is an error for a file without labels; as a default it is not.
         worst = self.worst if "worst" in self.given else None
         return config_from(self, EvaluateConfig, columns=named_columns(self), worst=worst)
 
@@ -118,6 +119,7 @@ def as_json(result: "EvaluationResult") -> dict[str, Any]:
     if result.picture:
         found["picture"] = str(result.picture)
     if evaluation.confusion is not None:
+        # Labels with the matrix: its rows have no names of their own.
         found |= {
             "labels": list(result.task.labels),
             "confusion": evaluation.confusion.tolist(),

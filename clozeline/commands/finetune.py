@@ -143,6 +143,7 @@ class Finetune(TrainingFlags):
 
     def engine_config(self) -> FinetuneConfig:
         """Return the engine's config."""
+        # None = as the initial model: a default would overrule an imported model's setting.
         normalize = self.normalize if "normalize" in self.given else None
         vectors = config_from(self, VectorFlags, normalize=normalize)
         columns = named_columns(self)
@@ -205,6 +206,7 @@ def print_result(result: "FinetuneResult") -> None:
         mean, spread = result.mean, result.standard_deviation
         for row, name in zip(rows, names, strict=False):
             row.append(f"{mean[name]:.4f} ± {spread[name]:.4f}")
+        # Mean and deviation are of metrics only.
         rows[len(names) :] = [[*row, ""] for row in rows[len(names) :]]
     title = f"{runs[0].task}, {runs[0].measured.split} examples, after the last step"
     results.print(table(title, columns, rows))

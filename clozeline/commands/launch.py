@@ -94,6 +94,8 @@ class Launch(Command):
             LaunchConfig,
             command=(sys.executable, "-m", "clozeline", *self.command),
             worker_timeout_secs=training.worker_timeout_secs,
+            # Survivors must divide the batch of both phases, so that a restart with fewer workers
+            # is possible.
             shared_examples=math.gcd(training.batch_size, second) // training.accumulation_steps,
         )
 
@@ -110,6 +112,7 @@ class Launch(Command):
         commands = []
         for cluster in clusters:
             address = cluster.addresses[cluster.index]
+            # Quoted for a shell: the commands are copied to other machines.
             setting = f"{TF_CONFIG}={shlex.quote(cluster.tf_config)}"
             command = shlex.join(["clozeline", *self._supervisor(), *self.command])
             commands.append({"address": address, "command": f"{setting} {command}"})

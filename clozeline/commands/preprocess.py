@@ -95,6 +95,7 @@ class Preprocess(CorpusOptions):
         if not finds_near(self.deduplicate):
             reason = f"`deduplicate` {self.deduplicate} computes no MinHash; near does"
             self.refuse_given(reason, "minhash_bands", "minhash_rows")
+        # Built once now, so that its checks run before the slow imports.
         self.configuration()
 
     def configuration(self) -> PreprocessConfig:

@@ -114,6 +114,7 @@ class Pretrain(TrainingFlags):
 
 def print_result(result: "PretrainResult") -> None:
     """Print the final table, on the chief only."""
+    # Other workers have the same figures.
     if notes.quiet:
         return
     split, values = result.measured.split, result.measured.values
