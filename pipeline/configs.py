@@ -200,11 +200,14 @@ class PreprocessConfig(CorpusConfig):
         if self.max_predictions and len(self.max_predictions) != len(self.max_seq_length):
             raise InputError("`max_predictions`: expected as many numbers as `max_seq_length` has")
         for length in self.max_seq_length:
+            # 5: [CLS] A [SEP] B [SEP] with a piece in each text.
             check_range("max_seq_length", length, 5, 65536)
         for predictions, length in zip(self.max_predictions, self.max_seq_length, strict=False):
             check_range("max_predictions", predictions, 1, length)
+        # The range below includes 0, with which no record has a label. NaN fails here, too.
         if not self.mask_rate > 0:
             raise InputError(f"`mask_rate` {self.mask_rate:g}: must be above 0")
+        # `/` would be the root of the filesystem, or of a store.
         if self.rejected is not None and not self.rejected.strip("/"):
             raise InputError(f"`rejected` {self.rejected!r}: expected a folder")
         if self.rejected is not None and self.rejected.rstrip("/") == self.output.rstrip("/"):

@@ -70,6 +70,7 @@ def preprocess(config: PreprocessConfig, beam_flags: Sequence[str] = ()) -> Prep
     folders = {path_from(output): f"`output` {output}" for output in outputs}
     if config.rejected is not None:
         folders[path_from(config.rejected)] = f"`rejected` {config.rejected}"
+    # Before the job: two jobs with one output would mix their shards.
     with only_writer_of_all(folders):
         manifests, remarks = make_datasets(
             config.input,
@@ -97,7 +98,9 @@ def settings_of(config: PreprocessConfig) -> dict[str, Settings]:
     sizes = match_files(config.input).values()
     shards = -(-sum(sizes) // TEXT_BYTES_PER_SHARD)
     if config.input_format == "prose":
+        # A file of prose is one document, and a shard needs several for random next sentences.
         shards = min(shards, len(sizes) // FILES_PER_SHARD)
+    # The fields that decide the bytes of the records; the manifest holds all of them.
     names = {field.name for field in fields(Settings)}
     settings = {name: value for name, value in vars(config).items() if name in names}
     settings["shards"] = config.shards or max(shards, 1)

@@ -49,6 +49,7 @@ def _ranking(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 def _fillings(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return a table of the candidates for each mask, one column per mask."""
     tokens, probabilities = answer[served.TOKENS], answer[served.PROBABILITIES]
+    # A negative position pads the row of a text with fewer masks.
     masks = [index for index, position in enumerate(answer[served.POSITIONS]) if position >= 0]
     rows = [
         [rank + 1, *(f"{tokens[m][rank]} {probabilities[m][rank]:.3f}" for m in masks)]
@@ -79,6 +80,7 @@ _AROUND = 60
 
 def _passage(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return the answer, marked in its part of the passage."""
+    # Python slices texts by code points.
     start, end = (answer[each + served.CODE_POINT] for each in (served.START, served.END))
     if not answer[served.ANSWER]:
         return f"no answer (score {answer[served.SCORE]:.3f})"
@@ -112,6 +114,7 @@ def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 
 def _attention(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return the piece that each piece attends to most, per layer, averaged over the heads."""
+    # Without padding, which nothing attends to.
     real = [index for index, token in enumerate(answer[served.TOKENS]) if token]
     tokens = [answer[served.TOKENS][index] for index in real]
     scores = np.array(answer[served.SCORES])[:, :, real][:, :, :, real]

@@ -61,6 +61,7 @@ def _words(explanation: Explanation) -> list[str]:
 def _draw_words(axes: Any, explanation: Explanation, prediction: Any) -> None:
     """Draw the attribution of each word as a bar."""
     example, attribution = explanation.example, prediction.attribution
+    # The baseline keeps special pieces, so they have no attribution.
     places = [i for i, word in enumerate(example.words) if not example.is_special[word[0]]]
     words = _words(explanation)
     amounts = [float(attribution.by_piece[example.words[place]].sum()) for place in places]
@@ -82,6 +83,8 @@ def _draw_attention(axes: Any, explanation: Explanation) -> None:
     """Draw one head's attention weights between words as a heat map."""
     words, groups = _words(explanation), explanation.example.words
     shares = explanation.attention[explanation.layer, explanation.head]
+    # From a word, the mean over its pieces; to a word, the sum (Clark et al. 2019,
+    # https://arxiv.org/abs/1906.04341, section 4.1).
     rows = np.array([shares[group].mean(axis=0) for group in groups])
     cells = np.array([rows[:, group].sum(axis=1) for group in groups]).T
     axes.imshow(cells, cmap="Blues", vmin=0)

@@ -41,6 +41,7 @@ def table(
     result = Table(title=escape(title) or None, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         justify: Literal["left", "right"] = "left" if index in text_columns else "right"
+        # Folded and not cut: paths and words must be readable to the end.
         result.add_column(escape(column), justify=justify, overflow="fold")
     for row in rows:
         cells = (f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in row)
@@ -64,6 +65,8 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a note; warnings have the prefix `warning:`."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        # No markup, because texts of users have brackets; no wrapping, so that a path can be
+        # copied.
         notes.print(f"{prefix}{self._spelled(record.getMessage())}", markup=False, soft_wrap=True)
 
 
@@ -80,6 +83,7 @@ def printed_notes(spelled: Callable[[str], str]) -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+        # Else the handlers of a program around us would print each note once more.
         logger.propagate = False
     try:
         yield
