@@ -396,4 +396,6 @@ def _one_line(box: str) -> str:
         if line.startswith("─"):
             break
         statement.append(line)
-    return " ".join(" ".join(statement).split())
+    line = " ".join(" ".join(statement).split())
+    # A value that the user gave may be long; what is wrong with it comes last.
+    return line if len(line) <= 1000 else f"{line[:300]} … {line[-300:]}"

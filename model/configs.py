@@ -14,6 +14,7 @@ from model.tasks.task_kind import kind_named
 from model.tasks.vectors import VectorFlags
 from model.training.config import (
     DOC_STRIDE,
+    LARGEST_SEED,
     ClassWeights,
     ExecutionConfig,
     Initialization,
@@ -22,7 +23,8 @@ from model.training.config import (
     UpdateConfig,
     check_ranges,
 )
-from pipeline.errors import InputError
+from pipeline.config_types import check_types
+from pipeline.errors import InputError, check_range
 from pipeline.storage.cache import CacheConfig
 
 
@@ -90,7 +92,9 @@ class PretrainConfig:
         Raises:
             InputError: a field is out of range, or two fields exclude each other.
         """
-        check_ranges(self, phase2_steps=1, phase2_batch_size=1, eval_every_steps=1, seed=0)
+        check_types(self)
+        check_ranges(self, phase2_steps=1, phase2_batch_size=1, eval_every_steps=1)
+        check_range("seed", self.seed, 0, LARGEST_SEED)
         check_ranges(self, teacher_layer=1, relation_heads=1)
         for name in ("teacher_layer", "relation_heads", "teacher_only"):
             if self.teacher is None and getattr(self, name):
@@ -189,6 +193,7 @@ class FinetuneConfig:
         Raises:
             InputError: a field is out of range, or not valid for the task.
         """
+        check_types(self)
         if not kind_named(self.task).has_vectors:
             for name in self.vectors.given:
                 raise InputError(f"`{name}`: a {self.task} task trains no vectors of texts")
@@ -196,6 +201,7 @@ class FinetuneConfig:
         _check_epochs(self.epochs)
         if not self.seed or min(self.seed) < 0 or len(set(self.seed)) < len(self.seed):
             raise InputError(f"`seed` {' '.join(map(str, self.seed))}: must differ, from 0 on")
+        check_range("seed", max(self.seed), 0, LARGEST_SEED)
         layers = self.layers_to_keep
         if list(layers) != sorted(set(layers)) or min(layers, default=0) < 0:
             raise InputError(
@@ -266,6 +272,7 @@ class EvaluateConfig:
         Raises:
             InputError: a field is out of range.
         """
+        check_types(self)
         check_ranges(self, batch_size=1, worst=0)
 
 
@@ -290,6 +297,15 @@ class ImportConfig:
     takes_pairs: bool = False
     seed: int = 12345
 
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a field has a value of another type.
+        """
+        check_types(self)
+        check_range("seed", self.seed, 0, LARGEST_SEED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceExportConfig:
@@ -306,6 +322,14 @@ class HuggingFaceExportConfig:
     output: Path
     checkpoint: Checkpoint = "auto"
     encoder_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a field has a value of another type.
+        """
+        check_types(self)
 
 
 def check_columns(columns: Columns, task: str) -> None:
@@ -328,3 +352,5 @@ def check_columns(columns: Columns, task: str) -> None:
 def _check_epochs(epochs: float | None) -> None:
     if epochs is not None and not epochs > 0:
         raise InputError(f"`epochs` {epochs}: must be above 0")
+    if epochs is not None:
+        check_range("epochs", epochs, 0)

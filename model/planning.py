@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from model.bert.config import SIZES, BertConfig
 from model.bert.flops import step_flops
 from model.training.config import ExecutionConfig, Precision, check_ranges
+from pipeline.config_types import check_types
 from pipeline.configs import PreprocessConfig
 from pipeline.errors import InputError, check_range, did_you_mean
 
@@ -107,6 +108,7 @@ class PlanConfig:
         Raises:
             InputError: a field is out of range, or a name is unknown.
         """
+        check_types(self)
         if self.model not in SIZES:
             raise InputError(f"`model` {self.model}: expected {', '.join(SIZES)}")
         check_ranges(

@@ -6,8 +6,9 @@ Error messages name fields in backquotes; the options of the command line have t
 import codecs
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, compared_unit
 
@@ -95,6 +96,7 @@ class CorpusConfig:
         Raises:
             InputError: no input, or an unknown encoding.
         """
+        check_types(self)
         if not self.input:
             raise InputError("`input`: expected at least one file or glob")
         _check_encoding(self.encoding, self.input_format)
@@ -214,10 +216,8 @@ class PreprocessConfig(CorpusConfig):
             raise InputError(f"`rejected` {self.rejected}: is the dataset; choose another folder")
         check_range("mask_rate", self.mask_rate, 0, 1)
         check_range("short_seq_rate", self.short_seq_rate, 0, 1)
+        check_range("seed", self.seed, -(2**63), 2**63 - 1)
         check_range("duplicates", self.duplicates, 1, 10_000)
-        if self.deduplicate not in get_args(Deduplicate):
-            names = ", ".join(get_args(Deduplicate))
-            raise InputError(f"`deduplicate` {self.deduplicate}: expected one of {names}")
         if self.input_format == "lines" and compared_unit(self.deduplicate) == "paragraphs":
             raise InputError(
                 f"`deduplicate` {self.deduplicate}: `input_format` lines has one sentence on a "
@@ -255,4 +255,5 @@ class InspectConfig:
         Raises:
             InputError: a number out of range.
         """
+        check_types(self)
         check_range("examples", self.examples, 0, 1024)

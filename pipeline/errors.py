@@ -38,20 +38,27 @@ class JobError(Exception):
     """
 
 
-def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+LARGEST = 2**53
+"""Largest number that JSON's readers hold exactly; 64 bits are enough for its sums."""
+
+
+def check_range(name: str, value: float, low: float, high: float = LARGEST) -> None:
     """Check that a number lies between two bounds, both included.
 
     Args:
         name: field of the configuration.
         value: the field's value; NaN is refused.
         low: smallest allowed value.
-        high: largest allowed value.
+        high: largest allowed value; `math.inf` = infinity, too.
 
     Raises:
         InputError: the value is out of range.
     """
     if not low <= value <= high:
-        rule = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        is_known = high in (LARGEST, math.inf)
+        rule = f"from {low} to {high}"
+        if is_known:
+            rule = f"at most {high:,}" if value > high else f"at least {low}"
         raise InputError(f"`{name}` {value}: must be {rule}")
 
 

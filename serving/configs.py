@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model.run_config import Checkpoint
 from model.served import MAX_SPANS
+from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from serving.addresses import checked_address
 from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
@@ -48,6 +49,7 @@ class ExportConfig:
         Raises:
             InputError: a field is out of range, or fields contradict each other.
         """
+        check_types(self)
         check_range("max_windows", self.max_windows, 1, 10_000)
         if self.max_loss is not None:
             check_range("max_loss", self.max_loss, 0, 1e6)
@@ -98,6 +100,7 @@ class ServeConfig:
         Raises:
             InputError: a port that cannot be one, no host, or fields that contradict each other.
         """
+        check_types(self)
         if not self.host:
             raise InputError("`host`: expected an address; 0.0.0.0 means all of them")
         if self.batching_config and not self.batching:
@@ -143,6 +146,7 @@ class QueryConfig:
             InputError: no text, or more than two; an address, a name or a version that cannot be
                 one.
         """
+        check_types(self)
         if self.n_best is not None:
             check_range("n_best", self.n_best, 1, MAX_SPANS)
         if self.server is not None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config_types import check_types
 from pipeline.errors import InputError
 
 
@@ -31,5 +32,6 @@ class ExplainConfig:
         Raises:
             InputError: no text, or more than two.
         """
+        check_types(self)
         if not 1 <= len(self.text) <= 2:
             raise InputError(f"`text`: expected one or two texts, got {len(self.text)}")

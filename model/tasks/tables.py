@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config_types import check_types
 from pipeline.errors import InputError
 from pipeline.storage.strict_json import Json, JsonObject
 
@@ -87,6 +88,14 @@ class Columns:
     tag_column: int | None = None
     skip_incomplete_rows: bool = False
     negative_column: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a field has a value of another type.
+        """
+        check_types(self)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 
 Pooling = Literal["mean", "cls", "max"]
@@ -117,6 +118,7 @@ class VectorFlags:
         Raises:
             InputError: a field is out of range.
         """
+        check_types(self)
         for name in ("scale", "margin"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"`{name}` {getattr(self, name)}: must be above 0")

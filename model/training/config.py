@@ -1,9 +1,11 @@
 """Configs of a training: hyperparameters, execution, recovery, fine-tuning."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.storage.strict_json import JsonObject
 
@@ -99,8 +101,9 @@ class UpdateConfig:
         Raises:
             InputError: a field is out of range.
         """
+        check_types(self)
         check_ranges(self, steps=1, batch_size=1, warmup_steps=0, weight_decay=0)
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise InputError(f"`learning_rate` {self.learning_rate}: must be above 0")
 
 
@@ -131,7 +134,9 @@ class ExecutionConfig:
         Raises:
             InputError: a field is out of range.
         """
-        check_ranges(self, accumulation_steps=1, worker_timeout_secs=1)
+        check_types(self)
+        check_ranges(self, accumulation_steps=1)
+        check_range("worker_timeout_secs", self.worker_timeout_secs, 1, 1e9)  # as threads can wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +167,7 @@ class LaunchConfig:
         Raises:
             InputError: a field is out of range.
         """
+        check_types(self)
         check_ranges(self, workers=1, restart=0, grace_secs=0)
 
 
@@ -186,9 +192,14 @@ class RecoveryConfig:
         Raises:
             InputError: a field is out of range.
         """
+        check_types(self)
         check_ranges(self, checkpoint_every_steps=1)
         if not self.blow_up_ratio > 1:
             raise InputError(f"`blow_up_ratio` {self.blow_up_ratio}: must be above 1")
+
+
+LARGEST_SEED = 2**32 - 1
+"""Largest seed that Keras takes."""
 
 
 def check_ranges(config: object, **lows: float) -> None:

@@ -27,6 +27,9 @@ UNREADABLE = frozenset({INVALID_UTF8, INVALID_ENCODING, INVALID_JSON, NO_TEXT, N
 
 DROPPED, REMARKS = "dropped", "remarks"  # tags of side outputs
 
+MAX_ID_LEVELS = 32
+"""Most lists and objects that an id may be made of."""
+
 RANGE_BYTES = 1 << 24
 """Size of the byte ranges that files are split into; small enough to keep several workers busy."""
 
@@ -337,7 +340,14 @@ def _columns(row: Any, how: CorpusFormat) -> tuple[str, str | None]:
     identity = row.get(how.id_column)
     if identity is None:
         raise DroppedDocumentError(NO_ID)
-    return text, json.dumps(identity)
+    try:
+        name = json.dumps(identity, allow_nan=False)
+    except (ValueError, RecursionError):  # NaN stands for a missing id, and all have the same
+        raise DroppedDocumentError(NO_ID) from None
+    # MongoDB's ids are objects; what is nested deeper is not handled safely, and no id.
+    if not isinstance(identity, str) and name.count("[") + name.count("{") > MAX_ID_LEVELS:
+        raise DroppedDocumentError(NO_ID)
+    return text, name
 
 
 def text_sentences(text: str, how: CorpusFormat, language: str) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config_types import check_types
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import crc32c, download_exactly, make_folder, publish
 
@@ -47,6 +48,7 @@ class CacheConfig:
         Raises:
             InputError: a number out of range.
         """
+        check_types(self)
         check_range("cache_gb", self.cache_gb, 0.001)
 
     @property

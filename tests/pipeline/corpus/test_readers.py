@@ -208,6 +208,16 @@ def test_an_id_names_a_document() -> None:
         read_document(b'{"body": "Hello."}', with_id)
 
 
+@pytest.mark.parametrize("value", ["NaN", "1e999", "[NaN]", "null", "[" * 400 + "]" * 400])
+def test_a_value_that_is_no_id(value: str) -> None:
+    """Python writes NaN for a missing number; deep nesting ends in a RecursionError elsewhere."""
+    with_id = replace(how("jsonl"), id_column="id")
+    with pytest.raises(DroppedDocumentError, match=NO_ID):
+        read_document(f'{{"id": {value}, "body": "Hello."}}'.encode(), with_id)
+    oid = '{"$oid": "5f"}'
+    assert read_document(f'{{"id": {oid}, "body": "A."}}'.encode(), with_id) == ("A.", oid)
+
+
 def test_another_encoding() -> None:
     windows = replace(how("lines"), encoding="windows-1252")
     assert read_document("“Café” – 5 €".encode("windows-1252"), windows)[0] == "“Café” – 5 €"
