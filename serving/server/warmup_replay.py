@@ -1,6 +1,5 @@
 """Replay a model's warm-up requests after loading, so that the first client does not wait."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from serving.server.wire import check_elements
 from serving.tf_serving import DEFAULT_SIGNATURE, WARM_UP_FILE
 
 _MAX_RECORDS = 1000
+"""As TensorFlow Serving's `kMaxNumRecords` (saved_model_warmup_util)."""
 
 
 def warm_up(version_dir: Path, signatures: dict[str, ServableSignature], runner: Runner) -> None:
@@ -29,7 +29,9 @@ def warm_up(version_dir: Path, signatures: dict[str, ServableSignature], runner:
     path = version_dir / WARM_UP_FILE
     if not path.is_file():
         return
-    for number, record in enumerate(itertools.islice(_records(path), _MAX_RECORDS)):
+    for number, record in enumerate(_records(path)):
+        if number == _MAX_RECORDS:
+            raise invalid(f"{path}: more than {_MAX_RECORDS:,} records; write fewer")
         check_elements(record, prediction_log_pb2.PredictionLog.DESCRIPTOR)
         try:
             log = prediction_log_pb2.PredictionLog.FromString(record)

@@ -18,6 +18,9 @@ from pipeline.storage.rejection_files import (
 )
 from tests.pipeline.jobs.on_engines import contents
 
+LINE: dict[str, Any] = {"id": "a", "rule": "x", "value": 1, "threshold": 2, "excerpt": "e"}
+"""A line of the record of rejections."""
+
 RULES = "rules: {word_count: {min: 8}, hash_rate: {max: 0.1}}\n"
 
 
@@ -151,7 +154,7 @@ def test_existing_rejections_are_replaced_only_on_demand(
 
 def test_an_incomplete_copy_is_recognized_and_replaced(tmp_path: Path) -> None:
     folder, ours = tmp_path / "rejected", tmp_path / "a"
-    ours.write_text('{"rule": "x"}\n')
+    ours.write_text(json.dumps(LINE) + "\n")
     name = "rejected-00000-of-00001.jsonl"
     summary = RejectionSummary(True, {"x": 2}, {name: 1, "rejected-missing": 1})
     missing = {name: str(ours), "rejected-missing": str(tmp_path / "none")}
@@ -161,7 +164,7 @@ def test_an_incomplete_copy_is_recognized_and_replaced(tmp_path: Path) -> None:
         rejections(folder)
     whole = RejectionSummary(True, {"x": 1}, {name: 1})
     publish_rejections(str(folder), {name: str(ours)}, whole, overwrite=True)
-    assert rejections(folder) == [{"rule": "x"}]
+    assert rejections(folder) == [LINE]
     assert sorted(path.name for path in folder.iterdir()) == [name, SUMMARY]
 
 
@@ -174,9 +177,6 @@ def test_a_file_of_the_user_is_not_replaced(
     assert preprocess(corpus, vocab_path, tmp_path / "ds", "--overwrite") == 2
     assert "contains rejected-by-hand.txt, which no job listed" in capsys.readouterr().err
     assert mine.read_text() == "mine"
-
-
-LINE: dict[str, Any] = {"id": "a", "rule": "x", "value": 1, "threshold": 2, "excerpt": "e"}
 
 
 @pytest.mark.parametrize(

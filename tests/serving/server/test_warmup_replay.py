@@ -52,11 +52,14 @@ def test_requests_are_run_in_order_with_the_signature_that_they_name(tmp_path: P
     assert ran == [("serving_default", [1.5]), ("other", [2.5])]
 
 
-def test_only_the_first_thousand_records_are_read(tmp_path: Path) -> None:
-    """A file must not delay a start without end."""
-    ran = replay(tmp_path, [record(number) for number in np.arange(1003.0)])
-    assert len(ran) == 1000
+def test_more_than_a_thousand_records_are_refused(tmp_path: Path) -> None:
+    """As in TensorFlow Serving (saved_model_warmup_util.cc): a start must end."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    ran = replay(tmp_path / "a", [record(number) for number in np.arange(1000.0)])
     assert ran[-1] == ("serving_default", [999.0])
+    with pytest.raises(ServingError, match="more than 1,000 records"):
+        replay(tmp_path / "b", [record(number) for number in np.arange(1001.0)])
 
 
 @pytest.mark.parametrize(
