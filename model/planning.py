@@ -61,6 +61,12 @@ CPU."""
 _CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and two moments, float32
 
 
+SMALLEST = 1e-6
+"""Smallest share, price or size that is estimated with."""
+
+MOST_BYTES = 1e21
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
     """What to plan for.
@@ -111,6 +117,10 @@ class PlanConfig:
         check_types(self)
         if self.model not in SIZES:
             raise InputError(f"`model` {self.model}: expected {', '.join(SIZES)}")
+        try:
+            _ = self.config
+        except ValueError as error:
+            raise InputError(f"`vocab_size` {self.vocab_size}: {error}") from error
         check_ranges(
             self, duplicates=1, batch_size=1, steps=1, accumulation_steps=1, vocab_size=5
         )  # fmt: skip
@@ -119,9 +129,11 @@ class PlanConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"`{name}` {value:g}: must be above 0")
+            if value is not None:
+                check_range(name, value, SMALLEST)
         check_range("mfu", self.mfu, 0, 1)
-        if self.text_bytes < 1:
-            raise InputError(f"`text` {self.text!r}: must be at least 1 B")
+        if not 1 <= self.text_bytes <= MOST_BYTES:
+            raise InputError(f"`text` {self.text!r:.60}: must be at least 1 B, at most 10^9 TB")
         parts = self.count * self.accumulation_steps
         if self.batch_size % parts:
             raise InputError(
