@@ -104,7 +104,7 @@ class UpdateConfig:
         check_types(self)
         check_ranges(self, steps=1, batch_size=1, warmup_steps=0, weight_decay=0)
         if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"`learning_rate` {self.learning_rate}: must be above 0")
+            raise InputError(f"`learning_rate` {self.learning_rate}: must be above 0, finite")
 
 
 @dataclass(frozen=True, kw_only=True)
