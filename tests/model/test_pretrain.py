@@ -585,7 +585,7 @@ def test_models_that_cannot_be_used(
         ({"eval_every_steps": 0}, "`eval_every_steps` 0: must be at least 1"),
         ({"warmup_steps": -1}, "`warmup_steps` -1: must be at least 0"),
         ({"weight_decay": -0.1}, "`weight_decay` -0.1: must be at least 0"),
-        ({"seed": -1}, "`seed` -1: must be at least 0"),
+        ({"seed": -1}, "`seed` -1: must be from 0 to 4294967295"),
         ({"learning_rate": float("nan")}, "`learning_rate` nan: must be above 0"),
         ({"steps": None, "epochs": 0.0}, "`epochs` 0.0: must be above 0"),
         ({"blow_up_ratio": 1.0}, "`blow_up_ratio` 1.0: must be above 1"),
