@@ -45,7 +45,8 @@ class Preprocess(CorpusOptions):
     """static: masks are stored in the records. dynamic: records are masked during training,
     differently each epoch, determined by seed, epoch and record."""
     masking: Masking = PreprocessConfig.masking
-    """Unit of masking: token (a piece), whole-word, or span (several whole words, as SpanBERT)."""
+    """Unit of masking: token (a piece), whole-word, or span (several whole words, as SpanBERT). The
+    words of Chinese text are found by a segmenter, as for BERT-wwm."""
     mask_rate: float = PreprocessConfig.mask_rate
     """Share of the pieces to predict (above 0, to 1)."""
     short_seq_rate: float = PreprocessConfig.short_seq_rate

@@ -34,7 +34,9 @@ TEMPORARY = "_temporary-"
 UNUSABLE = UNREADABLE | {EMPTY, DAMAGED_FILE, NO_OTHER_DOCUMENT}
 """Reasons for dropping documents that no rule is behind."""
 
-_VERSIONED = ("apache-beam", "numpy", "sentencex", "tensorflow", "tensorflow-text")
+_VERSIONED = (
+    "apache-beam", "numpy", "py3langid", "rjieba", "sentencex", "tensorflow", "tensorflow-text",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

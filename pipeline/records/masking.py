@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline import schema
 from pipeline.configs import Masking
+from pipeline.records.chinese_words import continues_chinese_word, han_characters
 from pipeline.schema import JOINER, SPECIAL_TOKENS
 from pipeline.text.tokenizer import Vocabulary
 
@@ -108,7 +109,8 @@ def mask_pieces(
         noise: random numbers of the N records.
         masking: unit of selection. `token`: a piece. `whole-word`: all pieces of a word or none.
             `span`: a run of whole words whose pieces are all replaced the same way (SpanBERT).
-        continues_word: bool [V], by piece id. True for pieces that continue a word (`##...`).
+        continues_word: bool [N, L]. True for pieces that continue a word: `##` pieces, and
+            characters of a Chinese word but the first.
         mask_rate: share of the text pieces to predict (0 to 1), rounded to at least one piece. A
             unit larger than the remaining number of pieces is skipped, so fewer may be selected.
         max_predictions: P, the maximum number of predictions in a record.
@@ -123,7 +125,7 @@ def mask_pieces(
     limits = np.rint(available * mask_rate).astype(np.int64).clip(min=1)
     # Last, since a record may have no text, and one piece is asked for above.
     limits = np.minimum(limits, np.minimum(available, max_predictions))  # [N]
-    units = unit_numbers(is_text, continues_word[input_ids], noise, masking)  # [N, L]
+    units = unit_numbers(is_text, continues_word, noise, masking)  # [N, L]
     chosen = choose_units(units, limits, noise)  # [N, L]
     # Positions not selected get the value `length`, so that sorting moves them behind the others.
     positions = np.sort(np.where(chosen, np.arange(length), length), axis=1)
@@ -267,7 +269,8 @@ class Masker:
         self._masking = masking
         self._mask_rate = mask_rate
         self._max_predictions = max_predictions
-        self._continues_word = np.array([p.startswith(JOINER) for p in vocabulary.pieces], bool)
+        self._is_joined = np.array([p.startswith(JOINER) for p in vocabulary.pieces], bool)
+        self._han = han_characters(vocabulary.pieces)
         self._replacements = Replacements(
             vocabulary.mask_id, np.setdiff1d(np.arange(len(vocabulary)), special)
         )
@@ -291,8 +294,15 @@ class Masker:
             is_text,
             RecordNoise(seeds),
             masking=self._masking,
-            continues_word=self._continues_word,
+            continues_word=self._word_continuations(input_ids),
             mask_rate=self._mask_rate,
             max_predictions=self._max_predictions,
             replacements=self._replacements,
         )
+
+    def _word_continuations(self, input_ids: np.ndarray) -> np.ndarray:
+        """Return which pieces continue a word: bool [N, L]."""
+        continues = self._is_joined[input_ids]
+        if self._masking != "token":
+            continues |= continues_chinese_word(self._han[input_ids])
+        return continues

@@ -38,7 +38,8 @@ def records() -> tuple[np.ndarray, np.ndarray]:
 
 def mask(records: tuple[np.ndarray, np.ndarray], **changes: object) -> dict[str, np.ndarray]:
     settings = {
-        "masking": "token", "continues_word": CONTINUES, "mask_rate": 0.15, "max_predictions": 20,
+        "masking": "token", "continues_word": CONTINUES[records[0]], "mask_rate": 0.15,
+        "max_predictions": 20,
         "replacements": REPLACEMENTS,
     } | changes  # fmt: skip
     return mask_pieces(*records, noise(len(records[0])), **settings)  # type: ignore[arg-type]
@@ -95,7 +96,7 @@ def test_every_position_is_equally_likely(records: tuple[np.ndarray, np.ndarray]
     full = np.ones((4000, 40), bool)
     masked = mask_pieces(
         np.full((4000, 40), 7), full, noise(4000),
-        masking="token", continues_word=CONTINUES, mask_rate=0.15, max_predictions=20,
+        masking="token", continues_word=~full, mask_rate=0.15, max_predictions=20,
         replacements=REPLACEMENTS,
     )  # fmt: skip
     counts = np.bincount(masked["masked_lm_positions"][:, :6].ravel(), minlength=40)
@@ -105,7 +106,7 @@ def test_every_position_is_equally_likely(records: tuple[np.ndarray, np.ndarray]
 def test_more_slots_than_positions() -> None:
     masked = mask_pieces(
         np.array([[2, 50, 3]]), np.array([[False, True, False]]), noise(1),
-        masking="token", continues_word=CONTINUES, mask_rate=0.15, max_predictions=5,
+        masking="token", continues_word=np.zeros((1, 3), bool), mask_rate=0.15, max_predictions=5,
         replacements=REPLACEMENTS,
     )  # fmt: skip
     assert masked["masked_lm_positions"].tolist() == [[1, 0, 0, 0, 0]]
@@ -156,7 +157,8 @@ def test_spans_are_runs_of_words_hidden_alike() -> None:
     rows, length = 4000, 60
     masked = mask_pieces(
         np.full((rows, length), 7), np.ones((rows, length), bool), noise(rows),
-        masking="span", continues_word=CONTINUES, mask_rate=0.5, max_predictions=30,
+        masking="span", continues_word=np.zeros((rows, length), bool), mask_rate=0.5,
+        max_predictions=30,
         replacements=REPLACEMENTS,
     )  # fmt: skip
     hidden = np.zeros((rows, length), bool)
