@@ -30,7 +30,7 @@ FETCHED := build/flink/job-server.jar build/spark/job-server.jar build/prism/pri
     build/storage/versitygw build/storage/fake-gcs-server
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo fetch bench docs pictures image lint types format sbom audit lock clean
+.PHONY: help install demo test test-slow test-together test-alone test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo fetch bench docs pictures image lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,8 +51,14 @@ demo: install  ## text → vocabulary → records → BERT → model server; COR
 test: install lint types  ## lint, types and the tests that take seconds each
 	$(PYTEST) -m "not slow and not flink and not spark and not prism and not browser and not network and not storage"
 
-test-slow: install  ## the tests that take more than some ten seconds each
+test-slow:  ## the tests that take more than some ten seconds each: test-together, then test-alone
+	$(MAKE) --no-print-directory test-together
+	$(MAKE) --no-print-directory test-alone
+
+test-together: install  ## the slow tests that may run while others do
 	$(PYTEST) -m "slow and not alone"
+
+test-alone: install  ## the slow test that holds a server under attack to times
 	$(BIN)/python -m pytest -m alone
 
 test-pythons: install  ## tests of pipeline/ on the oldest and the newest supported Python that are here
