@@ -6,6 +6,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -43,9 +44,14 @@ def ending(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@cache
+def compressed(ending: str) -> bytes:
+    return COMPRESS[ending](DATA)
+
+
 @pytest.fixture
 def packed(ending: str) -> bytes:
-    return COMPRESS[ending](DATA)
+    return compressed(ending)
 
 
 def unpacked(folder: Path, ending: str, data: bytes) -> bytes:

@@ -126,32 +126,34 @@ def test_line_ends_do_not_change_the_identity_of_a_document(input_format: InputF
     assert windows == unix == (text, text)
 
 
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        ("Łódź.\n".encode("utf-16"), UTF16),
-        ("Łódź.\n".encode("utf-32"), UTF16),
-        ("Plain words.\n".encode("utf-16-le"), NUL_BYTES),
-        ("Plain words.\n".encode("utf-16-be"), NUL_BYTES),
-        (b"One.\rTwo.\r\rThree.\r", CR_ONLY),
-        (gzip.compress(b"One.", mtime=0), COMPRESSED),
-        (bz2.compress(b"One."), COMPRESSED),
-        (zstandard.compress(b"One."), COMPRESSED),
-        ("\ufeffŁódź.\r\nTwo.\r\n".encode(), None),
-        (b"One.\n\rTwo.\n", None),
-        (b"", None),
-    ],
-)
+REMARKABLE: list[tuple[str | None, bytes]] = [
+    (UTF16, "Łódź.\n".encode("utf-16")),
+    (UTF16, "Łódź.\n".encode("utf-32")),
+    (NUL_BYTES, "Plain words.\n".encode("utf-16-le")),
+    (NUL_BYTES, "Plain words.\n".encode("utf-16-be")),
+    (CR_ONLY, b"One.\rTwo.\r\rThree.\r"),
+    (COMPRESSED, gzip.compress(b"One.", mtime=0)),
+    (COMPRESSED, bz2.compress(b"One.")),
+    (COMPRESSED, zstandard.compress(b"One.")),
+    (None, "\ufeffŁódź.\r\nTwo.\r\n".encode()),
+    (None, b"One.\n\rTwo.\n"),
+    (None, b""),
+    (None, b"Plain.\n\nText.\n"),
+]
+
+
 @pytest.mark.parametrize("input_format", ["prose", "lines", "jsonl"])
-def test_files_of_another_format_are_reported(
-    input_format: InputFormat, data: bytes, kind: str | None, tmp_path: Path
-) -> None:
-    (tmp_path / "a.txt").write_bytes(data)
-    (tmp_path / "b.txt").write_bytes(b"Plain.\n\nText.\n")
+def test_files_of_another_format_are_reported(input_format: InputFormat, tmp_path: Path) -> None:
+    expected: dict[str, list[str]] = {}
+    for index, (kind, data) in enumerate(REMARKABLE):
+        path = tmp_path / f"{index:02d}.txt"
+        path.write_bytes(data)
+        if kind:
+            expected.setdefault(kind, []).append(str(path))
     files = match_files([str(tmp_path / "*")])
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         read = pipeline | ReadDocuments(files, how(input_format))
-        remarks = [(kind, (1, [f"{tmp_path}/a.txt"]))] if kind else []
+        remarks = [(kind, (len(paths), paths)) for kind, paths in expected.items()]
         assert_that(collected(read[REMARKS]), equal_to(remarks))
 
 
