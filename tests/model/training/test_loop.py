@@ -177,17 +177,18 @@ def test_dropout_follows_the_seeds_given(small_config: BertConfig, xla: bool) ->
 
 def test_xla_does_not_undo_recomputation(small_config: BertConfig) -> None:
     # In one program, as for a GPU or TPU, it would take the two computations of a layer for one.
+    config = dataclasses.replace(small_config, num_hidden_layers=1)  # compiling takes seconds
+
     def products(*, recompute: bool) -> int:
-        trainer = make_trainer(small_config, recompute=recompute)
+        trainer = make_trainer(config, recompute=recompute)
         step = tf.function(trainer._gradients_and_sums, jit_compile=True, autograph=False)
         inputs = (*a_batch(), trainer._dropout_seeds(0), tf.ones([]))
         program: str = step.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
         return program.count(" dot(")
 
-    layers = small_config.num_hidden_layers
     # Queries, keys, values, scores, what is gathered, the block's end, intermediate; the last
     # product of a layer is needed for no gradient.
-    assert products(recompute=True) - products(recompute=False) >= 7 * layers
+    assert products(recompute=True) - products(recompute=False) >= 7
 
 
 def test_the_loss_scale_halves_and_doubles() -> None:
