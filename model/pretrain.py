@@ -419,7 +419,7 @@ def run_config(
 def _warn_without_matches(
     initialization: Initialization, model: BertConfig, manifest: Manifest
 ) -> None:
-    """Log a warning if a matching head was asked for, and has no use or no room."""
+    """Log a warning if a requested matching head has no use or no room."""
     if initialization != "neighbours-and-matches":
         return
     given = f"`initialization` {initialization}"

@@ -1,4 +1,4 @@
-"""Make datasets of a corpus: the settings of each, the job, what came of it."""
+"""Make datasets of a corpus: their settings, the job, and its report."""
 
 import logging
 import math
@@ -98,7 +98,6 @@ def settings_of(config: PreprocessConfig) -> dict[str, Settings]:
     sizes = match_files(config.input).values()
     shards = -(-sum(sizes) // TEXT_BYTES_PER_SHARD)
     if config.input_format == "prose":
-        # A file of prose is one document, and a shard needs several for random next sentences.
         shards = min(shards, len(sizes) // FILES_PER_SHARD)
     # The fields that decide the bytes of the records; the manifest holds all of them.
     names = {field.name for field in fields(Settings)}

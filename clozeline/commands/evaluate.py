@@ -82,7 +82,7 @@ class Evaluate(Command):
 
 
 def show(result: "EvaluationResult") -> None:
-    """Print the measures, the confusion matrix and what is most wrong; and what was written."""
+    """Print the metrics, the confusion matrix, the worst mistakes, and the written files."""
     from clozeline.show.evaluation import print_confusion, print_measures, print_worst
 
     if result.predictions:

@@ -38,7 +38,7 @@ class Import(Command):
     """Seed for weights missing from the checkpoint, such as a head or the pooler."""
 
     def run(self) -> dict[str, Any]:
-        """Read and write; return what the run has, and what was not found or not used."""
+        """Import; return the run's properties, and the missing and unused weights."""
         from model.interchange.import_checkpoint import import_checkpoint
 
         result = import_checkpoint(config_from(self, ImportConfig))
@@ -66,7 +66,7 @@ def as_json(result: "ImportResult") -> dict[str, Any]:
 
 
 def as_table(result: "ImportResult") -> Table:
-    """Return what a person wants to know, a line each."""
+    """Return a summary of the import, one fact per line."""
     from model.interchange.foreign_checkpoint import FORMAT_NAMES, by_layer
 
     imported = result.imported

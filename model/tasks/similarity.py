@@ -293,7 +293,7 @@ def _settings(task: Task) -> VectorSettings:
 
 
 def _fits(loss: VectorLoss, examples: ComparedTexts) -> bool:
-    """Return whether examples have what a loss compares."""
+    """Return whether examples have the texts or scores that a loss compares."""
     if loss in ("cosent", "cosine"):
         return bool(examples.scores)
     return not examples.scores and (loss == "in-batch" or examples.have_negatives)
@@ -320,7 +320,7 @@ def _check_loss(loss: VectorLoss, examples: ComparedTexts) -> None:
 
 
 def _score_range(examples: ComparedTexts) -> float:
-    """Return the score that stands for a cosine of 1: 1, or the largest one if it is larger."""
+    """Return the score that corresponds to a cosine of 1: 1, or the largest one if it is larger."""
     return max(1.0, max(map(abs, examples.scores)))
 
 

@@ -554,7 +554,7 @@ class TaskKind(ABC, Generic[E]):
     # ---- serving
 
     def window_outputs(self, task: Task, logits: Any, at: Any, most: Any) -> Tensors:
-        """Return what `served_answers` needs of some windows, for signatures that read windows.
+        """Return the inputs of `served_answers` from some windows, for signatures with windows.
 
         Args:
             task: task of the model.
@@ -580,7 +580,7 @@ class TaskKind(ABC, Generic[E]):
         """
 
     def relevance(self, task: Task, answers: "Tensors | Arrays") -> Any:
-        """Return what passages are ranked by, for kinds with `ranks_passages`.
+        """Return the relevance of passages, for kinds with `ranks_passages`.
 
         Args:
             task: task of the model.

@@ -189,7 +189,7 @@ class Group:
             self._send(signal.SIGKILL)
 
     def _must_stop(self, event: _Worker | int) -> bool:
-        """Take note of an event; return whether the workers must be told to stop now."""
+        """Record an event; return whether the workers must be stopped now."""
         if isinstance(event, _Worker):
             self._ended.append(event)
             # One failure is enough: the workers that were told to stop fail, too.
@@ -277,7 +277,7 @@ class Group:
 
 
 def _end_with_parent(number: int) -> None:
-    """Let the kernel send a signal to this process when its parent dies, even of SIGKILL."""
+    """Make the kernel send a signal to this process when its parent dies, also by SIGKILL."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 

@@ -1,4 +1,4 @@
-"""The order of records: which record stands in which row of which global batch.
+"""The order of records: which record is in which row of which global batch.
 
 The records of a split, in the order of its files, are cut into V ranges, one for each stream. A
 stream's order in an epoch is a pure function of (seed, epoch, stream, manifest): its files in

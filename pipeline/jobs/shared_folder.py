@@ -92,7 +92,7 @@ def job_folder(parent: str, prefix: str) -> Iterator[str]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove what a killed job left: what it published partially, and its files."""
+    """Remove the files of a killed job, and the shards that it published partially."""
     undo(str(folder))
     _empty(str(folder))
 

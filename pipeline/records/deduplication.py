@@ -27,7 +27,7 @@ _NUMBER = np.dtype("<i4")
 
 
 def node_of(document: Document) -> bytes:
-    """Return what stands for a document: its key, and a hash of its pieces, 24 bytes in all.
+    """Return the identifier of a document: its key, and a hash of its pieces, 24 bytes in all.
 
     The hash tells documents apart that have the same id but different texts.
     """

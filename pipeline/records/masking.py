@@ -151,7 +151,7 @@ def mask_pieces(
 def _replaced(
     labels: np.ndarray, slots: np.ndarray | None, noise: RecordNoise, replacements: Replacements
 ) -> np.ndarray:
-    """Return what the model sees in place of the selected pieces: int64 [N, P].
+    """Return the pieces that replace the selected ones: int64 [N, P].
 
     Args:
         labels: int64 [N, P]. The selected pieces.

@@ -75,7 +75,7 @@ class CachedShardFiles(ShardFiles):
             yield path
 
     def failed(self, shard: Shard, error: InputError | JobError | OSError) -> InputError | JobError:
-        """Return what to raise for an error, as `ShardFiles`; it names the dataset's file."""
+        """Return the exception for an error, as `ShardFiles`; it names the dataset's file."""
         if isinstance(error, InputError):
             remote = self._dataset / shard.name
             copy = self._cache.path_of(remote, shard.crc32c)

@@ -105,7 +105,7 @@ def publish(
 
 
 def undo(folder: str) -> None:
-    """Remove what a job published only partially: shards without a manifest.
+    """Remove the partially published shards of a job: those without a manifest.
 
     Args:
         folder: the job's folder, which may contain the `JOURNAL`.

@@ -57,7 +57,7 @@ class ShardFiles:
         yield path
 
     def failed(self, shard: Shard, error: InputError | JobError | OSError) -> InputError | JobError:
-        """Return what to raise for an error that occurred while a shard was read; keep the first.
+        """Return the exception for an error that occurred while a shard was read; keep the first.
 
         If the file does not have the checksum of the manifest, the error says so.
         """

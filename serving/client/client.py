@@ -650,7 +650,7 @@ def _compares(signature: Signature | None) -> bool:
 
 
 def _relevance(model: str, answer: Mapping[str, np.ndarray], label: str | None) -> np.ndarray:
-    """Return what a batch of pairs is ranked by: float32 [B].
+    """Return the relevance of each pair of a batch: float32 [B].
 
     Raises:
         InputError: the model has no such class.

@@ -1,4 +1,4 @@
-"""Measure what a lower precision costs: the metrics of an exported model on labelled examples.
+"""Measure the effect of a lower precision on a model's metrics, on labelled examples.
 
 Both the Python model in float32 and the exported graph compute the logits of the same encoded
 examples, and the kind of task evaluates both.

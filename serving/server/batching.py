@@ -60,7 +60,7 @@ class BatchingOptions:
     thread_pool_name: str = "batch_threads"
 
     def __post_init__(self) -> None:
-        """Check what the types do not say.
+        """Check the ranges of the fields.
 
         Raises:
             InputError: a number is out of range; in TensorFlow Serving's wording if it has one.
@@ -335,7 +335,7 @@ class Batcher:
         return placed
 
     def _shapes(self, signature: ServableSignature, inputs: Arrays) -> Hashable:
-        """Return what must agree for inputs to share a batch.
+        """Return the properties that inputs must share to be in one batch.
 
         Without padding, that is their inner shapes. With it, the sizes that the signature fixes and
         those of 0, and which of the others equal each other or which is larger: else padding could
