@@ -147,8 +147,10 @@ def _parts(records: Iterator[tuple[str, str]], size: int) -> Iterator[tuple[tupl
 def _by_id(folder: Path, queries: list[str], best: BestDocuments) -> dict[str, dict[str, float]]:
     """Return the scores by document id; the ids are read again, so that they need no memory."""
     # A corpus has millions of ids, of which the best documents need few.
-    wanted = set(np.unique(best.places[np.isfinite(best.scores)]).tolist())
-    names = {place: name for place, (name, _) in enumerate(read_corpus(folder)) if place in wanted}
+    best_places = set(np.unique(best.places[np.isfinite(best.scores)]).tolist())
+    names = {
+        place: name for place, (name, _) in enumerate(read_corpus(folder)) if place in best_places
+    }
     found: dict[str, dict[str, float]] = {}
     for query, places, scores in zip(queries, best.places, best.scores, strict=True):
         of_query = found.setdefault(query, {})

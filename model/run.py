@@ -160,11 +160,11 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: Variabl
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: already exists; choose another `run_dir`, or remove it")
-    with writing(f"`run_dir` {path}"), staging(path.parent, f".{path.name}-") as made:
-        (made / VOCABULARY).write_bytes(vocabulary)
-        (made / CONFIG).write_text(config.to_json(), encoding="utf-8")
-        checkpoints = Checkpoints(made / CHECKPOINTS)
+    with writing(f"`run_dir` {path}"), staging(path.parent, f".{path.name}-") as staged:
+        (staged / VOCABULARY).write_bytes(vocabulary)
+        (staged / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        checkpoints = Checkpoints(staged / CHECKPOINTS)
         # Step 0 and no optimizer: the run has weights, and no training to resume.
         checkpoints.save(0, {"model": weights})
         checkpoints.wait()
-        publish(made, path, CONFIG)
+        publish(staged, path, CONFIG)

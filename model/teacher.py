@@ -224,8 +224,8 @@ def cache_bytes(logits: Sequence[np.ndarray], key: str) -> bytes:
 def read_cache(path: Path, key: str) -> list[np.ndarray] | None:
     """Return the logits in the cache file; None if it has others, or is damaged."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-            arrays: Arrays = {name: found[name] for name in found.files}
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            arrays: Arrays = {name: archive[name] for name in archive.files}
         if str(arrays["key"]) != key:
             return None
         return np.split(arrays["logits"], np.cumsum(arrays["lengths"])[:-1])

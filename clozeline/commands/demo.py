@@ -195,9 +195,9 @@ def remove_files(folder: Path) -> None:
     marker = folder / MARKER
     if not marker.is_file():
         raise InputError(f"`output` {folder}: exists, but no demo created it; name another folder")
-    made = {marker, *(folder / name for name in marker.read_text(encoding="utf-8").splitlines())}
+    created = {marker, *(folder / name for name in marker.read_text(encoding="utf-8").splitlines())}
     inside = sorted(folder.rglob("*"))
-    others = [str(path) for path in inside if not _is_folder(path) and path not in made]
+    others = [str(path) for path in inside if not _is_folder(path) and path not in created]
     # All is checked before the first file is removed: a folder of the user stays as it was.
     if others:
         raise InputError(

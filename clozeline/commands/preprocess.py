@@ -109,11 +109,11 @@ class Preprocess(CorpusOptions):
         from pipeline.preprocess import preprocess
 
         report = preprocess(self.configuration(), beam_flags)
-        for made in report.datasets:
-            results.print(dataset_table(made.path, made.manifest, report.seconds))
+        for dataset in report.datasets:
+            results.print(dataset_table(dataset.path, dataset.manifest, report.seconds))
         warnings = [spelled(warning, "preprocess") for warning in report.warnings]
         warn(warnings)
-        datasets = [_as_json(made) for made in report.datasets]
+        datasets = [_as_json(dataset) for dataset in report.datasets]
         both = {"warnings": warnings, "seconds": report.seconds}
         return (datasets[0] if len(datasets) == 1 else {"datasets": datasets}) | both
 

@@ -55,8 +55,8 @@ def print_worst(worst: Sequence[JsonObject]) -> None:
         return
     rows = []
     for row in shown:
-        given = {k: v for k, v in row.items() if k not in ("expected", "answer", "error")}
-        place, *texts = given.values()
+        inputs = {k: v for k, v in row.items() if k not in ("expected", "answer", "error")}
+        place, *texts = inputs.values()
         words = " | ".join(_short(text) for text in texts if isinstance(text, str | list))
         rows.append((place, words, _short(row["expected"]), _short(row["answer"])))
     columns = (next(iter(shown[0])), "text", "expected", "predicted")

@@ -115,13 +115,13 @@ def explain_texts(
     if position is not None and not 0 <= position < len(example):
         raise InputError(f"`position` {position}: must be from 0 to {len(example) - 1}")
     # The last piece before [SEP].
-    asked = len(example) - 2 if position is None else position
+    asked_position = len(example) - 2 if position is None else position
     # The checkpoint that `export` takes by default, too.
     model = run.load_model("auto")
     encoder, features = model.get_layer("encoder"), example.features()
     inside = with_intermediates(encoder)(features, training=False)
     attention = np.concatenate([np.asarray(scores) for scores in inside["attention_scores"]])
-    asked_about = questions(run, model, example, asked)
+    asked_about = questions(run, model, example, asked_position)
     return Explanation(
         run=str(run.path),
         example=example,

@@ -93,19 +93,20 @@ def _task_questions(task: Task, model: keras.Model, example: Example) -> list[Sc
     head = model.get_layer(TASK_HEAD)
     return [
         ScoredQuestion(
-            asked.kind, asked.title, asked.formula, f"{DEVLIN}, section {asked.section}",
-            asked.answers, asked.position, _scores(head, asked), asked.is_number,
+            question.kind, question.title, question.formula,
+            f"{DEVLIN}, section {question.section}", question.answers, question.position,
+            _scores(head, question), question.is_number,
         )
-        for asked in task.definition.head_questions(task, example)
+        for question in task.definition.head_questions(task, example)
     ]  # fmt: skip
 
 
-def _scores(head: Any, asked: HeadQuestion) -> Callable[[Tensors], tf.Tensor]:
+def _scores(head: Any, question: HeadQuestion) -> Callable[[Tensors], tf.Tensor]:
     """Return how a head scores the answers to a question."""
-    if asked.position is not None:
-        return partial(_of_a_piece, head, asked.position)
-    if asked.output is not None:
-        return partial(_of_every_piece, head, asked.output)
+    if question.position is not None:
+        return partial(_of_a_piece, head, question.position)
+    if question.output is not None:
+        return partial(_of_every_piece, head, question.output)
     return partial(_of_the_text, head)
 
 

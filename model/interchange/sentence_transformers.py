@@ -121,8 +121,8 @@ def _pooling(folder: Path, size: int, *, has_prompts: bool) -> Pooling:
     # Releases from 6 on write the name; earlier ones a flag for each mode, and several may be set.
     mode = settings.values.get("pooling_mode")
     if mode is None:
-        given = [name for name in settings.values if name.startswith("pooling_mode_")]
-        used = [name for name in given if settings.get(name, bool)]
+        flags = [name for name in settings.values if name.startswith("pooling_mode_")]
+        used = [name for name in flags if settings.get(name, bool)]
         modes = [_MODES.get(name, name.removeprefix("pooling_mode_")) for name in used]
         mode = "+".join(modes)
     for pooling in get_args(Pooling):

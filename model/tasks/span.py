@@ -170,15 +170,15 @@ class Span(TaskKind[Questions]):
     def encode(self, encoder: "Encoder", examples: Questions, task: Task) -> Encoded:
         """Encode each question with all windows of its passage; the windows overlap."""
         del task
-        asked = examples.questions
-        questions = encoder.pieces([each.question for each in asked])
+        all_questions = examples.questions
+        questions = encoder.pieces([each.question for each in all_questions])
         # A passage has several questions in SQuAD, and is tokenized once.
-        passages = {each.passage: index for index, each in enumerate(asked)}
+        passages = {each.passage: index for index, each in enumerate(all_questions)}
         split = {passage: encoder.passage(passage) for passage in passages}
         asked_pieces, windows_of_passages, all_words, labels = [], [], [], []
         first_lengths, sources = [], []
         in_parts = truncated = 0
-        for index, each in enumerate(asked):
+        for index, each in enumerate(all_questions):
             pieces, words, word_bytes = split[each.passage]
             question = questions[index][: question_room(encoder.max_seq_length)]
             # As in google-research/bert, the end of a long question is cut, not its passage.
@@ -203,7 +203,7 @@ class Span(TaskKind[Questions]):
             np.array(labels, np.int32).reshape(-1, 2),
             np.array(sources, np.int32),
             all_words,
-            [split[each.passage][2] for each in asked],
+            [split[each.passage][2] for each in all_questions],
             {
                 "in parts": in_parts,
                 "question truncated": truncated,
@@ -516,20 +516,20 @@ def read_squad(path: Path) -> Questions:
     return questions
 
 
-def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None:
-    if not is_unicode(str(asked["id"])):
-        raise ValueError(f"{asked['id']!r}: the id is not text")
-    for name, text in (("context", passage), ("question", asked["question"])):
+def _add_question(found: Questions, passage: str, entry: dict[str, Any]) -> None:
+    if not is_unicode(str(entry["id"])):
+        raise ValueError(f"{entry['id']!r}: the id is not text")
+    for name, text in (("context", passage), ("question", entry["question"])):
         if not isinstance(text, str) or not is_unicode(text):
-            raise ValueError(f"{asked['id']}: the {name} is not text")
-    is_impossible = asked.get("is_impossible", False)
+            raise ValueError(f"{entry['id']}: the {name} is not text")
+    is_impossible = entry.get("is_impossible", False)
     if not isinstance(is_impossible, bool):
-        raise ValueError(f"{asked['id']}: is_impossible is neither true nor false")
+        raise ValueError(f"{entry['id']}: is_impossible is neither true nor false")
     # SQuAD 2.0 lists plausible answers of impossible questions elsewhere; none of them is right.
-    given = [] if is_impossible else asked.get("answers")
-    answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in given or []]
+    listed = [] if is_impossible else entry.get("answers")
+    answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in listed or []]
     if not all(is_unicode(text) for text, _ in answers):
-        raise ValueError(f"{asked['id']}: an answer is not text")
+        raise ValueError(f"{entry['id']}: an answer is not text")
     placed = [
         (text, first)
         for text, first in answers
@@ -537,10 +537,10 @@ def _add_question(found: Questions, passage: str, asked: dict[str, Any]) -> None
         if text and first >= 0 and passage.startswith(text, first)
     ]
     if len(placed) < len(answers):
-        found.misplaced.append(str(asked["id"]))
-    expected = None if given is None else tuple(text for text, _ in answers)
+        found.misplaced.append(str(entry["id"]))
+    expected = None if listed is None else tuple(text for text, _ in answers)
     found.questions.append(
-        Question(str(asked["id"]), str(asked["question"]), passage, tuple(placed), expected)
+        Question(str(entry["id"]), str(entry["question"]), passage, tuple(placed), expected)
     )
 
 

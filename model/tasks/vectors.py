@@ -83,11 +83,11 @@ class VectorSettings:
             TypeError: there are unknown fields.
             ValueError: a value is not possible.
         """
-        given = dict(settings)
+        parts = dict(settings)
         # JSON has lists; settings are compared with those of a flag, which are tuples.
-        given["dimensions"] = tuple(given.get("dimensions", ()))
-        given["prompts"] = tuple((name, text) for name, text in given.get("prompts", ()))
-        return cls(**given)
+        parts["dimensions"] = tuple(parts.get("dimensions", ()))
+        parts["prompts"] = tuple((name, text) for name, text in parts.get("prompts", ()))
+        return cls(**parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,8 +124,8 @@ def publish_rejections(
     make_folders(folder)
     present = {*names_in(folder)}
     old = {*read_summary(folder).files} & present if SUMMARY in present else set()
-    begun = dict.fromkeys(sorted(old), 0) | summary.files
-    _write(folder, RejectionSummary(False, {}, begun))
+    listed = dict.fromkeys(sorted(old), 0) | summary.files
+    _write(folder, RejectionSummary(False, {}, listed))
     remove_files(joined(folder, name) for name in sorted(old - {*files}))
     for name, temporary in files.items():
         # Not a rename: the job's folder may be on another filesystem.

@@ -179,13 +179,13 @@ def _naming_the_model(server: str, model: str, version: Version) -> Iterator[Non
 def _not_served(server: str, model: str, version: Version, error: ServerError) -> str:
     """Return the error message for a model, version or label that the server does not serve."""
     if isinstance(version, str):
-        asked = f"`model` {model} `version` {version}"
+        named = f"`model` {model} `version` {version}"
         advice = "labels are those of the models.config that serve's `models` names"
     else:
-        asked = f"`model` {model}" + ("" if version is None else f" `version` {version}")
+        named = f"`model` {model}" + ("" if version is None else f" `version` {version}")
         advice = "the name is that of a folder under serve's `models`"
         advice += "" if version is None else ", the version that of a folder in it"
-    return f"{asked}: not served at {server} ({error}); {advice}"
+    return f"{named}: not served at {server} ({error}); {advice}"
 
 
 N_BEST = 5
@@ -218,8 +218,8 @@ def _inputs(
             f"leave {texts[-1]!r} out"
         )
     padded = [*texts, ""]  # an empty second text means a single text
-    given: JsonObject = {each: [text] for each, text in zip(names, padded, strict=False)}
-    return given | {each: [n_best or N_BEST] for each in numbers}
+    inputs: JsonObject = {each: [text] for each, text in zip(names, padded, strict=False)}
+    return inputs | {each: [n_best or N_BEST] for each in numbers}
 
 
 def _position(name: str) -> int:

@@ -54,14 +54,14 @@ def answer(saved_model: str, requests: str, answers: str) -> None:
 
     load_text_ops()
     signatures = tf.saved_model.load(saved_model).signatures
-    asked: dict[tuple[str, str], dict[str, tf.Tensor]] = {}
+    inputs_by_request: dict[tuple[str, str], dict[str, tf.Tensor]] = {}
     with np.load(requests, allow_pickle=False) as arrays:
         for key in arrays.files:
             number, signature, name = key.split(" ")
             tensor = tf.make_ndarray(tensor_pb2.TensorProto.FromString(arrays[key].tobytes()))
-            asked.setdefault((number, signature), {})[name] = tf.constant(tensor)
+            inputs_by_request.setdefault((number, signature), {})[name] = tf.constant(tensor)
     answered = {}
-    for (number, signature), inputs in asked.items():
+    for (number, signature), inputs in inputs_by_request.items():
         for name, output in signatures[signature](**inputs).items():
             data = tf.make_tensor_proto(output.numpy()).SerializeToString()
             answered[f"{number} {signature} {name}"] = np.frombuffer(data, np.uint8)

@@ -92,9 +92,11 @@ def _answers(
             arrays[f"{number} {signature} {name}"] = np.frombuffer(data, np.uint8)
     parent = Path(tempfile.gettempdir())
     with writing(f"temporary files in {parent}"), staging(parent, f"{CLOZELINE}gate-") as folder:
-        asked, answered = folder / "requests.npz", folder / "answers.npz"
-        np.savez(asked, **arrays)  # type: ignore[arg-type]  # its stubs take the names for flags
-        command = [sys.executable, str(_PROGRAM), str(saved_model), str(asked), str(answered)]
+        request_file, answer_file = folder / "requests.npz", folder / "answers.npz"
+        # NumPy's stubs take the names for flags.
+        np.savez(request_file, **arrays)  # type: ignore[arg-type]
+        files = (_PROGRAM, saved_model, request_file, answer_file)
+        command = [sys.executable, *map(str, files)]
         environment = os.environ | FROZEN_WEIGHTS
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
@@ -103,9 +105,9 @@ def _answers(
                 f"not exported: a process with TensorFlow and TF Text alone cannot run it: {said}"
             )
         outputs: list[dict[str, np.ndarray]] = [{} for _ in requests]
-        with np.load(answered, allow_pickle=False) as found:
-            for key in found.files:
+        with np.load(answer_file, allow_pickle=False) as archive:
+            for key in archive.files:
                 number, _, name = key.split(" ")
-                tensor = tensor_pb2.TensorProto.FromString(found[key].tobytes())
+                tensor = tensor_pb2.TensorProto.FromString(archive[key].tobytes())
                 outputs[int(number)][name] = tf.make_ndarray(tensor)
     return outputs

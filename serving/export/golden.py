@@ -121,11 +121,11 @@ class Reference:
         rows = []
         for text, pair in zip(texts, pairs, strict=True):
             is_single = served.TEXT_PAIR not in names or (kind in OPTIONAL_PAIRS and not pair)
-            given = (text,) if is_single else (text, pair)
+            row_texts = (text,) if is_single else (text, pair)
             if task:
-                rows.append(self._of_task(task, given))
+                rows.append(self._of_task(task, row_texts))
             else:
-                rows.append(self._asked(*given))
+                rows.append(self._asked(*row_texts))
         if served.DIMENSION in names:
             rows = [
                 row | {served.VECTOR: self._shortened(row[served.VECTOR], size)}

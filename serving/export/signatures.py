@@ -558,14 +558,16 @@ class TextModel(tf.Module):
         """
         # On a GPU, `tf.gather` gives zeros for an id that is out of range, without an error.
         values = map(_rows_of_ids, (input_ids, input_mask, segment_ids))
-        given = dict(zip(schema.ENCODER_INPUTS, values, strict=True))
-        lengths = _lengths_without_filler(given[schema.INPUT_IDS], self._run.vocabulary.cls_id)
-        checks = self._checks_of_ids(given)
+        ids_by_name = dict(zip(schema.ENCODER_INPUTS, values, strict=True))
+        lengths = _lengths_without_filler(
+            ids_by_name[schema.INPUT_IDS], self._run.vocabulary.cls_id
+        )
+        checks = self._checks_of_ids(ids_by_name)
         if masked_lm_positions is not None:
             positions = _rows_of_ids(masked_lm_positions)
             checks.append(_check_positions(positions, lengths))
         with tf.control_dependencies(checks):
-            features = {name: _with_columns(ids) for name, ids in given.items()}
+            features = {name: _with_columns(ids) for name, ids in ids_by_name.items()}
         is_filler = tf.range(tf.shape(features[schema.INPUT_IDS])[1]) >= lengths[:, tf.newaxis]
         # A filled position is masked like padding, so neighbours do not attend to it.
         features = {name: tf.where(is_filler, 0, ids) for name, ids in features.items()}
@@ -586,7 +588,7 @@ class TextModel(tf.Module):
             outputs[served.TASK_LOGITS] = _without(is_filler, logits) if is_long else logits
         return outputs
 
-    def _checks_of_ids(self, given: Mapping[str, Any]) -> list[Any]:
+    def _checks_of_ids(self, ids_by_name: Mapping[str, Any]) -> list[Any]:
         """Return ops that fail unless the inputs, int32 [B, L] each, are valid."""
         config = self._run.config
         limits = {
@@ -594,7 +596,7 @@ class TextModel(tf.Module):
             schema.INPUT_MASK: 2,
             schema.SEGMENT_IDS: config.type_vocab_size,
         }
-        shape = tf.shape(given[schema.INPUT_IDS])
+        shape = tf.shape(ids_by_name[schema.INPUT_IDS])
         return [
             tf.debugging.assert_less_equal(
                 shape[1],
@@ -604,11 +606,11 @@ class TextModel(tf.Module):
             tf.debugging.Assert((shape[0] == 0) | (shape[1] > 0), ["input_ids have no columns"]),
             *(
                 tf.debugging.assert_equal(
-                    tf.shape(given[name]), shape, f"{name} and input_ids differ in shape"
+                    tf.shape(ids_by_name[name]), shape, f"{name} and input_ids differ in shape"
                 )
-                for name in given
+                for name in ids_by_name
             ),
-            *(_check_range(name, given[name], limit) for name, limit in limits.items()),
+            *(_check_range(name, ids_by_name[name], limit) for name, limit in limits.items()),
         ]
 
 

@@ -313,8 +313,8 @@ class TextEncoder(tf.Module):
         words = tokenize_by_word(self._tokenizer, text_pair, self._vocabulary)
         lengths = words.pieces.row_lengths()
         # As in training: a long question is cut, so that its passage has room.
-        asked = tf.minimum(question.row_lengths(), question_room(self._max_seq_length))
-        room = self._max_seq_length - PAIR_MARKS - asked
+        question_lengths = tf.minimum(question.row_lengths(), question_room(self._max_seq_length))
+        room = self._max_seq_length - PAIR_MARKS - question_lengths
         step = window_step(room, stride, _GRAPH)
         count = window_count(lengths, room, step, _GRAPH)
         read = tf.minimum(count, max_windows)
@@ -322,7 +322,7 @@ class TextEncoder(tf.Module):
         first = numbers * tf.gather(step, rows)
         spans = Spans(
             tf.gather(question.row_starts(), rows),
-            tf.gather(asked, rows),
+            tf.gather(question_lengths, rows),
             tf.size(question.flat_values, tf.int64)
             + tf.gather(words.pieces.row_starts(), rows)
             + first,
@@ -332,7 +332,7 @@ class TextEncoder(tf.Module):
         no_words = tf.fill(tf.shape(question.flat_values), NO_WORD)
         return Windows(
             ReadTexts(text_pair, words, rows, words.words.row_lengths(), most),
-            (count > read) | (question.row_lengths() > asked),
+            (count > read) | (question.row_lengths() > question_lengths),
             tf.concat([question.flat_values, words.pieces.flat_values], axis=0),
             tf.concat([no_words, words.word_numbers.flat_values], axis=0),
             spans,
