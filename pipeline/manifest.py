@@ -74,7 +74,7 @@ class Manifest:
     max_seq_length: int
     max_predictions: int
     splits: dict[str, tuple[Shard, ...]]
-    statistics: dict[str, Any]
+    statistics: dict[str, dict[str, int]]
     dropped_documents: dict[str, int]
     versions: dict[str, str]
     changed_text: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -19,6 +19,8 @@ import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
+from pipeline.schema import Tensors
+
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _AROUND_A_CALL = ("Placeholder", "Identity", "NoOp")
 
@@ -150,7 +152,7 @@ class _Steps:
     arguments: Mapping[str, str]
     results: Mapping[str, str]
 
-    def __call__(self, **arguments: Any) -> dict[str, Any]:
+    def __call__(self, **arguments: tf.Tensor) -> Tensors:
         """Return the results."""
         tensors = {self.arguments[name]: value for name, value in arguments.items()}
         for step in self.steps:
