@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 # Strings, because the front door imports this module before the libraries.
 Arrays: TypeAlias = "dict[str, np.ndarray]"
-"""Arrays by name: features of records, inputs or outputs of a model."""
+"""Arrays by name: features of records, inputs or outputs of a model; strings are objects."""
 
 Tensors: TypeAlias = "dict[str, tf.Tensor]"
 """Tensors by name, eager or in a graph. TensorFlow publishes no types: to mypy they are `Any`."""

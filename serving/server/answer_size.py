@@ -10,7 +10,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from serving.server.signature_spec import Arrays, ServableSignature, TensorInfo
+from pipeline.schema import Arrays
+from serving.server.signature_spec import ServableSignature, TensorInfo
 from serving.server.status import invalid
 
 _ITEM_BYTES = {tf.string: 24}  # TensorFlow's string object

@@ -19,10 +19,11 @@ import numpy as np
 from grpc import StatusCode
 
 from pipeline.errors import InputError
+from pipeline.schema import Arrays
 from serving.server.answer_size import check_answer
 from serving.server.callers import current_caller
 from serving.server.metrics import Metrics
-from serving.server.signature_spec import Arrays, ServableSignature, check_rows, size_bytes
+from serving.server.signature_spec import ServableSignature, check_rows, size_bytes
 from serving.server.status import ServingError
 from serving.tf_serving import MAX_MESSAGE_BYTES
 

@@ -22,12 +22,13 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from pipeline.schema import Arrays
 from serving.server.answer_size import check_answer
 from serving.server.backend import Backend
 from serving.server.json_answer import number_text, string_text
-from serving.server.json_values import Json, converter, is_base64, is_utf8, json_type, quoted
+from serving.server.json_values import ParsedJson, converter, is_base64, is_utf8, json_type, quoted
 from serving.server.loading import Servable
-from serving.server.signature_spec import Arrays, check_rows
+from serving.server.signature_spec import check_rows
 from serving.server.status import ServingError, invalid, shortened
 from serving.server.wire import MAX_ENTRIES
 from serving.tf_serving import DEFAULT_SIGNATURE
@@ -40,7 +41,7 @@ _INT64 = range(-(2**63), 2**63)
 _to_float, _to_bytes = converter(tf.float32), converter(tf.string)
 
 
-def read_examples(document: dict[str, Json]) -> input_pb2.Input:
+def read_examples(document: dict[str, ParsedJson]) -> input_pb2.Input:
     """Return the `examples` of a JSON request, with its `context` if it has one.
 
     Raises:
@@ -64,11 +65,11 @@ def read_examples(document: dict[str, Json]) -> input_pb2.Input:
     return read
 
 
-def _misformatted(document: dict[str, Json], reason: str) -> ServingError:
+def _misformatted(document: dict[str, ParsedJson], reason: str) -> ServingError:
     return invalid(f"JSON Value: {quoted(document)} {reason}")
 
 
-def _example(value: Json) -> example_pb2.Example:
+def _example(value: ParsedJson) -> example_pb2.Example:
     if not isinstance(value, dict):
         raise invalid(f"Example must be JSON object but got JSON {json_type(value)}")
     if len(value) > MAX_ENTRIES:
@@ -84,7 +85,7 @@ def _example(value: Json) -> example_pb2.Example:
     return example
 
 
-def _add(feature: feature_pb2.Feature, name: str, value: Json) -> None:
+def _add(feature: feature_pb2.Feature, name: str, value: ParsedJson) -> None:
     kind, converted = _feature_value(name, value)
     present = feature.WhichOneof("kind")
     if present not in (None, kind):
@@ -95,7 +96,7 @@ def _add(feature: feature_pb2.Feature, name: str, value: Json) -> None:
     getattr(feature, kind).value.append(converted)
 
 
-def _feature_value(name: str, value: Json) -> tuple[str, Any]:
+def _feature_value(name: str, value: ParsedJson) -> tuple[str, Any]:
     """Return the field of `Feature` for a JSON value, and the value converted to its type."""
     if isinstance(value, bool):
         return "int64_list", int(value)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.schema import Arrays
 from serving.server.json_request import Layout
 from serving.server.limits import Limits
-from serving.server.signature_spec import Arrays, text_bytes
+from serving.server.signature_spec import text_bytes
 from serving.server.status import invalid
 
 _INDENT = "    "

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.server.json_values import Json, convert_all, converter, is_base64, quoted
+from serving.server.json_values import ParsedJson, convert_all, converter, is_base64, quoted
 from serving.server.signature_spec import MAX_RANK, ServableSignature, TensorInfo
 from serving.server.status import ServingError, invalid, shortened
 
@@ -32,7 +32,7 @@ class Layout(enum.Enum):
     COLUMN = "inputs"
 
 
-def parse_document(body: bytes) -> dict[str, Json]:
+def parse_document(body: bytes) -> dict[str, ParsedJson]:
     """Return the request's JSON object. Text after it is ignored; NaN and Infinity are numbers.
 
     Bytes that are not UTF-8 survive in strings as surrogate escapes.
@@ -67,7 +67,7 @@ def _parse_error(reason: str, offset: int) -> ServingError:
     return invalid(f"JSON Parse error: {reason} at offset: {offset}")
 
 
-def _first_wins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+def _first_wins(pairs: list[tuple[str, ParsedJson]]) -> dict[str, ParsedJson]:
     """Return the object; of a key given twice, TensorFlow Serving takes the first."""
     made = dict(pairs)
     # Later values win in `dict`, so reversed pairs keep the first; `made` keeps the order of keys.
@@ -77,7 +77,7 @@ def _first_wins(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)
 
 
-def signature_name(document: dict[str, Json]) -> str:
+def signature_name(document: dict[str, ParsedJson]) -> str:
     """Return the requested signature's name; "" = the default signature.
 
     Raises:
@@ -92,7 +92,7 @@ def signature_name(document: dict[str, Json]) -> str:
     return name
 
 
-def row_count(document: dict[str, Json], signature: ServableSignature) -> int:
+def row_count(document: dict[str, ParsedJson], signature: ServableSignature) -> int:
     """Return the number of rows of a request; 1 if it has no list."""
     lists = [document.get(key) for key in ("instances", "examples", "inputs")]
     if isinstance(columns := lists[-1], dict):
@@ -101,7 +101,7 @@ def row_count(document: dict[str, Json], signature: ServableSignature) -> int:
 
 
 def read_inputs(
-    document: dict[str, Json], signature: ServableSignature
+    document: dict[str, ParsedJson], signature: ServableSignature
 ) -> tuple[Layout, dict[str, np.ndarray]]:
     """Return the layout of the request and its inputs; strings are object arrays of bytes.
 
@@ -129,7 +129,7 @@ def read_inputs(
     return Layout.ROW, _from_rows(instances, signature)
 
 
-def _from_columns(inputs: Json, signature: ServableSignature) -> dict[str, np.ndarray]:
+def _from_columns(inputs: ParsedJson, signature: ServableSignature) -> dict[str, np.ndarray]:
     if isinstance(inputs, dict) and not is_base64(inputs):
         for name in signature.inputs:
             if name not in inputs:
@@ -144,7 +144,7 @@ def _from_columns(inputs: Json, signature: ServableSignature) -> dict[str, np.nd
     return {name: _array(inputs, info)}
 
 
-def _array(value: Json, info: TensorInfo) -> np.ndarray:
+def _array(value: ParsedJson, info: TensorInfo) -> np.ndarray:
     array = _array_at_once(value, info)
     if array is not None:
         return array
@@ -154,7 +154,7 @@ def _array(value: Json, info: TensorInfo) -> np.ndarray:
     return _as_array(values, shape, info)
 
 
-def _array_at_once(value: Json, info: TensorInfo) -> np.ndarray | None:
+def _array_at_once(value: ParsedJson, info: TensorInfo) -> np.ndarray | None:
     """Fast path: convert nested lists to an array; None if anything might be wrong with them.
 
     The slow path, value by value, takes ten times as long but produces the error messages.
@@ -173,11 +173,11 @@ def _array_at_once(value: Json, info: TensorInfo) -> np.ndarray | None:
 
 
 def _rows_at_once(
-    instances: list[Json], signature: ServableSignature
+    instances: list[ParsedJson], signature: ServableSignature
 ) -> dict[str, np.ndarray] | None:
     """Fast path: convert all instances to arrays; None if anything might be wrong with them."""
     names = signature.inputs.keys()
-    columns: dict[str, list[Json]] = {}
+    columns: dict[str, list[ParsedJson]] = {}
     if set(map(type, instances)) != {dict}:
         if len(names) > 1:
             return None
@@ -193,7 +193,7 @@ def _rows_at_once(
     return arrays if len(arrays) == len(names) else None
 
 
-def _from_rows(instances: list[Json], signature: ServableSignature) -> dict[str, np.ndarray]:
+def _from_rows(instances: list[ParsedJson], signature: ServableSignature) -> dict[str, np.ndarray]:
     arrays = _rows_at_once(instances, signature)
     if arrays is not None:
         return arrays
@@ -212,7 +212,7 @@ def _from_rows(instances: list[Json], signature: ServableSignature) -> dict[str,
     return {name: column.array(len(instances)) for name, column in columns.items()}
 
 
-def _add_named(number: int, instance: Json, columns: dict[str, "_Column"]) -> None:
+def _add_named(number: int, instance: ParsedJson, columns: dict[str, "_Column"]) -> None:
     if not _is_named(instance):
         raise invalid(f"Expecting object but got list at item {number} of input list")
     for name, value in instance.items():
@@ -231,7 +231,7 @@ def _add_named(number: int, instance: Json, columns: dict[str, "_Column"]) -> No
         )
 
 
-def _add_plain(number: int, instance: Json, columns: dict[str, "_Column"]) -> None:
+def _add_plain(number: int, instance: ParsedJson, columns: dict[str, "_Column"]) -> None:
     if _is_named(instance):
         raise invalid(f"Expecting value/list but got object at item {number} of input list")
     (column,) = columns.values()
@@ -254,7 +254,7 @@ class _Column:
         self._values: list[Any] = []
         self._shape: tuple[int, ...] | None = None
 
-    def add(self, value: Json) -> None:
+    def add(self, value: ParsedJson) -> None:
         """Append one instance's value."""
         shape = _shape(value)
         _fill(value, shape, 0, self._convert, self._values)
@@ -283,7 +283,7 @@ def _listed(shape: tuple[int, ...]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 
-def _shape(value: Json) -> tuple[int, ...]:
+def _shape(value: ParsedJson) -> tuple[int, ...]:
     """Return the shape according to the first element of every nested list."""
     shape: list[int] = []
     while isinstance(value, list):
@@ -299,10 +299,10 @@ def _too_deep(rank: int) -> ServingError:
 
 
 def _fill(
-    value: Json,
+    value: ParsedJson,
     shape: tuple[int, ...],
     level: int,
-    convert: Callable[[Json], Any],
+    convert: Callable[[ParsedJson], Any],
     values: list[Any],
 ) -> None:
     """Append the converted leaves of `value`, whose nested lists must have the given shape."""
@@ -325,5 +325,5 @@ def _fill(
         _fill(item, shape, level + 1, convert, values)
 
 
-def _is_named(instance: Json) -> bool:
+def _is_named(instance: ParsedJson) -> bool:
     return isinstance(instance, dict) and not is_base64(instance)

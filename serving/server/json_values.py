@@ -14,12 +14,14 @@ from grpc import StatusCode
 from serving.server.signature_spec import type_name
 from serving.server.status import ServingError, invalid
 
-Json = Any
+ParsedJson = Any
+"""A value of a request, of which the type is not checked yet."""
+
 _QUOTED_CHARS = 256  # an offending value is quoted up to about this length
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 
 
-def converter(dtype: tf.DType) -> Callable[[Json], Any]:
+def converter(dtype: tf.DType) -> Callable[[ParsedJson], Any]:
     """Return a function that converts one JSON value to the dtype.
 
     The function raises ServingError: INVALID_ARGUMENT for a value of another type, UNIMPLEMENTED if
@@ -38,7 +40,7 @@ def converter(dtype: tf.DType) -> Callable[[Json], Any]:
     return lambda value: _unsupported(value, dtype)
 
 
-def convert_all(values: list[Json], dtype: tf.DType) -> np.ndarray | None:
+def convert_all(values: list[ParsedJson], dtype: tf.DType) -> np.ndarray | None:
     """Convert JSON values to an array in one step.
 
     Args:
@@ -80,7 +82,7 @@ def _all_integers(array: np.ndarray, dtype: tf.DType) -> np.ndarray | None:
     return array.astype(dtype.as_numpy_dtype)
 
 
-def _to_bytes(value: Json) -> bytes:
+def _to_bytes(value: ParsedJson) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
     if not isinstance(value, dict):
@@ -94,7 +96,7 @@ def _to_bytes(value: Json) -> bytes:
         raise invalid("Unable to base64 decode") from error
 
 
-def _to_float(value: Json, dtype: tf.DType, largest: float) -> float:
+def _to_float(value: ParsedJson, dtype: tf.DType, largest: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return _wrong_type(value, dtype)
     if abs(value) > largest and value not in (math.inf, -math.inf):
@@ -105,27 +107,27 @@ def _to_float(value: Json, dtype: tf.DType, largest: float) -> float:
     return float(value)
 
 
-def _to_integer(value: Json, dtype: tf.DType, allowed: range) -> int:
+def _to_integer(value: ParsedJson, dtype: tf.DType, allowed: range) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         return _wrong_type(value, dtype)
     return value if value in allowed else _wrong_type(value, dtype)
 
 
-def _wrong_type(value: Json, dtype: tf.DType) -> Any:
+def _wrong_type(value: ParsedJson, dtype: tf.DType) -> Any:
     raise invalid(
         f"JSON Value: {quoted(value)} Type: {json_type(value)} is not of expected type: "
         f"{type_name(dtype)}"
     )
 
 
-def _unsupported(value: Json, dtype: tf.DType) -> Any:
+def _unsupported(value: ParsedJson, dtype: tf.DType) -> Any:
     raise ServingError(
         StatusCode.UNIMPLEMENTED,
         f"Conversion of JSON Value: {quoted(value)} to type: {type_name(dtype)}",
     )
 
 
-def json_type(value: Json) -> str:
+def json_type(value: ParsedJson) -> str:
     """Return the name of a value's JSON type, as in TensorFlow Serving's error messages."""
     if value is None or isinstance(value, bool):
         return {None: "Null", False: "False", True: "True"}[value]
@@ -142,12 +144,12 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def is_base64(value: Json) -> bool:
+def is_base64(value: ParsedJson) -> bool:
     """Return whether a value is a binary string, {"b64": "..."}."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def quoted(value: Json) -> str:
+def quoted(value: ParsedJson) -> str:
     """Format a JSON value for error messages: objects on several lines, lists on one, truncated."""
     text = ""
     for token in _tokens(value, 0):
@@ -157,7 +159,7 @@ def quoted(value: Json) -> str:
     return text
 
 
-def _tokens(value: Json, level: int) -> Iterator[str]:
+def _tokens(value: ParsedJson, level: int) -> Iterator[str]:
     if isinstance(value, dict) and value:
         indent = "\n" + "    " * (level + 1)
         for number, (key, item) in enumerate(value.items()):

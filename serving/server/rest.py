@@ -29,6 +29,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tensorflow_serving.apis import input_pb2
 
+from pipeline.schema import Arrays
 from serving.server.backend import Backend
 from serving.server.budget import Share
 from serving.server.callers import Caller, current_caller, forget_locals
@@ -49,12 +50,12 @@ from serving.server.json_request import (
     row_count,
     signature_name,
 )
-from serving.server.json_values import Json
+from serving.server.json_values import ParsedJson
 from serving.server.limits import PIECE_BYTES
 from serving.server.loading import Servable
 from serving.server.origins import NOSNIFF, KnownHosts, OriginCheck
 from serving.server.playground import playground_routes
-from serving.server.signature_spec import Arrays, ServableSignature, check_rows, size_bytes
+from serving.server.signature_spec import ServableSignature, check_rows, size_bytes
 from serving.server.status import HTTP_STATUS, ServingError, invalid, shortened
 from serving.tf_serving import DEFAULT_SIGNATURE, METRICS_PATH, version_number
 
@@ -258,7 +259,7 @@ class _RestApi:
             self._check_rows(document, servable.signatures[requested])
         return servable, requested, read_examples(document)
 
-    def _check_rows(self, document: dict[str, Json], signature: ServableSignature) -> None:
+    def _check_rows(self, document: dict[str, ParsedJson], signature: ServableSignature) -> None:
         """Refuse too many rows before they are converted, or another reason is found."""
         check_rows(row_count(document, signature), self._backend.runner.most_rows(signature))
 

@@ -5,12 +5,13 @@ import threading
 import numpy as np
 import tensorflow as tf
 
+from pipeline.schema import Arrays
 from serving.server.answer_size import check_answer, check_before_run
 from serving.server.batching import Batcher, BatchingOptions, RunNow
 from serving.server.callers import current_caller
 from serving.server.limits import CHUNK_VALUES, Limits
 from serving.server.metrics import Metrics
-from serving.server.signature_spec import Arrays, ServableSignature, check_inputs, size_bytes
+from serving.server.signature_spec import ServableSignature, check_inputs, size_bytes
 from serving.server.status import from_tensorflow
 
 

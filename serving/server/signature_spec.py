@@ -10,11 +10,11 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
+from pipeline.schema import Arrays
 from serving.server.limits import CHUNK_VALUES
 from serving.server.status import invalid, shortened
 
 MAX_RANK = 64  # NumPy's limit; TensorFlow's is 254
-Arrays = dict[str, np.ndarray]  # arrays by name; strings are object arrays of bytes
 Shape = tuple[int, ...]
 _NAMES_SHOWN = 64
 
