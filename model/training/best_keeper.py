@@ -48,6 +48,7 @@ class BestKeeper:
                 f"{evaluations.measure}; give `metric` {best.metric}, or start a new run with "
                 "another `run_dir`"
             )
+        # From the log, so that patience goes on counting after a resume.
         since = evaluations_since(lines, best.step if best else None)
         self.early_stopping = EarlyStopping(evaluations.patience, round(workers.of_chief(since)))
 
@@ -60,6 +61,7 @@ class BestKeeper:
         best = self._checkpoints.best
         value = values[self.evaluations.measure]
         is_best = self.evaluations.is_new_best(value, best.value if best else None)
+        # Sums may differ in the last bit between workers; all must take the same decision.
         is_best = bool(self._workers.of_chief(float(is_best)))
         self.early_stopping.record(is_best=is_best)
         return is_best

@@ -71,6 +71,7 @@ def cluster_from(environment: Environment) -> Cluster:
     Raises:
         InputError: it names none, or variables are missing or contradict each other.
     """
+    # A user sets it on purpose; the others' variables are there in every job.
     if environment.get(TF_CONFIG):
         return _checked(_from_tf_config(environment[TF_CONFIG]), TF_CONFIG)
     if "SLURM_JOB_ID" in environment or "SLURM_PROCID" in environment:
@@ -144,7 +145,9 @@ def _from_tf_config(text: str) -> Cluster:
         cluster, task = config["cluster"], config["task"]
         kind, index = task["type"], task["index"]
         other = {*cluster, kind} - {"chief", "worker"}
+        # TensorFlow's order: the chief, if there is one, is worker 0.
         chief, workers = _addresses(cluster, "chief"), _addresses(cluster, "worker")
+        # `True` is an int in Python, and would be worker 1.
         fits = type(index) is int and 0 <= index < len(cluster.get(kind, []))
     except (ValueError, TypeError, LookupError, RecursionError):
         raise _bad_tf_config(text) from None
@@ -261,6 +264,7 @@ def _ranges(text: str) -> Iterator[str]:
     """Yield the numbers of `1-3,07`, with their leading zeros."""
     for part in text.split(","):
         bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
+        # Bounded: `n[0-99999999999]` would fill the memory.
         if not bounds or int(bounds[2] or bounds[1]) - int(bounds[1]) not in range(100_000):
             raise ValueError(text)
         first, last = int(bounds[1]), int(bounds[2] or bounds[1])

@@ -34,11 +34,14 @@ class DivergenceGuard:
             sums: sums over the steps of a call, by name: losses, weights, gradient norms.
             loss: mean loss of the call.
         """
+        # Sums over all steps of a call: a NaN in any of them is seen, and none hides behind a mean.
         if not all(map(math.isfinite, sums.values())):
             return True
+        # The first loss is its own average.
         recent = self.recent_loss or loss
         if loss > self.config.blow_up_ratio * recent:
             return True
+        # A loss that diverged is not counted: it would raise the limit for the next one.
         self.recent_loss = RECENT_WEIGHT * loss + (1 - RECENT_WEIGHT) * recent
         return False
 

@@ -88,9 +88,11 @@ class StreamReader:
         turn = step * height
         taking_turns = []
         for lane in lanes:
+            # The stream whose turn it is at this position comes first.
             places = ((turn + place) % width for place in range(width))
             streams = [opened(lane * width + place) for place in places]
             taking_turns.append(map(next, itertools.cycle(streams)))
+        # The rows of this process may begin within a lane.
         before, count = rows.start - lanes.start * height, len(rows)
         while True:
             # Rows of lanes that another process shares are read in vain.
@@ -107,6 +109,7 @@ class StreamReader:
         """Yield the records of a stream's first epoch, then filler without end."""
         reader = _BlockReader(self)
         yield from self._epoch(reader, stream, 0, 0)
+        # A real record, because batches are parsed by the schema; its weight is 0.
         shard = next(index for index, size in enumerate(self.order.sizes) if size)
         (filler,) = reader.read(Block(shard, 0, 1, 0))
         yield from itertools.repeat((FILLER, filler))
@@ -116,6 +119,7 @@ class StreamReader:
     ) -> Iterator[Record]:
         start = epoch * self.order.examples
         for block in self.order.blocks(stream, epoch):
+            # Whole blocks are skipped without being read.
             if skipped >= block.count:
                 skipped -= block.count
                 continue

@@ -136,6 +136,7 @@ class StreamOrder:
             return list(itertools.chain.from_iterable(pieces))
         draw = _Draw(f"{self.seed}/{epoch}/{stream}")
         ordered = [pieces[index] for index in draw.permutation(len(pieces))]
+        # Else reading a block in the middle would decompress all before it, each time.
         if self.can_seek:
             ordered = [[piece[i] for i in draw.permutation(len(piece))] for piece in ordered]
         return list(itertools.chain.from_iterable(ordered))

@@ -36,9 +36,11 @@ class Window:
         if DATA_SECS in self.sums:
             waited["data_wait_rate"] = self.sums[DATA_SECS] / self.secs
         return {
+            # Sums divided once, so that each position counts the same, whatever step it was in.
             **means(self.sums),
             NORM: self.sums[NORM] / self.steps,
             "padding_rate": 1 - self.sums[REAL_POSITIONS] / self.sums[POSITIONS],
             **waited,
+            # Steps are counted from 0, and `step` of them are done.
             "learning_rate": float(self.schedule(tf.constant(step - 1))),
         }

@@ -22,6 +22,7 @@ def encode_examples(arrays: Mapping[str, np.ndarray], features: Sequence[Feature
     """
     import tensorflow as tf
 
+    # A map field of a message is a list of entries, in the order in which they are written.
     entries = [_encode_entry(feature, arrays[feature.name]) for feature in features]
     merged = _message("Features", feature=tf.stack(entries, axis=1))
     return list(_message("Example", features=merged[:, None]).numpy())
@@ -35,6 +36,7 @@ def _encode_entry(feature: Feature, values: np.ndarray) -> Any:
         raise ValueError(f"{feature.name}: expected [N, {feature.length}], got {values.shape}")
     list_type, list_field = _LISTS[feature.kind]
     value_list = _message(list_type, value=tf.constant(values, feature.kind))
+    # `encode_proto` takes nested messages as serialized strings.
     wrapped = _message("Feature", **{list_field: value_list[:, None]})
     name = tf.fill((len(values), 1), feature.name)
     return _message("Features.FeatureEntry", key=name, value=wrapped[:, None])

@@ -59,6 +59,7 @@ class Backend:
         """Create the budget from the limits."""
         limits = self.limits
         budget = Budget(limits.max_accepted_requests, limits.max_bytes_in_flight)
+        # The dataclass is frozen; this is the one field that is derived.
         object.__setattr__(self, "budget", budget)
 
     @contextlib.contextmanager
@@ -75,5 +76,6 @@ class Backend:
             status = StatusCode.INTERNAL.name
             raise
         finally:
+            # Clients choose the name: unknown ones would fill the metrics.
             known = model if self.repository.is_known(model) else NO_MODEL
             self.metrics.request(known, api, entrypoint, status, time.perf_counter() - started)

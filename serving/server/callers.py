@@ -25,6 +25,7 @@ class Caller:
             if self._reason:
                 return
             self._reason = reason or ServingError(StatusCode.CANCELLED, "The client went away")
+            # Called outside the lock: a callback may take others, or this one.
             callbacks = list(self._callbacks)
         for callback in callbacks:
             callback()
@@ -43,6 +44,7 @@ class Caller:
         """Call `callback` if the client leaves during the block or has already left."""
         with self._lock:
             self._callbacks.append(callback)
+            # In the same lock: a client that leaves now either sees the callback, or is seen here.
             has_left = self._reason is not None
         try:
             if has_left:

@@ -98,6 +98,7 @@ def _add(feature: feature_pb2.Feature, name: str, value: ParsedJson) -> None:
 
 def _feature_value(name: str, value: ParsedJson) -> tuple[str, Any]:
     """Return the field of `Feature` for a JSON value, and the value converted to its type."""
+    # Before int: in Python, a bool is one.
     if isinstance(value, bool):
         return "int64_list", int(value)
     if isinstance(value, str) or is_base64(value):
@@ -105,6 +106,7 @@ def _feature_value(name: str, value: ParsedJson) -> tuple[str, Any]:
     if isinstance(value, int):
         if value in _INT64:
             return "int64_list", value
+        # TensorFlow Serving's own distinction: larger integers are floats to its JSON parser.
         if 0 <= value < 2**64:
             raise invalid(
                 f"Feature: {shortened(name)} has uint64 element. Only int64 is supported."
@@ -226,6 +228,7 @@ def multi_inference(
             raise invalid(
                 "All ModelSpecs in a MultiInferenceRequest must access the same model name."
             )
+        # As TensorFlow Serving: each signature runs once in a request.
         if name in seen:
             raise invalid(f"Duplicate evaluation of signature: {name}")
         seen.add(name)
@@ -270,8 +273,10 @@ def _run(
     if not count:
         raise invalid("Input is empty.")
     check_rows(count, runner.most_rows(servable.signatures[name]))
+    # Serializing holds the interpreter, so large requests take turns.
     with backend.budget.turn(examples.ByteSize()):
         serialized = list(_bounded(_serialized(examples), runner.max_input_bytes))
+    # Filled afterwards: `np.array` would strip the zero bytes at the end of a message.
     texts = np.empty(len(serialized), dtype=np.object_)
     texts[:] = serialized
     return runner.run(servable.signatures[name], {"inputs": texts}), len(serialized)

@@ -34,6 +34,7 @@ def model_dirs(base: Path) -> list[Path]:
     if any((path / SAVED_MODEL).is_file() for path in versions_of(base).values()):
         raise InputError(f"{base}: this is one model; give the directory above, {base.parent}")
     children = sorted(path for path in base.iterdir() if path.is_dir())
+    # Hidden folders are other tools', such as `.ipynb_checkpoints`.
     models = [path for path in children if versions_of(path) and not path.name.startswith(".")]
     if models:
         return models

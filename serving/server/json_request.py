@@ -50,6 +50,7 @@ def parse_document(body: bytes) -> dict[str, ParsedJson]:
         raise _parse_error(error.msg, error.pos) from error
     except (RecursionError, ValueError) as error:
         raise invalid("JSON Parse error: nested too deeply or a number too long") from error
+    # Most requests have no such escape, and the search for one is fast.
     if "\\ud" in text or "\\uD" in text:
         _check_surrogates(text, start, end)
     if not isinstance(document, dict):
@@ -261,6 +262,7 @@ class _Column:
         if self._shape is None:
             self._shape = shape
         expected, received = math.prod(self._shape), math.prod(shape)
+        # TensorFlow Serving compares sizes before shapes, and has a message for each.
         if expected != received:
             raise invalid(f"Expecting tensor size: {expected} but got: {received}")
         if self._shape != shape:
@@ -274,6 +276,7 @@ class _Column:
 def _as_array(values: list[Any], shape: tuple[int, ...], info: TensorInfo) -> np.ndarray:
     if len(shape) > MAX_RANK:  # including the axis of rows
         raise _too_deep(len(shape))
+    # Filled afterwards: `np.array` would choose a dtype of its own, of fixed length for strings.
     flat = np.empty(len(values), dtype=info.dtype.as_numpy_dtype)
     flat[:] = values
     return flat.reshape(shape)
