@@ -96,7 +96,7 @@ class Store(AbstractFileSystem):
             raise FileNotFoundError(key)
 
     def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
-        """What stands directly in a folder."""
+        """Return the names of a folder's direct contents."""
         found: dict[str, dict[str, Any]] = {}
         for key, data in self.objects.items():
             if not key.startswith(f"{folder}/"):

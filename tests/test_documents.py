@@ -160,7 +160,7 @@ def quick(words: list[str]) -> list[str]:
 def test_the_commands_and_the_python_of_the_documents_run(
     folder: Path, free_ports: Callable[[int], list[int]]
 ) -> None:
-    """Page by page in one directory and one process; what an earlier page ran is not run again."""
+    """Page by page in one directory and process; a command runs once, on its first page."""
     rest_port, grpc_port = free_ports(2)
     done = []
     with ExitStack() as stack:

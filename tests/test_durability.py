@@ -18,7 +18,7 @@ from pipeline.storage.files import make_folder, publish, write_atomically
 
 @dataclass
 class DiskLog:
-    """What a process synced and renamed, and what a power cut would have taken.
+    """Records what a process synced and renamed, to know what a power cut would lose.
 
     Attributes:
         synced: by path: a file's size and time, or a directory's names, at its last sync; names
@@ -32,7 +32,7 @@ class DiskLog:
     not_synced_since: set[Path] = field(default_factory=set)
 
     def lost(self, root: Path) -> list[Path]:
-        """Return what is a path, or below it, and not on the disk as it is now."""
+        """Return the path and the files below it whose current state was not synced."""
         paths = [root, *root.rglob("*")]
         return [path for path in paths if not state(path) <= self.synced.get(path, set())]
 
@@ -47,7 +47,7 @@ class DiskLog:
         self.not_synced_since.add(new)
 
     def check(self, root: Path, *temporary: str) -> None:
-        """Check what is below a path, but for names that are not published."""
+        """Check the files below a path, except those with temporary names."""
         assert self.renames
         assert not {new: lost for new, lost in self.renames.items() if lost}
         assert not self.not_synced_since

@@ -21,7 +21,7 @@ PINS = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:", LOCK, re.MUL
 
 
 def requirements(python: str) -> list[Requirement]:
-    """All requirements that pyproject.toml leads to on a Python, by what packages say of theirs."""
+    """Return the requirements of pyproject.toml on a Python version, with those of its packages."""
     environment = {**default_environment(), "python_version": python}
     environment["python_full_version"] = f"{python}.0"
     found = [Requirement(line) for line in DIRECT]

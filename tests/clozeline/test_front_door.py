@@ -69,7 +69,7 @@ def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
 def test_onednn_assumes_frozen_weights_only_if_requested(
     flags: list[str], told: str | None, tmp_path: Path
 ) -> None:
-    # It ends for want of models, and TensorFlow has been imported by then.
+    # It ends because there are no models; TensorFlow has been imported by then.
     script = (
         "import os, sys\nfrom clozeline.main import main\n"
         "assert main(sys.argv[1:]) == 2\n"
@@ -267,7 +267,7 @@ def words(flag: str, hint: Any, value: Any) -> list[str]:
     ],
 )
 def test_every_option_is_accepted_in_a_config_file(command: str, name: str, tmp_path: Path) -> None:
-    """Alone with what the command requires, it gives what the same words on the command line do."""
+    """With only the required options, it equals the same option on the command line."""
     options = options_of(command)
     hints = get_type_hints(options, include_extras=True)
     config, typed = {}, []
@@ -284,7 +284,7 @@ def test_every_option_is_accepted_in_a_config_file(command: str, name: str, tmp_
 
 
 def outcome(command: str, arguments: list[str]) -> Any:
-    """The options that arguments give, or what is wrong with them."""
+    """Return the parsed options, or the error message."""
     try:
         options, unknown = parse(command, arguments)
     except InputError as error:

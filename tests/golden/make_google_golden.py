@@ -53,7 +53,7 @@ def layer_norm(inputs, begin_norm_axis, begin_params_axis, scope):
     del begin_norm_axis, begin_params_axis  # both the last
     with tf.variable_scope(scope, default_name="LayerNorm"):
         size = [inputs.shape[-1]]
-        # Random: as zeros and ones they would not be told apart.
+        # Random: zeros and ones could be exchanged without notice.
         beta = tf.get_variable("beta", size, initializer=tf.random_normal_initializer(0, 0.3))
         gamma = tf.get_variable("gamma", size, initializer=tf.random_normal_initializer(1, 0.3))
     mean, variance = tf.nn.moments(inputs, [-1], keepdims=True)
@@ -61,7 +61,7 @@ def layer_norm(inputs, begin_norm_axis, begin_params_axis, scope):
 
 
 def build(kind, tf):
-    """Return what a model computes, by name, and a loss."""
+    """Return a model's outputs by name, and a loss."""
     from bert import modeling
 
     config = modeling.BertConfig.from_dict(CONFIG)

@@ -134,7 +134,7 @@ TEXTS = {
 
 
 def is_text(character: str) -> bool:
-    """Whether a character can stand in a vocabulary: no white space, control or surrogate."""
+    """Return whether a vocabulary may contain a character: no white space, control or surrogate."""
     return unicodedata.category(character)[0] not in "CZ"
 
 
@@ -172,7 +172,7 @@ def characters() -> list[str]:
 
 
 def fuzz(pool: Sequence[str]) -> list[str]:
-    """Return a text for every block of 256 code points, mixed with what often breaks tokenizers."""
+    """Return a text for every block of 256 code points, mixed with difficult characters."""
     mixed = "abcXYZ  \t\n\u00a0\u2028\u0301\u0327\u200d\ufe0f\x00\x1b.,'-[]ΣσİßÉ中가"
     texts = []
     for block, members in groupby(pool, lambda character: ord(character) >> 8):

@@ -192,7 +192,7 @@ def test_the_labels_of_the_canary():
 
 
 def test_the_probes_succeed_only_if_a_version_is_available(tmp_path, save_types):
-    """The real server is recorded with the same codes: metadata of what is not loaded is 404."""
+    """The real server was recorded with the same codes: 404 for a model that is not loaded."""
     save_types(tmp_path / "books" / "1")
     save_types(tmp_path / "other" / "1")
     config = tmp_path / "models.config"

@@ -39,7 +39,7 @@ CASES: dict[str, tuple[list[tf.Tensor], dict]] = {
 
 
 def outputs_and_gradients(name: str, inputs: list[tf.Tensor]) -> list[np.ndarray]:
-    """Return what a function gives, and the gradients of a weighted sum of that."""
+    """Return a function's outputs, and the gradients of their weighted sum."""
     function = getattr(functions, name)
     with tf.GradientTape() as tape:
         tape.watch([x for x in inputs if x.dtype.is_floating])

@@ -66,7 +66,7 @@ def masked_lm_head() -> MaskedLMHead:
 
 @dataclass(frozen=True)
 class Case:
-    """How a layer is made, as in the networks, and what it is to give.
+    """A layer's constructor arguments, as in the networks, and its expected output.
 
     Attributes:
         inputs: arguments of a call.

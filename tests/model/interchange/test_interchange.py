@@ -172,7 +172,7 @@ def run_of(path: Path, tmp_path: Path, **known: Any) -> Path:
 def export_of(
     run: Path, tmp_path: Path, *, encoder_only: bool = False
 ) -> tuple[Path, HuggingFaceExport]:
-    """The directory that an export of a run makes, and what is said of it."""
+    """Return the directory of an exported run, and the printed result."""
     output = tmp_path / f"export-{run.name}-{encoder_only}"
     said = export_hugging_face(
         HuggingFaceExportConfig(
@@ -435,7 +435,7 @@ def without(*names: str) -> Callable[[Path], None]:
 
 
 def tensor(name: str, values: np.ndarray | None) -> Callable[[Path], None]:
-    """Give a directory's weight other values, or none at all."""
+    """Replace or remove a weight of a directory."""
 
     def change(path: Path) -> None:
         found = {**load_file(path / "model.safetensors"), name: values}

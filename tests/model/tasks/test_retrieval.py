@@ -89,7 +89,7 @@ def test_the_files_of_a_collection(tmp_path: Path) -> None:
 
 
 def test_marks_and_blank_lines_are_no_records(tmp_path: Path) -> None:
-    """Editors write byte-order marks, and blank lines; a judgement may stand there twice."""
+    """Files with byte-order marks, blank lines and repeated judgements."""
     rows = "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td2\t2\r\n\r\nq1\td2\t2\r\nq1\td1\t-1\r\n\n"
     record = '\ufeff{"_id": "q1", "text": "who"}\r\n\r\n'
     folder = collection(tmp_path, **{"qrels/test.tsv": rows, "queries.jsonl": record})

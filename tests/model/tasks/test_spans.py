@@ -69,7 +69,7 @@ def test_a_word_of_many_pieces_is_answered_from_its_first_to_its_last(pieces: in
 
 
 def lists_of_best_that_do_not_meet() -> np.ndarray:
-    """Scores of 50 words in which the best 25 starts stand behind the best 25 ends."""
+    """Scores of 50 words whose best 25 starts come after their best 25 ends."""
     scores = np.zeros((52, 2), np.float32)
     scores[26:51, 0] = scores[1:26, 1] = 9
     scores[7, 0] = 3  # an answer from the 7th word to the 20th

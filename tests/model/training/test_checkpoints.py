@@ -226,7 +226,7 @@ def test_files_of_a_killed_save_are_not_a_checkpoint(saved: Checkpoints) -> None
 def test_a_checkpoint_contains_the_state_at_the_time_of_the_save(tmp_path: Path) -> None:
     checkpoints, state = Checkpoints(tmp_path), make_state(5.0)
     checkpoints.save(5, state)
-    state["model"]["layer/kernel"].assign([0.0, 0.0])  # the training goes on
+    state["model"]["layer/kernel"].assign([0.0, 0.0])  # training continues
     checkpoints.wait()
     found = make_state()
     assert checkpoints.restore(found) == 5

@@ -180,7 +180,7 @@ def test_a_run_survives_the_faults_of_a_network(
     assert undisturbed.codes() == [0, 0], said
     run = tmp_path / "disturbed"
 
-    # A link that is cut for less than --worker-timeout: the training goes on.
+    # A link that is cut for less than --worker-timeout: training continues.
     training = train(run)
     training.wait_for_progress()
     machines.pull_out(1)

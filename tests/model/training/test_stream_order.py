@@ -56,7 +56,7 @@ def text_of(number: int) -> bytes:
 
 
 def framed(record: bytes) -> bytes:
-    """Return a record as it stands in a TFRecord file."""
+    """Return a record in the format of a TFRecord file."""
 
     def masked_crc(data: bytes) -> bytes:
         crc = google_crc32c.value(data)

@@ -249,7 +249,7 @@ def test_same_bytes_from_several_processes(
 def test_one_id_with_two_texts_is_not_a_near_duplicate_of_itself(
     texts: list[str], vocab_path: Path, tmp_path: Path
 ) -> None:
-    """Documents of one id are duplicates; a copy of the text that goes is not lost with it."""
+    """Documents with the same id are duplicates; a copy of a removed text is kept."""
     other = random_texts(2, seed=8)
     rows = [(0, texts[0]), (1, other[0]), (1, other[1]), (2, other[0]), (3, other[1])]
     corpus = tmp_path / "in.jsonl"

@@ -117,7 +117,7 @@ def test_ids_that_are_not_unique_are_counted(
 def test_a_corpus_whose_documents_are_all_removed(
     corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The line begins with the rule that removed most; what was removed can be read."""
+    """The message begins with the rule that removed most; the rejections are written."""
     rules = tmp_path / "strict.yaml"
     rules.write_text("rules: {hash_rate: {max: 0.2}, word_count: {min: 100000}}")
     assert preprocess(corpus, vocab_path, tmp_path / "ds", "--quality", str(rules)) == 2

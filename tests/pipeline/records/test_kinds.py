@@ -117,7 +117,7 @@ def test_no_pairs_packs_every_piece_once(
     assert total["pieces"] == sum(len(text.split()) for text in texts)
     assert total["real_positions"] / total["positions"] > 0.75
     assert total.get("truncated_pieces", 0) == 0
-    # Some records run over the end of a document, and [SEP] stands there, never masked.
+    # Some records continue after the end of a document, which [SEP] marks, never masked.
     sep_id = Vocabulary.read(vocab_path).sep_id
     separators = (arrays["input_ids"] == sep_id).sum(axis=1)
     assert (separators >= 1).all()
@@ -128,7 +128,7 @@ def test_no_pairs_packs_every_piece_once(
 def test_dynamic_masks_are_left_for_later(
     masking: str, prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    """What is on disk, masked by the same code, is what static masks give."""
+    """Records on disk, masked by the same code, equal records with static masks."""
     how = ["--masking", masking]
     make(prose_corpus / "*.txt", vocab_path, tmp_path / "static", *how)
     manifest = make(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", *how, "--masks", "dynamic")

@@ -12,7 +12,7 @@ FEATURES = record_features(max_seq_length=6, max_predictions=2)
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, np.ndarray]:
-    """Three records; no value stands twice."""
+    """Three records in which no value occurs twice."""
     counter = iter(range(1, 10_000))
     return {
         feature.name: np.array(

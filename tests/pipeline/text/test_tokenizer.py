@@ -90,7 +90,7 @@ def test_pieces(lower_case: bool, text: str, ids: list[int]) -> None:
 
 
 def test_pieces_with_white_space_or_controls_stand_for_no_text() -> None:
-    """Words have none in them; published vocabularies have such pieces all the same."""
+    """Words contain none, but published vocabularies have such pieces."""
     characters = map(chr, range(sys.maxunicode))
     spaces = [c for c in characters if c.isspace() or unicodedata.category(c) == "Cc"]
     words = [

@@ -205,7 +205,7 @@ def test_a_timeout(kind):
 
 
 class Scripted(http.server.BaseHTTPRequestHandler):
-    """Answers with what the test has put in `script`, one after another."""
+    """Sends the responses that the test put in `script`, one after another."""
 
     script: list
 
@@ -471,7 +471,7 @@ class Malformed(
     prediction_service_pb2_grpc.PredictionServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):
-    """Answers with what the test says, whatever is asked."""
+    """Sends the responses of the test, whatever the request."""
 
     def __init__(self, metadata=None, outputs=None, state=30):
         self.metadata, self.outputs, self.state = metadata, outputs, state

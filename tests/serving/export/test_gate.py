@@ -28,7 +28,7 @@ def signatures(trained_run: Run) -> Any:
 
 @pytest.fixture(scope="module")
 def asked(trained_run: Run, signatures: Any) -> dict[str, tuple[Golden, Answers]]:
-    """Each signature's golden request, and what the graph answers to it."""
+    """Each signature's golden request, and the graph's outputs."""
     goldens = Reference(trained_run, trained_run.load_model()).golden(signatures)
     return {
         golden.signature: (
@@ -76,7 +76,7 @@ def test_missing_padding_is_detected(trained_run: Run, asked: Any) -> None:
     golden, answer = asked["embed_tokens"]
     for name, value in (("vectors", 0.5), ("tokens", b"owl")):
         wrong = answer[name].copy()
-        wrong[0, -1] = value  # of a short text beside a long one
+        wrong[0, -1] = value  # of a short text in a batch with a long one
         changed = {**answer, name: wrong}
         assert largest_difference(golden, changed, trained_run.vocabulary.ids) > 0.05
 

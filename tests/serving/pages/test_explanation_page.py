@@ -32,7 +32,7 @@ def url(explained: Explanation, tmp_path_factory: pytest.TempPathFactory) -> str
 
 @pytest.fixture
 def opened(browser: Browser, url: str) -> Iterator[Browser]:
-    """The page, wide; at the end nothing was complained about or asked for."""
+    """The page in a wide window; it must log no error and send no request."""
     browser.requested()
     browser.log()
     browser.open(url)

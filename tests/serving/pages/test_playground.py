@@ -129,7 +129,7 @@ def server(models: Path) -> Iterator[ModelServer]:
 
 @pytest.fixture
 def page(browser: Browser, server: ModelServer) -> Iterator[Browser]:
-    """The playground, wide; at the end only the server was asked, and nothing complained."""
+    """The playground in a wide window; it must log no error and ask its server only."""
     browser.requested()
     browser.log()
     browser.open(url_of(server) + "/")
@@ -161,7 +161,7 @@ def hint(page: Browser, words: str) -> str:
 
 
 def answer_of_curl(page: Browser) -> Any:
-    """Send what the line shown would send."""
+    """Send the request of the `curl` line that is shown."""
     program, flag, body, url = shlex.split(page.find("#curl").text)
     assert (program, flag) == ("curl", "-d")
     return requests.post(url, data=body.encode()).json()["predictions"]

@@ -31,7 +31,7 @@ ROWS = signature_of((None,))
 
 
 class Graph:
-    """y = 2x, keeping what it was given; a row of 13 fails; it waits for `go` if told to."""
+    """y = 2x; it records its inputs, fails for a row of 13, and waits for `go` on request."""
 
     def __init__(self):
         self.runs = []
@@ -57,7 +57,7 @@ def graph():
 
 @pytest.fixture
 def batcher(graph):
-    """Make a batcher over the graph; what it has begun is finished at the end of the test."""
+    """Make a batcher over the graph; running batches finish at the end of the test."""
     made = []
 
     def make(**options):

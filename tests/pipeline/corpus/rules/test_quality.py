@@ -61,7 +61,7 @@ def test_the_same_decisions_as_datatrove(name: str) -> None:
 
 
 def test_the_same_lines_as_datatrove(tmp_path: Path) -> None:
-    """Except on pages where a line that goes anyway would take the page along."""
+    """Except pages that are rejected because of a line which is removed before."""
     file = tmp_path / "c4.yaml"
     text = presets()["c4"].read_text()
     file.write_text(text.replace("sentence_count: {min: 5}", "sentence_count: off"))

@@ -131,7 +131,7 @@ def test_a_marker_is_the_same_pieces_in_any_context() -> None:
 
 
 def test_every_pattern_is_bounded() -> None:
-    """No `*` or `+` without an upper bound, which is what makes matching quadratic."""
+    """No `*` or `+` without an upper bound: they make matching quadratic."""
     patterns = [value for value in vars(redact).values() if isinstance(value, re.Pattern)]
     assert len(patterns) == 7
     for pattern in patterns:
