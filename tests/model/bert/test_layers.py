@@ -182,6 +182,23 @@ def test_dtypes_and_shapes(case: Case, policy: str) -> None:
         np.testing.assert_allclose(as_float(values), as_float(wanted), atol=0.1)
 
 
+@pytest.mark.parametrize("length", [None, L])
+@pytest.mark.parametrize("return_attention_scores", [False, True])
+@pytest.mark.parametrize("positions", [None, keras.Input((P,), dtype="int32")])
+def test_symbolic_outputs_of_encoder_layer_are_those_keras_traces(
+    positions: Any, return_attention_scores: bool, length: int | None, policy: str
+) -> None:
+    layer = encoder_layer()
+    inputs = keras.Input((length, H)), keras.Input((length,), dtype="int32")
+    layer(*inputs)
+    more = {"positions": positions, "return_attention_scores": return_attention_scores}
+    symbolic = layer.compute_output_spec(*inputs, **more)
+    traced = super(EncoderLayer, layer).compute_output_spec(*inputs, **more)
+    assert [(spec.shape, spec.dtype) for spec in tf.nest.flatten(symbolic)] == [
+        (spec.shape, spec.dtype) for spec in tf.nest.flatten(traced)
+    ]
+
+
 @each_layer
 def test_saved_and_loaded(case: Case, policy: str, tmp_path: Path) -> None:
     saved = network(case)
