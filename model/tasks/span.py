@@ -517,7 +517,7 @@ def read_squad(path: Path) -> Questions:
 
 
 def _add_question(found: Questions, passage: str, entry: dict[str, Any]) -> None:
-    if not is_unicode(str(entry["id"])):
+    if entry["id"] is None or not is_unicode(str(entry["id"])):
         raise ValueError(f"{entry['id']!r}: the id is not text")
     for name, text in (("context", passage), ("question", entry["question"])):
         if not isinstance(text, str) or not is_unicode(text):
@@ -527,9 +527,7 @@ def _add_question(found: Questions, passage: str, entry: dict[str, Any]) -> None
         raise ValueError(f"{entry['id']}: is_impossible is neither true nor false")
     # SQuAD 2.0 lists plausible answers of impossible questions elsewhere; none of them is right.
     listed = [] if is_impossible else entry.get("answers")
-    answers = [(str(answer["text"]), int(answer["answer_start"])) for answer in listed or []]
-    if not all(is_unicode(text) for text, _ in answers):
-        raise ValueError(f"{entry['id']}: an answer is not text")
+    answers = [(_answer_text(entry, each), int(each["answer_start"])) for each in listed or []]
     placed = [
         (text, first)
         for text, first in answers
@@ -542,6 +540,19 @@ def _add_question(found: Questions, passage: str, entry: dict[str, Any]) -> None
     found.questions.append(
         Question(str(entry["id"]), str(entry["question"]), passage, tuple(placed), expected)
     )
+
+
+def _answer_text(entry: dict[str, Any], answer: dict[str, Any]) -> str:
+    """Return the text of an answer; a number, such as a year, may stand without quotes.
+
+    Raises:
+        ValueError: it is neither: the text of null would be "None".
+    """
+    text = answer["text"]
+    is_number = isinstance(text, int | float) and not isinstance(text, bool)
+    if not (is_number or isinstance(text, str)) or not is_unicode(str(text)):
+        raise ValueError(f"{entry['id']}: an answer is not text")
+    return str(text)
 
 
 # ---- encoding

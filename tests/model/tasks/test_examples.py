@@ -182,6 +182,9 @@ def test_squad(tmp_path: Path) -> None:
         squad(ask("a") | {"question": None}),
         squad(ask("a") | {"id": "\ud800"}),
         squad(ask("a", ("\ud800", 0))),
+        squad(ask("a", ("sat", 6))).replace('"sat"', "null"),
+        squad(ask("a", ("sat", 6))).replace('"sat"', "true"),
+        squad(ask("a") | {"id": None}),
         squad(ask("a", ("sat", 6), is_impossible="false")),
     ],
 )
