@@ -4,6 +4,7 @@ Error messages name fields in backquotes; the options of the command line have t
 """
 
 import codecs
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,14 @@ UTF8 = "utf-8"
 def is_utf8(encoding: str) -> bool:
     """Return whether a name means UTF-8: codecs have several, such as utf8, UTF-8, utf-8-sig."""
     return codecs.lookup(encoding).name in (UTF8, "utf-8-sig")
+
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
+
+
+def is_language_code(text: str) -> bool:
+    """Return whether a text has the form of an ISO 639 code: DE and german select nothing."""
+    return bool(_LANGUAGE.fullmatch(text))
 
 
 def _check_encoding(encoding: str, input_format: InputFormat) -> None:
@@ -100,6 +109,10 @@ class CorpusConfig:
         if not self.input:
             raise InputError("`input`: expected at least one file or glob")
         _check_encoding(self.encoding, self.input_format)
+        if not is_language_code(self.language):
+            raise InputError(
+                f"`language` {self.language}: expected an ISO 639 code in lower case, such as en"
+            )
         check_range("language_threshold", self.language_threshold, 0, 1)
 
 

@@ -1,12 +1,16 @@
 """Make the rules that the settings ask for."""
 
+import logging
+
 from pipeline.configs import CorpusConfig
 from pipeline.corpus.rules.decontaminate import Decontaminate, evaluation_files
 from pipeline.corpus.rules.language import Languages, check_languages
-from pipeline.corpus.rules.quality import QualityRules, read_quality
+from pipeline.corpus.rules.quality import QualityRules, read_quality, without_stop_words
 from pipeline.corpus.rules.redact import Redact
 from pipeline.corpus.rules.rule import Rule
 from pipeline.corpus.rules.settings import Cleaning
+
+_log = logging.getLogger(__name__)
 
 
 def cleaning_of(config: CorpusConfig) -> Cleaning:
@@ -17,13 +21,22 @@ def cleaning_of(config: CorpusConfig) -> Cleaning:
     """
     # Here, in the submitting process: a worker's error would come after the job has begun.
     check_languages(config.languages)
+    quality = tuple(map(read_quality, config.quality))
+    for file in quality:
+        if missing := without_stop_words(file, config.languages or (config.language,)):
+            _log.warning(
+                "`quality` %s has no stop words of %s, so it rejects documents in them; switch "
+                "stop_word_count off for them in a file of your own, or give it theirs",
+                file.name,
+                ", ".join(missing),
+            )
     return Cleaning(
         languages=config.languages,
         language_threshold=config.language_threshold,
         evaluation=evaluation_files(config.decontaminate),
         repair=config.repair,
         redact=config.redact,
-        quality=tuple(map(read_quality, config.quality)),
+        quality=quality,
     )
 
 

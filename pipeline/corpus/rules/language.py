@@ -3,13 +3,14 @@
 py3langid 0.4 identifies 140 languages with a model of 4.6 MB inside its wheel, in Python and NumPy.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from pipeline.corpus.rules.rule import Rejection, TextDocument
-from pipeline.errors import InputError, did_you_mean
+from pipeline.errors import InputError
 
 SAMPLE_PARTS, PART_CHARACTERS = 4, 250
 """Of a long text, parts at equal distances are read: the work does not grow with the text, and a
@@ -41,10 +42,13 @@ def check_languages(languages: Collection[str]) -> None:
     known = {*_identifier().labels, *_VARIETIES} - {UNIDENTIFIED} if languages else set()
     for language in languages:
         if language not in known:
-            hint = did_you_mean(language, known)
+            # A similar code is that of another language: deu and eu.
+            base = re.split(r"[-_]", language.lower())[0]
+            hint = f"; did you mean {base}?" if base in known else ""
             raise InputError(
                 f"`languages` {language}: no code of a language that can be identified{hint}; "
-                "expected ISO 639 codes such as en, de, zh"
+                "expected ISO 639 codes such as en, de, zh, of three letters only where there are "
+                "none of two"
             )
 
 

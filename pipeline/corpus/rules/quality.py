@@ -7,14 +7,15 @@ lines instead (`lines.py`).
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.configs import is_language_code
 from pipeline.corpus.rules.lines import LineRules
-from pipeline.corpus.rules.measures import MEASURES
+from pipeline.corpus.rules.measures import MEASURES, stop_word_count
 from pipeline.corpus.rules.rule import Rejection, TextDocument
 from pipeline.corpus.rules.text_view import TextView
 from pipeline.errors import InputError, did_you_mean
@@ -88,11 +89,25 @@ def read_quality(name: str) -> QualityFile:
         raise InputError(f"{where}: {error}") from error
 
 
+def without_stop_words(file: QualityFile, languages: Iterable[str]) -> list[str]:
+    """Return the languages to which a file applies the stop words of its first language, English.
+
+    Documents in these languages have none of them, and are all rejected.
+    """
+    measures = {name: rule.get("measure", name) for name, rule in file.rules.items()}
+    names = {name for name, measure in measures.items() if measure == stop_word_count.__name__}
+    return [
+        language
+        for language in languages
+        if language != "en" and names - {*file.languages.get(language, {})}
+    ]
+
+
 def _by_language(languages: Any) -> dict[str, dict[str, Rule | None]]:
     if not isinstance(languages, dict):
         raise ValueError("languages: expected a mapping of ISO 639 codes to rules")
     for code, rules in languages.items():
-        if not isinstance(code, str) or not isinstance(rules, dict):
+        if not isinstance(code, str) or not isinstance(rules, dict) or not is_language_code(code):
             # `no`, Norwegian, is a boolean to YAML.
             raise ValueError(f"languages: {code!r}: expected an ISO 639 code in quotes with rules")
     return {

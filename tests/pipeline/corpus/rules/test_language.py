@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.configs import CorpusConfig
 from pipeline.corpus.rules.language import Languages, check_languages, identify, sample
 from pipeline.corpus.rules.rule import Rejection, TextDocument
 from pipeline.errors import InputError
@@ -60,6 +61,24 @@ def test_a_sample_covers_the_whole_text() -> None:
     assert [text.index(part) for part in parts] == [0, 3250, 6500, 9750]
     # A long text takes no more than a short one.
     assert len(sample("x" * 50_000_000)) == 1003
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [("EN", "en"), ("zh-cn", "zh"), ("pt_BR", "pt"), ("deu", None), ("ger", None), ("fil", None)],
+)
+def test_only_the_same_language_is_suggested(code: str, hint: str | None) -> None:
+    with pytest.raises(InputError) as error:
+        check_languages([code])
+    assert ("did you mean" in str(error.value)) == bool(hint)
+    assert hint is None or f"did you mean {hint}?" in str(error.value)
+
+
+@pytest.mark.parametrize("code", ["DE", "english", "", "e n", "de_DE"])
+def test_a_language_of_the_splitter_is_a_code(code: str) -> None:
+    with pytest.raises(InputError, match=f"`language` {code}: expected an ISO 639 code"):
+        CorpusConfig(input=("a",), language=code)
+    CorpusConfig(input=("a",), language="zh-Hant")
 
 
 @pytest.mark.parametrize("code", ["english", "xx", "EN", "zxx", ""])

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.configs import CorpusConfig
 from pipeline.corpus.rules import repetition
+from pipeline.corpus.rules.build import cleaning_of
 from pipeline.corpus.rules.measures import MEASURES
 from pipeline.corpus.rules.quality import QualityRules, presets, read_quality
 from pipeline.corpus.rules.rule import Rejection, TextDocument
@@ -192,6 +194,18 @@ def test_sentences_end_with_the_marks_of_their_language() -> None:
     assert isinstance(outcome("c4", UNSPACED["km"], "km"), TextDocument)
 
 
+def test_languages_without_stop_words_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    cleaning_of(CorpusConfig(input=("a",), languages=("en", "de", "tr", "zh"), quality=("gopher",)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "`quality` gopher has no stop words of tr, so it rejects documents in them; switch "
+        "stop_word_count off for them in a file of your own, or give it theirs"
+    ]
+    caplog.clear()
+    cleaning_of(CorpusConfig(input=("a",), language="tr", quality=("c4", "fineweb")))
+    cleaning_of(CorpusConfig(input=("a",), quality=("gopher",)))
+    assert not caplog.records
+
+
 def test_phrases_are_found_in_any_case(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text('rules: {lines: {phrases: ["Cookie Policy"]}}')
@@ -239,6 +253,7 @@ def test_a_value_equal_to_its_threshold_passes(tmp_path: Path) -> None:
         ("rules: {lines: {min_word: 3}}", "rule lines: unknown key 'min_word'"),
         ("rules: {lines: {min_words: -1}}", "rule lines: min_words -1"),
         ("rules: {word_count: {min: 3}}\nlanguages: {no: {}}", "False: expected an ISO 639 code"),
+        ("rules: {word_count: {min: 3}}\nlanguages: {DE: {}}", "'DE': expected an ISO 639 code"),
         ("rules: {word_count: {min: 3}}\nlanguages: [de]", "languages: expected a mapping"),
         ("rules: {word_count: {min: 3}}\nlanguage: {}", "unknown key 'language'"),
         ("word_count: {min: 3}", "expected a mapping with the key rules"),
