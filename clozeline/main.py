@@ -77,9 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of standard output has closed it, as `head` does
         sys.stderr.close()  # the interpreter would report the same error again when it exits
         return 1
-    except (JobError, OSError) as error:  # disk full, no permission
+    except JobError as error:
         _complain(error, arguments[0])
         return 1
+    except OSError as error:  # disk full, no permission
+        return _os_error(error, arguments[0])
     except KeyboardInterrupt:
         print("clozeline: interrupted", file=sys.stderr)
         return 130
@@ -93,6 +95,15 @@ def _end_on_sigterm_as_first_process() -> None:
     """
     if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+
+
+def _os_error(error: OSError, name: str) -> int:
+    """Print an error of the operating system, and return the exit code: 2 if the path is bad."""
+    from pipeline.storage.files import BAD_PATH
+
+    has_path = error.filename is not None and error.strerror
+    _complain(JobError(f"{error.filename}: {error.strerror}") if has_path else error, name)
+    return 2 if error.errno in BAD_PATH else 1
 
 
 def _complain(error: Exception, name: str) -> None:

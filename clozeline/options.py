@@ -33,10 +33,17 @@ def _path_rule(
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda words: path_from(words[0]),
+        instance_from_str=lambda words: _path(words[0]),
         is_instance=lambda value: isinstance(value, Path) or hasattr(value, "joinpath"),
         str_from_instance=lambda path: [str(path)],
     )
+
+
+def _path(text: str) -> Path:
+    """Return a path; tyro names the flag of a `ValueError`."""
+    if not text:
+        raise ValueError("expected a path, got an empty text")
+    return path_from(text)
 
 
 InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]

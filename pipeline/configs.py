@@ -4,6 +4,7 @@ Error messages name fields in backquotes; the options of the command line have t
 """
 
 import codecs
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,9 +224,14 @@ class PreprocessConfig(CorpusConfig):
         if not self.mask_rate > 0:
             raise InputError(f"`mask_rate` {self.mask_rate:g}: must be above 0")
         # `/` would be the root of the filesystem, or of a store.
+        if not self.output.strip("/"):
+            raise InputError(f"`output` {self.output!r}: expected a folder")
         if self.rejected is not None and not self.rejected.strip("/"):
             raise InputError(f"`rejected` {self.rejected!r}: expected a folder")
-        if self.rejected is not None and self.rejected.rstrip("/") == self.output.rstrip("/"):
+        lengths = self.max_seq_length[1:] and self.max_seq_length  # folders if there are several
+        datasets = [self.output, *(f"{self.output}/{length}" for length in lengths)]
+        same = {*map(os.path.normpath, datasets)}
+        if self.rejected is not None and os.path.normpath(self.rejected) in same:
             raise InputError(f"`rejected` {self.rejected}: is the dataset; choose another folder")
         check_range("mask_rate", self.mask_rate, 0, 1)
         check_range("short_seq_rate", self.short_seq_rate, 0, 1)

@@ -30,7 +30,7 @@ CLOZELINE = "clozeline-"
 """Prefix of our names in the system's temporary directory, so that files which a killed process
 left there can be recognized."""
 
-_BAD_PATH = {
+BAD_PATH = {
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR,
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
 }  # fmt: skip
@@ -203,7 +203,7 @@ def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
     except failures as error:
         message = f"{given}: cannot be written: {reason(error)}"
         number = error.errno if isinstance(error, OSError) else None
-        kind = InputError if number in _BAD_PATH else JobError
+        kind = InputError if number in BAD_PATH else JobError
         raise kind(message) from error
 
 
@@ -305,7 +305,8 @@ def match_files(globs: Sequence[str], field: str = "input") -> dict[str, int]:
         field: field of the configuration that has the globs, for messages.
 
     Raises:
-        InputError: a glob matches no file or matches a folder, or the filesystem fails.
+        InputError: a glob matches no file or matches a folder, a pipe or a name that is not in
+            UTF-8, or the filesystem fails.
     """
     sizes: dict[str, int] = {}
     for glob in globs:
@@ -324,8 +325,38 @@ def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
     from apache_beam.io.filesystem import BeamIOError
     from apache_beam.io.filesystems import FileSystems
 
+    literal = absolute(glob)
+    # A file's own name may have the signs of a glob: the shell expands *.txt to [a].txt.
+    file = Path(literal)
     try:
-        found = FileSystems.match([absolute(glob)])[0].metadata_list
+        is_file, is_other = file.is_file(), file.exists() and not file.is_dir()
+    except (OSError, ValueError) as error:  # a glob that is too long for a name, or has a NUL
+        raise InputError(f"`{field}` {glob}: cannot be looked up: {error}") from error
+    if is_file:
+        return {_readable(literal, field): file.stat().st_size}
+    if is_other:
+        raise InputError(
+            f"`{field}` {glob}: a pipe or a device, which cannot be read in parts; give a file"
+        )
+    try:
+        found = FileSystems.match([literal])[0].metadata_list
     except (BeamIOError, ValueError) as error:
         raise InputError(f"`{field}` {glob}: cannot be looked up: {error}") from error
-    return {file.path: None if Path(file.path).is_dir() else file.size_in_bytes for file in found}
+    return {
+        _readable(file.path, field): None if Path(file.path).is_dir() else file.size_in_bytes
+        for file in found
+    }
+
+
+def _readable(path: str, field: str) -> str:
+    """Return the path of a file.
+
+    Raises:
+        InputError: its name is not in UTF-8, so it cannot be sent to a worker.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise InputError(f"`{field}` {shown}: the name is not in UTF-8; rename it") from None
+    return path

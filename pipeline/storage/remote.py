@@ -103,8 +103,10 @@ def path_from(text: str) -> Path:
         text: a path, or a URL with a scheme of `SCHEMES`.
 
     Raises:
-        InputError: the scheme is unknown, or the URL names no bucket.
+        InputError: the text is empty, the scheme is unknown, or the URL names no bucket.
     """
+    if not text or "\0" in text:
+        raise InputError(f"{text!r}: expected a path")
     if not is_url(text):
         return Path(text)
     scheme, _, rest = text.partition("://")
