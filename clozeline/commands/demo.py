@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -24,6 +25,13 @@ MAX_SEQ_LENGTH, MAX_PREDICTIONS = 64, 10
 DUPLICATES, EVAL_RATE, SEED = 3, 0.05, 1
 BATCH_SIZE, LEARNING_RATE, WARMUP_STEPS = 32, 2e-3, 100
 RECIPE = "cpu-hours"
+
+FEWEST_STEPS, MOST_STEPS = 2000, 6000
+"""Training steps if a number is not given. With fewer, the model has hardly begun to learn; with
+more, it sees a corpus of 5 MB more than ten times."""
+
+SERVING_SECS = 40.0
+"""Time that is left for export and serving."""
 
 ARCHITECTURE = {
     "hidden_size": 128,
@@ -71,8 +79,11 @@ class Demo(Command):
     """Size of the docstring corpus to collect, in MB."""
     vocab_size: int = 8000
     """Vocabulary size."""
-    steps: int = 2000
-    """Training steps."""
+    steps: int | None = None
+    """Training steps. Default: as many as this machine does within --minutes, from 2,000 to
+    6,000."""
+    minutes: float = 6.0
+    """Time for the whole demo, which determines --steps; a slow machine takes longer."""
     check_learning: bool = True
     """Exit with an error if the model did not learn; disable this for runs of a few steps."""
 
@@ -86,7 +97,12 @@ class Demo(Command):
             self.refuse_given("`corpus` brings its own text; leave one of the two out", "megabytes")
         check_range("megabytes", self.megabytes, 0.1, 1000)
         check_range("vocab_size", self.vocab_size, 100, 1_000_000)
-        check_range("steps", self.steps, 1, 10**9)
+        check_range("minutes", self.minutes, 0, 10_000)
+        if self.steps is not None:
+            self.refuse_given(
+                "`steps` says how long it trains; leave one of the two out", "minutes"
+            )
+            check_range("steps", self.steps, 1, 10**9)
 
     def run(self) -> dict[str, Any]:
         """Run every stage through its command, then query the server."""
@@ -155,7 +171,7 @@ def _run_stages(options: Demo, line: Line) -> dict[str, Any]:
     begin = time.monotonic()
     globs = make_corpus(options, line)
     preprocessed, checked = make_records(options, globs, line)
-    trained = train(options, line)
+    trained = train(options, line, begin)
     export(line)
     answers = ask_server(line, globs, preprocessed["settings"])
     verdict = judge(trained, checked) | count_words(answers)
@@ -263,25 +279,90 @@ def make_records(
     return preprocessed, checked
 
 
-def train(options: Demo, line: Line) -> dict[str, Any]:
-    """Pretrain on the dataset; return the result of `pretrain`."""
-    from pipeline.storage.files import write_atomically
+def train(options: Demo, line: Line, begin: float) -> dict[str, Any]:
+    """Pretrain on the dataset; return the result of `pretrain`, and `gain_of_doubling`.
+
+    Without a number of steps it trains the warm-up first, which is the same for any number, and
+    measures how many steps the machine does in the time that is left.
+
+    Args:
+        options: the flags.
+        line: the stages.
+        begin: when the demo began, in seconds of the monotonic clock.
+    """
+    flags = training_flags(options, line)
+    started = time.monotonic()
+    steps = options.steps
+    if steps is None:
+        warmed_up, seconds = line.command(*flags, "--steps", WARMUP_STEPS)
+        step_secs = BATCH_SIZE * MAX_SEQ_LENGTH / warmed_up["tokens_per_sec"]
+        # What else the command does takes as long again: its start, its evaluation.
+        starting_secs = seconds - WARMUP_STEPS * step_secs
+        spent = time.monotonic() - begin + starting_secs + SERVING_SECS
+        steps = steps_within(60 * options.minutes - spent, step_secs)
+        notes.print(
+            f"\nThis machine does {1 / step_secs:.0f} steps per second, so the demo trains "
+            f"{steps:,} steps: {FEWEST_STEPS:,} to {MOST_STEPS:,}, as many as end within "
+            f"{options.minutes:g} minutes."
+        )
+    quarter = max(1, steps // 4)
+    trained, _ = line.command(*flags, "--steps", steps, "--eval-every-steps", quarter)
+    made = f"{steps:,} steps of {BATCH_SIZE} examples"
+    rate = f"{trained['tokens_per_sec']:,.0f} tokens/s"
+    line.add("pretrain", made, rate, time.monotonic() - started, line.folder / "run")
+    lines = (line.folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    evaluated = [each for each in map(json.loads, lines) if each["split"] == "eval"]
+    losses = {each["step"]: each["masked_lm_loss"] for each in evaluated}
+    at = [losses.get(step, math.nan) for step in (quarter, 2 * quarter, steps)]
+    return trained | {"steps": steps, "gain_of_doubling": gain_of_doubling(*at)}
+
+
+def training_flags(options: Demo, line: Line) -> list[object]:
+    """Write the model's config; return the words of the command `pretrain` without `--steps`."""
     from pipeline.storage.strict_json import to_json
     from pipeline.text.tokenizer import Vocabulary
 
-    run, model = line.folder / "run", line.folder / "model.json"
+    model = line.folder / "model.json"
     vocab_size = len(Vocabulary.read(line.folder / "vocab.txt"))
     config = {"vocab_size": vocab_size, **ARCHITECTURE}
     write_atomically(model, to_json(config, indent=1).encode())
-    trained, seconds = line.command(
-        "pretrain", "--dataset", line.folder / "dataset", "--run", run, "--model", model,
-        "--recipe", RECIPE, "--steps", options.steps, "--batch-size", BATCH_SIZE,
-        "--learning-rate", LEARNING_RATE,
-        "--warmup-steps", min(WARMUP_STEPS, options.steps // 2), "--seed", SEED,
-    )  # fmt: skip
-    made = f"{options.steps:,} steps of {BATCH_SIZE} examples"
-    line.add("pretrain", made, f"{trained['tokens_per_sec']:,.0f} tokens/s", seconds, run)
-    return trained
+    warmup_steps = min(WARMUP_STEPS, (options.steps or FEWEST_STEPS) // 2)
+    return [
+        "pretrain", "--dataset", line.folder / "dataset", "--run", line.folder / "run",
+        "--model", model, "--recipe", RECIPE, "--batch-size", BATCH_SIZE,
+        "--learning-rate", LEARNING_RATE, "--warmup-steps", warmup_steps, "--seed", SEED,
+    ]  # fmt: skip
+
+
+def steps_within(seconds: float, step_secs: float) -> int:
+    """Return a number of training steps: the warm-up and hundreds more, within the bounds.
+
+    Args:
+        seconds: time for the steps after the warm-up.
+        step_secs: time of a step.
+    """
+    more = int(seconds / step_secs) // 100 * 100
+    return min(max(WARMUP_STEPS + more, FEWEST_STEPS), MOST_STEPS)
+
+
+def gain_of_doubling(quarter: float, half: float, whole: float) -> float | None:
+    """Return by how much twice as many steps would lower the held-out loss, in nats.
+
+    Each doubling of the steps gains less than the one before: here, the next one by the same factor
+    as the last one.
+
+    Args:
+        quarter: loss after a quarter of the steps.
+        half: loss after half of them.
+        whole: loss after the last one.
+
+    Returns:
+        The gain; None if the curve does not tell, because the loss did not fall in both parts.
+    """
+    first, second = quarter - half, half - whole
+    if not (first > 0 and second > 0):
+        return None
+    return second * min(1.0, second / first)
 
 
 def export(line: Line) -> None:
@@ -462,6 +543,8 @@ def judge(trained: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
         "masked_lm_loss": loss,
         "masked_lm_accuracy": trained["masked_lm_accuracy"],
         "unigram_entropy_nats": checked["unigram_entropy_nats"],
+        "gain_of_doubling": trained["gain_of_doubling"],
+        "steps": trained["steps"],
         "masked_lm_learned": loss < checked["unigram_entropy_nats"] - CLEARLY_NATS,
         "next_sentence_accuracy": accuracy,
         "next_sentence_chance": chance,
@@ -524,4 +607,10 @@ def verdict_lines(verdict: dict[str, Any]) -> str:
         f"± {verdict['next_sentence_margin']:.1%}: "
         f"{'learned' if verdict['next_sentence_learned'] else 'NOT LEARNED'}."
     )
-    return f"{masked}\n{following}\n"
+    gain, twice = verdict["gain_of_doubling"], 2 * verdict["steps"]
+    longer = (
+        "This run's curve does not tell how a longer one would do: the loss did not always fall."
+        if gain is None
+        else f"By this run's curve, {twice:,} steps would reach about {loss - gain:.2f} nats."
+    )
+    return f"{masked}\n{following}\n{longer}\n"

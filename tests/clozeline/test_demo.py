@@ -1,0 +1,91 @@
+"""How long the demo trains, and what it says about a longer training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clozeline.commands import demo
+from clozeline.main import main
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step_secs", "steps"),
+    [
+        (-30.0, 0.05, 2000),  # nothing is left: as on a slow machine
+        (150.0, 0.1, 2000),
+        (240.0, 0.1, 2500),  # 2,400 and the 100 steps of the warm-up
+        (249.0, 0.1, 2500),
+        (3600.0, 0.01, 6000),
+    ],
+)
+def test_steps_within_a_time(seconds: float, step_secs: float, steps: int) -> None:
+    assert demo.steps_within(seconds, step_secs) == steps
+
+
+@pytest.mark.parametrize(
+    ("losses", "gain"),
+    [
+        ((5.0, 4.6, 4.4), 0.1),  # a half of 0.2, as that is a half of 0.4
+        ((5.0, 4.8, 4.4), 0.4),  # the fall has just begun: not more than before
+        ((5.0, 5.1, 4.4), None),
+        ((5.0, 4.6, 4.6), None),
+        ((float("nan"), 4.6, 4.4), None),
+    ],
+)
+def test_the_gain_of_twice_the_steps(
+    losses: tuple[float, float, float], gain: float | None
+) -> None:
+    assert demo.gain_of_doubling(*losses) == (gain and pytest.approx(gain))
+
+
+class Recorded(demo.Line):
+    """Stages whose `pretrain` takes no time, at a speed of 10 steps per second."""
+
+    def command(self, *arguments: object) -> tuple[dict[str, Any], float]:
+        """Record the command, and log the evaluations of a run whose loss falls."""
+        words = [str(argument) for argument in arguments]
+        self.commands = [*getattr(self, "commands", []), words]
+        steps = int(words[words.index("--steps") + 1])
+        every = int(words[words.index("--eval-every-steps") + 1]) if len(words) > 20 else steps
+        (self.folder / "run").mkdir(exist_ok=True)
+        with (self.folder / "run" / "metrics.jsonl").open("a") as log:
+            for step in range(every, steps + 1, every):
+                loss = 4.0 + 1000 / step
+                log.write(json.dumps({"step": step, "split": "eval", "masked_lm_loss": loss}))
+                log.write("\n")
+        speed = 10.0 * demo.BATCH_SIZE * demo.MAX_SEQ_LENGTH
+        return {"masked_lm_loss": loss, "tokens_per_sec": speed}, 12.0
+
+
+def test_it_measures_the_warm_up_and_trains_as_long_as_the_time_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
+    monkeypatch.setattr(demo.time, "monotonic", lambda: 1060.0)
+    line = Recorded(tmp_path)
+    trained = demo.train(demo.Demo(), line, begin=1000.0)
+    warm_up, whole = line.commands
+    # The same training but for its length, so that the second command resumes the first.
+    assert warm_up[:-2] == whole[:-4]
+    assert warm_up[-2:] == ["--steps", "100"]
+    # Of 360 s: 60 are over, 40 are for serving, and 2 of the first command's 12 for its start.
+    assert whole[-4:] == ["--steps", "2600", "--eval-every-steps", "650"]
+    assert trained["steps"] == 2600
+    # 1000 / 1300 - 1000 / 2600, and half of that, since the doubling before gained twice as much.
+    assert trained["gain_of_doubling"] == pytest.approx(1000 / 2600 / 2)
+
+
+def test_a_number_of_steps_is_trained_at_once(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
+    line = Recorded(tmp_path)
+    assert demo.train(demo.Demo(steps=20), line, begin=0.0)["steps"] == 20
+    (words,) = line.commands
+    assert words[-4:] == ["--steps", "20", "--eval-every-steps", "5"]
+    assert words[words.index("--warmup-steps") + 1] == "10"
+
+
+def test_minutes_and_steps_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--steps", "5", "--minutes", "5"]) == 2
+    assert "--minutes: --steps says how long it trains; leave one" in capsys.readouterr().err
