@@ -1,13 +1,16 @@
 """Measure the embedded server under load, compared with the in-process model, and its batching.
 
-`python -m benchmarks.serving_load` measures BERT-base with random weights, in bfloat16. Server and
-clients share the machine's cores. With TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 in the environment, both
-server and in-process model use frozen weights.
+`python -m benchmarks.serving_load` measures BERT-base with random weights, in bfloat16: start
+and memory of the server, then its answers. Server and clients share the machine's cores. With
+TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 in the environment, both server and in-process model use frozen
+weights.
 """
 
 import argparse
 import concurrent.futures
 import contextlib
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -17,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import grpc
 import numpy as np
@@ -27,6 +31,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from benchmarks.commands import BUILD
 from benchmarks.models import export_random, words
 from serving.client import Client
+from serving.export.choices import ServingPrecision
 
 SIGNATURE = "embed"
 BATCH = 8
@@ -50,6 +55,33 @@ class Load:
     p99_ms: float
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        port: its gRPC port.
+        pid: its process.
+        ready_secs: time from the start of its process until the model was available.
+    """
+
+    port: int
+    pid: int
+    ready_secs: float
+
+    def cpu_secs(self) -> float:
+        """Return the CPU time of its process so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory_mb(self) -> float:
+        """Return the memory of its process that is no part of a file."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        found = re.search(r"^Anonymous: +(\d+) kB", rollup, re.M)
+        assert found
+        return int(found[1]) / 1024
+
+
 def texts(count: int, length: int, seed: int) -> list[str]:
     """Return `count` texts of `length` words; each word is one piece."""
     rng, known = Random(seed), words(5000)
@@ -66,16 +98,17 @@ def request_for(model: str, batch: Sequence[str]) -> predict_pb2.PredictRequest:
 
 
 @contextlib.contextmanager
-def serving(models: Path, *flags: str, offset: int = 0) -> Iterator[int]:
-    """Run the server on a folder of models; yield its gRPC port."""
+def serving(models: Path, *flags: str, offset: int = 0) -> Iterator[Server]:
+    """Run the server on a folder of models."""
     rest_port, grpc_port = _REST_PORT + offset, _GRPC_PORT + offset
     ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]
     command = [sys.executable, "-m", "clozeline", "serve", "--embedded", "--models", str(models)]
+    began = time.perf_counter()
     server = subprocess.Popen([*command, *ports, *flags], stderr=subprocess.DEVNULL)
     try:
         for model in models.iterdir():
             Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(model.name, 300)
-        yield grpc_port
+        yield Server(grpc_port, server.pid, time.perf_counter() - began)
     finally:
         server.terminate()
         server.wait()
@@ -95,8 +128,12 @@ def in_process_against_server(version_dir: Path, rounds: int) -> tuple[float, fl
     batch = texts(BATCH, LONG_WORDS, seed=3)
     name = version_dir.parent.name
     direct, served = [], []
-    with serving(version_dir.parent.parent) as port:
-        stub, request = stub_for(port), request_for(name, batch)
+    with serving(version_dir.parent.parent) as server:
+        print(
+            f"ready after {server.ready_secs:.1f} s, {server.cpu_secs():.1f} s of CPU time; "
+            f"{server.memory_mb():,.0f} MiB of memory"
+        )
+        stub, request = stub_for(server.port), request_for(name, batch)
         expected = function(text=tf.constant(batch))["mean"].numpy()
         answer = tf.make_ndarray(stub.Predict(request, timeout=60).outputs["mean"])
         # A fast wrong answer counts for nothing; the tolerance is bfloat16's.
@@ -143,17 +180,20 @@ def with_batching_against_without(
     """Return the load measurements of a server with batching and of one without, interleaved."""
     models, name = version_dir.parent.parent, version_dir.parent.name
     with serving(models) as batching, serving(models, "--no-batching", offset=10) as plain:
-        for port in (batching, plain):
+        for server in (batching, plain):
             # Warm up: the first batches of each size are slow.
-            load(port, name, 1.0)
-        return [(load(batching, name, seconds), load(plain, name, seconds)) for _ in range(rounds)]
+            load(server.port, name, 1.0)
+        return [
+            (load(batching.port, name, seconds), load(plain.port, name, seconds))
+            for _ in range(rounds)
+        ]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="base")
-    parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--precision", default="bfloat16", choices=get_args(ServingPrecision))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
