@@ -115,3 +115,12 @@ def test_records_are_those_of_json_lines(vocab_path: Path, tmp_path: Path) -> No
         made[name] = {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.tfrecord")}
     assert len(made["jsonl"]) == 2
     assert made["parquet"] == made["jsonl"]
+
+
+@pytest.mark.parametrize("twice", ["text", "id"])
+def test_two_columns_of_one_name_are_refused(twice: str, tmp_path: Path) -> None:
+    arrays = [pyarrow.array(["a"])] * 3
+    table = pyarrow.Table.from_arrays(arrays, names=["text", "id", twice])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=f"`{twice}_column` {twice}: .* several columns of this"):
+        check_parquet([str(tmp_path / "a.parquet")], "text", "id", skip_damaged=False)
