@@ -59,7 +59,7 @@ class PretrainConfig:
         updates: optimizer hyperparameters.
         execution: devices and compilation.
         recovery: checkpoints and divergence.
-        caching: local copies of remote datasets.
+        caching: local copies of remote files.
     """
 
     run_dir: Path
@@ -158,6 +158,7 @@ class FinetuneConfig:
         execution: devices and compilation.
         recovery: checkpoints and divergence.
         vectors: settings of models that turn a text into a vector.
+        caching: local copies of remote files.
     """
 
     run_dir: Path
@@ -186,6 +187,7 @@ class FinetuneConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     recovery: RecoveryConfig = TUNING_RECOVERY
     vectors: VectorFlags = field(default_factory=VectorFlags)
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -252,6 +254,7 @@ class EvaluateConfig:
         xla: compile with XLA.
         split: name of a file in `qrels/` if `data` is a retrieval collection; None = test, or the
             only one.
+        caching: local copies of remote files.
     """
 
     run_dir: Path
@@ -265,6 +268,7 @@ class EvaluateConfig:
     picture: Path | None = None
     xla: bool = True
     split: str | None = None
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -289,6 +293,7 @@ class ImportConfig:
         casing: whether texts are lower-cased; auto = according to the checkpoint's files.
         takes_pairs: whether the classifier takes two texts; no checkpoint format stores this.
         seed: seed for weights missing from the checkpoint.
+        caching: local copies of remote files.
     """
 
     from_dir: Path
@@ -296,6 +301,7 @@ class ImportConfig:
     casing: Casing = "auto"
     takes_pairs: bool = False
     seed: int = 12345
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -316,12 +322,14 @@ class HuggingFaceExportConfig:
         output: output directory; it appears, by one rename, when it is complete.
         checkpoint: checkpoint to export.
         encoder_only: whether to export the encoder without heads.
+        caching: local copies of remote files.
     """
 
     run_dir: Path
     output: Path
     checkpoint: Checkpoint = "auto"
     encoder_only: bool = False
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -64,7 +64,7 @@ def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
     Raises:
         InputError: the run was not fine-tuned, or the file or a field cannot be used.
     """
-    run = load_run(config.run_dir)
+    run = load_run(config.run_dir, config.caching)
     task = run.task
     if task is None:
         raise InputError(

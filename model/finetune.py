@@ -123,7 +123,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     runs = seeds_and_runs(config)
     with only_writer_of_runs([run for _, run in runs], workers):
         # Read and encoded once, also for several seeds.
-        source = open_source(config.init)
+        source = open_source(config.init, config.caching)
         if config.layers_to_keep:
             source = source.with_layers(config.layers_to_keep)
         prepared = prepare(config, source, workers.strategy, writes_cache=workers.is_chief)
@@ -178,7 +178,7 @@ def tune(
     saved = run_config(config, path, seed, source, prepared, fastest(workers.strategy))
     minimised = objective(prepared, saved)
     plan = TrainingPlan(path, saved, minimised, source.vocabulary, config.train, source)
-    run = open_training(plan, config.execution, workers)
+    run = open_training(plan, config.execution, workers, config.caching)
     evaluations = evaluations_of(config, prepared)
     phase = Phase(LabelledData(prepared, seed), 0, run.training.steps)
     session = Session(run, phase, evaluations, config.recovery)
@@ -240,7 +240,7 @@ def prepare(
     encoded = task.definition.without_empty(examples, encoded)
     teacher = None
     if config.teacher:
-        teacher = open_teacher(config.teacher, task, encoder, strategy)
+        teacher = open_teacher(config.teacher, task, encoder, strategy, config.caching)
         encoded = taught(config, examples, encoded, teacher, writes_cache=writes_cache)
     train = batches(encoded)
     dev = None

@@ -49,8 +49,8 @@ from pipeline.manifest import VOCABULARY, Manifest, read_manifest
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.cached_shards import CachedShardFiles
 from pipeline.storage.files import read_bounded
+from pipeline.storage.local_copies import local_dataset
 from pipeline.storage.remote import is_remote, path_from
-from pipeline.storage.remote_dataset import local_dataset
 from pipeline.storage.shard_files import ShardFiles
 from pipeline.text.tokenizer import dataset_vocabulary
 
@@ -104,7 +104,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     plan = make_plan(config, datasets, workers)
     # Two processes must not write one run; the second one ends here, before a network is built.
     with only_writer_of_runs([config.run_dir], workers):
-        run = open_training(plan, config.execution, workers)
+        run = open_training(plan, config.execution, workers, config.caching)
         session, measured = train(config, run, datasets)
     return PretrainResult(
         config.run_dir,
@@ -151,7 +151,7 @@ def make_plan(
     replicas = workers.strategy.num_replicas_in_sync
     parts = config.execution.accumulation_steps
     check_batch_size("batch_size", config.updates.batch_size, replicas, parts)
-    source = open_source(config.init) if config.init else None
+    source = open_source(config.init, config.caching) if config.init else None
     saved = run_config(config, datasets, source, replicas, fastest(workers.strategy))
     minimised = Pretraining(saved.heads)
     if config.teacher:
@@ -183,7 +183,7 @@ def with_teacher(
         InputError: the teacher has another vocabulary, fewer positions or layers, or a width that
             the relation heads do not divide.
     """
-    teacher = open_source(path, "teacher")
+    teacher = open_source(path, config.caching, "teacher")
     dataset, longest = datasets[0], datasets[-1].manifest
     given, own = f"`teacher` {path}", teacher.config
     # Relations are between positions, so both must read the same pieces at each position.

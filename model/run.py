@@ -8,7 +8,7 @@
 - `curves.png`: plot of the metrics
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -31,6 +31,7 @@ from model.training.checkpoints import Checkpoints
 from model.training.config import DOC_STRIDE, Long, TrainingConfig
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
+from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import publish, writing
 from pipeline.storage.locks import staging
 from pipeline.text.tokenizer import Vocabulary
@@ -44,11 +45,13 @@ class Run:
         path: directory of the run.
         saved: contents of `config.json`.
         vocabulary: vocabulary of the run.
+        caching: local copies of the files of a remote run.
     """
 
     path: Path
     saved: RunConfig
     vocabulary: Vocabulary
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     @property
     def config(self) -> BertConfig:
@@ -111,7 +114,7 @@ class Run:
             InputError: there is no such checkpoint, or none can be read.
         """
         model = build_model(self.config, self.task)
-        checkpoints = Checkpoints(self.path / CHECKPOINTS, writes=False)
+        checkpoints = Checkpoints(self.path / CHECKPOINTS, writes=False, caching=self.caching)
         state = {"model": weights_by_name(model)}
         # `marked` and not `best`: a best checkpoint that cannot be read must be an error, not the
         # last one.
@@ -124,8 +127,12 @@ class Run:
         return model
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path, caching: CacheConfig | None = None) -> Run:
     """Read a run's config and vocabulary; `load_model` reads the weights.
+
+    Args:
+        path: directory of the run.
+        caching: local copies of the files of a remote run; None = in the default folder.
 
     Raises:
         InputError: the directory is not a run, or its files are inconsistent.
@@ -140,7 +147,7 @@ def load_run(path: Path) -> Run:
             f"({short_sha(vocabulary.sha256)}, not {short_sha(config.dataset.vocab_sha256)}); "
             "copy the dataset's there again"
         )
-    return Run(path, config, vocabulary)
+    return Run(path, config, vocabulary, caching or CacheConfig())
 
 
 def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: Variables) -> None:

@@ -15,6 +15,7 @@ from model.run_config import CONFIG, FORMAT
 from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
+from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import read_bounded
 from pipeline.text.tokenizer import Vocabulary
 
@@ -101,11 +102,12 @@ class Source:
         return missing
 
 
-def open_source(path: Path, field: str = "init") -> Source:
+def open_source(path: Path, caching: CacheConfig, field: str = "init") -> Source:
     """Read a run or checkpoint.
 
     Args:
         path: the run or checkpoint.
+        caching: local copies of remote files.
         field: name of the field of a config that names it, for messages.
 
     Raises:
@@ -114,14 +116,14 @@ def open_source(path: Path, field: str = "init") -> Source:
     if not path.exists():
         raise InputError(f"`{field}` {path}: no such run or checkpoint")
     if _is_run(path):
-        run = load_run(path)
+        run = load_run(path, caching)
         vocabulary = (path / VOCABULARY).read_bytes()
         weights = weights_by_name(run.load_model("auto"))
         return Source(path, run.config, vocabulary, run.dataset.lower_case, run.task, weights)
     # Imported here: the readers need h5py, safetensors and protobuf, which a run does not.
     from model.interchange import read_checkpoint
 
-    read = read_checkpoint(path)
+    read = read_checkpoint(path, caching)
     return Source(path, read.config, read.vocabulary, read.lower_case, read.task, read.weights)
 
 

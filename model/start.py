@@ -31,6 +31,7 @@ from model.training.workers import Workers
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import VOCABULARY
 from pipeline.progress import stderr
+from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import write_atomically
 from pipeline.storage.locks import only_writer_of_all
 
@@ -179,7 +180,9 @@ def settled_updates(
     )
 
 
-def open_training(plan: TrainingPlan, execution: ExecutionConfig, workers: Workers) -> TrainingRun:
+def open_training(
+    plan: TrainingPlan, execution: ExecutionConfig, workers: Workers, caching: CacheConfig
+) -> TrainingRun:
     """Create or open a run whose lock is held, and restore a trainer from its last checkpoint.
 
     Raises:
@@ -210,11 +213,15 @@ def open_training(plan: TrainingPlan, execution: ExecutionConfig, workers: Worke
         logger.info(
             "starts from %s; new weights: %s", plan.source.path, ", ".join(missing) or "none"
         )
-    return restore_run(plan.path, plan.training, trainer, workers)
+    return restore_run(plan.path, plan.training, trainer, workers, caching)
 
 
 def restore_run(
-    path: Path, training: TrainingConfig, trainer: Trainer, workers: Workers
+    path: Path,
+    training: TrainingConfig,
+    trainer: Trainer,
+    workers: Workers,
+    caching: CacheConfig,
 ) -> TrainingRun:
     """Restore a trainer from a run's last checkpoint, and log the step.
 
@@ -222,7 +229,7 @@ def restore_run(
         InputError: there are checkpoints, but none can be read.
         JobError: the workers see different checkpoints.
     """
-    checkpoints = Checkpoints(path / CHECKPOINTS, writes=workers.is_chief)
+    checkpoints = Checkpoints(path / CHECKPOINTS, writes=workers.is_chief, caching=caching)
     step = checkpoints.restore(trainer.state) or 0
     workers.check_same(
         step,

@@ -22,6 +22,7 @@ from model.tasks.texts import of_texts
 from model.training.loop import Predictor
 from pipeline.errors import InputError
 from pipeline.schema import Arrays
+from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import write_atomically, writing
 from pipeline.text.tokenizer import Vocabulary
 
@@ -139,7 +140,11 @@ class Teacher:
 
 
 def open_teacher(
-    path: Path, task: Task, encoder: Encoder, strategy: tf.distribute.Strategy
+    path: Path,
+    task: Task,
+    encoder: Encoder,
+    strategy: tf.distribute.Strategy,
+    caching: CacheConfig,
 ) -> Teacher:
     """Open a teacher for a student's task.
 
@@ -148,12 +153,13 @@ def open_teacher(
         task: task of the student.
         encoder: encoder of the student's examples.
         strategy: distribution strategy of the student.
+        caching: local copies of remote files.
 
     Raises:
         InputError: it cannot be read, has another task, or its positions are those of another
             vocabulary.
     """
-    source = open_source(path, "teacher")
+    source = open_source(path, caching, "teacher")
     own = source.task
     if own is None:
         raise InputError(f"`teacher` {path}: not tuned for a task; clozeline finetune does that")

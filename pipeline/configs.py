@@ -6,13 +6,14 @@ Error messages name fields in backquotes; the options of the command line have t
 import codecs
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, compared_unit
+from pipeline.storage.cache import CacheConfig
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 Masking = Literal["token", "whole-word", "span"]
@@ -262,11 +263,13 @@ class InspectConfig:
         dataset: dataset folder, or a folder of rejected documents.
         split: split of the examples to show.
         examples: number of examples to show (0 to 1024), of rejected documents for each rule.
+        caching: local copies of remote files.
     """
 
     dataset: Path
     split: Literal["train", "eval"] = "train"
     examples: int = 3
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -14,7 +14,9 @@ from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Shard, read_manifest
 from pipeline.progress import progress
 from pipeline.records.serialization import parse_examples
-from pipeline.storage.files import crc32c, local_copy
+from pipeline.storage.cache import CacheConfig
+from pipeline.storage.files import crc32c
+from pipeline.storage.local_copies import local_copy
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import Vocabulary, dataset_vocabulary
 
@@ -63,11 +65,11 @@ def inspect_dataset(config: InspectConfig) -> Inspection:
         total = sum(map(manifest.examples, manifest.splits))
         task = bar.add_task("checking", total=total, unit="examples", status="")
         for shard in (shard for shards in manifest.splits.values() for shard in shards):
-            for batch in check_shard(dataset, shard, manifest):
+            for batch in check_shard(dataset, shard, manifest, config.caching):
                 lengths.update(batch[schema.INPUT_MASK].sum(axis=1).tolist())
                 pieces += np.bincount(text_pieces(batch, vocabulary), minlength=len(pieces))
                 bar.advance(task, len(batch[schema.INPUT_IDS]))
-    with local_copy(dataset / manifest.splits[split][0].name) as shard_path:
+    with local_copy(dataset / manifest.splits[split][0].name, config.caching) as shard_path:
         # One block is enough for `examples`, at most 1,024.
         first = next(read_records(shard_path, manifest))
     shown = range(min(config.examples, len(first[schema.INPUT_IDS])))
@@ -106,14 +108,16 @@ def entropy_nats(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def check_shard(dataset: Path, shard: Shard, manifest: Manifest) -> Iterator[dict[str, np.ndarray]]:
+def check_shard(
+    dataset: Path, shard: Shard, manifest: Manifest, caching: CacheConfig
+) -> Iterator[dict[str, np.ndarray]]:
     """Check a shard, yielding its records in batches.
 
     Raises:
         InputError: the checksum or the number of records does not match the manifest, or a record
             does not parse.
     """
-    with local_copy(dataset / shard.name) as path:
+    with local_copy(dataset / shard.name, caching) as path:
         # The whole file first: a record's own checksum does not notice records that are missing.
         if crc32c(path) != shard.crc32c:
             raise InputError(f"{path}: corrupt (its CRC-32C is not the manifest's); make it again")

@@ -3,13 +3,14 @@
 Fields stand in error messages under their names, so the front door's options have the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.run_config import Checkpoint
 from model.served import MAX_SPANS
 from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
+from pipeline.storage.cache import CacheConfig
 from serving.addresses import checked_address
 from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
 from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, version_number
@@ -31,6 +32,7 @@ class ExportConfig:
         for_server: release of TensorFlow Serving that must know every operation.
         max_windows: most windows of a passage, or of a text whose words are tagged; the rest of a
             longer one is not read.
+        caching: local copies of remote files.
     """
 
     run_dir: Path
@@ -42,6 +44,7 @@ class ExportConfig:
     checkpoint: Checkpoint = "auto"
     for_server: ServerVersion = "2.20"
     max_windows: int = MAX_WINDOWS
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -78,6 +81,7 @@ class ServeConfig:
         stop_timeout_secs: how long running requests may take after a stop (embedded server).
         enable_signature_method_name_check: whether Classify and Regress require the matching
             `method_name`.
+        caching: local copies of the versions in remote storage (embedded server).
     """
 
     models: Path
@@ -93,6 +97,7 @@ class ServeConfig:
     max_body_mb: int = 4
     max_answer_mb: int = 64
     stop_timeout_secs: float = 30.0
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -155,9 +160,9 @@ class QueryConfig:
             raise InputError(f"`text`: expected one or two texts, got {len(self.text)}")
         if self.passages and (len(self.text) > 1 or self.signature):
             raise InputError("`passages`: takes one text, and no `signature`")
-        for field, name in (("`model`", self.model), ("`version`", self.version)):
+        for given, name in (("`model`", self.model), ("`version`", self.version)):
             if name is not None and not (name and name.isprintable()):
-                raise InputError(f"{field} {name!a}: expected a name")
+                raise InputError(f"{given} {name!a}: expected a name")
         version = self.version or ""
         # Digits alone are a number: one that is too large is an error, and not a label.
         is_number = version.isascii() and version.isdigit()

@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import md5
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
@@ -105,6 +106,8 @@ class Store(AbstractFileSystem):
             name = f"{folder}/{rest[0]}"
             kind, size = ("file", len(data)) if len(rest) == 1 else ("directory", 0)
             found[name] = {"name": name, "size": size, "type": kind}
+            if kind == "file":
+                found[name]["ETag"] = md5(data).hexdigest()  # as S3 has it for a plain PUT
         return found
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
@@ -158,8 +161,14 @@ class Store(AbstractFileSystem):
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """An object store behind gs:// with an empty bucket, gs://bucket; retries do not wait."""
+def store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    """An object store behind gs:// with an empty bucket, gs://bucket; retries do not wait.
+
+    The user's home, where the cache is by default, is empty, too.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     made = Store()
     module = types.SimpleNamespace(Store=lambda **_: made)
     monkeypatch.setitem(sys.modules, "store_of_a_test", cast(types.ModuleType, module))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from clozeline.commands.caching import CachingCommand
 from clozeline.commands.training import named_columns
-from clozeline.options import Command, config_from
+from clozeline.options import config_from
 from clozeline.show.terminal import results
 from model.configs import EvaluateConfig
 from model.run_config import Checkpoint
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Command):
+class Evaluate(CachingCommand):
     """Evaluate a fine-tuned run on labelled examples and show those with the highest loss."""
 
     # The front door calls options.run(), so the field has another name than its flag.

@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.options import Command, config_from
+from clozeline.commands.caching import CachingCommand
+from clozeline.options import config_from
 from clozeline.show.terminal import results
 from model.explaining.config import ExplainConfig
 from pipeline.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explain(Command):
+class Explain(CachingCommand):
     """Explain a model's answers for a text: which words they come from, and how.
 
     Shows the computation step by step, attention, attention rollout, and integrated gradients.

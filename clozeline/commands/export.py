@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.options import Command, config_from
+from clozeline.commands.caching import CachingCommand
+from clozeline.options import config_from
 from clozeline.show.terminal import results
 from model.run_config import Checkpoint
 from serving.configs import ExportConfig
@@ -14,7 +15,7 @@ from serving.export.choices import ServerVersion, ServingPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Command):
+class Export(CachingCommand):
     """Export a trained run as a SavedModel that takes raw strings, for a model server."""
 
     # The front door calls options.run(), so the field has another name than its flag.

@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.options import Command, config_from
+from clozeline.commands.caching import CachingCommand
+from clozeline.options import config_from
 from clozeline.show.terminal import results, table
 from model.configs import HuggingFaceExportConfig
 from model.run_config import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportHuggingFace(Command):
+class ExportHuggingFace(CachingCommand):
     """Export a run to a directory that Hugging Face's `transformers` and KerasHub can load."""
 
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})

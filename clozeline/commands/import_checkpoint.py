@@ -8,7 +8,8 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from clozeline.options import Command, config_from
+from clozeline.commands.caching import CachingCommand
+from clozeline.options import config_from
 from clozeline.show.terminal import results, table
 from model.configs import Casing, ImportConfig
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Import(Command):
+class Import(CachingCommand):
     """Import a published BERT as a run: to train it further, fine-tune, explain or serve it.
 
     Reads Hugging Face directories (safetensors), google-research/bert's TensorFlow 1 checkpoints

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from clozeline.commands import spelled
-from clozeline.options import Command, config_from
+from clozeline.commands.caching import CachingCommand
+from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import InspectConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect(Command):
+class Inspect(CachingCommand):
     """Check a dataset against its manifest and show examples, or show rejected documents."""
 
     dataset: Annotated[Path, tyro.conf.Positional]

@@ -11,7 +11,6 @@ from clozeline.show.terminal import notes, results, table
 from model.configs import PretrainConfig
 from model.run_config import CURVES
 from model.training.config import Initialization
-from pipeline.storage.cache import CacheConfig
 
 if TYPE_CHECKING:
     from model.pretrain import PretrainResult
@@ -73,11 +72,6 @@ class Pretrain(TrainingFlags):
     """Steps between evaluations on the eval split. Default: only at the end."""
     seed: int = PretrainConfig.seed
     """Seed for the initial weights, the order of the examples, and dropout."""
-    cache: Path | None = None
-    """Folder for copies of the files of a remote dataset; several commands may share it. Default:
-    ~/.cache/clozeline."""
-    cache_gb: float = CacheConfig.cache_gb
-    """Maximum size of the copies in --cache, in gigabytes."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -91,8 +85,7 @@ class Pretrain(TrainingFlags):
 
     def engine_config(self) -> PretrainConfig:
         """Return the engine's config."""
-        caching = config_from(self, CacheConfig)
-        return config_from(self, PretrainConfig, caching=caching, **self.parts())
+        return config_from(self, PretrainConfig, **self.parts())
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its losses and its speed."""

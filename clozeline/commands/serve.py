@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clozeline.options import Command, config_from
+from clozeline.commands.caching import CachingCommand
+from clozeline.options import config_from
 from pipeline.errors import InputError
 from serving.configs import ServeConfig
 from serving.export.choices import FROZEN_WEIGHTS, QUIET_GRPC, SYSTEM_ALLOCATOR
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(Command):
+class Serve(CachingCommand):
     """Serve every model in a folder with TensorFlow Serving's REST and gRPC API.
 
     Runs the embedded server; or `tensorflow_model_server` if it is installed and --host is 0.0.0.0,

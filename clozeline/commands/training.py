@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from clozeline.commands.caching import CachingCommand
 from clozeline.options import Command, config_from
 from model.tasks.tables import Columns
 from model.training.config import ExecutionConfig, RecoveryConfig, Strategy, UpdateConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingFlags(Command):
+class TrainingFlags(CachingCommand):
     """Options of all commands that train."""
 
     # The front door calls options.run(), so the field has another name than its flag.

@@ -1,10 +1,11 @@
 """The configuration of an explanation, as plain data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config_types import check_types
 from pipeline.errors import InputError
+from pipeline.storage.cache import CacheConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class ExplainConfig:
         head: attention head of the worked steps, from 1.
         position: position of the piece that the masked-LM head predicts if the text has no [MASK];
             None = the last piece.
+        caching: local copies of remote files.
     """
 
     run_dir: Path
@@ -25,6 +27,7 @@ class ExplainConfig:
     layer: int = 1
     head: int = 1
     position: int | None = None
+    caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -84,7 +84,11 @@ def explain(config: ExplainConfig) -> Explanation:
         InputError: there is no such run; or as `explain_texts`.
     """
     return explain_texts(
-        load_run(config.run_dir), config.text, config.layer - 1, config.head - 1, config.position
+        load_run(config.run_dir, config.caching),
+        config.text,
+        config.layer - 1,
+        config.head - 1,
+        config.position,
     )
 
 

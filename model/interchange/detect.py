@@ -15,17 +15,19 @@ from model.interchange.sentence_transformers import (
     read_sentence_transformer,
 )
 from pipeline.errors import InputError
-from pipeline.storage.files import local_copy
+from pipeline.storage.cache import CacheConfig
+from pipeline.storage.local_copies import local_copy
 
 _RUN_KEYS = {"format", "model", "dataset"}
 """Keys that the `config.json` of a run has, and no other format's."""
 
 
-def read_checkpoint(path: Path) -> Imported:
+def read_checkpoint(path: Path, caching: CacheConfig | None = None) -> Imported:
     """Read a directory of Hugging Face or sentence-transformers, a TF 1 checkpoint, or a preset.
 
     Args:
         path: directory of the checkpoint, local or remote.
+        caching: local copies of the files of a remote one; None = in the default folder.
 
     Raises:
         InputError: the directory has none of these formats, holds an unsupported kind of model,
@@ -35,7 +37,7 @@ def read_checkpoint(path: Path) -> Imported:
         kind = "not a directory; give its directory" if path.exists() else "does not exist"
         raise InputError(f"{path}: {kind}")
     # The readers seek in the files, and resolve links in them, as only a disk can.
-    with local_copy(path) as local:
+    with local_copy(path, caching or CacheConfig()) as local:
         return replace(_read(local), path=path)
 
 

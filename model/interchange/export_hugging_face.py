@@ -65,7 +65,7 @@ def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
         InputError: the run has no such checkpoint, or the output exists or cannot be written.
         JobError: the disk is full or failed.
     """
-    run, output = load_run(config.run_dir), config.output
+    run, output = load_run(config.run_dir, config.caching), config.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(
             f"`output` {output}: already exists; choose another directory or remove it"

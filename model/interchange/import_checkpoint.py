@@ -41,7 +41,8 @@ def import_checkpoint(config: ImportConfig) -> ImportResult:
     Raises:
         InputError: the checkpoint is not supported, or the run already exists.
     """
-    imported = _as_asked(read_checkpoint(config.from_dir), config.casing, config.takes_pairs)
+    read = read_checkpoint(config.from_dir, config.caching)
+    imported = _as_asked(read, config.casing, config.takes_pairs)
     variables = _variables(imported, config.seed)
     write_run(config.run_dir, _run_config(imported), imported.vocabulary, variables)
     return ImportResult(config.run_dir, imported)

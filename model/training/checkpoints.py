@@ -24,10 +24,10 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline.errors import InputError, JobError
+from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import (
     CLOZELINE,
     crc32c,
-    local_copy,
     make_folder,
     move_folder,
     publish,
@@ -35,6 +35,7 @@ from pipeline.storage.files import (
     remove_folder,
     write_atomically,
 )
+from pipeline.storage.local_copies import local_copy
 from pipeline.storage.locks import staging
 from pipeline.storage.remote import is_remote, sizes_below
 from pipeline.storage.strict_json import JsonObject, from_json, read_json_file, to_json
@@ -110,13 +111,22 @@ class Checkpoints:
         directory: directory of the checkpoints.
         keep: number of recent checkpoints to keep; the best one is kept as well.
         writes: whether this process may modify the directory; True for one worker of a run only.
+        caching: local copies of remote checkpoints.
         uploads: what is written to remote storage in the background.
     """
 
-    def __init__(self, directory: Path, keep: int = 3, *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        keep: int = 3,
+        *,
+        writes: bool = True,
+        caching: CacheConfig | None = None,
+    ) -> None:
         self.directory = directory
         self.keep = keep
         self.writes = writes
+        self.caching = caching or CacheConfig()
         self._copy: State = {}
         # One thread: there is one copy in memory, and it must not change while it is written.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
@@ -407,7 +417,7 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
-            with local_copy(path) as local:
+            with local_copy(path, self.caching) as local:
                 is_verified = verify(local)
                 checkpoint = tf.train.Checkpoint(**state)
                 status = checkpoint.read(str(local / _NAME))

@@ -13,7 +13,7 @@ Shapes: B batch, L positions, P masked positions.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -31,7 +31,6 @@ from pipeline.manifest import Manifest
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.serialization import parse_examples
 from pipeline.schema import record_features
-from pipeline.storage.files import local_copy
 from pipeline.storage.shard_files import ShardFiles
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import dataset_vocabulary
@@ -307,19 +306,25 @@ def corrupt_files_named(
         if isinstance(error, kinds):
             for shards in manifest.splits.values():
                 for shard in shards:
-                    _check_file(dataset / shard.name, manifest)
+                    opened = files.opened(shard) if files else nullcontext(dataset / shard.name)
+                    _check_file(dataset / shard.name, opened, manifest)
         raise
 
 
-def _check_file(file: Path, manifest: Manifest) -> None:
+def _check_file(file: Path, opened: AbstractContextManager[Path], manifest: Manifest) -> None:
     """Read a whole TFRecord file.
+
+    Args:
+        file: its path, for messages.
+        opened: yields its local path.
+        manifest: manifest of the dataset.
 
     Raises:
         InputError: the file is missing, or a record is damaged or lacks a feature.
     """
     good = 0
     try:
-        with local_copy(file) as local:
+        with opened as local:
             check_records(local, manifest.compression_type)
             for record in tf.data.TFRecordDataset(str(local), manifest.compression_type):
                 parse_examples(record[tf.newaxis], manifest.features)

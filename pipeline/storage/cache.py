@@ -13,17 +13,20 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config_types import check_types
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import crc32c, download_exactly, make_folder, publish
+from pipeline.storage.remote import ObjectVersion, is_url, version_of
 
 _PARTIAL = ".partial-"
 _OURS = re.compile(rf"({re.escape(_PARTIAL)})?[0-9a-f]{{16}}-[0-9a-f]{{8}}-.+")
 """Names of copies and of downloads in progress."""
+
+DOWNLOADS_AT_ONCE = 4
 
 WAIT_SECS = 60.0
 """How long to wait for room while other processes hold what is in the cache."""
@@ -53,8 +56,15 @@ class CacheConfig:
 
     @property
     def folder(self) -> Path:
-        """The folder."""
-        return self.cache or Path.home() / ".cache" / "clozeline"
+        """The folder.
+
+        Raises:
+            InputError: none is given, and the user has no home directory.
+        """
+        try:
+            return self.cache or Path.home() / ".cache" / "clozeline"
+        except RuntimeError as error:
+            raise InputError("`cache`: there is no home directory; give a folder") from error
 
 
 class Cache:
@@ -71,7 +81,9 @@ class Cache:
         try:
             make_folder(self._folder)
         except OSError as error:
-            raise InputError(f"`cache` {self._folder}: cannot be used: {error.strerror}") from error
+            raise InputError(
+                f"`cache` {self._folder}: cannot be used: {error.strerror}; give another folder"
+            ) from error
 
     @contextlib.contextmanager
     def opened(self, source: Path, size_bytes: int, checksum: str) -> Iterator[Path]:
@@ -85,41 +97,106 @@ class Cache:
             checksum: its CRC-32C, as eight hexadecimal digits.
 
         Raises:
+            FileNotFoundError: there is no such remote file.
             InputError: the file has another checksum, or the cache is too small for it.
             JobError: it cannot be downloaded, or there is no room; a full disk.
         """
         copy = self.path_of(source, checksum)
+
+        def is_whole() -> bool:
+            return copy.exists() and copy.stat().st_size == size_bytes
+
+        def checked(partial: Path) -> Path:
+            _check(source, partial, checksum)
+            return copy
+
         while True:
             with _locked(copy, fcntl.LOCK_SH) as found:
-                if found and copy.stat().st_size == size_bytes:
+                if found and is_whole():
                     os.utime(copy)  # the time of its last use
                     yield copy
                     return
-            self._download(source, copy, size_bytes, checksum)
+            self._download(source, size_bytes, copy.name, is_whole, checked)
+
+    @contextlib.contextmanager
+    def opened_version(self, source: Path, version: ObjectVersion) -> Iterator[Path]:
+        """Yield the copy of a version of a remote file; in the context it is not removed.
+
+        Nobody wrote down the checksum of such a file, so its copy has that of the download, and is
+        compared with it each time.
+
+        Args:
+            source: the remote file.
+            version: its present version.
+
+        Raises:
+            FileNotFoundError, InputError: as `opened`.
+            JobError: as `opened`; or the file was written again meanwhile.
+        """
+        digest = _digest(f"{source}\n{version.size_bytes}\n{version.tag}")
+
+        def name_of(copy: Path) -> str:
+            return f"{digest}-{crc32c(copy)}-{source.name}"
+
+        def copies() -> list[Path]:
+            return [*self._folder.glob(f"{digest}-{'?' * 8}-*")]
+
+        def checked(partial: Path) -> Path:
+            if version_of(source) != version:
+                raise JobError(f"{source}: changed while it was read; try again")
+            return self._folder / name_of(partial)
+
+        while True:
+            for copy in copies():
+                with _locked(copy, fcntl.LOCK_SH) as found:
+                    if found and copy.name == name_of(copy):
+                        os.utime(copy)
+                        yield copy
+                        return
+                with _locked(copy, fcntl.LOCK_EX | fcntl.LOCK_NB) as found:
+                    if found and copy.name != name_of(copy):  # the disk has changed it
+                        copy.unlink(missing_ok=True)
+            name = f"{digest}-{'0' * 8}-{source.name}"
+            self._download(source, version.size_bytes, name, lambda: bool(copies()), checked)
 
     def path_of(self, source: Path, checksum: str) -> Path:
         """Return where the copy of a remote file with this checksum is, or would be."""
         # The source is part of the name, because files with different paths may have the same name.
-        digest = hashlib.sha256(str(source).encode()).hexdigest()[:16]
-        return self._folder / f"{digest}-{checksum}-{source.name}"
+        return self._folder / f"{_digest(str(source))}-{checksum}-{source.name}"
 
-    def _download(self, source: Path, copy: Path, size_bytes: int, checksum: str) -> None:
-        """Download a file under a temporary name, check it and rename it."""
-        partial = copy.with_name(f"{_PARTIAL}{copy.name}")
+    def _download(
+        self,
+        source: Path,
+        size_bytes: int,
+        name: str,
+        is_there: Callable[[], bool],
+        checked: Callable[[Path], Path],
+    ) -> None:
+        """Download a file under a temporary name, check it and rename it.
+
+        Args:
+            source: the remote file.
+            size_bytes: its size.
+            name: name of the download, without its prefix.
+            is_there: whether the copy is there.
+            checked: checks the download, and returns the path of the copy.
+        """
+        partial = self._folder / f"{_PARTIAL}{name}"
         try:
             partial.touch()
             # Whoever waits here finds the finished copy, so each file is downloaded once.
             with _locked(partial, fcntl.LOCK_EX) as found:
-                if not found or (copy.exists() and copy.stat().st_size == size_bytes):
+                if not found or is_there():
                     return  # another process was faster
                 try:
                     self._make_room(partial, size_bytes)
                     download_exactly(source, partial, size_bytes)
-                    _check(source, partial, checksum)
-                    publish(partial, copy)
+                    publish(partial, checked(partial))
                 finally:
                     partial.unlink(missing_ok=True)
         except OSError as error:
+            if is_url(str(error.filename)):  # the remote file is missing
+                raise
             raise JobError(f"`cache` {self._folder}: cannot be written: {error}") from error
 
     def _make_room(self, partial: Path, size_bytes: int) -> None:
@@ -168,6 +245,10 @@ class Cache:
                     path.unlink(missing_ok=True)
                     room += size
         return room >= size_bytes
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check(source: Path, copy: Path, checksum: str) -> None:

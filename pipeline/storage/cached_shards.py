@@ -7,10 +7,8 @@ from pathlib import Path
 
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import Shard
-from pipeline.storage.cache import Cache, CacheConfig
+from pipeline.storage.cache import DOWNLOADS_AT_ONCE, Cache, CacheConfig
 from pipeline.storage.shard_files import ShardFiles
-
-DOWNLOADS_AT_ONCE = 4
 
 AHEAD_SHARE = 0.5
 """Share of the cache for files that were fetched and not read yet."""

@@ -110,33 +110,6 @@ def _upload_folder(folder: Path, final: Path, marker: str) -> Path:
     return final
 
 
-@contextlib.contextmanager
-def local_copy(path: Path) -> Iterator[Path]:
-    """Yield a local copy of a remote file or directory, which exists in the context; or the path.
-
-    Errors of the context that name the copy name the remote path instead.
-
-    Raises:
-        FileNotFoundError: there is nothing; `InputError` and `JobError` as
-            `pipeline.storage.remote`.
-    """
-    if not is_remote(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
-        local = Path(folder, path.name)
-        sizes = sizes_below(path)
-        if not sizes:
-            download(path, local)
-        for name, size in sizes.items():
-            (local / name).parent.mkdir(parents=True, exist_ok=True)
-            download_exactly(path / name, local / name, size)
-        try:
-            yield local
-        except (InputError, JobError) as error:
-            raise type(error)(str(error).replace(str(local), str(path))) from error
-
-
 def download_exactly(source: Path, target: Path, size_bytes: int) -> None:
     """Download a remote object of a known size.
 

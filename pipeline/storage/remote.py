@@ -2,7 +2,7 @@
 
 `path_from` makes a `pathlib.Path` of a local path and a `UPath` of a URL. A `UPath` has the
 methods of a `Path` (`/`, `exists`, `iterdir`, `read_bytes`, …), so other modules do not ask which
-of the two they hold, except where they need a local file (`pipeline.storage.transfer`).
+of the two they hold, except where they need a local file (`pipeline.storage.local_copies`).
 
 Each URL scheme is one fsspec filesystem, wrapped in `RemoteFileSystem`: temporary failures are
 retried a bounded number of times, and what remains is a one-line `InputError` or `JobError`. A
@@ -156,12 +156,58 @@ def sizes_below(folder: Path) -> dict[str, int]:
 
     It is empty if there is no such folder.
     """
+    return {name: version.size_bytes for name, version in versions_below(folder).items()}
+
+
+@dataclass(frozen=True)
+class ObjectVersion:
+    """The version of a remote object.
+
+    Attributes:
+        size_bytes: its size.
+        tag: what the store changes when the object is written again: its ETag, or a time.
+    """
+
+    size_bytes: int
+    tag: str
+
+
+# The first of these that an entry of a listing has. An answer about a single object may be less
+# precise (S3 gives its time in seconds), so versions are taken from listings only.
+_TAGS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified")
+
+
+def versions_below(folder: Path) -> dict[str, ObjectVersion]:
+    """Return the version of each object below a remote folder, by relative name.
+
+    It is empty if there is no such folder.
+    """
     remote, name = located(folder)
     try:
-        found = remote.find(name, detail=True)
+        entries = remote.find(name, detail=True)
     except FileNotFoundError:
         return {}
-    return {path[len(name) + 1 :]: entry["size"] for path, entry in found.items() if path != name}
+    return {
+        path[len(name) + 1 :]: _version(entry) for path, entry in entries.items() if path != name
+    }
+
+
+def version_of(path: Path) -> ObjectVersion:
+    """Return the version of a remote object.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    remote, name = located(path)
+    for entry in remote.ls(located(path.parent)[1]):
+        if entry["name"] == name and entry["type"] == "file":
+            return _version(entry)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _version(entry: Mapping[str, Any]) -> ObjectVersion:
+    tag = next((str(entry[name]) for name in _TAGS if entry.get(name)), "")
+    return ObjectVersion(entry["size"], tag)
 
 
 def download(source: Path, target: Path) -> None:
@@ -333,10 +379,13 @@ class RemoteFileSystem(AbstractFileSystem):
         detail: bool = False,
         **_: Any,
     ) -> Any:
-        """Return all objects below a folder."""
+        """Return all objects below a folder; of the path of an object, none."""
         name = self._name_in_store(path)
         found = self._call(path, "find", name, maxdepth=maxdepth, withdirs=withdirs, detail=True)
-        entries = {self._path_of(each): self._entry(entry) for each, entry in found.items()}
+        # If the path is a file, fsspec's own `find` has it with an empty entry.
+        entries = {
+            self._path_of(name): self._entry(entry) for name, entry in found.items() if entry
+        }
         return entries if detail else list(entries)
 
     def modified(self, path: str) -> Any:

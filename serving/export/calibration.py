@@ -20,7 +20,6 @@ import tensorflow as tf
 from model.run import Run
 from pipeline import schema
 from pipeline.errors import InputError
-from pipeline.storage.files import local_copy
 from serving.export.dense import Dense
 from serving.export.golden import PAIRS, TEXTS
 from serving.export.inference_graph import PRODUCTS, Network, product_names
@@ -122,8 +121,7 @@ def calibrate(run: Run, model: keras.Model, path: Path, vocabulary: Path | None 
 def _read(path: Path) -> list[tuple[str, str]]:
     """Return the texts of a file, at most `MOST_TEXTS`, each with its second text or ""."""
     try:
-        with local_copy(path) as local:
-            lines = local.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"`calibrate` {path}: cannot be read: {error}") from error
     texts = [line for line in lines if line.strip()]

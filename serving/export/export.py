@@ -9,7 +9,8 @@ from model.run import Run, load_run
 from model.run_config import Checkpoint
 from pipeline.errors import JobError
 from pipeline.manifest import VOCABULARY
-from pipeline.storage.files import local_copy, publish, writing
+from pipeline.storage.files import publish, writing
+from pipeline.storage.local_copies import local_copy
 from pipeline.storage.locks import only_writer, staging
 from pipeline.storage.remote import is_remote, sizes_below
 from serving.configs import ExportConfig
@@ -69,7 +70,7 @@ def export(config: ExportConfig) -> Exported:
         InputError, JobError: as `export_run`; or there is no such run.
     """
     return export_run(
-        load_run(config.run_dir),
+        load_run(config.run_dir, config.caching),
         config.output,
         precision=config.precision,
         calibration=config.calibrate,
@@ -119,7 +120,7 @@ def export_run(
     """
     model = run.load_model(checkpoint)
     given = f"`output` {model_path}"
-    with local_copy(run.path / VOCABULARY) as vocabulary:
+    with local_copy(run.path / VOCABULARY, run.caching) as vocabulary:
         plan = calibrate(run, model, calibration, vocabulary) if calibration else Plan()
         module = TextModel(run, model, precision, vocabulary, plan, max_windows)
         signatures = module.signatures()

@@ -5,7 +5,7 @@ from pathlib import Path
 from grpc import StatusCode
 
 from pipeline.errors import InputError
-from pipeline.storage.remote import is_remote, sizes_below
+from pipeline.storage.remote import is_remote, versions_below
 from serving.server.config_files import ModelConfig, read_models_config
 from serving.server.status import ServingError
 from serving.tf_serving import SAVED_MODEL, versions_of
@@ -67,9 +67,9 @@ def check_regular(path: Path) -> None:
 def fingerprint(path: Path) -> object:
     """Return a hashable value that changes when a file below `path` changes.
 
-    It consists of sizes and times of local files, and of sizes of remote ones.
+    It consists of sizes and times of local files, and of sizes and versions of remote ones.
     """
     if is_remote(path):
-        return tuple(sizes_below(path).items())
+        return tuple(versions_below(path).items())
     stats = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
     return tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats)

@@ -66,6 +66,7 @@ def serve_models(config: ServeConfig) -> None:
         _batching_options(config),
         config.allowed_hosts,
         _limits(config),
+        config.caching,
     )
 
 
@@ -88,6 +89,7 @@ def serving_models(config: ServeConfig) -> Iterator[Addresses]:
         _limits(config),
         _batching_options(config),
         config.allowed_hosts,
+        config.caching,
     )
     server.start()
     try:

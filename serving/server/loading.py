@@ -1,17 +1,19 @@
 """Load one version of a model from its directory."""
 
+import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the ops that text models are made of)
 from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from pipeline.storage.files import local_copy
+from pipeline.storage.cache import CacheConfig
+from pipeline.storage.local_copies import local_copy
 from serving.server.folders import check_regular, fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
@@ -33,39 +35,56 @@ class Servable:
     definitions: dict[str, meta_graph_pb2.SignatureDef]  # all signatures, for metadata
     signatures: dict[str, ServableSignature]  # the executable signatures
     root: Any  # result of tf.saved_model.load, which owns the variables
+    files: object = None  # keeps the copies of a remote version: a graph may read its assets
 
 
 Loader = Callable[[str, int, Path], Servable]
 
 
-def saved_model_loader(runner: Runner, metrics: Metrics | None = None) -> Loader:
+def saved_model_loader(
+    runner: Runner, metrics: Metrics | None = None, caching: CacheConfig | None = None
+) -> Loader:
     """Return a function that loads one version and runs its warm-up requests.
 
-    The function raises ServingError if the version cannot be served. A remote version is downloaded
-    to a temporary directory, from which TensorFlow reads all of it when it loads the model.
+    The function raises ServingError if the version cannot be served. A remote version is fetched
+    into the cache, where it stays while it is loaded.
     """
     metrics = metrics or Metrics()
+    config = caching or CacheConfig()
 
     def load(name: str, version: int, path: Path) -> Servable:
         try:
-            with local_copy(path) as local:
-                check_regular(local)
-                servable = _load(name, version, local)
-                warm_up(local, servable.signatures, runner)
+            files = _Files(path, config)
+            check_regular(files.local)
+            servable = _load(name, version, files.local)
+            warm_up(files.local, servable.signatures, runner)
         except Exception as error:  # TensorFlow raises many types for a broken SavedModel
             metrics.load(str(path), succeeded=False)
             if isinstance(error, ServingError):
                 raise
             raise from_tensorflow(error) from error
         metrics.load(str(path), succeeded=True)
-        return servable
+        return replace(servable, files=files)
 
     return load
 
 
+class _Files:
+    """The files of a version; copies of remote ones are held until this object is freed.
+
+    Attributes:
+        local: local directory of the files.
+    """
+
+    def __init__(self, path: Path, caching: CacheConfig) -> None:
+        held = ExitStack()
+        self.local = held.enter_context(local_copy(path, caching))
+        weakref.finalize(self, held.close)
+
+
 def loaded_once(load: Loader) -> Loader:
     """Return a loader that shares one loaded model between names with the same files."""
-    loaded: WeakValueDictionary[object, Servable] = WeakValueDictionary()
+    loaded: weakref.WeakValueDictionary[object, Servable] = weakref.WeakValueDictionary()
 
     def load_or_share(name: str, version: int, path: Path) -> Servable:
         # The resolved path: two names may be links to one directory.

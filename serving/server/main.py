@@ -19,6 +19,7 @@ import uvicorn
 
 from model.training.strategy import keep_freed_memory
 from pipeline.errors import InputError
+from pipeline.storage.cache import CacheConfig
 from serving.addresses import joined
 from serving.server.backend import Backend
 from serving.server.batching import SERVE_DEFAULT, BatchingOptions
@@ -70,11 +71,12 @@ class ModelServer:
         limits: Limits | None = None,
         batching: BatchingOptions | None = None,
         allowed_hosts: tuple[str, ...] = (),
+        caching: CacheConfig | None = None,
     ) -> None:
         self._limits = limits = limits or Limits()
         metrics = Metrics()
         self._runner = runner = Runner(limits, batching, metrics)
-        load = saved_model_loader(runner, metrics)
+        load = saved_model_loader(runner, metrics, caching)
         self.host = host
         self.stop_timeout_secs = limits.stop_timeout_secs
         self.repository = Repository(models, load)
@@ -153,6 +155,7 @@ def serve(
     batching: BatchingOptions | None = SERVE_DEFAULT,
     allowed_hosts: tuple[str, ...] = (),
     limits: Limits | None = None,
+    caching: CacheConfig | None = None,
 ) -> None:
     """Serve models until SIGINT or SIGTERM; a second signal ends the process at once.
 
@@ -169,6 +172,7 @@ def serve(
         allowed_hosts: host names that REST clients may use, in addition to loopback names and
             `host`. Empty = all names, if `host` is not a loopback address.
         limits: limits on memory, connections and time.
+        caching: local copies of remote versions; None = in the default folder.
 
     Raises:
         InputError: no models, a model that cannot be loaded, or a port in use.
@@ -178,7 +182,9 @@ def serve(
     share_one_heap()
     # Keep freed memory until the next trim: otherwise page faults cost long texts 30 % more CPU.
     keep_freed_memory()
-    server = ModelServer(models, host, rest_port, grpc_port, limits, batching, allowed_hosts)
+    server = ModelServer(
+        models, host, rest_port, grpc_port, limits, batching, allowed_hosts, caching
+    )
     try:
         with _stop_signal() as stopping:
             server.start()

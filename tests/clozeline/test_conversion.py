@@ -1,11 +1,13 @@
 """Flags and the engine's configs: every field of a config has a flag, with the same default."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from clozeline.commands import options_of
+from clozeline.commands import COMMANDS, options_of
+from clozeline.commands.caching import CachingCommand
 from clozeline.commands.evaluate import Evaluate
 from clozeline.commands.finetune import Finetune
 from clozeline.commands.pretrain import Pretrain
@@ -166,3 +168,14 @@ def test_a_flag_arrives_in_the_config(
     options: Any = parse(command, [*REQUIRED[command], *flags])[0]
     made = flat(options.engine_config())
     assert {name: made[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_commands_that_copy_remote_files_take_the_cache(command: str) -> None:
+    copies = "caching" in {f.name for f in dataclasses.fields(CONFIGS.get(command, CacheConfig))}
+    assert issubclass(options_of(command), CachingCommand) == copies
+
+
+def test_the_cache_arrives_in_the_config() -> None:
+    options: Any = parse("serve", ["--models", "m", "--cache", "c", "--cache-gb", "7"])[0]
+    assert options.configuration().caching == CacheConfig(cache=Path("c"), cache_gb=7.0)

@@ -10,14 +10,14 @@ from pipeline.storage.cache import Cache, CacheConfig
 from pipeline.storage.files import (
     crc32c,
     download_exactly,
-    local_copy,
     match_files,
     publish,
     remove_folder,
     write_atomically,
 )
+from pipeline.storage.local_copies import local_copy
 from pipeline.storage.locks import only_writer
-from pipeline.storage.remote import move_object, path_from, sizes_below, upload
+from pipeline.storage.remote import move_object, path_from, sizes_below, upload, version_of
 
 pytestmark = pytest.mark.storage
 
@@ -32,7 +32,8 @@ def base(request, monkeypatch, s3, gcs, s3_environment, gcs_environment) -> Path
     return path_from(f"{request.param}://bucket/files")
 
 
-def test_objects_are_written_listed_moved_and_removed(base):
+def test_objects_are_written_listed_moved_and_removed(base, tmp_path):
+    config = CacheConfig(cache=tmp_path)
     write_atomically(base / "a/x.txt", b"1" * 10)
     write_atomically(base / "a/sub/y.txt", b"22")
     write_atomically(base / "empty", b"")
@@ -44,9 +45,9 @@ def test_objects_are_written_listed_moved_and_removed(base):
     assert match_files([f"{base}/a/*.txt"]) == {f"{base}/a/z.txt": 10}
     with pytest.raises(InputError, match="/a/sub: is a folder"):
         match_files([f"{base}/a/*"])
-    with local_copy(base / "a") as copy:
+    with local_copy(base / "a", config) as copy:
         assert (copy / "sub/y.txt").read_bytes() == b"22"
-    with pytest.raises(FileNotFoundError), local_copy(base / "nothing"):
+    with pytest.raises(FileNotFoundError), local_copy(base / "nothing", config):
         pass
     remove_folder(base)
     assert sizes_below(base) == {}
@@ -71,6 +72,26 @@ def test_second_writer_is_refused(base):
             pass
         assert [*sizes_below(base / "run")] == [".lease"]
     assert sizes_below(base / "run") == {}
+
+
+def test_copy_of_a_directory_is_fetched_again_when_it_was_written_again(base, tmp_path):
+    config = CacheConfig(cache=tmp_path)
+    for content in (b"11", b"22"):
+        write_atomically(base / "model/x", content)
+        write_atomically(base / "model/variables/y", content * 2)
+        for _ in range(2):
+            with local_copy(base / "model", config) as copy:
+                assert (copy / "x").read_bytes() == content
+                assert (copy / "variables/y").read_bytes() == content * 2
+    assert len([*tmp_path.glob("*-x")]) == len([*tmp_path.glob("*-y")]) == 2
+    version = version_of(base / "model/x")
+    write_atomically(base / "model/x", b"33")
+    with (
+        pytest.raises(JobError, match="/model/x: changed while it was read"),
+        Cache(CacheConfig(cache=tmp_path / "other")).opened_version(base / "model/x", version),
+    ):
+        pass
+    remove_folder(base)
 
 
 def test_large_file_goes_up_and_down_whole(base, tmp_path):
@@ -99,7 +120,7 @@ def test_no_file_is_partially_read_through_a_failing_network(
             write_atomically(base / name, content)
         for name, content in data.items():
             assert (base / name).read_bytes() == content
-        with local_copy(base) as copy:
+        with local_copy(base, CacheConfig(cache=tmp_path)) as copy:
             assert {path.name: path.read_bytes() for path in copy.iterdir()} == data
     finally:
         network.fault = lambda key: ""

@@ -11,7 +11,7 @@ from pipeline.errors import InputError, JobError
 from pipeline.storage import cache as cache_module
 from pipeline.storage.cache import Cache, CacheConfig
 from pipeline.storage.files import write_atomically
-from pipeline.storage.remote import path_from
+from pipeline.storage.remote import ObjectVersion, path_from, version_of
 
 
 def crc32c(data: bytes) -> str:
@@ -175,3 +175,68 @@ def test_copy_held_by_another_process_stays(store, tmp_path):
         holder.kill()
     with cache.opened(*put("c", bytes(600_000))):
         assert not copy.exists()
+
+
+def put_version(name: str, data: bytes) -> tuple[Path, ObjectVersion]:
+    path, *_ = put(name, data)
+    return path, version_of(path)
+
+
+def test_version_is_downloaded_once_and_a_new_one_again(store, tmp_path):
+    file = put_version("model", b"first")
+    for cache in (made(tmp_path), made(tmp_path)):
+        with cache.opened_version(*file) as copy:
+            assert copy.read_bytes() == b"first"
+    assert copy.name[16:] == f"-{crc32c(b'first')}-model"
+    assert downloads(store) == ["bucket/model"]
+    newer = put_version("model", b"other")  # of the same size
+    with made(tmp_path).opened_version(*newer) as copy:
+        assert copy.read_bytes() == b"other"
+
+
+def test_copy_of_a_version_that_the_disk_has_changed_is_downloaded_again(store, tmp_path):
+    file = put_version("model", b"weights")
+    with made(tmp_path).opened_version(*file) as copy:
+        pass
+    copy.write_bytes(b"weighty")
+    with made(tmp_path).opened_version(*file) as copy:
+        assert copy.read_bytes() == b"weights"
+    assert downloads(store) == ["bucket/model"] * 2
+
+
+def test_version_that_is_written_again_during_its_download_is_refused(store, tmp_path):
+    file = put_version("model", b"first")
+
+    def write(method: str, key: str) -> None:
+        if method == "get":
+            store.objects[key] = b"other"
+
+    store.fail = write
+    with (
+        pytest.raises(JobError, match="gs://bucket/model: changed while it was read; try again"),
+        made(tmp_path).opened_version(*file),
+    ):
+        pass
+    assert [path for path in tmp_path.iterdir() if "model" in path.name] == []
+
+
+def test_missing_remote_file_is_no_error_of_the_cache(store, tmp_path):
+    path, size, checksum = put("shard", b"records")
+    file = put_version("model", b"weights")
+    store.objects.clear()
+    with (
+        pytest.raises(FileNotFoundError, match="shard"),
+        made(tmp_path).opened(path, size, checksum),
+    ):
+        pass
+    with pytest.raises(FileNotFoundError, match="model"), made(tmp_path).opened_version(*file):
+        pass
+
+
+def test_cache_without_a_home_directory_is_asked_for(monkeypatch):
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(InputError, match="`cache`: there is no home directory; give a folder"):
+        Cache(CacheConfig())

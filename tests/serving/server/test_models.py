@@ -20,9 +20,13 @@ import requests
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
+from pipeline.storage import cache as cache_module
+from pipeline.storage.cache import CacheConfig
+from pipeline.storage.local_copies import local_copy
 from pipeline.storage.remote import path_from
 from serving.server import models
+from serving.server.config_files import ModelConfig
 from serving.server.folders import model_dirs
 from serving.server.limits import Limits
 from serving.server.loading import Servable, saved_model_loader
@@ -62,8 +66,8 @@ def publish(exports, factor, destination):
     partial.rename(destination)
 
 
-def loader():
-    return saved_model_loader(Runner(Limits()))
+def loader(cache=None):
+    return saved_model_loader(Runner(Limits()), caching=CacheConfig(cache=cache))
 
 
 def states(repository, name="m"):
@@ -356,9 +360,9 @@ def in_bucket(exports, store):
     return put
 
 
-def test_models_of_a_bucket_are_served_and_polled(in_bucket, store):
+def test_models_of_a_bucket_are_served_and_polled(in_bucket, store, tmp_path):
     in_bucket(2, 1)
-    repository = Repository(path_from("gs://bucket/models"), loader())
+    repository = Repository(path_from("gs://bucket/models"), loader(tmp_path))
     repository.load_all()
     assert repository.served() == {"m": [1]}
     in_bucket(3, 2, whole=False)  # an upload in progress
@@ -376,16 +380,91 @@ def test_models_of_a_bucket_are_served_and_polled(in_bucket, store):
     assert repository.served() == {"m": [2]}
 
 
-def test_models_config_names_folders_of_a_bucket(in_bucket, store):
+def test_models_config_names_folders_of_a_bucket(in_bucket, store, tmp_path):
     in_bucket(2, 5)
     store.objects["bucket/models.config"] = (
         b'model_config_list { config { name: "n" base_path: "gs://bucket/models/m" '
         b'model_platform: "tensorflow" } }'
     )
     source = path_from("gs://bucket/models.config")
-    repository = Repository(source, loader())
+    repository = Repository(source, loader(tmp_path))
     repository.load_all()
     assert repository.served() == {"n": [5]}
+
+
+def test_two_servers_of_a_bucket_share_one_download(in_bucket, store, tmp_path):
+    in_bucket(2, 1)
+    for _ in range(2):
+        Repository(path_from("gs://bucket/models"), loader(tmp_path)).load_all()
+    read = [key for method, key in store.requests if method == "get"]
+    assert len(read) == len({*read}) == len([*tmp_path.glob("*-*-*")])
+
+
+def test_copies_stay_in_the_cache_while_their_version_is_served(store, tmp_path, monkeypatch):
+    """A graph may read its assets at any time."""
+    (tmp_path / "words.txt").write_text("boat")
+
+    class Reading(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.asset = tf.saved_model.Asset(str(tmp_path / "words.txt"))
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def run(self, x):
+            return {"y": tf.repeat(tf.io.read_file(self.asset.asset_path), tf.size(x))}
+
+    module = Reading()
+    folder = tmp_path / "exported"
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.run})
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            store.objects[f"bucket/models/m/1/{name}"] = path.read_bytes()
+    version, cache = path_from("gs://bucket/models/m/1"), tmp_path / "cache"
+    servable = loader(cache)("m", 1, version)
+    monkeypatch.setattr(cache_module, "WAIT_SECS", 0.0)
+    config = CacheConfig(cache=cache, cache_gb=0.001)
+    store.objects["bucket/other"] = bytes(999_999)
+    other = path_from("gs://bucket/other")
+    full = "full of files that running processes read"
+    with pytest.raises(JobError, match=full), local_copy(other, config):
+        pass
+    assert servable.root.signatures["serving_default"](x=tf.zeros(1))["y"].numpy() == [b"boat"]
+    freed = weakref.ref(servable.files)
+    del servable
+    gc.collect()
+    assert freed() is None
+    with local_copy(other, config):
+        assert [*cache.glob("*-words.txt")] == []
+
+
+def test_error_of_a_version_in_a_bucket_names_it_and_not_its_copy(in_bucket, store, tmp_path):
+    in_bucket(2, 1)
+    store.objects["bucket/models/m/1/variables/variables.index"] = b""
+    repository = Repository(path_from("gs://bucket/models"), loader(tmp_path))
+    with pytest.raises(InputError, match="gs://bucket/models/m/1: cannot be loaded") as error:
+        repository.load_all()
+    assert "clozeline-" not in str(error.value)
+
+
+def test_version_of_a_bucket_is_tried_again_when_it_is_written_again(
+    in_bucket, exports, store, tmp_path
+):
+    """Though its files have the same sizes."""
+    in_bucket(2, 1)
+    index = "bucket/models/m/2/variables/variables.index"
+    in_bucket(3, 2)
+    good = store.objects[index]
+    store.objects[index] = bytes(len(good))
+    repository = Repository(path_from("gs://bucket/models"), loader(tmp_path))
+    with pytest.raises(InputError, match="models/m/2: cannot be loaded"):
+        repository.load_all()
+    model = models._Model(ModelConfig("m", path_from("gs://bucket/models/m")), loader(tmp_path))
+    assert [failed.version for failed in model.update()] == [2]
+    assert model.update() == []
+    store.objects[index] = good
+    assert model.update() == []
+    assert [*model.serving] == [2]
 
 
 def test_bucket_without_models_is_told_in_one_line(store):

@@ -1,4 +1,4 @@
-"""A remote dataset as a local directory."""
+"""Remote files as local ones: links to copies in the cache."""
 
 import dataclasses
 from pathlib import Path
@@ -9,8 +9,8 @@ from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Shard
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import write_atomically
+from pipeline.storage.local_copies import local_copy, local_dataset
 from pipeline.storage.remote import path_from
-from pipeline.storage.remote_dataset import local_dataset
 
 FILES = {"train-0": ("00000000", b""), "train-1": ("8a9136aa", bytes(32))}  # CRCs of RFC 3720
 
@@ -64,3 +64,37 @@ def test_errors_name_the_dataset(dataset, tmp_path, store):
         local_dataset(path, manifest, CacheConfig(cache=tmp_path / "other")),
     ):
         pass
+
+
+def test_local_copy_has_the_names_of_the_original_and_is_fetched_once(store, tmp_path):
+    folder = path_from("gs://bucket/models/m/1")
+    write_atomically(folder / "saved_model.pb", b"graph")
+    write_atomically(folder / "variables/variables.index", b"index")
+    config = CacheConfig(cache=tmp_path / "cache")
+    for _ in range(2):
+        with local_copy(folder, config) as local:
+            assert local.name == "1"
+            assert (local / "saved_model.pb").read_bytes() == b"graph"
+            assert (local / "variables/variables.index").read_bytes() == b"index"
+        with local_copy(folder / "saved_model.pb", config) as file:
+            assert (file.name, file.read_bytes()) == ("saved_model.pb", b"graph")
+        assert not local.exists()
+    assert sorted(key for method, key in store.requests if method == "get") == [
+        "bucket/models/m/1/saved_model.pb", "bucket/models/m/1/variables/variables.index",
+    ]  # fmt: skip
+    with pytest.raises(FileNotFoundError), local_copy(folder / "none", config):
+        pass
+
+
+def test_local_copy_larger_than_the_cache_is_refused_before_it_is_fetched(store, tmp_path):
+    folder = path_from("gs://bucket/m")
+    for name in ("a", "b"):
+        write_atomically(folder / name, bytes(600_000))
+    with (
+        pytest.raises(
+            InputError, match=r"`cache_gb` 0.001: too small for gs://bucket/m, which has 0.0012 GB"
+        ),
+        local_copy(folder, CacheConfig(cache=tmp_path, cache_gb=0.001)),
+    ):
+        pass
+    assert "get" not in {method for method, _ in store.requests}

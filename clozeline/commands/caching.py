@@ -1,0 +1,27 @@
+"""The flags that every command which copies remote files has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clozeline.options import Command, config_from
+from pipeline.storage.cache import CacheConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachingCommand(Command):
+    """Options of all commands that copy remote files to a local folder before they read them."""
+
+    cache: Path | None = None
+    """Folder for copies of remote files; several commands may share it. Default:
+    ~/.cache/clozeline."""
+    cache_gb: float = CacheConfig.cache_gb
+    """Maximum size of the copies in --cache, in gigabytes."""
+
+    @property
+    def caching(self) -> CacheConfig:
+        """The engine's config of the copies.
+
+        Raises:
+            InputError: a flag is out of range.
+        """
+        return config_from(self, CacheConfig)
