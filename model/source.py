@@ -102,12 +102,12 @@ class Source:
         return missing
 
 
-def open_source(path: Path, caching: CacheConfig, field: str = "init") -> Source:
+def open_source(path: Path, caching: CacheConfig | None = None, field: str = "init") -> Source:
     """Read a run or checkpoint.
 
     Args:
         path: the run or checkpoint.
-        caching: local copies of remote files.
+        caching: local copies of remote files; None = in the default folder.
         field: name of the field of a config that names it, for messages.
 
     Raises:
