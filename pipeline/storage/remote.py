@@ -47,9 +47,10 @@ class Scheme:
         module: module of the fsspec filesystem.
         name: its class.
         attempts: attempts of an operation. Google's library repeats requests itself, for some 30
-            seconds, and Azure's does so, too.
+            seconds, and Azure's for a minute.
         extra: extra of this package that installs the module; None = nothing to install.
         options: returns the arguments of the class.
+        loggers: names of the libraries' loggers, which would print their lines before our error.
     """
 
     module: str
@@ -57,6 +58,7 @@ class Scheme:
     attempts: int
     extra: str | None = None
     options: Callable[[], JsonObject] = field(default=dict)
+    loggers: tuple[str, ...] = ()
 
 
 def _s3_options() -> JsonObject:
@@ -77,10 +79,14 @@ def _gcs_options() -> JsonObject:
     return {"requests_timeout": REQUEST_SECS, "use_listings_cache": False, **anonymous}
 
 
+def _azure_options() -> JsonObject:
+    return {"connection_timeout": 5, "read_timeout": REQUEST_SECS, "use_listings_cache": False}
+
+
 SCHEMES: dict[str, Scheme] = {
-    "gs": Scheme("gcsfs.core", "GCSFileSystem", 1, "gcs", _gcs_options),
-    "s3": Scheme("s3fs", "S3FileSystem", 5, "s3", _s3_options),
-    "az": Scheme("adlfs", "AzureBlobFileSystem", 2, "azure"),
+    "gs": Scheme("gcsfs.core", "GCSFileSystem", 1, "gcs", _gcs_options, ("gcsfs",)),
+    "s3": Scheme("s3fs", "S3FileSystem", 5, "s3", _s3_options, ("s3fs",)),
+    "az": Scheme("adlfs", "AzureBlobFileSystem", 1, "azure", _azure_options, ("adlfs", "azure")),
     "hdfs": Scheme("fsspec.implementations.arrow", "HadoopFileSystem", 3),
 }
 """The supported URL schemes."""
@@ -255,7 +261,8 @@ class RemoteFileSystem(AbstractFileSystem):
     def _store(self) -> Any:
         scheme = SCHEMES[self.scheme]
         package = scheme.module.partition(".")[0]
-        logging.getLogger(package).setLevel(logging.CRITICAL)  # gcsfs logs tracebacks
+        for name in scheme.loggers:  # gcsfs logs tracebacks
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             kind = getattr(importlib.import_module(scheme.module), scheme.name)
         except ImportError as error:

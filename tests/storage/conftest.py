@@ -15,11 +15,18 @@ from random import Random
 
 import fsspec
 import pytest
+from azure.storage.blob import BlobServiceClient
 
 import clozeline
 
 ROOT = Path(clozeline.__file__).parents[1]
 SERVERS = ROOT / "build" / "storage"
+
+
+AZURE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+"""The published key of Azurite's account; it protects nothing."""
 
 
 def started(program: str, port: int, *arguments: str) -> subprocess.Popen:
@@ -42,7 +49,7 @@ def started(program: str, port: int, *arguments: str) -> subprocess.Popen:
 
 @pytest.fixture(autouse=True)
 def _no_connections_of_other_tests() -> None:
-    for scheme in ("s3", "gs"):
+    for scheme in ("s3", "gs", "az"):
         fsspec.get_filesystem_class(scheme).clear_instance_cache()
 
 
@@ -79,6 +86,40 @@ def gcs(free_ports) -> Iterator[int]:
     yield port
     process.kill()
     process.wait()
+
+
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory, free_ports) -> Iterator[int]:
+    """An Azure server, Azurite, with a container `bucket`: its port."""
+    (port,) = free_ports(1)
+    process = started(
+        "azurite/node_modules/.bin/azurite-blob", port, "--silent", "--skipApiVersionCheck",
+        "--location", str(tmp_path_factory.mktemp("azure")), "--blobHost", "127.0.0.1",
+        "--blobPort", str(port),
+    )  # fmt: skip
+    connection = _azure_environment(port)["AZURE_STORAGE_CONNECTION_STRING"]
+    with BlobServiceClient.from_connection_string(connection) as client:
+        client.create_container("bucket")
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def azure_environment() -> Callable[[int], dict[str, str]]:
+    """Environment variables of commands that use an Azure server at a port."""
+    return _azure_environment
+
+
+def _azure_environment(port: int) -> dict[str, str]:
+    parts = {
+        "DefaultEndpointsProtocol": "http",
+        "AccountName": "devstoreaccount1",
+        "AccountKey": AZURE_KEY,
+        "BlobEndpoint": f"http://127.0.0.1:{port}/devstoreaccount1",
+    }
+    joined = ";".join(f"{name}={value}" for name, value in parts.items())
+    return {"AZURE_STORAGE_CONNECTION_STRING": joined}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The file layer on an S3 and a GCS server: no command, no TensorFlow."""
+"""The file layer on an S3, a GCS and an Azure server: no command, no TensorFlow."""
 
 import os
 from pathlib import Path
@@ -25,9 +25,12 @@ BIG_BYTES = 110_000_000
 """More than two parts of an upload of s3fs, whose size is 50 MiB."""
 
 
-@pytest.fixture(params=["s3", "gs"])
-def base(request, monkeypatch, s3, gcs, s3_environment, gcs_environment) -> Path:
-    for name, value in (s3_environment(s3[0]) | gcs_environment(gcs)).items():
+@pytest.fixture(params=["s3", "gs", "az"])
+def base(
+    request, monkeypatch, s3, gcs, azure, s3_environment, gcs_environment, azure_environment
+) -> Path:
+    variables = s3_environment(s3[0]) | gcs_environment(gcs) | azure_environment(azure)
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return path_from(f"{request.param}://bucket/files")
 

@@ -1,4 +1,4 @@
-"""All commands on an S3 and a GCS server, through a failing network, and killed."""
+"""All commands on S3, GCS and Azure servers, through a failing network, and killed."""
 
 import json
 import signal
@@ -61,6 +61,14 @@ def test_all_commands_on_gcs_with_urls_only(
     for name, value in gcs_environment(gcs).items():
         monkeypatch.setenv(name, value)
     whole_line(commands({}, tmp_path), "gs://bucket/line", prose_corpus, free_ports)
+
+
+def test_all_commands_on_azure_with_urls_only(
+    azure, azure_environment, commands, prose_corpus, tmp_path, monkeypatch, free_ports
+):
+    for name, value in azure_environment(azure).items():
+        monkeypatch.setenv(name, value)
+    whole_line(commands({}, tmp_path), "az://bucket/line", prose_corpus, free_ports)
 
 
 def test_all_commands_on_s3_through_a_failing_network(
@@ -220,6 +228,25 @@ def test_store_that_never_answers_ends_a_command_with_one_line(
     assert len(lines(err)) == 1
     assert err.startswith("clozeline: s3://bucket/dataset/manifest.json: ")
     assert network.requests <= 30
+
+
+@pytest.mark.parametrize(
+    ("connection", "message"),
+    [
+        ("", "az:// cannot be used: "),
+        ("nonsense", "az:// cannot be used: "),
+        (None, "az://nowhere: no such bucket"),
+    ],
+)
+def test_unusable_azure_store_is_named_in_one_line(
+    azure, azure_environment, commands, tmp_path, connection, message
+):
+    environment = azure_environment(azure)
+    if connection is not None:
+        environment = {"AZURE_STORAGE_CONNECTION_STRING": connection}
+    _, err = commands(environment, tmp_path).run("inspect", "az://nowhere/x", code=2)
+    assert len(lines(err)) == 1
+    assert message in err
 
 
 @pytest.mark.parametrize(
