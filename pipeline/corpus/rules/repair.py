@@ -29,13 +29,16 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 stay: Persian, Hindi and emoji need them."""
 
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
 def repair(document: TextDocument) -> TextDocument:
     """Repair mojibake (with ftfy) and HTML entities, and remove invisible characters.
 
     Mojibake comes first, because its bytes may look like soft hyphens; entities come before the
     invisible characters that they may stand for.
     """
-    text = ftfy.fix_text(document.text, _MOJIBAKE)
+    text = _without_mojibake(document.text)
     mojibake = int(text != document.text)
     text, entities = _ENTITY.subn(lambda entity: html.unescape(entity[0]), text)
     if entities:
@@ -47,3 +50,19 @@ def repair(document: TextDocument) -> TextDocument:
         invisible_characters=invisible,
     )
     return document.changed(text, **+changes) if +changes else document
+
+
+def _without_mojibake(text: str) -> str:
+    """Return a text with its mojibake repaired, line by line, as `ftfy.fix_text` does.
+
+    Only lines that have a character outside of ASCII can have mojibake; ftfy takes some
+    microseconds for each of the others, which is minutes for a text of many blank lines.
+    """
+    parts: list[str] = []
+    done = 0
+    while found := _NOT_ASCII.search(text, done):
+        begin = max(text.rfind("\n", done, found.start()) + 1, done)
+        end = text.find("\n", found.start()) + 1 or len(text)
+        parts += [text[done:begin], ftfy.fix_text(text[begin:end], _MOJIBAKE)]
+        done = end
+    return "".join([*parts, text[done:]])
