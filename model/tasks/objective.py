@@ -81,8 +81,8 @@ class Tuning:
             weights *= tf.gather(tf.constant(self.class_weights), labels)
         return weights
 
-    def packed(self, batch: Batch) -> Batch:
-        """Return the batch unchanged (fine-tuning does not pack examples)."""
+    def compacted(self, batch: Batch) -> Batch:
+        """Return the batch unchanged (fine-tuning has no prediction slots)."""
         return batch
 
     @property

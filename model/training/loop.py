@@ -401,7 +401,7 @@ class Trainer:
     ) -> tuple[list[tf.Tensor], Sums]:
         """Return the gradients of this replica's share of the scaled loss, and its sums."""
         if self._fuse:
-            batch = self.objective.packed(batch)
+            batch = self.objective.compacted(batch)
         with self._training(seeds):
             with tf.GradientTape() as tape:
                 outputs = self.objective.outputs(self.model, batch, training=True)
@@ -442,7 +442,7 @@ class Trainer:
 
     def _forward_sums(self, batch: Batch) -> Sums:
         if self._fuse:
-            batch = self.objective.packed(batch)
+            batch = self.objective.compacted(batch)
         with fused_on_cpu(self._fuse):
             outputs = self.objective.outputs(self.model, batch, training=False)
             return self.objective.sums(outputs, batch)

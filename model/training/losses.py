@@ -3,7 +3,7 @@
 Every function returns (sum, weight). Both are summed over batches and replicas and divided once at
 the end, so the mean is exact for any batch sizes.
 
-Shapes: B batch, P masked positions, S packed slots of B·P, V vocabulary size, C classes.
+Shapes: B batch, P masked positions, S used slots of B·P, V vocabulary size, C classes.
 
 Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next_sentence_output).
 """
@@ -33,7 +33,7 @@ from model.training.sums import Batch, Sums
 from pipeline import schema
 
 SLOTS_AT_ONCE = 32
-"""See `Pretraining.packed`."""
+"""See `Pretraining.compacted`."""
 
 
 class Objective(Protocol):
@@ -60,14 +60,14 @@ class Objective(Protocol):
     def weights(self, batch: Batch) -> Sums:
         """Return the weight of a batch by head, float32 [] each."""
 
-    def packed(self, batch: Batch) -> Batch:
+    def compacted(self, batch: Batch) -> Batch:
         """Drop positions with zero weight; output shapes vary per batch."""
 
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
-        """Return the model's outputs for a batch, packed or not."""
+        """Return the model's outputs for a batch, compacted or not."""
 
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
-        """Return every sum over a batch, packed or not, by name, float32 [] each."""
+        """Return every sum over a batch, compacted or not, by name, float32 [] each."""
 
     def learning_rate_factor(self, path: str) -> float:
         """Return the learning-rate multiplier for this weight."""
@@ -190,7 +190,7 @@ class Pretraining:
         """Return the number of masked pieces and of (non-filler) examples, by head."""
         return {head: tf.reduce_sum(_labels_and_weights(head, batch)[1]) for head in self.heads}
 
-    def packed(self, batch: Batch) -> Batch:
+    def compacted(self, batch: Batch) -> Batch:
         """Drop prediction slots that are unused, keeping S of the B·P slots.
 
         About an eighth of the slots is unused, since texts may be shorter than their record.
@@ -214,7 +214,7 @@ class Pretraining:
         return {**batch, **kept, SLOTS: slots}
 
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
-        """Return the model's outputs; for a packed batch masked_lm_logits are [S, V]."""
+        """Return the model's outputs; for a compacted batch masked_lm_logits are [S, V]."""
         return model_outputs(model.at_slots if SLOTS in batch else model, batch, training=training)
 
     def sums(self, outputs: Batch, batch: Batch) -> Sums:

@@ -96,27 +96,27 @@ def test_a_batch_without_masked_pieces_has_no_masked_loss() -> None:
 
 
 @pytest.mark.parametrize(("rows", "step"), [(50, SLOTS_AT_ONCE), (400, 60)])
-def test_a_packed_batch_has_the_sums_of_the_whole_one(rows: int, step: int) -> None:
+def test_a_compacted_batch_has_the_sums_of_the_whole_one(rows: int, step: int) -> None:
     objective = Pretraining(heads("nsp"))
     outputs, batch = make_batch(rows, seed=6)
-    packed = objective.packed(batch)
-    slots = packed["masked_lm_slots"].numpy()
+    compacted = objective.compacted(batch)
+    slots = compacted["masked_lm_slots"].numpy()
     masked = int(batch["masked_lm_weights"].numpy().sum())
     assert masked < len(slots) < 3 * rows  # some of those left out, some to fill up
     assert len(slots) % step == 0
     assert len(slots) - masked < step
     assert len(set(slots)) == len(slots)
     at_slots = {**outputs, "masked_lm_logits": outputs["masked_lm_logits"].reshape(-1, 7)[slots]}
-    found = objective.sums(at_slots, packed)
+    found = objective.sums(at_slots, compacted)
     for name, value in objective.sums(outputs, batch).items():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-6)
 
 
 @pytest.mark.parametrize("masked", [0, 1])
-def test_a_packed_batch_has_some_slots_and_no_more_than_there_are(masked: int) -> None:
+def test_a_compacted_batch_has_some_slots_and_no_more_than_there_are(masked: int) -> None:
     _, batch = make_batch(3, seed=4)
     batch["masked_lm_weights"] = batch["masked_lm_weights"] * 0 + masked
-    assert len(Pretraining(heads("nsp")).packed(batch)["masked_lm_slots"]) == 9
+    assert len(Pretraining(heads("nsp")).compacted(batch)["masked_lm_slots"]) == 9
 
 
 def test_without_pairs_only_the_masked_lm_loss_counts() -> None:
