@@ -24,6 +24,9 @@ MAX_STREAMS = 512
 file of each open (a process may have 1,024)."""
 
 
+POSITIONS_PER_PAIR = 16
+"""Positions of a packed record for each pair that it can hold, by default."""
+
 UTF8 = "utf-8"
 
 
@@ -157,6 +160,9 @@ class PreprocessConfig(CorpusConfig):
             swapped. `none`: whole sentences, no pairs.
         overflow: `cut`: pieces of a pair above the maximum length are in no record. `carry`: the
             next pair begins with them.
+        packing: put several short pairs into a record; they do not see each other.
+        max_pairs: K, maximum number of pairs in a record (2 to 4096), for `packing`; None = one
+            for each `POSITIONS_PER_PAIR` positions.
         masks: `static`: masked once, in the records. `dynamic`: masked again in each epoch.
         masking: unit of masking: a piece, a whole word, or a span of whole words.
         mask_rate: share of the pieces to predict (above 0, to 1).
@@ -187,6 +193,8 @@ class PreprocessConfig(CorpusConfig):
     max_predictions: tuple[int, ...] = ()
     pairing: Pairing = "nsp"
     overflow: Overflow = "cut"
+    packing: bool = False
+    max_pairs: int | None = None
     masks: Masks = "static"
     masking: Masking = "token"
     mask_rate: float = 0.15
@@ -245,6 +253,12 @@ class PreprocessConfig(CorpusConfig):
             )
         if self.pairing == "none" and self.overflow != "cut":
             raise InputError("`overflow` carry: `pairing` none has whole sentences, so none is cut")
+        if self.pairing == "none" and self.packing:
+            raise InputError("`packing`: `pairing` none already fills records with sentences")
+        if self.max_pairs is not None:
+            if not self.packing:
+                raise InputError("`max_pairs`: needs `packing`; without it a record has one pair")
+            check_range("max_pairs", self.max_pairs, 2, 4096)
         check_range("minhash_bands", self.minhash_bands, 1, 256)
         check_range("minhash_rows", self.minhash_rows, 1, 64)
         check_range("min_document_pieces", self.min_document_pieces, 1, 1 << 31)

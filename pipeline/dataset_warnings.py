@@ -45,7 +45,7 @@ def _shared_ids(total: Counter[str]) -> Iterator[str]:
 
 def _random_next(total: Counter[str], manifest: Manifest) -> Iterator[str]:
     """Yield a warning if far more than half of the next sentences are random."""
-    share = total["random_next"] / total["examples"]
+    share = total["random_next"] / (total["pairs"] or total["examples"])
     average = total["sentences"] / total["documents"]
     # A document of one sentence has no next one; the job then draws a random one.
     if manifest.pairing != "nsp" or (share <= MAX_RANDOM_NEXT_RATE and average > 1):

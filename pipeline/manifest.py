@@ -15,6 +15,8 @@ from pipeline.storage.strict_json import from_json, read_json_file, to_json
 MANIFEST = "manifest.json"
 VOCABULARY = "vocab.txt"
 FORMAT = "clozeline-dataset/1"
+PACKED_FORMAT = "clozeline-dataset/2"
+"""Format of a dataset whose records hold several pairs, which older releases refuse to read."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Manifest:
         return self.settings["masks"]
 
     @property
+    def max_pairs(self) -> int:
+        """K, maximum number of pairs in a record; 1 = records are not packed."""
+        return self.settings.get("max_pairs", 1)
+
+    @property
     def streams(self) -> int | None:
         """Number of record streams that training interleaves; None in an older dataset."""
         return self.settings.get("streams")
@@ -107,7 +114,16 @@ class Manifest:
     @property
     def features(self) -> tuple[Feature, ...]:
         """The features of every record."""
-        return record_features(self.max_seq_length, self.max_predictions, self.pairing, self.masks)
+        return self._features(self.masks)
+
+    @property
+    def masked_features(self) -> tuple[Feature, ...]:
+        """The features of every record after masking."""
+        return self._features("static")
+
+    def _features(self, masks: Masks) -> tuple[Feature, ...]:
+        lengths = self.max_seq_length, self.max_predictions
+        return record_features(*lengths, self.pairing, masks, self.max_pairs)
 
     @property
     def compression_type(self) -> str:
@@ -118,9 +134,16 @@ class Manifest:
         """Return the number of records of a split; 0 if the split does not exist."""
         return sum(shard.examples for shard in self.splits.get(split, ()))
 
+    @property
+    def pairs_per_record(self) -> float:
+        """Mean number of pairs in a training record; 1 where records are not packed."""
+        total = self.statistics.get("train", {})
+        return total["pairs"] / total["examples"] if self.max_pairs > 1 else 1.0
+
     def to_json(self) -> str:
         """Return the contents of `manifest.json`."""
-        return to_json({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+        name = FORMAT if self.max_pairs == 1 else PACKED_FORMAT
+        return to_json({"format": name, **dataclasses.asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
@@ -128,13 +151,14 @@ class Manifest:
 
         Raises:
             ValueError: not a manifest, or one of another format version, or its number of streams
-                is out of range.
+                or pairs is out of range.
             KeyError: the splits are missing.
             TypeError: other keys are missing or unknown.
         """
         fields = from_json(text)
-        if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
-            raise ValueError(f"not a {FORMAT} manifest")
+        formats = FORMAT, PACKED_FORMAT
+        if not isinstance(fields, dict) or fields.pop("format", None) not in formats:
+            raise ValueError(f"not a {' or '.join(formats)} manifest")
         fields["splits"] = {
             split: tuple(Shard.from_dict(shard) for shard in shards)
             for split, shards in fields["splits"].items()
@@ -144,6 +168,9 @@ class Manifest:
         streams = manifest.streams
         if streams is not None and not (isinstance(streams, int) and 1 <= streams <= MAX_STREAMS):
             raise ValueError(f"streams {streams!r}, expected a number from 1 to {MAX_STREAMS}")
+        pairs = manifest.max_pairs
+        if not (isinstance(pairs, int) and 1 <= pairs <= manifest.max_seq_length):
+            raise ValueError(f"max_pairs {pairs!r}, expected a number from 1 to `max_seq_length`")
         return manifest
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from pipeline.configs import PreprocessConfig
+from pipeline.configs import POSITIONS_PER_PAIR, PreprocessConfig
 from pipeline.corpus.rules.build import cleaning_of
 from pipeline.dataset_warnings import dataset_warnings
 from pipeline.jobs.dataset import make_datasets
@@ -15,6 +15,7 @@ from pipeline.records.shard import EVAL, Settings
 from pipeline.storage.files import match_files
 from pipeline.storage.locks import only_writer_of_all
 from pipeline.storage.remote import path_from
+from pipeline.text.inputs import PAIR_MARKS
 
 TEXT_BYTES_PER_SHARD = 16_000_000
 """A shard's documents are sorted and paired in one worker's memory, so this bounds it."""
@@ -109,7 +110,18 @@ def settings_of(config: PreprocessConfig) -> dict[str, Settings]:
     ]
     return {
         config.output if len(predictions) == 1 else f"{config.output}/{length}": Settings(
-            **settings | {"max_seq_length": length, "max_predictions": count}
+            **settings
+            | {"max_seq_length": length, "max_predictions": count}
+            | {"max_pairs": _max_pairs(config, length)}
         )
         for length, count in zip(config.max_seq_length, predictions, strict=True)
     }
+
+
+def _max_pairs(config: PreprocessConfig, length: int) -> int:
+    """Return the maximum number of pairs in a record of this length."""
+    if not config.packing:
+        return 1
+    # No pair is shorter than its special pieces and a piece of each segment.
+    most = length // (PAIR_MARKS + 2)
+    return max(2, min(config.max_pairs or length // POSITIONS_PER_PAIR, most))

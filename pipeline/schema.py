@@ -70,6 +70,9 @@ MASKED_LM_POSITIONS = "masked_lm_positions"
 MASKED_LM_IDS = "masked_lm_ids"
 MASKED_LM_WEIGHTS = "masked_lm_weights"
 NEXT_SENTENCE_LABELS = "next_sentence_labels"
+POSITION_IDS = "position_ids"
+NEXT_SENTENCE_POSITIONS = "next_sentence_positions"
+NEXT_SENTENCE_WEIGHTS = "next_sentence_weights"
 # Every other module takes a feature's name from here: a name that is typed twice can be mistyped
 # once, and the two ends then exchange nothing.
 
@@ -98,9 +101,15 @@ class Feature:
 
 
 def record_features(
-    max_seq_length: int, max_predictions: int, pairing: Pairing = "nsp", masks: Masks = "static"
+    max_seq_length: int,
+    max_predictions: int,
+    pairing: Pairing = "nsp",
+    masks: Masks = "static",
+    max_pairs: int = 1,
 ) -> tuple[Feature, ...]:
-    """Return the features of one record, L = max_seq_length, P = max_predictions.
+    """Return the features of one record.
+
+    L = max_seq_length, P = max_predictions, K = max_pairs.
 
     input_ids: int64 [L]. Pieces; [CLS] A [SEP] B [SEP] or [CLS] A [SEP], then [PAD].
     input_mask: int64 [L]. 1 = real piece, 0 = padding.
@@ -112,7 +121,12 @@ def record_features(
     masked_lm_weights: float32 [P]. 1 = a prediction, 0 = unused.
 
     Where the pairing is not `none`, there is:
-    next_sentence_labels: int64 [1]. 0 = B follows A, 1 = B is from another document, or swapped.
+    next_sentence_labels: int64 [K]. 0 = B follows A, 1 = B is from another document, or swapped.
+
+    Where K > 1, a record holds up to K pairs one after another, then [PAD], and there are:
+    position_ids: int64 [L]. Position of each piece in its pair, from 0; 0 for padding.
+    next_sentence_positions: int64 [K]. Index of each pair's [CLS]; 0 where unused.
+    next_sentence_weights: float32 [K]. 1 = a pair, 0 = unused.
     """
     features = [
         Feature(INPUT_IDS, "int64", max_seq_length),
@@ -126,5 +140,11 @@ def record_features(
             for name, kind in zip(MASKED_LM_FEATURES, kinds, strict=True)
         ]
     if pairing != "none":
-        features.append(Feature(NEXT_SENTENCE_LABELS, "int64", 1))
+        features.append(Feature(NEXT_SENTENCE_LABELS, "int64", max_pairs))
+    if max_pairs > 1:
+        features += [
+            Feature(POSITION_IDS, "int64", max_seq_length),
+            Feature(NEXT_SENTENCE_POSITIONS, "int64", max_pairs),
+            Feature(NEXT_SENTENCE_WEIGHTS, "float32", max_pairs),
+        ]
     return tuple(features)

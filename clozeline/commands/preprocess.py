@@ -41,6 +41,12 @@ class Preprocess(CorpusOptions):
     overflow: Overflow = PreprocessConfig.overflow
     """What happens to the pieces of a pair above --max-seq-length. cut: they are in no record
     (BERT). carry: the next pair begins with them, so no text is lost."""
+    packing: bool = PreprocessConfig.packing
+    """Put several short pairs into a record, so that fewer positions are padding. Pairs do not see
+    each other: the losses are those of unpacked records (Krell et al. 2021)."""
+    max_pairs: int | None = None
+    """With --packing: maximum number of pairs in a record (2 to 4096). Default: one for each 16
+    positions."""
     masks: Masks = PreprocessConfig.masks
     """static: masks are stored in the records. dynamic: records are masked during training,
     differently each epoch, determined by seed, epoch and record."""

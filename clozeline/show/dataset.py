@@ -38,9 +38,10 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
     def share(part: str, whole: str) -> list[str]:
         return [f"{total.get(part, 0) / total[whole]:.1%}" for total in totals]
 
+    pairs = "examples" if manifest.max_pairs == 1 else "pairs"
+    counts = ("documents", "sentences", "pieces", *dict.fromkeys((pairs, "examples")))
     rows: list[list[object]] = [
-        [name.replace("_", " "), *(total.get(name, 0) for total in totals)]
-        for name in ("documents", "sentences", "pieces", "examples")
+        [name.replace("_", " "), *(total.get(name, 0) for total in totals)] for name in counts
     ]
     if "unknown_pieces" in totals[0]:  # datasets of earlier versions lack this statistic
         rows.append(["unknown pieces", *share("unknown_pieces", "pieces")])
@@ -49,9 +50,9 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
     if manifest.masks == "static":
         rows.append(["predicted positions", *share("predictions", "real_positions")])
     if manifest.pairing == "nsp":
-        rows.append(["random next sentence", *share("random_next", "examples")])
+        rows.append(["random next sentence", *share("random_next", pairs)])
     elif manifest.pairing == "sop":
-        rows.append(["swapped segments", *share("swapped", "examples")])
+        rows.append(["swapped segments", *share("swapped", pairs)])
     rows += [
         ["pieces cut off", *(total.get("truncated_pieces", 0) for total in totals)],
         ["files", *(len(manifest.splits[split]) for split in splits)],
@@ -123,16 +124,21 @@ def _shown(value: float | str) -> str:
 
 
 def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pairing) -> Text:
-    """Return a record as colored text: segment A plain, B cyan, masked as `label→input piece`."""
+    """Return a record as colored text: segment A plain, B cyan, masked as `label→input piece`.
+
+    Each pair of a packed record begins on a line of its own.
+    """
     predictions = (record.get(name, ()) for name in schema.MASKED_LM_FEATURES)
     labels = {
         int(position): vocabulary.pieces[label]
         for position, label, weight in zip(*predictions, strict=True)
         if weight
     }
-    label = record[schema.NEXT_SENTENCE_LABELS][0] if pairing != "none" else IS_NEXT
-    text = Text(f"\n{LABELS[pairing][label]}:", style="bold")
+    headings = _headings(record, pairing)
+    text = Text()
     for position in range(int(record[schema.INPUT_MASK].sum())):
+        if position in headings:
+            text.append(f"\n{headings[position]}:", style="bold")
         piece = vocabulary.pieces[record[schema.INPUT_IDS][position]]
         style = "cyan" if record[schema.SEGMENT_IDS][position] else ""
         if position in labels:
@@ -140,6 +146,18 @@ def decoded(record: dict[str, np.ndarray], vocabulary: Vocabulary, pairing: Pair
         else:
             text.append(f" {piece}", style=style)
     return text
+
+
+def _headings(record: Mapping[str, np.ndarray], pairing: Pairing) -> dict[int, str]:
+    """Return what each pair of a record is, by the index of its [CLS]."""
+    labels = record[schema.NEXT_SENTENCE_LABELS] if pairing != "none" else [IS_NEXT]
+    starts = record.get(schema.NEXT_SENTENCE_POSITIONS, np.zeros(1, np.int64))
+    used = record.get(schema.NEXT_SENTENCE_WEIGHTS, np.ones(1))
+    return {
+        int(start): LABELS[pairing][label]
+        for start, label, weight in zip(starts, labels, used, strict=True)
+        if weight
+    }
 
 
 def dropped_documents(dropped: Mapping[str, int]) -> str:

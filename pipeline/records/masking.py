@@ -121,10 +121,7 @@ def mask_pieces(
         masked_lm_weights: float32 [N, P], as in `pipeline.schema.record_features`.
     """
     length = input_ids.shape[1]
-    available = is_text.sum(axis=1)
-    limits = np.rint(available * mask_rate).astype(np.int64).clip(min=1)
-    # Last, since a record may have no text, and one piece is asked for above.
-    limits = np.minimum(limits, np.minimum(available, max_predictions))  # [N]
+    limits = prediction_limits(is_text.sum(axis=1), mask_rate, max_predictions)  # [N]
     units = unit_numbers(is_text, continues_word, noise, masking)  # [N, L]
     chosen = choose_units(units, limits, noise)  # [N, L]
     # Positions not selected get the value `length`, so that sorting moves them behind the others.
@@ -146,6 +143,15 @@ def mask_pieces(
         schema.MASKED_LM_IDS: labels.astype(np.int64),
         schema.MASKED_LM_WEIGHTS: used.astype(np.float32),
     }
+
+
+def prediction_limits(
+    text_pieces: np.ndarray, mask_rate: float, max_predictions: int
+) -> np.ndarray:
+    """Return the maximum number of predictions of sequences with so many text pieces: int64 [N]."""
+    limits = np.rint(text_pieces * mask_rate).astype(np.int64).clip(min=1)
+    # Last, since a sequence may have no text, and one piece is asked for above.
+    return np.minimum(limits, np.minimum(text_pieces, max_predictions))
 
 
 def _replaced(

@@ -60,6 +60,10 @@ class Pairs:
         """Return N."""
         return len(self.next_sentence_labels)
 
+    def __getitem__(self, part: slice) -> "Pairs":
+        """Return some of the pairs."""
+        return Pairs(self.spans[part], self.next_sentence_labels[part])
+
 
 class DrawPairs(Protocol):
     """Function of a kind of pairing: draws pairs from the text of a shard."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from pipeline.corpus.rules.rule import Rejection
 from pipeline.manifest import shard_file
 from pipeline.records.deduplication import node_of, separated, without_units
 from pipeline.records.document import LENGTH, Document
-from pipeline.records.masking import Masker, record_seeds
+from pipeline.records.masking import Masker, prediction_limits, record_seeds
+from pipeline.records.packing import pack, pairs_of_records
 from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
 from pipeline.records.serialization import encode_examples
 from pipeline.schema import (
@@ -55,6 +56,7 @@ class Settings(CorpusFormat):
     max_predictions: int
     pairing: Pairing
     overflow: Overflow
+    max_pairs: int
     masks: Masks
     masking: Masking
     mask_rate: float
@@ -301,23 +303,22 @@ class ShardMaker:
             name: name of the shard; with the seed, it determines the random numbers.
             statistics: counters by name, updated in place.
         """
-        settings, marks = self.settings, Marks.of(self._vocabulary)
+        settings = self.settings
         pairs = self._shuffled_pairs(text, name, statistics)
         features = record_features(
-            settings.max_seq_length, settings.max_predictions, settings.pairing, settings.masks
+            settings.max_seq_length,
+            settings.max_predictions,
+            settings.pairing,
+            settings.masks,
+            settings.max_pairs,
         )
         for start in range(0, len(pairs), BLOCK):
             block = slice(start, start + BLOCK)
-            arrays = lay_out(
-                text,
-                Pairs(pairs.spans[block], pairs.next_sentence_labels[block]),
-                max_seq_length=settings.max_seq_length,
-                marks=marks,
-            )
+            arrays = self._arrays(text, pairs[block], name, start)
+            if settings.max_pairs > 1:
+                statistics["pairs"] += len(arrays[schema.INPUT_IDS])
+                arrays = self._packed(arrays)
             if settings.masks == "static":
-                numbers = np.arange(start, start + len(arrays[schema.INPUT_IDS]))
-                seeds = record_seeds(f"{settings.seed}/{name}/masks", numbers)
-                arrays |= self._masker(arrays[schema.INPUT_IDS], arrays[schema.INPUT_MASK], seeds)
                 statistics["predictions"] += int(arrays[schema.MASKED_LM_WEIGHTS].sum())
             if settings.pairing != "none":
                 label = "random_next" if settings.pairing == "nsp" else "swapped"
@@ -328,6 +329,41 @@ class ShardMaker:
                 real_positions=int(arrays[schema.INPUT_MASK].sum()),
             )
             yield encode_examples(arrays, features)
+
+    def _arrays(self, text: ShardText, pairs: Pairs, name: str, start: int) -> dict[str, Any]:
+        """Return the features of pairs, the first of which has the number `start` in its shard."""
+        settings = self.settings
+        length = settings.max_seq_length
+        arrays = lay_out(text, pairs, max_seq_length=length, marks=Marks.of(self._vocabulary))
+        if settings.masks == "static":
+            numbers = np.arange(start, start + len(pairs))
+            seeds = record_seeds(f"{settings.seed}/{name}/masks", numbers)
+            arrays |= self._masker(arrays[schema.INPUT_IDS], arrays[schema.INPUT_MASK], seeds)
+        return arrays
+
+    def _packed(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Pack a block of pairs into records."""
+        settings = self.settings
+        lengths = arrays[schema.INPUT_MASK].sum(axis=1)
+        limits = prediction_limits(
+            lengths - SPECIAL_PIECES[settings.pairing], settings.mask_rate, settings.max_predictions
+        )
+        records = pairs_of_records(
+            lengths.tolist(),
+            # Of dynamic masks too: whatever is drawn later fits into the record.
+            limits.tolist(),
+            max_seq_length=settings.max_seq_length,
+            max_predictions=settings.max_predictions,
+            max_pairs=settings.max_pairs,
+        )
+        order = np.concatenate(records)
+        return pack(
+            {name: values[order] for name, values in arrays.items()},
+            np.repeat(np.arange(len(records)), [len(record) for record in records]),
+            max_predictions=settings.max_predictions,
+            max_pairs=settings.max_pairs,
+            pad_id=self._vocabulary.pad_id,
+        )
 
     def _shuffled_pairs(self, text: ShardText, name: str, statistics: Counter[str]) -> Pairs:
         """Return the pairs of all duplicates in random order."""

@@ -68,6 +68,24 @@ def test_a_record_shows_its_pieces_and_predictions(
     assert shown == f"\n{begin}: [CLS] a dog→[MASK] [SEP] bark→bark [SEP]"
 
 
+def test_each_pair_of_a_packed_record_has_a_line() -> None:
+    packed = record(0) | {
+        schema.INPUT_IDS: np.array([2, 5, 3, 8, 3, 2, 6, 3, 4, 3, 0, 0]),
+        schema.INPUT_MASK: np.array([1] * 10 + [0] * 2),
+        schema.SEGMENT_IDS: np.array([0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0]),
+        schema.MASKED_LM_POSITIONS: np.array([8, 0, 0]),
+        schema.MASKED_LM_WEIGHTS: np.array([1.0, 0.0, 0.0]),
+        schema.NEXT_SENTENCE_LABELS: np.array([0, 1, 0]),
+        schema.NEXT_SENTENCE_POSITIONS: np.array([0, 5, 0]),
+        schema.NEXT_SENTENCE_WEIGHTS: np.array([1.0, 1.0, 0.0]),
+    }
+    assert decoded(packed, VOCABULARY, "nsp").plain.splitlines() == [
+        "",
+        "true next: [CLS] a [SEP] bark [SEP]",
+        "random next: [CLS] dog [SEP] dog→[MASK] [SEP]",
+    ]
+
+
 def test_a_record_without_masks_shows_its_pieces() -> None:
     plain = {
         name: value for name, value in record(0).items() if name not in schema.MASKED_LM_FEATURES
@@ -84,15 +102,24 @@ def test_a_record_without_masks_shows_its_pieces() -> None:
         ({"pairing": "sop", "masks": "dynamic"}, {"swapped segments": ["30.0%", "0.0%"]},
          {"predicted positions", "random next sentence"}),
         ({"pairing": "none", "masks": "static"}, {"predicted positions": ["20.0%", "10.0%"]},
-         {"swapped segments", "random next sentence"}),
+         {"swapped segments", "random next sentence", "pairs"}),
+        # Shares of the 50 and 40 pairs.
+        ({"pairing": "nsp", "masks": "static", "max_pairs": 8},
+         {"pairs": ["50", "40"], "random next sentence": ["20.0%", "12.5%"]}, set()),
     ],
 )  # fmt: skip
 def test_totals_of_a_dataset(
-    settings: dict[str, str], shown: dict[str, list[str]], hidden: set[str]
+    settings: dict[str, Any], shown: dict[str, list[str]], hidden: set[str]
 ) -> None:
     common = {"documents": 1234, "sentences": 9, "pieces": 50, "examples": 20, "positions": 400}
-    train = common | {"real_positions": 200, "predictions": 40, "random_next": 10, "swapped": 6}
-    held_out = common | {"real_positions": 100, "predictions": 10, "random_next": 5}
+    train = common | {
+        "real_positions": 200,
+        "predictions": 40,
+        "random_next": 10,
+        "swapped": 6,
+        "pairs": 50,
+    }
+    held_out = common | {"real_positions": 100, "predictions": 10, "random_next": 5, "pairs": 40}
     shard = Shard("f", 20, 200, 1, "")
     manifest = Manifest(
         settings, "", 9, True, 20, 4, {"train": (shard, shard), "eval": (shard,)},
