@@ -153,7 +153,7 @@ def make_plan(
     check_batch_size("batch_size", config.updates.batch_size, replicas, parts)
     source = open_source(config.init, config.caching) if config.init else None
     saved = run_config(config, datasets, source, replicas, fastest(workers.strategy))
-    minimised = Pretraining(saved.heads)
+    minimised = Pretraining(saved.heads, packed=_has_packed(datasets))
     if config.teacher:
         saved, minimised = with_teacher(config, config.teacher, saved, datasets)
     plan = TrainingPlan(
@@ -215,7 +215,12 @@ def with_teacher(
     def fill(weights: Mapping[str, Any]) -> None:
         teacher.fill(weights, None)
 
-    return saved, StudentPretraining(trained, relations, own, fill)
+    return saved, StudentPretraining(trained, relations, own, fill, packed=_has_packed(datasets))
+
+
+def _has_packed(datasets: Sequence[Dataset]) -> bool:
+    """Return whether the records of a dataset hold several pairs."""
+    return any(each.manifest.max_pairs > 1 for each in datasets)
 
 
 def train(
@@ -329,7 +334,10 @@ class PretrainingData:
 
     def step_flops(self, config: BertConfig, length: float) -> float:
         """Return the floating-point operations of a step with examples of this mean length."""
-        return step_flops(config, self.batch_size, length, self.manifest.max_predictions)
+        manifest = self.manifest
+        return step_flops(
+            config, self.batch_size, length, manifest.max_predictions, manifest.max_pairs
+        )
 
     def faults_named(self) -> AbstractContextManager[None]:
         """Convert TensorFlow's errors about a record or file into one that names the file."""

@@ -15,7 +15,8 @@ ROOMS = ("pipeline", "model", "serving", "clozeline")
 
 FEATURES = {
     "input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
-    "masked_lm_weights", "next_sentence_labels",
+    "masked_lm_weights", "next_sentence_labels", "position_ids", "next_sentence_positions",
+    "next_sentence_weights",
 }  # fmt: skip
 """Features of a record, written down again: they are the interface to every other BERT trainer."""
 

@@ -3,7 +3,9 @@
 from model.bert.config import BertConfig
 
 
-def step_flops(config: BertConfig, examples: int, length: float, predictions: int) -> float:
+def step_flops(
+    config: BertConfig, examples: int, length: float, predictions: int, pairs: int = 1
+) -> float:
     """Return the floating-point operations of the matrix products of one training step.
 
     A product of [m, k] and [k, n] has 2·m·k·n operations, and its two gradients twice as many
@@ -15,6 +17,7 @@ def step_flops(config: BertConfig, examples: int, length: float, predictions: in
         examples: number of examples in the step.
         length: L, positions per example.
         predictions: P, masked positions per example.
+        pairs: K, slots for pairs per example.
     """
     hidden = config.hidden_size
     gathered_from = 2 * hidden**2  # per position: keys and values
@@ -24,6 +27,7 @@ def step_flops(config: BertConfig, examples: int, length: float, predictions: in
     products = config.num_hidden_layers * length * gathered_from
     products += (config.num_hidden_layers - 1) * length * gathering
     # The last layer computes only the masked positions and [CLS], which a product selects.
-    products += (predictions + 1) * (gathering + length * hidden)
-    products += predictions * masked_lm + hidden**2 + 2 * hidden  # and the pooler and its head
+    products += (predictions + pairs) * (gathering + length * hidden)
+    products += predictions * masked_lm
+    products += pairs * (hidden**2 + 2 * hidden)  # the pooler and its head
     return 3.0 * 2.0 * examples * products

@@ -366,11 +366,14 @@ def attention_weights(
 
     Args:
         scores: float [B, N, L, L]. Attention scores; the last axis is the keys' position.
-        padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+        padding_mask: int32 [B, L]. 1 = real piece, 0 = padding. Or int32 [B, L, L]. 1 = the
+            position of the second axis sees that of the third.
         state: int64 [2]. State of the dropout, see `_dropped`.
         rate: dropout rate, 0 to below 1.
     """
-    hidden = (1.0 - _float32(padding_mask))[:, tf.newaxis, tf.newaxis, :] * HIDDEN
+    if padding_mask.shape.rank == 2:
+        padding_mask = padding_mask[:, tf.newaxis, :]
+    hidden = (1.0 - _float32(padding_mask))[:, tf.newaxis, :, :] * HIDDEN
     return tf.cast(_dropped(_softmax(_float32(scores) + hidden), state, rate), scores.dtype)
 
 

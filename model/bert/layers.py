@@ -47,6 +47,25 @@ def rows_of(positions: Any, x: tf.Tensor) -> tf.Tensor:
     return ops.one_hot(positions, ops.shape(x)[1], dtype=x.dtype)
 
 
+def attention_mask(input_mask: Any, position_ids: Any, positions: Any = None) -> Any:
+    """Return which positions of packed records see each other: those of the same pair.
+
+    Krell et al. 2021, https://arxiv.org/abs/2107.02027, section 3.2.2.
+
+    Args:
+        input_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+        position_ids: int32 [B, L]. Position of each piece in its pair, from 0.
+        positions: int32 [B, P]. Positions that see others; None = all.
+
+    Returns:
+        int32 [B, L, L], or [B, P, L]. 1 = the position of the second axis sees that of the third.
+    """
+    pair = ops.cumsum(ops.cast(ops.equal(position_ids, 0), "int32"), axis=1)
+    asking = pair if positions is None else ops.take_along_axis(pair, positions, axis=1)
+    is_same = ops.equal(asking[:, :, None], pair[:, None, :])
+    return ops.cast(is_same, "int32") * input_mask[:, None, :]
+
+
 @tf.custom_gradient
 def dense_lookup(table: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """Look up rows of a table; the gradient is a dense tensor instead of `tf.IndexedSlices`.
@@ -217,7 +236,8 @@ class EncoderLayer(keras.layers.Layer):
 
         Args:
             inputs: float [B, L, H].
-            padding_mask: int32 [B, L]. 1 = real piece, 0 = padding.
+            padding_mask: int32 [B, L]. 1 = real piece, 0 = padding. For packed records that of
+                `attention_mask`, at the same positions.
             positions: int32 [B, P]. Positions to compute, outputs are [B, P, H]; None = all.
             training: whether to apply dropout.
             return_attention_scores: whether to return the attention weights, before dropout, too.
@@ -415,6 +435,27 @@ class EncoderLayer(keras.layers.Layer):
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+@keras.saving.register_keras_serializable(package="clozeline")
+class SplitPositions(keras.layers.Layer):
+    """Split vectors at the number of columns of another tensor, which differs between datasets."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, autocast=False)
+
+    def call(self, inputs: Any, first: Any) -> tuple[Any, Any]:
+        """Return the first K of float [B, K + P, H], and the others; `first`: int32 [B, K]."""
+        count = ops.shape(first)[1]
+        return inputs[:, :count], inputs[:, count:]
+
+    def compute_output_spec(self, inputs: Any, first: Any) -> tuple[Any, Any]:
+        """Return two symbolic outputs, float [B, K, H] and [B, P, H]."""
+        batch, _, size = inputs.shape
+        return (
+            keras.KerasTensor((batch, first.shape[1], size), dtype=inputs.dtype),
+            keras.KerasTensor((batch, None, size), dtype=inputs.dtype),
+        )
 
 
 @keras.saving.register_keras_serializable(package="clozeline")

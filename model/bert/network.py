@@ -7,6 +7,7 @@ Architecture: Devlin et al. 2018, https://arxiv.org/abs/1810.04805.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
@@ -20,8 +21,10 @@ from model.bert.layers import (
     EncoderLayer,
     LayerNorm,
     MaskedLMHead,
+    SplitPositions,
     TokenEmbedding,
     WithAttentionScores,
+    attention_mask,
     gelu_tanh,
 )
 from model.tasks.task_kind import Task
@@ -47,8 +50,11 @@ LAYER = "transformer_layer_"
 TASK_HEAD = "task"
 """Name of the head's layer in a fine-tuned model."""
 
+POSITIONS = "positions"
+"""Name of the additional input of `at_positions`."""
+
 SLOTS = "masked_lm_slots"
-"""Name of the additional input of `PretrainingModel.at_slots`."""
+"""Name of the additional input of `PretrainingVariants.at_slots`."""
 
 
 def _initializer(config: BertConfig) -> keras.initializers.Initializer:
@@ -61,9 +67,10 @@ def _dense(config: BertConfig, units: int, name: str, activation: Any = None) ->
     return keras.layers.Dense(units, activation, kernel_initializer=initializer, name=name)
 
 
-def _encoder_inputs() -> dict[str, keras.KerasTensor]:
-    """Return symbolic inputs for the encoder, by name: int32 [B, L] each."""
-    return {name: keras.Input((None,), dtype="int32", name=name) for name in schema.ENCODER_INPUTS}
+def _encoder_inputs(*more: str) -> dict[str, keras.KerasTensor]:
+    """Return symbolic inputs for the encoder, and more of these names: int32 [B, L] each."""
+    names = (*schema.ENCODER_INPUTS, *more)
+    return {name: keras.Input((None,), dtype="int32", name=name) for name in names}
 
 
 def _embed(config: BertConfig, token_embedding: Any, input_ids: Any, segment_ids: Any) -> Any:
@@ -158,17 +165,43 @@ def encoder_layers(encoder: keras.Model) -> list[EncoderLayer]:
     return [layer for layer in encoder.layers if isinstance(layer, EncoderLayer)]
 
 
-def inputs_of_layer(encoder: keras.Model, index: int) -> keras.Model:
+def inputs_of_layer(encoder: keras.Model, index: int, *, packed: bool = False) -> keras.Model:
     """Return a model of an encoder's embeddings and its layers below one layer.
 
-    Inputs, by name: the encoder's.
+    Inputs, by name: the encoder's, and for packed records
+        position_ids: int32 [B, L]. Position of each piece in its pair, from 0.
 
     Outputs, by name:
         layer_inputs: float [B, L, H]. What the layer `index`, from 0, reads.
     """
+    inputs, x = _below(encoder, index, packed=packed)
+    return keras.Model(inputs, {"layer_inputs": x}, name="below_layer")
+
+
+def _below(encoder: keras.Model, index: int, *, packed: bool) -> tuple[dict[str, Any], Any]:
+    """Return symbolic inputs of an encoder, by name, and what its layer `index` reads of them."""
     layers = encoder_layers(encoder)
-    below = layers[index - 1] if index else encoder.get_layer("embeddings_dropout")
-    return keras.Model(encoder.input, {"layer_inputs": below.output}, name="below_layer")
+    if not packed:
+        below = layers[index - 1] if index else encoder.get_layer("embeddings_dropout")
+        return encoder.input, below.output
+    inputs = _encoder_inputs(schema.POSITION_IDS)
+    tokens = encoder.get_layer("token_embedding")(inputs[schema.INPUT_IDS])
+    x = _embedded(encoder, tokens, inputs[schema.SEGMENT_IDS], inputs[schema.POSITION_IDS])
+    x = encoder.get_layer("embeddings_dropout")(x)
+    mask = attention_mask(inputs[schema.INPUT_MASK], inputs[schema.POSITION_IDS])
+    for layer in layers[:index]:
+        x = layer(x, padding_mask=mask)
+    return inputs, x
+
+
+def _embedded(
+    encoder: keras.Model, token_vectors: Any, segment_ids: Any, position_ids: Any = None
+) -> Any:
+    """Apply an encoder's embeddings to token vectors [B, L, H], without dropout."""
+    positions = encoder.get_layer("position_embedding")(token_vectors, positions=position_ids)
+    segments = encoder.get_layer("segment_embedding")(segment_ids)
+    x = encoder.get_layer("embeddings_add")((token_vectors, positions, segments))
+    return encoder.get_layer("embeddings_layer_norm")(x)
 
 
 def at_positions(encoder: keras.Model) -> keras.Model:
@@ -185,14 +218,13 @@ def at_positions(encoder: keras.Model) -> keras.Model:
         pooled_output: float [B, H].
         last_inputs: float [B, L, H]. Inputs of the last layer, at all positions.
     """
-    positions = keras.Input((None,), dtype="int32", name="positions")
+    positions = keras.Input((None,), dtype="int32", name=POSITIONS)
     first = keras.ops.zeros_like(positions[:, :1])  # position 0, [CLS], for the pooled output
     *layers, last = encoder_layers(encoder)
-    mask = {"padding_mask": encoder.input[schema.INPUT_MASK]}
-    last_inputs = layers[-1].output if layers else encoder.get_layer("embeddings_dropout").output
+    inputs, last_inputs = _below(encoder, len(layers), packed=False)
     x = last(
         last_inputs,
-        **mask,
+        padding_mask=inputs[schema.INPUT_MASK],
         positions=keras.ops.concatenate([first, positions], axis=1),
     )
     outputs = {
@@ -200,8 +232,35 @@ def at_positions(encoder: keras.Model) -> keras.Model:
         served.POOLED_OUTPUT: encoder.get_layer("pooled_dense")(x[:, 0, :]),
         "last_inputs": last_inputs,
     }
-    inputs = {**encoder.input, "positions": positions}
-    return keras.Model(inputs, outputs, name="encoder_at_positions")
+    return keras.Model({**inputs, POSITIONS: positions}, outputs, name="encoder_at_positions")
+
+
+def at_packed_positions(encoder: keras.Model) -> keras.Model:
+    """Return what `at_positions` does, for packed records of up to K pairs.
+
+    Inputs, by name: the encoder's, and
+        position_ids: int32 [B, L]. Position of each piece in its pair, from 0.
+        next_sentence_positions: int32 [B, K]. Index of each pair's [CLS].
+        positions: int32 [B, P].
+
+    Outputs, by name: those of `at_positions`, but
+        pooled_output: float [B, K, H].
+    """
+    *layers, last = encoder_layers(encoder)
+    inputs, last_inputs = _below(encoder, len(layers), packed=True)
+    positions = keras.Input((None,), dtype="int32", name=POSITIONS)
+    first = keras.Input((None,), dtype="int32", name=schema.NEXT_SENTENCE_POSITIONS)
+    asking = keras.ops.concatenate([first, positions], axis=1)
+    mask = attention_mask(inputs[schema.INPUT_MASK], inputs[schema.POSITION_IDS], asking)
+    x = last(last_inputs, padding_mask=mask, positions=asking)
+    at_first, at_positions = SplitPositions()(x, first)
+    outputs = {
+        served.SEQUENCE_OUTPUT: at_positions,
+        served.POOLED_OUTPUT: encoder.get_layer("pooled_dense")(at_first),
+        "last_inputs": last_inputs,
+    }
+    inputs |= {schema.NEXT_SENTENCE_POSITIONS: first, POSITIONS: positions}
+    return keras.Model(inputs, outputs, name="encoder_at_packed_positions")
 
 
 def from_token_vectors(encoder: keras.Model) -> keras.Model:
@@ -215,16 +274,70 @@ def from_token_vectors(encoder: keras.Model) -> keras.Model:
     size = encoder.get_layer("token_embedding").output.shape[-1]
     inputs = {name: encoder.input[name] for name in (schema.INPUT_MASK, schema.SEGMENT_IDS)}
     inputs["token_vectors"] = tokens = keras.Input((None, size), name="token_vectors")
-    positions = encoder.get_layer("position_embedding")(tokens)
-    segments = encoder.get_layer("segment_embedding")(inputs[schema.SEGMENT_IDS])
-    x = encoder.get_layer("embeddings_add")((tokens, positions, segments))
-    x = encoder.get_layer("embeddings_layer_norm")(x)
+    x = _embedded(encoder, tokens, inputs[schema.SEGMENT_IDS])
     for layer in encoder.layers:
         if isinstance(layer, EncoderLayer):
             x = layer(x, padding_mask=inputs[schema.INPUT_MASK])
     pooled = encoder.get_layer("pooled_dense")(x[:, 0, :])
     outputs = {served.SEQUENCE_OUTPUT: x, served.POOLED_OUTPUT: pooled}
     return keras.Model(inputs, outputs, name="encoder_from_token_vectors")
+
+
+@dataclass(frozen=True)
+class PretrainingVariants:
+    """Pretraining models of the same layers, which differ in their inputs and outputs.
+
+    Attributes:
+        whole: see `build_pretraining_model`.
+        at_slots: with an additional input masked_lm_slots int32 [S], flat indices into the B·P
+            slots of masked_lm_positions; its masked_lm_logits are [S, V]. Training passes only
+            slots that hold a prediction, since the output matrix makes each slot expensive.
+        for_students, for_students_at_slots: the same two models with another output, last_inputs
+            float [B, L, H]: the inputs of the encoder's last layer.
+    """
+
+    whole: keras.Model
+    at_slots: keras.Model
+    for_students: keras.Model
+    for_students_at_slots: keras.Model
+
+    @classmethod
+    def of(
+        cls, encoder_part: keras.Model, masked_lm_head: Any, next_sentence: Any
+    ) -> "PretrainingVariants":
+        """Return the models of an encoder and its heads.
+
+        Args:
+            encoder_part: a model such as `at_positions`.
+            masked_lm_head: the layer of the masked-LM head.
+            next_sentence: the layer of the next-sentence head.
+        """
+        renamed = {POSITIONS: schema.MASKED_LM_POSITIONS}
+        read = {
+            name: keras.Input((None,), dtype="int32", name=renamed.get(name, name))
+            for name in encoder_part.input
+        }
+        encoded = encoder_part(read)
+        inputs = {renamed.get(name, name): tensor for name, tensor in read.items()}
+        at_masks = encoded[served.SEQUENCE_OUTPUT]
+        outputs = {
+            served.MASKED_LM_LOGITS: masked_lm_head(at_masks),
+            served.NEXT_SENTENCE_LOGITS: next_sentence(encoded[served.POOLED_OUTPUT]),
+        }
+        slots = keras.Input((), dtype="int32", name=SLOTS)
+        vectors = keras.ops.reshape(at_masks, (-1, at_masks.shape[-1]))
+        chosen = keras.ops.take(vectors, slots, 0)
+        slot_inputs = {**inputs, SLOTS: slots}
+        slot_outputs = {**outputs, served.MASKED_LM_LOGITS: masked_lm_head(chosen)}
+        more = {"last_inputs": encoded["last_inputs"]}
+        return cls(
+            whole=keras.Model(inputs, outputs, name="pretraining_whole"),
+            at_slots=keras.Model(slot_inputs, slot_outputs, name="pretraining_at_slots"),
+            for_students=keras.Model(inputs, outputs | more, name="student"),
+            for_students_at_slots=keras.Model(
+                slot_inputs, slot_outputs | more, name="student_at_slots"
+            ),
+        )
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
@@ -236,19 +349,12 @@ class PretrainingModel(keras.Model):
 
     Attributes:
         encoder: the encoder.
-        at_slots: a model of the same layers with an additional input masked_lm_slots int32 [S],
-            flat indices into the B·P slots of masked_lm_positions; its masked_lm_logits are
-            [S, V]. Training passes only slots that hold a prediction, since the output matrix
-            makes each slot expensive.
-        for_students, for_students_at_slots: the same two models with another output, last_inputs
-            float [B, L, H]: the inputs of the encoder's last layer.
+        variants: models of the same layers for records of one pair.
+        packed_variants: the same for packed records; None = not built.
     """
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, *, packed: bool = False) -> None:
         encoder = build_encoder(config)
-        inputs = _encoder_inputs()
-        positions = keras.Input((None,), dtype="int32", name=schema.MASKED_LM_POSITIONS)
-        encoded = at_positions(encoder)({**inputs, "positions": positions})
         masked_lm_head = MaskedLMHead(
             token_embedding=encoder.get_layer("token_embedding"),
             intermediate_activation=_ACTIVATIONS[config.hidden_act],
@@ -256,25 +362,16 @@ class PretrainingModel(keras.Model):
             kernel_initializer=_initializer(config),
             name="masked_lm",
         )
-        at_masks = encoded[served.SEQUENCE_OUTPUT]
-        outputs = {
-            served.MASKED_LM_LOGITS: masked_lm_head(at_masks),
-            served.NEXT_SENTENCE_LOGITS: _dense(config, 2, "next_sentence")(
-                encoded[served.POOLED_OUTPUT]
-            ),
-        }
-        inputs[schema.MASKED_LM_POSITIONS] = positions
-        super().__init__(inputs=inputs, outputs=outputs, name="pretraining")
-        slots = keras.Input((), dtype="int32", name=SLOTS)
-        chosen = keras.ops.take(keras.ops.reshape(at_masks, (-1, config.hidden_size)), slots, 0)
-        slot_inputs = {**inputs, SLOTS: slots}
-        slot_outputs = {**outputs, served.MASKED_LM_LOGITS: masked_lm_head(chosen)}
-        self.at_slots = keras.Model(slot_inputs, slot_outputs, name="pretraining_at_slots")
-        more = {"last_inputs": encoded["last_inputs"]}
-        self.for_students = keras.Model(inputs, outputs | more, name="student")
-        self.for_students_at_slots = keras.Model(
-            slot_inputs, slot_outputs | more, name="student_at_slots"
-        )
+        # Initial weights are drawn in this order, so that a seed keeps its weights.
+        masked_lm_head.build((None, None, config.hidden_size))
+        heads = masked_lm_head, _dense(config, 2, "next_sentence")
+        variants = PretrainingVariants.of(at_positions(encoder), *heads)
+        whole = variants.whole
+        super().__init__(inputs=whole.input, outputs=whole.output, name="pretraining")
+        self.variants = variants
+        self.packed_variants = None
+        if packed:
+            self.packed_variants = PretrainingVariants.of(at_packed_positions(encoder), *heads)
         self.config = config
         self.encoder = encoder
 
@@ -293,8 +390,12 @@ class PretrainingModel(keras.Model):
         return cls(BertConfig.from_dict(config))
 
 
-def build_pretraining_model(config: BertConfig) -> keras.Model:
+def build_pretraining_model(config: BertConfig, *, packed: bool = False) -> keras.Model:
     """Return the encoder with the masked-LM and the next-sentence head.
+
+    With `packed`, it also has `packed_variants` for packed records of up to K pairs: they have the
+    inputs position_ids int32 [B, L] and next_sentence_positions int32 [B, K], too, and their
+    next_sentence_logits are [B, K, 2].
 
     Its layers are `encoder`, `masked_lm` and `next_sentence`.
 
@@ -306,7 +407,7 @@ def build_pretraining_model(config: BertConfig) -> keras.Model:
             matrix is the token embedding.
         next_sentence_logits: float [B, 2]. Logits: 0 = B follows A, 1 = B is random.
     """
-    return PretrainingModel(config)
+    return PretrainingModel(config, packed=packed)
 
 
 def build_task_model(config: BertConfig, task: Task) -> keras.Model:

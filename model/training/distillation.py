@@ -33,7 +33,11 @@ def soft_cross_entropy(
 
 
 def relation_loss(
-    student: tf.Tensor, teacher: tf.Tensor, input_mask: tf.Tensor, relation_heads: int
+    student: tf.Tensor,
+    teacher: tf.Tensor,
+    input_mask: tf.Tensor,
+    relation_heads: int,
+    seen: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Return the divergence of a student's self-attention relations from its teacher's, float32 [].
 
@@ -48,9 +52,12 @@ def relation_loss(
         teacher: float [B, L, G]. The same of the teacher.
         input_mask: int32 [B, L]. 1 = real piece, 0 = padding.
         relation_heads: R; it divides H and G.
+        seen: int32 [B, L, L]. 1 = the positions of both axes are related, see `attention_mask`;
+            None = all real ones are.
     """
     is_real = tf.cast(input_mask, tf.float32)
-    hidden = (1.0 - is_real)[:, tf.newaxis, tf.newaxis, :] * HIDDEN
+    related = is_real[:, tf.newaxis, :] if seen is None else tf.cast(seen, tf.float32)
+    hidden = (1.0 - related)[:, tf.newaxis, :, :] * HIDDEN
     expected, found = (
         tf.nn.log_softmax(_relations(vectors, relation_heads) + hidden)
         for vectors in (teacher, student)

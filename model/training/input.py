@@ -29,8 +29,9 @@ from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 from pipeline.records.masking import Masker, record_seeds
+from pipeline.records.packing import pack, unpack
 from pipeline.records.serialization import parse_examples
-from pipeline.schema import record_features
+from pipeline.schema import Arrays, record_features
 from pipeline.storage.shard_files import ShardFiles
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import dataset_vocabulary
@@ -208,10 +209,9 @@ def _signature(rows: int, manifest: Manifest, mask: Mask | None) -> dict[str, tf
     numbers = {NUMBERS: tf.TensorSpec([rows], tf.int64)}
     if mask is None:
         return numbers | {RECORDS: tf.TensorSpec([rows], tf.string)}
-    lengths = manifest.max_seq_length, manifest.max_predictions
     return numbers | {
         feature.name: tf.TensorSpec([rows, feature.length], feature.kind)
-        for feature in record_features(*lengths, manifest.pairing)
+        for feature in manifest.masked_features
     }
 
 
@@ -260,18 +260,35 @@ def _masking(dataset: Path, manifest: Manifest, stream: str) -> Mask | None:
     if manifest.masks != "dynamic":
         return None
     settings = manifest.settings
+    vocabulary = dataset_vocabulary(dataset, manifest)
     masker = Masker(
-        dataset_vocabulary(dataset, manifest),
+        vocabulary,
         masking=settings["masking"],
         mask_rate=settings["mask_rate"],
         max_predictions=manifest.max_predictions,
     )
 
     def mask(read: Mapping[str, np.ndarray]) -> Element:
-        parsed = parse_examples(read[RECORDS], manifest.features)
-        input_ids, input_mask = (parsed[n].numpy() for n in (schema.INPUT_IDS, schema.INPUT_MASK))
-        masked = masker(input_ids, input_mask, record_seeds(stream, read[NUMBERS]))
-        return {NUMBERS: read[NUMBERS], **parsed, **masked}
+        tensors = parse_examples(read[RECORDS], manifest.features)
+        parsed = {name: values.numpy() for name, values in tensors.items()}
+        numbers = read[NUMBERS]
+        if manifest.max_pairs == 1:
+            return {NUMBERS: numbers, **parsed, **masked(parsed, numbers)}
+        pairs, record_of, slot = unpack(parsed, vocabulary.pad_id)
+        # Each pair is masked as a record of its own; no two of them have the same number.
+        pairs |= masked(pairs, numbers[record_of] * manifest.max_pairs + slot)
+        packed = pack(
+            pairs,
+            record_of,
+            max_predictions=manifest.max_predictions,
+            max_pairs=manifest.max_pairs,
+            pad_id=vocabulary.pad_id,
+        )
+        return {NUMBERS: numbers, **packed}
+
+    def masked(arrays: Mapping[str, np.ndarray], numbers: np.ndarray) -> Arrays:
+        seeds = record_seeds(stream, numbers)
+        return masker(arrays[schema.INPUT_IDS], arrays[schema.INPUT_MASK], seeds)
 
     return mask
 

@@ -3,7 +3,8 @@
 Every function returns (sum, weight). Both are summed over batches and replicas and divided once at
 the end, so the mean is exact for any batch sizes.
 
-Shapes: B batch, P masked positions, S used slots of B·P, V vocabulary size, C classes.
+Shapes: B batch, K pairs of a packed record, P masked positions, S used slots of B·P, V vocabulary
+size, C classes.
 
 Source: google-research/bert, run_pretraining.py (get_masked_lm_output, get_next_sentence_output).
 """
@@ -17,8 +18,10 @@ import tensorflow as tf
 
 from model.bert.config import BertConfig
 from model.bert.kernels import fused
+from model.bert.layers import attention_mask
 from model.bert.network import (
     SLOTS,
+    PretrainingVariants,
     build_encoder,
     build_pretraining_model,
     encoder_layers,
@@ -157,10 +160,27 @@ def accuracy(
 
 
 def _labels_and_weights(head: Head, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return a head's labels, int32 [B, P] or [B], and their weights, float32 of the same shape."""
+    """Return a head's labels and their weights, float32 of the same shape.
+
+    The labels of the masked LM are int32 [B, P], or [S]; those of next sentences [B], or of packed
+    records [B, K].
+    """
     if head == "masked_lm":
         return batch[schema.MASKED_LM_IDS], batch[schema.MASKED_LM_WEIGHTS]
-    return batch[schema.NEXT_SENTENCE_LABELS][:, 0], batch["example_weights"]
+    labels, weights = batch[schema.NEXT_SENTENCE_LABELS], batch["example_weights"]
+    if not is_packed(batch):
+        return labels[:, 0], weights
+    return labels, batch[schema.NEXT_SENTENCE_WEIGHTS] * weights[:, tf.newaxis]
+
+
+def is_packed(batch: Batch) -> bool:
+    """Return whether the records of a batch hold several pairs."""
+    return schema.POSITION_IDS in batch
+
+
+def _variants(model: keras.Model, batch: Batch) -> PretrainingVariants:
+    """Return the pretraining models for a batch."""
+    return model.packed_variants if is_packed(batch) else model.variants
 
 
 @dataclass(frozen=True)
@@ -169,25 +189,27 @@ class Pretraining:
 
     Attributes:
         heads: the heads to train.
+        packed: whether some batches are of packed records.
     """
 
     heads: Sequence[Head]
+    packed: bool = field(default=False, kw_only=True)
     needs_whole_batch = False
 
     @property
     def sum_names(self) -> list[str]:
         """Names of the results of `sums`.
 
-        A head's `weight` is the number of masked pieces, or of examples.
+        A head's `weight` is the number of masked pieces, or of pairs.
         """
         return [f"{head}_{what}" for head in self.heads for what in ("loss", "accuracy", "weight")]
 
     def build_model(self, config: BertConfig) -> keras.Model:
         """Return the pretraining model."""
-        return build_pretraining_model(config)
+        return build_pretraining_model(config, packed=self.packed)
 
     def weights(self, batch: Batch) -> Sums:
-        """Return the number of masked pieces and of (non-filler) examples, by head."""
+        """Return the number of masked pieces and of pairs (without filler), by head."""
         return {head: tf.reduce_sum(_labels_and_weights(head, batch)[1]) for head in self.heads}
 
     def compacted(self, batch: Batch) -> Batch:
@@ -215,14 +237,16 @@ class Pretraining:
 
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
         """Return the model's outputs; for a compacted batch masked_lm_logits are [S, V]."""
-        return model_outputs(model.at_slots if SLOTS in batch else model, batch, training=training)
+        variants = _variants(model, batch)
+        called = variants.at_slots if SLOTS in batch else variants.whole
+        return model_outputs(called, batch, training=training)
 
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
         """Return every sum over a batch, float32 [] each.
 
         Args:
             outputs: outputs of the pretraining model: masked_lm_logits [B, P, V] or [S, V],
-                next_sentence_logits [B, 2].
+                next_sentence_logits [B, 2], or of packed records [B, K, 2].
             batch: the batch's features, and example_weights float32 [B]: 1 = counts, 0 = filler.
         """
         sums = {}
@@ -269,6 +293,8 @@ class StudentPretraining(Pretraining):
         self.fill(weights_by_name(encoder))
         index = self.relations.layer - 1
         self.built["below"] = inputs_of_layer(encoder, index)
+        if self.packed:
+            self.built["below_packed"] = inputs_of_layer(encoder, index, packed=True)
         self.built["layer"] = encoder_layers(encoder)[index]
         return super().build_model(config)
 
@@ -278,9 +304,11 @@ class StudentPretraining(Pretraining):
 
     def outputs(self, model: keras.Model, batch: Batch, *, training: bool) -> Batch:
         """Return the model's outputs, and queries, keys and values of student and teacher."""
-        student = model.for_students_at_slots if SLOTS in batch else model.for_students
+        variants = _variants(model, batch)
+        student = variants.for_students_at_slots if SLOTS in batch else variants.for_students
         outputs = model_outputs(student, batch, training=training)
-        below = model_outputs(self.built["below"], batch, training=False)["layer_inputs"]
+        teacher = self.built["below_packed" if is_packed(batch) else "below"]
+        below = model_outputs(teacher, batch, training=False)["layer_inputs"]
         vectors = {
             "student": encoder_layers(model.encoder)[-1].projections(outputs["last_inputs"]),
             "teacher": self.built["layer"].projections(below),
@@ -295,9 +323,16 @@ class StudentPretraining(Pretraining):
     def sums(self, outputs: Batch, batch: Batch) -> Sums:
         """Return the sums of the heads and of the relations: those of queries, keys and values."""
         mask = _real_positions(batch)
+        seen = None
+        if is_packed(batch):
+            seen = attention_mask(batch[schema.INPUT_MASK], batch[schema.POSITION_IDS])
         losses = [
             relation_loss(
-                outputs[f"student {name}"], outputs[f"teacher {name}"], mask, self.relations.heads
+                outputs[f"student {name}"],
+                outputs[f"teacher {name}"],
+                mask,
+                self.relations.heads,
+                seen,
             )
             for name in ("queries", "keys", "values")
         ]

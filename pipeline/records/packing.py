@@ -144,7 +144,7 @@ def _scattered(
 
 def unpack(
     records: Mapping[str, np.ndarray], pad_id: int
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Return the pairs of packed records without masks, each as a record of its own.
 
     Args:
@@ -152,11 +152,10 @@ def unpack(
         pad_id: id of [PAD].
 
     Returns:
-        The features of the N pairs as `pack` takes them, and int64 [N], the slot of each pair in
-        all records: K times the number of its record, plus its number in that record.
+        The features of the N pairs as `pack` takes them; the number of each pair's record, and its
+        number in that record, from 0: int64 [N] each.
     """
-    weights = records[schema.NEXT_SENTENCE_WEIGHTS]
-    record_of, slot = np.nonzero(weights)
+    record_of, slot = np.nonzero(records[schema.NEXT_SENTENCE_WEIGHTS])
     position_ids = records[schema.POSITION_IDS]
     # A pair begins where a real position has number 0.
     record, index = np.nonzero(records[schema.INPUT_MASK])
@@ -170,4 +169,4 @@ def unpack(
         pairs[name] = _scattered(shape, (row, place), records[name][record, index])
     labels = records[schema.NEXT_SENTENCE_LABELS][record_of, slot]
     pairs[schema.NEXT_SENTENCE_LABELS] = labels[:, None]
-    return pairs, record_of * weights.shape[1] + slot
+    return pairs, record_of, slot

@@ -8,11 +8,15 @@ from model.bert.flops import step_flops
 from model.bert.network import build_pretraining_model
 
 
-def test_step_flops_are_those_that_tensorflow_counts(small_config: BertConfig) -> None:
-    model = build_pretraining_model(small_config)
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_step_flops_are_those_that_tensorflow_counts(small_config: BertConfig, pairs: int) -> None:
+    model = build_pretraining_model(small_config, packed=True)
+    model = (model.variants if pairs == 1 else model.packed_variants).whole
     batch, length, predictions = 3, 16, 2
     inputs = {name: tf.zeros([batch, length], tf.int32) for name in model.input}
     inputs["masked_lm_positions"] = tf.zeros([batch, predictions], tf.int32)
+    if pairs > 1:
+        inputs["next_sentence_positions"] = tf.zeros([batch, pairs], tf.int32)
     graph = tf.function(lambda x: model(x)).get_concrete_function(inputs).graph
     total = 0
     for op in graph.get_operations():
@@ -24,7 +28,7 @@ def test_step_flops_are_those_that_tensorflow_counts(small_config: BertConfig) -
             total += 2 * out.num_elements() * inner
     assert total > 0
     # Pairs have a bias-free product each; nothing else multiplies matrices.
-    assert step_flops(small_config, batch, length, predictions) == pytest.approx(3 * total)
+    assert step_flops(small_config, batch, length, predictions, pairs) == pytest.approx(3 * total)
 
 
 def test_step_flops_are_about_six_per_parameter_and_token() -> None:

@@ -102,7 +102,7 @@ def test_logits_at_some_slots_are_those_of_the_formulas(
     model = build_pretraining_model(small_config)
     expected = reference_forward(randomize(model), batch, small_config)
     slots = np.array([7, 0, 4])  # in any order, of B·P = 10
-    found = model.at_slots({**batch, "masked_lm_slots": slots}, training=False)
+    found = model.variants.at_slots({**batch, "masked_lm_slots": slots}, training=False)
     logits = expected.pop("masked_lm_logits").reshape(B * P, -1)[slots]
     np.testing.assert_allclose(found["masked_lm_logits"], logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(

@@ -12,7 +12,7 @@ from pipeline.manifest import read_manifest
 from pipeline.records.packing import pack, pairs_of_records, unpack
 from pipeline.schema import ENCODER_INPUTS, MASKED_LM_FEATURES
 from tests.conftest import TOPICS, make_sentences
-from tests.pipeline.records.test_kinds import make, preprocess, records
+from tests.pipeline.records.test_kinds import contents, make, preprocess, records
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_a_packed_record_by_hand() -> None:
         "next_sentence_weights": [[1, 1, 0], [1, 0, 0]],
     }
     assert {name: values.tolist() for name, values in found.items()} == expected
-    pairs, slots = unpack(found, pad_id=9)
-    assert slots.tolist() == [0, 1, 3]
+    pairs, record_of, slot = unpack(found, pad_id=9)
+    assert (record_of.tolist(), slot.tolist()) == ([0, 0, 1], [0, 1, 0])
     for name, values in pairs.items():
         np.testing.assert_array_equal(values, widened(PAIRS, 12)[name], err_msg=name)
 
@@ -135,6 +135,18 @@ def test_a_packed_dataset_has_the_pairs_and_masks_of_an_unpacked_one(
             assert of_packed.get(name) == of_plain.get(name)
     assert packed.pairs_per_record == packed.statistics["train"]["pairs"] / packed.examples("train")
     assert plain.pairs_per_record == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_packed_records_are_the_same_from_several_processes(
+    count: int, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    flags = ["--packing", "--max-seq-length", "160"]
+    make(prose_corpus / "*.txt", vocab_path, tmp_path / "one", *flags)
+    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
+    make(prose_corpus / "*.txt", vocab_path, tmp_path / "several", *flags, *workers)
+    assert contents(tmp_path / "several") == contents(tmp_path / "one")
 
 
 def test_short_documents_fill_packed_records(vocab_path: Path, tmp_path: Path) -> None:
