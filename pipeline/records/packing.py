@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline import schema
+from pipeline.schema import Arrays
 
 
 def pairs_of_records(
@@ -72,7 +73,7 @@ def pack(
     max_predictions: int,
     max_pairs: int,
     pad_id: int,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """Lay pairs out one after another in their records.
 
     Args:
@@ -111,7 +112,7 @@ def pack(
 
 def _packed_predictions(
     pairs: Mapping[str, np.ndarray], record_of: np.ndarray, first: np.ndarray, max_predictions: int
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """Return the masked-LM features of packed records; `first`: int64 [N], index of each [CLS]."""
     positions, ids, weights = (pairs[name] for name in schema.MASKED_LM_FEATURES)
     row, slot = np.nonzero(weights)
@@ -142,9 +143,7 @@ def _scattered(
     return scattered
 
 
-def unpack(
-    records: Mapping[str, np.ndarray], pad_id: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def unpack(records: Mapping[str, np.ndarray], pad_id: int) -> tuple[Arrays, np.ndarray, np.ndarray]:
     """Return the pairs of packed records without masks, each as a record of its own.
 
     Args:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from pipeline.records.packing import pack, pairs_of_records
 from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
 from pipeline.records.serialization import encode_examples
 from pipeline.schema import (
+    Arrays,
     Compression,
     Deduplicate,
     Masks,
@@ -330,7 +331,7 @@ class ShardMaker:
             )
             yield encode_examples(arrays, features)
 
-    def _arrays(self, text: ShardText, pairs: Pairs, name: str, start: int) -> dict[str, Any]:
+    def _arrays(self, text: ShardText, pairs: Pairs, name: str, start: int) -> Arrays:
         """Return the features of pairs, the first of which has the number `start` in its shard."""
         settings = self.settings
         length = settings.max_seq_length
@@ -341,7 +342,7 @@ class ShardMaker:
             arrays |= self._masker(arrays[schema.INPUT_IDS], arrays[schema.INPUT_MASK], seeds)
         return arrays
 
-    def _packed(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _packed(self, arrays: Arrays) -> Arrays:
         """Pack a block of pairs into records."""
         settings = self.settings
         lengths = arrays[schema.INPUT_MASK].sum(axis=1)
