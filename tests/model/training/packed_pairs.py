@@ -54,4 +54,4 @@ def packed_batch() -> dict[str, tf.Tensor]:
         max_pairs=MAX_PAIRS,
         pad_id=0,
     )
-    return _batch(packed, len(records) + 1 + len(records) % 2)
+    return _batch(packed, len(records) + 2 - len(records) % 2)
