@@ -31,7 +31,7 @@ from pipeline.manifest import Manifest
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.records.packing import pack, unpack
 from pipeline.records.serialization import parse_examples
-from pipeline.schema import Arrays, record_features
+from pipeline.schema import Arrays
 from pipeline.storage.shard_files import ShardFiles
 from pipeline.storage.tfrecords import check_records
 from pipeline.text.tokenizer import dataset_vocabulary
