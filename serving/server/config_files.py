@@ -95,7 +95,7 @@ def _model(model: Any) -> ModelConfig:
         base_path = path_from(model.base_path)
         base_path.resolve()
         base_path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:  # name too long; link cycle; NUL byte
+    except (InputError, OSError, RuntimeError) as error:  # no path; name too long; link cycle
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"model {model.name}: base_path: {reason}") from error
     return ModelConfig(

@@ -21,6 +21,7 @@ from model.bert.layers import (
     EncoderLayer,
     LayerNorm,
     MaskedLMHead,
+    SplitPositions,
     TokenEmbedding,
     WithAttentionScores,
 )
@@ -97,6 +98,9 @@ CASES = {
     ),
     TextVector: Case(
         lambda: TextVector("mean", normalize=True), (VECTORS, MASK), ((B, H),), 0, "float32"
+    ),
+    SplitPositions: Case(
+        SplitPositions, (VECTORS, POSITIONS), ((B, P, H), (B, L - P, H)), 0, "float32"
     ),
     MaskedLMHead: Case(masked_lm_head, (VECTORS, POSITIONS), ((B, P, V),), 6),
 }

@@ -195,6 +195,7 @@ def test_sentences_end_with_the_marks_of_their_language() -> None:
 
 
 def test_languages_without_stop_words_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING")  # commands that ran in this process leave it higher
     cleaning_of(CorpusConfig(input=("a",), languages=("en", "de", "tr", "zh"), quality=("gopher",)))
     assert [record.getMessage() for record in caplog.records] == [
         "`quality` gopher has no stop words of tr, so it rejects documents in them; switch "
