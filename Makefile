@@ -27,7 +27,7 @@ CHROMIUM = { command -v chromium && command -v chromedriver; } >/dev/null || \
 IPROUTE = command -v ip >/dev/null || { $(call apt,iproute2); }
 
 FETCHED := build/flink/job-server.jar build/spark/job-server.jar build/prism/prism \
-    build/storage/versitygw build/storage/fake-gcs-server
+    build/storage/versitygw build/storage/fake-gcs-server build/storage/azurite
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-together test-alone test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo fetch bench docs pictures image lint types format sbom audit lock clean
