@@ -389,9 +389,12 @@ class RemoteFileSystem(AbstractFileSystem):
         """Return all objects below a folder; of the path of an object, none."""
         name = self._name_in_store(path)
         found = self._call(path, "find", name, maxdepth=maxdepth, withdirs=withdirs, detail=True)
-        # If the path is a file, fsspec's own `find` has it with an empty entry.
+        # If the path is a file, fsspec's own `find` has it with an empty entry, and adlfs returns a
+        # list of it.
         entries = {
-            self._path_of(name): self._entry(entry) for name, entry in found.items() if entry
+            self._path_of(name): self._entry(entry)
+            for name, entry in (found.items() if isinstance(found, dict) else ())
+            if entry
         }
         return entries if detail else list(entries)
 

@@ -42,7 +42,7 @@ def test_objects_are_written_listed_moved_and_removed(base, tmp_path):
     write_atomically(base / "empty", b"")
     assert (base / "empty").read_bytes() == b""
     assert sizes_below(base / "a") == {"sub/y.txt": 2, "x.txt": 10}
-    assert sizes_below(base / "none") == {}
+    assert sizes_below(base / "none") == sizes_below(base / "empty") == {}
     move_object(base / "a/x.txt", base / "a/z.txt")
     assert sorted(path.name for path in (base / "a").iterdir()) == ["sub", "z.txt"]
     assert match_files([f"{base}/a/*.txt"]) == {f"{base}/a/z.txt": 10}
@@ -50,6 +50,8 @@ def test_objects_are_written_listed_moved_and_removed(base, tmp_path):
         match_files([f"{base}/a/*"])
     with local_copy(base / "a", config) as copy:
         assert (copy / "sub/y.txt").read_bytes() == b"22"
+    with local_copy(base / "a/sub/y.txt", config) as copy:
+        assert copy.read_bytes() == b"22"
     with pytest.raises(FileNotFoundError), local_copy(base / "nothing", config):
         pass
     remove_folder(base)
