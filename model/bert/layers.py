@@ -271,7 +271,7 @@ class EncoderLayer(keras.layers.Layer):
         x = keras.KerasTensor((batch, rows, hidden_size), dtype=self.product_dtype)
         if not return_attention_scores:
             return x
-        shape = (batch, self.num_heads, rows, padding_mask.shape[1])
+        shape = (batch, self.num_heads, rows, padding_mask.shape[-1])
         return x, keras.KerasTensor(shape, dtype=self.product_dtype)
 
     def projections(self, inputs: Any) -> dict[str, tf.Tensor]:

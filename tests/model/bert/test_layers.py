@@ -187,14 +187,17 @@ def test_dtypes_and_shapes(case: Case, policy: str) -> None:
 
 
 @pytest.mark.parametrize("length", [None, L])
+@pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("return_attention_scores", [False, True])
 @pytest.mark.parametrize("positions", [None, keras.Input((P,), dtype="int32")])
 def test_symbolic_outputs_of_encoder_layer_are_those_keras_traces(
-    positions: Any, return_attention_scores: bool, length: int | None, policy: str
+    positions: Any, return_attention_scores: bool, is_packed: bool, length: int | None, policy: str
 ) -> None:
     layer = encoder_layer()
-    inputs = keras.Input((length, H)), keras.Input((length,), dtype="int32")
-    layer(*inputs)
+    rows = length if positions is None else P
+    mask_shape = (rows, length) if is_packed else (length,)
+    inputs = keras.Input((length, H)), keras.Input(mask_shape, dtype="int32")
+    layer(*inputs, positions=positions)
     more = {"positions": positions, "return_attention_scores": return_attention_scores}
     symbolic = layer.compute_output_spec(*inputs, **more)
     traced = super(EncoderLayer, layer).compute_output_spec(*inputs, **more)
