@@ -288,7 +288,7 @@ def settings_from_yaml(
             unknown = f"unknown option {reprlib.repr(key)}"
             raise InputError(f"`{given_as}` {path}: {unknown}{did_you_mean(name, known)}")
         if name in seen:
-            raise InputError(f"`{given_as}` {path}: option {key!r} stands there twice")
+            raise InputError(f"`{given_as}` {path}: option {key!r} appears twice")
         seen.add(name)
         if value is None is defaults[known[name]]:
             continue  # `option:` without a value means the default

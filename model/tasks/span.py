@@ -461,7 +461,7 @@ def _expected_answers(row: Mapping[str, np.ndarray], answer: Mapping[str, np.nda
     words = list(zip(*ends_of_words, strict=True))[:count]
     of_chosen = np.array([of_spans.get(each, np.inf) for each in words])
     if len(set(words)) < count:
-        of_chosen = np.full(count, np.inf)  # one of them stands there twice
+        of_chosen = np.full(count, np.inf)  # a span was given twice
     passage = row["passage"].item()
     places = [_expected_places(passage, *each) for each in words]
     found = {

@@ -196,7 +196,7 @@ def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> No
         ("input: [[a]]", r"option 'input' is \['a'\]; expected a single value"),
         ("vocab: {a: b}", r"option 'vocab' is {'a': 'b'}; expected a single value"),
         ("seed: 1\nseed: 2", "line 2: seed stands in line 1, too"),
-        ("mask-rate: 0.1\nmask_rate: 0.2", "option 'mask_rate' stands there twice"),
+        ("mask-rate: 0.1\nmask_rate: 0.2", "option 'mask_rate' appears twice"),
         ("seed: 010", "010 is a number with the base 8"),
         ("seed: 2026-99-99", "cannot be read as YAML: month must be in"),
         ("seed: " + "9" * 5000, "cannot be read as YAML: Exceeds the limit"),
