@@ -52,6 +52,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their parameter: compressed ones may hold the time, other in each process."""
+    return argname if isinstance(val, bytes) else None
+
+
 TOPICS = {
     "sea": ["boat", "wave", "harbour", "sailor", "anchor", "tide", "fish", "net", "gull", "storm"],
     "wood": ["oak", "fox", "moss", "path", "deer", "root", "owl", "fern", "brook", "shade"],
