@@ -2,6 +2,9 @@
 
     bands of signatures → group by band → edges → star operations → marks for the shards
 
+If documents have ids, those whose id another document has are left out first: a shard does not use
+them, so none of them may be the one that is kept of a cluster.
+
 The rows of every step are packed into bytes and partitioned by a hash, so that elements are few and
 large and go through the same grouping as documents, in bounded memory. Star operations are
 unrolled, since a pipeline has no loops. A cluster that `ROUNDS` of them do not change into a star,
@@ -25,7 +28,7 @@ from pipeline.corpus.clusters import (
 )
 from pipeline.corpus.minhash import Bands, band_hashes
 from pipeline.jobs.shuffle import Group, GroupByShard, Part, Place, partitioned, rows_of
-from pipeline.records.deduplication import near_mark, node_of
+from pipeline.records.deduplication import KEY_BYTES, near_mark, node_of
 from pipeline.records.document import Document
 from pipeline.records.shard import Settings, by_shard
 
@@ -38,24 +41,38 @@ ROUNDS = 4
 BANDS, OPEN = "bands", "open"  # tags of side outputs
 
 
+def signed(bands: Bands) -> np.dtype:
+    """Return the dtype of a document with all of its bands, and whether it has a word."""
+    return np.dtype([("node", NODE), ("bands", "<u8", bands.count), ("has_word", "?")])
+
+
 def banded(
-    documents: Sequence[Document], texts: Sequence[str], bands: Bands, parts: int
+    documents: Sequence[Document],
+    texts: Sequence[str],
+    bands: Bands,
+    parts: int,
+    *,
+    shared_ids: bool = False,
 ) -> Iterator[Part]:
-    """Yield the bands of some documents, `BANDED`, partitioned by band.
+    """Yield the bands of some documents.
 
     Args:
         documents: tokenized documents.
         texts: the text of each.
         bands: how signatures are cut.
         parts: number of partitions.
+        shared_ids: whether documents of different texts may have the same key.
+
+    Returns:
+        `BANDED` by band, or `signed(bands)` by key if keys may be shared.
     """
-    hashes, has_word = band_hashes(texts, bands)
-    nodes = np.frombuffer(b"".join(map(node_of, documents)), NODE)
-    rows = np.empty((int(has_word.sum()), bands.count), BANDED)
-    rows["band"] = hashes[has_word]
-    rows["node"] = nodes[has_word, None]
-    flat = rows.ravel()
-    yield from partitioned(flat, flat["band"] >> np.uint64(32), parts)
+    rows = np.empty(len(documents), signed(bands))
+    rows["node"] = np.frombuffer(b"".join(map(node_of, documents)), NODE)
+    rows["bands"], rows["has_word"] = band_hashes(texts, bands)
+    if shared_ids:
+        yield from partitioned(rows, _first_bytes(rows["node"]), parts)
+    else:
+        yield from _by_band(rows, parts)
 
 
 class NearDuplicates(beam.PTransform):
@@ -64,19 +81,29 @@ class NearDuplicates(beam.PTransform):
     A node may be in several elements.
     """
 
-    def __init__(self, group: GroupByShard, parts: int) -> None:
+    def __init__(
+        self, group: GroupByShard, bands: Bands, parts: int, *, shared_ids: bool = False
+    ) -> None:
         """Find near-duplicates.
 
         Args:
             group: how elements of the same name are grouped.
+            bands: how signatures are cut.
             parts: number of partitions.
+            shared_ids: as in `banded`.
         """
         super().__init__()
         self._group = group
+        self._signed = signed(bands)
         self._parts = parts
+        self._shared_ids = shared_ids
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Return the PCollection of nodes."""
+        if self._shared_ids:
+            rows = self._grouped("Ids", rows) | "Ids" >> beam.FlatMap(
+                _first_of_ids, self._signed, self._parts
+            )
         edges = self._apply("Bands", rows, _edges_of_bands)
         for number in range(1, ROUNDS + 1):
             edges = self._apply(f"Large stars {number}", edges, _large_stars)
@@ -107,9 +134,35 @@ def _edges(groups: Iterable[Group | Place]) -> np.ndarray:
 
 
 def _by_first_node(edges: np.ndarray, parts: int) -> Iterator[Part]:
-    nodes = np.ascontiguousarray(edges[:, 0]).view(np.uint8).reshape(-1, NODE.itemsize)
-    hashes = np.ascontiguousarray(nodes[:, :8]).view("<u8").ravel()  # a node begins with a hash
-    yield from partitioned(edges, hashes, parts)
+    yield from partitioned(edges, _first_bytes(edges[:, 0]), parts)
+
+
+def _first_bytes(nodes: np.ndarray) -> np.ndarray:
+    """Return the first 8 bytes of nodes, which are a part of the hash in their keys: uint64 [N]."""
+    characters = np.ascontiguousarray(nodes).view(np.uint8).reshape(-1, NODE.itemsize)
+    return np.ascontiguousarray(characters[:, :8]).view("<u8").ravel()
+
+
+def _by_band(rows: np.ndarray, parts: int) -> Iterator[Part]:
+    """Yield the bands of documents, `signed` [D], as `BANDED`, partitioned by band."""
+    rows = rows[rows["has_word"]]
+    banded_rows = np.empty(rows["bands"].shape, BANDED)
+    banded_rows["band"] = rows["bands"]
+    banded_rows["node"] = rows["node"][:, None]
+    flat = banded_rows.ravel()
+    yield from partitioned(flat, flat["band"] >> np.uint64(32), parts)
+
+
+def _first_of_ids(
+    element: tuple[str, Iterable[Group | Place]], kind: np.dtype, parts: int
+) -> Iterator[Part]:
+    """Yield as `_by_band`, of the documents with the smallest node of each key."""
+    rows = rows_of(element[1], kind)
+    rows = rows[np.argsort(rows["node"], kind="stable")]
+    keys = np.ascontiguousarray(rows["node"]).astype(f"S{KEY_BYTES}")
+    is_first = np.append(True, keys[1:] != keys[:-1])[: len(rows)]
+    smallest = rows["node"][is_first][np.cumsum(is_first) - 1]
+    yield from _by_band(rows[rows["node"] == smallest], parts)
 
 
 def _edges_of_bands(element: tuple[str, Iterable[Group | Place]], parts: int) -> Iterator[Part]:

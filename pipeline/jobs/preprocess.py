@@ -50,6 +50,7 @@ from pipeline.records.shard import (
     by_shard,
     document_key,
     piece_type,
+    too_few_sentences,
     unknown,
 )
 from pipeline.schema import Compression, finds_near
@@ -118,6 +119,18 @@ class TokenizeDocuments(beam.DoFn):
         yield beam.pvalue.TaggedOutput(DROPPED, rejection.rule)
         yield from recorded(rejection, label, self._settings.shards)
 
+    def _too_short(self, size: int, sentences: bytes) -> Rejection | None:
+        """Return why a document of `size` pieces has too little text; None = it has enough.
+
+        It is left out before it is compared with others: it must not be the one kept of several.
+        """
+        fewest = self._settings.min_document_pieces
+        if not size:
+            return Rejection(EMPTY)
+        if size < fewest:
+            return Rejection(TOO_SHORT, size, fewest)
+        return too_few_sentences(sentences, self._settings)
+
     def _tokenize(self, documents: list[CleanDocument]) -> Iterator[Any]:
         split = [
             split_units(document.text, self._settings, document.language, self._settings.unit)
@@ -138,22 +151,20 @@ class TokenizeDocuments(beam.DoFn):
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
             first += count
-            # Pieces of all sentences of the document.
-            size = int(bounds[-1] - bounds[0])
-            fewest = self._settings.min_document_pieces
-            if size < fewest or size == 0:
-                rejection = Rejection(TOO_SHORT, size, fewest) if size else Rejection(EMPTY)
+            # Drop sentences without a piece, for example those of control characters only.
+            sentences = lengths[lengths > 0].astype(LENGTH).tobytes()
+            rejection = self._too_short(int(bounds[-1] - bounds[0]), sentences)
+            if rejection:
                 yield from self._rejected(rejection, document.label)
                 continue
             key = document_key(document.identity, self._settings.seed)
             ids = pieces[bounds[0] : bounds[-1]].tobytes()
-            # Drop sentences without a piece, for example those of control characters only.
-            sentences = lengths[lengths > 0].astype(LENGTH).tobytes()
             used.append((key, ids, sentences, document.label, packed))
             texts.append(document.text)
         yield from by_shard(used, self._settings).items()
         if finds_near(self._settings.deduplicate):
-            for part in banded(used, texts, self._settings.bands, self._parts):
+            how = self._settings
+            for part in banded(used, texts, how.bands, self._parts, shared_ids=how.shared_ids):
                 yield beam.pvalue.TaggedOutput(BANDS, part)
 
 
@@ -204,7 +215,7 @@ class WriteShard(beam.DoFn):
             **unknown(kept, piece, self._vocabulary.unk_id),
         )
         # Documents with the same id draw the same random numbers.
-        if maker.settings.id_column and (shared := len(kept) - len({key for key, *_ in kept})):
+        if maker.settings.shared_ids and (shared := len(kept) - len({key for key, *_ in kept})):
             statistics["shared_ids"] = shared
         temporary = joined(self._temporary, f"{name}.{uuid.uuid4().hex}")
         compression = maker.settings.compression
@@ -291,7 +302,8 @@ def run_job(
         skip_damaged: True = use damaged files up to the damage; False = fail the job.
         labelled: whether rejected documents are written to files.
     """
-    settings = datasets[0]
+    # A document with too few sentences for the shortest records has too few for the others.
+    settings = min(datasets, key=lambda dataset: dataset.max_seq_length)
     # Only local runners spill, so their files need not travel to a remote folder and back.
     spilled = temporary if is_local_path(temporary) or tally is None else tally
     report = joined(temporary, "report.json")
@@ -350,7 +362,8 @@ def _compared(
     compared = {name: tokenized[name] for name in (DROPPED, REJECTED)}
     documents = tokenized.documents
     if finds_near(settings.deduplicate):
-        near = tokenized[BANDS] | NearDuplicates(group, parts) | beam.FlatMap(marks, settings)
+        find = NearDuplicates(group, settings.bands, parts, shared_ids=settings.shared_ids)
+        near = tokenized[BANDS] | find | beam.FlatMap(marks, settings)
         documents = (documents, near) | "Documents and marks" >> beam.Flatten()
     if settings.unit:
         distinct = documents | "Distinct" >> RemoveRepeats(vocabulary, settings, group, parts)

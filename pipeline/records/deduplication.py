@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.records.document import LENGTH, UNIT, Document
 
-FINGERPRINT_BYTES = 8
+KEY_BYTES, FINGERPRINT_BYTES = 16, 8
 
 ROW = np.dtype([("hash", "<u8"), ("key", "S16"), ("number", "<i4")])
 """A unit of text: hash of its words, key of its document, its number there."""

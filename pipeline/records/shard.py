@@ -15,7 +15,7 @@ from pipeline.corpus.minhash import Bands
 from pipeline.corpus.readers import CorpusFormat
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.manifest import shard_file
-from pipeline.records.deduplication import node_of, separated, without_units
+from pipeline.records.deduplication import KEY_BYTES, node_of, separated, without_units
 from pipeline.records.document import LENGTH, Document
 from pipeline.records.masking import Masker, prediction_limits, record_seeds
 from pipeline.records.packing import pack, pairs_of_records
@@ -30,6 +30,7 @@ from pipeline.schema import (
     Pairing,
     Unit,
     compared_unit,
+    finds_near,
     record_features,
 )
 from pipeline.text.inputs import Marks
@@ -79,9 +80,20 @@ class Settings(CorpusFormat):
         return compared_unit(self.deduplicate)
 
     @property
+    def shared_ids(self) -> bool:
+        """Whether documents of different texts may have the same key."""
+        return self.id_column is not None
+
+    @property
     def bands(self) -> Bands:
         """How MinHash signatures are cut."""
         return Bands(self.minhash_bands, self.minhash_rows)
+
+    @property
+    def longest_sentence(self) -> int:
+        """Maximum number of pieces in a sentence: with a pair, two must fit into a record."""
+        most = self.max_seq_length - SPECIAL_PIECES[self.pairing]
+        return most if self.pairing == "none" else most // 2
 
     @property
     def shards_by_split(self) -> dict[Split, int]:
@@ -121,13 +133,28 @@ def shard_files(settings: Settings) -> list[str]:
 
 
 def document_key(identity: str, seed: int) -> bytes:
-    """Return a document's key: a hash of its id or text and of the seed, 16 bytes."""
-    return hashlib.blake2b(identity.encode(), digest_size=16, key=str(seed).encode()).digest()
+    """Return a document's key: a hash of its id or text and of the seed, `KEY_BYTES` long."""
+    return hashlib.blake2b(
+        identity.encode(), digest_size=KEY_BYTES, key=str(seed).encode()
+    ).digest()
 
 
 def piece_type(vocabulary: Vocabulary) -> np.dtype:
     """Return the smallest dtype that can represent every piece id."""
     return np.dtype("<u2") if len(vocabulary) <= 1 << 16 else np.dtype("<u4")
+
+
+def too_few_sentences(lengths: bytes, settings: Settings) -> Rejection | None:
+    """Return why a document's sentences, after long ones are split, make no pair; None = they do.
+
+    Args:
+        lengths: number of pieces of each sentence, in dtype `LENGTH`.
+        settings: settings of the dataset.
+    """
+    if settings.pairing != "sop":
+        return None
+    count = len(split_long(np.frombuffer(lengths, LENGTH), settings.longest_sentence))
+    return Rejection(TOO_SHORT, count, 2) if count < 2 else None
 
 
 def unknown(documents: Sequence[Document], piece: np.dtype, unk_id: int) -> dict[str, int]:
@@ -237,6 +264,9 @@ class ShardMaker:
         """
         # Beam delivers documents in any order; sorting makes the bytes of a shard reproducible.
         ordered, near, repeated = separated(sorted(documents))
+        if self.settings.shared_ids and finds_near(self.settings.deduplicate):
+            # Of an id, the document that was compared with others is used (`near_duplicates.py`).
+            ordered.sort(key=node_of)
         kept: list[Document] = []
         rejected: list[tuple[Document, Rejection]] = []
         keys: set[bytes] = set()
@@ -267,32 +297,19 @@ class ShardMaker:
             return Rejection(self._repeated, removed)
         if removed and (size := len(ids) // self._piece.itemsize) < fewest:
             return Rejection(TOO_SHORT, size, fewest)
-        if self.settings.pairing == "sop" and (count := self._sentences(document)) < 2:
-            return Rejection(TOO_SHORT, count, 2)
-        return None
+        return too_few_sentences(document[2], self.settings)
 
     @property
     def _repeated(self) -> str:
         """Name of the rule that rejects documents whose units all are repeats of others."""
         return f"repeated_{self.settings.unit}"
 
-    @property
-    def _longest_sentence(self) -> int:
-        """Maximum number of pieces in a sentence: with a pair, two must fit into a record."""
-        most = self.settings.max_seq_length - SPECIAL_PIECES[self.settings.pairing]
-        return most if self.settings.pairing == "none" else most // 2
-
-    def _sentences(self, document: Document) -> int:
-        """Return the number of sentences in a document after splitting long ones."""
-        _, _, lengths, *_ = document
-        return len(split_long(np.frombuffer(lengths, LENGTH), self._longest_sentence))
-
     def text(self, documents: Iterable[Document]) -> ShardText:
         """Return the concatenated documents."""
         separator = b""
         if self.settings.pairing == "none":
             separator = self._piece.type(self._vocabulary.sep_id).tobytes()
-        return shard_text(documents, self._piece, self._longest_sentence, separator)
+        return shard_text(documents, self._piece, self.settings.longest_sentence, separator)
 
     def records(
         self, text: ShardText, name: str, statistics: Counter[str]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -102,7 +103,7 @@ def marked(texts: list[str], folder: Path, *, parts: int = 3, batches: int = 7) 
             pipeline
             | beam.Create([texts[first::batches] for first in range(batches)])
             | beam.FlatMap(lambda each: banded(documents_of(each), each, Bands(14, 8), parts))
-            | NearDuplicates(GroupByShard(str(folder), through_files=True), parts)
+            | NearDuplicates(GroupByShard(str(folder), through_files=True), Bands(14, 8), parts)
             | beam.Map(write_nodes, str(folder))
         )
     nodes = b"".join(path.read_bytes() for path in folder.glob("*.nodes"))
@@ -246,18 +247,60 @@ def test_same_bytes_from_several_processes(
     assert contents(tmp_path / "ds") == contents(dataset)
 
 
-def test_one_id_with_two_texts_is_not_a_near_duplicate_of_itself(
-    texts: list[str], vocab_path: Path, tmp_path: Path
-) -> None:
-    """Documents with the same id are duplicates; a copy of a removed text is kept."""
-    other = random_texts(2, seed=8)
-    rows = [(0, texts[0]), (1, other[0]), (1, other[1]), (2, other[0]), (3, other[1])]
-    corpus = tmp_path / "in.jsonl"
+def texts_left(
+    rows: list[tuple[int, str]], vocab: Path, folder: Path, *flags: str
+) -> tuple[set[str], Counter[str]]:
+    """The distinct texts of documents that a job uses, and the documents dropped by rule."""
+    corpus = folder / "in.jsonl"
     corpus.write_text("\n".join(json.dumps({"id": i, "text": text}) for i, text in rows))
-    more = ["--id-column", "id", "--deduplicate", "near", "--shards", "1", "--eval-rate", "0"]
-    assert preprocess(corpus, vocab_path, tmp_path / "ds", *more) == 0
-    dropped = read_manifest(tmp_path / "ds").dropped_documents
-    assert dropped["duplicate"] + dropped["near_duplicate"] <= 3
+    more = ["--id-column", "id", "--shards", "1", "--eval-rate", "0", *flags]
+    more += ["--rejected", str(folder / "rejected")]
+    assert preprocess(corpus, vocab, folder / "ds", *more) == 0
+    left = Counter((i, text[:200]) for i, text in rows)
+    for path in (folder / "rejected").glob("*.jsonl"):
+        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            left[line["id"], line["excerpt"]] -= 1
+    return {text for (_, text), count in left.items() if count}, Counter(
+        read_manifest(folder / "ds").dropped_documents
+    )
+
+
+@pytest.mark.parametrize("deduplicate", ["near", "near+paragraphs", "near+lines"])
+def test_a_document_left_out_because_of_its_id_is_not_the_one_kept_of_its_cluster(
+    deduplicate: str, vocab_path: Path, tmp_path: Path
+) -> None:
+    """Of texts with an id of their own, one copy stays, whichever document has another's id."""
+    rng = Random(5)
+    rows: list[tuple[int, str]] = []
+    owned: list[set[str]] = []
+    for number, text in enumerate(random_texts(40, seed=8)):
+        copies = [changed(text, 0.003, rng) for _ in range(3)]
+        rows.append((number, f"Another text of number {number}. " + random_texts(1, number)[0]))
+        rows += [(number, text), *((100 * number + 50 + i, copy) for i, copy in enumerate(copies))]
+        owned.append({each[:200] for each in [text, *copies]})
+    # Documents without a word are in no cluster, and share ids, too.
+    rows += [(number, "... !") for number in range(20)]
+    left, dropped = texts_left(rows, vocab_path, tmp_path, "--deduplicate", deduplicate)
+    assert all(each & left for each in owned)
+    assert dropped["duplicate"] == 40 + 20
+    assert len(rows) - dropped.total() == len({i for i, _ in rows}) - dropped["near_duplicate"]
+
+
+@pytest.mark.parametrize("deduplicate", ["documents", "near"])
+def test_a_document_too_short_for_its_pairs_is_not_the_one_kept(
+    deduplicate: str, vocab_path: Path, tmp_path: Path
+) -> None:
+    """Of a text in one sentence and the same in two, that of two is used: `sop` needs two."""
+    rows: list[tuple[int, str]] = []
+    for number in range(24):
+        words = [f"w{100 * number + i}" for i in range(30)]
+        of_one, of_two = " ".join(words), " ".join(words[:15]) + ". " + " ".join(words[15:])
+        other = number if deduplicate == "documents" else 100 + number
+        rows += [(number, f"{of_one}."), (other, f"{of_two}.".replace(". w", ". W"))]
+    more = ["--deduplicate", deduplicate, "--pairing", "sop", "--max-seq-length", "256"]
+    left, dropped = texts_left(rows, vocab_path, tmp_path, *more)
+    assert left == {text for _, text in rows[1::2]}
+    assert dropped == {"too_short": 24}
 
 
 @pytest.mark.parametrize("flags", [["--minhash-bands", "3"], ["--deduplicate", "--minhash-rows=3"]])
