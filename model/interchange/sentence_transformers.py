@@ -22,6 +22,7 @@ MODULES = "modules.json"
 _SETTINGS = "config_sentence_transformers.json"
 _ENCODER_SETTINGS = "sentence_bert_config.json"
 _CONFIG = "config.json"
+_SIMILARITY, _COSINE = "similarity_fn_name", "cosine"
 
 _ORDER = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 """Modules that our models have, in this order."""
@@ -52,6 +53,7 @@ def read_sentence_transformer(path: Path) -> Imported:
     imported = read_hugging_face(path / folders["Transformer"])
     size = imported.config.hidden_size
     prompts, default = _prompts(path)
+    _check_similarity(path, is_normalized="Normalize" in folders)
     settings = VectorSettings(
         pooling=_pooling(path / folders["Pooling"], size, has_prompts=any(prompts.values())),
         normalize="Normalize" in folders,
@@ -151,6 +153,26 @@ def _prompts(path: Path) -> tuple[dict[str, str], str]:
     return prompts, default
 
 
+def _check_similarity(path: Path, *, is_normalized: bool) -> None:
+    """Refuse a model whose vectors are compared by something else than their cosine.
+
+    sentence-transformers takes the cosine for null and for no setting. The dot product of vectors
+    of length 1 is their cosine.
+
+    Raises:
+        InputError: the setting is another one.
+    """
+    settings = read_json(path, _SETTINGS) or CheckpointSettings(path / _SETTINGS, {})
+    name = settings.get(_SIMILARITY, str) or _COSINE
+    if name == _COSINE or (name == "dot" and is_normalized):
+        return
+    raise settings.error(
+        _SIMILARITY,
+        f"{shown(name)} is not supported; vectors are compared by their cosine (set it to "
+        f"{_COSINE} to import the model all the same)",
+    )
+
+
 def _max_seq_length(folder: Path, imported: Imported) -> int:
     """Return the largest sequence length, in pieces.
 
@@ -190,7 +212,7 @@ def sentence_transformer_files(vectors: VectorSettings, size: int, texts: TextFa
         _SETTINGS: {
             "prompts": dict(vectors.prompts),
             "default_prompt_name": vectors.default_prompt or None,
-            "similarity_fn_name": "cosine",
+            _SIMILARITY: _COSINE,
         },
         f"{folders['Pooling']}/{_CONFIG}": {"word_embedding_dimension": size, **modes},
     }

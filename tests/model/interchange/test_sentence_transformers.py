@@ -86,10 +86,10 @@ def test_the_published_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, GOLDEN["minilm"], atol=1e-5)
 
 
-def changed(tmp_path: Path, name: str, change: Any) -> Path:
+def changed(tmp_path: Path, name: str, change: Any, model: str = "max") -> Path:
     """Return a copy of a model with another value in a JSON file."""
     folder = tmp_path / "changed"
-    shutil.copytree(FOLDER / "max", folder)
+    shutil.copytree(FOLDER / model, folder)
     values = json.loads((folder / name).read_text())
     change(values)
     (folder / name).write_text(json.dumps(values))
@@ -134,6 +134,11 @@ DENSE = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformer
             lambda values: values.update(truncate_dim=4),
             "truncate_dim is not supported",
         ),
+        (
+            "config_sentence_transformers.json",
+            lambda values: values.update(similarity_fn_name="euclidean"),
+            "similarity_fn_name euclidean is not supported; vectors are compared by their cosine",
+        ),
     ],
 )
 def test_unsupported_settings_are_refused_by_name(
@@ -141,6 +146,20 @@ def test_unsupported_settings_are_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=message):
         imported(changed(tmp_path, file, change), tmp_path / "run")
+
+
+def test_dot_products_are_cosines_only_of_vectors_of_length_1(tmp_path: Path) -> None:
+    def change(values: Any) -> None:
+        values["similarity_fn_name"] = "dot"
+
+    settings = "config_sentence_transformers.json"
+    (tmp_path / "normalized").mkdir()
+    run = imported(changed(tmp_path / "normalized", settings, change), tmp_path / "run")
+    task = load_run(run).task
+    assert task is not None
+    assert task.vectors == MODELS["max"]
+    with pytest.raises(InputError, match="similarity_fn_name dot is not supported"):
+        imported(changed(tmp_path, settings, change, "cls"), tmp_path / "refused")
 
 
 @pytest.mark.parametrize(
