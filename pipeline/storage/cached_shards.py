@@ -14,8 +14,9 @@ AHEAD_SHARE = 0.5
 """Share of the cache for files that were fetched and not read yet."""
 
 _MOST_SKIPPED = 1024
-"""Entries of the order that are skipped at a time because their file is ahead already: streams
-share files, and the order of a dataset that fits into the cache has nothing else, without end."""
+"""Entries of the order that may be skipped because their file is ahead already, and one more for
+each file that is read. Streams share files, and the order of a dataset that fits into the cache has
+nothing else, without end: looking further at each reading took more time than the reading."""
 
 
 class CachedShardFiles(ShardFiles):
@@ -36,13 +37,15 @@ class CachedShardFiles(ShardFiles):
         self._most_ahead_bytes = config.cache_gb * 1e9 * AHEAD_SHARE
         self._ahead: dict[str, int] = {}  # size of each file that was fetched and not read yet
         self._upcoming: Iterator[tuple[int, Shard]] | None = None
-        self._changed = threading.Condition()  # held while the two above change
+        self._skips_left = _MOST_SKIPPED
+        self._changed = threading.Condition()  # held while the three above change
 
     def expect(self, upcoming: Iterator[tuple[int, Shard]]) -> None:
         """Fetch the files that will be read, in the background, in the order of their use."""
         with self._changed:
             self._upcoming = upcoming
             self._ahead.clear()
+            self._skips_left = _MOST_SKIPPED
             self._changed.notify_all()
         for _ in range(DOWNLOADS_AT_ONCE):
             threading.Thread(
@@ -68,6 +71,7 @@ class CachedShardFiles(ShardFiles):
         """
         with self._changed:
             if self._ahead.pop(shard.name, None) is not None:
+                self._skips_left = min(self._skips_left + 1, _MOST_SKIPPED)
                 self._changed.notify_all()
         with self._copy(shard) as path:
             yield path
@@ -92,17 +96,15 @@ class CachedShardFiles(ShardFiles):
 
     def _next(self, upcoming: Iterator[tuple[int, Shard]]) -> Shard | None:
         """Return the next file to fetch, once there is room for it; None if others are expected."""
-        skipped = 0
         with self._changed:
             while self._upcoming is upcoming:
                 is_full = sum(self._ahead.values()) >= self._most_ahead_bytes
-                if is_full or skipped > _MOST_SKIPPED:
+                if is_full or not self._skips_left:
                     self._changed.wait()
-                    skipped = 0
                     continue
                 _, shard = next(upcoming)
                 if shard.name not in self._ahead:
                     self._ahead[shard.name] = shard.size_bytes
                     return shard
-                skipped += 1
+                self._skips_left -= 1
         return None
