@@ -47,10 +47,11 @@ class Scheme:
         module: module of the fsspec filesystem.
         name: its class.
         attempts: attempts of an operation. Google's library repeats requests itself, for some 30
-            seconds, and Azure's for a minute.
+            seconds.
         extra: extra of this package that installs the module; None = nothing to install.
         options: returns the arguments of the class.
         loggers: names of the libraries' loggers, which would print their lines before our error.
+        adapt: changes in a new filesystem what its arguments cannot set; None = nothing.
     """
 
     module: str
@@ -59,6 +60,7 @@ class Scheme:
     extra: str | None = None
     options: Callable[[], JsonObject] = field(default=dict)
     loggers: tuple[str, ...] = ()
+    adapt: Callable[[Any], None] | None = None
 
 
 def _s3_options() -> JsonObject:
@@ -83,10 +85,34 @@ def _azure_options() -> JsonObject:
     return {"connection_timeout": 5, "read_timeout": REQUEST_SECS, "use_listings_cache": False}
 
 
+def _without_azure_retries(store: Any) -> None:
+    """Give a filesystem of `adlfs` a client that sends each request once, within the time limits.
+
+    Azure's library repeats requests for 80 seconds, even if it has no credentials to send. `adlfs`
+    has no argument for that, and passes its time limits to uploads and downloads only.
+    """
+    client = store.service_client
+    store.service_client = type(client)(
+        client.url,
+        credential=client.credential,
+        retry_total=0,
+        connection_timeout=5,
+        read_timeout=REQUEST_SECS,
+    )
+
+
 SCHEMES: dict[str, Scheme] = {
     "gs": Scheme("gcsfs.core", "GCSFileSystem", 1, "gcs", _gcs_options, ("gcsfs",)),
     "s3": Scheme("s3fs", "S3FileSystem", 5, "s3", _s3_options, ("s3fs",)),
-    "az": Scheme("adlfs", "AzureBlobFileSystem", 1, "azure", _azure_options, ("adlfs", "azure")),
+    "az": Scheme(
+        "adlfs",
+        "AzureBlobFileSystem",
+        5,
+        "azure",
+        _azure_options,
+        ("adlfs", "azure"),
+        _without_azure_retries,
+    ),
     "hdfs": Scheme("fsspec.implementations.arrow", "HadoopFileSystem", 3),
 }
 """The supported URL schemes."""
@@ -272,10 +298,14 @@ class RemoteFileSystem(AbstractFileSystem):
                 f"{extra if scheme.extra else f': {error}'}"
             ) from error
         try:
-            return kind(**scheme.options() | self.storage_options, skip_instance_cache=True)
+            store = kind(**scheme.options() | self.storage_options, skip_instance_cache=True)
+            if scheme.adapt:
+                scheme.adapt(store)
+            return store
         except (ValueError, OSError) as error:  # no account, no credentials, no Java
             reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{self.scheme}:// cannot be used: {reason}") from error
+            hint = "; it needs Java and Hadoop's libhdfs" if self.scheme == "hdfs" else ""
+            raise InputError(f"{self.scheme}:// cannot be used: {reason}{hint}") from error
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str | int]:
@@ -538,7 +568,9 @@ def _converted(error: Exception, url: str) -> Exception:
         return error
     if names & _NO_CREDENTIALS:
         return InputError(f"{url}: no valid credentials: {reason}")
-    if isinstance(error, PermissionError) or status in _DENIED:
+    # gcsfs raises a bare `OSError` for 403.
+    is_forbidden = isinstance(error, OSError) and reason.startswith("Forbidden: ")
+    if isinstance(error, PermissionError) or is_forbidden or status in _DENIED:
         return InputError(
             f"{url}: access denied: {reason}; check the credentials and their permissions"
         )

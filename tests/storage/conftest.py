@@ -1,6 +1,7 @@
 """Object stores on loopback, and a network that fails."""
 
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -55,14 +56,19 @@ def _no_connections_of_other_tests() -> None:
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory, free_ports) -> Iterator[tuple[int, Path]]:
-    """An S3 server over a folder: its port, and the folder of its bucket `bucket`."""
-    folder = tmp_path_factory.mktemp("s3")
+    """An S3 server over a folder: its port, and the folder of its bucket `bucket`.
+
+    Its second account `other` has no rights.
+    """
+    folder, accounts = tmp_path_factory.mktemp("s3"), tmp_path_factory.mktemp("accounts")
     (folder / "bucket").mkdir()
+    other = {"access": "other", "secret": "other-secret", "role": "user"}
+    (accounts / "users.json").write_text(json.dumps({"accessAccounts": {"other": other}}))
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     process = started(
         "versitygw", port, "--access", "key", "--secret", "secret", "--port", address, "--quiet",
-        "posix", str(folder),
+        "--iam-dir", str(accounts), "posix", str(folder),
     )  # fmt: skip
     yield port, folder / "bucket"
     process.kill()
@@ -179,7 +185,7 @@ class Network(ThreadingHTTPServer):
     """A proxy in front of a store. No request for an object fails twice in a row.
 
     Attributes:
-        fault: returns what happens to a request: "", "503", "stall" or "cut".
+        fault: returns what happens to a request: "", "stall", "cut" or the status to answer with.
         seen: called for each request.
         requests: number of requests.
         faults: number of requests by what happened to them.
@@ -221,8 +227,8 @@ class _Forward(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         body = self._body()
         fault = self.server.next_fault(f"{self.command} {self.path.split('?')[0]}")
-        if fault == "503":
-            self.send_response(503)
+        if fault.isdigit():
+            self.send_response(int(fault))
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -276,6 +282,32 @@ def network(s3) -> Iterator[Network]:
     threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
     yield proxy
     proxy.shutdown()
+
+
+@pytest.fixture
+def network_of(
+    s3, gcs, azure, s3_environment, gcs_environment, azure_environment, monkeypatch
+) -> Iterator[Callable[[str], Network]]:
+    """The function that puts a network between this process and the server of a scheme."""
+    servers = {
+        "s3": (s3[0], s3_environment),
+        "gs": (gcs, gcs_environment),
+        "az": (azure, azure_environment),
+    }
+    networks = []
+
+    def started(scheme: str) -> Network:
+        port, environment = servers[scheme]
+        networks.append(Network(port))
+        threading.Thread(target=networks[-1].serve_forever, args=(0.01,), daemon=True).start()
+        for name, value in environment(networks[-1].port).items():
+            monkeypatch.setenv(name, value)
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()
+        return networks[-1]
+
+    yield started
+    for network in networks:
+        network.shutdown()
 
 
 @pytest.fixture(scope="session")

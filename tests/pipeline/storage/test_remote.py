@@ -94,6 +94,10 @@ class HttpError(Exception):
         (PermissionError("Forbidden"), "access denied: Forbidden"),
         (HttpError(401), "access denied: status 401"),
         (HttpError(403), "access denied: status 403"),
+        (
+            OSError("Forbidden: b/bucket/o\nno access"),
+            "access denied: Forbidden: b/bucket/o no acc",
+        ),
     ],
 )
 def test_refusals_are_not_retried(store, error, message):
@@ -196,6 +200,18 @@ def test_hdfs_keeps_the_host_in_its_paths(tmp_path, monkeypatch):
     assert str(path) == f"hdfs://namenode:8020{tmp_path}/x.txt"
     assert [str(each) for each in path.parent.iterdir()] == [str(path)]
     assert match_files([str(path.parent / "*.txt")]) == {str(path): 4}
+    type(path.fs).clear_instance_cache()
+
+
+def test_what_hdfs_needs_is_named(monkeypatch):
+    def hadoop(**_: object) -> None:
+        raise OSError("Unable to load libjvm\ndlopen failed " + "x" * 400)
+
+    monkeypatch.setattr("fsspec.implementations.arrow.HadoopFileSystem", hadoop)
+    path = path_from("hdfs://namenode/x")
+    type(path.fs).clear_instance_cache()
+    with pytest.raises(InputError, match=r"cannot be used: Unable to load .*Hadoop's libhdfs$"):
+        path.read_bytes()
     type(path.fs).clear_instance_cache()
 
 
