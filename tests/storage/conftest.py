@@ -186,7 +186,7 @@ class Network(ThreadingHTTPServer):
 
     Attributes:
         fault: returns what happens to a request: "", "stall", "cut" or the status to answer with.
-        seen: called for each request.
+        seen: called with the number, method and path of each request before it is forwarded.
         requests: number of requests.
         faults: number of requests by what happened to them.
     """
@@ -198,7 +198,7 @@ class Network(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Forward)
         self.upstream = upstream
         self.fault: Callable[[str], str] = lambda key: ""
-        self.seen: Callable[[int], None] = lambda number: None
+        self.seen: Callable[[int, str], None] = lambda number, key: None
         self.requests = 0
         self.faults: dict[str, int] = {}
         self.lock = threading.Lock()
@@ -216,7 +216,7 @@ class Network(ThreadingHTTPServer):
             number = self.requests
             fault = self.fault(key)
             self.faults[fault] = self.faults.get(fault, 0) + 1
-        self.seen(number)
+        self.seen(number, key)
         return fault
 
 

@@ -1,6 +1,7 @@
 """All commands on S3, GCS and Azure servers, through a failing network, and killed."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -8,7 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline.errors import InputError
 from pipeline.manifest import MANIFEST
@@ -195,11 +198,11 @@ def test_interrupted_preprocess_leaves_no_dataset_and_removes_only_its_own(
         process = through_network.start(*preprocess(base))
         network.requests = 0
         at = max(1, total * (2 * moment + 1) // 20)
-        network.seen = lambda number, at=at, p=process, stop=stop: (
+        network.seen = lambda number, key, at=at, p=process, stop=stop: (
             p.send_signal(stop) if number == at else None
         )
         _, err = process.communicate(timeout=600)
-        network.seen = lambda number: None
+        network.seen = lambda number, key: None
         left = objects(folder)
         assert before.items() <= left.items()
         if f"dataset/{MANIFEST}" in left:  # the signal came after the dataset was published
@@ -301,15 +304,45 @@ def test_second_training_of_a_remote_run_is_refused(on_s3, prose_corpus, vocab_p
     assert not path_from(f"{base}/run/.lease").exists()
 
 
-def test_killed_training_resumes_on_another_machine(
-    on_s3, commands, prose_corpus, vocab_path, tmp_path
+def killed_while_uploading(network, process: subprocess.Popen, base: str) -> str:
+    """Kill a training when it uploads the second file of its second checkpoint; return its name."""
+    begun: dict[str, set[str]] = {}
+    pattern = re.compile(f"PUT /{base.removeprefix('s3://')}/run/checkpoints/(step-[0-9]+)/(.+)")
+
+    def seen(_: int, key: str) -> None:
+        if put := pattern.fullmatch(key):
+            step, name = put.groups()
+            begun.setdefault(step, set()).add(name)
+            if len(begun) == len(begun[step]) == 2:
+                process.kill()
+
+    network.seen = seen
+    try:
+        out, err = process.communicate(timeout=600)
+    finally:
+        network.seen = lambda number, key: None
+    assert process.returncode == -signal.SIGKILL, (out, err)
+    return [*begun][1]
+
+
+def weights_of(run: Path) -> dict[str, np.ndarray]:
+    """Weights of the model in the last checkpoint of a run in a local folder."""
+    reader = tf.train.load_checkpoint(str(run / "checkpoints" / "step-00000024" / "checkpoint"))
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_training_killed_during_an_upload_resumes_on_another_machine(
+    on_s3, s3, network, s3_environment, commands, prose_corpus, vocab_path, tmp_path
 ):
     base = "s3://bucket/moved"
     train = ready_to_train(on_s3, base, prose_corpus, vocab_path)
-    killed = on_s3.start(*train)
-    wait_for(lambda: checkpoints(base), killed)
-    killed.kill()
-    killed.communicate()
+    killed = commands(s3_environment(network.port), tmp_path).start(*train)
+    half = killed_while_uploading(network, killed, base)
+    checkpoint = path_from(f"{base}/run/checkpoints/{half}")
+    assert [*checkpoint.iterdir()]
+    assert not (checkpoint / "checksums.json").exists()
+    (whole,) = checkpoints(base)
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "sitecustomize.py").write_text(
         "import socket\nsocket.gethostname = lambda: 'another'\n"
@@ -319,6 +352,12 @@ def test_killed_training_resumes_on_another_machine(
     _, err = another.run(*train, code=2)
     assert f"is being written by process {killed.pid} on {socket.gethostname()}" in err
     threading.Event().wait(LEASE_SECS)
-    out, _ = another.run(*train, "--json")
+    out, err = another.run(*train, "--json")
+    assert f"step {whole}" in err
     assert json.loads(out)["steps"] == 24
     compare_with_local(on_s3, base, json.loads(out))
+    found, expected = weights_of(s3[1] / "moved" / "run"), weights_of(tmp_path / "local" / "run")
+    assert len(expected) > 10
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
