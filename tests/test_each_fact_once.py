@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,19 +29,29 @@ TF_SERVING = {
 """What TensorFlow Serving fixes; no literal elsewhere may have one of them in it."""
 
 
-def literals() -> Iterator[tuple[str, int, str]]:
-    """Yield the module, the line and the value of every literal string and number in the rooms.
+@cache  # parsing all modules takes a second
+def literals() -> list[tuple[str, int, str]]:
+    """Return the module, the line and the value of every literal string and number in the rooms.
 
     Names that are written without quotation marks are Python's, and mypy checks them. Docstrings
     are for people.
     """
+    found = []
+    for path, tree in sources():
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found += [
+            (path, node.lineno, str(node.value))
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and id(node) not in docstrings
+        ]
+    return found
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """Yield the path and the tree of every module in the rooms."""
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*.py")):
-            tree = ast.parse(path.read_text("utf-8"))
-            docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Constant) and id(node) not in docstrings:
-                    yield path.relative_to(ROOT).as_posix(), node.lineno, str(node.value)
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8"))
 
 
 def test_a_feature_is_named_in_the_schema_alone() -> None:
@@ -106,11 +117,10 @@ def test_constants_of_tensorflow_serving_are_written_once(fact: str) -> None:
 def test_a_class_name_stands_once() -> None:
     """A name tells which class is meant, in the whole project."""
     where: dict[str, list[str]] = {}
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.ClassDef):
-                    where.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(path)
     assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}
 
 

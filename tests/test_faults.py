@@ -87,18 +87,32 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def tuned_runs() -> dict[tuple[object, ...], Path]:
+    """Runs by what they were tuned with; no test changes one."""
+    return {}
+
+
 @pytest.fixture
-def tune(encoder: Path, tmp_path: Path, run: Command) -> Command:
-    """Tune the encoder on one of the files; return the run."""
+def tune(
+    encoder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    run: Command,
+    tuned_runs: dict[tuple[object, ...], Path],
+) -> Command:
+    """Tune the encoder on one of the files, once for all tests; return the run."""
 
     def do(task: str, name: str, *flags: object, steps: int = 60) -> Path:
-        path = tmp_path / f"{task}-run"
+        key = (task, name, *flags, steps)
+        if key in tuned_runs:
+            return tuned_runs[key]
+        path = tmp_path_factory.mktemp("tuned") / f"{task}-run"
         run(
             "finetune", "--task", task, "--train", FAULTS / name, "--init", encoder, "--run", path,
             "--steps", steps, "--batch-size", 8, "--learning-rate", "1e-2", "--no-xla",
             "--precision", "float32", "--max-seq-length", 128, *flags,
         )  # fmt: skip
-        return path
+        return tuned_runs.setdefault(key, path)
 
     return do
 

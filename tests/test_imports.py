@@ -27,16 +27,19 @@ def modules() -> dict[str, Path]:
     }
 
 
-def imported(module: str) -> Iterator[str]:
+@cache
+def imported(module: str) -> list[str]:
     """Names of everything that a module imports, at its top or later."""
+    found = []
     for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: a relative import"
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
-                yield name if name in modules() else str(node.module)
+                found.append(name if name in modules() else str(node.module))
+    return found
 
 
 @cache

@@ -104,6 +104,14 @@ def test_dynamic_masks_of_the_eval_split_stay(dynamic: Path, vocab_path: Path) -
     assert (found[0]["input_ids"] == Vocabulary.read(vocab_path).mask_id).sum() > 20
 
 
+def small_model(folder: Path, manifest: Manifest) -> Path:
+    """Write a config of one layer: most of such a test is tracing and compiling."""
+    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}
+    model = {**sizes, "intermediate_size": 32, "vocab_size": manifest.vocab_size}
+    (folder / "model.json").write_text(json.dumps(model))
+    return folder / "model.json"
+
+
 def test_training_without_pairs(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,13 +119,11 @@ def test_training_without_pairs(
     dataset, run = tmp_path / "ds", tmp_path / "run"
     kind = ["--pairing", "none", "--masks", "dynamic", "--compression", "gzip"]
     make(prose_corpus, vocab_path, dataset, *kind)
-    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}
-    model = {**sizes, "intermediate_size": 32, "vocab_size": read_manifest(dataset).vocab_size}
-    (tmp_path / "model.json").write_text(json.dumps(model))
-    where = ["--dataset", str(dataset), "--run", str(run), "--model", str(tmp_path / "model.json")]
+    model = small_model(tmp_path, read_manifest(dataset))
+    where = ["--dataset", str(dataset), "--run", str(run), "--model", str(model)]
     how = ["--steps", "150", "--batch-size", "8", "--learning-rate", "0.01", "--seed", "1"]
     capsys.readouterr()
-    assert main(["pretrain", *where, *how, "--json"]) == 0
+    assert main(["pretrain", *where, *how, "--no-xla", "--json"]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
     assert "next sentence" not in said.err
@@ -135,8 +141,8 @@ def test_training_on_swapped_segments(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = tmp_path / "ds"
-    make(prose_corpus, vocab_path, dataset, "--pairing", "sop")
+    model = small_model(tmp_path, make(prose_corpus, vocab_path, dataset, "--pairing", "sop"))
     capsys.readouterr()
-    where = ["--dataset", str(dataset), "--run", str(tmp_path / "run"), "--model", "tiny"]
+    where = ["--dataset", str(dataset), "--run", str(tmp_path / "run"), "--model", str(model)]
     assert main(["pretrain", *where, "--steps", "2", "--no-xla", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["next_sentence_loss"] > 0

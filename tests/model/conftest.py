@@ -176,6 +176,15 @@ def small_config() -> BertConfig:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings draw no curves, which takes a tenth of one of a few steps.
+
+    Runs of fixtures with a larger scope still have theirs.
+    """
+    monkeypatch.setattr("model.training.run_log.draw_curves", lambda *_: None)
+
+
+@pytest.fixture
 def small_model(tmp_path: Path, small_config: BertConfig) -> str:
     """The same config with one layer, as a file for `--model`."""
     path = tmp_path / "small.json"

@@ -30,7 +30,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import sha256
 
 GOOD, BAD = ("fine", "lovely", "great"), ("awful", "dull", "poor")
-pytestmark = pytest.mark.usefixtures("printed_engine_notes")
+pytestmark = pytest.mark.usefixtures("printed_engine_notes", "undrawn")
 
 
 WORDS = ["the", "film", "was", "and", "so", "actors", "plot", "in", "rome", "paris", "who", "."]
@@ -38,13 +38,23 @@ WORDS = ["the", "film", "was", "and", "so", "actors", "plot", "in", "rome", "par
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a small encoder whose weights are random."""
+    """A run of an encoder of one layer whose weights are random: most of a test is tracing."""
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "run", layers=1)
+
+
+@pytest.fixture(scope="module")
+def deep_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with two layers."""
+    return write_encoder(tmp_path_factory.mktemp("deep") / "run", layers=2)
+
+
+def write_encoder(path: Path, *, layers: int) -> Path:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *GOOD, *BAD]
     vocabulary = "".join(f"{piece}\n" for piece in pieces).encode()
     config = BertConfig(
         vocab_size=len(pieces),
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=24,
         max_position_embeddings=24,
@@ -52,7 +62,6 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden_dropout_prob=0.05,
         attention_probs_dropout_prob=0.0,
     )
-    path = tmp_path_factory.mktemp("encoder") / "run"
     facts = TextFacts(sha256(vocabulary), lower_case=True, max_seq_length=24)
     tf.keras.utils.set_random_seed(3)
     weights = weights_by_name(build_model(config, None))
@@ -110,22 +119,44 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def options(encoder: Path, files: dict[str, Path], tmp_path: Path) -> Callable[..., Finetune]:
     """Flags that learn the reviews in a few seconds."""
 
-    def make(**more: Any) -> Finetune:
-        flags: dict[str, Any] = {
-            "task": "single",
-            "train": files["train"],
-            "dev": files["dev"],
-            "init": encoder,
-            "run_dir": tmp_path / "run",
-            "batch_size": 8,
-            "steps": 60,
-            "learning_rate": 1e-2,
-            "precision": "float32",
-            "xla": False,
-        }
-        return Finetune(**flags | more)
+    flags = common_flags(encoder, files) | {"run_dir": tmp_path / "run"}
+    return lambda **more: Finetune(**flags | more)
 
-    return make
+
+def common_flags(encoder: Path, files: dict[str, Path]) -> dict[str, Any]:
+    return {
+        "task": "single",
+        "train": files["train"],
+        "dev": files["dev"],
+        "init": encoder,
+        "batch_size": 8,
+        "steps": 60,
+        "learning_rate": 1e-2,
+        "precision": "float32",
+        "xla": False,
+    }
+
+
+@pytest.fixture(scope="module")
+def tuned(encoder: Path, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run tuned for the reviews' labels in a few steps, not to be changed."""
+    run = tmp_path_factory.mktemp("tuned") / "run"
+    Finetune(**common_flags(encoder, files) | {"run_dir": run, "steps": 30}).run()
+    return run
+
+
+@pytest.fixture(scope="module")
+def answering(
+    encoder: Path, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run tuned for answers in two steps, with a stride of 3; not to be changed."""
+    run = tmp_path_factory.mktemp("answering") / "run"
+    flags = {
+        "task": "span", "train": files["answers"], "dev": None, "steps": 2, "run_dir": run,
+        "max_seq_length": None, "doc_stride": 3,
+    }  # fmt: skip
+    Finetune(**common_flags(encoder, files) | flags).run()
+    return run
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -268,10 +299,10 @@ def test_early_stopping(options: Callable[..., Finetune], tmp_path: Path) -> Non
 
 
 def test_frozen_layers_stay(
-    options: Callable[..., Finetune], encoder: Path, tmp_path: Path
+    options: Callable[..., Finetune], deep_encoder: Path, tmp_path: Path
 ) -> None:
-    options(freeze_layers=1, steps=3).run()
-    before, after = weights(encoder), weights(tmp_path / "run")
+    options(init=deep_encoder, freeze_layers=1, steps=3).run()
+    before, after = weights(deep_encoder), weights(tmp_path / "run")
     same = {name for name, values in after.items() if np.array_equal(values, before.get(name))}
     assert {name.split("/")[0] for name in same} == {
         "token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm",
@@ -280,14 +311,13 @@ def test_frozen_layers_stay(
 
 
 def test_a_run_can_start_from_a_tuned_run(
-    options: Callable[..., Finetune], files: dict[str, Path], tmp_path: Path
+    options: Callable[..., Finetune], files: dict[str, Path], tuned: Path, tmp_path: Path
 ) -> None:
-    options(steps=30).run()
-    best = Evaluate(run_dir=tmp_path / "run", data=files["dev"], xla=False).run()
-    same = options(init=tmp_path / "run", run_dir=tmp_path / "same", steps=1, learning_rate=1e-9)
+    best = Evaluate(run_dir=tuned, data=files["dev"], xla=False).run()
+    same = options(init=tuned, run_dir=tmp_path / "same", steps=1, learning_rate=1e-9)
     assert same.run()["loss"] == pytest.approx(best["loss"], rel=1e-4)  # its head came along
     other = options(
-        init=tmp_path / "run", run_dir=tmp_path / "other", steps=1, task="tagging",
+        init=tuned, run_dir=tmp_path / "other", steps=1, task="tagging",
         train=files["tags"], dev=None,
     )  # fmt: skip
     assert other.run()["split"] == "train"
@@ -318,10 +348,10 @@ def test_empty_texts_are_counted_and_not_learned_from(
     ],
 )
 def test_flags_that_do_not_fit(
-    options: Callable[..., Finetune], more: dict[str, Any], message: str
+    options: Callable[..., Finetune], deep_encoder: Path, more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        options(**more).run()
+        options(init=deep_encoder, **more).run()
 
 
 @pytest.mark.parametrize(
@@ -419,12 +449,8 @@ def test_examples_longer_than_the_model_reads_are_evaluated(
         assert [len(answer["answer"]) for answer in answers] == [len(LONG.split()), 1]
 
 
-def test_evaluation_has_the_stride_of_training(
-    options: Callable[..., Finetune], tmp_path: Path
-) -> None:
-    file = long_examples(tmp_path)["span"][1]
-    options(task="span", train=file, dev=None, steps=1, doc_stride=3).run()
-    assert load_run(tmp_path / "run").doc_stride == 3
+def test_evaluation_has_the_stride_of_training(answering: Path) -> None:
+    assert load_run(answering).doc_stride == 3
 
 
 def test_labels_that_are_not_in_the_training_file(
@@ -481,17 +507,16 @@ def test_evaluation_without_labels(
 
 
 def test_evaluation_with_renamed_labels(
-    options: Callable[..., Finetune], files: dict[str, Path], tmp_path: Path
+    files: dict[str, Path], tuned: Path, tmp_path: Path
 ) -> None:
-    options(steps=3, dev=None).run()
-    expected, _ = evaluated(tmp_path / "run", files["dev"])
+    expected, _ = evaluated(tuned, files["dev"])
     numbers = [(text, str(int(label == "good"))) for text, label in reviews(30, 2)]
     dev = table(tmp_path / "dev.tsv", numbers, "text", "label")
-    found, answers = evaluated(tmp_path / "run", dev, label_map=("0=bad", "1=good"))
+    found, answers = evaluated(tuned, dev, label_map=("0=bad", "1=good"))
     assert found["confusion"] == expected["confusion"]
     assert answers[1]["expected"] == "good"
     with pytest.raises(InputError, match=r"line 2: the label '0' .*map it with `label_map` 0=NAME"):
-        evaluated(tmp_path / "run", dev)
+        evaluated(tuned, dev)
 
 
 def squad(path: Path, *asked: tuple[str, dict[str, Any]]) -> Path:
@@ -505,19 +530,17 @@ def squad(path: Path, *asked: tuple[str, dict[str, Any]]) -> Path:
 
 def test_every_question_has_a_prediction(
     options: Callable[..., Finetune],
-    files: dict[str, Path],
+    answering: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options(task="span", train=files["answers"], dev=None, steps=2, max_seq_length=None).run()
-    run = tmp_path / "run"
     unknown = squad(tmp_path / "unknown.json", ("rome was", {}), ("paris", {}))
-    found, answers = evaluated(run, unknown)
+    found, answers = evaluated(answering, unknown)
     assert {"span_f1", "exact_match", "loss"} & found.keys() == set()
     assert [answer["id"] for answer in answers] == ["0", "1"]
     assert not any("expected" in answer for answer in answers)
     with pytest.raises(InputError, match="no example has a label, so there is nothing to measure"):
-        Evaluate(run_dir=run, data=unknown).run()
+        Evaluate(run_dir=answering, data=unknown).run()
 
     answer = {"text": "rome", "answer_start": 0}
     mixed = squad(
@@ -527,7 +550,7 @@ def test_every_question_has_a_prediction(
         ("so rome was", {"answers": [answer]}),  # not where the file says
         (" \n", {"answers": [], "is_impossible": True}),
     )
-    found, answers = evaluated(run, mixed)
+    found, answers = evaluated(answering, mixed)
     assert [answer["id"] for answer in answers] == ["0", "1", "2", "3"]
     assert [answer.get("expected") for answer in answers] == [["rome"], None, ["rome"], []]
     assert (answers[3]["answer"], answers[3]["score"]) == ("", None)

@@ -32,7 +32,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
 from tests.model.stopping import stop_after
 
-pytestmark = pytest.mark.usefixtures("printed_engine_notes")
+pytestmark = pytest.mark.usefixtures("printed_engine_notes", "undrawn")
 
 
 Options = Callable[..., Pretrain]
@@ -83,7 +83,7 @@ def lines_of(run: Path, split: str) -> list[dict]:
     return [line for line in lines if line["split"] == split]
 
 
-def test_result_and_run(options: Options, small_config: BertConfig) -> None:
+def test_result_and_run(options: Options, finished: Path, small_config: BertConfig) -> None:
     result = options(eval_every_steps=4, checkpoint_every_steps=5).run()
     run = Path(result["run"])
     assert (result["steps"], result["split"]) == (6, "eval")
@@ -105,7 +105,7 @@ def test_result_and_run(options: Options, small_config: BertConfig) -> None:
     assert rates == pytest.approx([0.01, 0.01, 0.008, 0.006, 0.004, 0.002])
     assert load_run(run).config == dataclasses.replace(small_config, num_hidden_layers=1)
     assert list((run / "logs").iterdir())
-    assert (run / "curves.png").stat().st_size > 10_000
+    assert (finished / "curves.png").stat().st_size > 10_000
     for line in lines_of(run, "train"):
         assert 0 < line["padding_rate"] < 0.5  # records have 8 to 16 of 16 positions
         assert 0 <= line["data_wait_rate"] < 1
@@ -391,32 +391,49 @@ def test_the_best_checkpoint_is_that_of_the_lowest_evaluation_loss(options: Opti
     assert (run / "checkpoints" / f"step-{best:08}").exists()
 
 
-@pytest.fixture
-def two_phases(
-    options: Options, make_dataset: Callable, small_config: BertConfig, tmp_path: Path
-) -> Options:
-    """Flags for five steps on records of 16, and three on records of 24."""
-    make_dataset(tmp_path / "long", max_seq_length=24, max_predictions=5, seed=2)
+@pytest.fixture(scope="module")
+def phases(
+    make_dataset: Callable, small_config: BertConfig, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What `FLAGS` lack for five steps on records of 16, and three on records of 24."""
+    folder = tmp_path_factory.mktemp("phases")
+    make_dataset(folder / "long", max_seq_length=24, max_predictions=5, seed=2)
     model = dataclasses.replace(small_config, max_position_embeddings=24, num_hidden_layers=1)
-    (tmp_path / "long.json").write_text(model.to_json())
-    flags: dict[str, Any] = {"model": str(tmp_path / "long.json"), "steps": 8}
-    second = {"phase2_dataset": tmp_path / "long", "phase2_steps": 3}
-    return lambda **given: options(**flags | second | given)
+    (folder / "long.json").write_text(model.to_json())
+    return {
+        "model": str(folder / "long.json"), "steps": 8,
+        "phase2_dataset": folder / "long", "phase2_steps": 3,
+    }  # fmt: skip
 
 
-def test_two_phases_in_one_run(two_phases: Options, tmp_path: Path) -> None:
-    run = Path(two_phases().run()["run"])
+@pytest.fixture
+def two_phases(options: Options, phases: dict[str, Any]) -> Options:
+    """Flags of `phases`; some may be given."""
+    return lambda **given: options(**phases | given)
+
+
+@pytest.fixture(scope="module")
+def both_phases(
+    dataset: Path, phases: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The uninterrupted run of `phases`, not to be changed."""
+    run = tmp_path_factory.mktemp("both") / "run"
+    Pretrain(dataset=dataset, run_dir=run, **FLAGS | phases).run()
+    return run
+
+
+def test_two_phases_in_one_run(two_phases: Options, both_phases: Path, tmp_path: Path) -> None:
     one = {"phase2_dataset": None, "phase2_steps": None}
     alone = Path(two_phases(**one, run_dir=tmp_path / "alone").run()["run"])
-    both, first = (lines_of(path, "train") for path in (run, alone))
+    both, first = (lines_of(path, "train") for path in (both_phases, alone))
     # The schedule runs on over both; the first five updates are those of a run of one phase.
     names = ("loss", "learning_rate")
     assert [[x[n] for n in names] for x in both[:5]] == [[x[n] for n in names] for x in first[:5]]
     assert [line["step"] for line in both] == list(range(1, 9))
     assert [x["learning_rate"] for x in both] == [x["learning_rate"] for x in first]
     assert both[5]["loss"] != first[5]["loss"]
-    assert [line["step"] for line in lines_of(run, "eval")] == [5, 8]
-    loaded = load_run(run)
+    assert [line["step"] for line in lines_of(both_phases, "eval")] == [5, 8]
+    loaded = load_run(both_phases)
     assert loaded.dataset.max_seq_length == 24
     # As many positions an update: 8 × 16 = 128, and 5 × 24 = 120 is the most that fits.
     assert (loaded.training.phase2_steps, loaded.training.phase2_batch_size) == (3, 5)
@@ -427,19 +444,17 @@ def test_two_phases_in_one_run(two_phases: Options, tmp_path: Path) -> None:
     [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)],
 )
 def test_two_phases_resumed_in_either(
-    two_phases: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+    two_phases: Options, both_phases: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
-    whole = two_phases(run_dir=tmp_path / "whole")
-    whole.run()
     with monkeypatch.context() as patch:
         stop_after(patch, stopped_at)
         with pytest.raises(KeyboardInterrupt):
             two_phases().run()
     stopped = Path(two_phases().run()["run"])
-    expected, found = weights_of(whole.run_dir), weights_of(stopped)
+    expected, found = weights_of(both_phases), weights_of(stopped)
     for path, weight in expected.items():
         np.testing.assert_array_equal(found[path], weight)
-    losses = ([x["loss"] for x in lines_of(run, "train")] for run in (whole.run_dir, stopped))
+    losses = ([x["loss"] for x in lines_of(run, "train")] for run in (both_phases, stopped))
     assert next(losses) == next(losses)
 
 
@@ -457,10 +472,11 @@ def test_invalid_second_phases(two_phases: Options, make_dataset: Callable, tmp_
         two_phases(phase2_steps=8).run()
     with pytest.raises(InputError, match=r"`phase2_steps` and .*: need a `phase2_dataset`"):
         two_phases(phase2_dataset=None)
-    config = tmp_path / "long.json"
-    config.write_text(config.read_text().replace(": 24", ": 16"))
+    config = tmp_path / "short.json"
+    long = Path(two_phases().model)
+    config.write_text(long.read_text().replace(": 24", ": 16"))
     with pytest.raises(InputError, match=r"max_position_embeddings 16, but .* sequences have 24"):
-        two_phases().run()
+        two_phases(model=str(config)).run()
 
 
 def test_a_damaged_record_stops_the_training_with_its_file_named(

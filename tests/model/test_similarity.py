@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import sha256
 from pipeline.schema import SPECIAL_TOKENS
 
-pytestmark = pytest.mark.usefixtures("printed_engine_notes")
+pytestmark = pytest.mark.usefixtures("printed_engine_notes", "undrawn")
 
 TOPICS = {"sea": ("boat", "wave", "shore"), "town": ("tram", "street"), "wood": ("fox", "oak")}
 WORDS = ("the", "and", "sees", "hears")

@@ -29,6 +29,8 @@ WIDER = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 3}
 
 Make = Callable[..., PretrainConfig]
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def teacher(

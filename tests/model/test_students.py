@@ -40,6 +40,8 @@ TASKS = {
 
 Write = Callable[..., Path]
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory: pytest.TempPathFactory) -> Write:

@@ -106,8 +106,8 @@ def test_outputs(activation: str) -> None:
         np.testing.assert_allclose(np.stack(values), wanted, atol=1e-5, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize("accumulation_steps", [1, 3])
-def test_fifty_steps(accumulation_steps: int) -> None:
+@pytest.mark.parametrize(("accumulation_steps", "xla"), [(1, True), (3, False)])
+def test_fifty_steps(accumulation_steps: int, xla: bool) -> None:
     training = TrainingConfig(
         steps=STEPS, batch_size=6, learning_rate=3e-3, warmup_steps=10, weight_decay=0.01, seed=1
     )
@@ -116,7 +116,7 @@ def test_fifty_steps(accumulation_steps: int) -> None:
         training,
         Pretraining(heads("nsp")),
         make_strategy("one"),
-        xla=True,
+        xla=xla,
         accumulation_steps=accumulation_steps,
     )
     load(trainer.model)

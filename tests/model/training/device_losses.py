@@ -1,6 +1,8 @@
-"""Print the losses of a few steps of a dataset on one device and on several, as JSON.
+"""Print the losses of a few steps of a dataset on one device or on several, as JSON.
 
     python device_losses.py DATASET DEVICES
+
+With one device, the strategy is "one"; with several, "mirrored".
 
 A process of its own, because logical devices are set before TensorFlow starts.
 """
@@ -100,30 +102,22 @@ def losses(
 
 
 def main(dataset: Path) -> None:
-    cases = {
-        f"{strategy} {compiler} {dropout:g}": losses(
-            strategy, dataset, xla=compiler == "xla", dropout=dropout
-        )
-        for strategy in ("one", "mirrored")
-        for compiler, dropout in (("xla", 0.2), ("graph", 0.2), ("xla", 0))
+    settings: dict[str, dict[str, Any]] = {
+        "xla 0.2": {},
+        "graph 0.2": {"xla": False},
+        "xla 0": {"dropout": 0},
+        "in parts 0.2": {"accumulation_steps": 3},
+        "recompute 0.2": {"recompute": True},
+        "float16": {"dropout": 0, "precision": "float16"},
+        "bfloat16": {"dropout": 0, "precision": "bfloat16"},
+        "lamb 0.2": {"optimizer": "lamb"},
+        "recipe 0": {"dropout": 0, **RECIPE},
     }
-    for strategy in ("one", "mirrored"):
-        cases[f"{strategy} in parts 0.2"] = losses(
-            strategy, dataset, xla=True, dropout=0.2, accumulation_steps=3
-        )
-        cases[f"{strategy} recompute 0.2"] = losses(
-            strategy, dataset, xla=True, dropout=0.2, recompute=True
-        )
-        cases[f"{strategy} float16"] = losses(
-            strategy, dataset, xla=True, dropout=0, precision="float16"
-        )
-        cases[f"{strategy} bfloat16"] = losses(
-            strategy, dataset, xla=True, dropout=0, precision="bfloat16"
-        )
-        cases[f"{strategy} lamb 0.2"] = losses(
-            strategy, dataset, xla=True, dropout=0.2, optimizer="lamb"
-        )
-        cases[f"{strategy} recipe 0"] = losses(strategy, dataset, xla=True, dropout=0, **RECIPE)
+    strategy = "one" if devices == 1 else "mirrored"
+    cases = {
+        f"{strategy} {name}": losses(strategy, dataset, **{"xla": True, "dropout": 0.2} | given)
+        for name, given in settings.items()
+    }
     print(json.dumps(cases))
 
 

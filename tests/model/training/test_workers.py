@@ -48,6 +48,7 @@ def start(
         code_of_last: Path = ROOT,
         path_of_last: str = "",
         restart: int | None = None,
+        xla: bool = False,  # each worker would compile for as long as it trains
     ) -> list[subprocess.Popen]:
         addresses = [f"localhost:{port}" for port in free_ports(workers)]
         flags = {
@@ -59,6 +60,7 @@ def start(
         command += [] if restart is None else ["launch", f"--restart={restart}", "--"]
         command += ["pretrain"]
         command += [f"--{name}={value}" for name, value in flags.items()]
+        command += ["--xla" if xla else "--no-xla"]
         started = []
         for index in {*range(workers)} - {absent}:
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
@@ -108,9 +110,9 @@ def wait_for_step(run: Path, step: int) -> None:
 
 @pytest.mark.slow
 def test_two_workers_resumed_by_three_equal_a_run_of_one(start: Start, tmp_path: Path) -> None:
-    codes, said = ended(start(1, tmp_path / "one"))
+    codes, said = ended(start(1, tmp_path / "one", xla=True))
     assert codes == [0], said
-    two = start(2, tmp_path / "several")
+    two = start(2, tmp_path / "several", xla=True)
     wait_for_step(tmp_path / "several", 20)
     two[1].send_signal(signal.SIGTERM)
     codes, said = ended(two)
@@ -121,7 +123,7 @@ def test_two_workers_resumed_by_three_equal_a_run_of_one(start: Start, tmp_path:
         "clozeline: interrupted",
     ]
     # More workers than shards.
-    codes, said = ended(start(3, tmp_path / "several"))
+    codes, said = ended(start(3, tmp_path / "several", xla=True))
     assert codes == [0, 0, 0], said
     assert "resuming from step" in said[0]
     expected, found = losses_of(tmp_path / "one"), losses_of(tmp_path / "several")
@@ -243,7 +245,7 @@ def test_a_launched_training_is_interrupted_and_resumed(
     command = [
         sys.executable, "-m", "clozeline", "launch", "--workers=2", "--", "pretrain",
         f"--dataset={dataset}", f"--run={run}", f"--model={small_model}", "--batch-size=12",
-        "--precision=float32", "--json",
+        "--precision=float32", "--no-xla", "--json",
     ]  # fmt: skip
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     first = subprocess.Popen(
