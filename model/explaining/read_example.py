@@ -34,7 +34,7 @@ def read_example(run: Run, texts: Sequence[str]) -> Example:
     for text, part in zip(texts, parts, strict=True):
         # [CLS] [SEP] alone would have an explanation, of nothing.
         if not part:
-            raise InputError(f"TEXT {text!r}: has no word in it; give a sentence")
+            raise InputError(f"`text` {text!r}: has no word in it; give a sentence")
     first, second = (np.array([length]) for length in [*map(len, parts), NO_B][:2])
     kept = truncated(first, second, run.dataset.max_seq_length - PAIR_MARKS)
     spans = Spans(np.zeros_like(first), kept[0], first, kept[1])
@@ -62,6 +62,6 @@ def _check_number(run: Run, texts: int) -> None:
     """Raise `InputError` if the run's model was not trained on this number of texts."""
     if run.task is not None and run.task.takes_pairs != (texts == 2):
         takes = "two texts" if run.task.takes_pairs else "one text"
-        raise InputError(f"TEXT_PAIR: {run.path} takes {takes}; give {takes}")
+        raise InputError(f"`text`: {run.path} takes {takes}; give {takes}")
     if run.heads == ("masked_lm",) and texts == 2:
-        raise InputError(f"TEXT_PAIR: {run.path} was trained on single texts; give one text")
+        raise InputError(f"`text`: {run.path} was trained on single texts; give one text")

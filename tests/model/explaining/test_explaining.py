@@ -300,7 +300,7 @@ def test_a_text_without_a_mask_and_a_text_that_is_too_long(run: Run) -> None:
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [
-        ([""], {}, "TEXT '': has no word in it"),
+        ([""], {}, "`text` '': has no word in it"),
         (["dog", "\u200b \n"], {}, "has no word in it"),
         (["dog"], {"layer": 2}, "`layer` 3: the model has layers 1 to 2"),
         (["dog"], {"head": -1}, "`head` 0: the model has heads 1 to 3"),
@@ -315,9 +315,9 @@ def test_inputs_that_cannot_be_explained(
 
 
 def test_a_wrong_number_of_texts(make_run: MakeRun, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"TEXT_PAIR: .* was trained on single texts"):
+    with pytest.raises(InputError, match=r"`text`: .* was trained on single texts"):
         read_example(make_run(("masked_lm",)), TEXTS)
-    with pytest.raises(InputError, match=r"TEXT_PAIR: .* takes two texts"):
+    with pytest.raises(InputError, match=r"`text`: .* takes two texts"):
         read_example(make_run(task=Task("pair", ("no", "yes"), True)), TEXTS[:1])
-    with pytest.raises(InputError, match=r"TEXT_PAIR: .* takes one text"):
+    with pytest.raises(InputError, match=r"`text`: .* takes one text"):
         read_example(make_run(task=Task("single", ("no", "yes"), False)), TEXTS)
