@@ -51,7 +51,8 @@ N_BEST = tf.TensorSpec([None], tf.int32, name="n_best")
 PASSAGES = tf.TensorSpec([None, None], tf.string, name=served.PASSAGES)
 DIMENSION = tf.TensorSpec([None], tf.int32, name=served.DIMENSION)
 
-Answers = Callable[..., Tensors]
+SignatureMethod = Callable[..., Tensors]
+"""Method of `TextModel`: input tensors → outputs by name."""
 
 
 class TextModel(tf.Module):
@@ -102,10 +103,10 @@ class TextModel(tf.Module):
         default = next(name for name in candidates if name in functions)
         return {DEFAULT_SIGNATURE: functions[default], **functions}
 
-    def _described(self) -> dict[str, tuple[Answers, list[tf.TensorSpec]]]:
+    def _described(self) -> dict[str, tuple[SignatureMethod, list[tf.TensorSpec]]]:
         """Return the method and inputs of each signature by name."""
         both = [TEXT, TEXT_PAIR]
-        described: dict[str, tuple[Answers, list[tf.TensorSpec]]] = {}
+        described: dict[str, tuple[SignatureMethod, list[tf.TensorSpec]]] = {}
         if "masked_lm" in self._heads:
             described[served.FILL_MASK] = (self.fill_mask, [TEXT])
             described[served.FILL_MASK_PAIR] = (self.fill_mask_pair, both)

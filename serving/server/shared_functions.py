@@ -24,14 +24,14 @@ from pipeline.schema import Tensors
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _AROUND_A_CALL = ("Placeholder", "Identity", "NoOp")
 
-Answers = Callable[..., Mapping[str, Any]]
+NamedFunction = Callable[..., Mapping[str, Any]]
 """Tensors by name → tensors by name."""
 
 _ByPosition = Callable[..., Sequence[Any]]
 _Key = tuple[Any, ...]
 
 
-def shared(functions: Mapping[str, Any]) -> dict[str, Answers]:
+def shared(functions: Mapping[str, Any]) -> dict[str, NamedFunction]:
     """Return functions with the same results that share what reads variables.
 
     Args:
@@ -42,7 +42,7 @@ def shared(functions: Mapping[str, Any]) -> dict[str, Answers]:
     different = {body.key: body for body in bodies.values() if body}
     calls = Counter(key for body in different.values() for key in body.weighty.values())
     made: dict[_Key, _ByPosition] = {}
-    answers: dict[_Key, Answers] = {}
+    answers: dict[_Key, NamedFunction] = {}
     for name, body in bodies.items():
         if body and body.key not in answers:
             often = {call: key for call, key in body.weighty.items() if calls[key] > 1}
