@@ -21,7 +21,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline.errors import InputError
 from pipeline.storage.remote import is_url, path_from
-from serving.server.batching import BatchingOptions
+from serving.server.batching_options import BatchingOptions
 
 _MAX_FILE_BYTES = 1024 * 1024
 

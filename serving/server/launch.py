@@ -16,7 +16,7 @@ from serving.configs import ServeConfig
 from serving.tf_serving import MONITORING_CONFIG, SAVED_MODEL, versions_of
 
 if TYPE_CHECKING:
-    from serving.server.batching import BatchingOptions
+    from serving.server.batching_options import BatchingOptions
     from serving.server.limits import Limits
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _batching_options(config: ServeConfig) -> "BatchingOptions | None":
     Raises:
         InputError: the batching parameters file cannot be used.
     """
-    from serving.server.batching import SERVE_DEFAULT
+    from serving.server.batching_options import SERVE_DEFAULT
     from serving.server.config_files import read_batching_parameters
 
     if config.batching_config:
@@ -175,7 +175,7 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
 
 def _default_batching() -> str:
     """Return a batching parameters file with the embedded server's defaults."""
-    from serving.server.batching import SERVE_DEFAULT
+    from serving.server.batching_options import SERVE_DEFAULT
     from serving.server.config_files import batching_parameters_text
 
     return batching_parameters_text(SERVE_DEFAULT)

@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.storage.cache import CacheConfig
 from serving.addresses import joined
 from serving.server.backend import Backend
-from serving.server.batching import SERVE_DEFAULT, BatchingOptions
+from serving.server.batching_options import SERVE_DEFAULT, BatchingOptions
 from serving.server.connections import (
     BoundedProtocol,
     Evictions,

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from pipeline.schema import Arrays
 from serving.server.answer_size import check_answer, check_before_run
-from serving.server.batching import Batcher, BatchingOptions, RunNow
+from serving.server.batching import Batcher, RunNow
+from serving.server.batching_options import BatchingOptions
 from serving.server.callers import current_caller
 from serving.server.limits import CHUNK_VALUES, Limits
 from serving.server.metrics import Metrics

@@ -11,7 +11,8 @@ import tensorflow as tf
 from grpc import StatusCode
 
 from pipeline.errors import InputError
-from serving.server.batching import Batcher, BatchingOptions, _work_of_rows
+from serving.server.batching import Batcher, _work_of_rows
+from serving.server.batching_options import BatchingOptions
 from serving.server.limits import Limits
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner

@@ -6,7 +6,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import model_management_pb2
 
 from pipeline.errors import InputError
-from serving.server.batching import BatchingOptions
+from serving.server.batching_options import BatchingOptions
 from serving.server.config_files import (
     ModelConfig,
     VersionPolicy,

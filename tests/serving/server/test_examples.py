@@ -12,7 +12,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.server.batching import BatchingOptions
+from serving.server.batching_options import BatchingOptions
 from serving.server.limits import Limits
 from serving.server.main import ModelServer
 

@@ -13,7 +13,7 @@ import pytest
 
 from clozeline.main import main
 from serving.export.choices import FROZEN_WEIGHTS
-from serving.server.batching import SERVE_DEFAULT
+from serving.server.batching_options import SERVE_DEFAULT
 from serving.server.config_files import read_batching_parameters, read_models_config
 from serving.server.launch import REAL_SERVER, REST_THREADS
 from serving.server.limits import Limits

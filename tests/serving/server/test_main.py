@@ -20,7 +20,7 @@ from clozeline.commands.serve import Serve
 from clozeline.show.terminal import printed_notes
 from pipeline.errors import InputError
 from serving.addresses import checked_address, joined
-from serving.server.batching import BatchingOptions
+from serving.server.batching_options import BatchingOptions
 from serving.server.limits import Limits
 from serving.server.main import ModelServer, _bound_socket, serve
 from serving.server.runner import Runner

@@ -19,7 +19,8 @@ import tensorflow as tf
 from grpc import StatusCode
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving.server.batching import Batcher, BatchingOptions
+from serving.server.batching import Batcher
+from serving.server.batching_options import BatchingOptions
 from serving.server.callers import Caller, current_caller
 from serving.server.limits import Limits
 from serving.server.main import ModelServer
