@@ -128,8 +128,9 @@ def _run(name: str, arguments: list[str]) -> int:
     logging.getLogger().setLevel(logging.ERROR)
     # Beam logs a worker's exception and raises it again; the user should see it once.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    import_quietly(*COMMANDS[name].imports)
     with printed_notes(lambda message: spelled(message, name)):
+        options.before_tensorflow()
+        import_quietly(*COMMANDS[name].imports)
         result = options.run(unknown) if isinstance(options, BeamCommand) else options.run()
     if options.json:
         from pipeline.storage.strict_json import to_json

@@ -91,6 +91,13 @@ class Command(ABC):
         """Environment variables to set before TensorFlow is imported."""
         return {}
 
+    def before_tensorflow(self) -> None:  # noqa: B027  (most commands have nothing to do)
+        """Do what needs no TensorFlow, whose import takes seconds.
+
+        Raises:
+            InputError: bad input that is found so early.
+        """
+
     @abstractmethod
     def run(self) -> dict[str, Any]:
         """Run the command and print its result.

@@ -264,6 +264,15 @@ def _train(prose_corpus: Path, vocab_path: Path, folder: Path) -> None:
 
 
 @pytest.fixture
+def without_tensorflow(tmp_path: Path) -> dict[str, str]:
+    """Environment of a process that fails if it imports TensorFlow."""
+    package = tmp_path / "without" / "tensorflow"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('TensorFlow is imported')")
+    return os.environ | {"PYTHONPATH": str(package.parent)}
+
+
+@pytest.fixture
 def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
     """Let this process write no file of more than some bytes, as if the disk were full."""
 

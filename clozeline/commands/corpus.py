@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from clozeline.options import BeamCommand, InputGlobs
 from pipeline.configs import CorpusConfig, InputFormat, Redacted
+from pipeline.storage.remote import is_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +62,13 @@ class CorpusOptions(BeamCommand):
         if not self.languages:
             reason = "has no effect without `languages`"
             self.refuse_given(reason, "language_threshold")
+
+    def before_tensorflow(self) -> None:
+        """Look for the local files; the job itself lists remote ones, which takes requests.
+
+        Raises:
+            InputError: no file matches a glob.
+        """
+        from pipeline.storage.files import match_files
+
+        match_files([glob for glob in self.input if not is_url(glob)])

@@ -76,6 +76,16 @@ class Serve(CachingCommand):
         """Return how models are served."""
         return config_from(self, ServeConfig)
 
+    def before_tensorflow(self) -> None:
+        """Become the real server, if it is installed and may run; it has its own TensorFlow.
+
+        Raises:
+            InputError: no model there, or a file or a setting that cannot be used.
+        """
+        from serving.server.launch import become_real_server
+
+        become_real_server(self.configuration())
+
     def run(self) -> dict[str, Any]:
         """Serve until interrupted."""
         from serving.server.launch import serve_models

@@ -38,18 +38,28 @@ class Addresses:
     grpc: str
 
 
+def become_real_server(config: ServeConfig) -> None:
+    """Replace this process by the real server if it is installed and may run; else return.
+
+    Raises:
+        InputError: no model there, or a file or a setting that cannot be used.
+    """
+    real_server = _installed_server(config)
+    if real_server and config.host == ALL_ADDRESSES:
+        _batching_options(config)  # a wrong file is found here, too
+        exec_real_server(real_server, config)
+
+
 def serve_models(config: ServeConfig) -> None:
     """Serve models until interrupted, by the real server if it is installed and may run.
 
     Raises:
         InputError: no model there, a file or a setting that cannot be used, or a port is taken.
     """
+    become_real_server(config)
     from serving.server.main import serve
 
-    real_server = None if config.embedded else shutil.which(REAL_SERVER)
-    if real_server and config.host == ALL_ADDRESSES:
-        _batching_options(config)  # a wrong file is found here, too
-        exec_real_server(real_server, config)
+    real_server = _installed_server(config)
     if real_server:
         _log.info(
             "%s is installed, but listens on all addresses, not on %s: the embedded server runs "
@@ -68,6 +78,11 @@ def serve_models(config: ServeConfig) -> None:
         _limits(config),
         config.caching,
     )
+
+
+def _installed_server(config: ServeConfig) -> str | None:
+    """Return the path of the real server, unless the embedded one is requested."""
+    return None if config.embedded else shutil.which(REAL_SERVER)
 
 
 @contextlib.contextmanager

@@ -57,11 +57,24 @@ def parsed(flags: Iterable[str]) -> dict[str, str]:
     return dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
 
 
-def test_the_real_server_batches_by_default(real_server: Path, models: Path) -> None:
-    """`serve` run as a person does: the process becomes the real server."""
+def test_the_real_server_batches_by_default(
+    real_server: Path, models: Path, without_tensorflow: dict[str, str]
+) -> None:
+    """`serve` run as a person does: the process becomes the real server, and imports nothing first.
+
+    TensorFlow would take seconds, and the real server has its own.
+    """
     command = [sys.executable, "-m", "clozeline", "serve", "--models", str(models)]
     command += ["--host", "0.0.0.0", "--frozen-weights"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    path = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        command,
+        env=without_tensorflow | path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     flags = parsed(done.stdout.splitlines())
     assert flags["frozen"] == "1"
     assert (flags["rest_api_port"], flags["port"]) == ("8501", "8500")
