@@ -123,7 +123,7 @@ def test_every_epoch_has_every_record_once(
         assert sorted(numbers) == list(range(epoch * examples, (epoch + 1) * examples))
 
 
-@given(**CASES, processes=st.integers(1, 12), steps=st.integers(0, 40))
+@given(**CASES, processes=st.integers(1, 12), steps=st.integers(0, 15))
 @settings(max_examples=20, deadline=None)
 def test_any_number_of_processes_reads_the_same_batches_from_any_step(
     dataset: Dataset, streams: int, batch_size: int, files: int, processes: int, steps: int
