@@ -125,14 +125,14 @@ def read_batching_parameters(path: Path) -> BatchingOptions:
     """
     message = _BATCHING_PARAMETERS()
     _parse(path, message, "BatchingParameters")
-    given: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for described, value in message.ListFields():
         if described.is_repeated:
-            given[described.name] = tuple(value)
+            options[described.name] = tuple(value)
         else:
-            given[described.name] = getattr(value, "value", value)
+            options[described.name] = getattr(value, "value", value)
     try:
-        return BatchingOptions(**given)
+        return BatchingOptions(**options)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

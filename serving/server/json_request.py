@@ -70,9 +70,9 @@ def _parse_error(reason: str, offset: int) -> ServingError:
 
 def _first_wins(pairs: list[tuple[str, ParsedJson]]) -> dict[str, ParsedJson]:
     """Return the object; of a key given twice, TensorFlow Serving takes the first."""
-    made = dict(pairs)
-    # Later values win in `dict`, so reversed pairs keep the first; `made` keeps the order of keys.
-    return made if len(made) == len(pairs) else {**made, **dict(reversed(pairs))}
+    last_wins = dict(pairs)
+    # `dict` keeps the first place of a key with its last value; of reversed pairs, the first value.
+    return last_wins if len(last_wins) == len(pairs) else {**last_wins, **dict(reversed(pairs))}
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_wins)

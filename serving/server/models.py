@@ -299,8 +299,8 @@ class Repository:
             servable = model.latest() if version is None else model.serving.get(version)
         if servable is None:
             shown = shortened(name)
-            asked = f"Latest({shown})" if version is None else f"Specific({shown}, {version})"
-            message = f"Servable not found for request: {asked}"
+            requested = f"Latest({shown})" if version is None else f"Specific({shown}, {version})"
+            message = f"Servable not found for request: {requested}"
             raise ServingError(StatusCode.NOT_FOUND, message)
         return servable
 

@@ -41,13 +41,13 @@ def shared(functions: Mapping[str, Any]) -> dict[str, NamedFunction]:
     bodies = {name: _body(function) for name, function in functions.items()}
     different = {body.key: body for body in bodies.values() if body}
     calls = Counter(key for body in different.values() for key in body.weighty.values())
-    made: dict[_Key, _ByPosition] = {}
-    answers: dict[_Key, NamedFunction] = {}
+    called: dict[_Key, _ByPosition] = {}
+    by_key: dict[_Key, NamedFunction] = {}
     for name, body in bodies.items():
-        if body and body.key not in answers:
+        if body and body.key not in by_key:
             often = {call: key for call, key in body.weighty.items() if calls[key] > 1}
-            answers[body.key] = _split(body, often, made) if often else functions[name]
-    return {name: answers[body.key] if body else functions[name] for name, body in bodies.items()}
+            by_key[body.key] = _split(body, often, called) if often else functions[name]
+    return {name: by_key[body.key] if body else functions[name] for name, body in bodies.items()}
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def _body(function: Any) -> _Body | None:
     graph = _graph(function.graph, name)
     outside = {placeholder.name: tensor for tensor, placeholder in function.graph.captures}
     arguments, captured = {}, {}
-    for given, inner in zip(call.inputs, graph.inputs, strict=True):
-        if given.name in outside:
-            captured[inner.name] = outside[given.name]
+    for tensor, inner in zip(call.inputs, graph.inputs, strict=True):
+        if tensor.name in outside:
+            captured[inner.name] = outside[tensor.name]
         else:
-            arguments[given.op.name] = inner.name
+            arguments[tensor.op.name] = inner.name
     if arguments.keys() != function.structured_input_signature[1].keys():
         return None
     results = {}
@@ -115,7 +115,7 @@ def _graph(graph: Any, name: str) -> Any:
 
 def _weighty(graph: Any, captured: Mapping[str, Any], handles: Collection[int]) -> dict[str, _Key]:
     """Return `_Body.weighty`; `handles` are the ids of the variables' handles."""
-    found: dict[str, _Key] = {}
+    keys: dict[str, _Key] = {}
     for call in graph.get_operations():
         names = [tensor.name for tensor in call.inputs]
         outside = [captured.get(name) for name in names]
@@ -125,8 +125,8 @@ def _weighty(graph: Any, captured: Mapping[str, Any], handles: Collection[int]) 
                 names.index(name) if tensor is None else (id(tensor),)
                 for name, tensor in zip(names, outside, strict=True)
             ]
-            found[call.name] = (call.get_attr("f").name, *places)
-    return found
+            keys[call.name] = (call.get_attr("f").name, *places)
+    return keys
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ class _Steps:
         return {name: tensors[tensor] for name, tensor in self.results.items()}
 
 
-def _split(body: _Body, calls: Mapping[str, _Key], made: dict[_Key, _ByPosition]) -> _Steps:
+def _split(body: _Body, calls: Mapping[str, _Key], called: dict[_Key, _ByPosition]) -> _Steps:
     """Split a function before and after calls.
 
     Args:
         body: the function.
         calls: keys of the calls by the names of the operations, in order.
-        made: functions that are called, by key; those of these calls are added.
+        called: functions that are called, by key; those of these calls are added.
     """
     nodes = {node.name: node for node in body.graph.as_graph_def().node}
     steps = []
@@ -177,15 +177,15 @@ def _split(body: _Body, calls: Mapping[str, _Key], made: dict[_Key, _ByPosition]
         key = calls.get(part[0].name)
         if key:
             outputs = [tensor.name for tensor in part[0].outputs]
-        given = {name: spec for name, spec in inputs.items() if name not in body.captured}
+        arguments = {name: spec for name, spec in inputs.items() if name not in body.captured}
         captured = {name: body.captured[name] for name in inputs if name in body.captured}
         definition = graph_pb2.GraphDef()
         definition.node.extend(_cut(nodes[each.name], part) for each in part)
-        function = made.get(key) if key else None
-        function = function or _function(definition, given, captured, outputs)
+        function = called.get(key) if key else None
+        function = function or _function(definition, arguments, captured, outputs)
         if key:
-            made[key] = function
-        steps.append(_Step(function, tuple(given), outputs))
+            called[key] = function
+        steps.append(_Step(function, tuple(arguments), outputs))
     return _Steps(steps, body.arguments, body.results)
 
 
@@ -219,14 +219,14 @@ def _parents(operation: Any) -> list[Any]:
 
 def _needed(ends: Iterable[Any], done: Collection[Any]) -> list[Any]:
     """Return the operations that have to run for some, these included, without the done ones."""
-    found: dict[Any, None] = {}
+    needed: dict[Any, None] = {}  # a set that keeps the order
     waiting = list(ends)
     while waiting:
         operation = waiting.pop()
-        if operation not in found and operation not in done:
-            found[operation] = None
+        if operation not in needed and operation not in done:
+            needed[operation] = None
             waiting.extend(_parents(operation))
-    return list(found)
+    return list(needed)
 
 
 def _inputs(part: Sequence[Any]) -> dict[str, tf.TensorSpec]:

@@ -108,14 +108,14 @@ def check_elements(
 
 @functools.cache
 def _fields(message: Descriptor) -> _Fields:
-    made = _Fields({}, {})
+    fields = _Fields({}, {})
     for number, field in message.fields_by_number.items():
         inner = field.message_type
         if field.type == FieldDescriptor.TYPE_MESSAGE:
-            made.nested[number] = inner, inner.GetOptions().map_entry
+            fields.nested[number] = inner, inner.GetOptions().map_entry
         elif field.cpp_type in _NUMBER_BYTES:
-            made.growth[number] = _NUMBER_BYTES[field.cpp_type]
-    return made
+            fields.growth[number] = _NUMBER_BYTES[field.cpp_type]
+    return fields
 
 
 def _varint(packed: bytes, position: int) -> tuple[int, int]:
