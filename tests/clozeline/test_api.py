@@ -105,6 +105,7 @@ def test_all_commands_run_from_python(
             run_dir=run,
             model=str(tmp_path / "tiny.json"),
             updates=api.UpdateConfig(steps=2, batch_size=8),
+            execution=api.ExecutionConfig(xla=False),
         )
     )
     assert (trained.run, trained.steps, trained.measured.split) == (run, 2, "eval")

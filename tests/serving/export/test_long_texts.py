@@ -90,7 +90,9 @@ def evaluated(
     (folder / "dev.json").write_text(json.dumps(data), encoding="utf-8")
     answers = folder / "answers.jsonl"
     evaluate_run(
-        EvaluateConfig(run_dir=span_run.path, data=folder / "dev.json", predictions=answers)
+        EvaluateConfig(
+            run_dir=span_run.path, data=folder / "dev.json", predictions=answers, xla=False
+        )
     )
     return [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
 
@@ -216,7 +218,9 @@ def test_tags_of_long_texts_are_the_evaluated_ones(
     lines = ["".join(f"{word}\n" for word in text) for text in texts]
     (tmp_path / "dev.txt").write_text("\n".join(lines), encoding="utf-8")
     answers = tmp_path / "answers.jsonl"
-    evaluate_run(EvaluateConfig(run_dir=run.path, data=tmp_path / "dev.txt", predictions=answers))
+    evaluate_run(
+        EvaluateConfig(run_dir=run.path, data=tmp_path / "dev.txt", predictions=answers, xla=False)
+    )
     expected = [json.loads(line)["answer"] for line in answers.read_text().splitlines()]
     tag = TextModel(run, run.load_model()).signatures()["tag"]
     found = ask(tag, text=[" ".join(text) for text in texts])
@@ -239,7 +243,9 @@ def test_long_texts_are_classified_as_they_are_evaluated(
     texts.append("x " * 5000)  # of more windows than are read
     (tmp_path / "dev.tsv").write_text("\n".join(["text", *texts[:-1]]) + "\n", encoding="utf-8")
     answers = tmp_path / "answers.jsonl"
-    evaluate_run(EvaluateConfig(run_dir=run.path, data=tmp_path / "dev.tsv", predictions=answers))
+    evaluate_run(
+        EvaluateConfig(run_dir=run.path, data=tmp_path / "dev.tsv", predictions=answers, xla=False)
+    )
     expected = [json.loads(line) for line in answers.read_text().splitlines()]
     model = run.load_model()
     functions = TextModel(run, model).signatures()
