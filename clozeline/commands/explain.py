@@ -61,5 +61,6 @@ class Explain(CachingCommand):
         results.print(shown(explanation))
         if self.output:
             write_explanation(explanation, self.output)
+            # Brackets in a path are no markup, and a copied path has no line break.
             results.print(f"{self.output}: written", markup=False, soft_wrap=True)
         return as_plain(explanation) if self.json else {}

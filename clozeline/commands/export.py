@@ -65,6 +65,7 @@ class Export(CachingCommand):
             results.print(
                 f"{self.check}: {accuracy.metric} {accuracy.exported:.4f} in {self.precision}, "
                 f"{accuracy.in_float32:.4f} in float32"
+                # Numbers are hardly ever the same, so none are counted.
                 + (
                     "" if accuracy.agreement is None else f"; {accuracy.agreement:.2%} same answers"
                 ),
@@ -86,5 +87,6 @@ class Export(CachingCommand):
             "signatures": list(exported.signatures),
             "largest_difference": difference,
             **({"accuracy": asdict(accuracy)} if accuracy else {}),
+            # Only int8 chooses between precisions, product by product.
             **({"kept": list(exported.kept)} if self.precision == "int8" else {}),
         }

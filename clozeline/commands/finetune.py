@@ -156,6 +156,7 @@ class Finetune(TrainingFlags):
         result = finetune(self.engine_config())
         print_result(result)
         runs = [as_json(run) for run in result.runs]
+        # Of one seed, the metrics are at the top: a mean of one run says no more.
         if len(runs) == 1:
             return runs[0]
         return {"runs": runs, "mean": result.mean, "sd": result.standard_deviation}
@@ -182,6 +183,7 @@ def print_result(result: "FinetuneResult") -> None:
     """Print the final table: one column per run; for several, also mean and standard deviation."""
     from clozeline.show.evaluation import measure_text
 
+    # Other workers have the same figures.
     if notes.quiet:
         return
     runs, names = result.runs, result.measures

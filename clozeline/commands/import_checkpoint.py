@@ -84,6 +84,7 @@ def as_table(result: "ImportResult") -> Table:
         ("not used", by_layer(imported.unused) or "nothing"),
     ]  # fmt: skip
     made = table(f"Run {result.run}", ["", "imported"], rows, text_columns=frozenset({0, 1}))
+    # Notes quote the checkpoint's files, whose text may look like markup.
     made.caption = escape("\n".join(imported.notes)) or None
     made.caption_justify = "left"
     return made

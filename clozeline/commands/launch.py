@@ -88,6 +88,7 @@ class Launch(Command):
     def engine_config(self) -> LaunchConfig:
         """Return the engine's config."""
         training = self._training()
+        # gcd(n, 0) is n: without a second phase, the first one decides.
         second = getattr(training, "phase2_batch_size", None) or 0
         return config_from(
             self,
@@ -128,6 +129,8 @@ class Launch(Command):
 
 def show(index: int, stream: Literal["stdout", "stderr"], line: str) -> None:
     """Print a line of a worker: with a prefix, unless it is a result of the first worker."""
+    # The end of the line is in the same call: `print` writes it in another, and several threads
+    # write here.
     if index == 0 and stream == "stdout":
         sys.stdout.write(line)
         sys.stdout.flush()

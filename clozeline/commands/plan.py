@@ -73,6 +73,7 @@ class Planning(Command):
         expected = estimate(config)
         title = f"{self.model} on {self.text} of text, {config.count} × {config.kind}"
         results.print(table(title, ["", "estimate"], _rows(config, expected)))
+        # With all flags that the estimate depends on, so that this run is the estimated one.
         flags = (
             f"--model {self.model} --batch-size {self.batch_size} --steps {expected.steps} "
             f"--precision {self.precision}"
@@ -120,12 +121,14 @@ def _rows(config: PlanConfig, expected: Estimate) -> list[list[object]]:
 
 
 def _size(count: float) -> str:
+    # A rate may be below one byte a second, which is less than every unit.
     unit = max((unit for unit in UNITS if count >= UNITS[unit]), key=UNITS.__getitem__, default="B")
     return f"{count / UNITS[unit]:.3g} {unit}"
 
 
 def _duration(secs: float) -> str:
     for unit, length in (("days", _DAY), ("hours", _HOUR), ("minutes", _MINUTE)):
+        # From two of a unit on: "90.0 minutes" says more than "1.5 hours".
         if secs >= 2 * length:
             return f"{secs / length:,.1f} {unit}"
     return f"{secs:.1f} s"

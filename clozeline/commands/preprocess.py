@@ -132,5 +132,6 @@ def _as_json(made: "DatasetReport") -> dict[str, Any]:
         "statistics": manifest.statistics,
         "dropped_documents": manifest.dropped_documents,
         "changed_text": manifest.changed_text,
+        # As the manifest has them on the disk: lists, where the dataclass has tuples.
         "settings": json.loads(to_json(manifest.settings)),
     }

@@ -59,6 +59,7 @@ class Serve(CachingCommand):
     def environment(self) -> dict[str, str]:
         """What the process's environment is to have before TensorFlow is imported."""
         frozen = FROZEN_WEIGHTS if self.frozen_weights else {}
+        # What the user has set stays: someone may be looking for a fault in gRPC.
         users = {name: os.environ[name] for name in QUIET_GRPC if name in os.environ}
         return SYSTEM_ALLOCATOR | QUIET_GRPC | users | frozen
 

@@ -34,6 +34,7 @@ def page(explanation: Explanation) -> bytes:
     """Return the HTML file."""
     style = (PAGES / "style.css").read_text(encoding="utf-8")
     script = "\n".join((PAGES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    # Hashes allow exactly these two texts, so nothing in the data can run as a script.
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}"
     html = (PAGES / "explanation.html").read_text(encoding="utf-8")
     # The data are inserted last: they are user text, and might contain one of the placeholders.
@@ -92,6 +93,7 @@ def packed(shares: np.ndarray) -> JsonObject:
     and searching for them took minutes.
     """
     roots = np.sqrt(np.clip(shares, 0, 1))
+    # The coarsest level is used even if it does not fit: a large page is better than none.
     for levels in LEVELS:
         data = np.round(roots * levels).astype(np.uint8).tobytes()
         deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS, memLevel=9, strategy=zlib.Z_RLE)
