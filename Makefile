@@ -30,7 +30,7 @@ FETCHED := build/flink/job-server.jar build/spark/job-server.jar build/prism/pri
     build/storage/versitygw build/storage/fake-gcs-server build/storage/azurite
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-together test-alone test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo fetch bench docs pictures image lint types format sbom audit lock clean
+.PHONY: help install demo test test-quick test-slow test-together test-alone test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo fetch bench docs pictures image lint types format sbom audit lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,7 +48,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install  ## text → vocabulary → records → BERT → model server; CORPUS='path/*.txt' for your own text
 	$(BIN)/clozeline demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
-test: install lint types  ## lint, types and the tests that take seconds each
+# mypy has one process: the tests use the other cores meanwhile.
+test: install lint  ## lint, types and the tests that take seconds each
+	$(MAKE) --no-print-directory --jobs 2 types test-quick
+
+test-quick: install
 	$(PYTEST) -m "not slow and not flink and not spark and not prism and not browser and not network and not storage"
 
 test-slow:  ## the tests that take more than some ten seconds each: test-together, then test-alone
