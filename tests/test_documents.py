@@ -153,7 +153,9 @@ def quick(words: list[str]) -> list[str]:
     """A command of the documents with few steps and a small model."""
     short = {("--steps", "100"): "3", ("--steps", "500"): "3", ("--model", "base"): "tiny"}
     quick = words[:1] + [short.get(pair, pair[1]) for pair in pairwise(words)]
-    return [*quick, "--steps", "3"] if quick[1] == "finetune" else quick
+    quick += ["--steps", "3"] if quick[1] == "finetune" else []
+    # Compiling takes longer than all these steps; other tests do it.
+    return [*quick, "--no-xla"] if {"pretrain", "finetune", "evaluate"} & {*quick} else quick
 
 
 @pytest.mark.slow
