@@ -110,6 +110,11 @@ def _definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
     saved = saved_model_pb2.SavedModel.FromString((path / SAVED_MODEL).read_bytes())
     for graph in saved.meta_graphs:
         if _SERVE_TAG in graph.meta_info_def.tags:
-            return dict(graph.signature_def)
+            return {name: _copied(each) for name, each in graph.signature_def.items()}
     message = f"Could not find meta graph def matching supplied tags: {{ {_SERVE_TAG} }}"
     raise ServingError(StatusCode.NOT_FOUND, message)
+
+
+def _copied(definition: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef:
+    """Return a copy with memory of its own: a part of a message keeps the whole message alive."""
+    return meta_graph_pb2.SignatureDef.FromString(definition.SerializeToString())
