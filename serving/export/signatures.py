@@ -31,8 +31,8 @@ from serving.export.text_graph import (
     Encoding,
     TextEncoder,
     Windows,
-    check_same_length,
     graph_function,
+    same_length,
 )
 from serving.tf_serving import DEFAULT_SIGNATURE
 
@@ -438,8 +438,8 @@ class TextModel(tf.Module):
             score: float32 [B]. -1 to 1.
             truncated: bool [B]. Whether one of the texts was truncated.
         """
-        text, text_pair = (tf.ensure_shape(each, [None]) for each in (text, text_pair))
-        check_same_length(text, text_pair)
+        flat = [tf.ensure_shape(each, [None]) for each in (text, text_pair)]
+        text, text_pair = same_length(*flat)
         # One batch of both texts: the encoder runs once.
         encoding = self._encoded_text(tf.concat([text, text_pair], axis=0))
         first, second = tf.split(normalized(self.task_logits(encoding.features)), 2)

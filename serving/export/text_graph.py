@@ -179,8 +179,7 @@ class TextEncoder(tf.Module):
             text_pair: string [B].
             optional: whether an empty second text means a single text.
         """
-        text, text_pair = _flat(text), _flat(text_pair)
-        check_same_length(text, text_pair)
+        text, text_pair = same_length(_flat(text), _flat(text_pair))
         has_pair = text_pair != "" if optional else _all(True, text)
         return Encoding(*self.joined(text, text_pair, has_pair))
 
@@ -307,8 +306,7 @@ class TextEncoder(tf.Module):
             max_windows: most windows of a passage.
             most: int32 [B]. Requested number of answers; None = one.
         """
-        text, text_pair = _flat(text), _flat(text_pair)
-        check_same_length(text, text_pair)
+        text, text_pair = same_length(_flat(text), _flat(text_pair))
         question = self._tokenizer.tokenize(text)
         words = tokenize_by_word(self._tokenizer, text_pair, self._vocabulary)
         lengths = words.pieces.row_lengths()
@@ -376,10 +374,13 @@ def _window_spans(pieces: Any, rows: Any, first: Any, room: int) -> Spans:
     )
 
 
-def check_same_length(text: Any, text_pair: Any) -> None:
-    """Fail unless two lists of texts have the same length."""
+def same_length(text: Any, text_pair: Any) -> tuple[Any, Any]:
+    """Return two lists of texts; running the graph fails unless they have the same length."""
     message = "text and text_pair differ in length"
-    tf.debugging.assert_equal(tf.size(text), tf.size(text_pair), message)
+    check = tf.debugging.assert_equal(tf.size(text), tf.size(text_pair), message)
+    # What reads the texts waits for the check: otherwise another operation may fail first.
+    with tf.control_dependencies([check]):
+        return tf.identity(text), tf.identity(text_pair)
 
 
 def _all(value: bool, text: Any) -> Any:
