@@ -136,7 +136,8 @@ class TokenizeDocuments(beam.DoFn):
             split_units(document.text, self._settings, document.language, self._settings.unit)
             for document in documents
         ]
-        ragged = self._tokenizer.tokenize([s for each in split for unit in each for s in unit[1]])
+        sentences = [s for each in split for unit in each for s in unit[1]]
+        ragged = self._tokenizer.tokenize_list(sentences)
         pieces = ragged.flat_values.numpy().astype(self._piece)
         self._tally.add(tokens=len(pieces))
         row_splits = ragged.row_splits.numpy()
@@ -147,19 +148,19 @@ class TokenizeDocuments(beam.DoFn):
         used: list[Document] = []
         texts: list[str] = []
         for document, parts, packed in zip(documents, split, units, strict=True):
-            count = sum(len(sentences) for _, sentences in parts)
+            count = sum(len(each) for _, each in parts)
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
             first += count
             # Drop sentences without a piece, for example those of control characters only.
-            sentences = lengths[lengths > 0].astype(LENGTH).tobytes()
-            rejection = self._too_short(int(bounds[-1] - bounds[0]), sentences)
+            used_lengths = lengths[lengths > 0].astype(LENGTH).tobytes()
+            rejection = self._too_short(int(bounds[-1] - bounds[0]), used_lengths)
             if rejection:
                 yield from self._rejected(rejection, document.label)
                 continue
             key = document_key(document.identity, self._settings.seed)
             ids = pieces[bounds[0] : bounds[-1]].tobytes()
-            used.append((key, ids, sentences, document.label, packed))
+            used.append((key, ids, used_lengths, document.label, packed))
             texts.append(document.text)
         yield from by_shard(used, self._settings).items()
         if finds_near(self._settings.deduplicate):

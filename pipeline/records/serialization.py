@@ -1,13 +1,36 @@
-"""Serialize and parse `tf.train.Example`s, a batch at a time, with TensorFlow's C++ kernels."""
+"""Serialize `tf.train.Example`s with NumPy and parse them with TensorFlow, a batch at a time.
 
+The bytes are those of protobuf (https://protobuf.dev/programming-guides/encoding): fields in
+ascending order, repeated numbers packed. TensorFlow's `encode_proto` writes the same ones, in five
+times the time.
+
+Shapes: N records, W values or bytes of each.
+"""
+
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.schema import Feature, Tensors
 
-_LISTS = {"int64": ("Int64List", "int64_list"), "float32": ("FloatList", "float_list")}
+_LENGTH_DELIMITED = 2  # the wire type of messages, strings and packed numbers
+_LISTS = {"float32": 2, "int64": 3}  # fields of the message `Feature`
+
+
+class _RowBytes(NamedTuple):
+    """Some bytes of each record.
+
+    Attributes:
+        data: uint8 [N, W].
+        written: bool [N, W]. False for bytes that a record does not have.
+        sizes: int64 [N]. Number of bytes that each record has.
+    """
+
+    data: np.ndarray
+    written: np.ndarray
+    sizes: np.ndarray
 
 
 def encode_examples(arrays: Mapping[str, np.ndarray], features: Sequence[Feature]) -> list[bytes]:
@@ -20,41 +43,58 @@ def encode_examples(arrays: Mapping[str, np.ndarray], features: Sequence[Feature
     Returns:
         N serialized `tf.train.Example`s.
     """
-    import tensorflow as tf
-
     # A map field of a message is a list of entries, in the order in which they are written.
-    entries = [_encode_entry(feature, arrays[feature.name]) for feature in features]
-    merged = _message("Features", feature=tf.stack(entries, axis=1))
-    return list(_message("Example", features=merged[:, None]).numpy())
+    entries = [_delimited(1, _entry(feature, arrays[feature.name])) for feature in features]
+    parts = _delimited(1, [part for entry in entries for part in entry])
+    written = np.concatenate([part.written for part in parts], axis=1)
+    data = np.concatenate([part.data for part in parts], axis=1)[written].tobytes()
+    ends = [0, *np.cumsum(np.sum([part.sizes for part in parts], axis=0)).tolist()]
+    return [data[start:end] for start, end in itertools.pairwise(ends)]
 
 
-def _encode_entry(feature: Feature, values: np.ndarray) -> Any:
-    """Return the serialized map entry of one feature for each record: string [N]."""
-    import tensorflow as tf
-
+def _entry(feature: Feature, values: np.ndarray) -> list[_RowBytes]:
+    """Return the map entry of one feature for each record."""
     if values.shape[1:] != (feature.length,):
         raise ValueError(f"{feature.name}: expected [N, {feature.length}], got {values.shape}")
-    list_type, list_field = _LISTS[feature.kind]
-    value_list = _message(list_type, value=tf.constant(values, feature.kind))
-    # `encode_proto` takes nested messages as serialized strings.
-    wrapped = _message("Feature", **{list_field: value_list[:, None]})
-    name = tf.fill((len(values), 1), feature.name)
-    return _message("Features.FeatureEntry", key=name, value=wrapped[:, None])
+    values = values.astype(np.dtype(feature.kind).newbyteorder("<"), "C", "same_kind", copy=False)
+    packed = _varints(values) if feature.kind == "int64" else _as_they_are(values.view(np.uint8))
+    name = np.frombuffer(feature.name.encode(), np.uint8)
+    key = _as_they_are(np.broadcast_to(name, (len(values), len(name))))
+    number_list = _delimited(_LISTS[feature.kind], _delimited(1, [packed]))
+    return [*_delimited(1, [key]), *_delimited(2, number_list)]
 
 
-def _message(message_type: str, **fields: Any) -> Any:
-    """Serialize one message per row from its fields, [N, repeats]: string [N]."""
-    import tensorflow as tf
+def _delimited(field: int, parts: Sequence[_RowBytes]) -> list[_RowBytes]:
+    """Return a message or another value of variable length as a field: tag, length, bytes."""
+    sizes = np.sum([part.sizes for part in parts], axis=0)
+    tag = np.full((len(sizes), 1), field << 3 | _LENGTH_DELIMITED, np.uint8)
+    return [_as_they_are(tag), _varints(sizes[:, np.newaxis]), *parts]
 
-    rows = next(iter(fields.values())).shape[0]
-    sizes = [[value.shape[1] for value in fields.values()]] * rows
-    return tf.io.encode_proto(
-        tf.constant(sizes, tf.int32, shape=(rows, len(fields))),
-        list(fields.values()),
-        list(fields),
-        f"tensorflow.{message_type}",
-        descriptor_source="local://",
-    )
+
+def _as_they_are(data: np.ndarray) -> _RowBytes:
+    return _RowBytes(data, np.ones(data.shape, bool), np.full(len(data), data.shape[1]))
+
+
+def _varints(values: np.ndarray) -> _RowBytes:
+    """Return each row of integers, int64 [N, W], as varints: 7 bits a byte, the lowest first."""
+    # A negative number has the bits of its two's complement.
+    width = max(-(-int(values.view(np.uint64).max(initial=0)).bit_length() // 7), 1)
+    if width == 1:
+        return _as_they_are(values.astype(np.uint8))
+    rest = values.astype(np.uint32 if width <= 4 else np.uint64)
+    data = np.empty((*rest.shape, width), np.uint8)
+    written = np.ones(data.shape, bool)
+    for index in range(width):
+        data[..., index] = rest
+        np.right_shift(rest, 7, out=rest)
+        if index + 1 < width:
+            more = written[..., index + 1]
+            np.greater(rest, 0, out=more)
+            # The highest bit says that another byte follows.
+            data[..., index] &= 0x7F
+            data[..., index] |= more.view(np.uint8) << np.uint8(7)
+    rows = data.reshape(len(values), -1), written.reshape(len(values), -1)
+    return _RowBytes(*rows, np.count_nonzero(rows[1], axis=1))
 
 
 def parse_examples(serialized: Any, features: Sequence[Feature]) -> Tensors:

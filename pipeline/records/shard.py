@@ -45,8 +45,11 @@ TOO_SHORT, NO_OTHER_DOCUMENT = "too_short", "no_other_document"
 """Reasons for dropping a document: an equal or a similar document was kept; it has too few pieces,
 or too few sentences for a pair; its shard has no other document to draw random sentences from."""
 
-BLOCK = 4096
-"""Records that are masked and serialized at a time."""
+BLOCK = 1024
+"""Records that are masked and serialized at a time; their arrays fit into a CPU's cache."""
+
+PACKED_PAIRS = 4096
+"""Pairs among which those of a record are chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,8 +333,9 @@ class ShardMaker:
             settings.masks,
             settings.max_pairs,
         )
-        for start in range(0, len(pairs), BLOCK):
-            block = slice(start, start + BLOCK)
+        count = PACKED_PAIRS if settings.max_pairs > 1 else BLOCK
+        for start in range(0, len(pairs), count):
+            block = slice(start, start + count)
             arrays = self._arrays(text, pairs[block], name, start)
             if settings.max_pairs > 1:
                 statistics["pairs"] += len(arrays[schema.INPUT_IDS])

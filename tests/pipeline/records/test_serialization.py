@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.records.serialization import encode_examples, parse_examples
-from pipeline.schema import record_features
+from pipeline.schema import Feature, record_features
 
 FEATURES = record_features(max_seq_length=6, max_predictions=2)
 
@@ -45,6 +45,31 @@ def test_we_read_what_we_write(arrays: dict[str, np.ndarray]) -> None:
     for feature in FEATURES:
         np.testing.assert_array_equal(parsed[feature.name], arrays[feature.name])
         assert parsed[feature.name].dtype == tf.as_dtype(feature.kind)
+
+
+def test_numbers_of_any_size() -> None:
+    """Varints of 1 to 10 bytes, and messages longer than 127 and 16,383 bytes."""
+    edges = [0, *(sign << shift for shift in range(0, 63, 7) for sign in (1, -1)), -(1 << 63)]
+    features = [
+        Feature("few", "int64", len(edges)),
+        Feature("many", "int64", 5000),
+        Feature("floats", "float32", 3),
+    ]
+    rng = np.random.default_rng(1)
+    arrays = {
+        "few": np.stack([edges, np.roll(edges, 3), np.zeros(len(edges), np.int64)]),
+        "many": rng.integers(0, 1 << rng.integers(1, 62, (3, 1)), (3, 5000)),
+        "floats": np.array([[0, -1.5, np.inf], [1e-40, 2, 3], [0, 0, 0]], np.float32),
+    }
+    for row, record in enumerate(encode_examples(arrays, features)):
+        example = tf.train.Example.FromString(record)
+        # Protobuf's own bytes of it, in the shortest form and with sorted names.
+        assert len(record) == example.ByteSize()
+        for name in ("few", "many"):
+            stored = example.features.feature[name].int64_list.value
+            assert list(stored) == arrays[name][row].tolist()
+        stored = example.features.feature["floats"].float_list.value
+        assert list(stored) == arrays["floats"][row].tolist()
 
 
 def test_the_fields_own_names_in_order() -> None:

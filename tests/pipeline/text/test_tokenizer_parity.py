@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import BertNormalizer
@@ -127,6 +128,18 @@ def test_every_known_difference_still_exists(reference: str, vocabulary: str) ->
     rewritings = REWRITINGS[reference, vocabulary]
     for index in range(len(rewritings)):
         assert differences(reference, vocabulary, rewritings[:index] + rewritings[index + 1 :])
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_a_list_has_the_pieces_of_its_texts(lower_case: bool) -> None:
+    """Texts in ASCII are normalized elsewhere: each control character, alone and with letters."""
+    texts = [entry["text"] for each in GOLDEN["texts"].values() for entry in each]
+    texts += [f"A{chr(code)}b {chr(code)} C{chr(code)}" for code in range(0x180)]
+    assert sum(text.isascii() for text in texts) > 100
+    tokenizer = build_tokenizer(PUBLISHED, lower_case=lower_case)
+    for some in (texts, [text for text in texts if text.isascii()], ["é"], []):
+        listed = tokenizer.tokenize_list(some)
+        assert listed.to_list() == tokenizer.tokenize(tf.constant(some, tf.string)).to_list()
 
 
 def test_longest_word() -> None:
