@@ -1,6 +1,8 @@
+from random import Random
+
 import pytest
 
-from pipeline.text.sentences import split_sentences
+from pipeline.text.sentences import _QUOTED, _quotations, split_sentences
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,15 @@ def test_a_very_long_paragraph_keeps_its_words() -> None:
     sentences = split_sentences(text)
     assert " ".join(sentences) == text
     assert 10_000 <= len(sentences) <= 10_004
+
+
+def test_quotations_are_those_of_the_pattern() -> None:
+    """Of random texts, every mark next to every other, and inside of words."""
+    rng = Random(4)
+    count = 0
+    for _ in range(2000):
+        text = "".join(rng.choices("ab .\"“”«»「」『』‘’'", k=rng.randrange(40)))
+        expected = [(quoted.span(), quoted.groups()) for quoted in _QUOTED.finditer(text)]
+        assert [(quoted.span(), quoted.groups()) for quoted in _quotations(text)] == expected
+        count += len(expected)
+    assert count > 2000
