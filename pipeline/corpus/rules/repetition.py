@@ -84,10 +84,10 @@ def duplicate_n_gram_rate(view: TextView, n: int) -> float:
     """
     keys = _n_grams(view, n)
     ordered = np.sort(keys)
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(repeated):
         return 0.0
-    positions = np.flatnonzero(np.isin(keys, repeated))
+    positions = np.flatnonzero(np.isin(keys, np.unique(repeated)))
     lengths = view.distinct_lengths[view.word_ids]
     ends = np.concatenate([[0], np.cumsum(lengths)])
     sizes = ends[positions + n] - ends[positions]
@@ -119,15 +119,18 @@ def _repeated(positions: np.ndarray, keys: np.ndarray, sizes: np.ndarray, n: int
 
 def _n_grams(view: TextView, n: int) -> np.ndarray:
     """Return a 64-bit key of each n-gram of words, uint64 [words - n + 1]; empty if too few."""
-    ids = view.word_ids.astype(np.uint64)
-    count = len(ids) - n + 1
-    if count <= 0:
-        return np.empty(0, np.uint64)
-    mixed = ids * _MULTIPLIER
-    mixed ^= mixed >> np.uint64(29)  # else the key would be linear in the ids, which are small
-    keys = mixed[:count].copy()
-    for offset in range(1, n):
-        keys *= _MULTIPLIER
-        keys ^= keys >> np.uint64(32)
-        keys += mixed[offset : offset + count]
+    if n not in view.n_grams:
+        view.n_grams[n] = _keys(view, n)
+    return view.n_grams[n]
+
+
+def _keys(view: TextView, n: int) -> np.ndarray:
+    if n == 1:
+        keys = view.word_ids.astype(np.uint64) * _MULTIPLIER
+        # Else the keys of n-grams would be linear in the ids, which are small.
+        keys ^= keys >> np.uint64(29)
+        return keys
+    keys = _n_grams(view, n - 1)[:-1] * _MULTIPLIER
+    keys ^= keys >> np.uint64(32)
+    keys += _n_grams(view, 1)[n - 1 :]
     return keys

@@ -23,6 +23,7 @@ class TextView:
         text: the text, with LF line ends.
         language: ISO 639 code.
         changes: number of changes by kind that rules made so far.
+        n_grams: keys of word n-grams by n, filled where they are measured (`repetition.py`).
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class TextView:
         self.text = text
         self.language = language
         self.changes = Counter(changes)
+        self.n_grams: dict[int, np.ndarray] = {}
 
     def changed(self, text: str, changes: Mapping[str, int]) -> "TextView":
         """Return the view of a changed text."""
