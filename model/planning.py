@@ -15,7 +15,7 @@ from model.bert.config import SIZES, BertConfig
 from model.bert.flops import step_flops
 from model.training.config import ExecutionConfig, Precision, check_ranges
 from pipeline.config_types import check_types
-from pipeline.configs import PreprocessConfig
+from pipeline.configs import POSITIONS_PER_PAIR, PreprocessConfig
 from pipeline.errors import InputError, check_range, did_you_mean
 
 
@@ -49,6 +49,8 @@ UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 _PROSE_BYTES_PER_PIECE = 4.16  # measured on English books with 30,522 pieces
 _FILLED = 0.80  # share of L - 3 that the pieces of a corpus fill, measured on 32 books at L = 128
+# Shares of the positions of records that are no padding, measured on ten books at L = 128.
+_REAL, _REAL_PACKED = 0.94, 0.99
 
 # Weights, gradients and two moments in float32 take 16 bytes. The rest was measured on a CPU: what
 # the update holds for a moment and, in bfloat16, the copies that matrices are multiplied in.
@@ -78,6 +80,7 @@ class PlanConfig:
         vocab_size: V, number of pieces.
         max_seq_length: L, positions per example.
         duplicates: passes of `preprocess` over the corpus.
+        packing: whether a record holds several pairs.
         bytes_per_piece: bytes of text per WordPiece.
         batch_size: global batch size, over all devices.
         epochs: passes over the examples.
@@ -97,6 +100,7 @@ class PlanConfig:
     vocab_size: int = 30522
     max_seq_length: int = 128
     duplicates: int = PreprocessConfig.duplicates
+    packing: bool = PreprocessConfig.packing
     bytes_per_piece: float = _PROSE_BYTES_PER_PIECE
     batch_size: int = 256
     epochs: float = 40.0
@@ -215,6 +219,8 @@ class Estimate:
         parameters: number of weights.
         pieces: number of WordPieces of the corpus.
         examples: number of records.
+        pairs: number of pairs in them: the same without packing.
+        real_positions: share of positions that are no padding (0 to 1).
         steps: number of steps.
         epochs: passes over the examples in these steps.
         dataset_bytes: size of the dataset.
@@ -233,6 +239,8 @@ class Estimate:
     parameters: int
     pieces: float
     examples: float
+    pairs: float
+    real_positions: float
     steps: int
     epochs: float
     dataset_bytes: float
@@ -259,18 +267,22 @@ def estimate(plan: PlanConfig) -> Estimate:
     device = DEVICES.get(plan.kind)
     pieces = plan.text_bytes / plan.bytes_per_piece
     # L - 3 pieces at most: [CLS] and two [SEP] take the other positions.
-    examples = max(1.0, pieces * plan.duplicates / (_FILLED * (length - 3)))
+    pairs = max(1.0, pieces * plan.duplicates / (_FILLED * (length - 3)))
+    real_positions = _REAL_PACKED if plan.packing else _REAL
+    examples = max(1.0, pairs * (_REAL / real_positions))
     steps = plan.steps or math.ceil(plan.epochs * examples / plan.batch_size)
     flops = step_flops(config, plan.batch_size, length, plan.max_predictions)
     peak = plan.peak_tflops * 1e12 if plan.peak_tflops else DEVICES[plan.kind].peak_flops
     step_secs = flops / (plan.count * peak * plan.mfu)
     # Device hours: what providers charge for.
     hours = steps * step_secs * plan.count / 3600
-    record_bytes = _record_bytes(length, plan.max_predictions)
+    record_bytes = _record_bytes(length, plan.max_predictions, packing=plan.packing)
     return Estimate(
         parameters=config.parameter_count,
         pieces=pieces,
         examples=examples,
+        pairs=pairs,
+        real_positions=real_positions,
         steps=steps,
         epochs=steps * plan.batch_size / examples,
         dataset_bytes=examples * record_bytes,
@@ -316,6 +328,10 @@ def device_memory(plan: PlanConfig, *, recompute: bool) -> DeviceMemory:
     )
 
 
-def _record_bytes(length: int, predictions: int) -> float:
+def _record_bytes(length: int, predictions: int, *, packing: bool) -> float:
     """Return the mean size of a record with static masks, measured on English books."""
-    return 147 + 4.1 * length + 8.2 * predictions
+    size = 147 + 4.1 * length + 8.2 * predictions
+    if packing:
+        # Positions of pieces, and a position, label and weight of each pair.
+        size += 119 + length + 6.5 * max(2, length // POSITIONS_PER_PAIR)
+    return size

@@ -31,6 +31,8 @@ class Planning(Command):
     """Positions per example (5 to 512)."""
     duplicates: int = PlanConfig.duplicates
     """Passes of preprocess over the corpus."""
+    packing: bool = PlanConfig.packing
+    """Plan with records of several pairs, as preprocess --packing writes them."""
     bytes_per_piece: float = PlanConfig.bytes_per_piece
     """Bytes of text per WordPiece; the default was measured on English books."""
     batch_size: int = PlanConfig.batch_size
@@ -94,6 +96,7 @@ def _rows(config: PlanConfig, expected: Estimate) -> list[list[object]]:
         ["parameters", expected.parameters],
         ["WordPieces in the text", f"{expected.pieces:.3g}"],
         [f"examples of {config.max_seq_length} positions", f"{expected.examples:.3g}"],
+        ["real positions", f"{expected.real_positions:.0%}"],
         ["dataset", _size(expected.dataset_bytes)],
         ["steps", expected.steps],
         ["epochs", f"{expected.epochs:.3g}"],

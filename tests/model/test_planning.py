@@ -68,6 +68,20 @@ def test_examples_and_steps_follow_from_the_text() -> None:
     assert twice.examples == pytest.approx(2 * plan.examples)
 
 
+def test_packing_leaves_less_padding() -> None:
+    """The same pairs and real positions in fewer records, 99 % of whose positions are real."""
+    single, packed = (
+        estimate(wanted(text=THE_BOOKS, packing=packing)) for packing in (False, True)
+    )
+    assert packed.pairs == single.pairs == single.examples
+    assert packed.real_positions == 0.99
+    assert packed.examples * 0.99 == pytest.approx(single.examples * single.real_positions)
+    assert packed.steps < single.steps
+    # A position of each piece, and at least three numbers of each of the 8 pairs of 128 positions.
+    added = packed.dataset_bytes / packed.examples - single.dataset_bytes / single.examples
+    assert added > 128 + 3 * 8
+
+
 def test_whether_the_model_fits_the_memory() -> None:
     large = estimate(wanted(model="large", max_seq_length=512, batch_size=128))
     assert large.fits(recompute=False) is False
