@@ -131,6 +131,7 @@ build/%/job-server.jar: pipeline/deploy/%/pom.xml pipeline/deploy/%/jars.sha256
 bench: install  ## our figures and the peers', measured in one run: some 40 minutes
 	$(BIN)/python -m benchmarks.sentences
 	$(BIN)/python -m benchmarks.preprocessing
+	$(BIN)/python -m benchmarks.cleaning_speed
 	$(BIN)/python -m benchmarks.packing
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.training

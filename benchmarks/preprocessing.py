@@ -84,7 +84,7 @@ class Bench:
             "--output",
             output,
         ]
-        kind = "prose" if corpus.is_dir() else "lines"
+        kind = "prose" if corpus.is_dir() else "jsonl" if corpus.suffix == ".jsonl" else "lines"
         how: list[str | Path] = [
             "--vocab",
             VOCAB,
