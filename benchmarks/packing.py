@@ -79,7 +79,8 @@ def measured(name: str, flags: tuple[str, ...], model: str, steps: int) -> dict[
     pairs = total.get("pairs", total["examples"])
     run([
         CLOZELINE, "pretrain", "--dataset", dataset, "--run", run_folder, "--model", model,
-        "--steps", str(steps), "--batch-size", str(BATCH_SIZE), "--eval-every-steps", "0",
+        "--steps", str(steps), "--batch-size", str(BATCH_SIZE),
+        "--eval-every-steps", str(steps + 1),  # no evaluation in between
     ])  # fmt: skip
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     tokens_per_sec = [line["tokens_per_sec"] for line in lines if "tokens_per_sec" in line][-1]
