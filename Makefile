@@ -128,12 +128,13 @@ build/%/job-server.jar: pipeline/deploy/%/pom.xml pipeline/deploy/%/jars.sha256
 	cd build/$* && sha256sum --quiet --check ../../pipeline/deploy/$*/jars.sha256
 	touch $@
 
-bench: install  ## our figures and the peers', measured in one run: some 40 minutes
+bench: install build/storage/versitygw  ## our figures and the peers', measured in one run: some 40 minutes
 	$(BIN)/python -m benchmarks.sentences
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.cleaning_speed
 	$(BIN)/python -m benchmarks.packing
 	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.fetching
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.serving_load

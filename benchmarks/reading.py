@@ -68,8 +68,8 @@ def main(*, quick: bool = False) -> None:
     shutil.rmtree(FOLDER)
 
 
-def make_dataset(folder: Path, examples: int) -> Manifest:
-    """Make a dataset of `FILES` files with this number of records each, and return its manifest."""
+def make_dataset(folder: Path, examples: int, files: int = FILES) -> Manifest:
+    """Make a dataset of files with this number of records each, and return its manifest."""
     import tensorflow as tf
 
     folder.mkdir(parents=True)
@@ -80,7 +80,7 @@ def make_dataset(folder: Path, examples: int) -> Manifest:
             writer.write(record)
             ends.append(ends[-1] + record_bytes(record))
     facts = (examples, examples * LENGTH, ends[-1], crc32c(first), tuple(ends[:-1:INDEX_RECORDS]))
-    shards = [Shard(f"{SPLIT}-{n:05d}-of-{FILES:05d}.tfrecord", *facts) for n in range(FILES)]
+    shards = [Shard(f"{SPLIT}-{n:05d}-of-{files:05d}.tfrecord", *facts) for n in range(files)]
     for shard in shards:
         os.link(first, folder / shard.name)
     vocabulary = "".join(f"{piece}\n" for piece in SPECIAL_TOKENS).encode()
