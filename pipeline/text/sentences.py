@@ -1,5 +1,6 @@
 """Split prose into sentences."""
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -14,6 +15,10 @@ _QUOTED = re.compile(
     r'"([^"]+)"|“([^“”]+)”|«([^«»]+)»|「([^「」]+)」|『([^『』]+)』'
     r"|(?<!\w)[‘']((?:[^‘’']|\b[’']\b)+)[’'](?!\w)"
 )
+# sentencex panics if a white space outside ASCII is between such a letter and the period.
+_LETTER_BEFORE_PERIOD = re.compile(r"(?<![^\W_])[A-Z]\s+(?=\.)")
+_SPACE_OUTSIDE_ASCII = re.compile(r"[^\S\x00-\x7f]")
+
 _OPENING = re.compile("[\"“«「『‘']")
 """The first characters of `_QUOTED`. Searching for one of some characters is faster."""
 
@@ -49,17 +54,28 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
 
 def _split(text: str, language: str) -> Iterator[str]:
     """Yield sentencex's sentences, split after every quoted sentence except the last of a quote."""
-    import sentencex
-
-    for segment in sentencex.segment(language, text):
+    for segment in _segments(text, language):
         begin = 0
         for quoted in _quotations(segment):
             end = quoted.start(quoted.lastindex or 0)
-            for sentence in sentencex.segment(language, quoted[quoted.lastindex or 0])[:-1]:
+            for sentence in _segments(quoted[quoted.lastindex or 0], language)[:-1]:
                 end += len(sentence)
                 yield segment[begin:end]
                 begin = end
         yield segment[begin:]
+
+
+def _segments(text: str, language: str) -> list[str]:
+    """Return sentencex's sentences; joined, they are the text."""
+    import sentencex
+
+    readable = _LETTER_BEFORE_PERIOD.sub(lambda m: _SPACE_OUTSIDE_ASCII.sub(" ", m[0]), text)
+    segments: list[str] = sentencex.segment(language, readable)
+    if readable == text:
+        return segments
+    # Of the same length, so each is cut from the text itself.
+    ends = [0, *itertools.accumulate(map(len, segments))]
+    return [text[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _quotations(text: str) -> Iterator[re.Match[str]]:

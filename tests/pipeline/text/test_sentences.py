@@ -31,6 +31,17 @@ def test_sentences(text: str, sentences: list[str]) -> None:
     assert split_sentences(text) == sentences
 
 
+@pytest.mark.parametrize("language", ["en", "fr", "zh"])
+@pytest.mark.parametrize("space", ["\xa0", "\x85", "\u2028", "\u3000 "], ids=ascii)
+def test_a_space_outside_ascii_may_stand_before_a_period(space: str, language: str) -> None:
+    """sentencex panics at such a text, which ended the job."""
+    text = f'See plan B{space}. It is good. "Vitamin C{space}. It helps."'
+    # Where the sentences end does not depend on the kind of space.
+    expected = split_sentences(text.replace(space, " "), language)
+    sentences = split_sentences(text, language)
+    assert [sentence.split() for sentence in sentences] == [each.split() for each in expected]
+
+
 def test_a_very_long_paragraph_keeps_its_words() -> None:
     sentence = "The fox said “no” to Mr. Owl, twice"
     text = ". ".join([sentence] * 10_000) + "."
