@@ -19,6 +19,7 @@ from clozeline.show.terminal import notes, results, table
 from model import served
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import write_atomically
+from pipeline.storage.remote import is_url
 
 MODEL = "demo"
 MAX_SEQ_LENGTH, MAX_PREDICTIONS = 64, 10
@@ -103,6 +104,21 @@ class Demo(Command):
                 "`steps` says how long it trains; leave one of the two out", "minutes"
             )
             check_range("steps", self.steps, 1, 10**9)
+
+    def before_tensorflow(self) -> None:
+        """Look for the corpus before an earlier demo is replaced.
+
+        Raises:
+            InputError: no file matches a glob, or one is in the folder whose files are replaced.
+        """
+        from pipeline.storage.files import match_files
+
+        for path in match_files([glob for glob in self.corpus if not is_url(glob)], "corpus"):
+            if Path(path).resolve().is_relative_to(self.output.resolve()):
+                raise InputError(
+                    f"`corpus` {path}: is in {self.output}, whose files the demo replaces; "
+                    "move it, or choose another `output`"
+                )
 
     def run(self) -> dict[str, Any]:
         """Run every stage through its command, then query the server."""
@@ -271,6 +287,11 @@ def make_records(
         # Beam's default tries Prism first, which downloads a binary.
         "--runner=FnApiRunner",
     )  # fmt: skip
+    if not preprocessed["splits"].get("eval"):
+        raise InputError(
+            "the corpus is too small: no document was held out to measure what the model "
+            f"learns (about one of {round(1 / EVAL_RATE)} is); give more documents"
+        )
     tokens = sum(split["real_positions"] for split in preprocessed["statistics"].values())
     made = f"{sum(preprocessed['splits'].values()):,} examples"
     line.add("preprocess", made, f"{tokens / seconds:,.0f} tokens/s", seconds, dataset)

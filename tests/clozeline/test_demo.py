@@ -8,6 +8,7 @@ import pytest
 
 from clozeline.commands import demo
 from clozeline.main import main
+from pipeline.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,37 @@ def test_a_number_of_steps_is_trained_at_once(tmp_path: Path) -> None:
 def test_minutes_and_steps_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--steps", "5", "--minutes", "5"]) == 2
     assert "--minutes: --steps says how long it trains; leave one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ("nothing/*.txt", "--corpus nothing/*.txt: no file matches"),
+        ("demo/corpus/*.txt", "is in demo, whose files the demo replaces; move it"),
+    ],
+)
+def test_an_unusable_corpus_leaves_the_earlier_demo(
+    corpus: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    earlier = demo.prepare_folder(Path("demo"))
+    (earlier / "corpus").mkdir()
+    (earlier / "corpus" / "0.txt").write_text("One of an earlier demo.")
+    demo.record_files(earlier)
+    assert main(["demo", "--corpus", corpus]) == 2
+    assert message in capsys.readouterr().err
+    assert (earlier / "corpus" / "0.txt").read_text() == "One of an earlier demo."
+
+
+def test_a_corpus_without_a_held_out_document_is_too_small(tmp_path: Path) -> None:
+    class Small(demo.Line):
+        def command(self, *words: object) -> tuple[dict[str, Any], float]:
+            made = {"splits": {"train": 40}} if words[0] == "preprocess" else {}
+            return {"pieces": 90, "words": 70} | made, 1.0
+
+    with pytest.raises(InputError, match=r"no document was held out .* \(about one of 20 is\)"):
+        demo.make_records(demo.Demo(), ("*.txt",), Small(tmp_path))
