@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 ROOMS = ("pipeline", "model", "serving", "clozeline")
 FOLDERS = (*ROOMS, "benchmarks", "docs")
@@ -77,3 +79,32 @@ def test_every_module_is_named_by_a_test_or_tested_through_another() -> None:
     }
     assert modules - named - TESTED_THROUGH_OTHERS.keys() == set()
     assert all((ROOT / "tests" / test).is_file() for test in TESTED_THROUGH_OTHERS.values())
+
+
+CLOCK = re.compile(r"setattr\(\s*(?:\w+\.)*time,|setattr\(\s*\"[\w.]*\btime\.\w+\"")
+"""A replaced attribute of the module `time`, by object or by name."""
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("monkeypatch.setattr(progress.time, 'sleep', slept)", True),
+        ("monkeypatch.setattr(\n    time, 'sleep', slept)", True),
+        ('monkeypatch.setattr("urllib3.util.retry.time.sleep", slept)', True),
+        ('monkeypatch.setattr("urllib3.util.retry.time", clock)', False),
+        ("monkeypatch.setattr(progress, 'time', clock)", False),
+    ],
+)
+def test_a_replaced_clock_is_found(source: str, found: bool) -> None:
+    assert bool(CLOCK.search(source)) is found
+
+
+def test_no_test_changes_the_clock_of_other_threads() -> None:
+    """A module's own `time` is replaced, since libraries' threads of earlier tests still run."""
+    changed = [
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if path != Path(__file__)
+        for found in CLOCK.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert changed == []

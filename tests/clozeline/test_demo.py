@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ def test_it_measures_the_warm_up_and_trains_as_long_as_the_time_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
-    monkeypatch.setattr(demo.time, "monotonic", lambda: 1060.0)
+    monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: 1060.0))
     line = Recorded(tmp_path)
     trained = demo.train(demo.Demo(), line, begin=1000.0)
     warm_up, whole = line.commands

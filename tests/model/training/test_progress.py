@@ -1,6 +1,7 @@
 """What the progress bar of a training shows."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_without_a_terminal_progress_is_printed_at_intervals_and_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     values = {"loss": 2.5, "learning_rate": 0.001, "tokens_per_sec": 12345.6}
     shown = Progress(steps=50, first_step=10, batch_size=8)
     for step, secs in [(15, 104), (20, 116), (25, 118), (50, 119)]:

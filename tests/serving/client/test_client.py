@@ -7,6 +7,8 @@ import http.server
 import json
 import socket
 import threading
+import time
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -248,7 +250,9 @@ def test_a_busy_server_is_asked_again(scripted):
 
 def test_a_servers_retry_after_header_is_ignored(scripted, monkeypatch):
     slept = []
-    monkeypatch.setattr("urllib3.util.retry.time.sleep", slept.append)
+    monkeypatch.setattr(
+        "urllib3.util.retry.time", SimpleNamespace(sleep=slept.append, time=time.time)
+    )
     monkeypatch.setattr(
         Scripted, "answer", functools.partialmethod(Scripted.answer, Retry_After=60 * 60 * 24)
     )
