@@ -13,7 +13,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-WAIT_SECS = 30
+WAIT_SECS = 120
 
 
 class Browser:

@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import http.server
+import itertools
 import json
+import logging
 import os
 import resource
 import signal
@@ -185,6 +187,19 @@ def store(
     kind.clear_instance_cache()
 
 
+@pytest.fixture(autouse=True)
+def _log_of_a_new_process() -> None:
+    """Log as a new process does: commands and servers that ran in this one left their limits.
+
+    A command lets errors alone pass, and `serve` a line a minute, through handlers that pytest has
+    for all tests.
+    """
+    logging.root.setLevel(logging.WARNING)
+    for handler in (*logging.root.handlers, logging.lastResort):
+        if handler:
+            handler.filters.clear()
+
+
 @pytest.fixture
 def printed_engine_notes() -> Iterator[None]:
     """Print on standard error what the engine logs, as the front door does."""
@@ -307,20 +322,34 @@ def is_free(port: int) -> bool:
 
 
 @pytest.fixture(scope="session")
-def free_ports(worker_id: str) -> Callable[[int], list[int]]:
+def free_ports() -> Iterator[Callable[[int], list[int]]]:
     """Find ports for processes that take no port 0 or do not say which one they got.
 
-    The system gives no port below 32768 to connections and to sockets bound to port 0, so no other
-    test takes one of these before its process does; each worker of pytest-xdist has its own 500.
+    The system gives none of these to connections and to sockets bound to port 0, and the launcher
+    of workers takes higher ones. Each is found once: an abstract socket named after it tells all
+    test processes of this machine that it is taken, until this process ends.
     """
-    first = 20_000 + 500 * (0 if worker_id == "master" else int(worker_id.removeprefix("gw")))
-    rng = Random(os.getpid())  # two runs on one machine hardly ever try the same ones
+    with contextlib.ExitStack() as taken:
 
-    def find(count: int) -> list[int]:
-        shuffled = rng.sample(range(first, first + 500), 500)
-        return [port for port in shuffled if is_free(port)][:count]
+        def is_ours(port: int) -> bool:
+            mark = socket.socket(socket.AF_UNIX)
+            try:
+                mark.bind(f"\0clozeline-test-port-{port}")
+            except OSError:
+                mark.close()
+                return False
+            taken.enter_context(mark)
+            return True
 
-    return find
+        untried = iter(range(10_000, 12_000))
+
+        def find(count: int) -> list[int]:
+            usable = (port for port in untried if is_ours(port) and is_free(port))
+            found = list(itertools.islice(usable, count))
+            assert len(found) == count
+            return found
+
+        yield find
 
 
 @pytest.fixture

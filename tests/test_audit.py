@@ -2,7 +2,6 @@
 
 import http.server
 import os
-import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -32,12 +31,11 @@ def audit(database: str, uvx: Path | str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_database_that_cannot_be_reached_fails_nothing() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]
-    done = audit(f"http://127.0.0.1:{port}/v1/query", "/missing")
+def test_a_database_that_cannot_be_reached_fails_nothing(refusing_port: int) -> None:
+    url = f"http://127.0.0.1:{refusing_port}/v1/query"
+    done = audit(url, "/missing")
     assert done.returncode == 0
-    assert f"audit: NOT DONE: http://127.0.0.1:{port}/v1/query cannot be reached" in done.stderr
+    assert f"audit: NOT DONE: {url} cannot be reached" in done.stderr
 
 
 @pytest.mark.parametrize("code", [0, 1])

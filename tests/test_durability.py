@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from clozeline.main import main
 from model.training.checkpoints import Checkpoints
+from pipeline.storage import files
 from pipeline.storage.files import make_folder, publish, write_atomically
 
 
@@ -110,7 +112,7 @@ def test_a_file_that_cannot_be_synced_is_not_published(
         raise OSError(number, os.strerror(number))
 
     write_atomically(tmp_path / "file", b"before")
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(files, "os", SimpleNamespace(**vars(os) | {"fsync": fail}))
     with pytest.raises(OSError, match=os.strerror(number)):
         write_atomically(tmp_path / "file", b"after")
     assert (tmp_path / "file").read_bytes() == b"before"
@@ -121,7 +123,7 @@ def test_a_filesystem_that_cannot_sync(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(_: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(files, "os", SimpleNamespace(**vars(os) | {"fsync": fail}))
     write_atomically(tmp_path / "file", b"whole")
     assert (tmp_path / "file").read_bytes() == b"whole"
 

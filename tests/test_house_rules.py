@@ -81,8 +81,17 @@ def test_every_module_is_named_by_a_test_or_tested_through_another() -> None:
     assert all((ROOT / "tests" / test).is_file() for test in TESTED_THROUGH_OTHERS.values())
 
 
-CLOCK = re.compile(r"setattr\(\s*(?:\w+\.)*time,|setattr\(\s*\"[\w.]*\btime\.\w+\"")
-"""A replaced attribute of the module `time`, by object or by name."""
+OF_THE_PROCESS = "time|os|threading|signal|resource|socket|subprocess|tempfile|shutil"
+SHARED = re.compile(
+    rf"setattr\(\s*(?:\w+\.)*(?:{OF_THE_PROCESS}),|setattr\(\s*\"(?:\w+\.)*(?:{OF_THE_PROCESS})\.\w+\""
+)
+"""A replaced attribute of a module that all threads use, by object or by name."""
+
+PASS_ON = {
+    "tests/test_durability.py": 2,  # notes each call, and makes it
+    "tests/pipeline/jobs/test_beam_options.py": 1,  # notes the failures of its own threads
+}
+"""How many replacements of a file change nothing for other threads."""
 
 
 @pytest.mark.parametrize(
@@ -90,21 +99,24 @@ CLOCK = re.compile(r"setattr\(\s*(?:\w+\.)*time,|setattr\(\s*\"[\w.]*\btime\.\w+
     [
         ("monkeypatch.setattr(progress.time, 'sleep', slept)", True),
         ("monkeypatch.setattr(\n    time, 'sleep', slept)", True),
+        ("monkeypatch.setattr(os, 'fsync', fail)", True),
+        ('monkeypatch.setattr("os.execv", become)', True),
         ('monkeypatch.setattr("urllib3.util.retry.time.sleep", slept)', True),
         ('monkeypatch.setattr("urllib3.util.retry.time", clock)', False),
         ("monkeypatch.setattr(progress, 'time', clock)", False),
+        ("monkeypatch.setattr(videos, 'length', 1)", False),
     ],
 )
-def test_a_replaced_clock_is_found(source: str, found: bool) -> None:
-    assert bool(CLOCK.search(source)) is found
+def test_a_replaced_attribute_of_the_process_is_found(source: str, found: bool) -> None:
+    assert bool(SHARED.search(source)) is found
 
 
-def test_no_test_changes_the_clock_of_other_threads() -> None:
-    """A module's own `time` is replaced, since libraries' threads of earlier tests still run."""
-    changed = [
-        f"{path.relative_to(ROOT)}: {found[0]}"
+def test_no_test_changes_modules_of_other_threads() -> None:
+    """A module's own name for them is replaced: libraries' threads of earlier tests still run."""
+    changed = {
+        str(path.relative_to(ROOT)): len(found)
         for path in sorted((ROOT / "tests").rglob("*.py"))
         if path != Path(__file__)
-        for found in CLOCK.finditer(path.read_text(encoding="utf-8"))
-    ]
-    assert changed == []
+        if (found := SHARED.findall(path.read_text(encoding="utf-8")))
+    }
+    assert changed == PASS_ON

@@ -244,5 +244,5 @@ def test_the_health_check_of_compose(status, code):
         threading.Thread(target=server.handle_request, daemon=True).start()
         command = SERVER["healthcheck"]["test"][1:]
         script = re.sub("/8501", f"/{server.server_port}", command[-1])
-        done = subprocess.run([*command[:-1], script], timeout=30)
+        done = subprocess.run([*command[:-1], script], timeout=300)
     assert done.returncode == code

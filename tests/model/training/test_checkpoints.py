@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,12 @@ def test_an_unreadable_checkpoint_is_not_reported_as_damaged(
 def test_a_directory_that_cannot_be_listed_is_not_empty(
     saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
+    listed = Path.iterdir
+
+    def fail(path: Path) -> Iterator[Path]:
+        if path == saved.directory:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)
 
     monkeypatch.setattr(Path, "iterdir", fail)
     with pytest.raises(JobError, match="checkpoints: cannot be listed: Permission denied"):

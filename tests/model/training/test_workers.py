@@ -92,7 +92,7 @@ def start(
 
 def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
     """Return the exit codes and the output of workers."""
-    said = [process.communicate(timeout=180)[1] for process in processes]
+    said = [process.communicate(timeout=300)[1] for process in processes]
     return [process.returncode for process in processes], said
 
 
@@ -102,7 +102,7 @@ def losses_of(run: Path) -> dict[tuple[int, str], float]:
 
 
 def wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (run / "metrics.jsonl").exists() or max(losses_of(run), default=(0, ""))[0] < step:
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -192,7 +192,7 @@ def test_a_worker_that_dies_ends_the_job(
             time.sleep(0.1)
         for process in running[: 1 if death == signal.SIGKILL else None]:
             os.kill(process, death)
-        _, errors = job.communicate(timeout=60)
+        _, errors = job.communicate(timeout=300)
     assert job.returncode == code
     assert errors.splitlines()[-1].startswith(f"clozeline: {said}")
     assert "Traceback" not in errors
@@ -214,16 +214,16 @@ def test_a_worker_death_ends_a_job_that_swallows_an_interrupt(
             try:
                 for thread in dying:
                     thread.start()
-                time.sleep(30)
+                time.sleep(100)
             except KeyboardInterrupt:
                 swallowed_at.append(time.monotonic())
-            time.sleep(30)
+            time.sleep(100)
 
     swallowed_at: list[float] = []
     with pytest.raises(JobError, match="return code -9; was it killed"):
         job()
     # One interrupt for both deaths, and then another.
-    assert 0.1 < time.monotonic() - swallowed_at[0] < 10
+    assert 0.1 < time.monotonic() - swallowed_at[0] < 90
 
 
 def test_a_connection_closed_by_an_engine_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,10 +233,19 @@ def test_a_connection_closed_by_an_engine_is_not_reported(monkeypatch: pytest.Mo
         pass
 
     def end(error: Exception) -> None:
+        ours.here = True
         raise error
 
     reported: list[str] = []
-    monkeypatch.setattr(threading, "excepthook", lambda each: reported.append(str(each.exc_value)))
+    ours, others = threading.local(), threading.excepthook
+
+    def report(failure: threading.ExceptHookArgs) -> None:
+        if hasattr(ours, "here"):
+            reported.append(str(failure.exc_value))
+        else:
+            others(failure)
+
+    monkeypatch.setattr(threading, "excepthook", report)
     with local_runner.ending_with_its_workers():
         for error in (grpc.RpcError("a"), LostError("b"), ValueError("ours")):
             thread = threading.Thread(target=end, args=(error,), name="run_worker_3-1")

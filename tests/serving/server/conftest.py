@@ -1,12 +1,23 @@
 """What tests of the embedded server share."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
+
+
+def is_refused(port: int) -> bool:
+    """Return whether nothing listens on a port of loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
 
 Get = Callable[[Sequence[Route], str], tuple[int, dict[str, str], bytes]]
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,7 +102,8 @@ def test_the_real_server_with_flags(
     def become(*program_and_arguments: Any) -> None:
         raise SystemExit(*program_and_arguments)
 
-    monkeypatch.setattr("os.execv", become)
+    changed = SimpleNamespace(**vars(os) | {"execv": become})
+    monkeypatch.setattr("serving.server.launch.os", changed)
     file = tmp_path / "batching.config"
     file.write_text("max_batch_size { value: 4 }\n")
     check = "--enable-signature-method-name-check"

@@ -88,6 +88,13 @@ def is_good(server):
     return answer.status_code == 200 and answer.json() == {"predictions": [11.0]}
 
 
+def is_good_in_time(server):
+    """Like `is_good`, of a server with a limit that a request on a busy machine exceeds."""
+    with contextlib.suppress(requests.ConnectionError):
+        return is_good(server)
+    return False
+
+
 def is_good_grpc(server):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "plus"
@@ -455,11 +462,11 @@ def test_a_connection_that_sends_no_request_is_closed(server, sent, monkeypatch)
     with connect(started) as client:
         client.sendall(sent)
         assert is_closed(client)
-    assert is_good(started)
+    until(lambda: is_good_in_time(started))
 
 
 def test_a_client_that_reads_nothing_is_cut_off(server):
-    started = server(transfer_timeout_secs=0.5)
+    started = server(transfer_timeout_secs=2)
     budget = started._backend.budget
     body = json.dumps({"signature_name": "many", "instances": [3_000_000]}).encode()
     head = "POST /v1/models/plus:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
@@ -486,7 +493,7 @@ def test_one_connection_too_many_closes_the_one_that_waited_longest(server):
 
 
 def test_more_open_grpc_streams_than_there_are_places(server):
-    started = server(max_accepted_requests=8, transfer_timeout_secs=2)
+    started = server(max_accepted_requests=8, transfer_timeout_secs=5)
     stop = threading.Event()
 
     def nothing():
@@ -584,8 +591,11 @@ def test_frozen_objects_are_collected_together():
 
 def test_connections_stay_below_the_limit_of_open_files(monkeypatch):
     limits = {"now": (1024, 4096)}
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
-    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.update(now=both))
+    changed = {
+        "getrlimit": lambda _: limits["now"],
+        "setrlimit": lambda _, both: limits.update(now=both),
+    }
+    monkeypatch.setattr(connections, "resource", SimpleNamespace(**vars(resource) | changed))
     assert connection_limit(Limits()) == (1024 - 256) // 2
     raise_file_limit()
     assert limits["now"] == (4096, 4096)

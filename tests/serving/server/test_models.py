@@ -220,7 +220,7 @@ def test_a_version_whose_files_never_end_keeps_no_other_version_out(
     (tmp_path / "m" / ".2").rename(tmp_path / "m" / "2")
     polling = threading.Thread(target=repository.poll, daemon=True)
     polling.start()
-    polling.join(30)
+    polling.join(300)
     assert not polling.is_alive()
     assert states(repository) == {1: "AVAILABLE", 2: "END"}
     (failed,) = repository.statuses("m", 2)

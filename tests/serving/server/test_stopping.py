@@ -27,6 +27,7 @@ from serving.server.main import ModelServer
 from serving.server.metrics import Metrics
 from serving.server.signature_spec import ServableSignature
 from serving.server.status import ServingError
+from tests.serving.server.conftest import is_refused
 
 HOST = "127.0.0.1"
 DEADLINE_SECS = 60
@@ -73,7 +74,7 @@ def ask_grpc(port, timeout_secs=DEADLINE_SECS):
 
 @pytest.fixture
 def endless(models):
-    """Start a server whose runs never end, with one running; return the process."""
+    """Start a server whose runs never end, with one running; return the process and REST's port."""
     processes = []
 
     def start(what, stop_timeout_secs):
@@ -90,7 +91,7 @@ def endless(models):
         if what in client:
             threading.Thread(target=client[what], daemon=True).start()
         assert process.stderr.readline() == "running\n"
-        return process
+        return process, ports["REST"]
 
     yield start
     for process in processes:
@@ -103,20 +104,20 @@ def endless(models):
     [("rest", "1 running requests"), ("grpc", "1 running requests"), ("load", "the load of a v")],
 )
 def test_endless_requests_are_abandoned_after_the_stop_timeout(endless, what, given_up):
-    process = endless(what, 1)
+    process, _ = endless(what, 1)
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE_SECS) == 1
-    assert time.monotonic() - started < 1 + 10  # by default it would be 30; a busy machine is slow
+    assert time.monotonic() - started < Limits().stop_timeout_secs  # the default
     assert f"stopped after 1 s; gave up {given_up}" in process.stderr.read()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_exits_immediately(endless, number):
-    process = endless("rest", 3600)
+    process, port = endless("rest", 3600)
     process.send_signal(signal.SIGTERM)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)
+    until(lambda: is_refused(port))  # else the two would be one for a busy process
+    assert process.poll() is None
     process.send_signal(number)
     assert process.wait(DEADLINE_SECS) == 128 + number
 
