@@ -7,8 +7,9 @@ the program's own logging says.
 
 from collections.abc import Iterable
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as _TimeLeft
 from rich.text import Text
 
@@ -17,48 +18,68 @@ stderr = Console(stderr=True, highlight=False)
 draws none."""
 
 
-class CountColumn(ProgressColumn):
-    """Units done, and the total if it is known."""
-
-    def render(self, task: Task) -> Text:
-        """Return for example `1,250/20,000`."""
-        total = "" if task.total is None else f"/{task.total:,.0f}"
-        return Text(f"{task.completed:,.0f}{total}", style="progress.download")
+SEPARATOR = " · "
+"""Stands between the parts of a line below the bars; a long line is wrapped there."""
 
 
-class RateColumn(ProgressColumn):
-    """Units done per second, over the recent past."""
+def counted(count: float, unit: str) -> str:
+    """Return a number and its unit.
 
-    def render(self, task: Task) -> Text:
-        """Return for example `1,250 examples/s`."""
-        # A finished task has the mean of all; before that, the recent past.
-        speed = task.finished_speed or task.speed
-        unit = task.fields.get("unit", "")
-        return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")
+    Args:
+        count: the number; shown without decimals.
+        unit: the unit's plural, for example "examples".
+    """
+    shown = f"{count:,.0f}"
+    return f"{shown} {unit.removesuffix('s') if shown == '1' else unit}"
+
+
+def counts(task: Task) -> str:
+    """Return for example `1,250/20,000 examples · 310 examples/s`.
+
+    The total is left out if it is unknown, and the rate (over the recent past) until it is known.
+    """
+    unit = task.fields.get("unit", "")
+    total = "" if task.total is None else f"{task.completed:,.0f}/"
+    parts = [total + counted(task.completed if task.total is None else task.total, unit)]
+    # A finished task has the mean of all; before that, the recent past.
+    speed = task.finished_speed or task.speed
+    if speed is not None:
+        parts.append(f"{speed:,.0f} {unit}/s")
+    return SEPARATOR.join(parts)
+
+
+def wrapped(line: str, width: int) -> str:
+    """Return a line broken at separators, so that no part is split if it fits the width."""
+    lines: list[str] = []
+    for part in line.split(SEPARATOR):
+        joined = f"{lines[-1]}{SEPARATOR}{part}" if lines else part
+        if lines and cell_len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return "\n".join(lines)
 
 
 class StatusProgress(Progress):
-    """Progress bars with each task's status below them: both fit an 80-column terminal."""
+    """Progress bars with each task's counts and status below them, for 80 columns and more."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the table of bars, then one line per status."""
+        """Yield the table of bars, then the lines of each task."""
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
-            if task.fields.get("status"):
-                yield Text(task.fields["status"])
+            line = SEPARATOR.join(filter(None, [counts(task), task.fields.get("status")]))
+            yield Text(wrapped(line, self.console.width))
 
 
 def progress() -> Progress:
-    """Return a progress bar with counts, rate, elapsed and remaining time.
+    """Return a progress bar with elapsed and remaining time; counts and rate stand below it.
 
     Tasks are added as `bar.add_task(description, total=n, unit="examples", status="")`; `status` is
-    free text shown under the bars.
+    free text shown after the rate.
     """
     return StatusProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
-        CountColumn(),
-        RateColumn(),
         TextColumn("elapsed"),
         TimeElapsedColumn(),
         TextColumn("left"),

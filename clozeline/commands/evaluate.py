@@ -12,6 +12,7 @@ from clozeline.options import config_from
 from clozeline.show.terminal import results
 from model.configs import EvaluateConfig
 from model.run_config import Checkpoint
+from pipeline.progress import counted
 
 if TYPE_CHECKING:
     from model.evaluate import EvaluationResult
@@ -91,7 +92,7 @@ def show(result: "EvaluationResult") -> None:
     evaluation = result.evaluation
     if evaluation is None:
         return
-    title = f"{result.data}: {len(evaluation.answers):,} examples"
+    title = f"{result.data}: {counted(len(evaluation.answers), 'examples')}"
     if evaluation.tag_scheme:
         title += f", tag scheme {evaluation.tag_scheme}"
     print_measures(title, evaluation.measures)

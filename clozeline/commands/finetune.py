@@ -8,7 +8,7 @@ import tyro
 
 from clozeline.commands.training import TrainingFlags, named_columns
 from clozeline.options import config_from
-from clozeline.show.terminal import notes, results, table
+from clozeline.show.terminal import notes, results, speed, table
 from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
 from model.tasks.kinds import KINDS
 from model.tasks.task_kind import kind_named
@@ -199,7 +199,7 @@ def print_result(result: "FinetuneResult") -> None:
             ["best at step", *(run.best.step if run.best else "" for run in runs)],
         ]
     rows += [
-        ["examples/s", *(f"{run.examples_per_sec:,.1f}" for run in runs)],
+        ["examples/s", *(speed(run.examples_per_sec, ",.1f") for run in runs)],
         ["seconds", *(f"{run.secs:,.1f}" for run in runs)],
     ]
     columns = ["", *(f"seed {run.seed}" for run in runs)]

@@ -11,6 +11,7 @@ from clozeline.commands.caching import CachingCommand
 from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import InspectConfig
+from pipeline.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Inspect(CachingCommand):
             results.print(decoded(record, found.vocabulary, manifest.pairing))
         examples = {name: manifest.examples(name) for name in manifest.splits}
         total = sum(examples.values())
-        results.print(f"Checked {total:,} examples: checksums, records and counts agree.")
+        results.print(f"Checked {counted(total, 'examples')}: checksums, records and counts agree.")
         return {
             "dataset": str(self.dataset),
             "examples": examples,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clozeline.commands.training import TrainingFlags
 from clozeline.options import config_from
-from clozeline.show.terminal import notes, results, table
+from clozeline.show.terminal import notes, results, speed, table
 from model.configs import PretrainConfig
 from model.run_config import CURVES
 from model.training.config import Initialization
@@ -126,8 +126,8 @@ def print_result(result: "PretrainResult") -> None:
         ]
     rows += [
         ("steps", result.steps),
-        ("tokens/s, padding included", f"{result.tokens_per_sec:,.0f}"),
-        ("model FLOP utilization", f"{result.mfu:.1%}"),
+        ("tokens/s, padding included", speed(result.tokens_per_sec, ",.0f")),
+        ("model FLOP utilization", speed(result.mfu, ".1%")),
         ("seconds", f"{result.secs:,.1f}"),
     ]
     results.print(table(f"run {result.run}", ("", Path(result.model).name), rows))

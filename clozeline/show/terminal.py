@@ -49,6 +49,16 @@ def table(
     return result
 
 
+def speed(value: float, form: str) -> str:
+    """Return a speed as text, or "not measured": a training of one call compiles all the time.
+
+    Args:
+        value: the speed; 0 = not measured.
+        form: format of the number, for example ",.0f".
+    """
+    return format(value, form) if value else "not measured"
+
+
 def warn(messages: Iterable[object]) -> None:
     """Print warnings, one per line."""
     for message in messages:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from pipeline.progress import counted
+
 
 class Examples(ABC):
     """Examples of a file; each kind of task has its own subclass.
@@ -36,7 +38,7 @@ class Examples(ABC):
     @property
     def described(self) -> list[str]:
         """Summary of what was read, as short phrases."""
-        return [f"{len(self):,} examples"]
+        return [counted(len(self), "examples")]
 
     def no_labels(self) -> str:
         """Return the error message for a file without labels."""

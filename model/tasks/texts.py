@@ -26,6 +26,7 @@ from model.tasks.tables import (
 from model.tasks.task_kind import WORD_FLAGS, ForeignHead, Task, TaskKind
 from model.tasks.windows import half_windows, is_first_or_last, window_count
 from pipeline.errors import InputError
+from pipeline.progress import counted
 from pipeline.schema import Arrays
 from pipeline.storage.strict_json import JsonObject
 
@@ -94,7 +95,7 @@ class Texts(Examples):
     def described(self) -> list[str]:
         """Summary of what was read and skipped."""
         left_out = [f"{self.incomplete:,} incomplete rows left out"] * bool(self.incomplete)
-        return [f"{len(self):,} examples of {', '.join(self.columns)}", *left_out]
+        return [f"{counted(len(self), 'examples')} of {', '.join(self.columns)}", *left_out]
 
 
 class TextKind(TaskKind[Texts]):

@@ -27,6 +27,7 @@ from model.tasks.tables import (
     text_of,
 )
 from pipeline.errors import InputError
+from pipeline.progress import counted
 from pipeline.storage.strict_json import JsonObject
 
 PAIRS = (
@@ -100,7 +101,7 @@ class ComparedTexts(Examples):
     def described(self) -> list[str]:
         """Summary of what was read and left out."""
         parts = [f"{count:,} {reason}" for reason, count in self.left_out.items() if count]
-        return [f"{len(self):,} examples of {', '.join(self.columns)}", *parts]
+        return [f"{counted(len(self), 'examples')} of {', '.join(self.columns)}", *parts]
 
 
 def read_compared_texts(path: Path, kind: str, columns: Columns) -> ComparedTexts:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.progress import progress, stderr
+from pipeline.progress import SEPARATOR, counted, progress, stderr
 
 NOTEWORTHY_WAIT_RATE = 0.05
 """Share of time spent waiting for batches above which the progress line shows it."""
@@ -26,7 +26,7 @@ def status_line(values: dict[str, float]) -> str:
     shares = [f"{word} {values[name]:.1%}" for name, word in MEASURES.items() if name in values]
     if values.get("data_wait_rate", 0) > NOTEWORTHY_WAIT_RATE:
         shares.append(f"waiting for data {values['data_wait_rate']:.0%}")
-    return " · ".join(
+    return SEPARATOR.join(
         [f"loss {values['loss']:.3f}", *shares, f"rate {values['learning_rate']:.1e}"]
     )
 
@@ -54,7 +54,9 @@ class Progress:
             unit="examples",
             status="compiling",
         )
-        self.started = self.printed = time.monotonic()
+        self.printed = time.monotonic()
+        self.measured_from: tuple[int, float] | None = None
+        """Step and time of the first update: the call before it compiles, which takes long."""
 
     @contextmanager
     def shown(self) -> Iterator["Progress"]:
@@ -69,13 +71,23 @@ class Progress:
             step: number of steps done.
             values: metrics of the latest steps, by name.
         """
-        speed = f"{values['tokens_per_sec']:,.0f} tokens/s"
-        line = f"step {step:,} · {status_line(values)} · {speed}"
-        self.bar.update(self.task, completed=step * self.batch_size, status=line)
         now = time.monotonic()
+        line = SEPARATOR.join([f"step {step:,}", status_line(values), *self._speed(values)])
+        self.bar.update(self.task, completed=step * self.batch_size, status=line)
         if self.bar.disable and (now - self.printed >= PLAIN_LINE_SECS or step == self.steps):
             self.printed = now
-            left = (now - self.started) / (step - self.first_step) * (self.steps - step)
-            stderr.print(
-                f"{line} · {time_left(left)} left (of {self.steps:,} steps)", soft_wrap=True
-            )
+            line = SEPARATOR.join([line, *self._left(step, now)])
+            stderr.print(f"{line} (of {counted(self.steps, 'steps')})", soft_wrap=True)
+        self.measured_from = self.measured_from or (step, now)
+
+    def _speed(self, values: dict[str, float]) -> Iterator[str]:
+        """Yield the speed if it was measured: not after the first call, which compiles."""
+        if self.measured_from:
+            yield f"{values['tokens_per_sec']:,.0f} tokens/s"
+
+    def _left(self, step: int, now: float) -> Iterator[str]:
+        """Yield the time left at the speed since the first update, if there were steps since."""
+        first_step, since = self.measured_from or (step, now)
+        if step > first_step:  # a rollback goes back beyond it
+            left = (now - since) / (step - first_step) * (self.steps - step)
+            yield f"{time_left(left)} left"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from pipeline.progress import progress
+from pipeline.progress import SEPARATOR, counted, progress
 from pipeline.storage.strict_json import to_json
 
 POLL_SECS = 0.25
@@ -108,8 +108,8 @@ def _follow(
             bar.update(task, completed=totals.pop(name, 0) / stages[name].counts_per_unit)
         first = bar.tasks[0]
         others = [
-            f"{count:,} {name}, {count / first.elapsed:,.0f} {name}/s"
+            f"{counted(count, name)}, {count / first.elapsed:,.0f} {name}/s"
             for name, count in totals.items()
             if first.elapsed
         ]
-        bar.update(first.id, status=" · ".join(others))
+        bar.update(first.id, status=SEPARATOR.join(others))

@@ -38,5 +38,23 @@ def test_without_a_terminal_progress_is_printed_at_intervals_and_at_the_end(
         shown.update(step, values)
     lines = capsys.readouterr().err.splitlines()
     assert [re.findall(r"step (\d+)", line) for line in lines] == [["20"], ["50"]]
-    # 10 of the 40 steps of this session took 16 s; 30 are left.
-    assert lines[0].endswith("12,346 tokens/s · 0:00:48 left (of 50 steps)")
+    # 5 steps took 12 s since the first update; 30 steps are left.
+    assert lines[0].endswith("12,346 tokens/s · 0:01:12 left (of 50 steps)")
+
+
+def test_compilation_does_not_count_as_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    values = {"loss": 2.5, "learning_rate": 0.001, "tokens_per_sec": 0.0}
+    shown = Progress(steps=1000, first_step=0, batch_size=8)
+    now[0] = 60.0  # a minute of compilation and one step
+    shown.update(1, values)
+    now[0] = 80.0
+    shown.update(101, values | {"tokens_per_sec": 640.0})
+    assert capsys.readouterr().err.splitlines() == [
+        "step 1 · loss 2.500 · rate 1.0e-03 (of 1,000 steps)",
+        # 100 steps took 20 s; 899 are left.
+        "step 101 · loss 2.500 · rate 1.0e-03 · 640 tokens/s · 0:03:00 left (of 1,000 steps)",
+    ]
