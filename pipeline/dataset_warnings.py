@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.manifest import Manifest
+from pipeline.schema import NO_OTHER_DOCUMENT
 
 MAX_UNKNOWN_RATE = 0.02
 """Share of [UNK] among the pieces, or of all-[UNK] sentences, above which a warning is given."""
@@ -17,7 +18,12 @@ def dataset_warnings(manifest: Manifest) -> list[str]:
     total: Counter[str] = Counter()
     for statistics in manifest.statistics.values():
         total.update(statistics)
-    return [*_unknown(total), *_random_next(total, manifest), *_shared_ids(total)]
+    return [
+        *_unknown(total),
+        *_random_next(total, manifest),
+        *_shared_ids(total),
+        *_alone(total, manifest),
+    ]
 
 
 def _unknown(total: Counter[str]) -> Iterator[str]:
@@ -40,6 +46,19 @@ def _shared_ids(total: Counter[str]) -> Iterator[str]:
         yield (
             f"documents with the id of another one (`id_column`): {total['shared_ids']:,}; name a "
             "column of unique ids, or keep one document of each id with `deduplicate`"
+        )
+
+
+def _alone(total: Counter[str], manifest: Manifest) -> Iterator[str]:
+    """Yield a warning if documents were left out because nothing else is in their shard."""
+    alone = manifest.dropped_documents.get(NO_OTHER_DOCUMENT, 0)
+    if alone:
+        # A single shard has several documents, so the one that is alone is in the eval split.
+        remedy = "fewer `shards`" if manifest.settings["shards"] > 1 else "a larger `eval_rate`"
+        yield (
+            f"{alone:,} of {alone + total['documents']:,} documents are alone in their shard and "
+            f"left out ({NO_OTHER_DOCUMENT}): random next sentences come from the shard's other "
+            f"documents; use {remedy}, or give more documents"
         )
 
 

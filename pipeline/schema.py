@@ -57,6 +57,9 @@ def finds_near(deduplicate: Deduplicate) -> bool:
     return NEAR in deduplicate.split("+")
 
 
+NO_OTHER_DOCUMENT = "no_other_document"
+"""Reason for dropping a document: its shard has no other one to draw random sentences from."""
+
 Compression = Literal["none", "gzip"]
 """Compression of the shard files."""
 

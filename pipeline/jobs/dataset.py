@@ -18,7 +18,8 @@ from pipeline.jobs.preprocess import run_job
 from pipeline.jobs.shared_folder import job_folder
 from pipeline.jobs.tally import Stage, reading, watch
 from pipeline.manifest import Manifest, Shard
-from pipeline.records.shard import EVAL, NO_OTHER_DOCUMENT, TRAIN, Settings, shard_files
+from pipeline.records.shard import EVAL, TRAIN, Settings, shard_files
+from pipeline.schema import NO_OTHER_DOCUMENT
 from pipeline.storage.files import CLOZELINE, absolute, match_files
 from pipeline.storage.publishing import Finished, check_free, publish
 from pipeline.storage.rejection_files import (

@@ -6,24 +6,58 @@ near-duplicate, or which units of text (paragraphs or lines) of the document wit
 repeated.
 
 Of a unit that occurs several times, the first is kept: that of the document with the smallest key,
-and there the first. A shard's own repeats need no mark. Only the first one of each shard is
-compared with those of other shards, so no unit has more rows in a partition than there are shards.
+and there the first. Only the first one of each shard is compared with those of other shards, so no
+unit has more rows in a partition than there are shards.
+
+A document may be too short without its repeated units, and is then left out. The units that it was
+to keep for others would be lost, so units are compared twice. First, as if all documents were used;
+documents that would be too short are set aside. Then, a unit is kept in a document that is not set
+aside if there is one. The others only gain units thereby, so none of them becomes too short. A
+document set aside is used after all if it has enough units that no other document keeps, and as
+these may be shared by documents set aside, such documents are decided one after another.
 """
 
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.records.document import LENGTH, UNIT, Document
+from pipeline.records.pairs import parts_of
 
 KEY_BYTES, FINGERPRINT_BYTES = 16, 8
 
-ROW = np.dtype([("hash", "<u8"), ("key", "S16"), ("number", "<i4")])
-"""A unit of text: hash of its words, key of its document, its number there."""
+ROW = np.dtype(
+    [
+        ("hash", "<u8"), ("aside", "?"), ("key", "S16"), ("number", "<i4"), ("pieces", "<i4"),
+        ("sentences", "<i4"),
+    ]
+)  # fmt: skip
+"""A unit of text: hash of its words, whether its document is set aside, key of the document, its
+number there, number of its pieces, and of its sentences after long ones are split."""
 
 _NUMBER = np.dtype("<i4")
+
+
+@dataclass(frozen=True)
+class Fewest:
+    """What is needed to be used.
+
+    Attributes:
+        pieces: pieces of a document.
+        sentences: sentences of a document, after long ones are split.
+        documents: documents of a shard.
+    """
+
+    pieces: int
+    sentences: int
+    documents: int
+
+    def has(self, pieces: np.ndarray, sentences: np.ndarray) -> np.ndarray:
+        """Return whether documents of so many pieces and sentences have enough text."""
+        return (pieces >= self.pieces) & (sentences >= self.sentences)
 
 
 def node_of(document: Document) -> bytes:
@@ -42,14 +76,16 @@ def near_mark(node: bytes) -> Document:
 
 def repeat_marks(rows: np.ndarray) -> Iterator[Document]:
     """Yield a mark for each document that has some repeated units, `ROW` [N]."""
+    for key, of_document in by_document(rows):
+        yield key, b"", b"", b"", of_document["number"].astype(_NUMBER).tobytes()
+
+
+def by_document(rows: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Yield the key of each document with its units in order, `ROW`."""
     rows = rows[np.lexsort((rows["number"], rows["key"]))]
-    is_first = np.append(True, rows["key"][1:] != rows["key"][:-1])[: len(rows)]
-    starts = np.flatnonzero(is_first)
-    keys = np.ascontiguousarray(rows["key"][starts]).tobytes()
-    size = rows.dtype["key"].itemsize
-    for index, (start, end) in enumerate(itertools.pairwise([*starts, len(rows)])):
-        numbers = rows["number"][start:end].astype(_NUMBER).tobytes()
-        yield keys[index * size : (index + 1) * size], b"", b"", b"", numbers
+    for start, end in _documents(rows):
+        # Of the array: NumPy's scalars lose zeros at the end.
+        yield rows["key"][start : start + 1].tobytes(), rows[start:end]
 
 
 def separated(
@@ -70,23 +106,138 @@ def separated(
     return kept, near, repeated
 
 
-def unit_rows(documents: Iterable[Document]) -> np.ndarray:
-    """Return the units of documents with different keys: `ROW` [units]."""
+def unit_rows(documents: Iterable[Document], longest_sentence: int) -> np.ndarray:
+    """Return the units of documents with different keys: `ROW` [units], none of them set aside.
+
+    Args:
+        documents: documents with units.
+        longest_sentence: longer sentences are split.
+    """
     parts = [np.empty(0, ROW)]
-    for key, _, _, _, units in documents:
-        of_document = np.frombuffer(units, UNIT)
-        rows = np.empty(len(of_document), ROW)
+    for key, _, lengths, _, units in documents:
+        of_document, sentences = np.frombuffer(units, UNIT), np.frombuffer(lengths, LENGTH)
+        starts = np.cumsum(of_document["sentences"]) - of_document["sentences"]
+        rows = np.zeros(len(of_document), ROW)
         rows["hash"], rows["key"] = of_document["hash"], key
         rows["number"] = np.arange(len(rows))
+        rows["pieces"] = np.add.reduceat(sentences, starts)
+        rows["sentences"] = np.add.reduceat(parts_of(sentences, longest_sentence), starts)
         parts.append(rows)
     return np.concatenate(parts)
 
 
-def first_and_repeated(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first of each unit in the order of keys and numbers, and all others: `ROW`."""
-    rows = rows[np.lexsort((rows["number"], rows["key"], rows["hash"]))]
-    is_first = np.append(True, rows["hash"][1:] != rows["hash"][:-1])[: len(rows)]
-    return rows[is_first], rows[~is_first]
+def first_rows(rows: np.ndarray) -> np.ndarray:
+    """Return the first of each unit, of documents not set aside if there are: `ROW` [units]."""
+    return rows[_are_first(rows)]
+
+
+def lost_rows(rows: np.ndarray) -> np.ndarray:
+    """Return all but the first of each unit: `ROW`; `aside` is that of the first one."""
+    order, number = _ordered(rows)
+    is_first = np.diff(number, prepend=-1) > 0
+    lost = rows[order]
+    lost["aside"] = lost["aside"][is_first][number]
+    return lost[~is_first]
+
+
+def set_aside(rows: np.ndarray, lost: np.ndarray, fewest: Fewest) -> np.ndarray:
+    """Return the units of a shard, with documents set aside that would be left out.
+
+    Args:
+        rows: `ROW` [units]. All units of the shard's documents.
+        lost: `ROW`. Units of theirs that another shard keeps.
+        fewest: what a document and the shard must have.
+    """
+    is_kept = _are_first(rows) & ~np.isin(rows["hash"], lost["hash"])
+    rows = rows.copy()
+    rows["aside"] = ~_have_enough(rows, is_kept, fewest)
+    if len(np.unique(rows["key"][~rows["aside"]])) < fewest.documents:
+        rows["aside"] = True
+    return rows
+
+
+def settled(rows: np.ndarray, lost: np.ndarray, fewest: Fewest) -> tuple[np.ndarray, np.ndarray]:
+    """Return the repeated units of a shard, and those of documents that may be used after all.
+
+    Args:
+        rows: `ROW` [units]. What `set_aside` returned.
+        lost: `ROW`. Units of theirs that another shard keeps, as by `lost_rows`.
+        fewest: what a document and the shard must have.
+
+    Returns:
+        `ROW`: units to remove. `ROW`: units of documents set aside that no other document keeps;
+        only of documents that have enough of them.
+    """
+    aside = rows["aside"]
+    kept_elsewhere = np.isin(rows["hash"], lost["hash"][~lost["aside"]])
+    kept_here = np.isin(rows["hash"], rows["hash"][~aside])
+    _, of_document = np.unique(rows["key"], return_inverse=True)
+    is_first = np.where(aside, ~kept_here & _are_first(rows, of_document), _are_first(rows))
+    is_repeated = ~is_first | kept_elsewhere
+    is_open = aside & ~is_repeated
+    is_open &= _have_enough(rows, is_open, fewest)
+    if len(np.unique(rows["key"][~aside | is_open])) < fewest.documents:
+        is_open[:] = False
+    return rows[is_repeated], rows[is_open]
+
+
+def repeated_in_order(rows: np.ndarray, fewest: Fewest) -> np.ndarray:
+    """Return the units to remove from documents that are used if they have enough others: `ROW`.
+
+    Args:
+        rows: `ROW` [units]. Distinct units of each document.
+        fewest: what a document must have. One with fewer units, without those of documents with
+            smaller keys, is not used.
+    """
+    rows = rows[np.lexsort((rows["number"], rows["key"]))]
+    is_repeated = np.zeros(len(rows), bool)
+    kept: set[int] = set()
+    for start, end in _documents(rows):
+        hashes = rows["hash"][start:end].tolist()
+        is_repeated[start:end] = [each in kept for each in hashes]
+        rest = rows[start:end][~is_repeated[start:end]]
+        if fewest.has(rest["pieces"].sum(), rest["sentences"].sum()):
+            kept.update(hashes)
+    return rows[is_repeated]
+
+
+def _ordered(rows: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of units, and the number of each distinct one in that order.
+
+    Args:
+        rows: `ROW` [units].
+        more: what equal units must have in common besides their text.
+    """
+    keys = (*more, rows["hash"])
+    order = np.lexsort((rows["number"], rows["key"], rows["aside"], *keys))
+    is_new = np.zeros(len(rows), bool)
+    for each in keys:
+        is_new |= np.diff(each[order].astype(np.int64), prepend=0) != 0
+    is_new[:1] = True
+    return order, np.cumsum(is_new) - 1
+
+
+def _are_first(rows: np.ndarray, *more: np.ndarray) -> np.ndarray:
+    """Return whether each unit is the first of equal ones, bool [units]; as `_ordered`."""
+    order, number = _ordered(rows, *more)
+    is_first = np.zeros(len(rows), bool)
+    is_first[order] = np.diff(number, prepend=-1) > 0
+    return is_first
+
+
+def _have_enough(rows: np.ndarray, is_kept: np.ndarray, fewest: Fewest) -> np.ndarray:
+    """Return whether the document of each unit has enough with some of its units, bool [units]."""
+    _, document = np.unique(rows["key"], return_inverse=True)
+    pieces, sentences = (
+        np.bincount(document, np.where(is_kept, rows[name], 0)) for name in ("pieces", "sentences")
+    )
+    return fewest.has(pieces, sentences)[document]
+
+
+def _documents(rows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield where the units of each document start and end among units in order of their keys."""
+    is_first = np.append(True, rows["key"][1:] != rows["key"][:-1])[: len(rows)]
+    yield from itertools.pairwise([*np.flatnonzero(is_first).tolist(), len(rows)])
 
 
 def without_units(

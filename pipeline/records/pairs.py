@@ -288,11 +288,16 @@ def split_long(lengths: np.ndarray, longest: int) -> np.ndarray:
     Returns:
         int [parts in all], in the same order and with the same sum.
     """
-    parts = -(-lengths // longest)
+    parts = parts_of(lengths, longest)
     # The number of each part in its sentence; the first `rest` parts get one piece more.
     number = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
     size, rest = np.divmod(lengths, parts)
     return np.repeat(size, parts) + (number < np.repeat(rest, parts))
+
+
+def parts_of(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """Return into how many parts `split_long` splits each sentence: int [S]."""
+    return -(-lengths // longest)
 
 
 def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:

@@ -15,13 +15,22 @@ from pipeline.corpus.minhash import Bands
 from pipeline.corpus.readers import CorpusFormat
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.manifest import shard_file
-from pipeline.records.deduplication import KEY_BYTES, node_of, separated, without_units
+from pipeline.records.deduplication import KEY_BYTES, Fewest, node_of, separated, without_units
 from pipeline.records.document import LENGTH, Document
 from pipeline.records.masking import Masker, prediction_limits, record_seeds
 from pipeline.records.packing import pack, pairs_of_records
-from pipeline.records.pairs import DRAW_PAIRS, SPECIAL_PIECES, Pairs, ShardText, lay_out, split_long
+from pipeline.records.pairs import (
+    DRAW_PAIRS,
+    SPECIAL_PIECES,
+    Pairs,
+    ShardText,
+    lay_out,
+    parts_of,
+    split_long,
+)
 from pipeline.records.serialization import encode_examples
 from pipeline.schema import (
+    NO_OTHER_DOCUMENT,
     Arrays,
     Compression,
     Deduplicate,
@@ -41,9 +50,9 @@ TRAIN: Split = "train"
 EVAL: Split = "eval"
 
 DUPLICATE, NEAR_DUPLICATE = "duplicate", "near_duplicate"
-TOO_SHORT, NO_OTHER_DOCUMENT = "too_short", "no_other_document"
+TOO_SHORT = "too_short"
 """Reasons for dropping a document: an equal or a similar document was kept; it has too few pieces,
-or too few sentences for a pair; its shard has no other document to draw random sentences from."""
+or too few sentences for a pair."""
 
 BLOCK = 1024
 """Records that are masked and serialized at a time; their arrays fit into a CPU's cache."""
@@ -97,6 +106,12 @@ class Settings(CorpusFormat):
         """Maximum number of pieces in a sentence: with a pair, two must fit into a record."""
         most = self.max_seq_length - SPECIAL_PIECES[self.pairing]
         return most if self.pairing == "none" else most // 2
+
+    @property
+    def fewest(self) -> Fewest:
+        """What a document, and a shard, must have at least."""
+        sentences = 2 if self.pairing == "sop" else 1
+        return Fewest(self.min_document_pieces, sentences, 2 if self.pairing == "nsp" else 1)
 
     @property
     def shards_by_split(self) -> dict[Split, int]:
@@ -154,10 +169,9 @@ def too_few_sentences(lengths: bytes, settings: Settings) -> Rejection | None:
         lengths: number of pieces of each sentence, in dtype `LENGTH`.
         settings: settings of the dataset.
     """
-    if settings.pairing != "sop":
-        return None
-    count = len(split_long(np.frombuffer(lengths, LENGTH), settings.longest_sentence))
-    return Rejection(TOO_SHORT, count, 2) if count < 2 else None
+    fewest = settings.fewest.sentences
+    count = int(parts_of(np.frombuffer(lengths, LENGTH), settings.longest_sentence).sum())
+    return Rejection(TOO_SHORT, count, fewest) if count < fewest else None
 
 
 def unknown(documents: Sequence[Document], piece: np.dtype, unk_id: int) -> dict[str, int]:
@@ -254,7 +268,7 @@ class ShardMaker:
             else:
                 kept.append(shorter)
                 changes += Counter({self._repeated: removed})
-        if self.settings.pairing == "nsp" and len({key for key, *_ in kept}) == 1:
+        if len({key for key, *_ in kept}) < self.settings.fewest.documents:
             rejected += [(document, Rejection(NO_OTHER_DOCUMENT)) for document in kept]
             kept, changes = [], Counter()
         return Selection(kept, rejected, changes)

@@ -1,5 +1,6 @@
 """Warnings of datasets that a model cannot learn from: on each side of each bound."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,3 +60,16 @@ def test_warnings(changed: dict[str, int], settings: dict[str, str], expected: l
     assert len(found) == len(expected)
     for warning, begin in zip(found, expected, strict=True):
         assert warning.startswith(begin)
+
+
+@pytest.mark.parametrize(
+    ("shards", "remedy"), [(3, "use fewer `shards`"), (1, "a larger `eval_rate`")]
+)
+def test_documents_alone_in_their_shard(shards: int, remedy: str) -> None:
+    made = manifest({}, TOTALS, dict.fromkeys(TOTALS, 0))
+    made.settings["shards"] = shards
+    assert not dataset_warnings(made)
+    made = replace(made, dropped_documents={"no_other_document": 20, "too_short": 7})
+    (warning,) = dataset_warnings(made)
+    assert warning.startswith("20 of 120 documents are alone in their shard")
+    assert remedy in warning

@@ -24,8 +24,8 @@ from pipeline.inspection import read_records, text_pieces
 from pipeline.jobs.preprocess import write_records
 from pipeline.jobs.tally import Tally
 from pipeline.manifest import MANIFEST, read_manifest
-from pipeline.records.shard import NO_OTHER_DOCUMENT, document_key
-from pipeline.schema import IS_RANDOM, SPECIAL_TOKENS
+from pipeline.records.shard import document_key
+from pipeline.schema import IS_RANDOM, NO_OTHER_DOCUMENT, SPECIAL_TOKENS
 from pipeline.storage.tfrecords import RecordFile
 from pipeline.text.sentences import split_sentences
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
@@ -408,12 +408,15 @@ def test_documents_of_one_text(
 
 
 def test_documents_alone_in_their_shard_are_counted(
-    prose_corpus: Path, vocab_path: Path, tmp_path: Path
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds", "--shards", "25") == 0
     manifest = read_manifest(tmp_path / "ds")
     used = sum(total["documents"] for total in manifest.statistics.values())
     assert manifest.dropped_documents[NO_OTHER_DOCUMENT] == 60 - used > 0
+    warning = " ".join(capsys.readouterr().err.split())
+    assert f"warning: {60 - used} of 60 documents are alone in their shard" in warning
+    assert "use fewer --shards" in warning
 
 
 def test_dataset_is_not_replaced_unasked(

@@ -178,11 +178,37 @@ def test_documents_that_become_too_short(vocab_path: Path, tmp_path: Path) -> No
     assert read_manifest(tmp_path / "ds").dropped_documents == {"too_short": 2}
 
 
+def test_text_of_documents_that_become_too_short_stays_in_others(
+    vocab_path: Path, tmp_path: Path
+) -> None:
+    """A paragraph was lost when the document that kept it became too short and was left out."""
+    order = sorted(range(20), key=lambda i: document_key(json.dumps(i), SEED))
+    shared, other, third = (f"The {word} of the old town was closed." for word in "abc")
+    own = {index: f"Number {index}. " + "and so on " * 5 for index in order}
+    rows = {index: [text] for index, text in own.items()}
+    rows[order[0]] = [own[order[0]], shared]
+    rows[order[1]] = [shared, other]  # too short without the first
+    rows[order[2]] = [other, own[order[2]]]
+    rows[order[3]] = [shared, third]
+    rows[order[4]] = [shared, third, "It is."]  # long enough if the one before is left out
+    rest = {index: text for index, text in rows.items() if index not in (order[1], order[3])}
+    rest[order[4]] = rows[order[4]][1:]
+    path = write(rows, tmp_path / "in.jsonl", "\n\n")
+    more = ["--deduplicate", "paragraphs", "--min-document-pieces", "10"]
+    assert preprocess(path, vocab_path, tmp_path / "ds", *more) == 0
+    path = write(rest, tmp_path / "rest.jsonl", "\n\n")
+    assert preprocess(path, vocab_path, tmp_path / "rest") == 0
+    made = read_manifest(tmp_path / "ds")
+    assert made.dropped_documents == {"repeated_paragraphs": 1, "too_short": 1}
+    assert made.changed_text == {"repeated_paragraphs": 1}
+    assert shards(made) == shards(read_manifest(tmp_path / "rest"))
+
+
 def test_a_corpus_of_nothing_but_repeats(
     vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write({1: [NOTICE], 2: [NOTICE, RULES], 3: [RULES]}, tmp_path / "in.jsonl", "\n\n")
-    more = ["--deduplicate", "paragraphs", "--min-document-pieces", "2"]
+    more = ["--deduplicate", "paragraphs", "--shards", "1", "--eval-rate", "0"]
     assert preprocess(path, vocab_path, tmp_path / "ds", *more) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "one of 3 documents is left (2 by repeated_paragraphs)" in error
