@@ -1,16 +1,20 @@
-"""AdamW and LAMB for gradients that are already summed over the replicas; learning-rate schedules.
+"""AdamW, LAMB and Muon for gradients summed over the replicas; learning-rate schedules.
 
 Keras's AdamW clips each replica's gradients separately and then sums them; ours clips the gradient
 of the global batch once.
 
 Sources: Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101; the bias correction, with
 epsilon outside of it, is that of Kingma & Ba 2014, https://arxiv.org/abs/1412.6980, algorithm 1.
-LAMB: You et al. 2019, https://arxiv.org/abs/1904.00962, algorithm 2.
+LAMB: You et al. 2019, https://arxiv.org/abs/1904.00962, algorithm 2. Muon: Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon/, with the scale of Liu et al. 2025,
+https://arxiv.org/abs/2502.16982, equation 4.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -24,6 +28,11 @@ Schedule = Callable[[tf.Tensor], tf.Tensor]
 def is_decayed(path: str) -> bool:
     """Return whether weight decay applies to the weight with this path (`…/layer/weight`)."""
     return path.rsplit("/", 1)[-1] not in NOT_DECAYED
+
+
+def is_layer_matrix(path: str) -> bool:
+    """Return whether the weight with this path is a matrix of a Transformer layer."""
+    return re.search(r"(^|/)transformer_layer_\d+/.*\bkernel$", path) is not None
 
 
 def same_for_all(path: str) -> float:
@@ -72,7 +81,7 @@ def make_schedule(name: str, peak: float, warmup_steps: int, steps: int) -> Sche
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Hyperparameters of AdamW and LAMB; the defaults are those of the BERT paper.
+    """Hyperparameters of the optimizers; the defaults are those of the BERT paper, and of Muon's.
 
     Attributes:
         weight_decay: decoupled weight decay: each step multiplies a weight by
@@ -81,6 +90,8 @@ class OptimizerSettings:
         beta_2: decay rate of the second moment (mean squared gradient).
         epsilon: added to the square root of the second moment.
         clip_norm: largest global norm of the gradients; larger ones are scaled down.
+        muon_momentum: Nesterov momentum of Muon's matrices.
+        compute_dtype: dtype of the matrix products in a Muon step.
     """
 
     weight_decay: float = 0.01
@@ -88,6 +99,8 @@ class OptimizerSettings:
     beta_2: float = 0.999
     epsilon: float = 1e-6
     clip_norm: float = 1.0
+    muon_momentum: float = 0.95
+    compute_dtype: str = "float32"
 
 
 class AdamW:
@@ -95,7 +108,7 @@ class AdamW:
 
     Attributes:
         momentum: first moments, by the variable's path.
-        velocity: second moments, by the variable's path.
+        velocity: second moments, by the variable's path, of the variables that have one.
     """
 
     def __init__(
@@ -118,7 +131,11 @@ class AdamW:
         self.schedule = schedule
         self.settings = settings
         self.momentum = {path: _zeros_like(value) for path, value in self.variables.items()}
-        self.velocity = {path: _zeros_like(value) for path, value in self.variables.items()}
+        self.velocity = {
+            path: _zeros_like(value)
+            for path, value in self.variables.items()
+            if self._has_velocity(path)
+        }
 
     def apply(
         self, gradients: Sequence[tf.Tensor], step: tf.Tensor, scale: tf.Tensor | float = 1.0
@@ -169,10 +186,18 @@ class AdamW:
         numbers: dict[str, tf.Tensor],
     ) -> None:
         for (path, variable), gradient in zip(self.variables.items(), gradients, strict=True):
-            slots = (self.momentum[path], self.velocity[path])
-            update = self._decay_and_update if is_decayed(path) else self._update
-            update = _rescaled(update, self.learning_rate_factor(path))
+            slots = [slots[path] for slots in (self.momentum, self.velocity) if path in slots]
+            update = _rescaled(self._update_of(path), self.learning_rate_factor(path))
             strategy.extended.update(variable, update, args=(gradient, *slots, numbers))
+
+    def _has_velocity(self, path: str) -> bool:
+        """Return whether the variable with this path has a second moment."""
+        del path
+        return True
+
+    def _update_of(self, path: str) -> Callable[..., None]:
+        """Return the function that updates the variable with this path."""
+        return self._decay_and_update if is_decayed(path) else self._update
 
     def _decay_and_update(
         self,
@@ -240,6 +265,79 @@ class Lamb(AdamW):
         variable.assign_sub(numbers["learning_rate"] * ratio * step)
 
 
+class Muon(AdamW):
+    """Muon for the matrices of the Transformer layers; AdamW for all other weights.
+
+    A matrix's step is its momentum with all singular values near 1. It is scaled so that its root
+    mean square is that of a typical step of AdamW: both take the same learning rate.
+    """
+
+    def _has_velocity(self, path: str) -> bool:
+        return not is_layer_matrix(path)
+
+    def _update_of(self, path: str) -> Callable[..., None]:
+        if not is_layer_matrix(path):
+            return super()._update_of(path)
+        return partial(self._update_matrix, path.endswith("attention_output/kernel"))
+
+    def _update_matrix(
+        self,
+        joins_heads: bool,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        momentum: tf.Variable,
+        numbers: dict[str, tf.Tensor],
+    ) -> None:
+        """Update a matrix of shape [inputs, outputs], or with one side as [heads, head size].
+
+        Args:
+            joins_heads: whether the first two axes are the inputs.
+            variable: the matrix.
+            gradient: its gradient, summed over the replicas.
+            momentum: sum of earlier gradients, each multiplied by `muon_momentum` per step.
+            numbers: this step's scalars.
+        """
+        settings, rate = self.settings, numbers["learning_rate"]
+        gradient = tf.math.multiply_no_nan(gradient, numbers["clip"])
+        is_finite = numbers["beta_1"] < 1  # else nothing may change
+        momentum.assign(tf.where(is_finite, settings.muon_momentum, 1.0) * momentum + gradient)
+        step = gradient + settings.muon_momentum * momentum  # Nesterov's
+        inputs = math.prod(variable.shape[: 2 if joins_heads else 1])
+        matrix = tf.reshape(step, [inputs, -1])
+        # A matrix with singular values 1 has the root mean square 1 / √(longer side); 0.2 is that
+        # of AdamW's steps.
+        scale = 0.2 * math.sqrt(max(matrix.shape))
+        step = tf.reshape(orthogonalized(matrix, settings.compute_dtype), variable.shape)
+        decayed = variable * (1.0 - rate * settings.weight_decay)
+        variable.assign(decayed - rate * scale * step)
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of x, x³ and x⁵ in a Newton–Schulz step. Jordan et al. chose them for a large slope
+at 0, so that five steps bring singular values from 0.01 to 1 between 0.7 and 1.2."""
+
+NEWTON_SCHULZ_STEPS = 5
+
+
+def orthogonalized(matrix: tf.Tensor, compute_dtype: str = "float32") -> tf.Tensor:
+    """Return a matrix with the same singular vectors and singular values near 1, float32 [n, m].
+
+    Args:
+        matrix: float32 [n, m].
+        compute_dtype: dtype of the products.
+    """
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    # The products are then of the shorter side.
+    x = tf.transpose(matrix) if is_tall else matrix
+    x = tf.cast(x / (tf.norm(x) + 1e-7), compute_dtype)
+    linear, cubic, quintic = NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        square = tf.matmul(x, x, transpose_b=True)
+        x = linear * x + tf.matmul(cubic * square + quintic * tf.matmul(square, square), x)
+    x = tf.cast(x, tf.float32)
+    return tf.transpose(x) if is_tall else x
+
+
 def _rescaled(update: Callable[..., None], factor: float) -> Callable[..., None]:
     """Return the update function with its learning rate multiplied by a factor."""
 
@@ -250,7 +348,7 @@ def _rescaled(update: Callable[..., None], factor: float) -> Callable[..., None]
     return update if factor == 1 else call
 
 
-OPTIMIZERS = {"adamw": AdamW, "lamb": Lamb}
+OPTIMIZERS = {"adamw": AdamW, "lamb": Lamb, "muon": Muon}
 
 
 def _zeros_like(variable: tf.Variable) -> tf.Variable:
