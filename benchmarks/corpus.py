@@ -7,12 +7,15 @@ Text that is repeated to reach the size is shuffled each time, so no two documen
 """
 
 import argparse
+import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
+
+import zstandard
 
 from pipeline.corpus.docstrings import write_corpus
 from pipeline.text.sentences import split_sentences
@@ -43,8 +46,21 @@ def read_paragraphs() -> list[str]:
         return _paragraphs(Path(folder))
 
 
+def read_more_paragraphs() -> list[str]:
+    """Return the paragraphs of `$CLOZELINE_DATA/more-books.jsonl.zst`, 169 books, if it exists."""
+    path = data_folder() / "more-books.jsonl.zst"
+    if not path.is_file():
+        return []
+    with zstandard.open(path, "rt", encoding="utf-8") as file:
+        return _blocks(json.loads(line)["text"].replace("\r\n", "\n") for line in file)
+
+
 def _paragraphs(folder: Path) -> list[str]:
-    texts = (path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()))
+    return _blocks(path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()))
+
+
+def _blocks(texts: Iterable[str]) -> list[str]:
+    """Return the paragraphs of texts, each on one line."""
     blocks = (" ".join(block.split()) for text in texts for block in text.split("\n\n"))
     return [block for block in blocks if block]
 

@@ -10,6 +10,7 @@ loss curves of both are in `losses.png` in the same folder.
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,17 @@ def draw(picture: Path, ours: Path, theirs: Path) -> None:
     draw_curves(picture, lines, "in training", {"ours": thin, "Hugging Face": thin})
 
 
-def make_dataset(folder: Path, megabytes: float) -> Path:
-    """Create (once) a dataset of the books: 16,000 pieces, records of 128 positions."""
+def make_dataset(folder: Path, megabytes: float, more: Sequence[str] = ()) -> Path:
+    """Create (once) a dataset of the books: 16,000 pieces, records of 128 positions.
+
+    Args:
+        folder: directory of the corpus, the vocabulary and the dataset.
+        megabytes: size of the corpus.
+        more: further paragraphs, after those of the books.
+    """
     dataset = folder / "dataset"
     if not (dataset / "manifest.json").exists():
-        write_prose(folder / "corpus", int(megabytes * 1e6), read_paragraphs())
+        write_prose(folder / "corpus", int(megabytes * 1e6), [*read_paragraphs(), *more])
         corpus, vocab = folder / "corpus" / "*.txt", folder / "vocab.txt"
         clozeline("vocab", "--input", corpus, "--output", vocab, "--size", 16_000)
         clozeline("preprocess", "--input", corpus, "--vocab", vocab, "--output", dataset,

@@ -42,7 +42,6 @@ class PretrainConfig:
         initialization: initial weights of a new model, with `init` random.
         initializer_range: standard deviation of the random initial weights; None = that of the
             model's config, or with another `initialization` than random 0.8 / √hidden_size.
-        dropout: dropout rate of the whole model; None = that of the model's config.
         next_sentence_weight: weight of the next-sentence loss after twice the warm-up, above 0 to
             1; before that it is 1.
         epochs: passes over the train split, instead of a number of steps; None = 10.
@@ -69,7 +68,6 @@ class PretrainConfig:
     recipe: str | None = None
     initialization: Initialization = "random"
     initializer_range: float | None = None
-    dropout: float | None = None
     next_sentence_weight: float = 1.0
     epochs: float | None = None
     phase2_dataset: Path | None = None
@@ -106,8 +104,6 @@ class PretrainConfig:
             )
         if self.initializer_range is not None and not 0 < self.initializer_range < math.inf:
             raise InputError(f"`initializer_range` {self.initializer_range}: must be above 0")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise InputError(f"`dropout` {self.dropout}: must be at least 0 and below 1")
         if not 0 < self.next_sentence_weight <= 1:
             raise InputError(
                 f"`next_sentence_weight` {self.next_sentence_weight}: must be above 0 and at most 1"

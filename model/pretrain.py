@@ -410,7 +410,7 @@ def run_config(
         training = dataclasses.replace(training, initialization=config.initialization)
         _warn_without_matches(config.initialization, model, manifest)
     training = dataclasses.replace(training, next_sentence_weight=config.next_sentence_weight)
-    model = with_overrides(model, config)
+    model = with_initializer_range(model, config)
     saved = RunConfig(
         model,
         training,
@@ -504,14 +504,8 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
     return config
 
 
-def with_overrides(model: BertConfig, config: PretrainConfig) -> BertConfig:
-    """Return a model config with the dropout rate and the initial weights' range of a training."""
-    if config.dropout is not None:
-        model = dataclasses.replace(
-            model,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-        )
+def with_initializer_range(model: BertConfig, config: PretrainConfig) -> BertConfig:
+    """Return a model config with the initial weights' range of a training."""
     if config.initializer_range is not None:
         return dataclasses.replace(model, initializer_range=config.initializer_range)
     if config.initialization != "random":

@@ -177,6 +177,7 @@ def settled_updates(
         optimizer=updates.optimizer,
         schedule=updates.schedule,
         precision=precision,
+        dropout=updates.dropout,
     )
 
 

@@ -45,8 +45,6 @@ class Pretrain(TrainingFlags):
     initializer_range: float | None = None
     """Standard deviation of the random initial weights. Default: that of --model (0.02 for sizes);
     with another --initialization than random, 0.8 / sqrt(hidden size)."""
-    dropout: float | None = None
-    """Dropout rate of the whole model. Default: that of --model (0.1 for sizes)."""
     next_sentence_weight: float = PretrainConfig.next_sentence_weight
     """Weight of the next-sentence loss after twice the warm-up, above 0 to 1; before that it is
     1."""

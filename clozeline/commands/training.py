@@ -34,8 +34,9 @@ class TrainingFlags(CachingCommand):
     """Peak learning rate, reached at the end of the warm-up."""
     warmup_steps: int | None = None
     """Warm-up steps, over which the learning rate rises from 0. Default: a tenth of the steps."""
-    optimizer: Literal["adamw", "lamb"] = UpdateConfig.optimizer
-    """adamw, or lamb for batches of thousands of examples."""
+    optimizer: Literal["adamw", "lamb", "muon"] = UpdateConfig.optimizer
+    """adamw. lamb: for batches of thousands of examples. muon: for the matrices of the layers, with
+    adamw for all other weights; it takes the learning rate of adamw."""
     schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay"] = (
         UpdateConfig.schedule
     )
@@ -43,6 +44,8 @@ class TrainingFlags(CachingCommand):
     weight_decay: float = UpdateConfig.weight_decay
     """Decoupled weight decay (AdamW's), relative to the learning rate; not applied to biases and
     LayerNorm."""
+    dropout: float | None = UpdateConfig.dropout
+    """Dropout rate of the whole model in this training. Default: the model's (0.1 for sizes)."""
     strategy: Strategy = ExecutionConfig.strategy
     """one: a single device. mirrored: all local GPUs. multi-worker: the workers that TF_CONFIG,
     Slurm or a Kubernetes Indexed Job names. tpu: the TPU named by TPU_NAME. auto: chosen from the

@@ -124,6 +124,18 @@ class BertConfig:
         layers = self.num_hidden_layers * layer
         return rows * width + norm + layers + masked_lm + next_sentence
 
+    def with_dropout(self, rate: float | None) -> "BertConfig":
+        """Return the config with one rate for all dropout; None = the config itself.
+
+        Raises:
+            ValueError: the rate is out of range.
+        """
+        if rate is None:
+            return self
+        return dataclasses.replace(
+            self, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate
+        )
+
     def to_dict(self) -> JsonObject:
         """Return the fields by name."""
         return dataclasses.asdict(self)

@@ -29,7 +29,7 @@ class TrainingConfig:
         weight_decay: decoupled weight decay: each step multiplies a weight by
             1 - learning rate · weight_decay.
         seed: seed of the initial weights, the order of the examples, and dropout.
-        optimizer: adamw or lamb.
+        optimizer: adamw, lamb or muon.
         schedule: decay of the learning rate; one of `model.training.optimizer.SCHEDULES`.
         precision: compute dtype of matrix multiplications; one of
             `model.training.precision.POLICIES`.
@@ -38,6 +38,8 @@ class TrainingConfig:
         initialization: initial weights of the encoder.
         next_sentence_weight: weight of the next-sentence loss after twice the warm-up, above 0 to
             1; before that it is 1. Metrics have the loss with weight 1.
+        dropout: dropout rate of the whole model in this training; None = the rates of the model's
+            config, which are also those of a later fine-tuning.
     """
 
     steps: int
@@ -53,6 +55,7 @@ class TrainingConfig:
     phase2_batch_size: int = 0
     initialization: Initialization = "random"
     next_sentence_weight: float = 1.0
+    dropout: float | None = None
 
     def to_dict(self) -> JsonObject:
         """Return the fields by name."""
@@ -78,22 +81,25 @@ class UpdateConfig:
         learning_rate: peak learning rate, reached at the end of the warm-up.
         warmup_steps: number of steps over which the learning rate rises from 0. None = that of the
             existing run, or a tenth of the steps.
-        optimizer: adamw, or lamb for batches of thousands of examples.
+        optimizer: adamw; lamb for batches of thousands of examples; muon for the matrices of the
+            layers, and adamw for the rest.
         schedule: decay of the learning rate; one of `model.training.optimizer.SCHEDULES`.
         weight_decay: decoupled weight decay, as in `TrainingConfig`; biases and LayerNorm are not
             decayed.
         precision: compute dtype of matrix multiplications. auto: that of the existing run, or
             bfloat16 on hardware that supports it.
+        dropout: dropout rate of the whole model, as in `TrainingConfig`.
     """
 
     steps: int | None = None
     batch_size: int = 32
     learning_rate: float = 1e-4
     warmup_steps: int | None = None
-    optimizer: Literal["adamw", "lamb"] = "adamw"
+    optimizer: Literal["adamw", "lamb", "muon"] = "adamw"
     schedule: Schedule = "linear"
     weight_decay: float = 0.01
     precision: Literal["auto"] | Precision = "auto"
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -105,6 +111,8 @@ class UpdateConfig:
         check_ranges(self, steps=1, batch_size=1, warmup_steps=0, weight_decay=0)
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"`learning_rate` {self.learning_rate}: must be above 0, finite")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise InputError(f"`dropout` {self.dropout}: must be at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from model.tasks.kinds import Head
 from model.training.checkpoints import State
 from model.training.config import TrainingConfig
 from model.training.losses import Objective, global_loss, model_outputs, texts_per_example
-from model.training.optimizer import OPTIMIZERS, OptimizerSettings, make_schedule
+from model.training.optimizer import OPTIMIZERS, AdamW, OptimizerSettings, make_schedule
 from model.training.precision import dtype_policy
 from model.training.strategy import is_on_cpu
 from model.training.sums import Batch, Sums
@@ -92,12 +92,7 @@ class Trainer:
             if recompute:
                 recompute_layers(self.model)
             self.weights = weights_by_name(self.model)
-            self.optimizer = OPTIMIZERS[training.optimizer](
-                {weight.path: weight.value for weight in self.model.trainable_variables},
-                self.schedule,
-                OptimizerSettings(weight_decay=training.weight_decay),
-                objective.learning_rate_factor,
-            )
+            self.optimizer = self._make_optimizer(training)
             self.step = _counter(0)
             self.position = _counter(0)
             # Small gradients underflow in float16, so the loss is scaled up as far as possible.
@@ -110,6 +105,19 @@ class Trainer:
         weights = {id(weight) for weight in self.model.weights}
         self._seed_states = [v for v in self.model.variables if id(v) not in weights]
         self._compile(xla=xla)
+
+    def _make_optimizer(self, training: TrainingConfig) -> AdamW:
+        """Return the optimizer of the model's weights, in the scope of the strategy."""
+        settings = OptimizerSettings(
+            weight_decay=training.weight_decay,
+            compute_dtype="bfloat16" if training.precision == "bfloat16" else "float32",
+        )
+        return OPTIMIZERS[training.optimizer](
+            {weight.path: weight.value for weight in self.model.trainable_variables},
+            self.schedule,
+            settings,
+            self.objective.learning_rate_factor,
+        )
 
     def _compile(self, *, xla: bool) -> None:
         """Make the compiled functions: gradients, measures and predictions."""
@@ -160,8 +168,14 @@ class Trainer:
                 requested = self._now()
             with tf.control_dependencies([requested]):
                 batch = next(batches)
-            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-                data_secs += self._now() - requested
+            parts = tf.nest.flatten(batch, expand_composites=True)
+            with tf.control_dependencies(parts):
+                received = self._now()
+            # The step after the clock: with one core, it could run first and be counted.
+            with tf.control_dependencies([received]):
+                parts = [tf.identity(part) for part in parts]
+            batch = tf.nest.pack_sequence_as(batch, parts, expand_composites=True)
+            data_secs += received - requested
             sums = self._first(self.strategy.run(self._train_replica, args=(batch,)))
             if self.loss_scale:
                 sums[NORM] = self.loss_scale.updated(sums[NORM])
@@ -488,7 +502,7 @@ def _initial_model(
     config: BertConfig, training: TrainingConfig, objective: Objective
 ) -> keras.Model:
     """Return the objective's model with the weights that training from scratch starts from."""
-    model = objective.build_model(config)
+    model = objective.build_model(config.with_dropout(training.dropout))
     if initialize := INITIALIZERS[training.initialization]:
         initialize(model.get_layer("encoder"), config, training.seed)
     return model

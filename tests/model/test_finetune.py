@@ -222,7 +222,9 @@ def test_other_tasks_learn(
 def test_a_resumed_run_equals_an_uninterrupted_one(
     options: Callable[..., Finetune], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = {"steps": 12, "layer_decay": 0.8, "class_weights": "balanced", "xla": True}
+    flags = {
+        "steps": 12, "layer_decay": 0.8, "class_weights": "balanced", "dropout": 0.3, "xla": True,
+    }  # fmt: skip
     options(**flags, run_dir=tmp_path / "whole").run()
     from model.training import session
     from model.training.run_log import RunLog
@@ -246,6 +248,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     whole, gone_on = weights(tmp_path / "whole"), weights(tmp_path / "run")
     for name, values in whole.items():
         np.testing.assert_array_equal(values, gone_on[name], err_msg=name)
+    saved = load_run(tmp_path / "run").saved
+    assert saved.training is not None
+    assert saved.training.dropout == 0.3
+    assert saved.model.hidden_dropout_prob == 0.05  # the encoder's, for the next training
 
 
 def test_several_seeds(options: Callable[..., Finetune], tmp_path: Path) -> None:

@@ -190,13 +190,19 @@ def test_a_recipe_is_recorded_and_resumes_bit_for_bit(
         ).run()
     with pytest.raises(InputError, match=r"training next_sentence_weight 0\.2, not 1\.0"):
         options(run_dir=stopped.run_dir, **recipe | {"next_sentence_weight": 1.0}).run()
+    with pytest.raises(InputError, match=r"training dropout 0\.0, not 0\.1"):
+        options(run_dir=stopped.run_dir, **recipe | {"dropout": 0.1}).run()
     stopped.run()
     expected, found = weights_of(whole.run_dir), weights_of(stopped.run_dir)
     for path, weight in expected.items():
         np.testing.assert_array_equal(found[path], weight)
     saved = load_run(whole.run_dir).saved
     assert saved.recipe == "cpu-hours"
-    assert saved.model.hidden_dropout_prob == saved.model.attention_probs_dropout_prob == 0.0
+    assert saved.training is not None
+    assert saved.training.dropout == 0.0
+    # A fine-tuning, here or by another tool, has the model's own rates again.
+    assert saved.model.hidden_dropout_prob == 0.15
+    assert saved.model.attention_probs_dropout_prob == 0.25
     assert saved.model.initializer_range == pytest.approx(0.8 / saved.model.hidden_size**0.5)
 
 

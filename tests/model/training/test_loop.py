@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -161,6 +162,50 @@ def test_next_sentences_count_less_after_twice_the_warm_up(small_config: BertCon
     assert plain._in_loss(weights) == weights
 
 
+def test_a_step_begins_after_the_wait_for_its_batch_was_measured(small_config: BertConfig) -> None:
+    """With one core, TensorFlow may run a step that is ready before a clock that is ready."""
+    trainer = make_trainer(dataclasses.replace(small_config, num_hidden_layers=1))
+    batch, _ = a_batch()
+    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    traced = trainer.train.get_concrete_function(batches, tf.constant(1))
+    (body,) = (
+        graph
+        for graph in (f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))
+        if any(op.type == "Timestamp" for op in graph.get_operations())
+    )
+    clocks = {op.name for op in body.get_operations() if op.type == "Timestamp"}
+    assert len(clocks) == 2
+    (gradients,) = (
+        op for op in body.get_operations()
+        if "PartitionedCall" in op.type and "gradients_and_sums" in str(op.get_attr("f").name)
+    )  # fmt: skip
+    assert clocks <= ancestors(gradients)
+
+
+def ancestors(op: tf.Operation) -> set[str]:
+    """Return the names of the operations that end before this one begins."""
+    found: set[str] = set()
+    waiting = [op]
+    while waiting:
+        each = waiting.pop()
+        for earlier in (*(tensor.op for tensor in each.inputs), *each.control_inputs):
+            if earlier.name not in found:
+                found.add(earlier.name)
+                waiting.append(earlier)
+    return found
+
+
+def dropout_rates(trainer: Trainer) -> set[float]:
+    """Return the rates above 0: Keras's attention layer has one that is not used."""
+    layers = trainer.model._flatten_layers()
+    return {each.rate for each in layers if isinstance(each, keras.layers.Dropout) and each.rate}
+
+
+def test_a_training_has_its_own_dropout_rate_or_the_models(small_config: BertConfig) -> None:
+    assert dropout_rates(make_trainer(small_config)) == {0.15, 0.25}
+    assert dropout_rates(make_trainer(small_config, dropout=0.4)) == {0.4}
+
+
 def test_dropout_seeds_differ_by_layer_step_and_seed(small_config: BertConfig) -> None:
     trainer = make_trainer(small_config)
     found = []
@@ -222,7 +267,7 @@ def test_the_loss_scale_halves_and_doubles() -> None:
     assert math.isinf(float(scale.updated(tf.constant(math.inf))))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "muon"])
 def test_a_step_whose_gradients_overflow_changes_nothing(
     small_config: BertConfig, dataset: Path, optimizer: str
 ) -> None:
