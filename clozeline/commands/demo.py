@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from clozeline.options import Command, InputGlobs
-from clozeline.show.terminal import notes, results, table
+from clozeline.show.terminal import command, notes, results, table
 from model import served
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import write_atomically
@@ -145,7 +145,7 @@ class Line:
             JobError: the command failed, and has printed the reason.
         """
         words = [str(argument) for argument in arguments]
-        notes.print(f"\n[bold]$ clozeline {' '.join(map(_quoted, words))}[/bold]")
+        print_command("clozeline", *words)
         begin = time.monotonic()
         done = subprocess.run(
             # Standard error goes to the terminal: bars and notes of the command are seen as they
@@ -164,8 +164,10 @@ class Line:
         self.stages.append((stage, made, rate, seconds, str(where)))
 
 
-def _quoted(word: str) -> str:
-    return f"'{word}'" if set(word) & set("*?[] ") else word
+def print_command(*words: str, background: bool = False) -> None:
+    """Print a command that is about to run, as a shell takes it."""
+    line = command(*words) + " &" * background
+    notes.print(f"\n$ {line}", style="bold", markup=False, soft_wrap=True)
 
 
 def run_demo(options: Demo) -> dict[str, Any]:
@@ -534,7 +536,7 @@ def running_server(models: Path) -> Iterator[tuple[str, str]]:
     rest_port, grpc_port = free_port(), free_port()
     ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]
     words = ["serve", "--models", str(models), *ports]
-    notes.print(f"\n[bold]$ clozeline {' '.join(words)} &[/bold]")
+    print_command("clozeline", *words, background=True)
     server = subprocess.Popen([sys.executable, "-m", "clozeline", *words])
     try:
         Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(MODEL, READY_SECS)
@@ -602,17 +604,26 @@ def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: 
         results.print(f"{probability:.3f}  a {kind} next sentence   (over REST)")
         results.print(f"       {first}\n       {second}\n", markup=False)
     results.print(verdict_lines(verdict))
-    rows = [(*row[:3], f"{row[3]:.1f}", row[4]) for row in line.stages]
-    results.print(table("Stages", STAGE_KEYS, rows, frozenset({0, 1, 4})))
+    # Without `where`: paths would be broken at 80 columns.
+    rows = [(*row[:3], f"{row[3]:.1f}") for row in line.stages]
+    results.print(table("Stages", STAGE_KEYS[:-1], rows, frozenset({0, 1})))
+    made = ", ".join(name for name in MADE if (line.folder / name).exists())
+    results.print(f"In {line.folder}: {made}", markup=False, soft_wrap=True)
     results.print(f"{seconds / 60:.1f} minutes in total.\n\nNext steps:")
-    folder = line.folder
-    for command in (
-        f"serve --models {folder / 'models'}",
-        f'query --model {MODEL} "{answers["filled"][0][1].text}"',
-        f"inspect {folder / 'dataset'} --examples 10",
-    ):
-        results.print(f"  clozeline {command}", markup=False, soft_wrap=True)
-    results.print(f"  tensorboard --logdir {folder / 'run'}")
+    # A small corpus may have no held-out sentence with a word to mask.
+    texts = [question.text for _, question, _ in answers["filled"]] or ["The [MASK] is open."]
+    for next_step in next_steps(line.folder, texts[0]):
+        results.print(f"  {next_step}", markup=False, soft_wrap=True)
+
+
+def next_steps(folder: Path, text: str) -> list[str]:
+    """Return command lines to copy: serve the model, query it with a text, look at the files."""
+    return [
+        command("clozeline", "serve", "--models", folder / "models"),
+        command("clozeline", "query", "--model", MODEL, text),
+        command("clozeline", "inspect", folder / "dataset", "--examples", 10),
+        command("tensorboard", "--logdir", folder / "run"),
+    ]
 
 
 def verdict_lines(verdict: dict[str, Any]) -> str:

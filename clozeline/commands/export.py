@@ -8,7 +8,7 @@ import tyro
 
 from clozeline.commands.caching import CachingCommand
 from clozeline.options import config_from
-from clozeline.show.terminal import results
+from clozeline.show.terminal import command, results
 from model.run_config import Checkpoint
 from serving.configs import ExportConfig
 from serving.export.choices import ServerVersion, ServingPrecision
@@ -79,7 +79,8 @@ class Export(CachingCommand):
                 results.print(f"other metrics: {'; '.join(others)}", soft_wrap=True)
         if exported.kept:
             results.print(f"products that stay bfloat16: {', '.join(exported.kept)}")
-        results.print(f"serve it:  clozeline serve --models {self.output.parent}")
+        serve = command("clozeline", "serve", "--models", self.output.parent)
+        results.print(f"serve it:  {serve}", markup=False, soft_wrap=True)
         return {
             "model": str(exported.path),
             "version": exported.version,

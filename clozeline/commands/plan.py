@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from clozeline.options import Command, config_from
-from clozeline.show.terminal import results, table
+from clozeline.show.terminal import command, results, table
 from model.planning import UNITS, Estimate, PlanConfig, estimate
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
@@ -76,18 +76,15 @@ class Planning(Command):
         title = f"{self.model} on {self.text} of text, {config.count} × {config.kind}"
         results.print(table(title, ["", "estimate"], _rows(config, expected)))
         # With all flags that the estimate depends on, so that this run is the estimated one.
-        flags = (
-            f"--model {self.model} --batch-size {self.batch_size} --steps {expected.steps} "
-            f"--precision {self.precision}"
-        )
+        words: list[object] = [
+            "pretrain", "--dataset", "DATASET", "--run", "RUN", "--model", self.model,
+            "--batch-size", self.batch_size, "--steps", expected.steps,
+            "--precision", self.precision,
+        ]  # fmt: skip
         if self.accumulation_steps > 1:
-            flags += f" --accumulation-steps {self.accumulation_steps}"
-        recompute = " --recompute" if self.recompute else ""
-        results.print(
-            f"clozeline pretrain --dataset DATASET --run RUN {flags}{recompute}",
-            markup=False,
-            soft_wrap=True,
-        )
+            words += ["--accumulation-steps", self.accumulation_steps]
+        words += ["--recompute"] * self.recompute
+        results.print(command("clozeline", *words), markup=False, soft_wrap=True)
         return asdict(expected) | {"fits": expected.fits(recompute=self.recompute)}
 
 

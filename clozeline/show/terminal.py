@@ -2,7 +2,11 @@
 
 import contextlib
 import logging
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -57,6 +61,23 @@ def speed(value: float, form: str) -> str:
         form: format of the number, for example ",.0f".
     """
     return format(value, form) if value else "not measured"
+
+
+def command(name: str, *words: object) -> str:
+    """Return a command line to copy, for a program of this Python environment.
+
+    The program is named by its path unless the shell would find the same one by its name: an
+    environment that was not activated is not on the PATH.
+
+    Args:
+        name: name of the program.
+        words: its arguments.
+    """
+    program, found = Path(sys.executable).parent / name, shutil.which(name)
+    if program.exists() and not (found and program.samefile(found)):
+        is_inside = program.parent.is_relative_to(Path.cwd())
+        name = str(program.relative_to(Path.cwd()) if is_inside else program)
+    return shlex.join([name, *map(str, words)])
 
 
 def warn(messages: Iterable[object]) -> None:

@@ -1,11 +1,14 @@
 """How long the demo trains, and what it says about a longer training."""
 
+import io
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from clozeline.commands import demo
 from clozeline.main import main
@@ -125,3 +128,30 @@ def test_a_corpus_without_a_held_out_document_is_too_small(tmp_path: Path) -> No
 
     with pytest.raises(InputError, match=r"no document was held out .* \(about one of 20 is\)"):
         demo.make_records(demo.Demo(), ("*.txt",), Small(tmp_path))
+
+
+def test_the_summary_fits_80_columns_and_its_commands_can_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(demo, "results", Console(file=shown, width=80, highlight=False))
+    folder = tmp_path / "a folder with a long name, which is longer than the table is wide" / "demo"
+    line = demo.Line(demo.prepare_folder(folder))
+    (folder / "run").mkdir()
+    line.add("pretrain", "4,000 steps of 32 examples", "12,345 tokens/s", 321.0, folder / "run")
+    verdict = {
+        "words_found": 0, "words_asked": 0, "masked_lm_loss": 4.5, "masked_lm_accuracy": 0.3,
+        "unigram_entropy_nats": 6.4, "gain_of_doubling": None, "steps": 4000,
+        "masked_lm_learned": True, "next_sentence_accuracy": 0.8, "next_sentence_chance": 0.5,
+        "next_sentence_margin": 0.02, "next_sentence_learned": True, "eval_examples": 900,
+    }  # fmt: skip
+    # No held-out sentence has a word to mask.
+    demo.show(line, {"filled": [], "pairs": []}, verdict, seconds=360.0)
+    summary, _, after = shown.getvalue().partition("Next steps:")
+    table_lines = [line for line in summary.splitlines() if line[:1] in set("┏┃┡│└")]
+    assert "pretrain │ 4,000 steps of 32 examples │ 12,345 tokens/s │   321.0" in summary
+    assert max(map(len, table_lines)) <= 80
+    commands = [shlex.split(line) for line in after.strip().splitlines()]
+    assert [words[-1] for words in commands] == [
+        str(folder / "models"), "The [MASK] is open.", "10", str(folder / "run"),
+    ]  # fmt: skip

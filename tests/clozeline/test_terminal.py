@@ -2,12 +2,16 @@
 
 import io
 import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from clozeline.show.terminal import speed, table
+from clozeline.show import terminal
+from clozeline.show.terminal import command, speed, table
 from pipeline import progress as bars
 from pipeline.progress import counted, progress
 
@@ -64,3 +68,47 @@ def test_a_unit_is_singular_for_one(count: int, shown: str) -> None:
 
 def test_a_speed_that_was_not_measured_is_not_shown_as_0() -> None:
     assert [speed(0.0, ",.0f"), speed(1234.5, ",.0f")] == ["not measured", "1,234"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of programs of a virtual environment that is not on the PATH."""
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "clozeline").write_text("#!/bin/sh\n")
+    (folder / "clozeline").chmod(0o755)
+    monkeypatch.setattr(terminal, "sys", SimpleNamespace(executable=str(folder / "python")))
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    return folder
+
+
+def test_a_command_to_copy_has_the_path_of_a_program_that_the_shell_does_not_find(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("clozeline", "serve") == f"{environment / 'clozeline'} serve"
+    monkeypatch.chdir(tmp_path)
+    assert command("clozeline", "serve") == ".venv/bin/clozeline serve"
+    # Another installation's program is not this one.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "clozeline").write_text("#!/bin/sh\n")
+    (elsewhere / "clozeline").chmod(0o755)
+    assert command("clozeline", "serve") == ".venv/bin/clozeline serve"
+
+
+@pytest.mark.parametrize("as_link", [False, True])
+def test_a_command_to_copy_has_the_name_of_a_program_that_the_shell_finds(
+    as_link: bool, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = environment
+    if as_link:  # as of pipx
+        folder = tmp_path / "links"
+        folder.mkdir()
+        (folder / "clozeline").symlink_to(environment / "clozeline")
+    monkeypatch.setenv("PATH", str(folder))
+    # The shell must not take parts of an argument for its own characters.
+    words = command("clozeline", "query", Path("my models"), "It's [MASK] `$HOME`.", 10)
+    assert shlex.split(words) == [
+        "clozeline", "query", "my models", "It's [MASK] `$HOME`.", "10",
+    ]  # fmt: skip
+    assert command("tensorboard") == "tensorboard"  # in neither of them
