@@ -115,8 +115,6 @@ def _run(name: str, arguments: list[str]) -> int:
         hint = did_you_mean(name, COMMANDS)
         raise InputError(f"unknown command {name!r}{hint} (see clozeline --help)")
     options, unknown = parse(name, arguments)
-    if unknown and not isinstance(options, BeamCommand):
-        raise InputError(f"unknown flag {unknown[0]} (see clozeline {name} --help)")
     from clozeline.show.terminal import keep_stdout_for_json, printed_notes
     from pipeline.quiet_imports import import_quietly
 

@@ -1,6 +1,7 @@
 """Parse a command's options, a dataclass, from flags (with tyro) and a YAML file."""
 
 import contextlib
+import difflib
 import io
 import itertools
 import re
@@ -45,6 +46,10 @@ def _path(text: str) -> Path:
         raise ValueError("expected a path, got an empty text")
     return path_from(text)
 
+
+MISSPELLED = 0.85
+"""Similarity (`difflib`) from which an unknown flag is a misspelled one of ours and not one of
+Beam's, of which none is so similar."""
 
 InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]
 
@@ -168,14 +173,16 @@ def parse_options(
         arguments: command-line arguments.
 
     Returns:
-        The options, and the unknown flags.
+        The options, and the unknown flags, which only a `BeamCommand` may have.
 
     Raises:
-        InputError: a flag is missing, malformed, out of range, or has no effect with the others.
+        InputError: a flag is unknown, missing, malformed, out of range, or has no effect with the
+            others.
     """
     # What follows `--` is for positional options, even if it looks like a flag.
     where = arguments.index("--") if "--" in arguments else len(arguments)
     arguments, literal = arguments[:where], arguments[where:]
+    _check_flags(arguments, options, prog)
     flags, positional = _config_flags(arguments, options)
     # The last of two equal flags wins, so the strongest come last.
     arguments = flags + arguments
@@ -199,7 +206,50 @@ def parse_options(
             message = _one_line(complaint.getvalue())
             raise InputError(f"{message} (see {prog} --help)") from None
         raise
+    if unknown and not issubclass(options, BeamCommand):
+        raise _unknown_flag(unknown[0], options, prog)
     return options(**vars(parsed) | {"given": _given_fields(arguments, options)}), unknown
+
+
+def _words(options: type[Command]) -> set[str]:
+    """Return the flags of a command as they are written: `--no-NAME` for booleans, too."""
+    hints = get_type_hints(options, include_extras=True)
+    words = {"--help"}
+    for flag, name in _flags(options).items():
+        if not _is_positional(hints[name]):
+            words.add(f"--{flag.replace('_', '-')}")
+    switches = {each.name for each in fields(options) if "switch" in each.metadata}
+    booleans = {name for name, hint in hints.items() if _plain(hint) is bool}
+    negated = {flag for flag, name in _flags(options).items() if name in switches | booleans}
+    return words | {f"--no-{flag.replace('_', '-')}" for flag in negated}
+
+
+def _check_flags(arguments: Sequence[str], options: type[Command], prog: str) -> None:
+    """Check that all words that look like flags are flags of the command.
+
+    This comes before tyro, which would take a text after an unknown flag for the flag's value, or
+    complain about the missing flag that was meant.
+
+    Raises:
+        InputError: a flag is unknown; for a `BeamCommand`, it is similar to one of the command's.
+    """
+    known = _words(options)
+    for word in arguments:
+        flag = word.partition("=")[0].replace("_", "-")
+        if f"-{flag}" in known:  # a single dash
+            raise _unknown_flag(word, options, prog)
+        if flag.startswith("--") and flag not in known:
+            is_ours = difflib.get_close_matches(flag, known, 1, MISSPELLED)
+            if is_ours or not issubclass(options, BeamCommand):
+                raise _unknown_flag(word, options, prog)
+
+
+def _unknown_flag(word: str, options: type[Command], prog: str) -> InputError:
+    """Return the error for an unknown flag, with the most similar one of the command."""
+    flag = word.partition("=")[0]
+    # A single dash, too: -run is --run.
+    hint = did_you_mean(f"--{flag.lstrip('-')}".replace("_", "-"), _words(options))
+    return InputError(f"unknown flag {flag}{hint} (see {prog} --help)")
 
 
 def _config_flags(arguments: list[str], options: type[Command]) -> tuple[list[str], dict[str, Any]]:

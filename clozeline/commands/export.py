@@ -63,8 +63,8 @@ class Export(CachingCommand):
         accuracy = exported.accuracy
         if accuracy:
             results.print(
-                f"{self.check}: {accuracy.metric} {accuracy.exported:.4f} in {self.precision}, "
-                f"{accuracy.in_float32:.4f} in float32"
+                f"{self.check}: {accuracy.metric} {accuracy.exported:z.4f} in {self.precision}, "
+                f"{accuracy.in_float32:z.4f} in float32"
                 # Numbers are hardly ever the same, so none are counted.
                 + (
                     "" if accuracy.agreement is None else f"; {accuracy.agreement:.2%} same answers"
@@ -72,7 +72,7 @@ class Export(CachingCommand):
                 soft_wrap=True,
             )
             others = [
-                f"{name} {after:.4f}, {before:.4f} in float32"
+                f"{name} {after:z.4f}, {before:z.4f} in float32"
                 for name, (before, after) in accuracy.others.items()
             ]
             if others:

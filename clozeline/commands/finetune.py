@@ -207,7 +207,7 @@ def print_result(result: "FinetuneResult") -> None:
         columns.append("mean ± sd")
         mean, spread = result.mean, result.standard_deviation
         for row, name in zip(rows, names, strict=False):
-            row.append(f"{mean[name]:.4f} ± {spread[name]:.4f}")
+            row.append(f"{mean[name]:z.4f} ± {spread[name]:.4f}")
         # Mean and deviation are of metrics only.
         rows[len(names) :] = [[*row, ""] for row in rows[len(names) :]]
     title = f"{runs[0].task}, {runs[0].measured.split} examples, after the last step"

@@ -111,7 +111,7 @@ def print_result(result: "PretrainResult") -> None:
     split, values = result.measured.split, result.measured.values
     rows: list[tuple[str, object]] = []
     if "relation_loss" in values:
-        rows.append((f"relation divergence ({split})", f"{values['relation_loss']:.4f} nats"))
+        rows.append((f"relation divergence ({split})", f"{values['relation_loss']:z.4f} nats"))
     if "masked_lm_loss" in values:
         rows += [
             (f"masked LM loss ({split})", f"{values['masked_lm_loss']:.4f} nats"),

@@ -40,7 +40,7 @@ def show(texts: Sequence[str], answer: Answer) -> RenderableType:
 def _ranking(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return a table of passages, the most relevant first."""
     rows = [
-        [each["line"], each[served.TEXT], f"{each[served.SCORE]:.4f}"]
+        [each["line"], each[served.TEXT], f"{each[served.SCORE]:z.4f}"]
         for each in answer[served.PASSAGES]
     ]
     return table("", ["line", "passage", served.SCORE], rows, frozenset({1}))
@@ -71,7 +71,7 @@ def _classes(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
 
 
 def _score(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
-    return f"{answer[served.SCORE]:.3f}"
+    return f"{answer[served.SCORE]:z.3f}"
 
 
 _AROUND = 60
@@ -83,21 +83,21 @@ def _passage(texts: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     # Python slices texts by code points.
     start, end = (answer[each + served.CODE_POINT] for each in (served.START, served.END))
     if not answer[served.ANSWER]:
-        return f"no answer (score {answer[served.SCORE]:.3f})"
+        return f"no answer (score {answer[served.SCORE]:z.3f})"
     passage = texts[-1]
     part = Text("…" if start > _AROUND else "")
     part.append(passage[max(start - _AROUND, 0) : start])
     part.append(passage[start:end], style="bold reverse")
     part.append(passage[end : end + _AROUND] + ("…" if end + _AROUND < len(passage) else ""))
     return Group(
-        Text(answer[served.ANSWER], style="bold"), part, f"score {answer[served.SCORE]:.3f}"
+        Text(answer[served.ANSWER], style="bold"), part, f"score {answer[served.SCORE]:z.3f}"
     )
 
 
 def _best_answers(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return a table of the answers, the best one first."""
     columns = zip(answer[served.ANSWERS], answer[served.SCORES], strict=True)
-    rows = [[rank, text, f"{score:.3f}"] for rank, (text, score) in enumerate(columns, 1) if text]
+    rows = [[rank, text, f"{score:z.3f}"] for rank, (text, score) in enumerate(columns, 1) if text]
     return table("", ["", served.ANSWER, served.SCORE], rows)
 
 
@@ -107,7 +107,7 @@ def _vector(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     if name is None:
         return _values(_, answer)
     vector = np.array(answer[name])
-    head = ", ".join(f"{value:+.3f}" for value in vector[:_SHOWN_VALUES])
+    head = ", ".join(f"{value:+z.3f}" for value in vector[:_SHOWN_VALUES])
     title = "mean vector" if name == served.MEAN else name
     return f"{title}: {len(vector)} numbers, length {np.linalg.norm(vector):.3f}: {head}…"
 
@@ -138,7 +138,7 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         more = ", …" if len(value) > 4 * _SHOWN_VALUES else ""
         return ", ".join(map(_short, value[: 4 * _SHOWN_VALUES])) + more
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:z.3f}" if isinstance(value, float) else str(value)
 
 
 _NOT_SHOWN = (served.TRUNCATED,)

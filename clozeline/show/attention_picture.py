@@ -72,9 +72,8 @@ def _draw_words(axes: Any, explanation: Explanation, prediction: Any) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color="0.5", linewidth=0.8)
     best, value = prediction.answers[0]
-    title = (
-        f"{prediction.title}\n{best}: {value:.3f}, {attribution.baseline_value:.3f} at the baseline"
-    )
+    baseline = f"{attribution.baseline_value:z.3f} at the baseline"
+    title = f"{prediction.title}\n{best}: {value:z.3f}, {baseline}"
     axes.set_title(title, fontsize="medium", parse_math=False)
     axes.set_xlabel("attribution of each word (integrated gradients)")
 

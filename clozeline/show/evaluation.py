@@ -18,7 +18,7 @@ SHOWN_CHARACTERS = 100
 def measure_text(name: str, value: float) -> str:
     """Format a metric: shares as a percentage, others with four decimals."""
     shares = ("accuracy", "f1", "precision", "recall", "match")
-    return f"{value:.2%}" if name.endswith(shares) else f"{value:.4f}"
+    return f"{value:.2%}" if name.endswith(shares) else f"{value:z.4f}"
 
 
 def print_measures(title: str, measures: Mapping[str, float]) -> None:
@@ -72,6 +72,6 @@ def _is_wrong(row: JsonObject) -> bool:
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:z.2f}"
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"

@@ -35,13 +35,13 @@ def _prediction(example: Example, prediction: Prediction) -> Iterator[Renderable
         yield attributed(example, prediction.attribution)
     for answer, value in prediction.answers[:SHOWN_ANSWERS]:
         bar = "" if prediction.kind == "score" else "█" * round(BAR_WIDTH * value)
-        yield Text(f"  {value:7.3f}  {answer:<16} ") + Text(bar, style="cyan")
+        yield Text(f"  {value:z7.3f}  {answer:<16} ") + Text(bar, style="cyan")
     if prediction.attribution:
         of_words = prediction.attribution
         adds_up = "add up to" if of_words.is_complete else "do NOT add up to"
         yield Text(
-            f"  the words {adds_up} {of_words.value - of_words.baseline_value:+.4f}: from "
-            f"{of_words.baseline_value:.4f} at the baseline (error {of_words.error:.2%})\n",
+            f"  the words {adds_up} {of_words.value - of_words.baseline_value:+z.4f}: from "
+            f"{of_words.baseline_value:z.4f} at the baseline (error {of_words.error:z.2%})\n",
             style="dim",
         )
 

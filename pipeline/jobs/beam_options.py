@@ -13,7 +13,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.utils import interactive_utils
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, did_you_mean
 from pipeline.jobs.local_runner import LocalRunner, ending_with_its_workers
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,10 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
     except argparse.ArgumentError as error:
         raise InputError(f"{error} (a flag of Apache Beam)") from error
     if unknown:
-        raise InputError(f"unknown flag {unknown[0]}: neither this command nor Apache Beam has it")
+        hint = did_you_mean(unknown[0].partition("=")[0], parser._option_string_actions)
+        raise InputError(
+            f"unknown flag {unknown[0]}: neither this command nor Apache Beam has it{hint}"
+        )
     runner = [] if known.runner else [f"--runner={LOCAL_RUNNER}"]
     pipeline_options = PipelineOptions([*runner, *flags])
     _check_workers(_runner_name(pipeline_options), vars(known))

@@ -17,6 +17,11 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Return a number with this many decimals; a rounded zero has no sign. */
+function fixed(value, decimals) {
+  return Number(value.toFixed(decimals)).toFixed(decimals);
+}
+
 /** Return a select with these [value, text] options. */
 function makeSelect(options, chosen, onChange) {
   const select = make("select");

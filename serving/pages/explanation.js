@@ -60,7 +60,7 @@ function makeAnswers({ kind, answers }) {
   for (const [answer, value] of answers) {
     const bar = make("span", { className: "bar" });
     bar.style.width = isNumber ? "0" : `${Math.max(0.3, 100 * value)}%`;
-    const digits = isNumber ? value.toPrecision(4) : value.toFixed(4);
+    const digits = isNumber ? value.toPrecision(4) : fixed(value, 4);
     grid.append(
       make("span", { className: "name", textContent: answer }),
       make("span", {}, bar),
@@ -82,7 +82,7 @@ function makePrediction(data, prediction) {
     ...makeText(data, found.by_piece),
     make("p", { className: "small quiet", textContent:
       `Green: evidence for it; red: evidence against it. The contributions ${found.is_complete ? "add up to" : "do NOT add up to"} ` +
-      `${sum}: from ${found.baseline_value.toFixed(4)} at the baseline (word embeddings set to zero) to ${found.value.toFixed(4)}; ` +
+      `${sum}: from ${fixed(found.baseline_value, 4)} at the baseline (word embeddings set to zero) to ${fixed(found.value, 4)}; ` +
       `completeness error ${(100 * found.error).toFixed(2)} % (integrated gradients, ${found.points} points).` }),
     make("details", {}, make("summary", { textContent: "table of contributions" }),
       make("div", { className: "scrolls" }, makeAmounts(data, found.by_piece))));
@@ -131,7 +131,7 @@ function makeNumbers(data, step) {
     const name = step.size.length === 1 ? "" : data.pieces[at];
     const row = make("tr", {}, make("td", { textContent: name }));
     for (const number of numbers) {
-      const cell = make("td", { textContent: number.toFixed(3).replace("-", "−") });
+      const cell = make("td", { textContent: fixed(number, 3).replace("-", "−") });
       tone(cell, number / step.largest);
       row.append(cell);
     }

@@ -122,7 +122,7 @@ function makeBars(rows) {
     const bar = make("span", { className: "bar" });
     bar.style.width = `${Math.max(0.3, 100 * share)}%`;
     grid.append(make("span", { className: "name", textContent: name }), make("span", {}, bar),
-      make("span", { className: "value", textContent: share.toFixed(4) }));
+      make("span", { className: "value", textContent: fixed(share, 4) }));
   }
   return grid;
 }
@@ -177,7 +177,7 @@ function showSimilarities(_, answers, values) {
   texts.forEach((text, row) => {
     const line = make("tr", {}, make("td", { className: "long", textContent: `${row + 1}. ${text}` }));
     texts.forEach((_text, column) => {
-      const cell = make("td", { textContent: cosine(row, column).toFixed(3).replace("-", "−") });
+      const cell = make("td", { textContent: fixed(cosine(row, column), 3).replace("-", "−") });
       cell.style.setProperty("--tone", cosine(row, column) < 0 ? "var(--takes)" : "var(--accent)");
       cell.style.setProperty("--share", `${(70 * Math.abs(cosine(row, column))).toFixed(1)}%`);
       line.append(cell);

@@ -1,5 +1,6 @@
 """The `clozeline` command itself: help, flags, settings files, one-line errors."""
 
+import argparse
 import dataclasses
 import importlib
 import os
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tyro
 import yaml
+from apache_beam.options.pipeline_options import PipelineOptions
 
 import clozeline
 from clozeline.main import COMMANDS, main, parse
@@ -100,7 +102,51 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_flag(capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of(capsys, "inspect", "folder", "--exemples", "3")
-    assert error == "clozeline: unknown flag --exemples (see clozeline inspect --help)"
+    assert error == (
+        "clozeline: unknown flag --exemples; did you mean --examples? "
+        "(see clozeline inspect --help)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag", "meant"),
+    [
+        # Before a text, before its own value, instead of a required flag, with a value behind =.
+        ("query --modle m hello", "--modle", "--model"),
+        ("explain --runn r hello", "--runn", "--run"),
+        ("inspect --exmples 3 folder", "--exmples", "--examples"),
+        ("pretrain --datset d --run r", "--datset", "--dataset"),
+        ("finetune --task single --trian=t --init i --run r", "--trian", "--train"),
+        ("serve --models m --rest_prt=3", "--rest_prt", "--rest-port"),
+        ("evaluate -run r --data d", "-run", "--run"),
+        ("export --run r --output o --no-jsn", "--no-jsn", "--no-json"),
+        # Of commands that pass other flags on to Beam.
+        ("vocab --input a --ouput b", "--ouput", "--output"),
+        ("preprocess --input a --vocab b --output c --dupliactes 3", "--dupliactes",
+         "--duplicates"),
+    ],
+)  # fmt: skip
+def test_a_misspelled_flag_is_named_and_corrected(
+    arguments: str, flag: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *others = arguments.split()
+    assert error_of(capsys, name, *others) == (
+        f"clozeline: unknown flag {flag}; did you mean {meant}? (see clozeline {name} --help)"
+    )
+
+
+def test_no_flag_of_beam_is_taken_for_a_misspelled_one() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    for kind in (PipelineOptions, *PipelineOptions.__subclasses__()):
+        kind._add_argparse_args(parser)
+    flags = [f"{flag}=1" for flag in parser._option_string_actions if flag.startswith("--")]
+    assert len(flags) > 100
+    for required in (
+        ["vocab", "--input", "a", "--output", "b"],
+        ["preprocess", "--input", "a", "--vocab", "b", "--output", "c"],
+    ):
+        _, unknown = parse(required[0], [*required[1:], *flags])
+        assert unknown == flags
 
 
 def test_a_flag_unknown_to_us_and_to_beam(

@@ -24,7 +24,7 @@ PRETRAIN = ["--", "pretrain", "--dataset", "d", "--run", "my run"]
         (["--workers", "2", "--", "query", "x"], "received query"),
         (["--workers", "2", "pretrain"], "Missing from clozeline pretrain: --run"),
         (["--workers", "2", *PRETRAIN[:-2]], "Missing from clozeline pretrain: --run"),
-        (["--workers", "2", *PRETRAIN, "--batches", "3"], "unknown flag --batches .*pretrain --h"),
+        (["--workers", "2", *PRETRAIN, "--batches", "3"], "unknown flag --batches; .*pretrain --h"),
         (["--workers", "2", *PRETRAIN, "--steps", "0"], "--steps 0: must be at least 1"),
         (["--workers", "2", *PRETRAIN, "--strategy", "one"], "--strategy one: workers need multi"),
         (["--workers", "2", "--hosts", "a", *PRETRAIN], "--workers: --hosts prints commands"),

@@ -37,6 +37,7 @@ def test_classes_are_in_descending_order_of_probability():
 
 def test_score():
     assert shown(["t"], {"signature": "score", "score": 2.5, "truncated": False}) == [["2.500"]]
+    assert shown(["t"], {"signature": "score", "score": -1e-5, "truncated": False}) == [["0.000"]]
 
 
 def test_attention_names_the_piece_with_the_largest_weight():

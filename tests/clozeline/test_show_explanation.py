@@ -1,5 +1,6 @@
 """An explanation in the terminal."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_answers_bars_and_links_are_printed() -> None:
 def test_completeness_is_stated_only_within_the_target_error() -> None:
     assert "the words add up to +0.2000: from 0.7000" in printed(shown(explanation(0.002)))
     assert "the words do NOT add up to +0.2000" in printed(shown(explanation(0.3)))
+
+
+def test_a_number_that_is_rounded_to_zero_has_no_minus_sign() -> None:
+    none = Attribution(0, np.zeros(5, np.float32), -1e-9, -1e-6, -1e-9, 16)
+    prediction = Prediction("score", "Which score?", "", "", None, (("score", -1e-5),), none)
+    text = printed(shown(dataclasses.replace(explanation(0), predictions=(prediction,))))
+    assert "0.000  score" in text
+    assert "add up to +0.0000: from 0.0000 at the baseline" in text
+    assert "-0" not in text
 
 
 def test_the_pieces_of_a_word_are_coloured_together() -> None:
