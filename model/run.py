@@ -21,7 +21,7 @@ from model.run_config import (
     Checkpoint,
     RunConfig,
     TextFacts,
-    read_config,
+    existing_config,
     short_sha,
 )
 from model.tasks.encoder import Encoder
@@ -137,9 +137,7 @@ def load_run(path: Path, caching: CacheConfig | None = None) -> Run:
     Raises:
         InputError: the directory is not a run, or its files are inconsistent.
     """
-    config = read_config(path)
-    if config is None:
-        raise InputError(f"{path}: no run (no {CONFIG}); make one with clozeline pretrain")
+    config = existing_config(path)
     vocabulary = Vocabulary.read(path / VOCABULARY)
     if vocabulary.sha256 != config.dataset.vocab_sha256:
         raise InputError(

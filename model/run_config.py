@@ -10,6 +10,7 @@ from model.bert.config import BertConfig
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task
 from model.training.config import RelationsConfig, TrainingConfig, TuningConfig
+from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 from pipeline.schema import Pairing
 from pipeline.storage.strict_json import from_json, read_json_file, to_json
@@ -166,6 +167,19 @@ def read_config(path: Path) -> RunConfig | None:
         RunConfig.from_json,
         "put it back from a copy, or start a run in another directory: the checkpoints need it",
     )
+
+
+def existing_config(path: Path) -> RunConfig:
+    """Return the config of a run that must exist.
+
+    Raises:
+        InputError: the directory is not a run, or its config is damaged.
+        JobError: the config cannot be read because of a disk failure.
+    """
+    config = read_config(path)
+    if config is None:
+        raise InputError(f"{path}: no run (no {CONFIG}); make one with clozeline pretrain")
+    return config
 
 
 def short_sha(sha256: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clozeline.options import Command, config_from
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.remote import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +26,22 @@ class CachingCommand(Command):
             InputError: a flag is out of range.
         """
         return config_from(self, CacheConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReader(CachingCommand):
+    """Options of all commands that read a run; each says which runs it takes."""
+
+    run_dir: Path
+    """Directory of the run."""
+
+    def before_tensorflow(self) -> None:
+        """Look for a local run; the command itself reads a remote one, which takes requests.
+
+        Raises:
+            InputError: there is no run, or its config is damaged.
+        """
+        from model.run_config import existing_config
+
+        if not is_remote(self.run_dir):
+            existing_config(self.run_dir)

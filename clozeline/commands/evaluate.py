@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from clozeline.commands.caching import CachingCommand
+from clozeline.commands.caching import RunReader
 from clozeline.commands.training import named_columns
 from clozeline.options import config_from
 from clozeline.show.terminal import results
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(CachingCommand):
+class Evaluate(RunReader):
     """Evaluate a fine-tuned run on labelled examples and show those with the highest loss."""
 
     # The front door calls options.run(), so the field has another name than its flag.

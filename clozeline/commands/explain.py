@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.commands.caching import CachingCommand
+from clozeline.commands.caching import RunReader
 from clozeline.options import config_from
 from clozeline.show.terminal import results
 from model.explaining.config import ExplainConfig
@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explain(CachingCommand):
+class Explain(RunReader):
     """Explain a model's answers for a text: which words they come from, and how.
 
     Shows the computation step by step, attention, attention rollout, and integrated gradients.

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.commands.caching import CachingCommand
+from clozeline.commands.caching import RunReader
 from clozeline.options import config_from
 from clozeline.show.terminal import command, results
 from model.run_config import Checkpoint
@@ -15,7 +15,7 @@ from serving.export.choices import ServerVersion, ServingPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(CachingCommand):
+class Export(RunReader):
     """Export a trained run as a SavedModel that takes raw strings, for a model server."""
 
     # The front door calls options.run(), so the field has another name than its flag.

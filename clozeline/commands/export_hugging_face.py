@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from clozeline.commands.caching import CachingCommand
+from clozeline.commands.caching import RunReader
 from clozeline.options import config_from
 from clozeline.show.terminal import results, table
 from model.configs import HuggingFaceExportConfig
@@ -14,7 +14,7 @@ from model.run_config import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportHuggingFace(CachingCommand):
+class ExportHuggingFace(RunReader):
     """Export a run to a directory that Hugging Face's `transformers` and KerasHub can load."""
 
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})

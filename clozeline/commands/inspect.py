@@ -12,6 +12,7 @@ from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import InspectConfig
 from pipeline.progress import counted
+from pipeline.storage.remote import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,27 @@ class Inspect(CachingCommand):
         """Return what to look at."""
         return config_from(self, InspectConfig)
 
+    def before_tensorflow(self) -> None:
+        """Look for a local dataset; a remote one takes requests.
+
+        Raises:
+            InputError: there is no dataset, or one of its files is missing or truncated.
+        """
+        from pipeline.manifest import read_manifest
+
+        if not is_remote(self.dataset) and self._is_dataset():
+            read_manifest(self.dataset)
+
     def run(self) -> dict[str, Any]:
         """Check, show, and return what was counted."""
+        return self._dataset() if self._is_dataset() else self._rejections()
+
+    def _is_dataset(self) -> bool:
         from pipeline.inspect_rejections import holds_rejections
         from pipeline.manifest import MANIFEST
 
         # The manifest first, so that a store that does not answer is reported with its name.
-        is_dataset = (self.dataset / MANIFEST).exists() or not holds_rejections(self.dataset)
-        return self._dataset() if is_dataset else self._rejections()
+        return (self.dataset / MANIFEST).exists() or not holds_rejections(self.dataset)
 
     def _rejections(self) -> dict[str, Any]:
         from clozeline.show.dataset import rejected_document, rejection_table

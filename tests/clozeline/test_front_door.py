@@ -361,17 +361,30 @@ def test_yaml_null_means_none_for_optional_options(tmp_path: Path) -> None:
     assert (options.id_column, options.shards) == (None, None)
 
 
+NO_RUN = "no run (no config.json); make one with clozeline pretrain"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("preprocess --input {} --vocab v --output o",
+         "--input {}: no file matches; check the path and the quotes"),
+        ("inspect {}", "{}: no finished dataset (no manifest.json); make one with clozeline "
+         "preprocess"),
+        ("evaluate --run {} --data d", f"{{}}: {NO_RUN}"),
+        ("explain --run {} text", f"{{}}: {NO_RUN}"),
+        ("export --run {} --output o", f"{{}}: {NO_RUN}"),
+        ("export-hf --run {} --output o", f"{{}}: {NO_RUN}"),
+    ],
+)  # fmt: skip
 def test_the_real_command_prints_one_line_without_a_traceback(
-    tmp_path: Path, without_tensorflow: dict[str, str]
+    arguments: str, message: str, tmp_path: Path, without_tensorflow: dict[str, str]
 ) -> None:
     """Before it imports TensorFlow, which takes seconds."""
-    where = ["--input", str(tmp_path / "*.txt"), "--vocab", "v", "--output", "o"]
-    done = run("preprocess", *where, environment=without_tensorflow)
+    done = run(*arguments.format(tmp_path / "none").split(), environment=without_tensorflow)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.strip().splitlines() == [
-        f"clozeline: --input {tmp_path / '*.txt'}: no file matches; check the path and the quotes"
-    ]
+    assert done.stderr == f"clozeline: {message.format(tmp_path / 'none')}\n"
 
 
 def test_imports_run_one_way() -> None:

@@ -167,6 +167,7 @@ def test_a_flag_of_evaluate_that_does_not_fit_the_run_or_its_data(
 ) -> None:
     run = SimpleNamespace(path="r", task=SimpleNamespace(kind=kind, definition=kind_named(kind)))
     unlabelled = Texts(Path("d"), [("a", "b")], [], [1], ["a", "b"])
+    monkeypatch.setattr("model.run_config.existing_config", lambda _: None)
     monkeypatch.setattr("model.evaluate.load_run", lambda *_: run)
     monkeypatch.setattr("model.evaluate.read_for", lambda *_: unlabelled)
     file = tmp_path / "answers.jsonl"

@@ -63,6 +63,7 @@ def test_results_of_commands(
 ) -> None:
     from clozeline.commands.evaluate import Evaluate
 
+    monkeypatch.setattr(Evaluate, "before_tensorflow", lambda _: None)
     monkeypatch.setattr(Evaluate, "run", lambda _: VALUE)
     assert main(["evaluate", "--run", "r", "--data", "d", "--json"]) == 0
     assert strict(capsysbinary.readouterr().out)["a"] == [1, None, [None, {"b": None}]]
