@@ -1,6 +1,8 @@
 """Object stores on loopback, and a network that fails."""
 
+import contextlib
 import http.client
+import io
 import json
 import os
 import socket
@@ -13,12 +15,14 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 import fsspec
 import pytest
 from azure.storage.blob import BlobServiceClient
 
 import clozeline
+from clozeline.main import main
 
 ROOT = Path(clozeline.__file__).parents[1]
 SERVERS = ROOT / "build" / "storage"
@@ -173,6 +177,16 @@ class Commands:
         out, err = process.communicate(timeout=600)
         assert process.returncode == code, f"{' '.join(arguments)}\n{out}\n{err}"
         return out, err
+
+    def run_here(self, *arguments: str) -> str:
+        """Run a command in this process, which has imported TensorFlow; return standard output.
+
+        The process must use the same store.
+        """
+        out = io.StringIO()
+        with mock.patch.dict(os.environ, self._environment), contextlib.redirect_stdout(out):
+            assert main([*arguments]) == 0
+        return out.getvalue()
 
 
 @pytest.fixture(scope="session")
