@@ -21,9 +21,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MethodType
 from typing import Any, ClassVar, cast
 
 import fsspec
+import fsspec.exceptions
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from pipeline.errors import InputError, JobError
@@ -32,8 +34,20 @@ from pipeline.storage.strict_json import JsonObject
 FIRST_WAIT_SECS = 0.5
 """Wait before the second attempt of an operation; it doubles each time."""
 
-REQUEST_SECS = 15
-"""How long one request may take without an answer."""
+CONNECT_SECS = 5
+"""How long a connection may take."""
+
+REQUEST_SECS = 12
+"""How long a store may send nothing, once a request is sent."""
+
+SENDS = 2
+"""How often a library sends a request that fails, before the operation fails."""
+
+PAUSE_SECS = 10
+"""What the libraries' pauses and first connections take in an operation at most."""
+
+SLOWEST_BYTES_PER_SEC = 100_000
+"""Uploads that are slower are given up."""
 
 BLOCK_BYTES = 8 << 20
 """Bytes per request when a file is read in parts."""
@@ -46,8 +60,7 @@ class Scheme:
     Attributes:
         module: module of the fsspec filesystem.
         name: its class.
-        attempts: attempts of an operation. Google's library repeats requests itself, for some 30
-            seconds.
+        attempts: attempts of an operation, unless the store does not answer at all.
         extra: extra of this package that installs the module; None = nothing to install.
         options: returns the arguments of the class.
         loggers: names of the libraries' loggers, which would print their lines before our error.
@@ -58,35 +71,88 @@ class Scheme:
     name: str
     attempts: int
     extra: str | None = None
-    options: Callable[[], JsonObject] = field(default=dict)
+    options: Callable[[], dict[str, object]] = field(default=dict)
     loggers: tuple[str, ...] = ()
     adapt: Callable[[Any], None] | None = None
 
 
-def _s3_options() -> JsonObject:
-    # Failed operations are repeated here, so botocore need not.
-    config: JsonObject = {
-        "connect_timeout": 5,
+def _s3_options() -> dict[str, object]:
+    # Failed requests are repeated by s3fs, so botocore need not.
+    config = {
+        "connect_timeout": CONNECT_SECS,
         "read_timeout": REQUEST_SECS,
         "retries": {"mode": "standard", "total_max_attempts": 1},
     }
-    return {"config_kwargs": config, "use_listings_cache": False}
+    return {"config_kwargs": config, "use_listings_cache": False, "session": _s3_session()}
+
+
+def _s3_session() -> Any:
+    """Return a session whose uploads do not wait for `100 Continue`: aiohttp has no limit there."""
+    from aiobotocore.session import AioSession
+    from botocore.handlers import add_expect_header
+
+    session = AioSession()
+    session.unregister("before-call.s3", add_expect_header)
+    return session
+
+
+def _adapt_s3(store: Any) -> None:
+    """Let a filesystem of `s3fs` send each request as often as those of the other schemes."""
+    store.retries = SENDS
 
 
 # `gcsfs.GCSFileSystem` would ask another API, over gRPC, for the kind of each bucket. Emulators do
 # not have it, and it is retried for minutes. The class in `gcsfs.core` needs the JSON API alone.
-def _gcs_options() -> JsonObject:
-    # An emulator has no credentials; without `token`, gcsfs would look for Google's.
-    anonymous = {"token": "anon"} if os.environ.get("STORAGE_EMULATOR_HOST") else {}
-    return {"requests_timeout": REQUEST_SECS, "use_listings_cache": False, **anonymous}
+def _gcs_options() -> dict[str, object]:
+    from aiohttp import ClientTimeout
+
+    # As a number, it would limit the time of a whole download.
+    limit = ClientTimeout(sock_connect=CONNECT_SECS, sock_read=REQUEST_SECS)
+    return {"requests_timeout": limit, "use_listings_cache": False, "token": _google_token()}
 
 
-def _azure_options() -> JsonObject:
-    return {"connection_timeout": 5, "read_timeout": REQUEST_SECS, "use_listings_cache": False}
+def _google_token() -> str:
+    """Return where `gcsfs` finds credentials.
+
+    It would look for them itself, and then ask the metadata server of Google's cloud by name,
+    which takes 20 seconds on other machines. `google.auth` asks for it by its address.
+    """
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    if os.environ.get("STORAGE_EMULATOR_HOST"):  # has no credentials
+        return "anon"
+    try:
+        google.auth.default()
+    except DefaultCredentialsError:
+        return "anon"
+    return "google_default"
 
 
-def _without_azure_retries(store: Any) -> None:
-    """Give a filesystem of `adlfs` a client that sends each request once, within the time limits.
+def _adapt_gcs(store: Any) -> None:
+    """Let a filesystem of `gcsfs` send each request less often; it has no argument for that."""
+    from gcsfs.retry import retry_request
+
+    # The last one sends its requests by the first two.
+    for name, sends in (
+        ("_request", SENDS),
+        ("_get_file_request", SENDS),
+        ("_get_file_concurrent", 1),
+    ):
+        plain = getattr(type(store), name).__wrapped__
+        setattr(store, name, MethodType(retry_request(retries=sends)(plain), store))
+
+
+def _azure_options() -> dict[str, object]:
+    return {
+        "connection_timeout": CONNECT_SECS,
+        "read_timeout": REQUEST_SECS,
+        "use_listings_cache": False,
+    }
+
+
+def _adapt_azure(store: Any) -> None:
+    """Give a filesystem of `adlfs` a client with our time limits and fewer repeated requests.
 
     Azure's library repeats requests for 80 seconds, even if it has no credentials to send. `adlfs`
     has no argument for that, and passes its time limits to uploads and downloads only.
@@ -95,15 +161,26 @@ def _without_azure_retries(store: Any) -> None:
     store.service_client = type(client)(
         client.url,
         credential=client.credential,
-        retry_total=0,
-        connection_timeout=5,
+        retry_total=SENDS - 1,
+        initial_backoff=0,
+        increment_base=1,  # one second, plus or minus another
+        random_jitter_range=1,
+        connection_timeout=CONNECT_SECS,
         read_timeout=REQUEST_SECS,
     )
 
 
 SCHEMES: dict[str, Scheme] = {
-    "gs": Scheme("gcsfs.core", "GCSFileSystem", 1, "gcs", _gcs_options, ("gcsfs",)),
-    "s3": Scheme("s3fs", "S3FileSystem", 5, "s3", _s3_options, ("s3fs",)),
+    "gs": Scheme(
+        "gcsfs.core",
+        "GCSFileSystem",
+        5,
+        "gcs",
+        _gcs_options,
+        ("gcsfs", "google.auth"),
+        _adapt_gcs,
+    ),
+    "s3": Scheme("s3fs", "S3FileSystem", 5, "s3", _s3_options, ("s3fs",), _adapt_s3),
     "az": Scheme(
         "adlfs",
         "AzureBlobFileSystem",
@@ -111,7 +188,7 @@ SCHEMES: dict[str, Scheme] = {
         "azure",
         _azure_options,
         ("adlfs", "azure"),
-        _without_azure_retries,
+        _adapt_azure,
     ),
     "hdfs": Scheme("fsspec.implementations.arrow", "HadoopFileSystem", 3),
 }
@@ -346,16 +423,17 @@ class RemoteFileSystem(AbstractFileSystem):
     def _retried(self, path: str, method: str, *args: Any, **kwargs: Any) -> Any:
         attempts = SCHEMES[self.scheme].attempts
         for attempt in range(1, attempts + 1):
+            store, began = self._store, time.monotonic()
             try:
-                self._store.invalidate_cache()  # of listings
-                return getattr(self._store, method)(*args, **kwargs)
+                store.invalidate_cache()  # of listings
+                return getattr(store, method)(*args, **kwargs)
             except (InputError, JobError):
                 raise
             except Exception as error:  # each library has its own types
                 failure = _converted(error, f"{self.scheme}://{path}")
                 if not isinstance(failure, JobError):
                     raise failure from error
-                if attempt == attempts:
+                if attempt == attempts or _is_silence(error, time.monotonic() - began):
                     raise JobError(f"{failure}; given up, repeat the command later") from error
                 time.sleep(FIRST_WAIT_SECS * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
@@ -444,11 +522,19 @@ class RemoteFileSystem(AbstractFileSystem):
             if self.exists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
             mode = "overwrite"
-        return self._call(path, "pipe_file", self._name_in_store(path), value, mode=mode)
+        limit = self._upload_limit(len(value))
+        return self._call(path, "pipe_file", self._name_in_store(path), value, mode=mode, **limit)
 
     def put_file(self, lpath: str, rpath: str, *_: Any, **__: Any) -> Any:
         """Upload a local file; readers see all of it or nothing."""
-        return self._call(rpath, "put_file", lpath, self._name_in_store(rpath))
+        limit = self._upload_limit(Path(lpath).stat().st_size)
+        return self._call(rpath, "put_file", lpath, self._name_in_store(rpath), **limit)
+
+    def _upload_limit(self, size_bytes: int) -> JsonObject:
+        """Return the time limit of an upload: the libraries have none while a request is sent."""
+        if not getattr(self._store, "async_impl", False):
+            return {}
+        return {"timeout": _silence_secs() + size_bytes / SLOWEST_BYTES_PER_SEC}
 
     def get_file(self, rpath: str, lpath: str, *_: Any, **__: Any) -> Any:
         """Download an object to a local file."""
@@ -555,6 +641,26 @@ _CONFLICT = {409, 412}
 """HTTP status codes: access denied; the condition of a conditional write is not met."""
 
 
+def _silence_secs() -> float:
+    """Return how long an operation takes at most if the store does not answer its requests."""
+    return SENDS * REQUEST_SECS + PAUSE_SECS
+
+
+def _is_timeout(error: Exception) -> bool:
+    return any(kind.__name__.endswith("TimeoutError") for kind in type(error).__mro__)
+
+
+def _is_silence(error: Exception, secs: float) -> bool:
+    """Return whether an operation that failed after this time had no answer to any request.
+
+    What took longer had some, or was an upload at its limit.
+    """
+    if isinstance(error, fsspec.exceptions.FSTimeoutError):
+        return True
+    # adlfs lists a folder, too, if it does not get to know whether it is a file.
+    return _is_timeout(error) and REQUEST_SECS <= secs <= 2 * _silence_secs()
+
+
 def _converted(error: Exception, url: str) -> Exception:
     """Return the exception to raise for one of a store's library; `JobError` = worth a retry."""
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -577,6 +683,8 @@ def _converted(error: Exception, url: str) -> Exception:
     is_refused = isinstance(error, OSError) and error.errno in _REFUSED
     if is_refused or names & _WRONG_NAMES or isinstance(error, ValueError):
         return InputError(f"{url}: {reason}")
+    if _is_timeout(error):
+        reason = f"no answer within {REQUEST_SECS} seconds"
     return JobError(f"{url}: {reason}")
 
 

@@ -195,11 +195,16 @@ def commands() -> type[Commands]:
     return Commands
 
 
+SLOW_SECS, SLOW_PARTS = 4.5, 15
+"""How long the body of a slow answer takes, and in how many parts it is sent."""
+
+
 class Network(ThreadingHTTPServer):
     """A proxy in front of a store. No request for an object fails twice in a row.
 
     Attributes:
-        fault: returns what happens to a request: "", "stall", "cut" or the status to answer with.
+        fault: returns what happens to a request: "", "stall", "slow", "cut" or the status to answer
+            with.
         seen: called with the number, method and path of each request before it is forwarded.
         requests: number of requests.
         faults: number of requests by what happened to them.
@@ -264,6 +269,12 @@ class _Forward(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", length)
         self.end_headers()
+        if fault == "slow":
+            size = -(-len(data) // SLOW_PARTS)
+            for start in range(0, len(data), size):
+                time.sleep(SLOW_SECS / SLOW_PARTS)
+                self.wfile.write(data[start : start + size])
+            return
         if fault == "cut":
             self.wfile.write(data[: len(data) // 2])
             self.wfile.flush()
@@ -322,6 +333,32 @@ def network_of(
     yield started
     for network in networks:
         network.shutdown()
+
+
+@pytest.fixture
+def silent(
+    s3_environment, gcs_environment, azure_environment, monkeypatch
+) -> Iterator[list[socket.socket]]:
+    """The connections to a server of all stores, which accepts them and never answers."""
+    connections: list[socket.socket] = []
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                connections.append(server.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        variables = s3_environment(port) | gcs_environment(port) | azure_environment(port)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield connections
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in connections:
+        connection.close()
 
 
 @pytest.fixture(scope="session")

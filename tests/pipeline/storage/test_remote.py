@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import google.auth
+import google.auth.exceptions
 import pyarrow.fs
 import pytest
 from fsspec.implementations.arrow import ArrowFSWrapper
@@ -132,6 +134,23 @@ def test_temporary_failures_are_retried_a_bounded_number_of_times(store, error):
         path.read_bytes()
     assert len(store.requests) == 3
     assert "\n" not in str(caught.value)
+
+
+def test_credentials_of_google_are_looked_for_once(monkeypatch):
+    asked = []
+
+    def default() -> None:
+        asked.append("default")
+        if len(asked) == 1:
+            raise google.auth.exceptions.DefaultCredentialsError("none")
+
+    monkeypatch.setattr(google.auth, "default", default)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    tokens = [remote.SCHEMES["gs"].options()["token"] for _ in range(2)]
+    assert tokens == ["anon", "google_default"]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    assert remote.SCHEMES["gs"].options()["token"] == "anon"
+    assert len(asked) == 2
 
 
 def test_file_that_was_not_closed_is_not_uploaded(store):
