@@ -1,6 +1,6 @@
 """Identify the language of a document, and reject documents in other languages.
 
-py3langid 0.4 identifies 140 languages with a model of 4.6 MB inside its wheel, in Python and NumPy.
+py3langid 0.4 identifies 140 languages with a model of 4.6 MB inside its wheel.
 """
 
 import re
@@ -27,10 +27,9 @@ _DIGITS = 6
 
 @cache
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    from pipeline.corpus.rules.language_identifier import load
 
-    # Normalized to probabilities: the raw scores grow with the length of the text.
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return load()
 
 
 def check_languages(languages: Collection[str]) -> None:
