@@ -35,31 +35,41 @@ class LineRules:
         """Return the remaining lines, and the number of changes by kind."""
         kept: list[str] = []
         citations = 0
-        lines = text.splitlines()
-        for line in map(str.strip, lines):
-            words = line.split()
+        lines = [*map(str.strip, text.splitlines())]
+        # Most texts have none of the phrases. One may appear when a citation is removed.
+        may_have_phrase = (self.remove_citations and "[" in text) or self._has_phrase(text)
+        for line in lines:
+            rest = line
             if self.remove_citations and "[" in line:
-                line, count = _CITATION.subn("", line)
+                rest, count = _CITATION.subn("", line)
                 citations += count
-            if self._keeps(line, words):
-                kept.append(line)
+            if not line:
+                kept.append(line)  # a blank line separates paragraphs
+            elif (
+                self._has_good_words(line)
+                and self._ends_well(rest)
+                and not (may_have_phrase and self._has_phrase(rest))
+            ):
+                kept.append(rest)
         # Blank lines are no lines that a rule removed.
-        removed = sum(map(bool, map(str.strip, lines))) - sum(map(bool, kept))
+        removed = sum(map(bool, lines)) - sum(map(bool, kept))
         changes = Counter(removed_lines=removed, removed_citations=citations)
         return "\n".join(kept).strip(), +changes
 
-    def _keeps(self, line: str, words: list[str]) -> bool:
-        if not words:
-            return True  # a blank line separates paragraphs
-        if len(words) < self.min_words:
+    def _has_good_words(self, line: str) -> bool:
+        if len(line.split(None, self.min_words)) < self.min_words:
             return False
-        if self.max_word_length is not None and max(map(len, words)) > self.max_word_length:
-            return False
+        longest = self.max_word_length
+        # Only a line of more characters can have a longer word.
+        return longest is None or len(line) <= longest or max(map(len, line.split())) <= longest
+
+    def _ends_well(self, line: str) -> bool:
         # C4 removes lines that end with an ellipsis: the text was cut off.
-        if self.ends and (not line.endswith(self.ends) or line.endswith(_ELLIPSIS)):
-            return False
-        lower = line.lower()
-        return not any(phrase in lower for phrase in self._lower_phrases)
+        return not self.ends or (line.endswith(self.ends) and not line.endswith(_ELLIPSIS))
+
+    def _has_phrase(self, text: str) -> bool:
+        lower = text.lower()
+        return any(phrase in lower for phrase in self._lower_phrases)
 
     @cached_property
     def _lower_phrases(self) -> tuple[str, ...]:

@@ -8,8 +8,6 @@ leaves a definition open, datatrove's is taken.
 from collections.abc import Callable, Collection
 from functools import partial
 
-import numpy as np
-
 from pipeline.corpus.rules import repetition
 from pipeline.corpus.rules.text_view import TextView
 from pipeline.text.sentences import split_sentences
@@ -20,30 +18,20 @@ Measure = Callable[..., float]
 
 def word_count(view: TextView) -> int:
     """Return the number of words that have a letter or a digit (Gopher)."""
-    return int(view.distinct_counts[_are_no_symbols(view)].sum())
+    return int(view.distinct_counts[view.are_no_symbols].sum())
 
 
 def mean_word_length(view: TextView) -> float:
     """Return the mean number of characters of the words that `word_count` counts (Gopher)."""
-    chosen = _are_no_symbols(view)
+    chosen = view.are_no_symbols
     counts = view.distinct_counts[chosen]
     # Over distinct words: a text repeats its words many times.
     return float(counts @ view.distinct_lengths[chosen] / max(int(counts.sum()), 1))
 
 
-def _are_no_symbols(view: TextView) -> np.ndarray:
-    """Return which distinct words have a letter or a digit, bool [distinct words]."""
-    # `isalnum` of the whole word answers for most words at once; only others are looked at letter
-    # by letter.
-    return np.array([word.isalnum() or any(map(str.isalnum, word)) for word in view.distinct], bool)
-
-
 def alphabetic_word_rate(view: TextView) -> float:
     """Return the share of words with a letter (Gopher)."""
-    alphabetic = np.array(
-        [word.isalpha() or any(map(str.isalpha, word)) for word in view.distinct], bool
-    )
-    return view.share_of_words(int(view.distinct_counts[alphabetic].sum()))
+    return view.share_of_words(int(view.distinct_counts[view.which_have(str.isalpha)].sum()))
 
 
 def hash_rate(view: TextView) -> float:

@@ -4,38 +4,29 @@ Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Tra
 (arXiv 2112.11446), table A1. The definitions are those of datatrove's `GopherRepetitionFilter`.
 """
 
-import re
-from collections.abc import Iterable
-
 import numpy as np
 
-from pipeline.corpus.rules.text_view import TextView
-
-_PARAGRAPHS = re.compile(r"\n{2,}")
-_LINES = re.compile(r"\n+")
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is a permutation
+from pipeline.corpus.rules.text_view import Repeated, TextView
 
 
 def duplicate_paragraph_rate(view: TextView) -> float:
     """Return the share of paragraphs that occurred before."""
-    paragraphs = _PARAGRAPHS.split(view.text.strip())
-    return _duplicates(paragraphs)[0] / len(paragraphs)
+    return view.duplicate_paragraphs.count / view.duplicate_paragraphs.of
 
 
 def duplicate_paragraph_character_rate(view: TextView) -> float:
     """Return the share of characters in paragraphs that occurred before."""
-    return _duplicates(_PARAGRAPHS.split(view.text.strip()))[1] / len(view.text)
+    return view.duplicate_paragraphs.characters / len(view.text)
 
 
 def duplicate_line_rate(view: TextView) -> float:
     """Return the share of lines that occurred before."""
-    lines = _LINES.split(view.text)
-    return _duplicates(lines)[0] / len(lines)
+    return view.duplicate_lines.count / view.duplicate_lines.of
 
 
 def duplicate_line_character_rate(view: TextView) -> float:
     """Return the share of characters in lines that occurred before."""
-    return _duplicates(_LINES.split(view.text))[1] / len(view.text)
+    return view.duplicate_lines.characters / len(view.text)
 
 
 def duplicate_character_rate(view: TextView) -> float:
@@ -43,20 +34,8 @@ def duplicate_character_rate(view: TextView) -> float:
 
     Penedo et al. 2024, "The FineWeb Datasets" (arXiv 2406.17557), section 3.5.
     """
-    return _duplicates(view.lines)[1] / max(len(view.text) - view.text.count("\n"), 1)
-
-
-def _duplicates(parts: Iterable[str]) -> tuple[int, int]:
-    """Return the number of parts that are equal to an earlier one, and their characters."""
-    seen: set[str] = set()
-    count = characters = 0
-    for part in parts:
-        if part in seen:
-            count += 1
-            characters += len(part)
-        else:
-            seen.add(part)
-    return count, characters
+    characters = len(view.text) - view.text.count("\n")
+    return Repeated.among(view.lines).characters / max(characters, 1)
 
 
 def top_n_gram_rate(view: TextView, n: int) -> float:
@@ -64,15 +43,15 @@ def top_n_gram_rate(view: TextView, n: int) -> float:
 
     Of several with the same count, the one that occurs first is measured.
     """
-    keys = _n_grams(view, n)
-    if not len(keys):
+    if len(view.words) < n:
         return 0.0
-    ordered = np.sort(keys)
-    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
-    counts = np.diff(ends, prepend=-1)
-    most = int(counts.max())
+    positions, numbers = repeats(view, n)
     # If no n-gram is repeated, all have the same count, and the first one is measured.
-    first = 0 if most == 1 else int(np.isin(keys, ordered[ends[counts == most]]).argmax())
+    first, most = 0, 1
+    if len(positions):
+        counts = np.bincount(numbers)
+        most = int(counts.max())
+        first = int(positions[(counts[numbers] == most).argmax()])
     characters = sum(map(len, view.words[first : first + n])) + n - 1
     return characters * most / len(view.text)
 
@@ -82,55 +61,65 @@ def duplicate_n_gram_rate(view: TextView, n: int) -> float:
 
     A repeated n-gram is passed over as a whole, so no character counts twice.
     """
-    keys = _n_grams(view, n)
-    ordered = np.sort(keys)
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(repeated):
+    positions, numbers = repeats(view, n)
+    if not len(positions):
         return 0.0
-    positions = np.flatnonzero(np.isin(keys, np.unique(repeated)))
     lengths = view.distinct_lengths[view.word_ids]
     ends = np.concatenate([[0], np.cumsum(lengths)])
     sizes = ends[positions + n] - ends[positions]
-    return _repeated(positions, keys[positions], sizes, n) / len(view.text)
+    return _repeated(positions, numbers, sizes, n) / len(view.text)
 
 
-def _repeated(positions: np.ndarray, keys: np.ndarray, sizes: np.ndarray, n: int) -> int:
+def _repeated(positions: np.ndarray, numbers: np.ndarray, sizes: np.ndarray, n: int) -> int:
     """Return the characters of n-grams that occurred before and do not overlap.
 
     Args:
         positions: index of the first word of each n-gram that occurs several times, ascending.
-        keys: key of each n-gram.
+        numbers: number of each distinct n-gram.
         sizes: characters of each n-gram.
         n: words in an n-gram.
     """
     seen: set[int] = set()
     free = characters = 0  # `free`: the first word that no counted n-gram covers
-    rows = zip(positions.tolist(), keys.tolist(), sizes.tolist(), strict=True)
-    for position, key, size in rows:
+    rows = zip(positions.tolist(), numbers.tolist(), sizes.tolist(), strict=True)
+    for position, number, size in rows:
         if position < free:
             continue
-        if key in seen:
+        if number in seen:
             characters += size
             free = position + n
         else:
-            seen.add(key)
+            seen.add(number)
     return characters
 
 
-def _n_grams(view: TextView, n: int) -> np.ndarray:
-    """Return a 64-bit key of each n-gram of words, uint64 [words - n + 1]; empty if too few."""
-    if n not in view.n_grams:
-        view.n_grams[n] = _keys(view, n)
-    return view.n_grams[n]
+def repeats(view: TextView, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the n-grams of words that occur several times.
+
+    Returns:
+        int64 [M]: index of the first word of each, ascending. int64 [M]: number of each distinct
+        one, from 0.
+    """
+    if n not in view.repeats:
+        view.repeats[n] = _repeats(view, n)
+    return view.repeats[n]
 
 
-def _keys(view: TextView, n: int) -> np.ndarray:
-    if n == 1:
-        keys = view.word_ids.astype(np.uint64) * _MULTIPLIER
-        # Else the keys of n-grams would be linear in the ids, which are small.
-        keys ^= keys >> np.uint64(29)
-        return keys
-    keys = _n_grams(view, n - 1)[:-1] * _MULTIPLIER
-    keys ^= keys >> np.uint64(32)
-    keys += _n_grams(view, 1)[n - 1 :]
-    return keys
+def _repeats(view: TextView, n: int) -> tuple[np.ndarray, np.ndarray]:
+    if n == 1:  # all words: those that occur once are few, and do no harm
+        return np.arange(len(view.words)), view.word_ids
+    # A repeated n-gram begins with a repeated one of one word less. Most texts soon have none.
+    positions, numbers = repeats(view, n - 1)
+    if not len(positions):
+        return positions, numbers
+    inside = np.searchsorted(positions, len(view.words) - n, side="right")
+    positions, numbers = positions[:inside], numbers[:inside]
+    keys = numbers * len(view.distinct) + view.word_ids[positions + n - 1]
+    ordered = np.sort(keys)
+    several = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(several):
+        return several, several
+    distinct = several[np.append(True, several[1:] != several[:-1])]
+    numbers = np.minimum(np.searchsorted(distinct, keys), len(distinct) - 1)
+    is_repeated = distinct[numbers] == keys
+    return positions[is_repeated], numbers[is_repeated]

@@ -1,16 +1,42 @@
 """A text with what several rules measure in it, each computed once."""
 
+import itertools
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from pipeline.corpus.scripts import MARKS, UNSPACED
 
+_PARAGRAPHS = re.compile(r"\n{2,}")
 _HAS_UNSPACED = re.compile(f"[{UNSPACED}]")
 _WORD = re.compile(rf"[{UNSPACED}][{MARKS}]*|[^\s{UNSPACED}]+")
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Parts of a text that are equal to an earlier one.
+
+    Attributes:
+        count: number of these parts.
+        characters: their characters.
+        of: number of all parts.
+    """
+
+    count: int
+    characters: int
+    of: int
+
+    @classmethod
+    def among(cls, parts: Sequence[str]) -> "Repeated":
+        """Count the repeated ones of some parts."""
+        distinct = {*parts}
+        count = len(parts) - len(distinct)
+        characters = sum(map(len, parts)) - sum(map(len, distinct)) if count else 0
+        return cls(count, characters, len(parts))
 
 
 class TextView:
@@ -23,7 +49,7 @@ class TextView:
         text: the text, with LF line ends.
         language: ISO 639 code.
         changes: number of changes by kind that rules made so far.
-        n_grams: keys of word n-grams by n, filled where they are measured (`repetition.py`).
+        repeats: repeated word n-grams by n, filled where they are measured (`repetition.py`).
     """
 
     def __init__(
@@ -32,7 +58,7 @@ class TextView:
         self.text = text
         self.language = language
         self.changes = Counter(changes)
-        self.n_grams: dict[int, np.ndarray] = {}
+        self.repeats: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def changed(self, text: str, changes: Mapping[str, int]) -> "TextView":
         """Return the view of a changed text."""
@@ -41,18 +67,27 @@ class TextView:
     @cached_property
     def words(self) -> list[str]:
         """The words in order."""
-        return _WORD.findall(self.text) if _HAS_UNSPACED.search(self.text) else self.text.split()
+        # `isascii` takes no time: Python knows it of every text.
+        if self.text.isascii() or not _HAS_UNSPACED.search(self.text):
+            return self.text.split()
+        return _WORD.findall(self.text)
 
     @cached_property
     def distinct(self) -> list[str]:
         """The distinct words, in the order of their first occurrences."""
-        return [*dict.fromkeys(self.words)]
+        return self._numbered[0]
 
     @cached_property
     def word_ids(self) -> np.ndarray:
         """Index of each word in `distinct`, int64 [words]."""
-        index = {word: number for number, word in enumerate(self.distinct)}
-        return np.fromiter(map(index.__getitem__, self.words), np.int64, len(self.words))
+        return self._numbered[1]
+
+    @cached_property
+    def _numbered(self) -> tuple[list[str], np.ndarray]:
+        # A new word gets the next number when it is looked up: one pass without Python code.
+        numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+        ids = np.fromiter(map(numbers.__getitem__, self.words), np.int64, len(self.words))
+        return [*numbers], ids
 
     @cached_property
     def distinct_counts(self) -> np.ndarray:
@@ -63,6 +98,31 @@ class TextView:
     def distinct_lengths(self) -> np.ndarray:
         """Number of characters of each distinct word, int64 [distinct words]."""
         return np.fromiter(map(len, self.distinct), np.int64, len(self.distinct))
+
+    @cached_property
+    def are_no_symbols(self) -> np.ndarray:
+        """Whether each distinct word has a letter or a digit, bool [distinct words]."""
+        return self.which_have(str.isalnum)
+
+    def which_have(self, is_one: Callable[[str], bool]) -> np.ndarray:
+        """Return which distinct words have a character of a kind, bool [distinct words]."""
+        # Most words begin with such a character; only others are looked at letter by letter.
+        have = (is_one(word[0]) or any(map(is_one, word)) for word in self.distinct)
+        return np.fromiter(have, bool, len(self.distinct))
+
+    @cached_property
+    def duplicate_paragraphs(self) -> "Repeated":
+        """The paragraphs that occurred before; blank lines separate them."""
+        text = self.text.strip()
+        # Without a regular expression where that finds the same.
+        return Repeated.among(_PARAGRAPHS.split(text) if "\n\n\n" in text else text.split("\n\n"))
+
+    @cached_property
+    def duplicate_lines(self) -> "Repeated":
+        """The lines that occurred before."""
+        first, *others = self.text.split("\n")
+        # Line breaks in a row are one; those at the end still begin a line.
+        return Repeated.among([first, *filter(None, others[:-1]), *others[-1:]])
 
     @cached_property
     def lines(self) -> list[str]:
