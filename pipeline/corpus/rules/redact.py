@@ -101,6 +101,9 @@ _PHONE = re.compile(
     rf"))(?!{_LETTER}|\+|[./,:{_DASH}][0-9])"
 )
 _FEWEST_DIGITS, _MOST_DIGITS = 9, 15
+_DIGITS = rf"[0-9](?:[{_SPACE}./(){_DASH}]{{0,3}}[0-9]){{{_FEWEST_DIGITS - 1}}}"
+"""So many digits as the shortest number has. At most three characters separate two of them: a slash
+between spaces, or parentheses and a separator."""
 _DATE = re.compile(
     rf"0[1-9][{_SPACE}/{_DASH}](?:0?[1-9]|1[0-2])[{_SPACE}/{_DASH}](?:19|20)?[0-9]{{2}}\b"
 )
@@ -154,16 +157,18 @@ Replace = Callable[[str], tuple[str, int]]
 
 
 def _replacing(
-    pattern: re.Pattern[str], marker: str, end_of: Callable[[re.Match[str]], int], sign: str = ""
+    pattern: re.Pattern[str], marker: str, end_of: Callable[[re.Match[str]], int], part: str
 ) -> Replace:
     """Return a function that replaces the part of each match up to `end_of`, if it is not empty.
 
-    Every match contains `sign`: most texts do not, and are not searched.
+    Every match contains a match of `part`: most texts do not, and are not searched. It begins with
+    a few characters, which are searched for faster than what precedes and follows a match.
     """
+    search_part = re.compile(part).search
 
     def replace(text: str) -> tuple[str, int]:
         count = 0
-        if sign not in text:
+        if not search_part(text):
             return text, count
 
         def marked(found: re.Match[str]) -> str:
@@ -186,12 +191,12 @@ def _if(is_one: Callable[[re.Match[str]], bool]) -> Callable[[re.Match[str]], in
 # Punctuation splits words before WordPiece does, so a marker is the same pieces in any context.
 _REPLACED: dict[Redacted, tuple[Replace, ...]] = {
     "email": (_replacing(_EMAIL, "[EMAIL]", re.Match.end, "@"),),
-    "iban": (_replacing(_IBAN, "[IBAN]", _iban_end),),
+    "iban": (_replacing(_IBAN, "[IBAN]", _iban_end, "[A-Z][A-Z][0-9][0-9]"),),
     "ip": (
-        _replacing(_IP4, "[IP]", _if(_is_address)),
-        _replacing(_IP6, "[IP]", _if(_is_address_6)),
+        _replacing(_IP4, "[IP]", _if(_is_address), r"\.[0-9]{1,3}\.[0-9]"),
+        _replacing(_IP6, "[IP]", _if(_is_address_6), ":[0-9a-fA-F]{0,4}:"),
     ),
-    "phone": (_replacing(_PHONE, "[PHONE]", _if(_is_phone)),),
+    "phone": (_replacing(_PHONE, "[PHONE]", _if(_is_phone), _DIGITS),),
 }
 """Functions by kind, in the order in which they are applied: an IBAN has digits that a telephone
 number may have."""
