@@ -101,17 +101,20 @@ class TokenizeDocuments(beam.DoFn):
 
     def process(self, documents: list[bytes]) -> Iterator[Any]:
         """Tokenize the sentences of all documents in one call."""
-        clean: list[CleanDocument] = []
+        clean: list[tuple[CleanDocument, list[tuple[str, list[str]]]]] = []
         for document in documents:
             outcome = self._clean(document)
             if isinstance(outcome, RejectedDocument):
                 yield from self._rejected(outcome.rejection, outcome.label)
             else:
-                clean.append(outcome)
+                # Here, where `split_sentences` remembers a text that a rule has split.
+                unit = self._settings.unit
+                units = split_units(outcome.text, self._settings, outcome.language, unit)
+                clean.append((outcome, units))
         if clean:
             yield from self._tokenize(clean)
             # Summed in the batch first: an element for each document would cost more than the work.
-            for change in sum((document.changes for document in clean), Counter()).items():
+            for change in sum((document.changes for document, _ in clean), Counter()).items():
                 yield beam.pvalue.TaggedOutput(CHANGED, change)
         self._tally.add(read=sum(map(len, documents)), documents=len(documents))
 
@@ -131,11 +134,11 @@ class TokenizeDocuments(beam.DoFn):
             return Rejection(TOO_SHORT, size, fewest)
         return too_few_sentences(sentences, self._settings)
 
-    def _tokenize(self, documents: list[CleanDocument]) -> Iterator[Any]:
-        split = [
-            split_units(document.text, self._settings, document.language, self._settings.unit)
-            for document in documents
-        ]
+    def _tokenize(
+        self, documents: list[tuple[CleanDocument, list[tuple[str, list[str]]]]]
+    ) -> Iterator[Any]:
+        """Yield the outputs for documents, each with its units and their sentences."""
+        split = [units for _, units in documents]
         sentences = [s for each in split for unit in each for s in unit[1]]
         ragged = self._tokenizer.tokenize_list(sentences)
         pieces = ragged.flat_values.numpy().astype(self._piece)
@@ -147,7 +150,7 @@ class TokenizeDocuments(beam.DoFn):
         first = 0
         used: list[Document] = []
         texts: list[str] = []
-        for document, parts, packed in zip(documents, split, units, strict=True):
+        for (document, parts), packed in zip(documents, units, strict=True):
             count = sum(len(each) for _, each in parts)
             bounds = row_splits[first : first + count + 1]
             lengths = np.diff(bounds)
