@@ -56,9 +56,9 @@ def thread_count(limits: Limits) -> int:
 class Admission(grpc.ServerInterceptor):
     """Converts every unary method to a streaming one that reads its only request itself."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, clocks: "CallClocks") -> None:
         self._backend = backend
-        self._clocks = _Clocks(backend.limits.transfer_timeout_secs)
+        self._clocks = clocks
 
     def intercept_service(
         self,
@@ -113,7 +113,7 @@ class Admission(grpc.ServerInterceptor):
             share.release()
 
     def _request(self, context: grpc.ServicerContext, requests: Iterator[bytes]) -> bytes | None:
-        """Return the call's request; see `_Clocks.received`."""
+        """Return the call's request; see `CallClocks.received`."""
         try:
             return self._clocks.received(context, requests)
         except grpc.RpcError:
@@ -156,15 +156,28 @@ class Admission(grpc.ServerInterceptor):
         return answer
 
 
-class _Clocks:
-    """Cancels calls whose client does not send its request or does not read the response."""
+class CallClocks:
+    """A thread that cancels calls whose client sends no request or does not read the response.
+
+    Args:
+        timeout_secs: time limit for a request, and for each `PIECE_BYTES` of a response.
+    """
 
     def __init__(self, timeout_secs: float) -> None:
         self._timeout_secs = timeout_secs
         self._lock = threading.Lock()
         self._waiting: dict[grpc.ServicerContext, float] = {}  # start time by call, oldest first
         self._sending: dict[grpc.ServicerContext, float] = {}  # deadline by call
-        threading.Thread(target=self._work, name="grpc-clocks", daemon=True).start()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="grpc-clocks", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell the thread to end."""
+        self._stopping.set()
 
     def received(self, context: grpc.ServicerContext, requests: Iterator[bytes]) -> bytes | None:
         """Wait for the call's request; return None if the client sends none.
@@ -208,8 +221,7 @@ class _Clocks:
             self._sending.pop(context, None)
 
     def _work(self) -> None:
-        while True:
-            time.sleep(_TICK_SECS)
+        while not self._stopping.wait(_TICK_SECS):
             now_secs = time.monotonic()
             with self._lock:
                 late = [each for each, deadline in self._sending.items() if deadline < now_secs]

@@ -28,7 +28,7 @@ from serving.server.config_files import models_from_proto
 from serving.server.connections import connection_limit
 from serving.server.describe import metadata_response, status_response, unknown_field
 from serving.server.examples import answering_spec, classify, multi_inference, regress
-from serving.server.grpc_admission import Admission, thread_count
+from serving.server.grpc_admission import Admission, CallClocks, thread_count
 from serving.server.limits import Limits
 from serving.server.loading import Servable
 from serving.server.models import Repository
@@ -229,7 +229,7 @@ def _predict_response(
     return response
 
 
-def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
+def grpc_server(backend: Backend, address: str, clocks: CallClocks) -> tuple[grpc.Server, int]:
     """Return a server that is bound to HOST:PORT but not started, and its port.
 
     Raises:
@@ -239,7 +239,7 @@ def grpc_server(backend: Backend, address: str) -> tuple[grpc.Server, int]:
     count = thread_count(limits)
     server = grpc.server(
         futures.ThreadPoolExecutor(count, "grpc"),
-        interceptors=[Admission(backend)],
+        interceptors=[Admission(backend, clocks)],
         options=_options(limits),
         maximum_concurrent_rpcs=count,
     )

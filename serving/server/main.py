@@ -29,6 +29,7 @@ from serving.server.connections import (
     connection_limit,
     raise_file_limit,
 )
+from serving.server.grpc_admission import CallClocks
 from serving.server.grpc_api import grpc_server
 from serving.server.limits import Limits
 from serving.server.loading import saved_model_loader
@@ -49,6 +50,9 @@ _ACCEPTED_AT_ONCE = 128
 # Length of the kernel's accept queue (limited by net.core.somaxconn). If it is full, the kernel
 # drops a new client's first packet, which the client repeats after 1 s.
 _ACCEPT_QUEUE = 4096
+# Python runs signal handlers in its main thread, which the kernel does not wake if it gave the
+# signal to another thread. So the main thread wakes by itself.
+_SIGNAL_SECS = 1.0
 
 
 class ModelServer:
@@ -87,7 +91,9 @@ class ModelServer:
         try:
             # Try the port first: gRPC prints its own lines if it is in use.
             _bound_socket(host, grpc_port, "`grpc_port`").close()
-            self._grpc, self.grpc_port = grpc_server(backend, joined(host, grpc_port))
+            self._clocks = CallClocks(limits.transfer_timeout_secs)
+            address = joined(host, grpc_port)
+            self._grpc, self.grpc_port = grpc_server(backend, address, self._clocks)
             self.served = self.repository.load_all()
         except BaseException:
             self._socket.close()
@@ -113,6 +119,7 @@ class ModelServer:
             self._socket.close()
             self._grpc.stop(None)
             raise _port_in_use("`rest_port`", self.host, self.rest_port) from error
+        self._clocks.start()
         self._grpc.start()
         self._rest_thread.start()
         while self._rest_thread.is_alive() and not self._rest.started:
@@ -139,6 +146,7 @@ class ModelServer:
         grpc_stopped = self._grpc.stop(self._limits.stop_timeout_secs)
         self._rest_thread.join(remaining_secs())
         grpc_stopped.wait(remaining_secs())
+        self._clocks.stop()
         has_ended = self.repository.stop_polling(remaining_secs())
         self._runner.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -193,7 +201,8 @@ def serve(
                 _log.info("%s version %s", servable.name, servable.version)
             _log.info("REST at http://%s", joined(host, server.rest_port))
             _log.info("gRPC at %s", joined(host, server.grpc_port))
-            stopping.wait()
+            while not stopping.wait(_SIGNAL_SECS):
+                pass
             given_up = server.stop()
             if given_up:
                 named = " and ".join(given_up)

@@ -288,12 +288,13 @@ def test_connections_wait_in_the_kernel_while_the_event_loop_is_busy(server, mon
 
 
 def test_a_large_answer_is_not_joined_before_it_is_sent(server):
-    url, numbers = url_of(server()) + ":predict", 2_000_000
+    # Memory is traced, which takes time.
+    url, numbers = url_of(server(rest_timeout_secs=600)) + ":predict", 2_000_000
     body = {"signature_name": "many", "instances": [numbers]}
     requests.post(url, json=body | {"instances": [1]}, timeout=60)  # so that the graph is traced
     tracemalloc.start()
     try:
-        with requests.post(url, json=body, timeout=60, stream=True) as answer:
+        with requests.post(url, json=body, timeout=600, stream=True) as answer:
             length = int(answer.headers["Content-Length"])
             received = sum(map(len, answer.iter_content(1 << 16)))
         _, peak_bytes = tracemalloc.get_traced_memory()

@@ -85,7 +85,8 @@ def test_a_signal_lets_running_requests_finish(models, held, monkeypatch, signal
                 over_grpc = pool.submit(ask_grpc, int(found[1]), 2.5)
                 for _ in range(2):
                     assert held.running.acquire(timeout=DEADLINE_SECS)
-                os.kill(os.getpid(), signal_number)
+                # As the kernel may do with a signal to the process: it need not wake the main one.
+                signal.pthread_kill(threading.get_ident(), signal_number)
                 until(lambda: is_refused(rest_port))
                 held.go.set()
                 return over_rest.result().json(), over_grpc.result()
@@ -102,6 +103,22 @@ def test_a_signal_lets_running_requests_finish(models, held, monkeypatch, signal
     assert signal.getsignal(signal_number) is handler
     said = printed.getvalue()
     assert said.index("plus version 7\n") < said.index("REST at http://127.0.0.1:")
+
+
+def test_a_stopped_server_leaves_no_thread_that_wakes(models):
+    """One of each server that a process had would else run forever."""
+
+    def ours():
+        names = ("grpc-clocks", "rest", "trimmer", "model-poller", "batch-0", "batch-1")
+        return {each for each in threading.enumerate() if each.name in names}
+
+    before = ours()
+    server = ModelServer(models, HOST, 0, 0, batching=BatchingOptions(num_batch_threads=2))
+    server.start()
+    assert len(ours() - before) == 6
+    assert ask(server.rest_port, 1.0).ok
+    server.stop()
+    until(lambda: ours() <= before)
 
 
 def test_a_busy_server_answers_unavailable(models, held):
