@@ -147,7 +147,8 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
     """Replace this process by TensorFlow's model server, configured like the embedded one.
 
     Raises:
-        InputError: no model exists, or a setting is supported by the embedded server only.
+        InputError: no model exists, a setting is supported by the embedded server only, or the
+            program cannot be run.
     """
     if config.allowed_hosts:
         raise InputError(f"`allowed_hosts`: {REAL_SERVER} does not check them; add `embedded`")
@@ -185,7 +186,13 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
         ]
     if config.enable_signature_method_name_check:
         flags.append("--enable_signature_method_name_check")
-    os.execv(program, [REAL_SERVER, *flags])
+    try:
+        os.execv(program, [REAL_SERVER, *flags])
+    except OSError as error:  # no program, or for another machine; the error lacks the path
+        raise InputError(
+            f"{program}: cannot be run ({error.strerror}); repair it, take it off the PATH, or add "
+            "`embedded`"
+        ) from error
 
 
 def _default_batching() -> str:

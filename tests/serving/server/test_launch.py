@@ -114,6 +114,26 @@ def test_the_real_server_with_flags(
     assert not {"enable_batching", "batching_parameters_file", "rest_api_num_threads"} & set(flags)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("no program", "Exec format error"), ("#!/no/such/shell\n", "No such file or directory")],
+)
+def test_a_real_server_that_cannot_be_run_is_named(
+    content: str,
+    reason: str,
+    real_server: Path,
+    models: Path,
+    embedded: list[tuple],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real_server.write_text(content)
+    assert main(["serve", "--models", str(models), "--host", "0.0.0.0"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"clozeline: {real_server}: cannot be run ({reason}); ")
+    assert line.endswith("or add --embedded")
+    assert embedded == []
+
+
 @pytest.mark.parametrize("host", [None, "127.0.0.1", "localhost", "::1", "::", "10.0.0.7"])
 def test_the_real_server_is_not_used_for_a_single_address(
     host: str | None,
