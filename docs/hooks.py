@@ -18,3 +18,8 @@ def on_files(files: Files, *, config: Any) -> Files:
     for name, text in (("commands.md", reference.page()), ("tour.md", tour)):
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
+    """Link the notebook's page where the sources link the notebook, which repositories show."""
+    return markdown.replace("](tour.ipynb)", "](tour.md)")

@@ -47,6 +47,18 @@ def test_the_files_and_modules_that_the_documents_name_exist() -> None:
             assert path.exists() or module.is_dir() or module.with_suffix(".py").exists(), name
 
 
+def test_every_link_of_the_documents_leads_to_a_file_of_the_repository() -> None:
+    """A reader of the repository has no pages that are generated for the site."""
+    links = [
+        (page, link)
+        for page in pages()
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 50
+    dead = [(page.name, link) for page, link in links if not (page.parent / link).exists()]
+    assert dead == []
+
+
 def test_every_command_of_the_documents_can_be_parsed() -> None:
     commands = clozeline_commands()
     assert len(commands) > 30
