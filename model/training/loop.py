@@ -231,6 +231,7 @@ class Trainer:
         factor = tf.where(is_early, 1.0, self._next_sentence_weight)
         return {**weights, NEXT_SENTENCE: weights[NEXT_SENTENCE] / factor}
 
+    @tf.autograph.experimental.do_not_convert  # nothing in it needs that, and it takes seconds
     def _train_replica(self, batch: Batch) -> Sums:
         """Do one step in a replica's context and return the sums over all replicas."""
         replica = tf.distribute.get_replica_context()
@@ -392,6 +393,7 @@ class Trainer:
             for before, after in zip(batches, whole, strict=True)
         ]
 
+    @tf.autograph.experimental.do_not_convert
     def _measure_replica(self, batch: Batch) -> Sums:
         # A compiled function must be called in the replica's context, or it uses the variables of
         # another device.
