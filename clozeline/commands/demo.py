@@ -189,9 +189,11 @@ def _run_stages(options: Demo, line: Line) -> dict[str, Any]:
     begin = time.monotonic()
     globs = make_corpus(options, line)
     preprocessed, checked = make_records(options, globs, line)
+    # Before the training, which takes minutes: a corpus may be too small for these.
+    questions = held_out_questions(line, globs, preprocessed["settings"])
     trained = train(options, line, begin)
     export(line)
-    answers = ask_server(line, globs, preprocessed["settings"])
+    answers = ask_server(line, questions)
     verdict = judge(trained, checked) | count_words(answers)
     seconds = time.monotonic() - begin
     show(line, answers, verdict, seconds)
@@ -292,7 +294,7 @@ def make_records(
     if not preprocessed["splits"].get("eval"):
         raise InputError(
             "the corpus is too small: no document was held out to measure what the model "
-            f"learns (about one of {round(1 / EVAL_RATE)} is); give more documents"
+            f"learns (about one of {round(1 / EVAL_RATE)} is); give more documents, 100 or more"
         )
     tokens = sum(split["real_positions"] for split in preprocessed["statistics"].values())
     made = f"{sum(preprocessed['splits'].values()):,} examples"
@@ -397,13 +399,10 @@ def export(line: Line) -> None:
     line.add("export", made, "", seconds, exported["model"])
 
 
-def ask_server(line: Line, globs: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
+def ask_server(line: Line, questions: "DemoQuestions") -> dict[str, Any]:
     """Start a server; send it held-out text, masked words in turns over REST and gRPC."""
-    from pipeline.text.tokenizer import Vocabulary
     from serving.client.answers import ask
 
-    vocabulary = Vocabulary.read(line.folder / "vocab.txt")
-    questions = held_out_questions(globs, settings, set(vocabulary.pieces))
     begin = time.monotonic()
     with running_server(line.folder / "models") as (rest, grpc):
         started = time.monotonic() - begin
@@ -453,7 +452,7 @@ class DemoQuestions:
 
 
 def held_out_questions(
-    globs: tuple[str, ...], settings: dict[str, Any], pieces: set[str]
+    line: Line, globs: tuple[str, ...], settings: dict[str, Any]
 ) -> DemoQuestions:
     """Return requests made of documents that the model was not trained on.
 
@@ -469,7 +468,9 @@ def held_out_questions(
     from pipeline.corpus.rules.settings import NO_CLEANING
     from pipeline.records.shard import EVAL, Settings, document_key
     from pipeline.storage.files import match_files
+    from pipeline.text.tokenizer import Vocabulary
 
+    pieces = set(Vocabulary.read(line.folder / "vocab.txt").pieces)
     # The seed and the document decide the split, as in the job: no list of held-out documents is
     # kept.
     made_with = Settings(**settings | {"cleaning": NO_CLEANING})
@@ -487,7 +488,11 @@ def held_out_questions(
     # In the order of the keys, which is random and the same for every run.
     documents = [sentences for _, sentences in sorted(candidates) if len(sentences) >= 2]
     if len(documents) < 2:
-        raise InputError("the corpus is too small: fewer than two held-out documents to query")
+        raise InputError(
+            "the corpus is too small: fewer than two documents with sentences of 6 to 25 words "
+            f"were held out (about one of {round(1 / EVAL_RATE)} is); give more documents, 100 or "
+            "more"
+        )
     rng = Random(SEED)
     masked = masked_sentences([each for document in documents for each in document], pieces, rng)
     return DemoQuestions(

@@ -155,3 +155,16 @@ def test_the_summary_fits_80_columns_and_its_commands_can_be_copied(
     assert [words[-1] for words in commands] == [
         str(folder / "models"), "The [MASK] is open.", "10", str(folder / "run"),
     ]  # fmt: skip
+
+
+def test_a_corpus_with_too_little_held_out_text_is_refused_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_held_out(*_: object) -> None:
+        raise InputError("too small")
+
+    monkeypatch.setattr(demo, "make_records", lambda *_: ({"settings": {}}, {}))
+    monkeypatch.setattr(demo, "held_out_questions", none_held_out)
+    monkeypatch.setattr(demo, "train", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(InputError, match="too small"):
+        demo._run_stages(demo.Demo(corpus=("*.txt",)), demo.Line(tmp_path))
