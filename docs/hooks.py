@@ -20,6 +20,6 @@ def on_files(files: Files, *, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
+def on_page_markdown(markdown: str, **_: Any) -> str:
     """Link the notebook's page where the sources link the notebook, which repositories show."""
     return markdown.replace("](tour.ipynb)", "](tour.md)")
