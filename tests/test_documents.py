@@ -154,7 +154,7 @@ def server(words: list[str], rest_port: int, grpc_port: int) -> Iterator[None]:
     ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]
     with subprocess.Popen([sys.executable, "-m", *words, *ports]) as process:
         try:
-            Client(f"http://127.0.0.1:{rest_port}").wait_until_ready("books", 120)
+            Client(f"http://127.0.0.1:{rest_port}").wait_until_ready("books", 600)
             yield
         finally:
             process.terminate()

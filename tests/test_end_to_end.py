@@ -61,7 +61,7 @@ def ports(folder: Path, free_ports: Callable[[int], list[int]]) -> Iterator[tupl
     command = [sys.executable, "-m", "clozeline", "serve", "--models", str(folder / "models")]
     server = subprocess.Popen([*command, "--rest-port", str(rest), "--grpc-port", str(grpc)])
     try:
-        Client(f"http://127.0.0.1:{rest}").wait_until_ready("line", 120)
+        Client(f"http://127.0.0.1:{rest}").wait_until_ready("line", 600)
         yield rest, grpc
     finally:
         server.terminate()
@@ -159,7 +159,7 @@ def test_dataset_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) 
 def test_mirrored_strategy_by_the_real_command(folder: Path, tmp_path: Path) -> None:
     trained = result(
         "pretrain", "--dataset", folder / "dataset", "--run", tmp_path / "run", "--model", "tiny",
-        "--steps", 2, "--batch-size", 8, "--strategy", "mirrored",
+        "--steps", 2, "--batch-size", 8, "--strategy", "mirrored", "--no-xla",
     )  # fmt: skip
     assert trained["steps"] == 2
 

@@ -94,7 +94,7 @@ def served(
     command = [sys.executable, "-m", "clozeline", "serve", "--models", str(models)]
     server = subprocess.Popen([*command, "--rest-port", str(rest), "--grpc-port", str(grpc)])
     try:
-        Client(f"http://127.0.0.1:{rest}").wait_until_ready("topics", 120)
+        Client(f"http://127.0.0.1:{rest}").wait_until_ready("topics", 600)
         yield f"127.0.0.1:{rest}"
     finally:
         server.terminate()

@@ -143,6 +143,7 @@ def listening(process: int) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_workers_are_quiet_and_their_ports_on_loopback(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:

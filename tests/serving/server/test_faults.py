@@ -164,7 +164,7 @@ def test_ten_thousand_requests_a_twentieth_of_them_malformed(exported, free_port
     command = [sys.executable, "-m", "clozeline", "serve", "--embedded", "--models", str(models)]
     server = subprocess.Popen([*command, *ports])
     try:
-        Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(name, 120)
+        Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(name, 600)
         outcome = faults.run(models, name, 10_000, rest_port, grpc_port)
     finally:
         server.terminate()

@@ -26,7 +26,7 @@ class Server:
         command = [sys.executable, "-m", "clozeline", "serve", "--embedded", "--models", models]
         where = ["--rest-port", str(self.rest_port), "--grpc-port", str(self.grpc_port)]
         self.process = subprocess.Popen([*command, *where])
-        Client(f"http://127.0.0.1:{self.rest_port}").wait_until_ready(name, 120)
+        Client(f"http://127.0.0.1:{self.rest_port}").wait_until_ready(name, 600)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
         self.stub = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
 
