@@ -97,7 +97,7 @@ class Finetune(TrainingFlags):
     margin: float = VectorFlags.margin
     """Margin of the loss triplet, in cosine distance."""
     both_directions: bool = VectorFlags.both_directions
-    """In the loss in-batch, also choose the first text of each second one; the two are averaged."""
+    """In the loss in-batch, also predict the anchor of each positive; the two are averaged."""
     layer_decay: float = FinetuneConfig.layer_decay
     """Layer-wise learning-rate decay: ratio of a layer's learning rate to that of the layer above
     (above 0, at most 1)."""

@@ -46,7 +46,7 @@ class Planning(Command):
     recompute: bool = PlanConfig.recompute
     """Plan with gradient checkpointing."""
     accumulation_steps: int = PlanConfig.accumulation_steps
-    """Number of parts that a device's share of the batch is processed in."""
+    """Gradient-accumulation steps of a device's share of a batch."""
     mfu: float = PlanConfig.mfu
     """Model FLOP utilization (above 0, to 1). The default is an assumption: `mfu` in metrics.jsonl
     of a short run is the real one."""

@@ -34,7 +34,7 @@ class Query(Command):
     signature: str = QueryConfig.signature
     """Signature to call, for example attention or tokenize. Default: chosen to fit the texts."""
     n_best: int | None = None
-    """Number of answers out of the passage (1 to 50), from a model tuned for spans. Default: the
+    """Number of best answers from the passage (1 to 50), for a model tuned for spans. Default: the
     best one."""
     version: str | None = None
     """Version number, or label such as canary. Default: the newest version."""

@@ -50,8 +50,8 @@ class Serve(CachingCommand):
     max_body_mb: int = ServeConfig.max_body_mb
     """Size limit for requests to the embedded server after decompression, in MiB."""
     max_answer_mb: int = ServeConfig.max_answer_mb
-    """Largest answer that the embedded server gives, in MiB: of its outputs, and of their JSON. All
-    answers together may take four times as much, and at least 256."""
+    """Size limit for a response of the embedded server, in MiB: for its outputs and for their JSON.
+    All responses in flight may take four times as much together, and at least 256."""
     stop_timeout_secs: float = ServeConfig.stop_timeout_secs
     """How long running requests of the embedded server may take after SIGTERM."""
 

@@ -68,8 +68,8 @@ class TrainingFlags(CachingCommand):
     worker_timeout_secs: Annotated[float, tyro.conf.arg(name="worker-timeout")] = field(
         default=ExecutionConfig.worker_timeout_secs, metadata={"flag": "worker_timeout"}
     )
-    """Seconds without a sign of life after which another worker counts as lost, and the training
-    ends. At the start, workers wait for each other ten times as long."""
+    """Seconds without a heartbeat after which a worker counts as lost, and the training ends. At
+    the start, workers wait for each other ten times as long."""
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the engine's config that these flags make, by name.

@@ -126,7 +126,7 @@ class ExecutionConfig:
         recompute: gradient checkpointing: recompute layers in the backward pass.
         xla: compile with XLA.
         deterministic: use only deterministic operations.
-        worker_timeout_secs: time without a sign of life after which a worker counts as lost.
+        worker_timeout_secs: time without a heartbeat after which a worker counts as lost.
     """
 
     strategy: Strategy = "auto"

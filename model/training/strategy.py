@@ -40,7 +40,7 @@ def make_strategy(
             environment names (see `model.training.cluster`).
             `tpu`: the TPU named by `TPU_NAME`, or the local one. `auto`: chosen from the hardware
             and the environment (see `_detected`).
-        worker_timeout_secs: time without a sign of life after which a worker counts as lost; at the
+        worker_timeout_secs: time without a heartbeat after which a worker counts as lost; at the
             start, workers wait for each other `START_FACTOR` times as long.
 
     Raises:
