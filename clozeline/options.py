@@ -211,17 +211,24 @@ def parse_options(
     return options(**vars(parsed) | {"given": _given_fields(arguments, options)}), unknown
 
 
-def _words(options: type[Command]) -> set[str]:
-    """Return the flags of a command as they are written: `--no-NAME` for booleans, too."""
+def _booleans(options: type[Command]) -> set[str]:
+    """Return the flags without a value, as they are written; each has its `--no-NAME`."""
     hints = get_type_hints(options, include_extras=True)
-    words = {"--help"}
-    for flag, name in _flags(options).items():
-        if not _is_positional(hints[name]):
-            words.add(f"--{flag.replace('_', '-')}")
-    switches = {each.name for each in fields(options) if "switch" in each.metadata}
-    booleans = {name for name, hint in hints.items() if _plain(hint) is bool}
-    negated = {flag for flag, name in _flags(options).items() if name in switches | booleans}
-    return words | {f"--no-{flag.replace('_', '-')}" for flag in negated}
+    return {_written(flag) for flag, name in _flags(options).items() if _plain(hints[name]) is bool}
+
+
+def _words(options: type[Command]) -> set[str]:
+    """Return the flags of a command as they are written."""
+    hints = get_type_hints(options, include_extras=True)
+    words = {_written(flag) for flag, name in _flags(options).items()
+             if not _is_positional(hints[name])}  # fmt: skip
+    switches = {_written(each.name) for each in fields(options) if "switch" in each.metadata}
+    negated = {flag.replace("--", "--no-", 1) for flag in switches | _booleans(options)}
+    return words | negated | {"--help"}
+
+
+def _written(flag: str) -> str:
+    return f"--{flag.replace('_', '-')}"
 
 
 def _check_flags(arguments: Sequence[str], options: type[Command], prog: str) -> None:
@@ -231,11 +238,17 @@ def _check_flags(arguments: Sequence[str], options: type[Command], prog: str) ->
     complain about the missing flag that was meant.
 
     Raises:
-        InputError: a flag is unknown; for a `BeamCommand`, it is similar to one of the command's.
+        InputError: a flag is unknown (for a `BeamCommand`: and similar to one of the command's), or
+            has a value though it takes none.
     """
     known = _words(options)
     for word in arguments:
-        flag = word.partition("=")[0].replace("_", "-")
+        name, equals, _ = word.partition("=")
+        flag = name.replace("_", "-")
+        positive = flag.replace("--no-", "--", 1)
+        if equals and positive in _booleans(options):
+            negative = positive.replace("--", "--no-", 1)
+            raise InputError(f"{word}: takes no value; write {positive} or {negative}")
         if f"-{flag}" in known:  # a single dash
             raise _unknown_flag(word, options, prog)
         if flag.startswith("--") and flag not in known:
@@ -246,6 +259,8 @@ def _check_flags(arguments: Sequence[str], options: type[Command], prog: str) ->
 
 def _unknown_flag(word: str, options: type[Command], prog: str) -> InputError:
     """Return the error for an unknown flag, with the most similar one of the command."""
+    if not word.startswith("-"):
+        return InputError(f"unexpected argument {reprlib.repr(word)} (see {prog} --help)")
     flag = word.partition("=")[0]
     # A single dash, too: -run is --run.
     hint = did_you_mean(f"--{flag.lstrip('-')}".replace("_", "-"), _words(options))

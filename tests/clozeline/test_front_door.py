@@ -135,6 +135,26 @@ def test_a_misspelled_flag_is_named_and_corrected(
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # tyro would take the value for a text.
+        ("query --model m --json=3 hello", "--json=3: takes no value; write --json or --no-json"),
+        ("pretrain --dataset d --run r --xla=false",
+         "--xla=false: takes no value; write --xla or --no-xla"),
+        ("vocab --input a --output b --no-overwrite=1",
+         "--no-overwrite=1: takes no value; write --overwrite or --no-overwrite"),
+        ("pretrain --dataset d --run r --xla false",
+         "unexpected argument 'false' (see clozeline pretrain --help)"),
+        ("inspect a b", "unexpected argument 'b' (see clozeline inspect --help)"),
+    ],
+)  # fmt: skip
+def test_a_value_that_belongs_to_no_flag(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(capsys, *arguments.split()) == f"clozeline: {message}"
+
+
 def test_no_flag_of_beam_is_taken_for_a_misspelled_one() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     for kind in (PipelineOptions, *PipelineOptions.__subclasses__()):
