@@ -67,7 +67,7 @@ UNUSABLE = [
     ("demo", ["--corpus", "a", "--megabytes", "5"], "--megabytes", "--corpus brings its own"),
     ("query", ["--model", "m", "a", "b", "c"], "TEXT", "expected one or two texts, got 3"),
     ("explain", ["--run", "r", "a", "b", "c"], "TEXT", "expected one or two texts, got 3"),
-    ("export", ["--run", "r", "--output", "o", "stray"], "stray", "unknown"),
+    ("export", ["--run", "r", "--output", "o", "stray"], "stray", "unexpected"),
 ]  # fmt: skip
 
 
