@@ -158,8 +158,10 @@ def test_a_student_resumes_exactly_and_in_parts(
         with pytest.raises(KeyboardInterrupt):
             pretrain(part)
     pretrain(part)
-    for name, values in weights(whole.run_dir).items():
-        np.testing.assert_array_equal(values, weights(part.run_dir)[name], err_msg=name)
+    expected, found = weights(whole.run_dir), weights(part.run_dir)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(values, found[name], err_msg=name)
     with pytest.raises(InputError, match="was started with relations layer 3, not 1"):
         pretrain(dataclasses.replace(part, teacher_layer=1))
     halves = options(run_dir=tmp_path / "halves",

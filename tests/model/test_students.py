@@ -178,8 +178,10 @@ def test_a_student_resumes_exactly(
     cached.write_bytes(b"damaged")
     finetune(part)
     assert cached.read_bytes() == answers
-    for name, values in weights(whole.run_dir).items():
-        np.testing.assert_array_equal(values, weights(part.run_dir)[name], err_msg=name)
+    expected, found = weights(whole.run_dir), weights(part.run_dir)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(values, found[name], err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["single", "tagging"])

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_a_killed_job_starts_again(
     job = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
     while not list(output.glob("_temporary-*/documents-*")):
         assert job.poll() is None
+        time.sleep(0.05)  # leave the processor to the job
     job.kill()
     assert job.wait() == -signal.SIGKILL
     assert list(output.glob("_temporary-*/*"))
