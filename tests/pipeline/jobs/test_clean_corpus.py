@@ -8,10 +8,7 @@ import pytest
 from clozeline.main import main
 from pipeline.manifest import read_manifest
 from pipeline.storage.rejection_files import read_rejections
-from tests.pipeline.jobs.on_engines import contents
-
-GERMAN = "Der Sturm kam in den Hafen, und die Schiffe lagen die ganze Nacht still vor der Stadt."
-RULES = "rules: {word_count: {min: 8}, duplicate_line_rate: {max: 0.3}}\n"
+from tests.pipeline.jobs.on_engines import GERMAN, QUALITY, contents
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +22,7 @@ def corpus(prose_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     rejected = [GERMAN, "Too short, is it not?", "The owl sat in the old oak.\n" * 9]
     rows = [{"text": text} for text in [*texts, *rejected]]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "own.yaml").write_text(RULES)
+    (folder / "own.yaml").write_text(QUALITY)
     (folder / "dev.tsv").write_text(f"{evaluated}\tlabel\n")
     return folder
 

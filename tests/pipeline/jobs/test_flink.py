@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.jobs.on_engines import ROOT, clozeline, contents, preprocess
+from tests.pipeline.jobs.on_engines import (
+    ROOT,
+    check_cleaned,
+    clean,
+    clozeline,
+    contents,
+    preprocess,
+    write_dirty,
+)
 
 JOB_SERVER = ROOT / "build" / "flink" / "job-server.jar"
 DEPLOY = ROOT / "pipeline" / "deploy" / "flink"
@@ -26,12 +34,22 @@ FreePorts = Callable[[int], list[int]]
 
 
 @pytest.fixture(scope="module")
-def local(prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset that the local runner makes, of 8 shards."""
-    output = tmp_path_factory.mktemp("local") / "ds"
-    done = preprocess(prose_corpus, vocab_path, output)
+def dirty(prose_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus, with documents for the cleaning rules."""
+    folder = tmp_path_factory.mktemp("dirty")
+    texts = [path.read_text(encoding="utf-8") for path in sorted(prose_corpus.glob("*.txt"))]
+    write_dirty(texts, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(dirty: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datasets that the local runner makes, of 8 shards, and the rejected documents."""
+    output = tmp_path_factory.mktemp("local")
+    done = clean(dirty, vocab_path, output)
     assert done.returncode == 0, done.stderr
-    assert len(contents(output)) == 2 * (3 + 1 + 2)
+    assert len(contents(output / "ds")) == 2 * (3 + 1 + 2)
+    check_cleaned(output)
     return output
 
 
@@ -76,12 +94,12 @@ def start_cluster(folder: Path, free: list[int], *before: str) -> Iterator[list[
 
 
 def test_embedded_flink_makes_the_same_bytes(
-    local: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+    local: Path, dirty: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    done = preprocess(prose_corpus, vocab_path, tmp_path / "ds", *EMBEDDED)
+    done = clean(dirty, vocab_path, tmp_path / "out", *EMBEDDED)
     assert done.returncode == 0, done.stderr
     assert "runner: FlinkRunner, workers: LOOPBACK" in done.stderr
-    assert contents(tmp_path / "ds") == contents(local)
+    assert contents(tmp_path / "out") == contents(local)
 
 
 def test_vocab_on_flink(prose_corpus: Path, tmp_path: Path) -> None:
@@ -104,12 +122,14 @@ def test_bad_input_is_one_line(prose_corpus: Path, vocab_path: Path, tmp_path: P
 
 
 def test_standing_cluster_makes_the_same_bytes(
-    local: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path, free_ports: FreePorts
+    prose_corpus: Path, vocab_path: Path, tmp_path: Path, free_ports: FreePorts
 ) -> None:
+    # A plain job: the embedded Flink has the steps of the cleaning rules.
+    assert preprocess(prose_corpus, vocab_path, tmp_path / "local").returncode == 0
     for flags in start_cluster(tmp_path, free_ports(3)):
         done = preprocess(prose_corpus, vocab_path, tmp_path / "ds", *flags)
         assert done.returncode == 0, done.stderr
-        assert contents(tmp_path / "ds") == contents(local)
+        assert contents(tmp_path / "ds") == contents(tmp_path / "local")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")

@@ -7,7 +7,14 @@ import pytest
 
 from pipeline.corpus.readers import BATCH_BYTES
 from tests.conftest import TOPICS, make_sentences
-from tests.pipeline.jobs.on_engines import ROOT, contents, preprocess
+from tests.pipeline.jobs.on_engines import (
+    ROOT,
+    check_cleaned,
+    clean,
+    contents,
+    preprocess,
+    write_dirty,
+)
 
 SPARK = [
     "--runner=SparkRunner",
@@ -32,13 +39,11 @@ on_each_engine = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def several_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of 40 files: more text than one batch of the job, so that bundles are split."""
+    """A corpus to clean, more text than one batch of the job, so that bundles are split."""
     folder = tmp_path_factory.mktemp("several_bundles")
     rng = Random(11)
-    for index in range(40):
-        topic = sorted(TOPICS)[index % 3]
-        text = " ".join(make_sentences(rng, topic, 1000)) + "\n"
-        (folder / f"{index:02d}.txt").write_text(text, encoding="utf-8")
+    topics = [sorted(TOPICS)[index % 3] for index in range(40)]
+    write_dirty([" ".join(make_sentences(rng, topic, 1000)) + "\n" for topic in topics], folder)
     assert sum(path.stat().st_size for path in folder.iterdir()) > 1.5 * BATCH_BYTES
     return folder
 
@@ -47,10 +52,11 @@ def several_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local(
     several_bundles: Path, vocab_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The dataset that the local runner writes."""
-    output = tmp_path_factory.mktemp("local") / "ds"
-    done = preprocess(several_bundles, vocab_path, output)
+    """The datasets that the local runner writes, and the rejected documents."""
+    output = tmp_path_factory.mktemp("local")
+    done = clean(several_bundles, vocab_path, output)
     assert done.returncode == 0, done.stderr
+    check_cleaned(output)
     return output
 
 
@@ -58,11 +64,11 @@ def local(
 def test_an_engine_writes_the_same_bytes(
     engine: list[str], local: Path, several_bundles: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    done = preprocess(several_bundles, vocab_path, tmp_path / "ds", *engine)
+    done = clean(several_bundles, vocab_path, tmp_path / "out", *engine)
     assert done.returncode == 0, done.stderr
     runner = engine[0].partition("=")[2]
     assert f"runner: {runner}, workers: LOOPBACK" in done.stderr
-    assert contents(tmp_path / "ds") == contents(local)
+    assert contents(tmp_path / "out") == contents(local)
 
 
 @on_each_engine
