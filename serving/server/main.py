@@ -234,8 +234,9 @@ def _stop_signal() -> Iterator[threading.Event]:
 
 def _end_process() -> None:
     """Exit without waiting for threads, which a normal exit of the interpreter does."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe must not keep the process
+            stream.flush()
     os._exit(1)
 
 

@@ -3,12 +3,14 @@
 import concurrent.futures
 import contextlib
 import gc
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 
 import grpc
@@ -23,7 +25,7 @@ from serving.server.batching import Batcher
 from serving.server.batching_options import BatchingOptions
 from serving.server.callers import Caller, current_caller
 from serving.server.limits import Limits
-from serving.server.main import ModelServer
+from serving.server.main import ModelServer, _end_process
 from serving.server.metrics import Metrics
 from serving.server.signature_spec import ServableSignature
 from serving.server.status import ServingError
@@ -108,6 +110,21 @@ def test_endless_work_is_abandoned_after_the_stop_timeout(endless):
     assert time.monotonic() - started < Limits().stop_timeout_secs  # the default
     given_up = "2 running requests and the load of a version"
     assert f"stopped after 1 s; gave up {given_up}\n" in process.stderr.read()
+
+
+def test_a_closed_pipe_does_not_keep_a_process_that_gave_up_work(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    closed = open(writer, "w")  # noqa: SIM115
+    closed.write("a part of a line")
+    exits = []
+    streams = types.SimpleNamespace(stdout=closed, stderr=closed)
+    monkeypatch.setattr("serving.server.main.sys", streams)
+    monkeypatch.setattr("serving.server.main.os", types.SimpleNamespace(_exit=exits.append))
+    _end_process()
+    assert exits == [1]
+    with contextlib.suppress(BrokenPipeError):
+        closed.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
