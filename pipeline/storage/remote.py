@@ -37,7 +37,7 @@ FIRST_WAIT_SECS = 0.5
 CONNECT_SECS = 5
 """How long a connection may take."""
 
-REQUEST_SECS = 12
+REQUEST_SECS = 15
 """How long a store may send nothing, once a request is sent."""
 
 SENDS = 2

@@ -115,7 +115,7 @@ def test_endless_work_is_abandoned_after_the_stop_timeout(endless):
 def test_a_closed_pipe_does_not_keep_a_process_that_gave_up_work(monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
-    closed = open(writer, "w")  # noqa: SIM115
+    closed = os.fdopen(writer, "w")
     closed.write("a part of a line")
     exits = []
     streams = types.SimpleNamespace(stdout=closed, stderr=closed)
