@@ -40,10 +40,6 @@ DATA_SECS = "data_secs"
 
 NEXT_SENTENCE: Head = "next_sentence"
 
-# For functions without Python's control flow on tensors: AutoGraph would parse them, and all that
-# they call, which takes seconds.
-_unconverted = tf.autograph.experimental.do_not_convert
-
 FULL_WARMUPS = 2
 """Multiple of the warm-up after which `TrainingConfig.next_sentence_weight` applies."""
 
@@ -166,7 +162,6 @@ class Trainer:
         names = (*self.objective.sum_names, NORM, POSITIONS, REAL_POSITIONS)
         totals = dict.fromkeys(names, tf.zeros([]))
         data_secs = tf.zeros([], tf.float64)
-        train_replica = _unconverted(self._train_replica)
         for _ in tf.range(steps):
             # Start the clock after the previous step, or the wait for that would be counted too.
             with tf.control_dependencies(list(totals.values())):
@@ -181,7 +176,7 @@ class Trainer:
                 parts = [tf.identity(part) for part in parts]
             batch = tf.nest.pack_sequence_as(batch, parts, expand_composites=True)
             data_secs += received - requested
-            sums = self._first(self.strategy.run(train_replica, args=(batch,)))
+            sums = self._first(self.strategy.run(self._train_replica, args=(batch,)))
             if self.loss_scale:
                 sums[NORM] = self.loss_scale.updated(sums[NORM])
             totals = {name: totals[name] + sums[name] for name in totals}
@@ -204,12 +199,11 @@ class Trainer:
             count: int32 []. Number of global batches.
         """
         totals = dict.fromkeys(self.objective.sum_names, tf.zeros([], tf.float64))
-        measure_replica = _unconverted(self._measure_replica)
         for _ in tf.range(count):
             # Batches are independent: two in parallel keep the cores busy, and more (TensorFlow's
             # default is ten) only need memory.
             tf.autograph.experimental.set_loop_options(parallel_iterations=2)
-            sums = self._first(self.strategy.run(measure_replica, args=(next(batches),)))
+            sums = self._first(self.strategy.run(self._measure_replica, args=(next(batches),)))
             totals = {name: totals[name] + tf.cast(sums[name], tf.float64) for name in totals}
         return totals
 
