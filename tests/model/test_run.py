@@ -95,6 +95,7 @@ def test_every_field_survives_saving_and_loading(
             steps=9, batch_size=8, learning_rate=0.5, warmup_steps=3, weight_decay=0.25, seed=6,
             optimizer="lamb", schedule="cosine", precision="bfloat16", phase2_steps=2,
             phase2_batch_size=4, initialization="neighbours", next_sentence_weight=0.3,
+            dropout=0.35,
         ),
         DatasetFacts(
             sha, lower_case=True, max_seq_length=16, max_predictions=3, pairing="sop", streams=8,

@@ -414,12 +414,16 @@ def rows_of(examples: Path) -> list[str]:
 
 
 def test_export_prints_the_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    classifier: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     accuracy = Accuracy(6, "accuracy", 0.9, 0.89, 0.01, 0.5, {"f1": (0.8, 0.7), "mcc": (0.6, 0.5)})
     exported = Exported(tmp_path / "fox" / "1", ("embed",), 0.01, ("1/output",), accuracy)
     monkeypatch.setattr("serving.export.export.export", lambda _: exported)
-    flags = ["--run", "run", "--output", "fox", "--precision", "int8", "--check", "dev.tsv"]
+    flags = ["--run", str(classifier.path), "--output", "fox", "--precision", "int8"]
+    flags += ["--check", "dev.tsv"]
     assert main(["export", *flags]) == 0
     said = capsys.readouterr().out.splitlines()
     assert "dev.tsv: accuracy 0.8900 in int8, 0.9000 in float32; 50.00% same answers" in said
