@@ -251,7 +251,7 @@ def _check_flags(arguments: Sequence[str], options: type[Command], prog: str) ->
             raise InputError(f"{word}: takes no value; write {positive} or {negative}")
         if f"-{flag}" in known:  # a single dash
             raise _unknown_flag(word, options, prog)
-        if flag.startswith("--") and flag not in known:
+        if re.match(r"--\w", flag) and flag not in known:  # a text may begin with two dashes
             is_ours = difflib.get_close_matches(flag, known, 1, MISSPELLED)
             if is_ours or not issubclass(options, BeamCommand):
                 raise _unknown_flag(word, options, prog)

@@ -178,7 +178,9 @@ def existing_config(path: Path) -> RunConfig:
     """
     config = read_config(path)
     if config is None:
-        raise InputError(f"{path}: no run (no {CONFIG}); make one with clozeline pretrain")
+        raise InputError(
+            f"{path}: no run (no {CONFIG}); make one with clozeline pretrain or finetune"
+        )
     return config
 
 

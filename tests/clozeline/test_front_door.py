@@ -135,6 +135,12 @@ def test_a_misspelled_flag_is_named_and_corrected(
     )
 
 
+@pytest.mark.parametrize("text", ["-- he said", "--- a divider", "-5 degrees", "— he said"])
+def test_a_text_may_begin_with_dashes(text: str) -> None:
+    options, _ = parse("query", ["--model", "m", text])
+    assert list(vars(options)["text"]) == [text]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -381,7 +387,7 @@ def test_yaml_null_means_none_for_optional_options(tmp_path: Path) -> None:
     assert (options.id_column, options.shards) == (None, None)
 
 
-NO_RUN = "no run (no config.json); make one with clozeline pretrain"
+NO_RUN = "no run (no config.json); make one with clozeline pretrain or finetune"
 
 
 @pytest.mark.parametrize(
