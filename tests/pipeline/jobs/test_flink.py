@@ -75,7 +75,7 @@ def start_cluster(folder: Path, free: list[int], *before: str) -> Iterator[list[
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 600
         url = f"http://127.0.0.1:{ports['REST_PORT']}/overview"
         while answers(url).get("slots-available") != 2:
             assert cluster.poll() is None, log.read_text()
@@ -90,7 +90,7 @@ def start_cluster(folder: Path, free: list[int], *before: str) -> Iterator[list[
         ]
     finally:
         os.killpg(cluster.pid, signal.SIGTERM)
-        cluster.wait(30)
+        cluster.wait(300)
 
 
 def test_embedded_flink_makes_the_same_bytes(
