@@ -26,11 +26,17 @@ def test_time_left(secs: float, shown: str) -> None:
     assert time_left(secs) == shown
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, which a test changes."""
+    time = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: time[0]))
+    return time
+
+
 def test_without_a_terminal_progress_is_printed_at_intervals_and_at_the_end(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], now: list[float]
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     values = {"loss": 2.5, "learning_rate": 0.001, "tokens_per_sec": 12345.6}
     shown = Progress(steps=50, first_step=10, batch_size=8)
     for step, secs in [(15, 104), (20, 116), (25, 118), (50, 119)]:
@@ -43,15 +49,13 @@ def test_without_a_terminal_progress_is_printed_at_intervals_and_at_the_end(
 
 
 def test_compilation_does_not_count_as_training(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], now: list[float]
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     values = {"loss": 2.5, "learning_rate": 0.001, "tokens_per_sec": 0.0}
     shown = Progress(steps=1000, first_step=0, batch_size=8)
-    now[0] = 60.0  # a minute of compilation and one step
+    now[0] = 160.0  # a minute of compilation and one step
     shown.update(1, values)
-    now[0] = 80.0
+    now[0] = 180.0
     shown.update(101, values | {"tokens_per_sec": 640.0})
     assert capsys.readouterr().err.splitlines() == [
         "step 1 · loss 2.500 · rate 1.0e-03 (of 1,000 steps)",
