@@ -36,7 +36,7 @@ from pipeline.text.tokenizer import Vocabulary
 
 UNITS, ROWS, OPEN = "units", "rows", "open"
 """Tags of side outputs: (partition, first rows of a shard's units), (shard name, all of its rows),
-rows of documents that are decided one after another."""
+(rows of documents that are decided one after another, those of a shard that may not be used)."""
 
 CHUNK = 256
 """Documents in an element."""
@@ -160,14 +160,19 @@ def _set_aside(
 
 
 def _marked(element: tuple[str, Iterable[Group | Place]], settings: Settings) -> Iterator[Any]:
-    repeated, rest = settled(*_rows_and_lost(element[1]), settings.fewest)
+    repeated, rest, shard = settled(*_rows_and_lost(element[1]), settings.fewest)
     yield from by_shard(repeat_marks(repeated), settings).items()
-    if len(rest):
-        yield beam.pvalue.TaggedOutput(OPEN, ("rest", [(rest.tobytes(),)]))
+    if len(rest) or len(shard):
+        yield beam.pvalue.TaggedOutput(OPEN, ("rest", [(rest.tobytes(), shard.tobytes())]))
 
 
 def _marked_in_order(
     element: tuple[str, Iterable[Group | Place]], settings: Settings
 ) -> Iterator[tuple[str, list[Document]]]:
-    repeated = repeated_in_order(rows_of(element[1], ROW), settings.fewest)
+    rows, shards = zip(*gathered(element[1]), strict=True)
+    repeated = repeated_in_order(
+        np.frombuffer(b"".join(rows), ROW),
+        [np.frombuffer(shard, ROW) for shard in shards if shard],
+        settings.fewest,
+    )
     yield from by_shard(repeat_marks(repeated), settings).items()

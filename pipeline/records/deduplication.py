@@ -15,11 +15,14 @@ documents that would be too short are set aside. Then, a unit is kept in a docum
 aside if there is one. The others only gain units thereby, so none of them becomes too short. A
 document set aside is used after all if it has enough units that no other document keeps, and as
 these may be shared by documents set aside, such documents are decided one after another.
+
+A shard with too few documents is left out, too, with all units that these were to keep. So shards
+whose documents are all set aside are decided one after another, each as a whole, after the others.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,7 +159,9 @@ def set_aside(rows: np.ndarray, lost: np.ndarray, fewest: Fewest) -> np.ndarray:
     return rows
 
 
-def settled(rows: np.ndarray, lost: np.ndarray, fewest: Fewest) -> tuple[np.ndarray, np.ndarray]:
+def settled(
+    rows: np.ndarray, lost: np.ndarray, fewest: Fewest
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the repeated units of a shard, and those of documents that may be used after all.
 
     Args:
@@ -166,7 +171,8 @@ def settled(rows: np.ndarray, lost: np.ndarray, fewest: Fewest) -> tuple[np.ndar
 
     Returns:
         `ROW`: units to remove. `ROW`: units of documents set aside that no other document keeps;
-        only of documents that have enough of them.
+        only of documents that have enough of them. `ROW`: the same, if the shard is used only if
+        enough of these documents are; one of the two is empty.
     """
     aside = rows["aside"]
     kept_elsewhere = np.isin(rows["hash"], lost["hash"][~lost["aside"]])
@@ -178,27 +184,67 @@ def settled(rows: np.ndarray, lost: np.ndarray, fewest: Fewest) -> tuple[np.ndar
     is_open &= _have_enough(rows, is_open, fewest)
     if len(np.unique(rows["key"][~aside | is_open])) < fewest.documents:
         is_open[:] = False
-    return rows[is_repeated], rows[is_open]
+    rest = rows[is_open]
+    if aside.all() and fewest.documents > 1:
+        return rows[is_repeated], rest[:0], rest
+    return rows[is_repeated], rest, rest[:0]
 
 
-def repeated_in_order(rows: np.ndarray, fewest: Fewest) -> np.ndarray:
+def repeated_in_order(rows: np.ndarray, shards: Iterable[np.ndarray], fewest: Fewest) -> np.ndarray:
     """Return the units to remove from documents that are used if they have enough others: `ROW`.
 
     Args:
-        rows: `ROW` [units]. Distinct units of each document.
-        fewest: what a document must have. One with fewer units, without those of documents with
-            smaller keys, is not used.
+        rows: `ROW` [units]. Distinct units of each document, in shards that are used anyway.
+        shards: `ROW` [units] each. The same of a shard that is used if enough of its documents are.
+        fewest: what a document and a shard must have. A document with fewer units, without those of
+            documents decided before, is not used.
+    """
+    removed, kept, _ = _in_order(rows, set(), fewest)
+    repeated = [removed]
+    waiting = sorted(shards, key=lambda shard: min(shard["key"].tolist()))
+    before = None
+    # Again, as long as a shard is used: another one may be used only without what that one keeps.
+    while len(waiting) != before:
+        before, unused = len(waiting), []
+        for shard in waiting:
+            removed, units, documents = _in_order(shard, kept, fewest)
+            if documents < fewest.documents:
+                unused.append(shard)
+            else:
+                kept |= units
+                repeated.append(removed)
+        waiting = unused
+    # Without these, documents of a shard that is not used might seem to be enough.
+    repeated += [_in_order(shard, kept, fewest)[0] for shard in waiting]
+    return np.concatenate(repeated)
+
+
+def _in_order(
+    rows: np.ndarray, kept: Container[int], fewest: Fewest
+) -> tuple[np.ndarray, set[int], int]:
+    """Decide documents in the order of their keys.
+
+    Args:
+        rows: `ROW` [units].
+        kept: hashes of the units that other documents keep.
+        fewest: what a document must have.
+
+    Returns:
+        `ROW`: the repeated units. The hashes of the units that the used documents keep, and the
+        number of these documents.
     """
     rows = rows[np.lexsort((rows["number"], rows["key"]))]
     is_repeated = np.zeros(len(rows), bool)
-    kept: set[int] = set()
+    own: set[int] = set()
+    used = 0
     for start, end in _documents(rows):
         hashes = rows["hash"][start:end].tolist()
-        is_repeated[start:end] = [each in kept for each in hashes]
+        is_repeated[start:end] = [each in kept or each in own for each in hashes]
         rest = rows[start:end][~is_repeated[start:end]]
         if fewest.has(rest["pieces"].sum(), rest["sentences"].sum()):
-            kept.update(hashes)
-    return rows[is_repeated]
+            own.update(rest["hash"].tolist())
+            used += 1
+    return rows[is_repeated], own, used
 
 
 def _ordered(rows: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

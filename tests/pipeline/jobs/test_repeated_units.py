@@ -204,6 +204,30 @@ def test_text_of_documents_that_become_too_short_stays_in_others(
     assert shards(made) == shards(read_manifest(tmp_path / "rest"))
 
 
+def test_text_of_a_document_alone_in_its_shard_stays_in_others(tmp_path: Path) -> None:
+    """A paragraph was lost: each of two shards of documents set aside was to keep it."""
+    words = [2 * letter for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
+    numbers = {753: [12, 1, 3, 15], 126: [9, 12, 10], 878: [14, 11, 3, 13], 579: [8, 12, 5, 10, 13]}
+    numbers |= {1000: [20], 1004: [21], 1005: [22], 1008: [23], 1010: [24], 1012: [25]}
+    rows = {index: [" ".join([words[n]] * n) for n in each] for index, each in numbers.items()}
+    # Document 878 would be alone in its shard, so another one keeps what it has in common with it.
+    rest = {index: text for index, text in rows.items() if index not in (126, 878)}
+    rest[579] = [text for text in rows[579] if text not in rows[753]]
+    assert len(rest[579]) == 4
+    made, expected = tmp_path / "ds", tmp_path / "rest"
+    how = ["--shards", "4", "--eval-rate", "0", "--masks", "dynamic", "--seed", "12345"]
+    how += ["--min-document-pieces", "20"]
+    path = write(rows, tmp_path / "in.jsonl", "\n\n")
+    assert preprocess(path, vocab, made, *how, "--deduplicate", "paragraphs") == 0
+    path = write(rest, tmp_path / "rest.jsonl", "\n\n")
+    assert preprocess(path, vocab, expected, *how) == 0
+    manifest = read_manifest(made)
+    assert shards(manifest) == shards(read_manifest(expected))
+    assert manifest.dropped_documents == {"no_other_document": 1, "too_short": 1}
+
+
 def test_a_corpus_of_nothing_but_repeats(
     vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
