@@ -9,7 +9,7 @@ from clozeline.commands.caching import CachingCommand
 from clozeline.options import config_from
 from pipeline.errors import InputError
 from serving.configs import ServeConfig
-from serving.export.choices import FROZEN_WEIGHTS, QUIET_GRPC, SYSTEM_ALLOCATOR
+from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS, QUIET_GRPC, SYSTEM_ALLOCATOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,10 @@ class Serve(CachingCommand):
     def environment(self) -> dict[str, str]:
         """What the process's environment is to have before TensorFlow is imported."""
         frozen = FROZEN_WEIGHTS if self.frozen_weights else {}
+        defaults = QUIET_GRPC | CALLER_THREAD
         # What the user has set stays: someone may be looking for a fault in gRPC.
-        users = {name: os.environ[name] for name in QUIET_GRPC if name in os.environ}
-        return SYSTEM_ALLOCATOR | QUIET_GRPC | users | frozen
+        users = {name: os.environ[name] for name in defaults if name in os.environ}
+        return SYSTEM_ALLOCATOR | defaults | users | frozen
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -21,6 +21,11 @@ FROZEN_WEIGHTS = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
 """Environment variables, to be set before TensorFlow is imported: the CPU kernels assume that
 weights do not change, and cache a copy of them in oneDNN's layout."""
 
+CALLER_THREAD = {"TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD": "1"}
+"""Environment variables, to be set before TensorFlow is imported: the thread that starts a oneDNN
+operation computes a part of it. By default it hands all parts to other threads and sleeps, which
+costs one thread switch more for each of some hundred operations of a short text."""
+
 SYSTEM_ALLOCATOR = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
 """Environment variables, to be set before TensorFlow is imported: the CPU kernels allocate memory
 with malloc. Their own pool never returns the memory of the largest requests: for a model of 90 MB,

@@ -14,7 +14,7 @@ import requests
 import yaml
 
 from serving.export import server_configs as configs
-from serving.export.choices import FROZEN_WEIGHTS
+from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS
 from serving.export.warmup_requests import BATCH_SIZES
 from serving.server import launch
 from serving.server.config_files import VersionPolicy, read_batching_parameters, read_models_config
@@ -62,10 +62,10 @@ def test_the_schema_refuses_what_kubernetes_would():
         kubernetes_validate.validate(broken, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_both_set_frozen_weights():
+def test_both_set_what_makes_answers_fast():
     of_container = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
     for environment in (SERVER["environment"], of_container):
-        assert environment.items() >= FROZEN_WEIGHTS.items()
+        assert environment.items() >= (FROZEN_WEIGHTS | CALLER_THREAD).items()
 
 
 def test_compose_schema():
