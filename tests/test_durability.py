@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,20 +28,26 @@ class DiskLog:
     Attributes:
         synced: by path: a file's size and time, or a directory's names, at its last sync; names
             that were removed since do no harm.
+        unnamed: sizes and times of files without a name at their last sync.
         renames: new names, each with what of it was not synced at that moment.
         not_synced_since: new names whose directory has not been synced after the rename.
     """
 
     synced: dict[Path, set[Any]] = field(default_factory=dict)
+    unnamed: set[Any] = field(default_factory=set)
     renames: dict[Path, list[Path]] = field(default_factory=dict)
     not_synced_since: set[Path] = field(default_factory=set)
 
     def lost(self, root: Path) -> list[Path]:
         """Return the path and the files below it whose current state was not synced."""
         paths = [root, *root.rglob("*")]
-        return [path for path in paths if not state(path) <= self.synced.get(path, set())]
+        synced = self.synced
+        return [path for path in paths if not state(path) <= self.unnamed | synced.get(path, set())]
 
-    def sync(self, path: Path) -> None:
+    def sync(self, path: Path, found: os.stat_result) -> None:
+        if not found.st_nlink:
+            self.unnamed.add((found.st_size, found.st_mtime_ns))
+            return
         self.synced[path] = state(path)
         self.not_synced_since = {new for new in self.not_synced_since if new.parent != path}
 
@@ -70,7 +79,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> DiskLog:
 
     def sync(descriptor: int) -> None:
         fsync(descriptor)
-        log.sync(Path(f"/proc/self/fd/{descriptor}").readlink())
+        log.sync(Path(f"/proc/self/fd/{descriptor}").readlink(), os.fstat(descriptor))
 
     def rename(how: str, old: Any, new: Any) -> None:
         log.rename(Path(old).resolve(), Path(new).resolve())
@@ -87,6 +96,55 @@ def test_a_file(tmp_path: Path, disk: DiskLog) -> None:
         write_atomically(tmp_path / "new" / "folder" / "file", data)
         disk.check(tmp_path)
     assert (tmp_path / "new" / "folder" / "file").read_bytes() == b"second"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.storage import files
+
+def killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = killed
+files.write_atomically(Path(sys.argv[1]), b"after")
+"""
+"""A program that is killed when it has written a file and waits for the disk."""
+
+
+def test_a_killed_process_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "old" / "file").write_bytes(b"before")
+    for name in ("new", "old"):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name / "file")])
+        assert done.returncode == -signal.SIGKILL
+    assert [*(tmp_path / "new").iterdir()] == []
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["file"]
+    assert (tmp_path / "old" / "file").read_bytes() == b"before"
+
+
+def test_a_file_where_every_file_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: DiskLog
+) -> None:
+    def opened(path: Any, flags: int, *mode: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return os.open(path, flags, *mode)
+
+    monkeypatch.setattr(files, "os", SimpleNamespace(**vars(os) | {"open": opened}))
+    for data in (b"first", b"second"):
+        write_atomically(tmp_path / "file", data)
+        disk.check(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"second"
+
+
+def test_a_written_file_has_the_permissions_of_an_opened_one(tmp_path: Path) -> None:
+    (tmp_path / "opened").write_bytes(b"1")
+    write_atomically(tmp_path / "written", b"1")
+    modes = [(tmp_path / name).stat().st_mode for name in ("opened", "written")]
+    assert modes[0] == modes[1]
 
 
 def test_a_directory(tmp_path: Path, disk: DiskLog) -> None:

@@ -4,11 +4,12 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import InputError, JobError
 from pipeline.storage.leases import check_not_lost
@@ -40,7 +41,7 @@ BAD_PATH = {
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file: readers see all of it or none.
 
-    A local file is written under a temporary name and renamed; a remote one is a single object.
+    A local file is renamed when it is complete; a remote one is a single object.
     """
     if is_remote(path):
         check_not_lost(path)
@@ -48,17 +49,38 @@ def write_atomically(path: Path, data: bytes) -> None:
         return
     make_folder(path.parent)
     # In the same directory: a rename is atomic only within a filesystem.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        share(Path(temporary))  # mkstemp is private to the user
-        publish(Path(temporary), path)
+        _write_durably(temporary, data)
+        temporary.replace(path)
+        sync(path.parent)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(path)  # ENOSPC comes without a file name
         raise
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Write a new file and sync it. It has no name before, so a killed process leaves nothing.
+
+    Where the filesystem has no unnamed files (NFS, FUSE), it has its name from the start.
+    """
+    with contextlib.suppress(OSError):  # a fault of the disk comes again below, and is raised
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            _write_and_sync(file, data)
+            # Python follows this link only if there is a `src_dir_fd`.
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+        return
+    with path.open("xb") as file:
+        _write_and_sync(file, data)
+
+
+def _write_and_sync(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    _sync_open(file.fileno())
 
 
 def publish(temporary: Path, final: Path, marker: str = "") -> Path:
@@ -196,12 +218,17 @@ def sync(path: Path) -> None:
         return  # a request that was answered is durable
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        _sync_open(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_open(descriptor: int) -> None:
+    try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:

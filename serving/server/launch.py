@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +157,8 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
                 f"{field} 0: {REAL_SERVER} cannot choose a free port; give one or add `embedded`"
             )
     models = config.models
-    models_file = models if models.is_file() else _temporary_file(_folder_config(models))
-    monitoring = _temporary_file(MONITORING_CONFIG)
+    models_file = models if models.is_file() else _file_in_memory(_folder_config(models))
+    monitoring = _file_in_memory(MONITORING_CONFIG)
     _log.info(
         "%s serves %s on all addresses: REST on port %s, gRPC on %s; `embedded` runs the embedded "
         "server.",
@@ -178,7 +177,7 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
         f"--port={config.grpc_port}",
     ]
     if config.batching:
-        file = config.batching_config or _temporary_file(_default_batching())
+        file = config.batching_config or _file_in_memory(_default_batching())
         flags += [
             "--enable_batching",
             f"--batching_parameters_file={file}",
@@ -218,11 +217,13 @@ def _has_model(model_path: Path) -> bool:
     return any((path / SAVED_MODEL).is_file() for path in versions_of(model_path).values())
 
 
-def _temporary_file(text: str) -> str:
-    handle, path = tempfile.mkstemp(prefix="clozeline-", suffix=".config")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+def _file_in_memory(text: str) -> str:
+    """Return the path of a file that exists as long as this process, whatever program it runs."""
+    descriptor = os.memfd_create("clozeline", 0)  # no flag: `execv` does not close it
+    with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as file:
         file.write(text)
-    return path
+    # Not /proc/self: processes that the program starts can read it, too.
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def models_config(models: Path, names: list[str]) -> str:

@@ -21,13 +21,20 @@ from serving.server.limits import Limits
 
 SCRIPT = f"""#!/bin/sh
 echo "frozen=${next(iter(FROZEN_WEIGHTS))}"
-for flag in "$@"; do echo "$flag"; done
+for flag in "$@"; do
+    name="${{flag%%=*}}"
+    case "$name" in *_file) cp "${{flag#*=}}" "$0$name"; flag="$name=$0$name";; esac
+    echo "$flag"
+done
 """
 
 
 @pytest.fixture
 def real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An executable on PATH with the real server's name, which prints its flags."""
+    """An executable on PATH with the real server's name, which prints its flags.
+
+    It names copies of its files, which end with it.
+    """
     program = tmp_path / "bin" / REAL_SERVER
     program.parent.mkdir()
     program.write_text(SCRIPT)
@@ -59,7 +66,7 @@ def parsed(flags: Iterable[str]) -> dict[str, str]:
 
 
 def test_the_real_server_batches_by_default(
-    real_server: Path, models: Path, without_tensorflow: dict[str, str]
+    real_server: Path, models: Path, without_tensorflow: dict[str, str], tmp_path: Path
 ) -> None:
     """`serve` run as a person does: the process becomes the real server, and imports nothing first.
 
@@ -67,10 +74,11 @@ def test_the_real_server_batches_by_default(
     """
     command = [sys.executable, "-m", "clozeline", "serve", "--models", str(models)]
     command += ["--host", "0.0.0.0", "--frozen-weights"]
-    path = {"PATH": os.environ["PATH"]}
+    (tmp_path / "temporary").mkdir()
+    more = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "temporary")}
     done = subprocess.run(
         command,
-        env=without_tensorflow | path,
+        env=without_tensorflow | more,
         capture_output=True,
         text=True,
         timeout=120,
@@ -87,6 +95,7 @@ def test_the_real_server_batches_by_default(
     assert options == replace(SERVE_DEFAULT, **ours_alone)
     assert options.max_execution_batch_size == REST_THREADS  # so that they can fill a batch
     assert "enable_signature_method_name_check" not in flags
+    assert [*(tmp_path / "temporary").iterdir()] == []
 
 
 def test_the_real_server_with_flags(
