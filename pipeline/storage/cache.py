@@ -184,16 +184,20 @@ class Cache:
         partial = self._folder / f"{_PARTIAL}{name}"
         try:
             partial.touch()
-            # Whoever waits here finds the finished copy, so each file is downloaded once.
-            with _locked(partial, fcntl.LOCK_EX) as found:
-                if not found or is_there():
-                    return  # another process was faster
-                try:
-                    self._make_room(partial, size_bytes)
-                    download_exactly(source, partial, size_bytes)
-                    publish(partial, checked(partial))
-                finally:
-                    partial.unlink(missing_ok=True)
+            with _locked(partial, fcntl.LOCK_EX | fcntl.LOCK_NB) as found:
+                if found:
+                    try:
+                        if not is_there():  # another process was faster
+                            self._make_room(partial, size_bytes)
+                            download_exactly(source, partial, size_bytes)
+                            publish(partial, checked(partial))
+                    finally:
+                        partial.unlink(missing_ok=True)
+                    return
+            # Wait for the process that downloads it. With a shared lock: the file becomes the copy,
+            # whose readers hold shared locks, and one of them may wait here for its next file.
+            with _locked(partial, fcntl.LOCK_SH):
+                pass
         except OSError as error:
             if is_url(str(error.filename)):  # the remote file is missing
                 raise

@@ -1,9 +1,11 @@
 """The cache of remote files: bounded, shared, and never torn."""
 
+import fcntl
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,31 +132,45 @@ def test_a_partial_download_of_a_killed_process_is_ignored(store, tmp_path):
     assert not (tmp_path / f".partial-{name}").exists()
 
 
-def test_two_readers_at_once_share_one_download(store, tmp_path):
+def test_two_readers_at_once_share_one_download(store, tmp_path, monkeypatch):
+    """The one that waited for the other has the copy while the other has it, too.
+
+    Else two readers of two files, of which each downloaded one, wait for each other forever.
+    """
     file = put("shard", b"records")
-    begun, may_go_on = threading.Event(), threading.Event()
+    begun, waiting, held = threading.Event(), threading.Event(), threading.Event()
+    both = threading.Barrier(2)
 
     def fail(method: str, key: str) -> None:
         if method == "get":
             begun.set()
-            assert may_go_on.wait(60)
+            assert waiting.wait(60)
+
+    def flock(descriptor: int, operation: int) -> None:
+        if threading.current_thread() is readers[1] and not waiting.is_set():
+            waiting.set()  # it has opened the download, which becomes the copy
+            assert held.wait(60)
+        fcntl.flock(descriptor, operation)
 
     store.fail = fail
+    monkeypatch.setattr(cache_module, "fcntl", SimpleNamespace(**vars(fcntl) | {"flock": flock}))
     read = []
 
     def read_it() -> None:
         with made(tmp_path).opened(*file) as copy:
+            held.set()
+            both.wait(60)
             read.append(copy.read_bytes())
 
-    readers = [threading.Thread(target=read_it) for _ in range(2)]
+    readers = [threading.Thread(target=read_it, daemon=True) for _ in range(2)]
     readers[0].start()
     assert begun.wait(60)
     readers[1].start()
-    may_go_on.set()
     for reader in readers:
-        reader.join(60)
+        reader.join(120)
     assert read == [b"records"] * 2
     assert downloads(store) == ["bucket/shard"]
+    assert not [*tmp_path.glob(".partial-*")]
 
 
 def test_copy_held_by_another_process_stays(store, tmp_path):
