@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColu
 from rich.progress import TimeRemainingColumn as _TimeLeft
 from rich.text import Text
 
-stderr = Console(stderr=True, highlight=False)
+# No markup: texts and paths of users have brackets.
+stderr = Console(stderr=True, highlight=False, markup=False)
 """Where bars are drawn. What is printed here meanwhile stands above them; `stderr.quiet = True`
 draws none."""
 

@@ -167,7 +167,7 @@ class Line:
 def print_command(*words: str, background: bool = False) -> None:
     """Print a command that is about to run, as a shell takes it."""
     line = command(*words) + " &" * background
-    notes.print(f"\n$ {line}", style="bold", markup=False, soft_wrap=True)
+    notes.print(f"\n$ {line}", style="bold", soft_wrap=True)
 
 
 def run_demo(options: Demo) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:
         return options.corpus
     from pipeline.corpus.docstrings import write_corpus
 
-    notes.print("[bold]Collecting the docstrings of the Python packages on this machine[/bold]")
+    notes.print("Collecting the docstrings of the Python packages on this machine", style="bold")
     begin = time.monotonic()
     corpus = line.folder / "corpus"
     found = write_corpus(corpus, round(options.megabytes * 1e6))
@@ -607,18 +607,18 @@ def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: 
     for kind, (first, second), answer in answers["pairs"]:
         probability = answer.outputs[served.IS_NEXT_PROBABILITY]
         results.print(f"{probability:.3f}  a {kind} next sentence   (over REST)")
-        results.print(f"       {first}\n       {second}\n", markup=False)
+        results.print(f"       {first}\n       {second}\n")
     results.print(verdict_lines(verdict))
     # Without `where`: paths would be broken at 80 columns.
     rows = [(*row[:3], f"{row[3]:.1f}") for row in line.stages]
     results.print(table("Stages", STAGE_KEYS[:-1], rows, frozenset({0, 1})))
     made = ", ".join(name for name in MADE if (line.folder / name).exists())
-    results.print(f"In {line.folder}: {made}", markup=False, soft_wrap=True)
+    results.print(f"In {line.folder}: {made}")
     results.print(f"{seconds / 60:.1f} minutes in total.\n\nNext steps:")
     # A small corpus may have no held-out sentence with a word to mask.
     texts = [question.text for _, question, _ in answers["filled"]] or ["The [MASK] is open."]
     for next_step in next_steps(line.folder, texts[0]):
-        results.print(f"  {next_step}", markup=False, soft_wrap=True)
+        results.print(f"  {next_step}")
 
 
 def next_steps(folder: Path, text: str) -> list[str]:

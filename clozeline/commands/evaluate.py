@@ -88,7 +88,7 @@ def show(result: "EvaluationResult") -> None:
     from clozeline.show.evaluation import print_confusion, print_measures, print_worst
 
     if result.predictions:
-        results.print(f"answers: {result.predictions}", soft_wrap=True)
+        results.print(f"answers: {result.predictions}")
     evaluation = result.evaluation
     if evaluation is None:
         return
@@ -99,7 +99,7 @@ def show(result: "EvaluationResult") -> None:
     print_confusion(evaluation, result.task)
     print_worst(result.worst)
     if result.picture:
-        results.print(f"picture: {result.picture}", soft_wrap=True)
+        results.print(f"picture: {result.picture}")
 
 
 def as_json(result: "EvaluationResult") -> dict[str, Any]:

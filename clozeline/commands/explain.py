@@ -62,5 +62,5 @@ class Explain(RunReader):
         if self.output:
             write_explanation(explanation, self.output)
             # Brackets in a path are no markup, and a copied path has no line break.
-            results.print(f"{self.output}: written", markup=False, soft_wrap=True)
+            results.print(f"{self.output}: written")
         return as_plain(explanation) if self.json else {}

@@ -66,21 +66,18 @@ class Export(RunReader):
                 f"{self.check}: {accuracy.metric} {accuracy.exported:z.4f} in {self.precision}, "
                 f"{accuracy.in_float32:z.4f} in float32"
                 # Numbers are hardly ever the same, so none are counted.
-                + (
-                    "" if accuracy.agreement is None else f"; {accuracy.agreement:.2%} same answers"
-                ),
-                soft_wrap=True,
+                + ("" if accuracy.agreement is None else f"; {accuracy.agreement:.2%} same answers")
             )
             others = [
                 f"{name} {after:z.4f}, {before:z.4f} in float32"
                 for name, (before, after) in accuracy.others.items()
             ]
             if others:
-                results.print(f"other metrics: {'; '.join(others)}", soft_wrap=True)
+                results.print(f"other metrics: {'; '.join(others)}")
         if exported.kept:
             results.print(f"products that stay bfloat16: {', '.join(exported.kept)}")
         serve = command("clozeline", "serve", "--models", self.output.parent)
-        results.print(f"serve it:  {serve}", markup=False, soft_wrap=True)
+        results.print(f"serve it:  {serve}")
         return {
             "model": str(exported.path),
             "version": exported.version,

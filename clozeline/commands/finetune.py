@@ -213,4 +213,4 @@ def print_result(result: "FinetuneResult") -> None:
     title = f"{runs[0].task}, {runs[0].measured.split} examples, after the last step"
     results.print(table(title, columns, rows))
     for run in runs:
-        results.print(f"run: {run.run}", soft_wrap=True)
+        results.print(f"run: {run.run}")

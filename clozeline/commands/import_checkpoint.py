@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.markup import escape
 from rich.table import Table
 
 from clozeline.commands.caching import CachingCommand
@@ -85,6 +84,6 @@ def as_table(result: "ImportResult") -> Table:
     ]  # fmt: skip
     made = table(f"Run {result.run}", ["", "imported"], rows, text_columns=frozenset({0, 1}))
     # Notes quote the checkpoint's files, whose text may look like markup.
-    made.caption = escape("\n".join(imported.notes)) or None
+    made.caption = "\n".join(imported.notes) or None
     made.caption_justify = "left"
     return made

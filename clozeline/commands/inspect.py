@@ -88,7 +88,7 @@ class Inspect(CachingCommand):
         results.print(length_table(found.lengths, manifest.max_seq_length))
         entropy = found.unigram_entropy_nats
         results.print(f"Unigram entropy of the pieces: {entropy:.3f} nats")
-        results.print(f"Unknown pieces ([UNK]): {found.unknown_rate:.1%}", markup=False)
+        results.print(f"Unknown pieces ([UNK]): {found.unknown_rate:.1%}")
         warnings = [spelled(warning, "inspect") for warning in found.warnings]
         warn(warnings)
         for record in found.records:

@@ -115,8 +115,8 @@ class Launch(Command):
             setting = f"{TF_CONFIG}={shlex.quote(cluster.tf_config)}"
             command = shlex.join(["clozeline", *self._supervisor(), *self.command])
             commands.append({"address": address, "command": f"{setting} {command}"})
-            results.print(f"# {cluster}, on {address.rpartition(':')[0]}:", markup=False)
-            results.print(commands[-1]["command"], markup=False, soft_wrap=True)
+            results.print(f"# {cluster}, on {address.rpartition(':')[0]}:")
+            results.print(commands[-1]["command"])
         return {"commands": commands}
 
     def _supervisor(self) -> list[str]:

@@ -84,7 +84,7 @@ class Planning(Command):
         if self.accumulation_steps > 1:
             words += ["--accumulation-steps", self.accumulation_steps]
         words += ["--recompute"] * self.recompute
-        results.print(command("clozeline", *words), markup=False, soft_wrap=True)
+        results.print(command("clozeline", *words))
         return asdict(expected) | {"fits": expected.fits(recompute=self.recompute)}
 
 

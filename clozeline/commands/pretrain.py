@@ -131,4 +131,4 @@ def print_result(result: "PretrainResult") -> None:
     results.print(table(f"run {result.run}", ("", Path(result.model).name), rows))
     curves = result.run / CURVES
     if curves.exists():
-        results.print(f"curves: {curves}", soft_wrap=True)
+        results.print(f"curves: {curves}")

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.progress import stderr
 
 # Progress and notes go to standard error; results go to standard output unless `--json` needs it.
 notes = stderr
-results = Console(highlight=False)
+# No markup, because texts and paths of users have brackets. Lines and titles are not wrapped, so
+# that a path can be copied; cells of tables are.
+results = Console(highlight=False, markup=False, soft_wrap=True)
 
 ROOMS = ("pipeline", "model", "serving")
 """Packages of the engine; they are also the names of their parent loggers."""
@@ -42,13 +43,13 @@ def table(
         rows: cells; integers get thousands separators.
         text_columns: indices of left-aligned columns; the others (numbers) are right-aligned.
     """
-    result = Table(title=escape(title) or None, title_justify="left", title_style="bold")
+    result = Table(title=title or None, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         justify: Literal["left", "right"] = "left" if index in text_columns else "right"
         # Folded and not cut: paths and words must be readable to the end.
-        result.add_column(escape(column), justify=justify, overflow="fold")
+        result.add_column(column, justify=justify, overflow="fold")
     for row in rows:
-        cells = (f"{cell:,}" if isinstance(cell, int) else escape(str(cell)) for cell in row)
+        cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
         result.add_row(*cells)
     return result
 
@@ -83,7 +84,7 @@ def command(name: str, *words: object) -> str:
 def warn(messages: Iterable[object]) -> None:
     """Print warnings, one per line."""
     for message in messages:
-        notes.print(f"warning: {message}", markup=False, soft_wrap=True)
+        notes.print(f"warning: {message}", soft_wrap=True)
 
 
 class _Notes(logging.Handler):
@@ -96,9 +97,8 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a note; warnings have the prefix `warning:`."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        # No markup, because texts of users have brackets; no wrapping, so that a path can be
-        # copied.
-        notes.print(f"{prefix}{self._spelled(record.getMessage())}", markup=False, soft_wrap=True)
+        # No wrapping, so that a path can be copied.
+        notes.print(f"{prefix}{self._spelled(record.getMessage())}", soft_wrap=True)
 
 
 @contextlib.contextmanager

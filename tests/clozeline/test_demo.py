@@ -1,6 +1,5 @@
 """How long the demo trains, and what it says about a longer training."""
 
-import io
 import json
 import shlex
 from pathlib import Path
@@ -8,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from clozeline.commands import demo
 from clozeline.main import main
@@ -131,10 +129,9 @@ def test_a_corpus_without_a_held_out_document_is_too_small(tmp_path: Path) -> No
 
 
 def test_the_summary_fits_80_columns_and_its_commands_can_be_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = io.StringIO()
-    monkeypatch.setattr(demo, "results", Console(file=shown, width=80, highlight=False))
+    monkeypatch.setenv("COLUMNS", "80")
     folder = tmp_path / "a folder with a long name, which is longer than the table is wide" / "demo"
     line = demo.Line(demo.prepare_folder(folder))
     (folder / "run").mkdir()
@@ -147,7 +144,7 @@ def test_the_summary_fits_80_columns_and_its_commands_can_be_copied(
     }  # fmt: skip
     # No held-out sentence has a word to mask.
     demo.show(line, {"filled": [], "pairs": []}, verdict, seconds=360.0)
-    summary, _, after = shown.getvalue().partition("Next steps:")
+    summary, _, after = capsys.readouterr().out.partition("Next steps:")
     table_lines = [line for line in summary.splitlines() if line[:1] in set("┏┃┡│└")]
     assert "pretrain │ 4,000 steps of 32 examples │ 12,345 tokens/s │   321.0" in summary
     assert max(map(len, table_lines)) <= 80

@@ -11,17 +11,32 @@ import pytest
 from rich.console import Console
 
 from clozeline.show import terminal
-from clozeline.show.terminal import command, speed, table
+from clozeline.show.terminal import command, results, speed, table, warn
 from pipeline import progress as bars
 from pipeline.progress import counted, progress
 
 
-def test_a_table_shows_pieces_in_brackets() -> None:
-    shown = io.StringIO()
-    made = table("of [unused1]", ["[unused2]"], [["[unused3]"], [4567]])
-    Console(file=shown, width=40).print(made)
+def test_a_table_shows_pieces_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    results.print(table("of [unused1]", ["[unused2]"], [["[unused3]"], [4567]]))
+    shown = capsys.readouterr().out
     for word in ("of [unused1]", "[unused2]", "[unused3]", "4,567"):
-        assert word in shown.getvalue()
+        assert word in shown
+
+
+@pytest.mark.parametrize("form", ["run: {}", "title"])
+def test_a_path_can_be_copied_from_a_line_and_from_a_title(
+    form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As wide as a terminal. Rich would take [b] for the style bold, and break a title anywhere.
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "runs/" + "a folder/" * 8 + "of mine [b]/sst2"
+    results.print(table(path, ["", "value"], [["a", 1]]) if form == "title" else form.format(path))
+    assert path in capsys.readouterr().out
+
+
+def test_a_note_keeps_a_path_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    warn(["runs/[b]: kept"])
+    assert capsys.readouterr().err == "warning: runs/[b]: kept\n"
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, *tasks: dict[str, Any], width: int = 80) -> list[str]:
