@@ -7,9 +7,15 @@ from functools import lru_cache
 
 PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n")
 
-# sentencex takes time quadratic in the length of a paragraph, so long ones are split after a word.
-_PART_CHARACTERS = 100_000
-_PART = re.compile(rf".{{1,{_PART_CHARACTERS}}}\S*", re.DOTALL)
+# sentencex takes time quadratic in the length of a paragraph, and looks for the end of a quotation
+# from each of these marks. So a paragraph of many characters or marks is split after a word.
+_PART_CHARACTERS, _PART_MARKS = 100_000, 5_000
+_MARKS = "'`«»‘“„‹《「"
+_WORD_END = r"\S{0,1000}"
+_PART = re.compile(rf".{{1,{_PART_CHARACTERS}}}{_WORD_END}", re.DOTALL)
+_MARKED_PART = re.compile(
+    rf"(?:[^{_MARKS}]*+[{_MARKS}]){{1,{_PART_MARKS}}}{_WORD_END}|.+", re.DOTALL
+)
 
 # Text in quotation marks; text in single quotation marks may contain apostrophes.
 _QUOTED = re.compile(
@@ -49,8 +55,7 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
 def _paragraph_sentences(paragraph: str, language: str) -> tuple[str, ...]:
     sentences: list[str] = []
     begun = ""
-    is_short = len(paragraph) <= _PART_CHARACTERS
-    for part in [paragraph] if is_short else _PART.findall(paragraph):
+    for part in [paragraph] if len(paragraph) <= _PART_MARKS else _parts(paragraph):
         for sentence in _split(part, language):
             if begun and not sentence.lstrip()[:1].islower():
                 sentences.append(begun.strip())
@@ -58,6 +63,14 @@ def _paragraph_sentences(paragraph: str, language: str) -> tuple[str, ...]:
             begun += sentence
     sentences.append(begun.strip())
     return tuple(filter(None, sentences))
+
+
+def _parts(paragraph: str) -> Iterator[str]:
+    """Yield the parts of a long paragraph that are split into sentences one by one."""
+    is_short = len(paragraph) <= _PART_CHARACTERS
+    for part in [paragraph] if is_short else _PART.findall(paragraph):
+        has_many = sum(map(part.count, _MARKS)) > _PART_MARKS
+        yield from _MARKED_PART.findall(part) if has_many else [part]
 
 
 # A quality rule counts the sentences of a text that is split for its records next.

@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from pipeline.text.sentences import _QUOTED, _quotations, split_sentences
+from pipeline.text.sentences import _QUOTED, _parts, _quotations, split_sentences
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,20 @@ def test_a_very_long_paragraph_keeps_its_words() -> None:
     sentences = split_sentences(text)
     assert " ".join(sentences) == text
     assert 10_000 <= len(sentences) <= 10_004
+
+
+@pytest.mark.parametrize("text", ["»" * 30_000, "`a " * 30_000, "a" * 300_000, "a. " * 60_000])
+def test_no_long_part_or_one_of_many_marks_is_split_at_once(text: str) -> None:
+    """sentencex takes quadratic time for each: 3 seconds for 80,000 marks, 7 minutes for 1 MB."""
+    parts = [*_parts(text)]
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= 101_000
+    assert max(sum(map(part.count, "»`")) for part in parts) <= 6000
+
+
+def test_a_part_ends_after_a_word() -> None:
+    text = " ".join(["‘word‘x"] * 4000)
+    assert [part.split() for part in _parts(text)] == [["‘word‘x"] * 2500, ["‘word‘x"] * 1500]
 
 
 def test_quotations_are_those_of_the_pattern() -> None:

@@ -21,6 +21,7 @@ TEXTS = {
     "blank lines": "\n",
     "spaces": " ",
     "brackets": "[",
+    "quotation marks": "»",
     "domains": "a@b.",
     "numbers": "1.2 ",
     "entities": "&amp",
