@@ -1,6 +1,7 @@
 """Run commands with time and memory measurement; create the peers' environments."""
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -20,10 +21,12 @@ class Run:
 
     Attributes:
         seconds: wall time.
+        cpu_seconds: CPU time of all processes that ended.
         peak_bytes: peak resident memory of each process, by its command line.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: dict[str, int]
 
 
@@ -39,7 +42,7 @@ def run(command: Sequence[str | Path], *, cores: int | None = None) -> Run:
     """
     log = BUILD / "log.txt"
     pin = {*sorted(os.sched_getaffinity(0))[:cores]}
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), _children_cpu_seconds()
     # Into a file: a full pipe that nobody reads would stop the command.
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -57,7 +60,12 @@ def run(command: Sequence[str | Path], *, cores: int | None = None) -> Run:
         watcher.join()
     if code:
         raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{log.read_text()[-2000:]}")
-    return Run(seconds, peaks)
+    return Run(seconds, _children_cpu_seconds() - cpu_began, peaks)
+
+
+def _children_cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _watch(process: subprocess.Popen, peaks: dict[str, int]) -> None:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import ftfy
+from ftfy.badness import is_bad
 
 from pipeline.corpus.rules.rule import TextDocument
 
@@ -28,6 +29,9 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 """Soft hyphen, zero-width space, word joiner, byte-order mark. The zero-width joiner and non-joiner
 stay: Persian, Hindi and emoji need them."""
 
+
+_CONTROL = re.compile("[\x80-\x9f]")
+"""Characters of Windows-1252 in text that was decoded as Latin-1 (`fix_c1_controls`)."""
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
@@ -55,14 +59,16 @@ def repair(document: TextDocument) -> TextDocument:
 def _without_mojibake(text: str) -> str:
     """Return a text with its mojibake repaired, line by line, as `ftfy.fix_text` does.
 
-    Only lines that have a character outside of ASCII can have mojibake; ftfy takes some
-    microseconds for each of the others, which is minutes for a text of many blank lines.
+    ftfy takes some 20 microseconds for a line, which is minutes for a text of many short ones. So
+    it gets only those that it might change: it asks `is_bad` first, too.
     """
     parts: list[str] = []
     done = 0
     while found := _NOT_ASCII.search(text, done):
         begin = max(text.rfind("\n", done, found.start()) + 1, done)
         end = text.find("\n", found.start()) + 1 or len(text)
-        parts += [text[done:begin], ftfy.fix_text(text[begin:end], _MOJIBAKE)]
+        line = text[begin:end]
+        may_change = is_bad(line) or _CONTROL.search(line)
+        parts += [text[done:begin], ftfy.fix_text(line, _MOJIBAKE) if may_change else line]
         done = end
     return "".join([*parts, text[done:]])

@@ -1,8 +1,11 @@
 """Repair of text: broken text is restored, intact text is not changed."""
 
+from random import Random
+
+import ftfy
 import pytest
 
-from pipeline.corpus.rules.repair import repair
+from pipeline.corpus.rules.repair import _MOJIBAKE, _without_mojibake, repair
 from pipeline.corpus.rules.rule import TextDocument
 
 ORIGINALS = [
@@ -56,3 +59,16 @@ def test_entities_without_a_character(entity: str) -> None:
     text = repaired(f"a{entity}b").text
     assert text.encode()
     assert entity not in text
+
+
+def test_lines_are_repaired_as_ftfy_does() -> None:
+    """Lines that ftfy would not change do not go through it: of all kinds, next to each other."""
+    rng = Random(3)
+    characters = "aZ \n\n\xa0éÃÂâ€™œ°вЂ\x80\x93ГўВ"
+    changed = 0
+    for _ in range(3000):
+        text = "".join(rng.choices(characters, k=12))
+        expected = ftfy.fix_text(text, _MOJIBAKE)
+        assert _without_mojibake(text) == expected
+        changed += expected != text
+    assert changed > 500
