@@ -55,10 +55,11 @@ def _alone(total: Counter[str], manifest: Manifest) -> Iterator[str]:
     if alone:
         # A single shard has several documents, so the one that is alone is in the eval split.
         remedy = "fewer `shards`" if manifest.settings["shards"] > 1 else "a larger `eval_rate`"
+        are = "is alone in its" if alone == 1 else "are alone in their"
         yield (
-            f"{alone:,} of {alone + total['documents']:,} documents are alone in their shard and "
-            f"left out ({NO_OTHER_DOCUMENT}): random next sentences come from the shard's other "
-            f"documents; use {remedy}, or give more documents"
+            f"{alone:,} of {alone + total['documents']:,} documents {are} shard and left out "
+            f"({NO_OTHER_DOCUMENT}): random next sentences come from the shard's other documents; "
+            f"use {remedy}, or give more documents"
         )
 
 

@@ -18,6 +18,7 @@ from pipeline.jobs.preprocess import run_job
 from pipeline.jobs.shared_folder import job_folder
 from pipeline.jobs.tally import Stage, reading, watch
 from pipeline.manifest import Manifest, Shard
+from pipeline.progress import counted
 from pipeline.records.shard import EVAL, TRAIN, Settings, shard_files
 from pipeline.schema import NO_OTHER_DOCUMENT
 from pipeline.storage.files import CLOZELINE, absolute, match_files
@@ -252,10 +253,9 @@ def _why_empty(report: Report) -> str:
         return "the corpus is empty (no documents); give it some text"
     if {*report.dropped} <= UNUSABLE:
         return f"the corpus is empty ({counts.replace(' by ', ' ')}); give it some text"
-    return (
-        f"all {report.documents:,} documents were removed ({counts}); change the rules, or give "
-        "other text"
-    )
+    only = report.documents == 1
+    every = "the only document was" if only else f"all {report.documents:,} documents were"
+    return f"{every} removed ({counts}); change the rules, or give other text"
 
 
 def _removed(report: Report) -> str:
@@ -270,28 +270,34 @@ def _why_nothing(report: Report, settings: Settings) -> str:
     usable = report.documents - report.dropped.total() + report.dropped[NO_OTHER_DOCUMENT]
     if usable == 0:
         return f"`input`: {_why_empty(report)}{hints(report.remarks)}"
-    if usable == 1 and not {*report.dropped} <= UNUSABLE:
-        return (
-            f"`input`: one of {report.documents:,} documents is left ({_removed(report)}), and no "
-            "random next sentence can be drawn from another; change the rules, or give other text"
-            f"{hints(report.remarks)}"
-        )
-    if usable == 1:
-        hint = (
-            "; where blank lines separate documents, add `input_format` lines"
-            if settings.input_format == "prose"
-            else ""
-        )
-        return (
-            "`input`: a corpus of one document: no random next sentence can be drawn from another; "
-            f"add more documents{hints(report.remarks) or hint}"
-        )
+    if usable == 1 and settings.pairing == "nsp":
+        return f"`input`: {_why_alone(report, settings)}"
+    documents = counted(usable, "documents")
     if settings.shards == 1:
         return (
-            f"`input`: {usable:,} documents yield no training pair: they have the same text, or "
-            "all of them fell into the eval split; add more documents"
+            f"`input`: no training pair from {documents}: all have the same text, or fell into the "
+            "eval split; add more documents"
         )
     return (
-        f"`shards` {settings.shards}: too many for {usable:,} documents, since every shard needs "
-        "several; use fewer `shards` or more documents"
+        f"`shards` {settings.shards}: too many for {documents}, since every shard needs several; "
+        "use fewer `shards` or more documents"
+    )
+
+
+def _why_alone(report: Report, settings: Settings) -> str:
+    """Return why one document makes no dataset, and what to do."""
+    if not {*report.dropped} <= UNUSABLE:
+        return (
+            f"one of {report.documents:,} documents is left ({_removed(report)}), and no random "
+            "next sentence can be drawn from another; change the rules, or give other text"
+            f"{hints(report.remarks)}"
+        )
+    hint = (
+        "; where blank lines separate documents, add `input_format` lines"
+        if settings.input_format == "prose"
+        else ""
+    )
+    return (
+        "a corpus of one document: no random next sentence can be drawn from another; add more "
+        f"documents{hints(report.remarks) or hint}"
     )

@@ -73,3 +73,5 @@ def test_documents_alone_in_their_shard(shards: int, remedy: str) -> None:
     (warning,) = dataset_warnings(made)
     assert warning.startswith("20 of 120 documents are alone in their shard")
     assert remedy in warning
+    (warning,) = dataset_warnings(replace(made, dropped_documents={"no_other_document": 1}))
+    assert warning.startswith("1 of 101 documents is alone in its shard and left out")

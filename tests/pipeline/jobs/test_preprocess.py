@@ -406,7 +406,7 @@ def test_documents_of_one_text(
         (tmp_path / name).write_text("The fox sees. The owl hears.")
     more = ["--shards", "1", "--eval-rate", "0"]
     code = preprocess(tmp_path / "[abc]", vocab_path, tmp_path / "ds", *more)
-    expect_error(capsys, code, "3 documents yield no training pair: they have the same text")
+    expect_error(capsys, code, "no training pair from 3 documents: all have the same text")
 
 
 def test_documents_alone_in_their_shard_are_counted(

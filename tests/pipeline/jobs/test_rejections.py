@@ -127,6 +127,18 @@ def test_a_corpus_whose_documents_are_all_removed(
     assert len(rejections(tmp_path / "rejected")) == 73
 
 
+def test_a_corpus_of_one_document_that_is_removed(
+    vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "A fox. An owl.", "id": 1}')
+    rules = tmp_path / "strict.yaml"
+    rules.write_text("rules: {word_count: {min: 100000}}")
+    path = tmp_path / "in.jsonl"
+    assert preprocess(path, vocab_path, tmp_path / "ds", "--quality", str(rules)) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--input: the only document was removed (1 by strict.word_count); change" in line
+
+
 def test_inspect_shows_a_histogram_and_a_sample(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
