@@ -175,8 +175,8 @@ class TokenizeDocuments(beam.DoFn):
 class WriteShard(beam.DoFn):
     """(Shard name, its documents) → a report per dataset on the shard file that was written.
 
-    The rejections of the first dataset's shard go to the side output `REJECTED`. Each file gets a
-    unique name in `temporary`, since Beam may retry a bundle.
+    All datasets have the same documents; their rejections go to the side output `REJECTED`. Each
+    file gets a unique name in `temporary`, since Beam may retry a bundle.
     """
 
     def __init__(
@@ -194,18 +194,17 @@ class WriteShard(beam.DoFn):
     def setup(self) -> None:
         """Build this worker's shard makers and open its tally."""
         self._makers = [ShardMaker(self._vocabulary, settings) for settings in self._datasets]
+        self._selector = ShardMaker(self._vocabulary, strictest(self._datasets))
         self._tally = Tally(self._tally_folder)
 
     def process(self, element: tuple[str, Iterable[Group | Place]]) -> Iterator[Any]:
         """Write one shard of each dataset; yield the reports, and the rejections."""
         name, groups = element
-        documents = gathered(groups)
+        selected = self._selector.select(gathered(groups))
+        for document, rejection in selected.rejected:
+            yield from recorded(rejection, document[3], self._selector.settings.shards)
         for dataset, maker in enumerate(self._makers):
-            selected = maker.select(documents)
             written = self._write(maker, name, selected.kept) if selected.kept else None
-            # Datasets differ in their lengths only, so the same documents are rejected in each.
-            for document, rejection in selected.rejected if dataset == 0 else ():
-                yield from recorded(rejection, document[3], maker.settings.shards)
             dropped = Counter(rejection.rule for _, rejection in selected.rejected)
             yield ShardReport(dataset, name, dict(dropped), dict(selected.changes), written)
 
@@ -283,6 +282,15 @@ def write_report(
         file.write(report.to_json().encode())
 
 
+def strictest(datasets: Sequence[Settings]) -> Settings:
+    """Return the settings that choose the documents of all datasets.
+
+    Those of the longest records, where the fewest sentences are split: a document that has enough
+    of them there has enough for the others. It may be the one kept of several, so all use it.
+    """
+    return max(datasets, key=lambda dataset: dataset.max_seq_length)
+
+
 def run_job(
     files: Mapping[str, int],
     vocabulary: Vocabulary,
@@ -306,8 +314,7 @@ def run_job(
         skip_damaged: True = use damaged files up to the damage; False = fail the job.
         labelled: whether rejected documents are written to files.
     """
-    # A document with too few sentences for the shortest records has too few for the others.
-    settings = min(datasets, key=lambda dataset: dataset.max_seq_length)
+    settings = strictest(datasets)
     # Only local runners spill, so their files need not travel to a remote folder and back.
     spilled = temporary if is_local_path(temporary) or tally is None else tally
     report = joined(temporary, "report.json")

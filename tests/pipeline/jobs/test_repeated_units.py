@@ -228,6 +228,24 @@ def test_text_of_a_document_alone_in_its_shard_stays_in_others(tmp_path: Path) -
     assert manifest.dropped_documents == {"no_other_document": 1, "too_short": 1}
 
 
+def test_no_text_is_lost_in_one_of_several_lengths(vocab_path: Path, tmp_path: Path) -> None:
+    """Its document was used in short records, but had no two sentences for `sop` in long ones."""
+    order = sorted(range(20), key=lambda i: document_key(json.dumps(i), SEED))
+    shared = "The old man went out and saw that the sea was not there any more."
+    rest = {index: [f"Number {index} is here.", f"It is {index}."] for index in order[1:]}
+    rest[order[1]] = [shared, *rest[order[1]]]
+    path = write({order[0]: [shared], **rest}, tmp_path / "in.jsonl", "\n\n")
+    how = ["--pairing", "sop", "--max-seq-length", "16", "64"]
+    assert preprocess(path, vocab_path, tmp_path / "ds", *how, "--deduplicate", "paragraphs") == 0
+    path = write(rest, tmp_path / "rest.jsonl", "\n\n")
+    assert preprocess(path, vocab_path, tmp_path / "rest", *how) == 0
+    for length in ("16", "64"):
+        made = read_manifest(tmp_path / "ds" / length)
+        assert shards(made) == shards(read_manifest(tmp_path / "rest" / length))
+        assert made.dropped_documents == {"too_short": 1}
+        assert made.changed_text == {}
+
+
 def test_a_corpus_of_nothing_but_repeats(
     vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
