@@ -1,6 +1,6 @@
 """Measure how the time and the memory of finding near-duplicates grow with the corpus.
 
-    python -m benchmarks.near_duplicates           # some minutes
+    python -m benchmarks.near_duplicates           # ten minutes
     python -m benchmarks.near_duplicates --quick   # few documents, a smoke test
 
 Documents have 2 KB of random words of the books; one in twenty is a copy of an earlier one with a
@@ -119,7 +119,7 @@ def main(*, quick: bool = False, one: int | None = None) -> None:
         results.print(json.dumps(measure(one)), soft_wrap=True)
         return
     figures = []
-    for count in (2000, 6000) if quick else (100_000, 300_000):
+    for count in (2000, 6000) if quick else (100_000, 300_000, 1_000_000):
         command = [sys.executable, "-m", "benchmarks.near_duplicates", "--one", str(count)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         figures.append(json.loads(done.stdout.splitlines()[-1]))
