@@ -140,13 +140,13 @@ class TokenizeDocuments(beam.DoFn):
         """Yield the outputs for documents, each with its units and their sentences."""
         split = [units for _, units in documents]
         sentences = [s for each in split for unit in each for s in unit[1]]
-        ragged = self._tokenizer.tokenize_list(sentences)
-        pieces = ragged.flat_values.numpy().astype(self._piece)
+        flat, sizes = self._tokenizer.tokenize_list(sentences)
+        pieces = flat.astype(self._piece)
         self._tally.add(tokens=len(pieces))
-        row_splits = ragged.row_splits.numpy()
+        row_splits = np.append(0, np.cumsum(sizes))
         units = [b""] * len(documents)
         if self._settings.unit:
-            units = packed_units(split, np.diff(row_splits) > 0)
+            units = packed_units(split, sizes > 0)
         first = 0
         used: list[Document] = []
         texts: list[str] = []

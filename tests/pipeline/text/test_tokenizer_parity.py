@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import cache, partial, reduce
 from operator import methodcaller
 from pathlib import Path
+from random import Random
 from typing import Any, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from pipeline.schema import SPECIAL_TOKENS
-from pipeline.text.tokenizer import WordUnit, build_tokenizer, normalized_words
+from pipeline.text.tokenizer import Tokenizer, WordUnit, build_tokenizer, normalized_words
 from tests.golden.unicode import VERSION, category
 
 FOLDER = Path(__file__).parents[2] / "golden"
@@ -130,16 +131,51 @@ def test_every_known_difference_still_exists(reference: str, vocabulary: str) ->
         assert differences(reference, vocabulary, rewritings[:index] + rewritings[index + 1 :])
 
 
+def assert_a_list_has_the_pieces_of_its_texts(tokenizer: Tokenizer, texts: list[str]) -> None:
+    ids, lengths = tokenizer.tokenize_list(texts)
+    wanted = tokenizer.tokenize(tf.constant(texts, tf.string))
+    rows = tf.RaggedTensor.from_row_lengths(ids, lengths)
+    different = [
+        (text, ours, theirs)
+        for text, ours, theirs in zip(texts, rows.to_list(), wanted.to_list(), strict=True)
+        if ours != theirs
+    ]
+    assert (different, ids.dtype, lengths.dtype) == ([], np.int32, np.int64)
+
+
 @pytest.mark.parametrize("lower_case", [False, True])
-def test_a_list_has_the_pieces_of_its_texts(lower_case: bool) -> None:
-    """Texts in ASCII are normalized elsewhere: each control character, alone and with letters."""
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_list_has_the_pieces_of_its_texts(
+    lower_case: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts in ASCII are tokenized elsewhere: each control character, alone and with letters."""
+    if not fast:
+        monkeypatch.setitem(sys.modules, "nanotoken", None)  # its import fails
     texts = [entry["text"] for each in GOLDEN["texts"].values() for entry in each]
     texts += [f"A{chr(code)}b {chr(code)} C{chr(code)}" for code in range(0x180)]
+    texts += [letter * count for letter in ("a", "A1", "x.") for count in (400, 401, 800, 801)]
     assert sum(text.isascii() for text in texts) > 100
     tokenizer = build_tokenizer(PUBLISHED, lower_case=lower_case)
-    for some in (texts, [text for text in texts if text.isascii()], ["é"], []):
-        listed = tokenizer.tokenize_list(some)
-        assert listed.to_list() == tokenizer.tokenize(tf.constant(some, tf.string)).to_list()
+    for some in (texts, [text for text in texts if text.isascii()], ["é"], ["a"], [""], []):
+        assert_a_list_has_the_pieces_of_its_texts(tokenizer, some)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_list_has_the_pieces_of_its_texts_with_any_vocabulary(seed: int) -> None:
+    """Random texts in ASCII, and vocabularies whose pieces may have punctuation and spaces in."""
+    random = Random(seed)
+    odd = "".join(random.sample(list(map(chr, range(128))), 4))
+    alphabet = ["a", "b", "B", "1", "#", "-", " ", *odd]
+
+    def text(longest: int) -> str:
+        return "".join(random.choices(alphabet, k=random.randint(1, longest)))
+
+    drawn = [random.choice(["", "##"]) + text(4) for _ in range(60)]
+    pieces = [*dict.fromkeys([*SPECIAL_TOKENS, "##", *drawn])]
+    texts = [text(24) for _ in range(500)] + [*SPECIAL_TOKENS, *pieces]
+    for lower_case in (False, True):
+        tokenizer = build_tokenizer(pieces, lower_case=lower_case)
+        assert_a_list_has_the_pieces_of_its_texts(tokenizer, texts)
 
 
 def test_longest_word() -> None:
