@@ -94,7 +94,9 @@ def _segments(text: str, language: str) -> list[str]:
     """Return sentencex's sentences; joined, they are the text."""
     import sentencex
 
-    readable = _LETTER_BEFORE_PERIOD.sub(lambda m: _SPACE_OUTSIDE_ASCII.sub(" ", m[0]), text)
+    readable = text
+    if not text.isascii():  # most texts in English are, and the search takes a third of the time
+        readable = _LETTER_BEFORE_PERIOD.sub(lambda m: _SPACE_OUTSIDE_ASCII.sub(" ", m[0]), text)
     segments: list[str] = sentencex.segment(language, readable)
     if readable == text:
         return segments
