@@ -170,6 +170,8 @@ def too_few_sentences(lengths: bytes, settings: Settings) -> Rejection | None:
         settings: settings of the dataset.
     """
     fewest = settings.fewest.sentences
+    if len(lengths) >= fewest * LENGTH.itemsize:  # nearly always, even if none is split
+        return None
     count = int(parts_of(np.frombuffer(lengths, LENGTH), settings.longest_sentence).sum())
     return Rejection(TOO_SHORT, count, fewest) if count < fewest else None
 
@@ -204,13 +206,14 @@ def shard_text(
         separator: bytes of a piece id, added after every document as a sentence; empty: none.
     """
     kept = list(documents)
-    last = np.ones(1 if separator else 0, LENGTH)
-    lengths = [
-        np.append(split_long(np.frombuffer(lengths, LENGTH), longest_sentence), last)
-        for _, _, lengths, *_ in kept
-    ]
-    document_ends = np.cumsum([len(document) for document in lengths])
-    sentence_ends = np.cumsum(np.concatenate([*lengths, np.empty(0, LENGTH)]), dtype=np.int64)
+    last = np.ones(1 if separator else 0, LENGTH).tobytes()
+    of_documents = [lengths + last for _, _, lengths, *_ in kept]
+    # All documents at once: NumPy's calls for each would take longer than the work.
+    lengths = np.frombuffer(b"".join(of_documents), LENGTH)
+    counts = [len(document) // LENGTH.itemsize for document in of_documents]
+    parts_before = np.append(0, np.cumsum(parts_of(lengths, longest_sentence)))
+    document_ends = parts_before[np.cumsum(counts, dtype=np.int64)]
+    sentence_ends = np.cumsum(split_long(lengths, longest_sentence), dtype=np.int64)
     return ShardText(
         piece_ids=np.frombuffer(b"".join(ids + separator for _, ids, *_ in kept), piece),
         sentence_starts=np.concatenate([[0], sentence_ends]),
