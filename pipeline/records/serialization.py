@@ -47,9 +47,11 @@ def encode_examples(arrays: Mapping[str, np.ndarray], features: Sequence[Feature
     entries = [_delimited(1, _entry(feature, arrays[feature.name])) for feature in features]
     parts = _delimited(1, [part for entry in entries for part in entry])
     written = np.concatenate([part.written for part in parts], axis=1)
-    data = np.concatenate([part.data for part in parts], axis=1)[written].tobytes()
+    data = np.concatenate([part.data for part in parts], axis=1)
+    # Indexing by booleans takes twice as long.
+    together = np.compress(written.ravel(), data.ravel()).tobytes()
     ends = [0, *np.cumsum(np.sum([part.sizes for part in parts], axis=0)).tolist()]
-    return [data[start:end] for start, end in itertools.pairwise(ends)]
+    return [together[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _entry(feature: Feature, values: np.ndarray) -> list[_RowBytes]:
@@ -85,14 +87,16 @@ def _varints(values: np.ndarray) -> _RowBytes:
     data = np.empty((*rest.shape, width), np.uint8)
     written = np.ones(data.shape, bool)
     for index in range(width):
-        data[..., index] = rest
+        # In an array of its own: NumPy is slow on bytes that are not next to each other.
+        low = rest.astype(np.uint8)
         np.right_shift(rest, 7, out=rest)
         if index + 1 < width:
-            more = written[..., index + 1]
-            np.greater(rest, 0, out=more)
+            more = np.greater(rest, 0)
+            written[..., index + 1] = more
             # The highest bit says that another byte follows.
-            data[..., index] &= 0x7F
-            data[..., index] |= more.view(np.uint8) << np.uint8(7)
+            low &= 0x7F
+            low |= more.view(np.uint8) << np.uint8(7)
+        data[..., index] = low
     rows = data.reshape(len(values), -1), written.reshape(len(values), -1)
     return _RowBytes(*rows, np.count_nonzero(rows[1], axis=1))
 
