@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from types import ModuleType
 
-UNUSED = ("sklearn", "matplotlib.pyplot")
+UNUSED = ("sklearn", "matplotlib")
 """Keras, which TensorFlow imports, imports these if they are installed, for scikit-learn wrappers
 and image galleries. They take a quarter of the CPU time of importing TensorFlow."""
 
