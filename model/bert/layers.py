@@ -1,11 +1,10 @@
-"""Layers that replace those of Keras where these lack something, and two that Keras does not have.
+"""Layers that replace those of KerasHub and Keras where these lack something.
 
-A token embedding and a masked-LM head with dense gradients, a position embedding, and a
-Transformer layer with two dropout rates. All keep float32 weights and do matrix multiplications in
-the compute dtype of Keras's policy; Keras itself would also cast biases and LayerNorm's weights.
+A token embedding and a masked-LM head with dense gradients, and a Transformer layer with two
+dropout rates. All keep float32 weights and do matrix multiplications in the compute dtype of
+Keras's policy; Keras itself would also cast biases and LayerNorm's weights.
 
-Weights have KerasHub's names and shapes, so its checkpoints can be loaded. KerasHub itself is not
-imported: it imports all its models, which took a sixth of the CPU time before a training starts.
+Weights have KerasHub's names and shapes, so its checkpoints can be loaded.
 
 Shapes: B batch, L positions, P masked positions, H hidden size, V vocabulary size, N heads,
 D = H / N.
@@ -16,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import keras_hub
 import tensorflow as tf
 from keras import ops
 
@@ -101,49 +101,6 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         rows = tf.reshape(inputs, [-1, table.shape[-1]])
         logits = tf.matmul(rows, tf.cast(table, inputs.dtype), transpose_b=True)
         return tf.reshape(logits, tf.concat([tf.shape(inputs)[:-1], [table.shape[0]]], 0))
-
-
-@keras.saving.register_keras_serializable(package="clozeline")
-class PositionEmbedding(keras.layers.Layer):
-    """A learned vector for each position (Devlin et al. 2019, https://arxiv.org/abs/1810.04805)."""
-
-    def __init__(self, length: int, initializer: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.length = length
-        self.initializer = keras.initializers.get(initializer)
-
-    def build(self, inputs_shape: tuple[Any, ...]) -> None:
-        """Create the table."""
-        self.position_embeddings = self.add_weight(
-            name="embeddings", shape=(self.length, inputs_shape[-1]), initializer=self.initializer
-        )
-
-    def call(self, inputs: Any, positions: Any = None) -> Any:
-        """Return vectors [B, L, H] for inputs [B, L, H], of which only the shape is used.
-
-        Args:
-            inputs: the token vectors.
-            positions: int32 [B, L]. Positions of packed records; None = 0 to L - 1.
-        """
-        table = ops.convert_to_tensor(self.position_embeddings)
-        shape = ops.shape(inputs)
-        if positions is None:
-            vectors = ops.slice(table, (0, 0), (shape[-2], shape[-1]))
-        else:
-            vectors = ops.take(table, positions, axis=0)
-        return ops.broadcast_to(vectors, shape)
-
-    def compute_output_shape(self, inputs_shape: tuple[Any, ...], **_: Any) -> tuple[Any, ...]:
-        """Return [B, L, H]."""
-        return inputs_shape
-
-    def get_config(self) -> JsonObject:
-        """Return the constructor's arguments, for serialization."""
-        return {
-            **super().get_config(),
-            "length": self.length,
-            "initializer": keras.initializers.serialize(self.initializer),
-        }
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
@@ -530,46 +487,15 @@ class WithAttentionScores(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="clozeline")
-class MaskedLMHead(keras.layers.Layer):
-    """The masked-LM head: dense layer, LayerNorm, and the token embedding as the output matrix.
+class MaskedLMHead(keras_hub.layers.MaskedLMHead):
+    """KerasHub's masked-LM head, but it selects the masked positions by a matrix product.
 
-    It selects the masked positions by a matrix product. A gather of B·P·H single elements would
-    have a scatter of the same size as its gradient.
+    KerasHub gathers B·P·H single elements; the gradient is a scatter of the same size.
     """
 
-    def __init__(
-        self,
-        token_embedding: TokenEmbedding,
-        intermediate_activation: Any,
-        kernel_initializer: Any,
-        layer_norm_epsilon: float = 1e-5,
-        product_dtype: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"}, autocast=False)
-        self.token_embedding = token_embedding
-        self.intermediate_activation = keras.activations.get(intermediate_activation)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.layer_norm_epsilon = layer_norm_epsilon
+    def __init__(self, product_dtype: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
         self.product_dtype = product_dtype or policy_dtype()
-
-    def build(self, inputs_shape: tuple[Any, ...]) -> None:
-        """Create the weights for vectors [..., H]."""
-        size, shape = self.token_embedding.output_dim, (None, None, inputs_shape[-1])
-        self._intermediate_dense = keras.layers.Dense(
-            size,
-            kernel_initializer=self.kernel_initializer,
-            dtype=self.dtype_policy,
-            name="intermediate_dense",
-        )
-        self._intermediate_dense.build(shape)
-        self._intermediate_layer_norm = keras.layers.LayerNormalization(
-            dtype=self.dtype_policy, name="intermediate_layer_norm"
-        )
-        self._intermediate_layer_norm.build((None, None, size))
-        self._bias = self.add_weight(
-            name="output_bias", shape=(self.token_embedding.input_dim,), initializer="zeros"
-        )
 
     def call(self, inputs: Any, mask_positions: Any = None) -> Any:
         """Return logits [B, P, V] for the encoder's output [B, L, H] at positions int32 [B, P].
@@ -595,7 +521,7 @@ class MaskedLMHead(keras.layers.Layer):
     ) -> tuple[Any, ...]:
         """Return [B, P, V]."""
         at = inputs_shape[:-1] if mask_positions_shape is None else mask_positions_shape
-        return (*at, self.token_embedding.input_dim)
+        return (*at, self.vocabulary_size)
 
     def compute_output_spec(self, inputs: Any, mask_positions: Any = None) -> Any:
         """Return the symbolic logits: Keras would take them to be in the dtype of the weights."""
@@ -605,17 +531,4 @@ class MaskedLMHead(keras.layers.Layer):
 
     def get_config(self) -> JsonObject:
         """Return the constructor's arguments, for serialization."""
-        return {
-            **super().get_config(),
-            "token_embedding": keras.layers.serialize(self.token_embedding),
-            "intermediate_activation": keras.activations.serialize(self.intermediate_activation),
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "product_dtype": self.product_dtype,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MaskedLMHead":
-        """Create the layer from the arguments that `get_config` returns."""
-        embedding = keras.layers.deserialize(config["token_embedding"])
-        return cls(**{**config, "token_embedding": embedding})
+        return {**super().get_config(), "product_dtype": self.product_dtype}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
+import keras_hub
 import tensorflow as tf
 
 from model import served
@@ -20,7 +21,6 @@ from model.bert.layers import (
     EncoderLayer,
     LayerNorm,
     MaskedLMHead,
-    PositionEmbedding,
     SplitPositions,
     TokenEmbedding,
     WithAttentionScores,
@@ -76,7 +76,7 @@ def _encoder_inputs(*more: str) -> dict[str, keras.KerasTensor]:
 def _embed(config: BertConfig, token_embedding: Any, input_ids: Any, segment_ids: Any) -> Any:
     """Return the normalized sum of token, position and segment embeddings: float32 [B, L, H]."""
     tokens = token_embedding(input_ids)
-    positions = PositionEmbedding(
+    positions = keras_hub.layers.PositionEmbedding(
         config.max_position_embeddings,
         _initializer(config),
         dtype="float32",

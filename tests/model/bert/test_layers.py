@@ -21,7 +21,6 @@ from model.bert.layers import (
     EncoderLayer,
     LayerNorm,
     MaskedLMHead,
-    PositionEmbedding,
     SplitPositions,
     TokenEmbedding,
     WithAttentionScores,
@@ -90,13 +89,6 @@ CASES = {
         lambda: LayerNorm(epsilon=1e-3, dtype="float32"), (VECTORS,), ((B, L, H),), 2, "float32"
     ),
     Dropout: Case(lambda: Dropout(0.4, dtype="float32"), (VECTORS,), ((B, L, H),), 0, "float32"),
-    PositionEmbedding: Case(
-        lambda: PositionEmbedding(9, keras.initializers.TruncatedNormal(seed=4), dtype="float32"),
-        (VECTORS,),
-        ((B, L, H),),
-        1,
-        "float32",
-    ),
     EncoderLayer: Case(encoder_layer, (VECTORS, MASK), ((B, L, H),), 16),
     WithAttentionScores: Case(
         lambda: WithAttentionScores(encoder_layer()),
