@@ -249,6 +249,8 @@ def _check_flags(arguments: Sequence[str], options: type[Command], prog: str) ->
         if equals and positive in _booleans(options):
             negative = positive.replace("--", "--no-", 1)
             raise InputError(f"{word}: takes no value; write {positive} or {negative}")
+        if equals and flag == "--help":
+            raise InputError(f"{word}: takes no value; write --help")
         if f"-{flag}" in known:  # a single dash
             raise _unknown_flag(word, options, prog)
         if re.match(r"--\w", flag) and flag not in known:  # a text may begin with two dashes

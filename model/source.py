@@ -10,6 +10,7 @@ import numpy as np
 
 from model.bert.config import MAX_SETTINGS_BYTES, BertConfig
 from model.bert.network import LAYER, TASK_HEAD, weights_by_name
+from model.existing import check_source_exists
 from model.run import load_run
 from model.run_config import CONFIG, FORMAT
 from model.tasks.task_kind import Task
@@ -113,8 +114,7 @@ def open_source(path: Path, caching: CacheConfig | None = None, field: str = "in
     Raises:
         InputError: it does not exist, or cannot be used.
     """
-    if not path.exists():
-        raise InputError(f"`{field}` {path}: no such run or checkpoint")
+    check_source_exists(path, field)
     if _is_run(path):
         run = load_run(path, caching)
         vocabulary = (path / VOCABULARY).read_bytes()

@@ -11,6 +11,8 @@ from clozeline.commands.caching import CachingCommand
 from clozeline.options import config_from
 from clozeline.show.terminal import results, table
 from model.configs import Casing, ImportConfig
+from model.existing import check_checkpoint_directory
+from pipeline.storage.remote import is_remote
 
 if TYPE_CHECKING:
     from model.interchange.import_checkpoint import ImportResult
@@ -36,6 +38,15 @@ class Import(CachingCommand):
     """Set this for a classifier of text pairs, since no format stores it. Default: single texts."""
     seed: int = ImportConfig.seed
     """Seed for weights missing from the checkpoint, such as a head or the pooler."""
+
+    def before_tensorflow(self) -> None:
+        """Look for a local checkpoint; a remote one takes requests.
+
+        Raises:
+            InputError: it does not exist, or is not a directory.
+        """
+        if not is_remote(self.from_dir):
+            check_checkpoint_directory(self.from_dir)
 
     def run(self) -> dict[str, Any]:
         """Import; return the run's properties, and the missing and unused weights."""

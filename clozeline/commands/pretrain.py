@@ -11,6 +11,7 @@ from clozeline.show.terminal import notes, results, speed, table
 from model.configs import PretrainConfig
 from model.run_config import CURVES
 from model.training.config import Initialization
+from pipeline.storage.remote import is_remote
 
 if TYPE_CHECKING:
     from model.pretrain import PretrainResult
@@ -84,6 +85,19 @@ class Pretrain(TrainingFlags):
     def engine_config(self) -> PretrainConfig:
         """Return the engine's config."""
         return config_from(self, PretrainConfig, **self.parts())
+
+    def before_tensorflow(self) -> None:
+        """Look for the local datasets, and for local models to start or learn from.
+
+        Raises:
+            InputError: there is none, or a file of a dataset is missing or truncated.
+        """
+        from pipeline.manifest import read_manifest
+
+        super().before_tensorflow()
+        for dataset in (self.dataset, self.phase2_dataset):
+            if dataset is not None and not is_remote(dataset):
+                read_manifest(dataset)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its losses and its speed."""

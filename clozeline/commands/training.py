@@ -8,8 +8,10 @@ import tyro
 
 from clozeline.commands.caching import CachingCommand
 from clozeline.options import Command, config_from
+from model.existing import check_source_exists
 from model.tasks.tables import Columns
 from model.training.config import ExecutionConfig, RecoveryConfig, Strategy, UpdateConfig
+from pipeline.storage.remote import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,17 @@ class TrainingFlags(CachingCommand):
     )
     """Seconds without a heartbeat after which a worker counts as lost, and the training ends. At
     the start, workers wait for each other ten times as long."""
+
+    def before_tensorflow(self) -> None:
+        """Look for local models to start or learn from; remote ones take requests.
+
+        Raises:
+            InputError: there is none.
+        """
+        for name in ("init", "teacher"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not is_remote(path):
+                check_source_exists(path, name)
 
     def parts(self) -> dict[str, Any]:
         """Return the parts of the engine's config that these flags make, by name.

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from model.existing import check_checkpoint_directory
 from model.interchange.files import read_json
 from model.interchange.foreign_checkpoint import Imported
 from model.interchange.google import CONFIG as GOOGLE_CONFIG
@@ -33,9 +34,7 @@ def read_checkpoint(path: Path, caching: CacheConfig | None = None) -> Imported:
         InputError: the directory has none of these formats, holds an unsupported kind of model,
             or cannot be read.
     """
-    if not path.is_dir():
-        kind = "not a directory; give its directory" if path.exists() else "does not exist"
-        raise InputError(f"{path}: {kind}")
+    check_checkpoint_directory(path)
     # The readers seek in the files, and resolve links in them, as only a disk can.
     with local_copy(path, caching or CacheConfig()) as local:
         return replace(_read(local), path=path)

@@ -1,5 +1,6 @@
 """Strict JSON (RFC 8259) in UTF-8; every reading error is a `ValueError`."""
 
+import errno
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +78,7 @@ def read_json_file(file: Path, parse: Callable[[str], Contents], remedy: str) ->
         remedy: what to do about a damaged file.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or its path is too long or a loop of links.
         JobError: the file cannot be read now, which says nothing about its bytes: a permission, a
             lost disk.
     """
@@ -86,7 +87,8 @@ def read_json_file(file: Path, parse: Callable[[str], Contents], remedy: str) ->
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise JobError(f"{file}: cannot be read: {error.strerror}") from error
+        kind = InputError if error.errno in (errno.ELOOP, errno.ENAMETOOLONG) else JobError
+        raise kind(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{file}: damaged: {why}; {remedy}") from error

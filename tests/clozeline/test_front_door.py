@@ -150,6 +150,7 @@ def test_a_text_may_begin_with_dashes(text: str) -> None:
         ("query --model m --json=3 hello", "--json=3: takes no value; write --json or --no-json"),
         ("pretrain --dataset d --run r --xla=false",
          "--xla=false: takes no value; write --xla or --no-xla"),
+        ("pretrain --help=x", "--help=x: takes no value; write --help"),
         ("vocab --input a --output b --no-overwrite=1",
          "--no-overwrite=1: takes no value; write --overwrite or --no-overwrite"),
         ("pretrain --dataset d --run r --xla false",
@@ -403,6 +404,13 @@ NO_RUN = "no run (no config.json); make one with clozeline pretrain or finetune"
         ("explain --run {} text", f"{{}}: {NO_RUN}"),
         ("export --run {} --output o", f"{{}}: {NO_RUN}"),
         ("export-hf --run {} --output o", f"{{}}: {NO_RUN}"),
+        ("pretrain --dataset {} --run r", "{}: no finished dataset (no manifest.json); make one "
+         "with clozeline preprocess"),
+        ("pretrain --dataset d --run r --init {}", "--init {}: no such run or checkpoint"),
+        ("pretrain --dataset d --run r --teacher {}", "--teacher {}: no such run or checkpoint"),
+        ("finetune --task single --train t --run r --init {}",
+         "--init {}: no such run or checkpoint"),
+        ("import --from {} --run r", "{}: does not exist"),
     ],
 )  # fmt: skip
 def test_the_real_command_prints_one_line_without_a_traceback(
@@ -413,6 +421,28 @@ def test_the_real_command_prints_one_line_without_a_traceback(
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == f"clozeline: {message.format(tmp_path / 'none')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("evaluate --run {} --data d", "{}/config.json: cannot be read: "),
+        ("inspect {}", "{}/manifest.json: cannot be read: "),
+        ("pretrain --dataset {} --run r", "{}/manifest.json: cannot be read: "),
+        ("vocab --input {} --output o", "--input {}: no file matches"),
+        ("finetune --task single --train t --run r --init {}", "--init {}: no such run"),
+        ("import --from {} --run r", "{}: does not exist"),
+    ],
+)
+def test_a_loop_of_links_is_bad_input(
+    arguments: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file system's fault would give exit code 1."""
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert main(arguments.format(loop).split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"clozeline: {named.format(loop)}")
 
 
 def test_imports_run_one_way() -> None:

@@ -123,6 +123,14 @@ def test_a_missing_file_returns_none(tmp_path: Path) -> None:
     assert read_json_file(tmp_path / "file" / "best.json", str, "remove it") is None
 
 
+def test_a_path_that_cannot_name_a_file_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"cannot be read: Too many levels of symbolic links$"):
+        read_json_file(tmp_path / "loop" / "best.json", str, "remove it")
+    with pytest.raises(InputError, match=r"cannot be read: File name too long$"):
+        read_json_file(tmp_path / ("x" * 300), str, "remove it")
+
+
 def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"cannot be read: Is a directory$"):
         read_json_file(tmp_path, str, "remove it")
