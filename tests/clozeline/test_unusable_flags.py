@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from clozeline.commands import options_of
 from clozeline.main import main, parse
 from model.explaining.explanation import explain_texts
 from model.tasks.task_kind import kind_named
@@ -182,6 +183,7 @@ def test_evaluations_of_a_dataset_without_an_eval_split(
 ) -> None:
     manifest = SimpleNamespace(examples=lambda split: 0 if split == "eval" else 7)
     monkeypatch.setattr("model.pretrain.open_dataset", lambda _: manifest)
+    monkeypatch.setattr(options_of("pretrain"), "before_tensorflow", lambda _: None)
     assert main(["pretrain", *PRETRAIN, "--eval-every-steps", "5"]) == 2
     assert "--eval-every-steps: d has no eval split" in capsys.readouterr().err
 
