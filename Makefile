@@ -112,7 +112,7 @@ build/prism/prism:
 test-demo: install  ## the demo at a tiny size, in build/demo
 	$(BIN)/clozeline demo --output build/demo --megabytes 0.4 --vocab-size 2000 --steps 20 --no-check-learning
 
-test-network: install  ## workers in network namespaces whose links fail; needs root and iproute2, which apt-get installs
+test-network: install build/storage/versitygw  ## four workers in network namespaces whose links fail; needs root and iproute2, which apt-get installs
 	$(IPROUTE)
 	$(BIN)/python -m pytest $(call marked,network)
 

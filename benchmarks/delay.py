@@ -1,10 +1,12 @@
-"""A TCP proxy that delays what it forwards: `python -m benchmarks.delay LISTEN TARGET`.
+"""TCP proxies that delay what they forward: `python -m benchmarks.delay LISTEN TARGET ...`.
 
-Each line on standard input is a new one-way delay in seconds. Network namespaces cannot delay
+LISTEN and TARGET are HOST:PORT; each pair is a proxy. Each line on standard input is a new one-way
+delay in seconds. Network namespaces cannot delay
 packets themselves where the kernel has no `netem`.
 """
 
 import asyncio
+import contextlib
 import sys
 
 _CHUNK_BYTES = 1 << 20
@@ -43,16 +45,31 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     await task
 
 
-async def serve(listen: str, target: str) -> None:
-    """Forward connections from one HOST:PORT to another until standard input is closed."""
+async def listening(listen: str, target: str) -> asyncio.Server:
+    """Forward connections from one HOST:PORT to another."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = target.rpartition(":")
-        other_reader, other_writer = await asyncio.open_connection(host, int(port))
+        try:
+            other_reader, other_writer = await asyncio.open_connection(host, int(port))
+        except OSError:  # nobody listens there yet; the client tries again
+            writer.close()
+            return
         await asyncio.gather(pump(reader, other_writer), pump(other_reader, writer))
 
     host, _, port = listen.rpartition(":")
-    async with await asyncio.start_server(connected, host, int(port)):
+    return await asyncio.start_server(connected, host, int(port))
+
+
+async def serve(*addresses: str) -> None:
+    """Forward until standard input is closed.
+
+    Args:
+        addresses: HOST:PORT to listen on, and the one to forward to, in turns.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        for listen, target in zip(addresses[::2], addresses[1::2], strict=True):
+            await stack.enter_async_context(await listening(listen, target))
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             Delay.secs = float(line)
