@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from pipeline.manifest import MANIFEST
 from pipeline.storage.files import write_atomically
 from pipeline.storage.leases import LEASE, LEASE_SECS
 from pipeline.storage.remote import path_from
+from serving.tf_serving import SAVED_MODEL, versions_of
 
 pytestmark = pytest.mark.storage
 
@@ -305,25 +307,39 @@ def test_second_training_of_a_remote_run_is_refused(on_s3, prose_corpus, vocab_p
     assert not path_from(f"{base}/run/.lease").exists()
 
 
-def killed_while_uploading(network, process: subprocess.Popen, base: str) -> str:
-    """Kill a training when it uploads the second file of its second checkpoint; return its name."""
+def ended_while_uploading(
+    network, process: subprocess.Popen, base: str, act: Callable[[], object]
+) -> tuple[str, str, str]:
+    """Do something once, when a training uploads the second file of its second checkpoint.
+
+    Returns:
+        The checkpoint's name, and what the process printed until it ended.
+    """
     begun: dict[str, set[str]] = {}
+    acted: list[object] = []
     pattern = re.compile(f"PUT /{base.removeprefix('s3://')}/run/checkpoints/(step-[0-9]+)/(.+)")
 
     def seen(_: int, key: str) -> None:
         if put := pattern.fullmatch(key):
             step, name = put.groups()
             begun.setdefault(step, set()).add(name)
-            if len(begun) == len(begun[step]) == 2:
-                process.kill()
+            if len(begun) == len(begun[step]) == 2 and not acted:
+                acted.append(act())
 
     network.seen = seen
     try:
         out, err = process.communicate(timeout=600)
     finally:
         network.seen = lambda number, key: None
+    assert acted, (out, err)
+    return [*begun][1], out, err
+
+
+def killed_while_uploading(network, process: subprocess.Popen, base: str) -> str:
+    """Kill a training when it uploads the second file of its second checkpoint; return its name."""
+    name, out, err = ended_while_uploading(network, process, base, process.kill)
     assert process.returncode == -signal.SIGKILL, (out, err)
-    return [*begun][1]
+    return name
 
 
 def weights_of(run: Path) -> dict[str, np.ndarray]:
@@ -350,10 +366,12 @@ def test_training_killed_during_an_upload_resumes_on_another_machine(
     )
     another = commands({"PYTHONPATH": str(tmp_path / "code")}, tmp_path / "home")
     # That machine cannot know that the process has ended; its lease runs out.
+    lease, now = s3[1] / "moved" / "run" / LEASE, time.time()
+    # The server's time of the object. Far ahead: the command may take a minute to start.
+    os.utime(lease, (now + 3600, now + 3600))
     _, err = another.run(*train, code=2)
     assert f"is being written by process {killed.pid} on {socket.gethostname()}" in err
-    expired = time.time() - LEASE_SECS
-    os.utime(s3[1] / "moved" / "run" / LEASE, (expired, expired))  # the server's time of the object
+    os.utime(lease, (now - LEASE_SECS, now - LEASE_SECS))
     out, err = another.run(*train, "--json")
     assert f"step {whole}" in err
     assert json.loads(out)["steps"] == 24
@@ -363,3 +381,101 @@ def test_training_killed_during_an_upload_resumes_on_another_machine(
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_tuning_killed_during_an_upload_resumes_to_the_same_weights(
+    on_s3, s3, network, s3_environment, commands, trained_run, tmp_path
+):
+    base = "s3://bucket/tuned"
+    rows = [f"the {noun}\t{label}\n" for noun, label in (("boat", "sea"), ("fox", "wood")) * 12]
+    write_atomically(path_from(f"{base}/train.tsv"), "".join(["text\tlabel\n", *rows]).encode())
+    tune = (
+        "finetune", "--task", "single", "--train", f"{base}/train.tsv", "--init",
+        str(trained_run.path), "--steps", "24", "--batch-size", "4", "--checkpoint-every-steps",
+        "4", "--precision", "float32", "--deterministic", "--no-xla",
+    )  # fmt: skip
+    in_bucket = ("--run", f"{base}/run")
+    killed = commands(s3_environment(network.port), tmp_path).start(*tune, *in_bucket)
+    killed_while_uploading(network, killed, base)
+    (whole,) = checkpoints(base)
+    _, err = on_s3.run(*tune, *in_bucket)
+    assert f"resuming from step {whole} of 24" in err
+    on_s3.run_here(*tune, "--run", str(tmp_path / "run"))
+    found, expected = weights_of(s3[1] / "tuned" / "run"), weights_of(tmp_path / "run")
+    assert len(expected) > 10
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_launched_workers_of_a_remote_run_start_again_after_one_was_killed(
+    on_s3, s3, network, s3_environment, commands, prose_corpus, vocab_path, tmp_path
+):
+    base = "s3://bucket/launched"
+    train = ready_to_train(on_s3, base, prose_corpus, vocab_path)
+    launch = ("launch", "--workers", "2", "--restart", "1", "--json", "--", *train)
+    launcher = commands(s3_environment(network.port), tmp_path).start(*launch)
+
+    def kill_second_worker() -> None:
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+        _, second = map(int, children.read_text().split())
+        os.kill(second, signal.SIGKILL)
+
+    _, out, err = ended_while_uploading(network, launcher, base, kill_second_worker)
+    assert launcher.returncode == 0, (out, err)
+    assert "worker 2 of 2 was killed by SIGKILL" in err
+    assert "starting again (1 of 1)" in err
+    assert re.search(r"resuming from step \d+ of 24", err)
+    local = ("--run", str(tmp_path / "run"))
+    on_s3.run_here(*(word for word in train if word not in ("--run", f"{base}/run")), *local)
+    found, expected = weights_of(s3[1] / "launched" / "run"), weights_of(tmp_path / "run")
+    assert len(expected) > 10
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+KILLED_BEFORE_THE_NAME = f"""
+import os, signal, sys
+from pathlib import Path
+from clozeline.main import main
+
+fsync = os.fsync
+
+def sync(descriptor):
+    if Path(f"/proc/self/fd/{{descriptor}}").readlink().name == "{SAVED_MODEL}":
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+
+os.fsync = sync
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command line, killed when it waits for the disk before it renames a model's version."""
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_export_killed_before_its_end_shows_nothing_and_can_be_repeated(
+    on_s3, network, s3_environment, commands, trained_run, tmp_path, remote
+):
+    models = path_from("s3://bucket/models" if remote else str(tmp_path / "models"))
+    export = ("export", "--run", str(trained_run.path), "--output", f"{models}/m")
+    if remote:
+        killed = commands(s3_environment(network.port), tmp_path).start(*export)
+        network.seen = lambda _, key: (
+            killed.kill() if key == "PUT /bucket/models/m/1/variables/variables.index" else None
+        )
+    else:
+        killed = subprocess.Popen(
+            [sys.executable, "-c", KILLED_BEFORE_THE_NAME, *export],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    said = killed.communicate(timeout=600)
+    network.seen = lambda number, key: None
+    assert killed.returncode == -signal.SIGKILL, said
+    assert versions_of(models / "m") == {}
+    exported = json.loads(on_s3.run_here(*export, "--json"))
+    assert [*versions_of(models / "m").values()] == [path_from(exported["model"])]
+    if not remote:
+        names = {path.name for path in (models / "m").iterdir()}
+        assert not [name for name in names if name.startswith(".export-")]
