@@ -127,14 +127,13 @@ def main(*, quick: bool = False, one_core: bool = False, only: tuple[str, ...] =
     """
     bench = Bench(repeats=3 if quick else 15, one_core=one_core)
     # Measure ours before and after the peers, since the machine's speed varies over time.
-    first = bench.ours("bfloat16")
-    in_float32, in_int8 = bench.ours("float32"), bench.ours("int8")
+    of = {precision: bench.ours(precision) for precision in ("float32", "bfloat16", "int8")}
     peers = {name: bench.peer(mode) for name, mode in MODES.items() if not only or name in only}
-    last = bench.ours("bfloat16")
-    ours = {shape: min(first[shape], last[shape]) for shape in first}
-    of = {"bfloat16": ours, "float32": in_float32, "int8": in_int8}
+    for precision in ("bfloat16", "int8"):
+        last = bench.ours(precision)
+        of[precision] = {shape: min(once, last[shape]) for shape, once in of[precision].items()}
     rows = [row for index in range(len(SHAPES)) for row in _rows(index, of, peers)]
-    rows.append(_short_texts(ours))
+    rows.append(_short_texts(of["bfloat16"]))
     unit = "ms of CPU time, one core" if one_core else "ms"
     cells = [[*astuple(row)[:-1], "yes" if row.reached else "no"] for row in rows]
     columns = (f"BERT-base in process, {unit}", "ours", "compared with", "ratio", "target", "met")
