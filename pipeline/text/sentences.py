@@ -25,6 +25,8 @@ _QUOTED = re.compile(
 # sentencex panics if a white space outside ASCII is between such a letter and the period.
 _LETTER_BEFORE_PERIOD = re.compile(r"(?<![^\W_])[A-Z]\s+(?=\.)")
 _SPACE_OUTSIDE_ASCII = re.compile(r"[^\S\x00-\x7f]")
+_SPACES_OUTSIDE_ASCII = [c for c in map(chr, range(0x80, 0x10000)) if c.isspace()]
+"""Those that `\\s` matches; there are none above."""
 
 _OPENING = re.compile("[\"“«「『‘']")
 """The first characters of `_QUOTED`. Searching for one of some characters is faster."""
@@ -57,10 +59,11 @@ def _paragraph_sentences(paragraph: str, language: str) -> tuple[str, ...]:
     begun = ""
     for part in [paragraph] if len(paragraph) <= _PART_MARKS else _parts(paragraph):
         for sentence in _split(part, language):
-            if begun and not sentence.lstrip()[:1].islower():
+            if sentence.lstrip()[:1].islower():
+                begun += sentence
+            else:
                 sentences.append(begun.strip())
-                begun = ""
-            begun += sentence
+                begun = sentence
     sentences.append(begun.strip())
     return tuple(filter(None, sentences))
 
@@ -77,17 +80,22 @@ def _parts(paragraph: str) -> Iterator[str]:
 _remembered = lru_cache(maxsize=128)(_paragraph_sentences)
 
 
-def _split(text: str, language: str) -> Iterator[str]:
-    """Yield sentencex's sentences, split after every quoted sentence except the last of a quote."""
-    for segment in _segments(text, language):
+def _split(text: str, language: str) -> list[str]:
+    """Return sentencex's sentences; they also end after each quoted one but the last of a quote."""
+    segments = _segments(text, language)
+    if not _OPENING.search(text):
+        return segments
+    sentences = []
+    for segment in segments:
         begin = 0
         for quoted in _quotations(segment):
             end = quoted.start(quoted.lastindex or 0)
             for sentence in _segments(quoted[quoted.lastindex or 0], language)[:-1]:
                 end += len(sentence)
-                yield segment[begin:end]
+                sentences.append(segment[begin:end])
                 begin = end
-        yield segment[begin:]
+        sentences.append(segment[begin:])
+    return sentences
 
 
 def _segments(text: str, language: str) -> list[str]:
@@ -95,7 +103,8 @@ def _segments(text: str, language: str) -> list[str]:
     import sentencex
 
     readable = text
-    if not text.isascii():  # most texts in English are, and the search takes a third of the time
+    # The regular expression alone would take a third of the time.
+    if not text.isascii() and any(space in text for space in _SPACES_OUTSIDE_ASCII):
         readable = _LETTER_BEFORE_PERIOD.sub(lambda m: _SPACE_OUTSIDE_ASCII.sub(" ", m[0]), text)
     segments: list[str] = sentencex.segment(language, readable)
     if readable == text:
