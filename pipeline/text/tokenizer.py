@@ -19,6 +19,9 @@ from pipeline.storage.files import read_bounded
 MAX_VOCABULARY_BYTES = 32 * 2**20
 """Maximum size of a vocabulary file; the largest published ones (250,000 pieces) have 5 MB."""
 
+MAX_PIECE_BYTES = 256
+"""Limit of TF Text's `FastBertTokenizer`, in UTF-8 and without `JOINER`."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -47,7 +50,8 @@ class Vocabulary:
         """Return the vocabulary in a file's bytes; the path is for error messages.
 
         Raises:
-            InputError: it is not UTF-8, lacks a special token, or contains a piece twice.
+            InputError: it is not UTF-8, lacks a special token, contains a piece twice,
+                or one that is too long.
         """
         pieces = split_pieces(data, path)
         first_line: dict[str, int] = {}
@@ -58,6 +62,11 @@ class Vocabulary:
                 raise InputError(
                     f"{path}: line {line} repeats line {first_line[piece]}; "
                     "a vocabulary has each piece once"
+                )
+            if len(piece.removeprefix(JOINER).encode()) > MAX_PIECE_BYTES:
+                raise InputError(
+                    f"{path}: line {line} has more than {MAX_PIECE_BYTES} bytes; "
+                    "no tokenizer of WordPieces takes such a piece, so remove the line"
                 )
         missing = [token for token in SPECIAL_TOKENS if token not in first_line]
         if missing:

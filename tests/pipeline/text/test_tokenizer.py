@@ -53,6 +53,14 @@ def test_repeated_piece_is_named_with_both_lines(tmp_path: Path) -> None:
     assert "un" not in str(caught.value).split()  # the file may be a private one
 
 
+@pytest.mark.parametrize("joiner", ["", "##"])
+def test_a_piece_may_be_as_long_as_the_tokenizer_takes(joiner: str, tmp_path: Path) -> None:
+    pieces = [*PIECES, joiner + "é" * 128]
+    build_tokenizer(Vocabulary.read(write(tmp_path / "v.txt", pieces)).pieces, lower_case=False)
+    with pytest.raises(InputError, match=r"v.txt: line 13 has more than 256 bytes; no tok"):
+        Vocabulary.read(write(tmp_path / "v.txt", [*PIECES, joiner + "é" * 128 + "a"]))
+
+
 def test_a_path_that_is_not_a_vocabulary_is_refused_unread(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
