@@ -33,6 +33,7 @@ from pipeline.storage.files import (
     publish,
     reason,
     remove_folder,
+    without_glob,
     write_atomically,
 )
 from pipeline.storage.local_copies import local_copy
@@ -417,10 +418,10 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
-            with local_copy(path, self.caching) as local:
+            with local_copy(path, self.caching) as local, without_glob(local) as folder:
                 is_verified = verify(local)
                 checkpoint = tf.train.Checkpoint(**state)
-                status = checkpoint.read(str(local / _NAME))
+                status = checkpoint.read(str(folder / _NAME))
                 # Every variable of ours must be in the file; more in the file (an older head, say)
                 # is no error.
                 status.assert_existing_objects_matched().expect_partial()

@@ -53,7 +53,8 @@ def answer(saved_model: str, requests: str, answers: str) -> None:
     from tensorflow.core.framework import tensor_pb2
 
     load_text_ops()
-    signatures = tf.saved_model.load(saved_model).signatures
+    os.chdir(saved_model)  # TensorFlow takes a path for a glob, and `[b]` in it matches only b
+    signatures = tf.saved_model.load(".").signatures
     inputs_by_request: dict[tuple[str, str], dict[str, tf.Tensor]] = {}
     with np.load(requests, allow_pickle=False) as arrays:
         for key in arrays.files:

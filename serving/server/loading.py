@@ -13,6 +13,7 @@ from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.files import without_glob
 from pipeline.storage.local_copies import local_copy
 from serving.server.folders import check_regular, fingerprint
 from serving.server.metrics import Metrics
@@ -56,7 +57,7 @@ def saved_model_loader(
         try:
             files = _Files(path, config)
             check_regular(files.local)
-            servable = _load(name, version, files.local)
+            servable = _load(name, version, files)
             warm_up(files.local, servable.signatures, runner)
         except Exception as error:  # TensorFlow raises many types for a broken SavedModel
             metrics.load(str(path), succeeded=False)
@@ -70,15 +71,17 @@ def saved_model_loader(
 
 
 class _Files:
-    """The files of a version; copies of remote ones are held until this object is freed.
+    """The files of a version, which are held until this object is freed.
 
     Attributes:
         local: local directory of the files.
+        path: the same directory, for TensorFlow; the graph may read its assets there.
     """
 
     def __init__(self, path: Path, caching: CacheConfig) -> None:
         held = ExitStack()
         self.local = held.enter_context(local_copy(path, caching))
+        self.path = held.enter_context(without_glob(self.local))
         weakref.finalize(self, held.close)
 
 
@@ -96,9 +99,9 @@ def loaded_once(load: Loader) -> Loader:
     return load_or_share
 
 
-def _load(name: str, version: int, path: Path) -> Servable:
-    definitions = _definitions(path)
-    root = tf.saved_model.load(str(path))
+def _load(name: str, version: int, files: _Files) -> Servable:
+    definitions = _definitions(files.local)
+    root = tf.saved_model.load(str(files.path))
     signatures = {
         key: signature_from(key, definitions[key], function)
         for key, function in shared(root.signatures).items()

@@ -86,6 +86,16 @@ def test_the_newest_version_is_served(exports, tmp_path):
         repository.find("m", 9)
 
 
+def test_a_folder_may_have_the_characters_of_a_glob(exports, tmp_path):
+    folder = tmp_path / "models [b]*"
+    folder.mkdir()
+    (folder / "m").mkdir()
+    publish(exports, 3, folder / "m" / "1")
+    repository = Repository(folder, loader())
+    repository.load_all()
+    assert states(repository) == {1: "AVAILABLE"}
+
+
 def test_a_broken_version_leaves_the_old_one_until_it_is_repaired(exports, tmp_path):
     publish(exports, 2, tmp_path / "m" / "1")
     repository = Repository(tmp_path, loader())
