@@ -228,3 +228,50 @@ def test_every_command_leaves_synced_files(
         quickly = ["--no-xla"] if command in ("pretrain", "finetune", "evaluate") else []
         assert main([command, *arguments, *quickly]) == 0, command
         disk.check(w, "logs")  # TensorBoard's, which only people read
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_file_is_written(exists: bool, tmp_path: Path) -> None:
+    target, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    target.parent.mkdir()
+    if exists:
+        target.write_bytes(b"before")
+    link.symlink_to(target)
+    write_atomically(link, b"after")
+    assert link.readlink() == target
+    assert target.read_bytes() == b"after"
+    assert [*target.parent.iterdir()] == [target]
+
+
+def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"data")
+    assert os.read(reader, 100) == b"data"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_loop_of_links_is_kept(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)) as caught:
+        write_atomically(loop, b"data")
+    assert caught.value.filename == str(loop)
+    assert loop.is_symlink()
+
+
+def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    write_atomically(path, b"data")
+    assert path.read_bytes() == b"data"
+
+
+def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_atomically(folder, b"data")
+    assert (caught.value.filename, caught.value.filename2) == (str(folder), None)
+    assert [*tmp_path.iterdir()] == [folder]

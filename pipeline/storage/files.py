@@ -41,24 +41,59 @@ BAD_PATH = {
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file: readers see all of it or none.
 
-    A local file is renamed when it is complete; a remote one is a single object.
+    A local file is renamed when it is complete. A link stays and what it names is written. Devices
+    and pipes are written to. A remote file is a single object.
     """
     if is_remote(path):
         check_not_lost(path)
         write(path, data)
         return
     make_folder(path.parent)
-    # In the same directory: a rename is atomic only within a filesystem.
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    try:
+        if _is_special(path):
+            path.write_bytes(data)
+        else:
+            _replace(Path(os.path.realpath(path)), data)
+    except OSError as error:
+        # Not the temporary name; ENOSPC comes without any.
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a device, pipe or socket, or a link to one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # In the same directory: a rename is atomic only within a filesystem. Not with the file's name
+    # in its own, which may already be as long as it can be.
+    temporary = path.parent / f".{CLOZELINE}{secrets.token_hex(8)}"
     try:
         _write_durably(temporary, data)
         temporary.replace(path)
         sync(path.parent)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not error.filename:
-            error.filename = str(path)  # ENOSPC comes without a file name
         raise
+
+
+@contextlib.contextmanager
+def without_glob(folder: Path) -> Iterator[Path]:
+    """Yield another path of a local directory, in which no character is special to a glob.
+
+    TensorFlow looks for a checkpoint's files with its path as a pattern, so it finds none in
+    `runs/[b]`.
+    """
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _write_durably(path: Path, data: bytes) -> None:
