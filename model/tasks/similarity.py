@@ -127,7 +127,7 @@ class Similarity(TaskKind[ComparedTexts]):
         kept = examples.select([a and b for a, b in zip(full, apart, strict=True)])
         counts = {
             "with an empty text left out": full.count(False),
-            "with the same text as positive and negative left out": len(texts)
+            "whose negative is the anchor or the positive left out": len(texts)
             - len(kept)
             - full.count(False),
         }

@@ -179,7 +179,7 @@ def test_unusable_examples_are_skipped_and_counted(tmp_path: Path) -> None:
     kept = kind_named("similarity").learnable(found)
     assert kept.texts == [("a", "b", "c")]
     assert kept.left_out["with an empty text left out"] == 1
-    assert kept.left_out["with the same text as positive and negative left out"] == 2
+    assert kept.left_out["whose negative is the anchor or the positive left out"] == 2
     with pytest.raises(InputError, match="no example is left: 1 with an empty text left out"):
         kind_named("similarity").learnable(found.select([False, True, False, False]))
 
