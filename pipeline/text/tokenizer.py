@@ -1,7 +1,6 @@
 """The tokenizer, built from TensorFlow and TF Text ops that TensorFlow Serving also has."""
 
 import itertools
-import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, sha256
 from pipeline.schema import CLS, JOINER, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 from pipeline.storage.files import read_bounded
+from pipeline.storage.strict_json import JsonObject, to_json
 
 MAX_VOCABULARY_BYTES = 32 * 2**20
 """Maximum size of a vocabulary file; the largest published ones (250,000 pieces) have 5 MB."""
@@ -291,22 +291,23 @@ class Tokenizer:
             from nanotoken import WordPieceTokenizer
         except ImportError:
             return None
-        normalizer = {
+        normalizer: JsonObject = {
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": True,
             "strip_accents": None,
             "lowercase": self.lower_case,
         }
-        model = {
+        model: JsonObject = {
             "type": "WordPiece",
             "unk_token": UNK,
             "continuing_subword_prefix": JOINER,
             "max_input_chars_per_word": MAX_WORD_BYTES,
             "vocab": {piece: index for index, piece in enumerate(self.pieces)},
         }
-        parts = {"normalizer": normalizer, "pre_tokenizer": {"type": "BertPreTokenizer"}}
-        return WordPieceTokenizer.from_json(json.dumps(parts | {"model": model}))
+        splitter: JsonObject = {"type": "BertPreTokenizer"}
+        parts: JsonObject = {"normalizer": normalizer, "pre_tokenizer": splitter, "model": model}
+        return WordPieceTokenizer.from_json(to_json(parts))
 
     def tokenize_words(self, words: Any, vocabulary: Vocabulary) -> Any:
         """Return the piece ids of words, string [N]: ragged int32 [N, (pieces)], at least one each.
