@@ -166,17 +166,25 @@ def test_mirrored_strategy_by_the_real_command(folder: Path, tmp_path: Path) -> 
 
 def test_the_real_server_is_run_where_it_is_installed(folder: Path, tmp_path: Path) -> None:
     stand_in = tmp_path / "tensorflow_model_server"
-    stand_in.write_text('#!/bin/sh\nfor flag in "$@"; do echo "$flag"; done\n')
+    # It reads the files that it is given: they end with its process.
+    stand_in.write_text(
+        f"#!{sys.executable}\n"
+        "import json, pathlib, sys\n"
+        "flags = dict(flag[2:].split('=') for flag in sys.argv[1:] if '=' in flag)\n"
+        "for name, path in flags.items():\n"
+        "    if name.endswith('_file'): flags[name] = pathlib.Path(path).read_text()\n"
+        "print(json.dumps(flags))\n"
+    )
     stand_in.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-m", "clozeline", "serve", "--models", str(folder / "models"),
          "--host", "0.0.0.0"],
         capture_output=True, text=True, env={"PATH": str(tmp_path)}, timeout=120,
     )  # fmt: skip
-    flags = dict(flag.removeprefix("--").split("=") for flag in done.stdout.split() if "=" in flag)
-    assert (flags["rest_api_port"], flags["port"]) == ("8501", "8500")
-    assert "enable: true" in Path(flags["monitoring_config_file"]).read_text(encoding="utf-8")
-    text = Path(flags["model_config_file"]).read_text(encoding="utf-8")
+    given = json.loads(done.stdout)
+    assert (given["rest_api_port"], given["port"]) == ("8501", "8500")
+    assert "enable: true" in given["monitoring_config_file"]
+    text = given["model_config_file"]
     assert 'name: "line"' in text
     assert f'base_path: "{folder.resolve() / "models" / "line"}"' in text
     assert "on all addresses" in " ".join(done.stderr.split())
