@@ -22,6 +22,7 @@ from model.source import Source, open_source
 from model.start import (
     TrainingPlan,
     check_batch_size,
+    deterministic_if,
     only_writer_of_runs,
     open_training,
     set_up_workers,
@@ -121,7 +122,10 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """
     workers = set_up_workers(config.execution)
     runs = seeds_and_runs(config)
-    with only_writer_of_runs([run for _, run in runs], workers):
+    with (
+        deterministic_if(config.execution.deterministic),
+        only_writer_of_runs([run for _, run in runs], workers),
+    ):
         # Read and encoded once, also for several seeds.
         source = open_source(config.init, config.caching)
         if config.layers_to_keep:

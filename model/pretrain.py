@@ -24,6 +24,7 @@ from model.source import Source, open_source
 from model.start import (
     TrainingPlan,
     check_batch_size,
+    deterministic_if,
     only_writer_of_runs,
     open_training,
     set_up_workers,
@@ -103,7 +104,10 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     workers = set_up_workers(config.execution)
     plan = make_plan(config, datasets, workers)
     # Two processes must not write one run; the second one ends here, before a network is built.
-    with only_writer_of_runs([config.run_dir], workers):
+    with (
+        deterministic_if(config.execution.deterministic),
+        only_writer_of_runs([config.run_dir], workers),
+    ):
         run = open_training(plan, config.execution, workers, config.caching)
         session, measured = train(config, run, datasets)
     return PretrainResult(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config  # the public API has no way back
 
 from model.run_config import (
     CHECKPOINTS,
@@ -78,8 +79,6 @@ def set_up_workers(execution: ExecutionConfig) -> Workers:
         JobError: a worker is missing or lost.
     """
     workers = Workers(make_strategy(execution.strategy, execution.worker_timeout_secs))
-    if execution.deterministic:
-        tf.config.experimental.enable_op_determinism()
     if not workers.is_chief:
         logger.info("%s: the first one shows the progress and writes the run", workers)
         stderr.quiet = True
@@ -87,6 +86,20 @@ def set_up_workers(execution: ExecutionConfig) -> Workers:
         # Two versions of the code would train two models and average their gradients.
         check_agreement(workers)
     return workers
+
+
+@contextlib.contextmanager
+def deterministic_if(wanted: bool) -> Iterator[None]:
+    """Make TensorFlow's operations deterministic, and restore the process's setting afterwards."""
+    before = tf_config.is_op_determinism_enabled()
+    if wanted:
+        tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        # A later training of this process, as in a notebook, has a setting of its own.
+        if not before:
+            tf_config.disable_op_determinism()
 
 
 def check_batch_size(name: str, batch_size: int, replicas: int, parts: int = 1) -> None:
@@ -206,7 +219,7 @@ def open_training(
         xla=execution.xla,
         accumulation_steps=execution.accumulation_steps,
         recompute=execution.recompute,
-        times_data=not execution.deterministic,
+        times_data=not tf_config.is_op_determinism_enabled(),
     )
     if plan.source:
         # Before the checkpoint is restored, which replaces these weights if there is one.

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config
 
 import clozeline
 from clozeline.commands.pretrain import Pretrain
@@ -133,6 +134,23 @@ def test_pretraining_reduces_the_loss(options: Options) -> None:
     result = options(steps=100, learning_rate=0.02).run()
     losses = [line["loss"] for line in lines_of(Path(result["run"]), "train")]
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+
+
+def test_determinism_ends_with_its_training(options: Options, tmp_path: Path) -> None:
+    def measures_waits(name: str, deterministic: bool) -> bool:
+        run = tmp_path / name
+        options(run_dir=run, steps=1, deterministic=deterministic).run()
+        return "data_wait_rate" in lines_of(run, "train")[0]
+
+    # TensorFlow refuses to read a clock in deterministic operations.
+    assert not measures_waits("deterministic", True)
+    assert measures_waits("after it", False)
+    try:
+        tf.config.experimental.enable_op_determinism()
+        assert not measures_waits("of a process that is deterministic", False)
+        assert tf_config.is_op_determinism_enabled()
+    finally:
+        tf_config.disable_op_determinism()
 
 
 @pytest.mark.parametrize("xla", [pytest.param(True, marks=pytest.mark.slow), False])
