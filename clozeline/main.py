@@ -117,6 +117,8 @@ def _run(name: str, arguments: list[str]) -> int:
     options, unknown = parse(name, arguments)
     from clozeline.show.terminal import keep_stdout_for_json, printed_notes
     from pipeline.quiet_imports import import_quietly
+    from pipeline.storage.outputs import check_outputs
+    from pipeline.storage.remote import is_remote
 
     keep_stdout_for_json(options.json)
     # TensorFlow and Keras read these variables when they are imported.
@@ -127,6 +129,7 @@ def _run(name: str, arguments: list[str]) -> int:
     # Beam logs a worker's exception and raises it again; the user should see it once.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     with printed_notes(lambda message: spelled(message, name)):
+        check_outputs(output for output in options.outputs if not is_remote(output.path))
         options.before_tensorflow()
         import_quietly(*COMMANDS[name].imports)
         result = options.run(unknown) if isinstance(options, BeamCommand) else options.run()

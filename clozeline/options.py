@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from pipeline.errors import InputError, did_you_mean
+from pipeline.storage.outputs import Output
 from pipeline.storage.remote import path_from
 from pipeline.storage.yaml_files import read_yaml
 
@@ -95,6 +96,11 @@ class Command(ABC):
     def environment(self) -> dict[str, str]:
         """Environment variables to set before TensorFlow is imported."""
         return {}
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What the command writes; it is checked before TensorFlow is imported."""
+        return []
 
     def before_tensorflow(self) -> None:  # noqa: B027  (most commands have nothing to do)
         """Do what needs no TensorFlow, whose import takes seconds.

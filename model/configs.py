@@ -26,6 +26,7 @@ from model.training.config import (
 from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.outputs import Output, outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,11 @@ class PretrainConfig:
             raise InputError("`phase2_steps` and `phase2_batch_size`: need a `phase2_dataset`")
         if self.updates.steps is not None and self.epochs is not None:
             raise InputError("`steps` and `epochs`: expected one of them, got both")
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The directory that is written."""
+        return outputs_of("folder", run_dir=self.run_dir)
 
 
 TUNING_UPDATES = UpdateConfig(learning_rate=5e-5)
@@ -218,6 +224,18 @@ class FinetuneConfig:
                 if getattr(self, name) is not None:
                     raise InputError(f"`{name}`: needs `dev`, the examples to evaluate on")
 
+    @property
+    def runs(self) -> list[tuple[int, Path]]:
+        """(seed, directory of its run): `run_dir`, or `run_dir`/seed-N for several seeds."""
+        if len(self.seed) == 1:
+            return [(self.seed[0], self.run_dir)]
+        return [(seed, self.run_dir / f"seed-{seed}") for seed in self.seed]
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The directories that are written."""
+        return [Output("run_dir", run, "folder") for _, run in self.runs]
+
     def _check_teacher(self) -> None:
         if self.teacher is None:
             if self.unlabelled:
@@ -275,6 +293,11 @@ class EvaluateConfig:
         check_types(self)
         check_ranges(self, batch_size=1, worst=0)
 
+    @property
+    def outputs(self) -> list[Output]:
+        """The files that are written."""
+        return outputs_of("file", predictions=self.predictions, picture=self.picture)
+
 
 Casing = Literal["auto", "cased", "uncased"]
 
@@ -308,6 +331,11 @@ class ImportConfig:
         check_types(self)
         check_range("seed", self.seed, 0, LARGEST_SEED)
 
+    @property
+    def outputs(self) -> list[Output]:
+        """The directory that is written."""
+        return outputs_of("new folder", run_dir=self.run_dir)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceExportConfig:
@@ -334,6 +362,11 @@ class HuggingFaceExportConfig:
             InputError: a field has a value of another type.
         """
         check_types(self)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The directory that is written."""
+        return outputs_of("new folder", output=self.output)
 
 
 def check_columns(columns: Columns, task: str) -> None:

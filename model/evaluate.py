@@ -23,6 +23,7 @@ from model.training.loop import Predictor
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
 from pipeline.storage.files import write_atomically
+from pipeline.storage.outputs import check_outputs
 from pipeline.storage.strict_json import JsonObject, to_json
 
 WORST = 10
@@ -64,6 +65,7 @@ def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
     Raises:
         InputError: the run was not fine-tuned, or the file or a field cannot be used.
     """
+    check_outputs(config.outputs)
     run = load_run(config.run_dir, config.caching)
     task = run.task
     if task is None:

@@ -121,25 +121,17 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         KeyboardInterrupt: a signal requested a stop, and a checkpoint was saved.
     """
     workers = set_up_workers(config.execution)
-    runs = seeds_and_runs(config)
     with (
         deterministic_if(config.execution.deterministic),
-        only_writer_of_runs([run for _, run in runs], workers),
+        only_writer_of_runs([run for _, run in config.runs], workers),
     ):
         # Read and encoded once, also for several seeds.
         source = open_source(config.init, config.caching)
         if config.layers_to_keep:
             source = source.with_layers(config.layers_to_keep)
         prepared = prepare(config, source, workers.strategy, writes_cache=workers.is_chief)
-        tuned = [tune(config, run, seed, source, prepared, workers) for seed, run in runs]
+        tuned = [tune(config, run, seed, source, prepared, workers) for seed, run in config.runs]
     return FinetuneResult(tuple(tuned))
-
-
-def seeds_and_runs(config: FinetuneConfig) -> list[tuple[int, Path]]:
-    """Return (seed, directory of its run): `run_dir`, or `run_dir`/seed-N for several seeds."""
-    if len(config.seed) == 1:
-        return [(config.seed[0], config.run_dir)]
-    return [(seed, config.run_dir / f"seed-{seed}") for seed in config.seed]
 
 
 @dataclass(frozen=True)

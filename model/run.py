@@ -34,6 +34,7 @@ from pipeline.manifest import VOCABULARY
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import publish, writing
 from pipeline.storage.locks import staging
+from pipeline.storage.outputs import Output, check_outputs
 from pipeline.text.tokenizer import Vocabulary
 
 
@@ -163,8 +164,7 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: Variabl
         InputError: the path already exists, or cannot be written.
         JobError: the disk is full or failed.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: already exists; choose another `run_dir`, or remove it")
+    check_outputs([Output("run_dir", path, "new folder")])
     with writing(f"`run_dir` {path}"), staging(path.parent, f".{path.name}-") as staged:
         (staged / VOCABULARY).write_bytes(vocabulary)
         (staged / CONFIG).write_text(config.to_json(), encoding="utf-8")

@@ -14,6 +14,8 @@ from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, compared_unit
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.outputs import Output, outputs_of
+from pipeline.storage.remote import path_from
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 Masking = Literal["token", "whole-word", "span"]
@@ -144,6 +146,11 @@ class VocabularyConfig(CorpusConfig):
         super().__post_init__()
         check_range("size", self.size, 5, 1_000_000)
 
+    @property
+    def outputs(self) -> list[Output]:
+        """The file that is written."""
+        return outputs_of("file", output=self.output)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig(CorpusConfig):
@@ -237,9 +244,7 @@ class PreprocessConfig(CorpusConfig):
             raise InputError(f"`output` {self.output!r}: expected a folder")
         if self.rejected is not None and not self.rejected.strip("/"):
             raise InputError(f"`rejected` {self.rejected!r}: expected a folder")
-        lengths = self.max_seq_length[1:] and self.max_seq_length  # folders if there are several
-        datasets = [self.output, *(f"{self.output}/{length}" for length in lengths)]
-        same = {*map(os.path.normpath, datasets)}
+        same = {*map(os.path.normpath, (self.output, *self.datasets))}
         if self.rejected is not None and os.path.normpath(self.rejected) in same:
             raise InputError(f"`rejected` {self.rejected}: is the dataset; choose another folder")
         check_range("mask_rate", self.mask_rate, 0, 1)
@@ -267,6 +272,20 @@ class PreprocessConfig(CorpusConfig):
         if self.shards is not None:
             check_range("shards", self.shards, 1, 99_999)
         check_range("streams", self.streams, 1, MAX_STREAMS)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The dataset folder of each length: `output`, or folders in it if there are several."""
+        if len(self.max_seq_length) == 1:
+            return (self.output,)
+        return tuple(f"{self.output}/{length}" for length in self.max_seq_length)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The folders that are written."""
+        datasets = [Output("output", path_from(dataset), "folder") for dataset in self.datasets]
+        rejected = path_from(self.rejected) if self.rejected is not None else None
+        return [*datasets, *outputs_of("folder", rejected=rejected)]
 
 
 @dataclass(frozen=True, kw_only=True)

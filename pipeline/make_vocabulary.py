@@ -12,6 +12,7 @@ from pipeline.corpus.rules.build import cleaning_of
 from pipeline.errors import InputError
 from pipeline.jobs.count_words import count_words
 from pipeline.storage.files import write_atomically
+from pipeline.storage.outputs import check_outputs
 from pipeline.text.vocabulary import learn_vocabulary
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
         InputError: no input, no words, a size too small for the alphabet, or a file that exists.
         JobError: the Beam job failed.
     """
+    check_outputs(config.outputs)
     if config.output.exists() and not config.overwrite:
         raise InputError(f"`output` {config.output}: already exists; add `overwrite`")
     # The same reading and cleaning as in `preprocess`, so both see the same words.

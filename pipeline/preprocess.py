@@ -14,7 +14,6 @@ from pipeline.manifest import Manifest
 from pipeline.records.shard import EVAL, Settings
 from pipeline.storage.files import match_files
 from pipeline.storage.locks import only_writer_of_all
-from pipeline.storage.remote import path_from
 from pipeline.text.inputs import PAIR_MARKS
 
 TEXT_BYTES_PER_SHARD = 16_000_000
@@ -68,11 +67,8 @@ def preprocess(config: PreprocessConfig, beam_flags: Sequence[str] = ()) -> Prep
     """
     begin = time.monotonic()
     outputs = settings_of(config)
-    folders = {path_from(output): f"`output` {output}" for output in outputs}
-    if config.rejected is not None:
-        folders[path_from(config.rejected)] = f"`rejected` {config.rejected}"
     # Before the job: two jobs with one output would mix their shards.
-    with only_writer_of_all(folders):
+    with only_writer_of_all({output.path: str(output) for output in config.outputs}):
         manifests, remarks = make_datasets(
             config.input,
             config.vocab,
@@ -109,12 +105,14 @@ def settings_of(config: PreprocessConfig) -> dict[str, Settings]:
         math.ceil(length * config.mask_rate) for length in config.max_seq_length
     ]
     return {
-        config.output if len(predictions) == 1 else f"{config.output}/{length}": Settings(
+        dataset: Settings(
             **settings
             | {"max_seq_length": length, "max_predictions": count}
             | {"max_pairs": _max_pairs(config, length)}
         )
-        for length, count in zip(config.max_seq_length, predictions, strict=True)
+        for dataset, length, count in zip(
+            config.datasets, config.max_seq_length, predictions, strict=True
+        )
     }
 
 

@@ -11,6 +11,7 @@ from model.served import MAX_SPANS
 from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.outputs import Output, outputs_of
 from serving.addresses import checked_address
 from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
 from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, version_number
@@ -60,6 +61,11 @@ class ExportConfig:
                 raise InputError("`max_loss`: has an effect only with `check`")
         if self.calibrate and self.precision != "int8":
             raise InputError("`calibrate`: has an effect only with `precision` int8")
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The directory that is written."""
+        return outputs_of("folder", output=self.output)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from clozeline.show.terminal import command, notes, results, table
 from model import served
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import write_atomically
+from pipeline.storage.outputs import Output, outputs_of
 from pipeline.storage.remote import is_url
 
 MODEL = "demo"
@@ -104,6 +105,11 @@ class Demo(Command):
                 "`steps` says how long it trains; leave one of the two out", "minutes"
             )
             check_range("steps", self.steps, 1, 10**9)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is written."""
+        return outputs_of("folder", output=self.output)
 
     def before_tensorflow(self) -> None:
         """Look for the corpus before an earlier demo is replaced.

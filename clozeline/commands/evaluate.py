@@ -13,6 +13,7 @@ from clozeline.show.terminal import results
 from model.configs import EvaluateConfig
 from model.run_config import Checkpoint
 from pipeline.progress import counted
+from pipeline.storage.outputs import Output
 
 if TYPE_CHECKING:
     from model.evaluate import EvaluationResult
@@ -73,6 +74,11 @@ class Evaluate(RunReader):
         # Given explicitly, it is an error for a file without labels; as a default it is not.
         worst = self.worst if "worst" in self.given else None
         return config_from(self, EvaluateConfig, columns=named_columns(self), worst=worst)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is written."""
+        return self.engine_config().outputs
 
     def run(self) -> dict[str, Any]:
         """Evaluate, and return the measures, the confusion and the worst answers."""

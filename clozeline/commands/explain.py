@@ -11,6 +11,7 @@ from clozeline.options import config_from
 from clozeline.show.terminal import results
 from model.explaining.config import ExplainConfig
 from pipeline.errors import InputError
+from pipeline.storage.outputs import Output, outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,11 @@ class Explain(RunReader):
     def configuration(self) -> ExplainConfig:
         """Return what is explained."""
         return config_from(self, ExplainConfig)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is written."""
+        return outputs_of("file", output=self.output)
 
     def run(self) -> dict[str, Any]:
         """Explain, show, and write the file.

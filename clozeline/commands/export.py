@@ -10,6 +10,7 @@ from clozeline.commands.caching import RunReader
 from clozeline.options import config_from
 from clozeline.show.terminal import command, results
 from model.run_config import Checkpoint
+from pipeline.storage.outputs import Output
 from serving.configs import ExportConfig
 from serving.export.choices import ServerVersion, ServingPrecision
 
@@ -48,13 +49,22 @@ class Export(RunReader):
         Raises:
             InputError: flags contradict each other.
         """
-        config_from(self, ExportConfig)
+        self.engine_config()
+
+    def engine_config(self) -> ExportConfig:
+        """Return the engine's config."""
+        return config_from(self, ExportConfig)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is written."""
+        return self.engine_config().outputs
 
     def run(self) -> dict[str, Any]:
         """Export; return where the version is and what it answers."""
         from serving.export.export import export
 
-        exported = export(config_from(self, ExportConfig))
+        exported = export(self.engine_config())
         difference = exported.largest_difference
         results.print(
             f"{exported.path}: exported, {exported.size_bytes / 1e6:.1f} MB; answers differ from "

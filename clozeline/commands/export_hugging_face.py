@@ -11,6 +11,7 @@ from clozeline.options import config_from
 from clozeline.show.terminal import results, table
 from model.configs import HuggingFaceExportConfig
 from model.run_config import Checkpoint
+from pipeline.storage.outputs import Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,21 @@ class ExportHuggingFace(RunReader):
     encoder_only: bool = HuggingFaceExportConfig.encoder_only
     """Omit the heads (BertModel), as KerasHub and tools for sentence embeddings expect."""
 
+    def engine_config(self) -> HuggingFaceExportConfig:
+        """Return the engine's config."""
+        return config_from(self, HuggingFaceExportConfig)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is written."""
+        return self.engine_config().outputs
+
     def run(self) -> dict[str, Any]:
         """Write; return where, and which of their models it is."""
         from model.interchange.export_hugging_face import export_hugging_face
         from model.interchange.foreign_checkpoint import by_layer
 
-        result = export_hugging_face(config_from(self, HuggingFaceExportConfig))
+        result = export_hugging_face(self.engine_config())
         rows = [
             ("model", result.architecture),
             ("parameters", f"{result.parameters:,}"),

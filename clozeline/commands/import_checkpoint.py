@@ -12,6 +12,7 @@ from clozeline.options import config_from
 from clozeline.show.terminal import results, table
 from model.configs import Casing, ImportConfig
 from model.existing import check_checkpoint_directory
+from pipeline.storage.outputs import Output
 from pipeline.storage.remote import is_remote
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ class Import(CachingCommand):
     seed: int = ImportConfig.seed
     """Seed for weights missing from the checkpoint, such as a head or the pooler."""
 
+    def engine_config(self) -> ImportConfig:
+        """Return the engine's config."""
+        return config_from(self, ImportConfig)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is written."""
+        return self.engine_config().outputs
+
     def before_tensorflow(self) -> None:
         """Look for a local checkpoint; a remote one takes requests.
 
@@ -52,7 +62,7 @@ class Import(CachingCommand):
         """Import; return the run's properties, and the missing and unused weights."""
         from model.interchange.import_checkpoint import import_checkpoint
 
-        result = import_checkpoint(config_from(self, ImportConfig))
+        result = import_checkpoint(self.engine_config())
         results.print(as_table(result))
         return as_json(result)
 

@@ -16,6 +16,7 @@ from clozeline.show.terminal import results
 from model.training.cluster import TF_CONFIG, Cluster, cluster_from, clusters_on, has_cluster
 from model.training.config import LaunchConfig
 from pipeline.errors import InputError
+from pipeline.storage.outputs import Output
 
 TRAINS = ("pretrain", "finetune")
 """Commands that several workers can run."""
@@ -97,6 +98,15 @@ class Launch(Command):
             # is possible.
             shared_examples=math.gcd(training.batch_size, second) // training.accumulation_steps,
         )
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What the workers of this machine write."""
+        if self.hosts is not None:
+            return []
+        training = self._training()
+        # Of workers on one machine, the first one is among them.
+        return training.engine_config().outputs if self.workers else training.outputs
 
     def run(self) -> dict[str, Any]:
         """Run the workers until they have finished, or print the commands."""

@@ -12,6 +12,7 @@ from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import Masking, PreprocessConfig
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, finds_near
+from pipeline.storage.outputs import Output
 from pipeline.storage.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ class Preprocess(CorpusOptions):
     def configuration(self) -> PreprocessConfig:
         """Return the job's configuration."""
         return config_from(self, PreprocessConfig)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is written."""
+        return self.configuration().outputs
 
     def run(self, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
         """Make the datasets; return where they are and what they hold."""

@@ -1,5 +1,7 @@
 """The flags that every command which trains has: `pretrain` and `finetune`."""
 
+import os
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,9 +10,12 @@ import tyro
 
 from clozeline.commands.caching import CachingCommand
 from clozeline.options import Command, config_from
+from model.configs import FinetuneConfig, PretrainConfig
 from model.existing import check_source_exists
 from model.tasks.tables import Columns
+from model.training.cluster import cluster_from, names_workers
 from model.training.config import ExecutionConfig, RecoveryConfig, Strategy, UpdateConfig
+from pipeline.storage.outputs import Output
 from pipeline.storage.remote import is_remote
 
 
@@ -72,6 +77,24 @@ class TrainingFlags(CachingCommand):
     )
     """Seconds without a heartbeat after which a worker counts as lost, and the training ends. At
     the start, workers wait for each other ten times as long."""
+
+    @abstractmethod
+    def engine_config(self) -> PretrainConfig | FinetuneConfig:
+        """Return the engine's config."""
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What this worker writes: the first one writes the run.
+
+        Raises:
+            InputError: the environment does not name the workers.
+        """
+        has_workers = self.strategy == "multi-worker" or (
+            self.strategy == "auto" and names_workers(os.environ)
+        )
+        if has_workers and cluster_from(os.environ).index:
+            return []
+        return self.engine_config().outputs
 
     def before_tensorflow(self) -> None:
         """Look for local models to start or learn from; remote ones take requests.

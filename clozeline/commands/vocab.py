@@ -9,6 +9,7 @@ from clozeline.commands.corpus import CorpusOptions
 from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import VocabularyConfig
+from pipeline.storage.outputs import Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,11 @@ class Vocab(CorpusOptions):
     def configuration(self) -> VocabularyConfig:
         """Return the job's configuration."""
         return config_from(self, VocabularyConfig)
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What is written."""
+        return self.configuration().outputs
 
     def run(self, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
         """Count, learn, write; return path, size and number of words."""

@@ -33,6 +33,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import publish, share, writing
 from pipeline.storage.locks import staging
+from pipeline.storage.outputs import check_outputs
 from pipeline.storage.strict_json import Json, JsonObject, to_json
 
 _WITHOUT_POOLER = "BertForMaskedLM"
@@ -65,11 +66,8 @@ def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
         InputError: the run has no such checkpoint, or the output exists or cannot be written.
         JobError: the disk is full or failed.
     """
+    check_outputs(config.outputs)
     run, output = load_run(config.run_dir, config.caching), config.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(
-            f"`output` {output}: already exists; choose another directory or remove it"
-        )
     heads, task = ((), None) if config.encoder_only else (run.heads, run.task)
     vectors = task.vectors if task else None
     if vectors:

@@ -12,6 +12,7 @@ from model.run_config import RunConfig, TextFacts
 from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
+from pipeline.storage.outputs import check_outputs
 
 if TYPE_CHECKING:
     from model.bert.network import Variables
@@ -41,6 +42,7 @@ def import_checkpoint(config: ImportConfig) -> ImportResult:
     Raises:
         InputError: the checkpoint is not supported, or the run already exists.
     """
+    check_outputs(config.outputs)
     read = read_checkpoint(config.from_dir, config.caching)
     imported = _as_asked(read, config.casing, config.takes_pairs)
     variables = _variables(imported, config.seed)

@@ -238,8 +238,13 @@ def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return an error's message on one line, without the `{{node …}}` that TensorFlow prepends."""
-    message = re.sub(r"^\{\{.*?\}\}\s*", "", " ".join(str(error).split()))
+    """Return an error's message on one line.
+
+    Left out are the number and the path of an error of the operating system (the message around it
+    names the path as the user did), and the `{{node …}}` that TensorFlow prepends.
+    """
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    message = re.sub(r"^\{\{.*?\}\}\s*", "", " ".join(text.split()))
     return message[:500] or type(error).__name__
 
 

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError, JobError
 from pipeline.storage import leases
-from pipeline.storage.files import CLOZELINE, make_folder
+from pipeline.storage.files import CLOZELINE, make_folder, writing
 from pipeline.storage.remote import is_remote
 from pipeline.storage.remote_files import names_in, remove_folders
 from pipeline.storage.strict_json import from_json, to_json
@@ -82,8 +82,9 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
         wait_secs: how long to wait for the current writer.
 
     Raises:
-        InputError: another process is writing to the directory, or the path is a file.
-        JobError: the lock file cannot be written.
+        InputError: another process is writing to the directory, or the path is a file or cannot be
+            written.
+        JobError: the disk is full or failed.
     """
     if is_remote(directory):
         with leases.leased(directory, given, wait_secs):
@@ -93,10 +94,8 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
         if part.exists() and not part.is_dir():
             raise InputError(f"{given}: {part} is a file; name a folder")
     with _removed_if_empty(directory):
-        try:
+        with writing(given):
             lock = _acquired(directory, given, wait_secs)
-        except OSError as error:
-            raise JobError(f"{given}: cannot be written: {error.strerror}") from error
         try:
             yield
         finally:

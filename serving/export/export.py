@@ -12,6 +12,7 @@ from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import publish, writing
 from pipeline.storage.local_copies import local_copy
 from pipeline.storage.locks import only_writer, staging
+from pipeline.storage.outputs import check_outputs
 from pipeline.storage.remote import is_remote, sizes_below
 from serving.configs import ExportConfig
 from serving.export import gate
@@ -69,6 +70,7 @@ def export(config: ExportConfig) -> Exported:
     Raises:
         InputError, JobError: as `export_run`; or there is no such run.
     """
+    check_outputs(config.outputs)
     return export_run(
         load_run(config.run_dir, config.caching),
         config.output,

@@ -240,7 +240,7 @@ def test_imported_run(tmp_path: Path, small_config: BertConfig, dataset: Path) -
     for weight, before in zip(loaded.load_model().weights, model.weights, strict=True):
         np.testing.assert_array_equal(weight, before)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    with pytest.raises(InputError, match="already exists; choose another `run_dir`"):
+    with pytest.raises(InputError, match="already exists; choose another directory"):
         write_run(tmp_path / "run", config, vocabulary(dataset), weights_by_name(model))
     trained = dataclasses.replace(config, training=TRAINING)
     with pytest.raises(InputError, match="has been imported; give it as `init`"):

@@ -229,7 +229,9 @@ def test_an_export_of_the_encoder_alone(tmp_path: Path) -> None:
 def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:
     run = run_of(HUGGING_FACE / "span", tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"`output` .*file/export: cannot be written: .*file"):
+    with pytest.raises(
+        InputError, match=r"`output` .*file/export: .*file is a file; name a folder"
+    ):
         export_hugging_face(
             HuggingFaceExportConfig(run_dir=run, output=tmp_path / "file" / "export")
         )

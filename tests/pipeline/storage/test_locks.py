@@ -126,12 +126,18 @@ def test_a_filesystem_without_locks_is_reported(
         assert "--run x: the filesystem does not support locks; make" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EROFS, InputError), (errno.EACCES, InputError), (errno.ELOOP, InputError),
+     (errno.ENOSPC, JobError), (errno.EIO, JobError)],
+)  # fmt: skip
 def test_a_directory_that_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FileLock, "acquire", failing(errno.EROFS))
+    """The user can choose another directory; a disk that is full or failed is no bad input."""
+    monkeypatch.setattr(FileLock, "acquire", failing(number))
     with (
-        pytest.raises(JobError, match="--run x: cannot be written: Read-only file system"),
+        pytest.raises(kind, match=f"--run x: cannot be written: {os.strerror(number)}"),
         only_writer(tmp_path, "--run x"),
     ):
         pass

@@ -1,0 +1,127 @@
+"""Check before any work that outputs can be written; the check creates and removes nothing."""
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import InputError
+from pipeline.storage.files import reason
+from pipeline.storage.remote import is_remote
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file or folder that a command writes.
+
+    Attributes:
+        field: field of the configuration that names it, for messages.
+        path: where it is.
+        kind: `file`: it is created or replaced. `folder`: files are written into it, and it may
+            exist. `new folder`: it is renamed to its place, and may exist if it is empty.
+    """
+
+    field: str
+    path: Path
+    kind: Literal["file", "folder", "new folder"]
+
+    def __str__(self) -> str:
+        """Return the field with its value."""
+        return f"`{self.field}` {self.path}"
+
+
+def outputs_of(kind: Literal["file", "folder", "new folder"], **paths: Path | None) -> list[Output]:
+    """Return outputs of one kind by their fields; paths that are not given are left out."""
+    return [Output(field, path, kind) for field, path in paths.items() if path is not None]
+
+
+def check_outputs(outputs: Iterable[Output]) -> None:
+    """Check that outputs can be written.
+
+    What only writing shows, such as a full disk, is found later. Object stores are only asked
+    whether a new folder exists, which takes a request.
+
+    Raises:
+        InputError: a folder is where a file is to be, or the other way round, a name cannot be
+            one, or the user may not write there.
+    """
+    for output in outputs:
+        try:
+            if not is_remote(output.path):
+                _check(output)
+            if output.kind == "new folder" and not _is_free(output.path):
+                raise InputError(f"{output}: already exists; choose another directory or remove it")
+        except (OSError, ValueError) as error:  # `ValueError`: a NUL in the name
+            raise InputError(f"{output}: cannot be written: {reason(error)}") from error
+
+
+def _is_free(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _check(output: Output) -> None:
+    """Check one output.
+
+    Raises:
+        InputError: as `check_outputs`.
+        OSError: the path cannot be looked up: a loop of links, a name that is too long.
+        ValueError: the path has a NUL.
+    """
+    path = output.path
+    if output.kind == "file":
+        # A link stays, and the file that it names is written.
+        path = Path(os.path.realpath(path))
+    mode = _mode(output.path)
+    if mode is None:
+        if path.is_symlink():
+            raise InputError(f"{output}: is a link to nothing; name a folder, or remove the link")
+        _check_folder(output, path.parent, names=(path.name,))
+    elif output.kind != "file":
+        _check_folder(output, path)
+        if output.kind == "new folder":
+            _check_folder(output, path.parent)
+    elif stat.S_ISDIR(mode):
+        raise InputError(f"{output}: is a folder; name a file")
+    elif stat.S_ISREG(mode):
+        _check_folder(output, path.parent)
+    elif not os.access(path, os.W_OK):  # a pipe or a device is written to
+        raise InputError(f"{output}: gives you no permission to write; choose another")
+
+
+def _check_folder(output: Output, folder: Path, names: tuple[str, ...] = ()) -> None:
+    """Check that entries can be made in a folder, or in the nearest one above it that exists.
+
+    Args:
+        output: the output that needs it.
+        folder: the folder.
+        names: names to be created below it, checked for their lengths.
+    """
+    mode = _mode(folder)
+    if mode is None and folder != folder.parent:
+        _check_folder(output, folder.parent, (folder.name, *names))
+        return
+    if mode is None or not stat.S_ISDIR(mode):
+        raise InputError(f"{output}: {folder} is a file; name a folder")
+    longest = os.pathconf(folder, "PC_NAME_MAX")
+    for name in names:
+        if len(os.fsencode(name)) > longest:
+            raise InputError(f"{output}: a name has more than {longest} bytes; shorten it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        why = "gives you no permission to write"
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            why = "is on a read-only file system"
+        raise InputError(f"{output}: {folder} {why}; choose another place")
+
+
+def _mode(path: Path) -> int | None:
+    """Return the type and permissions of what a path names; None if it names nothing.
+
+    Raises:
+        OSError, ValueError: it cannot be looked up.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):  # the latter is found with the folder above
+        return None

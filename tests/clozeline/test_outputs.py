@@ -1,0 +1,100 @@
+"""Every output of every command is checked before TensorFlow is imported: one line, exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clozeline.main import COMMANDS, parse
+from model.training.cluster import Cluster
+
+OUTPUTS = {
+    "vocab --input i": ["--output"],
+    "preprocess --input i --vocab v --output {ok}": ["--output", "--rejected"],
+    "pretrain --dataset d": ["--run"],
+    "launch --workers 2 -- pretrain --dataset d": ["--run"],
+    "finetune --task single --train t --init i": ["--run"],
+    "import --from f": ["--run"],
+    "evaluate --run r --data d": ["--predictions", "--picture"],
+    "export --run r": ["--output"],
+    "export-hf --run r": ["--output"],
+    "explain --run r text": ["--output"],
+    "demo": ["--output"],
+}
+"""The flags of a command that name what it writes, by a command line without them."""
+
+ROWS = [(line, flag) for line, flags in OUTPUTS.items() for flag in flags]
+
+
+def run(
+    *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clozeline", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+    )
+
+
+def test_the_table_has_every_command_that_writes() -> None:
+    assert COMMANDS.keys() - {line.split()[0] for line in OUTPUTS} == {
+        "inspect", "plan", "serve", "query",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "flag"), ROWS)
+def test_a_loop_of_links_as_output(
+    line: str, flag: str, tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    loop = tmp_path / "loop.png"  # an explanation is a page or a picture
+    loop.symlink_to(loop.name)
+    words = [*line.format(ok=tmp_path / "ok").split(), flag, str(loop)]
+    done = run(*words, environment=without_tensorflow)
+    wrong = "cannot be written: Too many levels of symbolic links"
+    assert done.stderr == f"clozeline: {flag} {loop}: {wrong}\n"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not (tmp_path / "ok").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("finetune --task single --train t --init i --seed 1 2 --run {}", "--run {}/seed-2"),
+        ("preprocess --input i --vocab v --max-seq-length 32 64 --output {}", "--output {}/64"),
+    ],
+)
+def test_the_folders_in_an_output(
+    line: str, named: str, tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    for name in ("seed-2", "64"):
+        (tmp_path / name).touch()
+    done = run(*line.format(tmp_path).split(), environment=without_tensorflow)
+    wrong = (
+        f"{named.format(tmp_path)}: {named.split()[1].format(tmp_path)} is a file; name a folder"
+    )
+    assert (done.returncode, done.stderr) == (2, f"clozeline: {wrong}\n")
+
+
+def test_only_the_first_worker_needs_a_run_that_it_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, _ = parse("pretrain", ["--dataset", "d", "--run", "r"])
+    (output,) = options.outputs
+    for index, expected in ((0, [output]), (1, [])):
+        monkeypatch.setenv("TF_CONFIG", Cluster(("a:1", "b:1"), index).tf_config)
+        assert options.outputs == expected
+
+
+def test_a_missing_working_directory(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = (
+        f"import os, sys\nos.rmdir({str(gone)!r})\nfrom clozeline.main import main\n"
+        "sys.exit(main(['vocab', '--input', 'i', '--output', 'o']))"
+    )
+    command = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=gone)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
