@@ -143,7 +143,8 @@ def speed(bench: Bench) -> list[Row]:
     """Measure tokens per second on one core, lines with static masks, and compare two peers."""
     tiny = bench.lines(0.2)
     big = bench.lines(64 / bench.scale)
-    for_garden = bench.lines(1.6 / bench.scale)
+    # Its start takes 20 s of CPU time: with less text, the difference of two starts would decide.
+    for_garden = bench.lines(8 / bench.scale)
     for_hugging_face = bench.lines(16 / bench.scale)
     ours, garden, hugging_face = [], [], []
     for _ in range(bench.repeats):  # interleaved, since the machine's speed varies over time
@@ -159,10 +160,10 @@ def speed(bench: Bench) -> list[Row]:
     # The best of the repeats: other processes only slow a run down.
     best = max(ours)
     rows = [
-        Row("lines, one core", _rate(best), "", "", "≥ 1.0 M tokens/s", best >= 1e6),
+        Row("lines, one core", _rate(best), "", "", "≥ 2.5 M tokens/s", best >= 2.5e6),
     ]
     for name, peer, target in (
-        ("tf-models-official", max(garden), 8),
+        ("tf-models-official", max(garden), 22),
         ("datasets, no pairs, no masks", max(hugging_face), 5),
     ):
         ratio = best / peer
@@ -181,7 +182,7 @@ def prose(bench: Bench) -> list[Row]:
         done, many = bench.ours(bench.prose(64 / bench.scale), cores=1)
         rates.append((many - few) / (done.seconds - start.seconds))
     best = max(rates)
-    return [Row("prose, one core", _rate(best), "", "", "≥ 0.5 M tokens/s", best >= 0.5e6)]
+    return [Row("prose, one core", _rate(best), "", "", "≥ 2.0 M tokens/s", best >= 2e6)]
 
 
 def scaling(bench: Bench) -> list[Row]:

@@ -31,7 +31,7 @@ def mean_word_length(view: TextView) -> float:
 
 def alphabetic_word_rate(view: TextView) -> float:
     """Return the share of words with a letter (Gopher)."""
-    return view.share_of_words(int(view.distinct_counts[view.which_have(str.isalpha)].sum()))
+    return view.share_of_words(int(view.distinct_counts[view.have_letters].sum()))
 
 
 def hash_rate(view: TextView) -> float:

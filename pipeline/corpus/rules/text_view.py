@@ -39,6 +39,36 @@ class Repeated:
         return cls(count, characters, len(parts))
 
 
+class WordsWith(dict[str, bool]):
+    """Whether words have a character of a kind, remembered: most words of a text are frequent."""
+
+    def __init__(
+        self, is_one: Callable[[str], bool], *, most: int = 100_000, longest: int = 64
+    ) -> None:
+        """Remember no word yet.
+
+        Args:
+            is_one: whether a character is of the kind.
+            most: number of words to remember; when it is reached, all are forgotten.
+            longest: length of words to remember, in characters.
+        """
+        super().__init__()
+        self._is_one = is_one
+        self._most, self._longest = most, longest
+
+    def __missing__(self, word: str) -> bool:
+        # Most words begin with such a character; only others are looked at letter by letter.
+        found = self._is_one(word[0]) or any(map(self._is_one, word))
+        if len(word) <= self._longest:
+            if len(self) >= self._most:
+                self.clear()
+            self[word] = found
+        return found
+
+
+_WITH_LETTER_OR_DIGIT, _WITH_LETTER = WordsWith(str.isalnum), WordsWith(str.isalpha)
+
+
 class TextView:
     """A text as the quality rules see it.
 
@@ -102,13 +132,15 @@ class TextView:
     @cached_property
     def are_no_symbols(self) -> np.ndarray:
         """Whether each distinct word has a letter or a digit, bool [distinct words]."""
-        return self.which_have(str.isalnum)
+        return self._which(_WITH_LETTER_OR_DIGIT)
 
-    def which_have(self, is_one: Callable[[str], bool]) -> np.ndarray:
-        """Return which distinct words have a character of a kind, bool [distinct words]."""
-        # Most words begin with such a character; only others are looked at letter by letter.
-        have = (is_one(word[0]) or any(map(is_one, word)) for word in self.distinct)
-        return np.fromiter(have, bool, len(self.distinct))
+    @cached_property
+    def have_letters(self) -> np.ndarray:
+        """Whether each distinct word has a letter, bool [distinct words]."""
+        return self._which(_WITH_LETTER)
+
+    def _which(self, words: WordsWith) -> np.ndarray:
+        return np.fromiter(map(words.__getitem__, self.distinct), bool, len(self.distinct))
 
     @cached_property
     def duplicate_paragraphs(self) -> "Repeated":

@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.configs import CorpusConfig
 from pipeline.corpus.rules import repetition
@@ -14,7 +16,7 @@ from pipeline.corpus.rules.build import cleaning_of
 from pipeline.corpus.rules.measures import MEASURES
 from pipeline.corpus.rules.quality import QualityRules, presets, read_quality
 from pipeline.corpus.rules.rule import Rejection, TextDocument
-from pipeline.corpus.rules.text_view import TextView
+from pipeline.corpus.rules.text_view import TextView, WordsWith
 from pipeline.errors import InputError
 
 GOLDEN = json.loads((Path(__file__).parents[3] / "golden" / "quality.json").read_text("utf-8"))
@@ -274,3 +276,12 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         read_quality("gofer")
     with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
         read_quality(str(tmp_path / "none.yaml"))
+
+
+@given(st.lists(st.text("ab1.ß٣…", min_size=1, max_size=6), max_size=30))
+def test_what_is_remembered_of_words_is_bounded_and_true(words: list[str]) -> None:
+    with_letter = WordsWith(str.isalpha, most=3, longest=4)
+    for word in words:
+        assert with_letter[word] == any(character.isalpha() for character in word)
+        assert len(with_letter) <= 3
+        assert all(len(each) <= 4 for each in with_letter)
