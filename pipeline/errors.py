@@ -62,6 +62,17 @@ def check_range(name: str, value: float, low: float, high: float = LARGEST) -> N
         raise InputError(f"`{name}` {value}: must be {rule}")
 
 
+def reason(error: Exception) -> str:
+    """Return an error's message on one line.
+
+    Left out are the number and the path of an error of the operating system (the message around it
+    names the path as the user did), and the `{{node …}}` that TensorFlow prepends.
+    """
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    message = re.sub(r"^\{\{.*?\}\}\s*", "", " ".join(text.split()))
+    return message[:500] or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint for an error message: the known word most similar to an unknown one, if any."""
     close = difflib.get_close_matches(word, list(known), n=1)

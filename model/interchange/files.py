@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model.bert.config import MAX_SETTINGS_BYTES
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from pipeline.storage.files import read_bounded
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
 
@@ -103,7 +103,7 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
             raise InputError(f"{path}: a link to a file that does not exist") from error
         return None
     except (OSError, RuntimeError) as error:  # RuntimeError: a cycle of links
-        raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     # A downloaded archive may hold a link to a private file, which the run would then contain.
     if not target.is_relative_to(home := _home(directory)):
         raise InputError(f"{path}: a link that points outside {home}; copy the file there (cp -L)")
@@ -139,7 +139,7 @@ def read_bytes(directory: Path, name: str, most_bytes: int) -> bytes | None:
     try:
         return read_bounded(path, most_bytes)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def read_json(
@@ -177,8 +177,3 @@ def read_json_value(directory: Path, name: str, most_bytes: int = MAX_SETTINGS_B
     except ValueError as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     return values if values is not None else ()  # `null`, which is not a missing file
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error's message without the path."""
-    return getattr(error, "strerror", None) or str(error)

@@ -23,7 +23,7 @@ from model.interchange.names import ENCODER_PREFIX
 from model.interchange.read_tokenizer import read_tokenizer
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task, all_kinds
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -232,7 +232,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+        raise InputError(f"{path}: cannot be read as safetensors: {reason(error)}") from error
 
 
 def _files(path: Path, settings: CheckpointSettings) -> list[Path]:

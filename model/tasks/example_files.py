@@ -9,7 +9,7 @@ from typing import Any
 from model.tasks.tables import Columns
 from model.tasks.task_kind import kind_named
 from pipeline.corpus.remarks import meaning
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 
 
 def read_examples(
@@ -35,10 +35,10 @@ def read_examples(
     try:
         examples = definition.read(path, columns, takes_pairs=takes_pairs)
     except UnicodeDecodeError as error:
-        reason = meaning(path.read_bytes()) or str(error)
-        raise InputError(f"{flag} {path}: cannot be read: {reason}") from error
+        why = meaning(path.read_bytes()) or str(error)
+        raise InputError(f"{flag} {path}: cannot be read: {why}") from error
     except OSError as error:
-        raise InputError(f"{flag} {path}: cannot be read: {error}") from error
+        raise InputError(f"{flag} {path}: cannot be read: {reason(error)}") from error
     if not len(examples):
         raise InputError(f"{flag} {path}: contains no examples")
     return examples

@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from model.training.cluster import Cluster, cluster_from, names_workers
 from model.training.config import START_FACTOR, ExecutionConfig, Strategy
-from pipeline.errors import InputError, JobError
-from pipeline.storage.files import reason
+from pipeline.errors import InputError, JobError, reason
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config_types import check_types
-from pipeline.errors import InputError, JobError, check_range
+from pipeline.errors import InputError, JobError, check_range, reason
 from pipeline.storage.files import crc32c, download_exactly, make_folder, publish
 from pipeline.storage.remote import ObjectVersion, is_url, version_of
 
@@ -201,7 +201,7 @@ class Cache:
         except OSError as error:
             if is_url(str(error.filename)):  # the remote file is missing
                 raise
-            raise JobError(f"`cache` {self._folder}: cannot be written: {error}") from error
+            raise JobError(f"`cache` {self._folder}: cannot be written: {reason(error)}") from error
 
     def _make_room(self, partial: Path, size_bytes: int) -> None:
         """Remove copies until a file of this size fits; reserve its size.

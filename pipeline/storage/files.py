@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, reason
 from pipeline.storage.leases import check_not_lost
 from pipeline.storage.remote import (
     download,
@@ -237,17 +236,6 @@ def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
         raise kind(message) from error
 
 
-def reason(error: Exception) -> str:
-    """Return an error's message on one line.
-
-    Left out are the number and the path of an error of the operating system (the message around it
-    names the path as the user did), and the `{{node …}}` that TensorFlow prepends.
-    """
-    text = (isinstance(error, OSError) and error.strerror) or str(error)
-    message = re.sub(r"^\{\{.*?\}\}\s*", "", " ".join(text.split()))
-    return message[:500] or type(error).__name__
-
-
 def sync(path: Path) -> None:
     """Flush a local file, or a directory's entries, to the disk (fsync); nothing for a remote one.
 
@@ -371,7 +359,7 @@ def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
     try:
         is_file, is_other = file.is_file(), file.exists() and not file.is_dir()
     except (OSError, ValueError) as error:  # a glob that is too long for a name, or has a NUL
-        raise InputError(f"`{field}` {glob}: cannot be looked up: {error}") from error
+        raise InputError(f"`{field}` {glob}: cannot be looked up: {reason(error)}") from error
     if is_file:
         return {_readable(literal, field): file.stat().st_size}
     if is_other:
@@ -381,7 +369,7 @@ def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
     try:
         found = FileSystems.match([literal])[0].metadata_list
     except (BeamIOError, ValueError) as error:
-        raise InputError(f"`{field}` {glob}: cannot be looked up: {error}") from error
+        raise InputError(f"`{field}` {glob}: cannot be looked up: {reason(error)}") from error
     return {
         _readable(file.path, field): None if Path(file.path).is_dir() else file.size_in_bytes
         for file in found

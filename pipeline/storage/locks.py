@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, reason
 from pipeline.storage import leases
 from pipeline.storage.files import CLOZELINE, make_folder, writing
 from pipeline.storage.remote import is_remote
@@ -173,7 +173,7 @@ def remove_left(parent: Path, prefix: str, remove: Callable[[Path], object]) -> 
             except (Timeout, InputError, FileNotFoundError):  # in use, or removed by another one
                 continue
             except (JobError, OSError) as error:  # also of a filesystem without locks
-                _log.info("%s: cannot be removed: %s", directory, error)
+                _log.info("%s: cannot be removed: %s", directory, reason(error))
 
 
 def _remove_if_left(directory: Path, remove: Callable[[Path], object]) -> None:

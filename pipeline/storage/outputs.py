@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import InputError
-from pipeline.storage.files import reason
+from pipeline.errors import InputError, reason
 from pipeline.storage.remote import is_remote
 
 

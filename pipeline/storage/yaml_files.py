@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 
 _MAX_YAML_BYTES = 1 << 20
 
@@ -37,8 +37,7 @@ def read_yaml(path: Path, named: str) -> Any:
     except RecursionError as error:
         raise InputError(f"{named}: cannot be read as YAML: nested too deeply") from error
     except Exception as error:  # PyYAML raises anything: AttributeError, say, for `!!timestamp x`
-        reason = " ".join(str(error).split())
-        raise InputError(f"{named}: cannot be read as YAML: {reason}") from error
+        raise InputError(f"{named}: cannot be read as YAML: {reason(error)}") from error
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from pipeline.manifest import VOCABULARY, Manifest, sha256
 from pipeline.schema import CLS, JOINER, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 from pipeline.storage.files import read_bounded
@@ -42,7 +42,7 @@ class Vocabulary:
         except FileNotFoundError:
             raise InputError(f"{path}: no such vocabulary; make one with clozeline vocab") from None
         except OSError as error:
-            raise InputError(f"{path}: cannot be read as a UTF-8 vocabulary: {error}") from error
+            raise InputError(f"{path}: cannot be read: {reason(error)}") from error
         return cls.parse(data, path)
 
     @classmethod

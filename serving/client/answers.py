@@ -8,7 +8,7 @@ from typing import Any
 
 from model import served
 from model.tasks.task_kind import all_kinds
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK
 from pipeline.storage.strict_json import Json, JsonObject
@@ -67,7 +67,7 @@ def rank(config: QueryConfig, path: Path) -> Answer:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`passages` {path}: cannot be read: {error}") from error
+        raise InputError(f"`passages` {path}: cannot be read: {reason(error)}") from error
     passages = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not passages:
         raise InputError(f"`passages` {path}: contains no texts")

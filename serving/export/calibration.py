@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from model.run import Run
 from pipeline import schema
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from serving.export.dense import Dense
 from serving.export.golden import PAIRS, TEXTS
 from serving.export.inference_graph import PRODUCTS, Network, product_names
@@ -123,7 +123,7 @@ def _read(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`calibrate` {path}: cannot be read: {error}") from error
+        raise InputError(f"`calibrate` {path}: cannot be read: {reason(error)}") from error
     texts = [line for line in lines if line.strip()]
     if not texts:
         raise InputError(f"`calibrate` {path}: contains no text; give one text per line")

@@ -19,7 +19,7 @@ from google.protobuf import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
 from pipeline.storage.remote import is_url, path_from
 from serving.server.batching_options import BatchingOptions
 
@@ -96,8 +96,7 @@ def _model(model: Any) -> ModelConfig:
         base_path.resolve()
         base_path.is_dir()
     except (InputError, OSError, RuntimeError) as error:  # no path; name too long; link cycle
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"model {model.name}: base_path: {reason}") from error
+        raise InputError(f"model {model.name}: base_path: {reason(error)}") from error
     return ModelConfig(
         model.name,
         base_path,
@@ -161,10 +160,9 @@ def _parse(path: Path, message: Any, kind: str) -> None:
             raise InputError(f"{path}: larger than {_MAX_FILE_BYTES} bytes; is it a {kind}?")
         text_format.Parse(text.decode(), message)  # which gives no reason for bytes
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a {kind} in text format: {reason}") from error
+        raise InputError(f"{path}: not a {kind} in text format: {reason(error)}") from error
 
 
 def _batching_parameters() -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grpc import StatusCode
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, reason
 from pipeline.storage.remote import is_remote
 from serving.server.config_files import ModelConfig
 from serving.server.folders import fingerprint, read_models, versionless_dirs
@@ -199,7 +199,7 @@ class Repository:
         try:
             _update_and_tell(model)
         except (OSError, InputError, JobError) as error:
-            self._complain_once(name, f"looking for new versions: {error}")
+            self._complain_once(name, f"looking for new versions: {reason(error)}")
         else:
             self._complain_once(name, "")
 

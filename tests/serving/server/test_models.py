@@ -270,7 +270,7 @@ def test_a_folder_that_cannot_be_read_keeps_no_other_model_back(
     assert repository.find("b").version == 2
     assert repository.find("a").version == 1
     assert [line for line in notes.readouterr().err.splitlines() if "Stale" in line] == [
-        f"looking for new versions: [Errno 116] Stale file handle: '{tmp_path}/a'"
+        "looking for new versions: Stale file handle"
     ]
     with pytest.raises(InputError, match=rf"^{tmp_path}/a: cannot be read: Stale file handle$"):
         Repository(tmp_path, loader()).load_all()

@@ -1,0 +1,22 @@
+"""Messages of other libraries' errors become a part of ours."""
+
+import errno
+
+import pytest
+
+from pipeline.errors import reason
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ELOOP, "Too many levels", "/a/b"), "Too many levels"),
+        (OSError(errno.EXDEV, "Other disk", "a", None, "b"), "Other disk"),
+        (OSError("no file of HDF5\n at all"), "no file of HDF5 at all"),
+        (ValueError("{{node a/b}} bad\tvalue"), "bad value"),
+        (KeyError(), "KeyError"),
+        (ValueError("x" * 600), "x" * 500),
+    ],
+)
+def test_a_reason_is_one_line_without_number_and_path(error: Exception, message: str) -> None:
+    assert reason(error) == message
