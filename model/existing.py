@@ -1,8 +1,11 @@
-"""Check that the models that a command starts from are there; needs no TensorFlow."""
+"""Check that the models and files that a command starts from are there; needs no TensorFlow."""
 
+import errno
+import os
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, reason
+from pipeline.storage.remote import is_remote
 
 
 def check_source_exists(path: Path, field: str) -> None:
@@ -13,6 +16,30 @@ def check_source_exists(path: Path, field: str) -> None:
     """
     if not path.exists():
         raise InputError(f"`{field}` {path}: no such run or checkpoint")
+
+
+def check_files_exist(**paths: Path | None) -> None:
+    """Check that local files can be read; remote ones take requests.
+
+    They are not opened: one may be a pipe, whose writer would notice.
+
+    Args:
+        paths: files by their fields, for messages; None = not given.
+
+    Raises:
+        InputError: a file is missing, a folder, or may not be read.
+    """
+    for field, path in paths.items():
+        if path is None or is_remote(path):
+            continue
+        try:
+            path.stat()
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except (OSError, ValueError) as error:  # `ValueError`: a NUL in the name
+            raise InputError(f"`{field}` {path}: cannot be read: {reason(error)}") from error
 
 
 def check_checkpoint_directory(path: Path) -> None:

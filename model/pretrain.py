@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.bert.config import MAX_SETTINGS_BYTES, SIZES, BertConfig
+from model.bert.config import BertConfig, config_named
 from model.bert.flops import step_flops
 from model.bert.initialization import FEWEST_HEADS, initializer_range
 from model.configs import PretrainConfig
@@ -49,9 +49,8 @@ from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.cached_shards import CachedShardFiles
-from pipeline.storage.files import read_bounded
 from pipeline.storage.local_copies import local_dataset
-from pipeline.storage.remote import is_remote, path_from
+from pipeline.storage.remote import is_remote
 from pipeline.storage.shard_files import ShardFiles
 from pipeline.text.tokenizer import dataset_vocabulary
 
@@ -493,17 +492,7 @@ def model_config(model: str, manifest: Manifest) -> BertConfig:
     Raises:
         InputError: there is no such size or file, or it does not fit the dataset.
     """
-    if model in SIZES:
-        config = SIZES[model].config(manifest.vocab_size)
-    elif model.endswith(".json"):
-        try:
-            config = BertConfig.from_json(
-                read_bounded(path_from(model), MAX_SETTINGS_BYTES).decode()
-            )
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"`model` {model}: cannot be used: {error}") from error
-    else:
-        raise InputError(f"`model` {model}: expected {', '.join(SIZES)}, or a .json file")
+    config = config_named(model, manifest.vocab_size)
     _check_fits(f"`model` {model}", config, manifest)
     return config
 

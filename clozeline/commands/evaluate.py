@@ -11,9 +11,11 @@ from clozeline.commands.training import named_columns
 from clozeline.options import config_from
 from clozeline.show.terminal import results
 from model.configs import EvaluateConfig
+from model.existing import check_files_exist
 from model.run_config import Checkpoint
 from pipeline.progress import counted
 from pipeline.storage.outputs import Output
+from pipeline.storage.remote import is_remote
 
 if TYPE_CHECKING:
     from model.evaluate import EvaluationResult
@@ -79,6 +81,16 @@ class Evaluate(RunReader):
     def outputs(self) -> list[Output]:
         """What is written."""
         return self.engine_config().outputs
+
+    def before_tensorflow(self) -> None:
+        """Look for a local run and local examples.
+
+        Raises:
+            InputError: there is none.
+        """
+        super().before_tensorflow()
+        if is_remote(self.data) or not self.data.is_dir():  # for vectors, a folder
+            check_files_exist(data=self.data)
 
     def run(self) -> dict[str, Any]:
         """Evaluate, and return the measures, the confusion and the worst answers."""

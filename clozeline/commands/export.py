@@ -9,6 +9,7 @@ import tyro
 from clozeline.commands.caching import RunReader
 from clozeline.options import config_from
 from clozeline.show.terminal import command, results
+from model.existing import check_files_exist
 from model.run_config import Checkpoint
 from pipeline.storage.outputs import Output
 from serving.configs import ExportConfig
@@ -59,6 +60,15 @@ class Export(RunReader):
     def outputs(self) -> list[Output]:
         """What is written."""
         return self.engine_config().outputs
+
+    def before_tensorflow(self) -> None:
+        """Look for a local run and local texts and examples.
+
+        Raises:
+            InputError: there is none.
+        """
+        super().before_tensorflow()
+        check_files_exist(calibrate=self.calibrate, check=self.check)
 
     def run(self) -> dict[str, Any]:
         """Export; return where the version is and what it answers."""

@@ -10,6 +10,7 @@ from clozeline.commands.training import TrainingFlags, named_columns
 from clozeline.options import config_from
 from clozeline.show.terminal import notes, results, speed, table
 from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
+from model.existing import check_files_exist
 from model.tasks.kinds import KINDS
 from model.tasks.task_kind import kind_named
 from model.tasks.vectors import Pooling, VectorFlags, VectorLoss
@@ -148,6 +149,15 @@ class Finetune(TrainingFlags):
         vectors = config_from(self, VectorFlags, normalize=normalize)
         columns = named_columns(self)
         return config_from(self, FinetuneConfig, columns=columns, vectors=vectors, **self.parts())
+
+    def before_tensorflow(self) -> None:
+        """Look for the local files of examples, and for local models.
+
+        Raises:
+            InputError: there is none.
+        """
+        super().before_tensorflow()
+        check_files_exist(train=self.train, dev=self.dev, unlabelled=self.unlabelled)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its measures and its speed."""

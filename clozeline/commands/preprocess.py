@@ -13,6 +13,7 @@ from clozeline.show.terminal import results, warn
 from pipeline.configs import Masking, PreprocessConfig
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, finds_near
 from pipeline.storage.outputs import Output
+from pipeline.storage.remote import is_remote
 from pipeline.storage.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -114,6 +115,18 @@ class Preprocess(CorpusOptions):
     def outputs(self) -> list[Output]:
         """What is written."""
         return self.configuration().outputs
+
+    def before_tensorflow(self) -> None:
+        """Look for the local files, and check a local vocabulary.
+
+        Raises:
+            InputError: no file matches a glob, or the vocabulary cannot be used.
+        """
+        from pipeline.text.tokenizer import Vocabulary
+
+        super().before_tensorflow()
+        if not is_remote(self.vocab):
+            Vocabulary.read(self.vocab)
 
     def run(self, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
         """Make the datasets; return where they are and what they hold."""

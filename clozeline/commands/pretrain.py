@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from clozeline.commands.training import TrainingFlags
 from clozeline.options import config_from
 from clozeline.show.terminal import notes, results, speed, table
+from model.bert.config import config_named
 from model.configs import PretrainConfig
 from model.run_config import CURVES
 from model.training.config import Initialization
-from pipeline.storage.remote import is_remote
+from pipeline.storage.remote import is_remote, is_url
 
 if TYPE_CHECKING:
     from model.pretrain import PretrainResult
@@ -87,7 +88,7 @@ class Pretrain(TrainingFlags):
         return config_from(self, PretrainConfig, **self.parts())
 
     def before_tensorflow(self) -> None:
-        """Look for the local datasets, and for local models to start or learn from.
+        """Look for the local datasets and models, and check the size of a new one.
 
         Raises:
             InputError: there is none, or a file of a dataset is missing or truncated.
@@ -95,6 +96,8 @@ class Pretrain(TrainingFlags):
         from pipeline.manifest import read_manifest
 
         super().before_tensorflow()
+        if self.init is None and not is_url(self.model):
+            config_named(self.model, vocab_size=1)  # the dataset's comes with the training
         for dataset in (self.dataset, self.phase2_dataset):
             if dataset is not None and not is_remote(dataset):
                 read_manifest(dataset)

@@ -8,6 +8,7 @@ from typing import Any
 from clozeline.commands.caching import CachingCommand
 from clozeline.options import config_from
 from pipeline.errors import InputError
+from pipeline.storage.remote import is_remote
 from serving.configs import ServeConfig
 from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS, QUIET_GRPC, SYSTEM_ALLOCATOR
 
@@ -79,14 +80,17 @@ class Serve(CachingCommand):
         return config_from(self, ServeConfig)
 
     def before_tensorflow(self) -> None:
-        """Become the real server, if it is installed and may run; it has its own TensorFlow.
+        """Become the real server if it may run: it has its own TensorFlow. Else look for models.
 
         Raises:
             InputError: no model there, or a file or a setting that cannot be used.
         """
+        from serving.server.folders import read_models
         from serving.server.launch import become_real_server
 
         become_real_server(self.configuration())
+        if not is_remote(self.models):
+            read_models(self.models)
 
     def run(self) -> dict[str, Any]:
         """Serve until interrupted."""

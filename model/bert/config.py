@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import InputError, reason
+from pipeline.storage.files import read_bounded
+from pipeline.storage.remote import path_from
 from pipeline.storage.strict_json import JsonObject, from_json, to_json
 
 MAX_SETTINGS_BYTES = 16 * 2**20
@@ -213,3 +216,23 @@ SIZES = {
 }
 """base and large are Devlin et al. 2018 (https://arxiv.org/abs/1810.04805), the smaller ones
 Turc et al. 2019 (https://arxiv.org/abs/1908.08962)."""
+
+
+def config_named(model: str, vocab_size: int) -> BertConfig:
+    """Return the config of a size, or of a JSON file.
+
+    Args:
+        model: name of the size, or path of the file.
+        vocab_size: number of pieces; a file has its own.
+
+    Raises:
+        InputError: there is no such size or file, or the file is not a config.
+    """
+    if model in SIZES:
+        return SIZES[model].config(vocab_size)
+    if not model.endswith(".json"):
+        raise InputError(f"`model` {model}: expected {', '.join(SIZES)}, or a .json file")
+    try:
+        return BertConfig.from_json(read_bounded(path_from(model), MAX_SETTINGS_BYTES).decode())
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"`model` {model}: cannot be used: {reason(error)}") from error

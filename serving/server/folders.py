@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-from grpc import StatusCode
-
 from pipeline.errors import InputError
 from pipeline.storage.remote import is_remote, versions_below
 from serving.server.config_files import ModelConfig, read_models_config
-from serving.server.status import ServingError
 from serving.tf_serving import SAVED_MODEL, versions_of
 
 
@@ -49,19 +46,6 @@ def versionless_dirs(base: Path) -> list[Path]:
         for path in sorted(base.iterdir())
         if path.is_dir() and not path.name.startswith(".") and not versions_of(path)
     ]
-
-
-def check_regular(path: Path) -> None:
-    """Refuse a version that contains FIFOs, sockets or devices: reading them may never end.
-
-    Links to files and to directories directly below the version are followed.
-
-    Raises:
-        ServingError: FAILED_PRECONDITION: the first such file.
-    """
-    for file in sorted({*path.rglob("*"), *path.glob("*/*")}):
-        if file.exists() and not file.is_file() and not file.is_dir():
-            raise ServingError(StatusCode.FAILED_PRECONDITION, f"{file}: not a regular file")
 
 
 def fingerprint(path: Path) -> object:

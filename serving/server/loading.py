@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import without_glob
 from pipeline.storage.local_copies import local_copy
-from serving.server.folders import check_regular, fingerprint
+from serving.server.folders import fingerprint
 from serving.server.metrics import Metrics
 from serving.server.runner import Runner
 from serving.server.shared_functions import shared
@@ -121,3 +121,16 @@ def _definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
 def _copied(definition: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef:
     """Return a copy with memory of its own: a part of a message keeps the whole message alive."""
     return meta_graph_pb2.SignatureDef.FromString(definition.SerializeToString())
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a version that contains FIFOs, sockets or devices: reading them may never end.
+
+    Links to files and to directories directly below the version are followed.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION: the first such file.
+    """
+    for file in sorted({*path.rglob("*"), *path.glob("*/*")}):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise ServingError(StatusCode.FAILED_PRECONDITION, f"{file}: not a regular file")

@@ -18,6 +18,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import clozeline
 from clozeline.main import COMMANDS, main, parse
+from model.bert.config import BertConfig
+from model.run_config import RunConfig, TextFacts
 from pipeline.errors import InputError
 
 
@@ -88,7 +90,8 @@ def test_onednn_assumes_frozen_weights_only_if_requested(
         "print(os.environ['TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD'])\n"
         "raise SystemExit\n"
     )
-    where = ["--embedded", "--models", str(tmp_path / "missing")]
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    where = ["--embedded", "--models", str(tmp_path / "models")]
     done = run("serve", *where, *flags, environment=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert done.stdout.split() == [str(told), "1", "NONE", "1"]
 
@@ -390,6 +393,7 @@ def test_yaml_null_means_none_for_optional_options(tmp_path: Path) -> None:
     assert (options.id_column, options.shards) == (None, None)
 
 
+NO_FILE = "cannot be read: No such file or directory"
 NO_RUN = "no run (no config.json); make one with clozeline pretrain or finetune"
 
 
@@ -411,6 +415,17 @@ NO_RUN = "no run (no config.json); make one with clozeline pretrain or finetune"
         ("finetune --task single --train t --run r --init {}",
          "--init {}: no such run or checkpoint"),
         ("import --from {} --run r", "{}: does not exist"),
+        ("pretrain --dataset d --run r --model {}.json",
+         "--model {}.json: cannot be used: No such file or directory"),
+        ("pretrain --dataset d --run r --model {}",
+         "--model {}: expected tiny, mini, small, medium, base, large, or a .json file"),
+        ("finetune --task single --init . --run r --train {}", f"--train {{}}: {NO_FILE}"),
+        ("finetune --task single --init . --run r --train /", "--train /: cannot be read: Is a "
+         "directory"),
+        ("preprocess --input /etc/passwd --output o --vocab {}",
+         "{}: no such vocabulary; make one with clozeline vocab"),
+        ("serve --models {}", "{0}: no such directory (expected {0}/NAME/VERSION/saved_model.pb; "
+         "clozeline export writes it)"),
     ],
 )  # fmt: skip
 def test_the_real_command_prints_one_line_without_a_traceback(
@@ -432,6 +447,11 @@ def test_the_real_command_prints_one_line_without_a_traceback(
         ("vocab --input {} --output o", "--input {}: no file matches"),
         ("finetune --task single --train t --run r --init {}", "--init {}: no such run"),
         ("import --from {} --run r", "{}: does not exist"),
+        ("preprocess --input /etc/passwd --output o --vocab {}", "{}: cannot be read: Too many"),
+        ("finetune --task single --init . --run r --train {}", "--train {}: cannot be read: Too"),
+        ("query --model m --passages {} text", "--passages {}: cannot be read: Too many"),
+        ("pretrain --dataset d --run r --model {}.json", "--model {}.json: cannot be used: Too"),
+        ("plan --text 1GB --devices 1xH100 --config {}", "--config {}: cannot be read as YAML: To"),
     ],
 )
 def test_a_loop_of_links_is_bad_input(
@@ -439,10 +459,37 @@ def test_a_loop_of_links_is_bad_input(
 ) -> None:
     """A file system's fault would give exit code 1."""
     loop = tmp_path / "loop"
-    loop.symlink_to("loop")
+    for name in ("loop", "loop.json"):
+        (tmp_path / name).symlink_to(name)
     assert main(arguments.format(loop).split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"clozeline: {named.format(loop)}")
+    assert "Errno" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        ("evaluate --run {run} --data {none}", "--data"),
+        ("export --run {run} --output o --check {none} --max-loss 1", "--check"),
+        ("export --run {run} --output o --precision int8 --calibrate {none}", "--calibrate"),
+        ("finetune --task pair --init {run} --run r --train {file} --dev {none}", "--dev"),
+        ("finetune --task pair --init {run} --run r --train {file} --teacher {run} "
+         "--unlabelled {none}", "--unlabelled"),
+    ],
+)  # fmt: skip
+def test_a_missing_file_next_to_a_run(
+    arguments: str, flag: str, tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    """Before TensorFlow is imported, too."""
+    facts = TextFacts("0" * 64, lower_case=True, max_seq_length=8)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(RunConfig(BertConfig(7), None, facts).to_json())
+    (tmp_path / "file").touch()
+    paths = {name: tmp_path / name for name in ("run", "file", "none")}
+    done = run(*arguments.format(**paths).split(), environment=without_tensorflow)
+    assert done.stderr == f"clozeline: {flag} {tmp_path / 'none'}: {NO_FILE}\n"
+    assert done.returncode == 2
 
 
 def test_imports_run_one_way() -> None:
