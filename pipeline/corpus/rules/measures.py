@@ -18,20 +18,17 @@ Measure = Callable[..., float]
 
 def word_count(view: TextView) -> int:
     """Return the number of words that have a letter or a digit (Gopher)."""
-    return int(view.distinct_counts[view.are_no_symbols].sum())
+    return int(view.are_no_symbols.sum())
 
 
 def mean_word_length(view: TextView) -> float:
     """Return the mean number of characters of the words that `word_count` counts (Gopher)."""
-    chosen = view.are_no_symbols
-    counts = view.distinct_counts[chosen]
-    # Over distinct words: a text repeats its words many times.
-    return float(counts @ view.distinct_lengths[chosen] / max(int(counts.sum()), 1))
+    return float(view.word_lengths[view.are_no_symbols].sum() / max(word_count(view), 1))
 
 
 def alphabetic_word_rate(view: TextView) -> float:
     """Return the share of words with a letter (Gopher)."""
-    return view.share_of_words(int(view.distinct_counts[view.have_letters].sum()))
+    return view.share_of_words(int(view.have_letters.sum()))
 
 
 def hash_rate(view: TextView) -> float:

@@ -64,8 +64,7 @@ def duplicate_n_gram_rate(view: TextView, n: int) -> float:
     positions, numbers = repeats(view, n)
     if not len(positions):
         return 0.0
-    lengths = view.distinct_lengths[view.word_ids]
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+    ends = np.concatenate([[0], np.cumsum(view.word_lengths)])
     sizes = ends[positions + n] - ends[positions]
     return _repeated(positions, numbers, sizes, n) / len(view.text)
 

@@ -2,10 +2,11 @@
 
 import itertools
 import re
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -39,34 +40,18 @@ class Repeated:
         return cls(count, characters, len(parts))
 
 
-class WordsWith(dict[str, bool]):
-    """Whether words have a character of a kind, remembered: most words of a text are frequent."""
-
-    def __init__(
-        self, is_one: Callable[[str], bool], *, most: int = 100_000, longest: int = 64
-    ) -> None:
-        """Remember no word yet.
-
-        Args:
-            is_one: whether a character is of the kind.
-            most: number of words to remember; when it is reached, all are forgotten.
-            longest: length of words to remember, in characters.
-        """
-        super().__init__()
-        self._is_one = is_one
-        self._most, self._longest = most, longest
-
-    def __missing__(self, word: str) -> bool:
-        # Most words begin with such a character; only others are looked at letter by letter.
-        found = self._is_one(word[0]) or any(map(self._is_one, word))
-        if len(word) <= self._longest:
-            if len(self) >= self._most:
-                self.clear()
-            self[word] = found
-        return found
+_LETTER, _LETTER_OR_DIGIT = 1, 2
 
 
-_WITH_LETTER_OR_DIGIT, _WITH_LETTER = WordsWith(str.isalnum), WordsWith(str.isalpha)
+@cache
+def _character_kinds() -> np.ndarray:
+    """Return `_LETTER` and `_LETTER_OR_DIGIT` of each code point, as bits, uint8 [code points]."""
+    count = sys.maxunicode + 1
+    are_letters, are_either = (
+        np.fromiter(map(is_one, map(chr, range(count))), np.uint8, count)
+        for is_one in (str.isalpha, str.isalnum)
+    )
+    return are_letters * _LETTER + are_either * _LETTER_OR_DIGIT
 
 
 class TextView:
@@ -120,27 +105,30 @@ class TextView:
         return [*numbers], ids
 
     @cached_property
-    def distinct_counts(self) -> np.ndarray:
-        """Number of occurrences of each distinct word, int64 [distinct words]."""
-        return np.bincount(self.word_ids, minlength=len(self.distinct))
-
-    @cached_property
-    def distinct_lengths(self) -> np.ndarray:
-        """Number of characters of each distinct word, int64 [distinct words]."""
-        return np.fromiter(map(len, self.distinct), np.int64, len(self.distinct))
+    def word_lengths(self) -> np.ndarray:
+        """Number of characters of each word, int64 [words]."""
+        return np.fromiter(map(len, self.words), np.int64, len(self.words))
 
     @cached_property
     def are_no_symbols(self) -> np.ndarray:
-        """Whether each distinct word has a letter or a digit, bool [distinct words]."""
-        return self._which(_WITH_LETTER_OR_DIGIT)
+        """Whether each word has a letter or a digit, bool [words]."""
+        return (self._word_kinds & _LETTER_OR_DIGIT).astype(bool)
 
     @cached_property
     def have_letters(self) -> np.ndarray:
-        """Whether each distinct word has a letter, bool [distinct words]."""
-        return self._which(_WITH_LETTER)
+        """Whether each word has a letter, bool [words]."""
+        return (self._word_kinds & _LETTER).astype(bool)
 
-    def _which(self, words: WordsWith) -> np.ndarray:
-        return np.fromiter(map(words.__getitem__, self.distinct), bool, len(self.distinct))
+    @cached_property
+    def _word_kinds(self) -> np.ndarray:
+        """Kinds of the characters of each word, as bits, uint8 [words]."""
+        if not self.words:
+            return np.zeros(0, np.uint8)
+        # All words at once: a call per word would take longer than all other rules of words.
+        encoded = "".join(self.words).encode("utf-32-le", "surrogatepass")
+        kinds = _character_kinds().take(np.frombuffer(encoded, np.uint32))
+        starts = np.cumsum(self.word_lengths) - self.word_lengths
+        return np.bitwise_or.reduceat(kinds, starts)
 
     @cached_property
     def duplicate_paragraphs(self) -> "Repeated":

@@ -16,7 +16,7 @@ from pipeline.corpus.rules.build import cleaning_of
 from pipeline.corpus.rules.measures import MEASURES
 from pipeline.corpus.rules.quality import QualityRules, presets, read_quality
 from pipeline.corpus.rules.rule import Rejection, TextDocument
-from pipeline.corpus.rules.text_view import TextView, WordsWith
+from pipeline.corpus.rules.text_view import TextView
 from pipeline.errors import InputError
 
 GOLDEN = json.loads((Path(__file__).parents[3] / "golden" / "quality.json").read_text("utf-8"))
@@ -278,10 +278,17 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         read_quality(str(tmp_path / "none.yaml"))
 
 
-@given(st.lists(st.text("ab1.ß٣…", min_size=1, max_size=6), max_size=30))
-def test_what_is_remembered_of_words_is_bounded_and_true(words: list[str]) -> None:
-    with_letter = WordsWith(str.isalpha, most=3, longest=4)
-    for word in words:
-        assert with_letter[word] == any(character.isalpha() for character in word)
-        assert len(with_letter) <= 3
-        assert all(len(each) <= 4 for each in with_letter)
+@given(
+    st.text(
+        st.sampled_from("ab1 .ß٣…\n\u4e2d\ud800\U0001d7d8Ⅷ²\u0301") | st.characters(), max_size=40
+    )
+)
+def test_words_with_letters_and_digits(text: str) -> None:
+    view = TextView(text)
+    with_either = [word for word in view.words if any(map(str.isalnum, word))]
+    with_letter = [word for word in view.words if any(map(str.isalpha, word))]
+    assert MEASURES["word_count"](view) == len(with_either)
+    lengths = sum(map(len, with_either))
+    assert MEASURES["mean_word_length"](view) == lengths / max(len(with_either), 1)
+    rate = len(with_letter) / max(len(view.words), 1)
+    assert MEASURES["alphabetic_word_rate"](view) == rate
