@@ -173,6 +173,7 @@ def test_a_truncated_file_is_a_one_line_error(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("command", ["preprocess", "vocab"])
 def test_a_truncated_file_is_a_one_line_error_from_worker_processes(
     command: str, vocab_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

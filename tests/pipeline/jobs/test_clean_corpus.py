@@ -79,11 +79,10 @@ def test_a_manifest_has_the_rules_and_no_path(made: Path, corpus: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4], indirect=True)
 def test_same_bytes_from_several_processes(
-    count: int, made: Path, corpus: Path, vocab_path: Path, tmp_path: Path
+    workers: list[str], made: Path, corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     assert preprocess(corpus, vocab_path, tmp_path / "ds", *workers) == 0
     for folder in ("ds", "rejected"):
         assert contents(tmp_path / folder) == contents(made / folder)

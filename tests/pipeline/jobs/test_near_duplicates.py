@@ -236,12 +236,11 @@ def test_near_duplicates_are_written_with_the_rejected_documents(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("workers", [2, 4], indirect=True)
 def test_same_bytes_from_several_processes(
-    count: int, texts: list[str], dataset: Path, vocab_path: Path, tmp_path: Path
+    workers: list[str], texts: list[str], dataset: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
     corpus = write([*texts, texts[3], texts[4]][::-1], tmp_path / "in.jsonl")
-    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     more = ["--deduplicate", "near", *workers]
     assert preprocess(corpus, vocab_path, tmp_path / "ds", *more) == 0
     assert contents(tmp_path / "ds") == contents(dataset)

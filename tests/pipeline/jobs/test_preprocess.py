@@ -112,11 +112,10 @@ def test_same_seed_same_bytes_wherever_the_files_stand(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4], indirect=True)
 def test_same_bytes_from_several_processes(
-    count: int, dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+    workers: list[str], dataset: Path, prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     assert preprocess(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", *workers) == 0
     assert shard_bytes(tmp_path / "ds") == shard_bytes(dataset)
 

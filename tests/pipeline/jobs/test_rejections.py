@@ -83,11 +83,10 @@ def test_a_rejection_names_document_rule_value_and_threshold(made: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4], indirect=True)
 def test_same_rejections_from_several_processes(
-    count: int, made: Path, corpus: Path, vocab_path: Path, tmp_path: Path
+    workers: list[str], made: Path, corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
-    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     assert preprocess(corpus, vocab_path, tmp_path / "ds", *workers) == 0
     for folder in ("ds", "rejected"):
         assert contents(tmp_path / folder) == contents(made / folder)

@@ -117,12 +117,15 @@ def test_the_emptied_document_is_among_the_rejected(dataset: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("workers", [2, 4], indirect=True)
 def test_same_bytes_from_several_processes(
-    count: int, documents: dict[int, list[str]], dataset: Path, vocab_path: Path, tmp_path: Path
+    workers: list[str],
+    documents: dict[int, list[str]],
+    dataset: Path,
+    vocab_path: Path,
+    tmp_path: Path,
 ) -> None:
     path = write(dict([*documents.items()][::-1]), tmp_path / "in.jsonl", "\n \n\n")
-    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     more = ["--deduplicate", "paragraphs", *workers]
     assert preprocess(path, vocab_path, tmp_path / "ds", *more) == 0
     assert contents(tmp_path / "ds") == contents(dataset)

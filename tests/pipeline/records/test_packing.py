@@ -138,13 +138,12 @@ def test_a_packed_dataset_has_the_pairs_and_masks_of_an_unpacked_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4], indirect=True)
 def test_packed_records_are_the_same_from_several_processes(
-    count: int, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+    workers: list[str], prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
     flags = ["--packing", "--max-seq-length", "160"]
     make(prose_corpus / "*.txt", vocab_path, tmp_path / "one", *flags)
-    workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     make(prose_corpus / "*.txt", vocab_path, tmp_path / "several", *flags, *workers)
     assert contents(tmp_path / "several") == contents(tmp_path / "one")
 
