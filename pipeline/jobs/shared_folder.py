@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from pipeline.errors import JobError
 from pipeline.storage.locks import only_writer, remove_left
 from pipeline.storage.publishing import undo
-from pipeline.storage.remote import path_from
+from pipeline.storage.remote import PARTIAL, path_from
 from pipeline.storage.remote_files import (
     exists,
     joined,
@@ -29,7 +29,8 @@ from pipeline.storage.remote_files import (
 
 _log = logging.getLogger(__name__)
 
-_NAMES = ("mark-*", "documents-*", "train-*", "eval-*", "rejected-*", "*vocab.txt", "*.json")
+_NAMES = ("mark-*", "documents-*", "train-*", "eval-*", "rejected-*", "*vocab.txt", "*.json",
+          f"*{PARTIAL}")  # fmt: skip
 """Glob patterns of the files that jobs create in their folder."""
 
 

@@ -14,10 +14,13 @@ from pipeline.errors import InputError, JobError, reason
 from pipeline.storage.leases import check_not_lost
 from pipeline.storage.remote import (
     download,
+    folders_of,
     is_remote,
     is_url,
     matching,
     move_object,
+    remove_below,
+    remove_empty,
     sizes_below,
     upload,
     write,
@@ -183,8 +186,10 @@ def move_folder(source: Path, target: Path) -> None:
     if not is_remote(source):
         publish(source, target)
         return
-    for name in sizes_below(source):
+    names = sizes_below(source)
+    for name in names:
         move_object(source / name, target / name)
+    remove_empty(folders_of(source, names))
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
@@ -209,9 +214,7 @@ def remove_folder(path: Path, marker: str = "") -> None:
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
         return
-    # False sorts before True: the marker goes first.
-    for name in sorted(sizes_below(path), key=lambda name: name != marker):
-        (path / name).unlink(missing_ok=True)
+    remove_below(path, marker)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.errors import InputError, JobError
-from pipeline.storage.remote import create_exclusively, modified_secs, write
+from pipeline.storage.remote import (
+    create_exclusively,
+    missing_folders,
+    modified_secs,
+    remove_empty,
+    write,
+)
 from pipeline.storage.strict_json import from_json, to_json
 
 LEASE = ".lease"
@@ -93,6 +99,7 @@ def leased(directory: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
     """
     lease = directory / LEASE
     holder = LeaseHolder.of_this_process()
+    created = missing_folders(directory)
     _acquire(lease, holder, given, wait_secs)
     _lost.pop(str(directory), None)
     ended = threading.Event()
@@ -110,6 +117,7 @@ def leased(directory: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
         with contextlib.suppress(InputError, JobError, OSError):
             if read_holder(lease) == holder:
                 lease.unlink(missing_ok=True)
+                remove_empty(created)
 
 
 def check_not_lost(path: Path) -> None:

@@ -6,7 +6,8 @@ of the two they hold, except where they need a local file (`pipeline.storage.loc
 
 Each URL scheme is one fsspec filesystem, wrapped in `RemoteFileSystem`: temporary failures are
 retried a bounded number of times, and what remains is a one-line `InputError` or `JobError`. A
-library is imported at the first access to a URL that needs it.
+library is imported at the first access to a URL that needs it. The filesystem of HDFS is our own
+(`pipeline.storage.hdfs`).
 """
 
 import contextlib
@@ -14,13 +15,14 @@ import errno
 import functools
 import importlib
 import io
+import itertools
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MethodType
 from typing import Any, ClassVar, cast
 
@@ -52,6 +54,9 @@ SLOWEST_BYTES_PER_SEC = 100_000
 BLOCK_BYTES = 8 << 20
 """Bytes per request when a file is read in parts."""
 
+PARTIAL = ".partial"
+"""End of the name that a file has in HDFS until it is whole."""
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -61,7 +66,7 @@ class Scheme:
         module: module of the fsspec filesystem.
         name: its class.
         attempts: attempts of an operation, unless the store does not answer at all.
-        extra: extra of this package that installs the module; None = nothing to install.
+        extra: extra of this package that installs the library.
         options: returns the arguments of the class.
         loggers: names of the libraries' loggers, which would print their lines before our error.
         adapt: changes in a new filesystem what its arguments cannot set; None = nothing.
@@ -70,7 +75,7 @@ class Scheme:
     module: str
     name: str
     attempts: int
-    extra: str | None = None
+    extra: str
     options: Callable[[], dict[str, object]] = field(default=dict)
     loggers: tuple[str, ...] = ()
     adapt: Callable[[Any], None] | None = None
@@ -190,7 +195,14 @@ SCHEMES: dict[str, Scheme] = {
         ("adlfs", "azure"),
         _adapt_azure,
     ),
-    "hdfs": Scheme("fsspec.implementations.arrow", "HadoopFileSystem", 3),
+    "hdfs": Scheme(
+        "pipeline.storage.hdfs",
+        "HdfsStore",
+        5,
+        "hdfs",
+        lambda: {"answer_secs": REQUEST_SECS, "slowest_bytes_per_sec": SLOWEST_BYTES_PER_SEC},
+        ("hdfs_native",),
+    ),
 }
 """The supported URL schemes."""
 
@@ -241,10 +253,52 @@ def create_exclusively(path: Path, data: bytes) -> None:
 
 
 def move_object(source: Path, target: Path) -> None:
-    """Rename a remote object, which is no atomic operation: copy it, then remove it."""
+    """Rename a remote object, which is no atomic operation in object stores."""
     remote, name = located(source)
-    remote.cp_file(name, located(target)[1])
-    remote.rm_file(name)
+    remote.mv_file(name, located(target)[1])
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Return a remote folder and those above it that do not exist, innermost first.
+
+    Writing a file below creates them in HDFS. Other stores have no folders: the result is empty.
+    """
+    remote, _ = located(folder)
+    if not remote.has_folders:
+        return []
+    above = [folder, *folder.parents]
+    return [*itertools.takewhile(lambda each: not each.exists(), above)]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove the empty ones among some remote folders, in this order, where the store has any."""
+    for folder in folders:
+        remote, name = located(folder)
+        # Missing, or written to meanwhile. `rmdir` would remove a file, too.
+        with contextlib.suppress(OSError):
+            if remote.has_folders and not remote.ls(name):
+                remote.rmdir(name)
+
+
+def remove_below(folder: Path, first: str = "") -> None:
+    """Remove all in a remote folder, and the folder.
+
+    Args:
+        folder: the folder; it may be missing.
+        first: name of the object that is removed first.
+    """
+    # False sorts before True.
+    names = sorted(sizes_below(folder), key=lambda name: name != first)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    remove_empty(folders_of(folder, names))
+
+
+def folders_of(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return a folder and those below that contain files of these names, innermost first."""
+    parents = {parent for name in ["x", *names] for parent in PurePosixPath(name).parents}
+    innermost_first = sorted(parents, key=lambda parent: -len(parent.parts))
+    return [folder.joinpath(*parent.parts) for parent in innermost_first]
 
 
 def matching(pattern: str) -> dict[str, int | None]:
@@ -360,29 +414,31 @@ class RemoteFileSystem(AbstractFileSystem):
 
     scheme: ClassVar[str]
 
+    @property
+    def has_folders(self) -> bool:
+        """Whether folders exist by themselves, and can be renamed and removed."""
+        return self.scheme == "hdfs"
+
     @functools.cached_property
     def _store(self) -> Any:
         scheme = SCHEMES[self.scheme]
-        package = scheme.module.partition(".")[0]
         for name in scheme.loggers:  # gcsfs logs tracebacks
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             kind = getattr(importlib.import_module(scheme.module), scheme.name)
         except ImportError as error:
-            extra = f"; install it with pip install 'clozeline[{scheme.extra}]'"
             raise InputError(
-                f"{self.scheme}:// needs the Python package {package}"
-                f"{extra if scheme.extra else f': {error}'}"
+                f"{self.scheme}:// needs the Python package {error.name or scheme.module}; install "
+                f"it with pip install 'clozeline[{scheme.extra}]'"
             ) from error
         try:
             store = kind(**scheme.options() | self.storage_options, skip_instance_cache=True)
             if scheme.adapt:
                 scheme.adapt(store)
             return store
-        except (ValueError, OSError) as error:  # no account, no credentials, no Java
+        except (ValueError, OSError) as error:  # no account, no credentials, no NameNode
             reason = " ".join(str(error).split())[:300]
-            hint = "; it needs Java and Hadoop's libhdfs" if self.scheme == "hdfs" else ""
-            raise InputError(f"{self.scheme}:// cannot be used: {reason}{hint}") from error
+            raise InputError(f"{self.scheme}:// cannot be used: {reason}") from error
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str | int]:
@@ -518,10 +574,6 @@ class RemoteFileSystem(AbstractFileSystem):
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> Any:
         """Write an object whole; with mode `create` fail if it exists."""
-        if mode == "create" and self.scheme == "hdfs":  # has no conditional write
-            if self.exists(path):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-            mode = "overwrite"
         limit = self._upload_limit(len(value))
         return self._call(path, "pipe_file", self._name_in_store(path), value, mode=mode, **limit)
 
@@ -544,6 +596,20 @@ class RemoteFileSystem(AbstractFileSystem):
         """Copy an object; the store does it by itself."""
         names = self._name_in_store(path1), self._name_in_store(path2)
         return self._call(path2, "cp_file", *names)
+
+    def mv_file(self, path1: str, path2: str) -> None:
+        """Rename an object; object stores cannot, so it is copied, then removed."""
+        if self.has_folders:
+            names = self._name_in_store(path1), self._name_in_store(path2)
+            self._call(path1, "mv_file", *names)
+        else:
+            self.cp_file(path1, path2)
+            self.rm_file(path1)
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty folder; object stores have none."""
+        if self.has_folders:
+            self._call(path, "rmdir", self._name_in_store(path))
 
     def rm_file(self, path: str) -> None:
         """Remove an object."""
@@ -670,7 +736,8 @@ def _converted(error: Exception, url: str) -> Exception:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
     if isinstance(error, FileExistsError) or status in _CONFLICT:
         return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), url)
-    if isinstance(error, IsADirectoryError):
+    is_not_empty = isinstance(error, OSError) and error.errno == errno.ENOTEMPTY
+    if isinstance(error, IsADirectoryError) or is_not_empty:
         return error
     if names & _NO_CREDENTIALS:
         return InputError(f"{url}: no valid credentials: {reason}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.storage.files import publish, sync
-from pipeline.storage.remote import is_url, move_object, path_from
+from pipeline.storage.remote import is_url, move_object, path_from, remove_empty
 
 
 def is_local_path(path: str) -> bool:
@@ -83,8 +83,10 @@ def remove_files(paths: Iterable[str]) -> None:
 
 
 def remove_folders(folders: Iterable[str]) -> None:
-    """Remove the empty ones among some local folders, in reverse order (innermost first)."""
+    """Remove the empty ones among some folders, in reverse order (innermost first)."""
     for folder in reversed([*folders]):
-        with contextlib.suppress(OSError):
-            if is_local_path(folder):
+        if is_local_path(folder):
+            with contextlib.suppress(OSError):
                 Path(folder).rmdir()
+        else:
+            remove_empty([path_from(folder)])

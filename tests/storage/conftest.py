@@ -54,7 +54,7 @@ def started(program: str, port: int, *arguments: str) -> subprocess.Popen:
 
 @pytest.fixture(autouse=True)
 def _no_connections_of_other_tests() -> None:
-    for scheme in ("s3", "gs", "az"):
+    for scheme in ("s3", "gs", "az", "hdfs"):
         fsspec.get_filesystem_class(scheme).clear_instance_cache()
 
 
@@ -111,6 +111,39 @@ def azure(tmp_path_factory, free_ports) -> Iterator[int]:
     with BlobServiceClient.from_connection_string(connection) as client:
         client.create_container("bucket")
     yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def hdfs(tmp_path_factory, free_ports) -> Iterator[str]:
+    """An HDFS of Hadoop's own NameNode and DataNode, in one process: its URL.
+
+    Its superuser is the user of this process; others may write nowhere.
+    """
+    folder, (port,) = tmp_path_factory.mktemp("hdfs"), free_ports(1)
+    if not (SERVERS / "hdfs").exists():
+        pytest.fail(f"{SERVERS / 'hdfs'} is missing; make test-storage fetches it")
+    process = subprocess.Popen(
+        [
+            "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+            f"-Dtest.build.data={folder}", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp", f"{SERVERS}/hdfs/*", "org.apache.hadoop.test.MiniDFSClusterManager",
+            "-format", "-nnport", str(port), "-writeDetails", str(folder / "started.json"),
+        ],
+        cwd=folder,
+        stdout=(folder / "log").open("w"),
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    for _ in range(3000):  # the file is written when the DataNode has registered
+        if (folder / "started.json").exists():
+            break
+        assert process.poll() is None, (folder / "log").read_text()
+        time.sleep(0.1)
+    else:
+        process.kill()
+        raise AssertionError((folder / "log").read_text())
+    yield f"hdfs://127.0.0.1:{port}"
     process.kill()
     process.wait()
 

@@ -1,17 +1,22 @@
-"""The file layer on an S3, a GCS and an Azure server: no command, no TensorFlow."""
+"""The file layer on an S3, a GCS and an Azure server and on HDFS: no command, no TensorFlow."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
+import hdfs_native
 import pytest
 
 from pipeline.errors import InputError, JobError
+from pipeline.storage import hdfs as store_of_hdfs
 from pipeline.storage import remote
 from pipeline.storage.cache import Cache, CacheConfig
 from pipeline.storage.files import (
     crc32c,
     download_exactly,
     match_files,
+    move_folder,
     publish,
     remove_folder,
     write_atomically,
@@ -34,10 +39,12 @@ BIG_BYTES = 110_000_000
 """More than two parts of an upload of s3fs, whose size is 50 MiB."""
 
 
-@pytest.fixture(params=["s3", "gs", "az"])
+@pytest.fixture(params=["s3", "gs", "az", "hdfs"])
 def base(
     request, monkeypatch, s3, gcs, azure, s3_environment, gcs_environment, azure_environment
 ) -> Path:
+    if request.param == "hdfs":
+        return path_from(f"{request.getfixturevalue('hdfs')}/bucket/files")
     variables = s3_environment(s3[0]) | gcs_environment(gcs) | azure_environment(azure)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -166,12 +173,18 @@ def test_a_store_that_always_fails_gets_a_bounded_number_of_requests(
     assert 5 <= network.requests <= most
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def _silent_path(scheme: str) -> Path:
+    """Return a path of the server that never answers."""
+    server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    return path_from(f"{scheme}://{server if scheme == 'hdfs' else 'bucket'}/silent")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "hdfs"])
 def test_a_store_that_accepts_connections_and_never_answers_is_given_up(
     silent, monkeypatch, tmp_path, scheme
 ):
     monkeypatch.setattr(remote, "REQUEST_SECS", 0.5)
-    path = path_from(f"{scheme}://bucket/silent")
+    path = _silent_path(scheme)
     (tmp_path / "small").write_text("x")
     for act in (
         path.read_bytes,
@@ -229,3 +242,87 @@ def test_denied_access_is_named_without_another_attempt(network_of, tmp_path, sc
             act()
         assert "\n" not in str(caught.value)
         assert network.requests <= 3  # `exists` and `upload` have several parts
+
+
+def test_folders_of_hdfs_go_with_what_made_them(hdfs, tmp_path):
+    """Object stores have no folders; those that a command made must not stay empty in HDFS."""
+    kept, made = path_from(f"{hdfs}/kept"), path_from(f"{hdfs}/made")
+    hdfs_native.Client(hdfs).mkdirs("/kept")
+    for folder, stays in ((kept, True), (made / "run", False)):
+        with only_writer(folder, "`run_dir`"):
+            write_atomically(folder / "step/variables/x", b"1")
+            write_atomically(folder / "step/y", b"2")
+            move_folder(folder / "step", folder / "best")
+            assert sizes_below(folder) == {".lease": ANY, "best/variables/x": 1, "best/y": 1}
+            assert not (folder / "step").exists()
+            remove_folder(folder / "best", "y")
+            assert not (folder / "best").exists()
+        assert folder.exists() == stays
+    assert not made.exists()
+
+
+def test_file_of_hdfs_is_whole_or_invisible(hdfs, monkeypatch, tmp_path):
+    """A file that is being written is under another name, also when it replaces an older one."""
+    path = path_from(f"{hdfs}/whole/x.txt")
+    write_atomically(path, b"old")
+    monkeypatch.setattr(store_of_hdfs, "CHUNK_BYTES", 1000)
+    seen, source = [], tmp_path / "new"
+    source.write_bytes(b"n" * 5000)
+    plain = store_of_hdfs._chunks
+
+    def watched(name: str) -> Iterator[bytes]:
+        for chunk in plain(name):
+            yield chunk
+            seen.append(raw.read("/whole/x.txt").read())
+
+    raw = hdfs_native.Client(hdfs)
+    monkeypatch.setattr(store_of_hdfs, "_chunks", watched)
+    upload(source, path)
+    assert seen == [b"old"] * 5
+    assert path.read_bytes() == b"n" * 5000
+
+    def broken(name: str) -> Iterator[bytes]:
+        yield b"half"
+        raise ValueError("the disk failed")
+
+    monkeypatch.setattr(store_of_hdfs, "_chunks", broken)
+    with pytest.raises(InputError, match="the disk failed"):
+        upload(source, path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["x.txt"]
+    assert path.read_bytes() == b"n" * 5000
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("hdfs://no-such-service/x", "expected hdfs://HOST:PORT/PATH, or a name service in"),
+        ("hdfs:///x", "No fs.defaultFS setting found"),
+    ],
+)
+def test_missing_namenode_is_named(monkeypatch, url, message):
+    monkeypatch.delenv("HADOOP_CONF_DIR", raising=False)
+    monkeypatch.delenv("HADOOP_HOME", raising=False)
+    with pytest.raises(InputError, match=f"hdfs://.*{message}") as caught:
+        path_from(url).read_bytes()
+    assert "\n" not in str(caught.value)
+
+
+def test_host_that_does_not_exist_is_no_temporary_failure():
+    # Without a network the resolver's answer is another one, so that no name is looked up here.
+    lookup = "failed to lookup address information: "
+    unknown = store_of_hdfs._converted(OSError(f"{lookup}Name or service not known"))
+    assert isinstance(unknown, ValueError)
+    silent = OSError(f"{lookup}Temporary failure in name resolution")
+    assert store_of_hdfs._converted(silent) is silent
+
+
+def test_namenode_that_refuses_connections_is_given_up(free_ports, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECS", 0.0)
+    with pytest.raises(JobError, match=r"Connection refused.*given up"):
+        path_from(f"hdfs://127.0.0.1:{free_ports(1)[0]}/a").read_bytes()
+
+
+def test_user_without_permission_is_named(hdfs, monkeypatch):
+    monkeypatch.setenv("HADOOP_USER_NAME", "nobody")
+    with pytest.raises(InputError, match=r"/x: access denied: Permission denied: user=nobody, ac"):
+        write_atomically(path_from(f"{hdfs}/x"), b"1")

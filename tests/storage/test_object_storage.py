@@ -1,4 +1,4 @@
-"""All commands on S3, GCS and Azure servers, through a failing network, and killed."""
+"""All commands on S3, GCS and Azure servers and on HDFS, through a failing network, and killed."""
 
 import json
 import os
@@ -77,6 +77,10 @@ def test_all_commands_on_azure_with_urls_only(
     for name, value in azure_environment(azure).items():
         monkeypatch.setenv(name, value)
     whole_line(commands({}, tmp_path), "az://bucket/line", prose_corpus, free_ports)
+
+
+def test_all_commands_on_hdfs_with_urls_only(hdfs, commands, prose_corpus, tmp_path, free_ports):
+    whole_line(commands({}, tmp_path), f"{hdfs}/line", prose_corpus, free_ports)
 
 
 def test_all_commands_on_s3_through_a_failing_network(
@@ -276,6 +280,11 @@ def test_unusable_store_is_named_in_one_line(
     ("environment", "url", "message"),
     [
         ({}, "ftp://bucket/x", "unknown scheme ftp://"),
+        (
+            {"HADOOP_CONF_DIR": "/nothing"},
+            "hdfs://service/x",
+            "hdfs:// cannot be used: No NameNode hosts found; expected hdfs://HOST:PORT/PATH, or",
+        ),
         (
             {
                 "AZURE_STORAGE_ACCOUNT_NAME": "devstoreaccount1",

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import google.auth
 import google.auth.exceptions
-import pyarrow.fs
 import pytest
-from fsspec.implementations.arrow import ArrowFSWrapper
 
 from pipeline.errors import InputError, JobError
 from pipeline.storage import remote
@@ -203,35 +201,18 @@ def test_globs_match_objects_and_refuse_folders(store):
         match_files(["gs://bucket/in/*"])
 
 
-def test_hdfs_keeps_the_host_in_its_paths(tmp_path, monkeypatch):
-    made = []
-
-    def hadoop(**options: object) -> ArrowFSWrapper:
-        made.append({name: options[name] for name in ("host", "port")})
-        return ArrowFSWrapper(pyarrow.fs.LocalFileSystem())
-
-    monkeypatch.setattr("fsspec.implementations.arrow.HadoopFileSystem", hadoop)
-    path = path_from(f"hdfs://namenode:8020{tmp_path}/x.txt")
-    type(path.fs).clear_instance_cache()
-    write_atomically(path, b"text")
-    assert made == [{"host": "namenode", "port": 8020}]
-    assert (tmp_path / "x.txt").read_bytes() == b"text"
-    assert str(path) == f"hdfs://namenode:8020{tmp_path}/x.txt"
-    assert [str(each) for each in path.parent.iterdir()] == [str(path)]
-    assert match_files([str(path.parent / "*.txt")]) == {str(path): 4}
-    type(path.fs).clear_instance_cache()
-
-
-def test_what_hdfs_needs_is_named(monkeypatch):
-    def hadoop(**_: object) -> None:
-        raise OSError("Unable to load libjvm\ndlopen failed " + "x" * 400)
-
-    monkeypatch.setattr("fsspec.implementations.arrow.HadoopFileSystem", hadoop)
-    path = path_from("hdfs://namenode/x")
-    type(path.fs).clear_instance_cache()
-    with pytest.raises(InputError, match=r"cannot be used: Unable to load .*Hadoop's libhdfs$"):
-        path.read_bytes()
-    type(path.fs).clear_instance_cache()
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("hdfs://namenode:8020/a/x.txt", {"host": "namenode", "port": 8020}),
+        ("hdfs://service/a/x.txt", {"host": "service"}),
+    ],
+)
+def test_hdfs_keeps_the_host_in_its_paths(url, options):
+    path = path_from(url)
+    assert str(path) == url
+    assert dict(path.storage_options) == options
+    assert str(path.parent / "y.txt") == url.replace("x.txt", "y.txt")
 
 
 def test_text_is_decoded_as_that_of_a_local_file(store, tmp_path):
