@@ -16,8 +16,8 @@ PREDICT_IDS = "predict_ids"
 
 TEXT, TEXT_PAIR = "text", "text_pair"
 # Inputs: string [B]. The inputs of `predict_ids` are the features of `pipeline.schema`.
-DIMENSION, PASSAGES = "dimension", "passages"
-# Inputs: int32 [B]; string [B, P].
+DIMENSION, N_BEST, PASSAGES = "dimension", "n_best", "passages"
+# Inputs: int32 [B]; int32 [B]; string [B, P].
 
 TRUNCATED = "truncated"
 TOKENS, PROBABILITIES, POSITIONS = "tokens", "probabilities", "positions"

@@ -137,6 +137,8 @@ class QueryConfig:
         signature: signature to run; "" = the one that fits the texts.
         version: number or label of the version; None = the newest.
         n_best: number of answers to return, 1 to 50, by models tuned for spans; None = the best.
+        dimension: number of components of the vector, from 1 to the model's hidden size, by models
+            tuned for vectors; None = all.
         passages: file with a passage per line, to be ranked by their relevance to the text; None =
             ask about the text.
     """
@@ -148,6 +150,7 @@ class QueryConfig:
     signature: str = ""
     version: str | None = None
     n_best: int | None = None
+    dimension: int | None = None
     passages: Path | None = None
 
     def __post_init__(self) -> None:
@@ -160,12 +163,20 @@ class QueryConfig:
         check_types(self)
         if self.n_best is not None:
             check_range("n_best", self.n_best, 1, MAX_SPANS)
+        if self.dimension is not None:
+            check_range("dimension", self.dimension, 1, 2**31 - 1)  # the signature takes int32
+            if self.n_best is not None:
+                raise InputError("`n_best` and `dimension`: no signature takes both")
         if self.server is not None:
             checked_address("`server`", self.server)
         if not 1 <= len(self.text) <= 2:
             raise InputError(f"`text`: expected one or two texts, got {len(self.text)}")
-        if self.passages and (len(self.text) > 1 or self.signature):
-            raise InputError("`passages`: takes one text, and no `signature`")
+        if self.passages:
+            if len(self.text) > 1 or self.signature:
+                raise InputError("`passages`: takes one text, and no `signature`")
+            for number in ("n_best", "dimension"):
+                if getattr(self, number) is not None:
+                    raise InputError(f"`{number}`: has no effect on the ranking of `passages`")
         for given, name in (("`model`", self.model), ("`version`", self.version)):
             if name is not None and not (name and name.isprintable()):
                 raise InputError(f"{given} {name!a}: expected a name")

@@ -36,6 +36,9 @@ class Query(Command):
     n_best: int | None = None
     """Number of best answers from the passage (1 to 50), for a model tuned for spans. Default: the
     best one."""
+    dimension: int | None = None
+    """Number of components of a text's vector, for a model tuned for vectors: the first ones, of
+    length 1 if the model normalizes. Default: all."""
     version: str | None = None
     """Version number, or label such as canary. Default: the newest version."""
 

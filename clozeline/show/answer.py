@@ -148,6 +148,7 @@ _SHOW = {
     served.FILL_MASK_PAIR: ((served.TOKENS, served.PROBABILITIES, served.POSITIONS), _fillings),
     served.NEXT_SENTENCE: ((served.IS_NEXT_PROBABILITY,), _next_sentence),
     served.EMBED: ((), _vector),
+    served.EMBED_DIMENSION: ((served.VECTOR,), _vector),
     served.SIMILARITY: ((served.SCORE,), _score),
     served.EMBED_TOKENS: ((served.MEAN,), _vector),
     served.ATTENTION: ((served.TOKENS, served.SCORES), _attention),

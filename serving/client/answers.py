@@ -54,6 +54,7 @@ def query(config: QueryConfig) -> Answer:
         signature=config.signature,
         version=config.wanted_version,
         n_best=config.n_best,
+        dimension=config.dimension,
     )
 
 
@@ -84,7 +85,10 @@ def rank(config: QueryConfig, path: Path) -> Answer:
 
 
 def signature_for(
-    texts: Sequence[str], known: Mapping[str, Signature], n_best: int | None = None
+    texts: Sequence[str],
+    known: Mapping[str, Signature],
+    n_best: int | None = None,
+    dimension: int | None = None,
 ) -> str:
     """Return the default signature for these texts: the first suitable one that the model has.
 
@@ -92,10 +96,17 @@ def signature_for(
         texts: one or two texts.
         known: the model's signatures by name.
         n_best: number of requested answers; None = the signature need not take one.
+        dimension: requested number of components; None = the signature need not take one.
 
     Raises:
         InputError: no signature takes this number of texts.
     """
+    if dimension is not None:
+        if served.EMBED_DIMENSION in known:
+            return served.EMBED_DIMENSION
+        raise InputError(
+            "`dimension`: the model has vectors of one size only; those tuned for vectors have more"
+        )
     if n_best is not None:
         for kind in all_kinds():
             if kind.signature.n_best in known:
@@ -125,6 +136,7 @@ def ask(
     signature: str = "",
     version: Version = None,
     n_best: int | None = None,
+    dimension: int | None = None,
 ) -> Answer:
     """Send one text or pair to a server.
 
@@ -136,6 +148,7 @@ def ask(
         signature: name of the signature; "" = choose one that fits the texts.
         version: number or label of the version; None = the newest.
         n_best: number of answers, for signatures that take it; None = their default, or one.
+        dimension: number of components of a vector, for signatures that take it.
 
     Raises:
         InputError: the signature does not take these texts, or the server refused the request.
@@ -144,10 +157,11 @@ def ask(
     client = _client(server, over_grpc=over_grpc)
     with _naming_the_model(server, model, version):
         known = client.signatures(model, version)
-        signature = signature or signature_for(texts, known, n_best)
+        signature = signature or signature_for(texts, known, n_best, dimension)
         inputs: JsonObject = {}
         if signature in known:
-            inputs = _inputs(signature, known[signature], texts, n_best)
+            numbers = {served.N_BEST: n_best, served.DIMENSION: dimension}
+            inputs = _inputs(signature, known[signature], texts, numbers)
         outputs = client.predict(model, inputs, signature, version)
     return Answer(
         signature,
@@ -188,21 +202,36 @@ def _not_served(server: str, model: str, version: Version, error: ServerError) -
     return f"{named}: not served at {server} ({error}); {advice}"
 
 
-N_BEST = 5
-"""Default number of answers, for signatures that take it."""
+_DEFAULTS = {served.N_BEST: 5}
+"""Numbers that signatures take if the user gives none."""
+
+_WITHOUT = {
+    served.N_BEST: "gives one answer only",
+    served.DIMENSION: "has vectors of one size only",
+}
+"""What signatures do that take no such number."""
 
 
 def _inputs(
-    name: str, signature: Signature, texts: Sequence[str], n_best: int | None
+    name: str, signature: Signature, texts: Sequence[str], given: Mapping[str, int | None]
 ) -> JsonObject:
-    """Return the texts by the signature's input names, each as a batch of one.
+    """Return the texts and numbers by the signature's input names, each as a batch of one.
+
+    Args:
+        name: name of the signature.
+        signature: its inputs.
+        texts: one or two texts.
+        given: numbers by the input that takes them; None = not given.
 
     Raises:
-        InputError: the signature takes fewer texts, other inputs, or no number of answers.
+        InputError: the signature takes fewer texts, other inputs, or lacks or needs a number.
     """
-    numbers = {"n_best"} & signature.inputs.keys()
-    if n_best is not None and not numbers:
-        raise InputError(f"`n_best`: the signature {name} gives one answer only")
+    numbers = given.keys() & signature.inputs.keys()
+    for each, number in given.items():
+        if number is not None and each not in numbers:
+            raise InputError(f"`{each}`: the signature {name} {_WITHOUT[each]}")
+        if number is None and each in numbers and each not in _DEFAULTS:
+            raise InputError(f"`signature` {name}: needs `{each}`")
     texts_of = {each: of for each, of in signature.inputs.items() if each not in numbers}
     # A signature's inputs have no order of their own: texts go to the names that usually come
     # first.
@@ -219,7 +248,7 @@ def _inputs(
         )
     padded = [*texts, ""]  # an empty second text means a single text
     inputs: JsonObject = {each: [text] for each, text in zip(names, padded, strict=False)}
-    return inputs | {each: [n_best or N_BEST] for each in numbers}
+    return inputs | {each: [given[each] or _DEFAULTS[each]] for each in numbers}
 
 
 def _position(name: str) -> int:

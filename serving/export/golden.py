@@ -113,7 +113,7 @@ class Reference:
         inputs = {
             served.TEXT: np.array(texts, object),
             served.TEXT_PAIR: np.array(pairs, object),
-            "n_best": np.full(count, N_BEST, np.int32),
+            served.N_BEST: np.full(count, N_BEST, np.int32),
             served.DIMENSION: np.array(dimensions, np.int32),
         }
         task = self._run.task

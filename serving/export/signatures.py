@@ -47,7 +47,7 @@ NO_POSITION = -1
 
 TEXT = tf.TensorSpec([None], tf.string, name=served.TEXT)
 TEXT_PAIR = tf.TensorSpec([None], tf.string, name=served.TEXT_PAIR)
-N_BEST = tf.TensorSpec([None], tf.int32, name="n_best")
+N_BEST = tf.TensorSpec([None], tf.int32, name=served.N_BEST)
 PASSAGES = tf.TensorSpec([None, None], tf.string, name=served.PASSAGES)
 DIMENSION = tf.TensorSpec([None], tf.int32, name=served.DIMENSION)
 

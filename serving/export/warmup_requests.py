@@ -52,7 +52,7 @@ def example_inputs(
     values: Arrays = {
         served.TEXT: np.array(list(islice(cycle(TEXTS), batch_size)), object),
         served.TEXT_PAIR: np.array(list(islice(cycle(PAIRS), batch_size)), object),
-        "n_best": np.full(batch_size, 3, np.int32),
+        served.N_BEST: np.full(batch_size, 3, np.int32),
         served.PASSAGES: np.array([PAIRS] * batch_size, object),
         served.DIMENSION: np.ones(batch_size, np.int32),
         schema.INPUT_IDS: np.array([row] * batch_size, np.int32),
