@@ -45,7 +45,8 @@ class ExportHuggingFace(RunReader):
         rows = [
             ("model", result.architecture),
             ("parameters", f"{result.parameters:,}"),
-            ("left out", by_layer(result.left_out) or "nothing"),
+            ("weights left out", by_layer(result.left_out) or "none"),
+            ("settings left out", "; ".join(result.left_out_settings) or "none"),
         ]
         columns = ("", str(result.run))
         results.print(table(f"Export {result.output}", columns, rows, frozenset({0, 1})))
@@ -55,4 +56,5 @@ class ExportHuggingFace(RunReader):
             "architecture": result.architecture,
             "parameters": result.parameters,
             "left_out": list(result.left_out),
+            "left_out_settings": list(result.left_out_settings),
         }

@@ -1,6 +1,6 @@
 """Export a run to a directory that `transformers` loads: config, safetensors, tokenizer files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from model.interchange.write_tokenizer import tokenizer_files
 from model.run import Run, load_run
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task
+from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import publish, share, writing
@@ -50,6 +51,8 @@ class HuggingFaceExport:
         architecture: class of the model in `transformers`.
         parameters: how many numbers its weights have.
         left_out: our names of the weights that it has no place for.
+        left_out_settings: settings of the run that change its answers and that it has no place for,
+            such as "long mean-of-windows".
     """
 
     output: Path
@@ -57,6 +60,7 @@ class HuggingFaceExport:
     architecture: str
     parameters: int
     left_out: tuple[str, ...]
+    left_out_settings: tuple[str, ...]
 
 
 def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
@@ -85,7 +89,29 @@ def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
         files |= sentence_transformer_files(vectors, run.config.hidden_size, run.dataset)
     _write(output, files, tensors, (run.path / VOCABULARY).read_bytes())
     size = sum(values.size for values in tensors.values())
-    return HuggingFaceExport(output, run.path, model, size, tuple(left_out))
+    settings = tuple(_settings_left_out(run, encoder_only=config.encoder_only))
+    return HuggingFaceExport(output, run.path, model, size, tuple(left_out), settings)
+
+
+def _settings_left_out(run: Run, *, encoder_only: bool) -> Iterator[str]:
+    """Yield the settings of a run that change its answers and that the format has no place for."""
+    task = run.task
+    if task is None:
+        return
+    vectors = task.vectors
+    if vectors and encoder_only:
+        yield f"pooling {vectors.pooling}"
+        if vectors.normalize:
+            yield "normalize"
+        if vectors.prompts:
+            yield f"prompts {', '.join(name for name, _ in vectors.prompts)}"
+    if vectors and vectors.dimensions:
+        yield f"dimensions {' '.join(map(str, vectors.dimensions))}"
+    if run.long != "first":
+        yield f"long {run.long}"
+    # The default is that of the pipeline for question answering in transformers, too.
+    if task.definition.uses_windows and run.doc_stride != DOC_STRIDE:
+        yield f"doc_stride {run.doc_stride}"
 
 
 def _architecture(run: Run, task: Task) -> str:

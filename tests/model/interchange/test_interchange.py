@@ -29,8 +29,11 @@ from model.interchange.export_hugging_face import HuggingFaceExport, export_hugg
 from model.interchange.import_checkpoint import import_checkpoint
 from model.interchange.names import HEADS, encoder_weights, head_weights, task_weights
 from model.interchange.write_tokenizer import tokenizer_files
-from model.run import load_run
+from model.run import load_run, write_run
+from model.run_config import RunConfig, TextFacts
 from model.tasks.task_kind import Task
+from model.tasks.vectors import VectorSettings
+from model.training.config import TuningConfig
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
@@ -224,6 +227,43 @@ def test_an_export_of_the_encoder_alone(tmp_path: Path) -> None:
     wanted = {name.removeprefix("bert.") for name in theirs if name.startswith("bert.")}
     assert tensors(export).keys() == wanted
     assert read_checkpoint(export).task is None
+
+
+TUNED = TuningConfig("0" * 64, "r")
+
+
+VECTORS = VectorSettings(dimensions=(64, 32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "vectors", "changes", "expected"),
+    [
+        ("similarity", VECTORS, {}, ("dimensions 64 32",)),
+        ("similarity", VectorSettings(), {}, ()),
+        ("single", None, {"long": "mean-of-windows"}, ("long mean-of-windows",)),
+        ("single", None, {}, ()),
+        ("span", None, {"doc_stride": 64}, ("doc_stride 64",)),
+        ("span", None, {"doc_stride": 128}, ()),
+    ],
+)
+def test_settings_that_an_export_leaves_out(
+    kind: str,
+    vectors: VectorSettings | None,
+    changes: dict[str, Any],
+    expected: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    """They change the answers of the run, and transformers has no place for them."""
+    labels = ("a", "b") if kind == "single" else ()
+    task = Task(kind, labels, takes_pairs=kind == "span", vectors=vectors)
+    tuning = dataclasses.replace(TUNED, **changes)
+    read = read_checkpoint(HUGGING_FACE / "single")
+    config, vocabulary = read.config, read.vocabulary
+    facts = TextFacts(sha256(vocabulary), lower_case=True, max_seq_length=16)
+    saved = RunConfig(config, None, facts, task=task, tuning=tuning)
+    write_run(tmp_path / "run", saved, vocabulary, weights_by_name(build_model(config, task)))
+    _, said = export_of(tmp_path / "run", tmp_path)
+    assert said.left_out_settings == expected
 
 
 def test_an_export_that_cannot_be_written(tmp_path: Path) -> None:

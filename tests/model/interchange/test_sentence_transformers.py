@@ -72,7 +72,9 @@ def test_what_is_written(tmp_path: Path) -> None:
         "BertModel"
     ]
     only = HuggingFaceExportConfig(run_dir=run, output=tmp_path / "encoder", encoder_only=True)
-    export_hugging_face(only)
+    assert export_hugging_face(only).left_out_settings == (
+        "pooling max", "normalize", "prompts document, query",
+    )  # fmt: skip
     assert not (tmp_path / "encoder" / "modules.json").exists()
 
 
