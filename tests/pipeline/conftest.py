@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.jobs import local_runner
 from tests.fork_server import FORKS
 
 
@@ -20,7 +19,7 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         return FORKS.popen(command, env=env)
 
     changed = SimpleNamespace(**vars(subprocess) | {"Popen": popen})
-    monkeypatch.setattr(local_runner, "subprocess", changed)
+    monkeypatch.setattr("pipeline.jobs.local_runner.subprocess", changed)
 
 
 @pytest.fixture
