@@ -92,7 +92,8 @@ def start(
 
 def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
     """Return the exit codes and the output of workers."""
-    said = [process.communicate(timeout=300)[1] for process in processes]
+    # Seconds on an idle machine. On one with ten times more to do than cores, 300 s were too short.
+    said = [process.communicate(timeout=1200)[1] for process in processes]
     return [process.returncode for process in processes], said
 
 
