@@ -1,5 +1,6 @@
 """Recognize corpus files that are not plain UTF-8 text, and say how to convert them."""
 
+import codecs
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,10 +9,14 @@ from pipeline.configs import UTF8, is_utf8
 
 DAMAGED_FILE = "damaged_file"
 UTF16, NUL_BYTES, CR_ONLY, COMPRESSED = "utf16", "nul_bytes", "cr_only", "compressed"
+NUL_IN_TEXT = "nul_in_text"
 """Kinds of remark on a file. `DAMAGED_FILE` is also counted among the drop reasons."""
 
 HEAD_BYTES = 1 << 16
 """Number of bytes of a file's first document that are searched for NUL bytes."""
+
+MAX_CONTROLS_RATE = 0.1
+"""Largest share of control characters in plain text with NUL bytes."""
 
 MAX_EXAMPLES = 3
 """Number of example files that a message names."""
@@ -34,6 +39,7 @@ _MEANINGS = {
     UTF16: "UTF-16 or UTF-32, not UTF-8; convert with: iconv -f UTF-16 -t UTF-8 OLD > NEW",
     NUL_BYTES: "has NUL bytes, so it is UTF-16 without a byte order mark or no text at all; "
     "convert with: iconv -f UTF-16LE -t UTF-8 OLD > NEW",
+    NUL_IN_TEXT: "has NUL bytes among plain text; remove them with: tr -d '\\000' < OLD > NEW",
     CR_ONLY: "has carriage returns alone as line ends (old Mac OS), so it is read as one line; "
     "convert with: tr '\\r' '\\n' < OLD > NEW",
     COMPRESSED: "compressed, but its name does not end in .gz, .bz2, .xz or .zst; rename it, or "
@@ -77,10 +83,24 @@ def suspicion(document: bytes, codec: str = UTF8) -> str | None:
     if document.startswith(_BYTE_ORDER_MARKS):
         return UTF16
     if b"\0" in document[:HEAD_BYTES]:
-        return NUL_BYTES
+        return NUL_IN_TEXT if _is_plain(document[:HEAD_BYTES]) else NUL_BYTES
     if document.count(b"\r") > 1 and b"\n" not in document:
         return CR_ONLY
     return None
+
+
+def _is_plain(head: bytes) -> bool:
+    """Return whether bytes with NULs are UTF-8 text all the same.
+
+    UTF-16 may be valid UTF-8, too. But half of its bytes are then zero or, as the high bytes of
+    Greek or Cyrillic, other control characters.
+    """
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut off
+    except UnicodeDecodeError:
+        return False
+    controls = sum(byte < 0x20 and byte not in b"\t\n\r\f" for byte in head)
+    return controls <= MAX_CONTROLS_RATE * len(head)
 
 
 def meaning(document: bytes) -> str | None:

@@ -19,7 +19,7 @@ from pipeline.jobs.shared_folder import job_folder
 from pipeline.jobs.tally import Stage, reading, watch
 from pipeline.manifest import Manifest, Shard
 from pipeline.progress import counted
-from pipeline.records.shard import EVAL, TRAIN, Settings, shard_files
+from pipeline.records.shard import EVAL, TOO_SHORT, TRAIN, Settings, shard_files
 from pipeline.schema import NO_OTHER_DOCUMENT
 from pipeline.storage.files import CLOZELINE, absolute, match_files
 from pipeline.storage.publishing import Finished, check_free, publish
@@ -246,7 +246,7 @@ def _manifest(report: Report, vocabulary: Vocabulary, settings: Settings) -> Man
     )
 
 
-def _why_empty(report: Report) -> str:
+def _why_empty(report: Report, settings: Settings) -> str:
     """Return why no document is left, and what to do; the rule that removed most comes first."""
     counts = _removed(report)
     if not counts:
@@ -255,7 +255,15 @@ def _why_empty(report: Report) -> str:
         return f"the corpus is empty ({counts.replace(' by ', ' ')}); give it some text"
     only = report.documents == 1
     every = "the only document was" if only else f"all {report.documents:,} documents were"
-    return f"{every} removed ({counts}); change the rules, or give other text"
+    remedy = "change the rules, or give other text"
+    # No rule of the user's, unless they set the fewest pieces.
+    if {*report.dropped} <= UNUSABLE | {TOO_SHORT} and settings.min_document_pieces == 1:
+        sentences = settings.fewest.sentences
+        remedy = (
+            f"`pairing` {settings.pairing} needs documents of {sentences} sentences; give longer "
+            "ones, or choose another `pairing`"
+        )
+    return f"{every} removed ({counts}); {remedy}"
 
 
 def _removed(report: Report) -> str:
@@ -269,7 +277,7 @@ def _why_nothing(report: Report, settings: Settings) -> str:
     """Return why no dataset can be made from the corpus, and what to do."""
     usable = report.documents - report.dropped.total() + report.dropped[NO_OTHER_DOCUMENT]
     if usable == 0:
-        return f"`input`: {_why_empty(report)}{hints(report.remarks)}"
+        return f"`input`: {_why_empty(report, settings)}{hints(report.remarks)}"
     if usable == 1 and settings.pairing == "nsp":
         return f"`input`: {_why_alone(report, settings)}"
     documents = counted(usable, "documents")

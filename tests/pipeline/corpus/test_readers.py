@@ -30,7 +30,15 @@ from pipeline.corpus.readers import (
     read_lines,
     text_sentences,
 )
-from pipeline.corpus.remarks import COMPRESSED, CR_ONLY, NUL_BYTES, UTF16, remarks_from, suspicion
+from pipeline.corpus.remarks import (
+    COMPRESSED,
+    CR_ONLY,
+    NUL_BYTES,
+    NUL_IN_TEXT,
+    UTF16,
+    remarks_from,
+    suspicion,
+)
 from pipeline.errors import InputError
 from pipeline.storage.files import match_files
 
@@ -131,6 +139,7 @@ REMARKABLE: list[tuple[str | None, bytes]] = [
     (UTF16, "Łódź.\n".encode("utf-32")),
     (NUL_BYTES, "Plain words.\n".encode("utf-16-le")),
     (NUL_BYTES, "Plain words.\n".encode("utf-16-be")),
+    (NUL_IN_TEXT, b"Ada lived in\0 Rome. She left.\n"),
     (CR_ONLY, b"One.\rTwo.\r\rThree.\r"),
     (COMPRESSED, gzip.compress(b"One.", mtime=0)),
     (COMPRESSED, bz2.compress(b"One.")),
@@ -236,6 +245,21 @@ def test_utf_8_has_many_names(encoding: str) -> None:
     with pytest.raises(DroppedDocumentError, match=INVALID_UTF8):
         read_document(b"caf\xe9", named)
     CorpusConfig(input=("x",), input_format="parquet", encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ("Простые слова. Их два.\n".encode("utf-16-le"), NUL_BYTES),  # valid UTF-8, too
+        ("απλά λόγια\n".encode("utf-16-le"), NUL_BYTES),
+        ("漢字かな交じり文\n".encode("utf-16-be"), NUL_BYTES),
+        (bytes(range(32)) * 4, NUL_BYTES),
+        ("Łódź ist\0 schön.\n".encode(), NUL_IN_TEXT),
+        (b"\0a" + b"ab" * ((1 << 15) - 2) + b"a" + "é".encode(), NUL_IN_TEXT),  # cut in the é
+    ],
+)
+def test_nuls_in_plain_text_are_not_utf_16(data: bytes, kind: str) -> None:
+    assert suspicion(data) == kind
 
 
 def test_what_looks_wrong_depends_on_the_encoding() -> None:

@@ -138,6 +138,18 @@ def test_a_corpus_of_one_document_that_is_removed(
     assert "--input: the only document was removed (1 by strict.word_count); change" in line
 
 
+def test_documents_that_are_too_short_for_the_pairing(
+    vocab_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No rule was set, so none can be changed."""
+    (tmp_path / "in.txt").write_text("A fox sees the owl.")
+    where = ["--input", str(tmp_path / "in.txt"), "--vocab", str(vocab_path)]
+    output = ["--output", str(tmp_path / "ds"), "--pairing", "sop"]
+    assert main(["preprocess", *where, *output]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the only document was removed (1 by too_short); --pairing sop needs documents" in line
+
+
 def test_inspect_shows_a_histogram_and_a_sample(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
