@@ -295,8 +295,11 @@ class EvaluateConfig:
 
     @property
     def outputs(self) -> list[Output]:
-        """The files that are written."""
-        return outputs_of("file", predictions=self.predictions, picture=self.picture)
+        """The files that are written; none may be the labelled examples."""
+        written = {"predictions": self.predictions, "picture": self.picture}
+        return [
+            Output(name, path, "file", reads=(self.data,)) for name, path in written.items() if path
+        ]
 
 
 Casing = Literal["auto", "cased", "uncased"]

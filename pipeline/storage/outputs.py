@@ -20,11 +20,13 @@ class Output:
         path: where it is.
         kind: `file`: it is created or replaced. `folder`: files are written into it, and it may
             exist. `new folder`: it is renamed to its place, and may exist if it is empty.
+        reads: files that the command reads and this file must not replace.
     """
 
     field: str
     path: Path
     kind: Literal["file", "folder", "new folder"]
+    reads: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         """Return the field with its value."""
@@ -84,6 +86,9 @@ def _check(output: Output) -> None:
     elif stat.S_ISDIR(mode):
         raise InputError(f"{output}: is a folder; name a file")
     elif stat.S_ISREG(mode):
+        for read in output.reads:
+            if not is_remote(read) and read.exists() and read.samefile(path):
+                raise InputError(f"{output}: is the file that is read; choose another")
         _check_folder(output, path.parent)
     elif not os.access(path, os.W_OK):  # a pipe or a device is written to
         raise InputError(f"{output}: gives you no permission to write; choose another")
