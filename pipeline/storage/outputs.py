@@ -46,16 +46,24 @@ def check_outputs(outputs: Iterable[Output]) -> None:
 
     Raises:
         InputError: a folder is where a file is to be, or the other way round, a name cannot be
-            one, or the user may not write there.
+            one, the user may not write there, or the file is one that is read.
     """
     for output in outputs:
         try:
+            if any(_is_same_file(output.path, read) for read in output.reads):
+                raise InputError(f"{output}: is a file that is read; choose another")
             if not is_remote(output.path):
                 _check(output)
             if output.kind == "new folder" and not _is_free(output.path):
                 raise InputError(f"{output}: already exists; choose another directory or remove it")
         except (OSError, ValueError) as error:  # `ValueError`: a NUL in the name
             raise InputError(f"{output}: cannot be written: {reason(error)}") from error
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    if is_remote(path) or is_remote(other):
+        return str(path) == str(other)
+    return path.is_file() and other.is_file() and path.samefile(other)
 
 
 def _is_free(path: Path) -> bool:
@@ -86,9 +94,6 @@ def _check(output: Output) -> None:
     elif stat.S_ISDIR(mode):
         raise InputError(f"{output}: is a folder; name a file")
     elif stat.S_ISREG(mode):
-        for read in output.reads:
-            if not is_remote(read) and read.exists() and read.samefile(path):
-                raise InputError(f"{output}: is the file that is read; choose another")
         _check_folder(output, path.parent)
     elif not os.access(path, os.W_OK):  # a pipe or a device is written to
         raise InputError(f"{output}: gives you no permission to write; choose another")

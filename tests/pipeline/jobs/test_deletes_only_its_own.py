@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from clozeline.main import main
+from pipeline.configs import VocabularyConfig
 from pipeline.errors import InputError
 from pipeline.jobs import dataset as dataset_module
 from pipeline.jobs.shared_folder import job_folder
+from pipeline.make_vocabulary import make_vocabulary
 from pipeline.manifest import MANIFEST, read_manifest
 from pipeline.storage import publishing
 from pipeline.storage.locks import LOCK, Holder
@@ -276,3 +278,17 @@ def test_a_folder_that_may_belong_to_another_process_stays(kind: str, tmp_path: 
     left = {"documents-1"} | ({LOCK} if kind == "other host" else set())
     assert set(contents(folder)) == ({"thesis.txt"} if kind == "other file in it" else left)
     assert [*tmp_path.iterdir()] == [folder]
+
+
+@pytest.mark.parametrize("glob", ["*", "*.txt", "b.txt"])
+def test_a_vocabulary_does_not_replace_its_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, glob: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt"):
+        Path(name).write_text("The boat sees the sea.")
+    config = VocabularyConfig(input=(glob,), output=Path("b.txt"), size=20, overwrite=True)
+    with pytest.raises(InputError, match=r"`output` b\.txt: is a file that is read"):
+        make_vocabulary(config)
+    assert Path("b.txt").read_text() == "The boat sees the sea."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]

@@ -97,7 +97,7 @@ def test_relative_paths_and_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_file_that_is_read_is_not_replaced(folder: Path) -> None:
     (folder / "same").symlink_to("file")
     for name in ("file", "same"):
-        with pytest.raises(InputError, match="is the file that is read; choose another"):
+        with pytest.raises(InputError, match="is a file that is read; choose another"):
             check_outputs([Output("predictions", folder / name, "file", (folder / "file",))])
     check_outputs([Output("predictions", folder / "new", "file", (folder / "file",))])
     assert (folder / "file").read_text() == "mine"
