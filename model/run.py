@@ -32,7 +32,7 @@ from model.training.config import DOC_STRIDE, Long, TrainingConfig
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.cache import CacheConfig
-from pipeline.storage.files import publish, writing
+from pipeline.storage.files import hidden_prefix, publish, writing
 from pipeline.storage.locks import staging
 from pipeline.storage.outputs import Output, check_outputs
 from pipeline.text.tokenizer import Vocabulary
@@ -165,7 +165,7 @@ def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: Variabl
         JobError: the disk is full or failed.
     """
     check_outputs([Output("run_dir", path, "new folder")])
-    with writing(f"`run_dir` {path}"), staging(path.parent, f".{path.name}-") as staged:
+    with writing(f"`run_dir` {path}"), staging(path.parent, hidden_prefix(path)) as staged:
         (staged / VOCABULARY).write_bytes(vocabulary)
         (staged / CONFIG).write_text(config.to_json(), encoding="utf-8")
         checkpoints = Checkpoints(staged / CHECKPOINTS)

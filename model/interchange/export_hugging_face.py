@@ -32,7 +32,7 @@ from model.tasks.task_kind import Task
 from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
-from pipeline.storage.files import publish, share, writing
+from pipeline.storage.files import hidden_prefix, publish, share, writing
 from pipeline.storage.locks import staging
 from pipeline.storage.outputs import check_outputs
 from pipeline.storage.strict_json import Json, JsonObject, to_json
@@ -177,7 +177,7 @@ def _write(
     """Write a directory under a temporary name, then rename it."""
     with (
         writing(f"`output` {output}", SafetensorError),
-        staging(output.parent, f".{output.name}-") as staged,
+        staging(output.parent, hidden_prefix(output)) as staged,
     ):
         for name, contents in files.items():
             text = to_json(contents, indent=2) + "\n"

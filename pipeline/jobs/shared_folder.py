@@ -16,6 +16,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipeline.errors import JobError
+from pipeline.storage.files import hidden_prefix
 from pipeline.storage.locks import only_writer, remove_left
 from pipeline.storage.publishing import undo
 from pipeline.storage.remote import PARTIAL, path_from
@@ -66,7 +67,7 @@ class OnSharedStorage(beam.DoFn):
 def folder_beside(output: Path, options: PipelineOptions) -> contextlib.AbstractContextManager[str]:
     """Return a `job_folder` in Beam's `--temp_location`, or else in the directory of `output`."""
     location = options.view_as(GoogleCloudOptions).temp_location or str(output.parent.absolute())
-    return job_folder(location, f".{output.name}.")
+    return job_folder(location, hidden_prefix(output))
 
 
 @contextlib.contextmanager

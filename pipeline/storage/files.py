@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -60,6 +61,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         # Not the temporary name; ENOSPC comes without any.
         error.filename, error.filename2 = str(path), None
         raise
+
+
+_LONGEST_IN_PREFIX = 150
+"""Bytes of a name that leave room for an id after it: a name has at most 255."""
+
+
+def hidden_prefix(path: Path) -> str:
+    """Return how names of temporary entries next to a path begin, `.NAME-`; another one for each.
+
+    A long name is replaced by its hash.
+    """
+    name = path.name
+    encoded = os.fsencode(name)
+    if len(encoded) > _LONGEST_IN_PREFIX:
+        name = hashlib.sha256(encoded).hexdigest()
+    return f".{name}-"
 
 
 def _is_special(path: Path) -> bool:

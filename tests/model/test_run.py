@@ -231,20 +231,21 @@ def test_another_vocabulary_in_the_run(run: Path) -> None:
 
 
 def test_imported_run(tmp_path: Path, small_config: BertConfig, dataset: Path) -> None:
+    run = tmp_path / ("r" * 255)  # as long as a name can be
     facts = TextFacts(sha256(vocabulary(dataset)), lower_case=False, max_seq_length=11)
     config = RunConfig(small_config, None, facts, heads=("masked_lm",))
     model = build_model(small_config, None)
-    write_run(tmp_path / "run", config, vocabulary(dataset), weights_by_name(model))
-    loaded = load_run(tmp_path / "run")
+    write_run(run, config, vocabulary(dataset), weights_by_name(model))
+    loaded = load_run(run)
     assert (loaded.training, loaded.dataset, loaded.heads) == (None, facts, ("masked_lm",))
     for weight, before in zip(loaded.load_model().weights, model.weights, strict=True):
         np.testing.assert_array_equal(weight, before)
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in tmp_path.iterdir()] == [run.name]
     with pytest.raises(InputError, match="already exists; choose another directory"):
-        write_run(tmp_path / "run", config, vocabulary(dataset), weights_by_name(model))
+        write_run(run, config, vocabulary(dataset), weights_by_name(model))
     trained = dataclasses.replace(config, training=TRAINING)
     with pytest.raises(InputError, match="has been imported; give it as `init`"):
-        open_run(tmp_path / "run", trained, vocabulary(dataset), dataset)
+        open_run(run, trained, vocabulary(dataset), dataset)
 
 
 @pytest.mark.parametrize(

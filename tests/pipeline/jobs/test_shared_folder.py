@@ -24,10 +24,13 @@ def test_a_worker_that_sees_another_folder_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("location", [[], ["--temp_location={}/elsewhere"]])
-def test_the_shared_folder_is_removed_at_the_end(tmp_path: Path, location: list[str]) -> None:
+@pytest.mark.parametrize("name", ["v.txt", "v" * 255, "ü" * 127])
+def test_the_shared_folder_is_removed_at_the_end(
+    tmp_path: Path, location: list[str], name: str
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     options = PipelineOptions([flag.format(tmp_path) for flag in location])
-    with folder_beside(tmp_path / "v.txt", options) as folder:
+    with folder_beside(tmp_path / name, options) as folder:
         assert Path(folder).is_dir()
         assert Path(folder).parent == (tmp_path / "elsewhere" if location else tmp_path)
         (Path(folder) / "counts.json").write_text("{}", encoding="utf-8")

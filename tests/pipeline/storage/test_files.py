@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.configs import PreprocessConfig
 from pipeline.errors import InputError
-from pipeline.storage.files import match_files
+from pipeline.storage.files import hidden_prefix, match_files
 from pipeline.storage.remote import path_from
 
 
@@ -69,3 +69,11 @@ def test_rejections_have_a_folder_of_their_own(rejected: str) -> None:
         PreprocessConfig(
             input=("a",), vocab=Path("v"), output="d", rejected=rejected, max_seq_length=(32, 64)
         )
+
+
+def test_names_of_temporary_entries_leave_room_for_an_id_and_are_of_one_path() -> None:
+    assert hidden_prefix(Path("runs/books")) == ".books-"
+    names = ["x" * 255, "x" * 254 + "y", "ü" * 127, "x" * 150]
+    prefixes = [hidden_prefix(Path("runs", name)) for name in names]
+    assert len({*prefixes}) == len(names)
+    assert all(len(os.fsencode(prefix)) + 32 <= 255 for prefix in prefixes)
