@@ -167,15 +167,16 @@ def test_a_flag_of_evaluate_that_does_not_fit_the_run_or_its_data(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = SimpleNamespace(path="r", task=SimpleNamespace(kind=kind, definition=kind_named(kind)))
+    monkeypatch.chdir(tmp_path)
+    Path("d").touch()
     unlabelled = Texts(Path("d"), [("a", "b")], [], [1], ["a", "b"])
     monkeypatch.setattr("model.run_config.existing_config", lambda _: None)
     monkeypatch.setattr("model.evaluate.load_run", lambda *_: run)
     monkeypatch.setattr("model.evaluate.read_for", lambda *_: unlabelled)
-    file = tmp_path / "answers.jsonl"
-    arguments = ["evaluate", "--run", "r", "--data", "d", "--predictions", str(file)]
+    arguments = ["evaluate", "--run", "r", "--data", "d", "--predictions", "answers.jsonl"]
     assert main([*arguments, *flags]) == 2
     assert message in capsys.readouterr().err
-    assert not file.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_evaluations_of_a_dataset_without_an_eval_split(

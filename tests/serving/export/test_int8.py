@@ -422,6 +422,8 @@ def test_export_prints_the_loss(
     accuracy = Accuracy(6, "accuracy", 0.9, 0.89, 0.01, 0.5, {"f1": (0.8, 0.7), "mcc": (0.6, 0.5)})
     exported = Exported(tmp_path / "fox" / "1", ("embed",), 0.01, ("1/output",), accuracy)
     monkeypatch.setattr("serving.export.export.export", lambda _: exported)
+    monkeypatch.chdir(tmp_path)
+    Path("dev.tsv").touch()
     flags = ["--run", str(classifier.path), "--output", "fox", "--precision", "int8"]
     flags += ["--check", "dev.tsv"]
     assert main(["export", *flags]) == 0
@@ -445,7 +447,9 @@ def test_a_larger_loss_is_refused(
 ) -> None:
     accuracy = Accuracy(6, "accuracy", 0.9, 0.9 - loss, loss, 0.5)
     monkeypatch.setattr("serving.export.export.check_accuracy", lambda *_: accuracy)
-    flags = ["--precision", "int8", "--check", "dev.tsv", "--max-loss", "0.01"]
+    file = tmp_path / "dev.tsv"
+    file.touch()
+    flags = ["--precision", "int8", "--check", str(file), "--max-loss", "0.01"]
     assert export(classifier, tmp_path / "models" / "fox", *flags) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert "not exported: accuracy is" in message
