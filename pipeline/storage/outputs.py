@@ -56,8 +56,10 @@ def check_outputs(outputs: Iterable[Output]) -> None:
                 _check(output)
             if output.kind == "new folder" and not _is_free(output.path):
                 raise InputError(f"{output}: already exists; choose another directory or remove it")
-        except (OSError, ValueError) as error:  # `ValueError`: a NUL in the name
+        except OSError as error:
             raise InputError(f"{output}: cannot be written: {reason(error)}") from error
+        except ValueError as error:
+            raise InputError(f"{output}: cannot be written: a name has a NUL") from error
 
 
 def _is_same_file(path: Path, other: Path) -> bool:

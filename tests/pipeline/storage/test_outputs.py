@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
         ("ä" * 128, KINDS, "name"),
         ("new/" + "a" * 256 + "/x", KINDS, "a name has more than 255 bytes; shorten it"),
         ("a/" * 2100 + "x", KINDS, "cannot be written: File name too long"),
-        ("a\0b", KINDS, "cannot be written: embedded null"),
+        ("a\0b", KINDS, "cannot be written: a name has a NUL"),
         ("full", ("new folder",), "already exists; choose another directory or remove it"),
     ],
 )
