@@ -6,8 +6,8 @@ import signal
 import sys
 
 if sys.argv[1:] == ["wait"]:
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)  # the signal may come as soon as this is read
         sys.stdin.read()
     except KeyboardInterrupt:
         sys.exit(130)
