@@ -307,12 +307,20 @@ def _check_same(path: Path, existing: RunConfig, config: RunConfig, data: Path) 
             if before[name] != value:
                 raise InputError(
                     f"{path} was started with {part} {name} {before[name]}, not {value}; "
-                    f"give the same again, or {new}"
+                    f"give the same again{_of_recipe(existing, config)}, or {new}"
                 )
     _check_same_records(path, existing.dataset, config.dataset, str(data))
     _check_same_records(
         path, existing.phase2_dataset, config.phase2_dataset, "the dataset of `phase2_dataset`"
     )
+
+
+def _of_recipe(existing: RunConfig, config: RunConfig) -> str:
+    """Return which recipe a run had, for messages; "" if the config has the same one."""
+    if existing.recipe == config.recipe:
+        return ""
+    # Hyperparameters of a recipe may be flags that the user never gave.
+    return f", with `recipe` {existing.recipe}" if existing.recipe else ", without `recipe`"
 
 
 def _check_same_records(

@@ -175,6 +175,27 @@ def test_other_settings_are_refused(
     assert (run / "config.json").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "remedy"),
+    [
+        ("cpu-hours", "bert-2018", "give the same again, with `recipe` cpu-hours, or start a"),
+        ("cpu-hours", "", "give the same again, with `recipe` cpu-hours, or start a"),
+        ("", "bert-2018", "give the same again, without `recipe`, or start a"),
+        ("cpu-hours", "cpu-hours", "give the same again, or start a"),
+    ],
+)
+def test_another_recipe_is_named_where_its_values_are_refused(
+    run: Path, config: RunConfig, dataset: Path, before: str, now: str, remedy: str
+) -> None:
+    started = dataclasses.replace(config, recipe=before)
+    open_run(run, started, vocabulary(dataset), dataset)
+    training = dataclasses.replace(TRAINING, dropout=0.3)
+    other = dataclasses.replace(config, recipe=now, training=training)
+    with pytest.raises(InputError) as error:
+        open_run(run, other, vocabulary(dataset), dataset)
+    assert f"started with training dropout None, not 0.3; {remedy}" in str(error.value)
+
+
 def test_a_run_of_an_older_release_resumes_with_its_own_dataset_only(
     run: Path, config: RunConfig, dataset: Path
 ) -> None:
