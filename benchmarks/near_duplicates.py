@@ -6,6 +6,7 @@
 Documents have 2 KB of random words of the books; one in twenty is a copy of an earlier one with a
 word changed. Measured are the signatures and the steps that find clusters, on one core in one
 process, which Beam's local runner shares with its worker. Each size has a process of its own.
+The signatures alone are compared with those of rensa (Rust) and datasketch (NumPy).
 """
 
 import json
@@ -22,11 +23,11 @@ import apache_beam as beam
 import tyro
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from benchmarks.commands import BUILD
+from benchmarks.commands import BUILD, PEERS, environment
 from benchmarks.corpus import read_paragraphs
 from clozeline.show.terminal import results, table
 from pipeline.corpus.clusters import NODE
-from pipeline.corpus.minhash import Bands
+from pipeline.corpus.minhash import Bands, signatures
 from pipeline.jobs.beam_options import running_pipeline
 from pipeline.jobs.near_duplicates import NearDuplicates, banded
 from pipeline.jobs.shuffle import GroupByShard, Part, count_parts
@@ -108,6 +109,29 @@ def _append(nodes: bytes, path: str) -> None:
         file.write(nodes)
 
 
+def compare_signatures(count: int) -> dict[str, float]:
+    """Return the CPU time of a signature in microseconds, one thread, ours and two libraries'."""
+    words = " ".join(read_paragraphs()[:2000]).split()
+    made = [text for batch in range(count // BATCH) for text in texts(batch, words)]
+    functions = BANDS.count * BANDS.rows
+    rounds = []
+    for _ in range(3):
+        begin = time.process_time()
+        for first in range(0, count, BATCH):
+            signatures(made[first : first + BATCH], functions)
+        rounds.append(time.process_time() - begin)
+    figures = {"Clozeline": min(rounds) / count * 1e6}
+    python, script = environment("minhash_signatures"), PEERS / "minhash_signatures.py"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "texts.json"
+        path.write_text(json.dumps(made))
+        for library in ("rensa", "datasketch"):
+            command = [python, script, library, path, str(functions)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            figures[library] = float(done.stdout)
+    return figures
+
+
 def main(*, quick: bool = False, one: int | None = None) -> None:
     """Measure, print, and write the figures to build/bench/near_duplicates.json.
 
@@ -125,8 +149,12 @@ def main(*, quick: bool = False, one: int | None = None) -> None:
         figures.append(json.loads(done.stdout.splitlines()[-1]))
     rows = [[name, *(f"{each[name]:,}" for each in figures)] for name in figures[0]]
     results.print(table("Near-duplicates, documents of 2 KB", ["", *[""] * len(figures)], rows))
+    compared = compare_signatures(400 if quick else 4000)
+    rows = [[name, f"{each:.0f} µs"] for name, each in compared.items()]
+    results.print(table("One signature, CPU time", ["", ""], rows))
     FIGURES.parent.mkdir(parents=True, exist_ok=True)
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    contents = {"sizes": figures, "signature, µs": compared}
+    FIGURES.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
     results.print(f"figures: {FIGURES}")
 
 
