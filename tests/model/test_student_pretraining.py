@@ -148,6 +148,7 @@ def test_a_student_learns_the_relations(options: Make, teacher_only: bool) -> No
     load_run(config.run_dir).load_model()  # the teacher is no part of it
 
 
+@pytest.mark.slow
 def test_a_student_resumes_exactly_and_in_parts(
     options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

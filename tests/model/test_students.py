@@ -161,6 +161,7 @@ def test_labels_and_teacher_share_the_loss() -> None:
     assert sums["task_weight"].numpy() == 2
 
 
+@pytest.mark.slow
 def test_a_student_resumes_exactly(
     config: Callable[..., Any], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +263,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_student_starts_from_layers_of_another_run(
     deep: Path, config: Callable[..., Any]
 ) -> None:

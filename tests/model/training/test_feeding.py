@@ -91,6 +91,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_an_iterator_can_be_dropped_while_it_reads_ahead() -> None:
     """With Python in TensorFlow's threads, a process hung."""
     done = subprocess.run(

@@ -205,6 +205,7 @@ def append_a_terabyte(dataset: Path, compression: str) -> None:
     (dataset / MANIFEST).write_text(json.dumps(settings))
 
 
+@pytest.mark.slow
 def test_a_length_of_a_terabyte_is_a_one_line_error(tmp_path: Path, make_dataset: Callable) -> None:
     datasets = []
     for streams in (64, None):

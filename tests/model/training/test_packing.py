@@ -42,6 +42,7 @@ def student_of(config: BertConfig) -> StudentPretraining:
     return StudentPretraining(heads("nsp"), relations, wider, fill, packed=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_student", [False, True])
 @pytest.mark.parametrize("is_fused", [False, True])
 def test_sums_and_gradients_are_those_of_unpacked_pairs(

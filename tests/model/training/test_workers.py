@@ -268,6 +268,7 @@ def test_a_launched_training_is_interrupted_and_resumed(
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.slow
 def test_a_worker_keeps_the_memory_of_large_blocks(
     free_ports: Callable[[int], list[int]],
 ) -> None:

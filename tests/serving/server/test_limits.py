@@ -287,6 +287,7 @@ def test_connections_wait_in_the_kernel_while_the_event_loop_is_busy(server, mon
         assert is_good(server)
 
 
+@pytest.mark.slow
 def test_a_large_answer_is_not_joined_before_it_is_sent(server):
     # Memory is traced, which takes time.
     url, numbers = url_of(server(rest_timeout_secs=600)) + ":predict", 2_000_000
