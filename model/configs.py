@@ -100,8 +100,11 @@ class PretrainConfig:
                 raise InputError(f"`{name}`: needs a `teacher`")
         _check_epochs(self.epochs)
         if self.init and (self.initialization != "random" or self.initializer_range is not None):
+            # The user may not have given what a recipe sets.
+            of_recipe = f"; give `initialization` random if `recipe` {self.recipe} sets it"
             raise InputError(
                 "`init` brings its own weights; leave out `initialization` and `initializer_range`"
+                + (of_recipe if self.recipe else "")
             )
         if self.initializer_range is not None and not 0 < self.initializer_range < math.inf:
             raise InputError(f"`initializer_range` {self.initializer_range}: must be above 0")

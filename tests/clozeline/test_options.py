@@ -144,6 +144,13 @@ def test_a_recipe_that_cannot_be_used(
     assert str(error.value).startswith(f"`recipe` {tmp_path}")
 
 
+def test_a_recipe_whose_initial_weights_those_of_a_run_exclude() -> None:
+    init = ["--recipe", "cpu-hours", "--init", "run"]
+    with pytest.raises(InputError, match="`initialization` random if `recipe` cpu-hours sets it"):
+        pretrain_options(*init)
+    assert pretrain_options(*init, "--initialization", "random").learning_rate == 1e-3
+
+
 def test_an_unknown_recipe() -> None:
     with pytest.raises(InputError, match="`recipe` fast: expected bert-2018, cpu-hours"):
         pretrain_options("--recipe", "fast")
