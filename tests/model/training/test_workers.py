@@ -267,6 +267,41 @@ def test_a_launched_training_is_interrupted_and_resumed(
     assert json.loads(done.stdout)["steps"] == steps
 
 
+@pytest.mark.slow
+def test_the_collectives_of_a_step_do_not_grow_with_the_model(
+    free_ports: Callable[[int], list[int]],
+) -> None:
+    """Each costs two delays of the network and more, so the gradients of all weights share one."""
+    script = Path(__file__).with_name("collectives.py")
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
+    workers = []
+    for index in range(2):
+        task = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, str(script)],
+                env={**environment, "TF_CONFIG": task},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        printed = [worker.communicate(timeout=1200) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert [worker.returncode for worker in workers] == [0, 0], printed
+    for counts, _ in printed:
+        small, *others = json.loads(counts).values()
+        assert max(each["variables"] for each in others) > 2 * small["variables"]
+        for each in (small, *others):
+            # The weights of the losses, all gradients, and the sums for the log.
+            assert (each["train"], each["evaluate"]) == (3, 1)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 @pytest.mark.slow
 def test_a_worker_keeps_the_memory_of_large_blocks(
