@@ -34,6 +34,8 @@ def read_yaml(path: Path, named: str) -> Any:
         return yaml.load(text.decode(), _loader())
     except InputError:
         raise
+    except OSError as error:
+        raise InputError(f"{named}: cannot be read: {reason(error)}") from error
     except RecursionError as error:
         raise InputError(f"{named}: cannot be read as YAML: nested too deeply") from error
     except Exception as error:  # PyYAML raises anything: AttributeError, say, for `!!timestamp x`

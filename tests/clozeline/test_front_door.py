@@ -451,7 +451,7 @@ def test_the_real_command_prints_one_line_without_a_traceback(
         ("finetune --task single --init . --run r --train {}", "--train {}: cannot be read: Too"),
         ("query --model m --passages {} text", "--passages {}: cannot be read: Too many"),
         ("pretrain --dataset d --run r --model {}.json", "--model {}.json: cannot be used: Too"),
-        ("plan --text 1GB --devices 1xH100 --config {}", "--config {}: cannot be read as YAML: To"),
+        ("plan --text 1GB --devices 1xH100 --config {}", "--config {}: cannot be read: Too many"),
     ],
 )
 def test_a_loop_of_links_is_bad_input(

@@ -27,6 +27,17 @@ def test_surprises_of_yaml_1_1_are_refused(text: str, message: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [("missing.yaml", "No such file or directory"), (".", "Is a directory")],
+)
+def test_a_file_that_cannot_be_read_is_not_called_yaml(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"^`config` a: cannot be read: {message}$"):
+        read_yaml(tmp_path / name, "`config` a")
+
+
+@pytest.mark.parametrize(
     ("text", "contents"),
     [
         ("a: 10\nb: -0.5\nc: 0x10\nd: 1_000", {"a": 10, "b": -0.5, "c": 16, "d": 1000}),
