@@ -149,7 +149,7 @@ class VocabularyConfig(CorpusConfig):
     @property
     def outputs(self) -> list[Output]:
         """The file that is written."""
-        return outputs_of("file", output=self.output)
+        return outputs_of("file" if self.overwrite else "new file", output=self.output)
 
 
 @dataclass(frozen=True, kw_only=True)

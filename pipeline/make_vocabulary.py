@@ -53,8 +53,6 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
     """
     check_outputs(config.outputs)
     if config.output.exists():
-        if not config.overwrite:
-            raise InputError(f"`output` {config.output}: already exists; add `overwrite`")
         corpus = tuple(map(path_from, match_files(config.input)))
         check_outputs(replace(output, reads=corpus) for output in config.outputs)
     # The same reading and cleaning as in `preprocess`, so both see the same words.

@@ -13,7 +13,7 @@ from clozeline.show.terminal import results, warn
 from pipeline.configs import Masking, PreprocessConfig
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, finds_near
 from pipeline.storage.outputs import Output
-from pipeline.storage.remote import is_remote
+from pipeline.storage.remote import is_remote, is_url
 from pipeline.storage.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -117,14 +117,23 @@ class Preprocess(CorpusOptions):
         return self.configuration().outputs
 
     def before_tensorflow(self) -> None:
-        """Look for the local files, and check a local vocabulary.
+        """Look for the local files and results, and check a local vocabulary.
 
         Raises:
-            InputError: no file matches a glob, or the vocabulary cannot be used.
+            InputError: no file matches a glob, the vocabulary cannot be used, or an output has
+                results of an earlier job, which may not be replaced.
         """
+        from pipeline.storage.files import absolute
+        from pipeline.storage.publishing import check_no_dataset
+        from pipeline.storage.rejection_files import check_no_rejections
         from pipeline.text.tokenizer import Vocabulary
 
         super().before_tensorflow()
+        for dataset in self.configuration().datasets:
+            if not is_url(dataset):
+                check_no_dataset(absolute(dataset), overwrite=self.overwrite)
+        if self.rejected is not None and not is_url(self.rejected):
+            check_no_rejections(absolute(self.rejected), overwrite=self.overwrite)
         if not is_remote(self.vocab):
             Vocabulary.read(self.vocab)
 

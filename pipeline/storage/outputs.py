@@ -10,6 +10,11 @@ from typing import Literal
 from pipeline.errors import InputError, reason
 from pipeline.storage.remote import is_remote
 
+Kind = Literal["file", "new file", "folder", "new folder"]
+
+_OF_THE_KERNEL = ("/proc", "/sys")
+"""Filesystems in which nobody can make a file, although permissions say that root may."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -18,14 +23,15 @@ class Output:
     Attributes:
         field: field of the configuration that names it, for messages.
         path: where it is.
-        kind: `file`: it is created or replaced. `folder`: files are written into it, and it may
-            exist. `new folder`: it is renamed to its place, and may exist if it is empty.
+        kind: `file`: it is created or replaced. `new file`: it must not exist, and the command can
+            be told to overwrite. `folder`: files are written into it, and it may exist.
+            `new folder`: it is renamed to its place, and may exist if it is empty.
         reads: files that the command reads and this file must not replace.
     """
 
     field: str
     path: Path
-    kind: Literal["file", "folder", "new folder"]
+    kind: Kind
     reads: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
@@ -33,7 +39,7 @@ class Output:
         return f"`{self.field}` {self.path}"
 
 
-def outputs_of(kind: Literal["file", "folder", "new folder"], **paths: Path | None) -> list[Output]:
+def outputs_of(kind: Kind, **paths: Path | None) -> list[Output]:
     """Return outputs of one kind by their fields; paths that are not given are left out."""
     return [Output(field, path, kind) for field, path in paths.items() if path is not None]
 
@@ -42,11 +48,12 @@ def check_outputs(outputs: Iterable[Output]) -> None:
     """Check that outputs can be written.
 
     What only writing shows, such as a full disk, is found later. Object stores are only asked
-    whether a new folder exists, which takes a request.
+    whether a new file or folder exists, which takes a request.
 
     Raises:
         InputError: a folder is where a file is to be, or the other way round, a name cannot be
-            one, the user may not write there, or the file is one that is read.
+            one, the user may not write there, the file is one that is read, or what must be new
+            exists.
     """
     for output in outputs:
         try:
@@ -54,6 +61,8 @@ def check_outputs(outputs: Iterable[Output]) -> None:
                 raise InputError(f"{output}: is a file that is read; choose another")
             if not is_remote(output.path):
                 _check(output)
+            if output.kind == "new file" and output.path.exists():
+                raise InputError(f"{output}: already exists; add `overwrite`")
             if output.kind == "new folder" and not _is_free(output.path):
                 raise InputError(f"{output}: already exists; choose another directory or remove it")
         except OSError as error:
@@ -81,7 +90,8 @@ def _check(output: Output) -> None:
         ValueError: the path has a NUL.
     """
     path = output.path
-    if output.kind == "file":
+    is_file = output.kind in ("file", "new file")
+    if is_file:
         # A link stays, and the file that it names is written.
         path = Path(os.path.realpath(path))
     mode = _mode(output.path)
@@ -89,7 +99,7 @@ def _check(output: Output) -> None:
         if path.is_symlink():
             raise InputError(f"{output}: is a link to nothing; name a folder, or remove the link")
         _check_folder(output, path.parent, names=(path.name,))
-    elif output.kind != "file":
+    elif not is_file:
         _check_folder(output, path)
         if output.kind == "new folder":
             _check_folder(output, path.parent)
@@ -97,7 +107,8 @@ def _check(output: Output) -> None:
         raise InputError(f"{output}: is a folder; name a file")
     elif stat.S_ISREG(mode):
         _check_folder(output, path.parent)
-    elif not os.access(path, os.W_OK):  # a pipe or a device is written to
+    # A pipe or a device is written to. The end of the link /dev/stdout to a pipe is no path.
+    elif not os.access(output.path, os.W_OK):
         raise InputError(f"{output}: gives you no permission to write; choose another")
 
 
@@ -115,6 +126,9 @@ def _check_folder(output: Output, folder: Path, names: tuple[str, ...] = ()) -> 
         return
     if mode is None or not stat.S_ISDIR(mode):
         raise InputError(f"{output}: {folder} is a file; name a folder")
+    for root in _OF_THE_KERNEL:
+        if os.path.ismount(root) and folder.stat().st_dev == Path(root).stat().st_dev:
+            raise InputError(f"{output}: {root} takes no files; choose another place")
     longest = os.pathconf(folder, "PC_NAME_MAX")
     for name in names:
         if len(os.fsencode(name)) > longest:

@@ -39,6 +39,18 @@ class Finished:
     shards: Mapping[str, str]
 
 
+def check_no_dataset(output: str, *, overwrite: bool) -> None:
+    """Check that a folder has no dataset, except if it may be replaced.
+
+    Raises:
+        InputError: it has one.
+    """
+    if not overwrite and MANIFEST in names_in(output):
+        raise InputError(
+            f"`output` {output}: already holds a dataset; choose another folder or add `overwrite`"
+        )
+
+
 def check_free(output: str, names: Iterable[str], vocab: bytes, *, overwrite: bool) -> None:
     """Check that publishing to a folder replaces no file, except a dataset if `overwrite` is set.
 
@@ -51,13 +63,9 @@ def check_free(output: str, names: Iterable[str], vocab: bytes, *, overwrite: bo
     Raises:
         InputError: a file would be replaced.
     """
+    check_no_dataset(output, overwrite=overwrite)
     existing = set(names_in(output))
     if MANIFEST in existing:
-        if not overwrite:
-            raise InputError(
-                f"`output` {output}: already holds a dataset; choose another folder or add "
-                "`overwrite`"
-            )
         # Only what the manifest lists is the dataset's; other files of these names are the user's.
         existing -= {VOCABULARY, *_old_shards(output)}
     elif VOCABULARY in existing and _read(joined(output, VOCABULARY)) == vocab:

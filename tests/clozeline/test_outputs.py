@@ -78,6 +78,49 @@ def test_the_folders_in_an_output(
     assert (done.returncode, done.stderr) == (2, f"clozeline: {wrong}\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "message"),
+    [
+        ("vocab --input {0}/i --output {0}/o", "o", "o: already exists; add --overwrite"),
+        (
+            "preprocess --input {0}/i --vocab v --output {0}/o",
+            "o/manifest.json",
+            "o: already holds a dataset; choose another folder or add --overwrite",
+        ),
+        (
+            "preprocess --input {0}/i --vocab v --output {0}/o --max-seq-length 32 64",
+            "o/64/manifest.json",
+            "o/64: already holds a dataset; choose another folder or add --overwrite",
+        ),
+        (
+            "preprocess --input {0}/i --vocab v --output {0}/new --rejected {0}/o",
+            "o/rejections.json",
+            "o: already holds rejected documents; choose another folder or add --overwrite",
+        ),
+        (
+            "import --from f --run {0}/o",
+            "o/config.json",
+            "o: already exists; choose another directory or remove it",
+        ),
+        (
+            "export-hf --run r --output {0}/o",
+            "o/config.json",
+            "o: already exists; choose another directory or remove it",
+        ),
+    ],
+)
+def test_earlier_results_are_found_before_tensorflow_is_imported(
+    line: str, name: str, message: str, tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    for file in ("i", name):
+        (tmp_path / file).write_text("{}")
+    done = run(*line.format(tmp_path).split(), environment=without_tensorflow)
+    flag = "--rejected" if "--rejected" in line else "--run" if "--run {" in line else "--output"
+    assert (done.returncode, done.stderr) == (2, f"clozeline: {flag} {tmp_path}/{message}\n")
+    assert (tmp_path / name).read_text() == "{}"
+
+
 def test_only_the_first_worker_needs_a_run_that_it_can_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,28 @@ def test_relative_paths_and_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     refused(Path("pipe"), "folder", "pipe is a file; name a folder")
 
 
+@pytest.mark.parametrize("root", ["/proc", "/sys"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_filesystems_of_the_kernel_take_no_files(root: str, kind: str) -> None:
+    if not os.path.ismount(root):
+        pytest.skip(f"{root} is not mounted here")
+    for name in ("clozeline-new", "clozeline-new/deeper"):
+        refused(Path(root, name), kind, f"{root} takes no files; choose another place")
+
+
+def test_a_pipe_as_standard_output_can_be_written() -> None:
+    words = [sys.executable, "-c", CHECK, "/dev/stdout", "file"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_new_file_is_not_replaced(folder: Path) -> None:
+    for name in ("missing", "nothing"):
+        check_outputs(outputs_of("new file", run_dir=folder / name))
+    refused(folder / "file", "new file", "already exists; add `overwrite`$")
+    refused(folder / "full", "new file", "is a folder; name a file")
+
+
 def test_a_file_that_is_read_is_not_replaced(folder: Path) -> None:
     (folder / "same").symlink_to("file")
     for name in ("file", "same"):
