@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -425,7 +426,7 @@ class Client(_BaseClient):
         if not isinstance(message, str):
             raise self._not_a_model_server(f"{status}, without an error message")
         refused = answer.status_code in _REFUSED_STATUS
-        raise (RequestError if refused else ServerError)(_one_line(message) or status)
+        raise (RequestError if refused else ServerError)(_one_line(_words(message)) or status)
 
     def _unanswered(self, error: Exception) -> ServerError:
         """Return the error for a request without a valid HTTP response."""
@@ -521,13 +522,22 @@ class GrpcClient(_BaseClient):
     def _explained(self, error: "grpc.RpcError") -> ServerError:
         import grpc
 
-        code, details = error.code(), _one_line(error.details() or "")
+        code, details = error.code(), _one_line(_words(error.details() or ""))
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return self._too_slow()
         if code == grpc.StatusCode.UNAVAILABLE and "connect" in details:
             return self._nothing_answers()
         refused = code.name in _REFUSED_CODES
         return (RequestError if refused else ServerError)(details or code.name)
+
+
+def _words(message: str) -> str:
+    """Return a server's message; of an assertion in a model's graph, only its words.
+
+    TensorFlow writes them in brackets, and after them the compared tensors and the graph's node.
+    """
+    found = re.match(r"assertion failed: (\[.*?\])\s*(\[Condition |\[\[\{\{|$)", message, re.DOTALL)
+    return " ".join(re.findall(r"\[(.*?)\]", found[1], re.DOTALL)) if found else message
 
 
 def _one_line(message: str) -> str:

@@ -348,6 +348,25 @@ def test_status_codes_become_classes_of_errors(scripted, status, kind):
     assert str(caught.value) == "one two �[2Jthree"
 
 
+# Messages of TensorFlow 2.21, from a graph with the assertion.
+OTHER = "slice index 0 of dimension 1 out of bounds. [[{{node strided_slice}}]]"
+ASSERTIONS = {
+    "assertion failed: [x is above] [100]\n\t [[{{node Assert/Assert}}]]": "x is above 100",
+    "assertion failed: [x differs] [Condition x == y did not hold element-wise:] [x (x:0) = ] "
+    "[200 300] [y (a/y:0) = ] [100]\n\t [[{{node a/Assert/Assert}}]]": "x differs",
+    "assertion failed: no brackets": "assertion failed: no brackets",
+    OTHER: OTHER,
+}
+
+
+@pytest.mark.parametrize("sent", ASSERTIONS)
+def test_the_words_of_an_assertion_are_shown_without_the_graph(scripted, sent):
+    Scripted.script = [(400, json.dumps({"error": sent}).encode())]
+    with pytest.raises(RequestError) as caught:
+        scripted.status("m")
+    assert str(caught.value) == ASSERTIONS[sent]
+
+
 BROKEN_HTTP = {
     "nothing": b"",
     "no status line": b"\x00\x01garbage\r\n\r\n",
