@@ -2,6 +2,6 @@
 
 import sys
 
-from clozeline.main import main
+from clozeline.start import main
 
 sys.exit(main())

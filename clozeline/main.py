@@ -2,6 +2,7 @@
 
 Only `clozeline/` contains code for flags, YAML, colours, tables and exit codes:
 
+- `start.py` is the entry point: it ends an interrupted command, also during imports.
 - `main.py` finds the command, runs it and returns the exit code.
 - `options.py` parses flags and YAML into a command's options.
 - `commands/` has the table of commands, and one file per command, imported when it runs: its
@@ -22,7 +23,7 @@ The engine (`pipeline` ← `model` ← `serving`) imports nothing from here and 
 - **Results.** The engine's functions return frozen dataclasses and print nothing. Texts in results
   that name fields (warnings) are passed through `spelled` before they are printed, also as JSON.
 - **Exit codes.** 0 = success; 1 = failure (`JobError`, `OSError`: disk full, server failure); 2 =
-  invalid input (`InputError`); 130 = interrupted.
+  invalid input (`InputError`); 130 = interrupted, which `start.py` returns.
 """
 
 import io
@@ -82,9 +83,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:  # disk full, no permission
         return _os_error(error, arguments[0])
-    except KeyboardInterrupt:
-        print("clozeline: interrupted", file=sys.stderr)
-        return 130
 
 
 def _end_on_sigterm_as_first_process() -> None:

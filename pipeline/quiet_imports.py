@@ -41,7 +41,7 @@ def import_quietly(*modules: str) -> None:
             with _hidden(UNUSED):
                 for module in modules:
                     importlib.import_module(module)
-        except BaseException:
+        except Exception:  # not Ctrl-C, which ends the command with a line of its own
             captured.seek(0)
             with contextlib.suppress(OSError):
                 os.write(stderr, captured.read())

@@ -48,6 +48,7 @@ def test_functions_are_short() -> None:
 
 TESTED_THROUGH_OTHERS = {
     "clozeline.__main__": "clozeline/test_commands.py",  # runs it as a process
+    "clozeline.start": "clozeline/test_front_door.py",  # the real command
     "model.explaining.steps": "model/explaining/test_explaining.py",  # each step against NumPy
     "model.existing": "clozeline/test_front_door.py",  # before TensorFlow is imported
     "model.interchange.hugging_face": "model/interchange/test_interchange.py",

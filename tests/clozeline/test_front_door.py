@@ -438,6 +438,15 @@ def test_the_real_command_prints_one_line_without_a_traceback(
     assert done.stderr == f"clozeline: {message.format(tmp_path / 'none')}\n"
 
 
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "clozeline"], ["clozeline"]])
+def test_ctrl_c_during_imports_ends_with_one_line(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
+    scripts = Path(sys.executable).parent
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PATH": str(scripts)}
+    done = subprocess.run([*command, "vocab"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "clozeline: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
