@@ -4,7 +4,7 @@ import logging
 
 from pipeline.configs import CorpusConfig
 from pipeline.corpus.rules.decontaminate import Decontaminate, evaluation_files
-from pipeline.corpus.rules.language import Languages, check_languages
+from pipeline.corpus.rules.language import Languages, check_languages, unidentified
 from pipeline.corpus.rules.quality import QualityRules, read_quality, without_stop_words
 from pipeline.corpus.rules.redact import Redact
 from pipeline.corpus.rules.rule import Rule
@@ -29,6 +29,14 @@ def cleaning_of(config: CorpusConfig) -> Cleaning:
                 "stop_word_count off for them in a file of your own, or give it theirs",
                 file.name,
                 ", ".join(missing),
+            )
+        # Without `languages`, all documents have one, and other rules may be for other jobs.
+        if config.languages and (unknown := unidentified(file.languages)):
+            _log.warning(
+                "`quality` %s has rules for %s, which no document is identified as; expected ISO "
+                "639 codes such as en, de, zh",
+                file.name,
+                ", ".join(unknown),
             )
     return Cleaning(
         languages=config.languages,

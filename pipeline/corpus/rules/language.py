@@ -38,7 +38,7 @@ def check_languages(languages: Collection[str]) -> None:
     Raises:
         InputError: the identifier does not know a code.
     """
-    known = {*_identifier().labels, *_VARIETIES} - {UNIDENTIFIED} if languages else set()
+    known = _known() if languages else set()
     for language in languages:
         if language not in known:
             # A similar code is that of another language: deu and eu.
@@ -49,6 +49,16 @@ def check_languages(languages: Collection[str]) -> None:
                 "expected ISO 639 codes such as en, de, zh, of three letters only where there are "
                 "none of two"
             )
+
+
+def unidentified(languages: Collection[str]) -> list[str]:
+    """Return the codes of languages that no document can be identified as."""
+    known = _known()
+    return [language for language in languages if language not in known]
+
+
+def _known() -> set[str]:
+    return {*_identifier().labels, *_VARIETIES} - {UNIDENTIFIED}
 
 
 def sample(text: str) -> str:

@@ -209,6 +209,26 @@ def test_languages_without_stop_words_are_warned_of(caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
+def test_rules_of_a_language_nobody_knows_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "rules: {word_count: {min: 3}}\n"
+        "languages: {de: {word_count: off}, qq: {word_count: off}, yue: {word_count: off}}"
+    )
+    cleaning_of(
+        CorpusConfig(
+            input=("a",), languages=("en",), quality=(str(file), "gopher", "c4", "fineweb")
+        )
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        "`quality` own has rules for qq, which no document is identified as; expected ISO 639 "
+        "codes such as en, de, zh"
+    ]
+
+
 def test_phrases_are_found_in_any_case(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text('rules: {lines: {phrases: ["Cookie Policy"]}}')
