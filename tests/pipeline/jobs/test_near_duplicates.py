@@ -119,7 +119,7 @@ def check_against_all_pairs(texts: list[str], removed: set[int]) -> None:
     found = {names[index] for index in removed}
     assert len(expected) > 0.3 * len(texts)
     assert len(found & expected) >= 0.95 * len(expected)
-    right = [index for index in removed if similar[index].max() >= 0.7]
+    right = [index for index in removed if similar[index].max() >= 0.8]
     assert len(right) >= 0.99 * len(removed)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.configs import CorpusConfig
+from pipeline.corpus.minhash import Bands, band_hashes
 from pipeline.corpus.rules.build import cleaning_of, rules_of
 from pipeline.corpus.rules.rule import TextDocument
 from pipeline.corpus.units import text_units, unit_hashes
@@ -56,4 +57,6 @@ def test_every_rule_takes_linear_time(kind: str, tmp_path: Path) -> None:
         rule(TextDocument(text, "en"))
     ends = 2 if kind == "blank lines" else 1
     assert len(unit_hashes(text_units(text, "paragraphs"))) == ends
+    assert len(unit_hashes(text_units(text, "lines"))) >= ends
+    band_hashes([text], Bands(14, 8))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - begin < 300
