@@ -7,12 +7,12 @@ ends the command as it does later.
 import sys
 
 
-def main() -> int:
-    """Run the command of this process's arguments; return its exit code."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command, by default that of this process's arguments; return its exit code."""
     try:
         from clozeline.main import main as run
 
-        return run()
+        return run(arguments)
     except KeyboardInterrupt:
         print("clozeline: interrupted", file=sys.stderr)
         return 130

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clozeline.main import main
+from clozeline.start import main
 from pipeline.configs import VocabularyConfig
 from pipeline.errors import InputError
 from pipeline.jobs import dataset as dataset_module
