@@ -491,10 +491,15 @@ def pickled(path: Path) -> None:
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
 
 
-def index_that_leaves(path: Path) -> None:
-    (path / "model.safetensors").rename(path.parent / "elsewhere.safetensors")
-    index = {"weight_map": {"bert.pooler.dense.weight": "../elsewhere.safetensors"}}
-    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+def index_of(name: str) -> Callable[[Path], None]:
+    """Let an index name this file of weights."""
+
+    def spoil(path: Path) -> None:
+        (path / "model.safetensors").rename(path.parent / "elsewhere.safetensors")
+        index = {"weight_map": {"bert.pooler.dense.weight": name}}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return spoil
 
 
 def truncated(name: str) -> Callable[[Path], None]:
@@ -549,7 +554,9 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
         (truncated("model.safetensors"), "model.safetensors: cannot be read as safetensors: "),
         (pickled, "pytorch_model.bin: a pickle, .* it is never read; .* t.BertForSequenceClassifi"),
         (without("model.safetensors"), "no model.safetensors; give a directory with one"),
-        (index_that_leaves, "index.json: lists ../elsewhere.safetensors, which is not in its"),
+        (index_of("../elsewhere.safetensors"),
+         "index.json: lists ../elsewhere.safetensors, which is not in its"),
+        (index_of("x" * 10_000), "/xxx.* cannot be read: File name too long"),
         (without("tokenizer.json"), r"no vocabulary \(vocab.txt or tokenizer.json\); copy"),
         (other_vocabulary(SPECIAL), "vocab.txt: line 2 differs from the piece with id 1"),
         (vocabulary_with({"new": 99}), "the ids of its 27 pieces do not count up from 0"),
@@ -583,6 +590,7 @@ def test_bad_hugging_face_directories(
     with pytest.raises(InputError, match=message) as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,11 @@ DENSE = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformer
             "names the folder ../1_Pooling, which is not in",
         ),
         (
+            "modules.json",
+            lambda all_: all_[1].update(path="x" * 10_000),
+            "/xxx.* cannot be read: File name too long",
+        ),
+        (
             "1_Pooling/config.json",
             lambda values: values.update(pooling_mode="lasttoken"),
             "pooling_mode lasttoken is not supported; only mean, cls, max are",
@@ -146,8 +151,9 @@ DENSE = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformer
 def test_unsupported_settings_are_refused_by_name(
     tmp_path: Path, file: str, change: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         imported(changed(tmp_path, file, change), tmp_path / "run")
+    assert len(str(caught.value)) < 1000
 
 
 def test_dot_products_are_cosines_only_of_vectors_of_length_1(tmp_path: Path) -> None:
