@@ -536,6 +536,8 @@ def _words(message: str) -> str:
 
     TensorFlow writes them in brackets, and after them the compared tensors and the graph's node.
     """
+    # The message is untrusted, and the pattern's time is quadratic in the number of spaces.
+    message = message[:_MAX_MESSAGE_CHARS]
     found = re.match(r"assertion failed: (\[.*?\])\s*(\[Condition |\[\[\{\{|$)", message, re.DOTALL)
     return " ".join(re.findall(r"\[(.*?)\]", found[1], re.DOTALL)) if found else message
 
