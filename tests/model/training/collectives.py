@@ -16,17 +16,7 @@ from model.tasks.kinds import heads  # noqa: E402
 from model.training.config import Precision, TrainingConfig  # noqa: E402
 from model.training.loop import Trainer, distribute  # noqa: E402
 from model.training.losses import Pretraining  # noqa: E402
-
-BATCH = {
-    "input_ids": tf.fill([4, 16], 7),
-    "input_mask": tf.ones([4, 16], tf.int32),
-    "segment_ids": tf.zeros([4, 16], tf.int32),
-    "masked_lm_positions": tf.constant([[1, 2, 3]] * 4),
-    "masked_lm_ids": tf.constant([[8, 9, 10]] * 4),
-    "masked_lm_weights": tf.ones([4, 3]),
-    "next_sentence_labels": tf.ones([4, 1], tf.int32),
-    "example_weights": tf.ones([4]),
-}
+from tests.model.training.batches import batch_of_four  # noqa: E402
 
 
 def counts(num_hidden_layers: int, precision: Precision) -> dict[str, int]:
@@ -43,7 +33,7 @@ def counts(num_hidden_layers: int, precision: Precision) -> dict[str, int]:
         precision=precision,
     )  # fmt: skip
     trainer = Trainer(config, training, Pretraining(heads("nsp")), strategy, xla=False)
-    batches = distribute(strategy, lambda _: tf.data.Dataset.from_tensors(BATCH).repeat())
+    batches = distribute(strategy, lambda _: tf.data.Dataset.from_tensors(batch_of_four()).repeat())
     return {
         "variables": len(trainer.model.trainable_variables),
         "train": collectives(trainer.train.get_concrete_function(batches, tf.constant(1))),

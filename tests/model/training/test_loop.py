@@ -26,6 +26,7 @@ from model.training.losses import Pretraining
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
+from tests.model.training.batches import batch_of_four
 
 ROOT = Path(__file__).parents[3]
 
@@ -126,17 +127,7 @@ def make_trainer(
 
 def a_batch() -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
     """Return a batch of 4 and its weights by head."""
-    batch = {
-        "input_ids": tf.fill([4, 16], 7),
-        "input_mask": tf.ones([4, 16], tf.int32),
-        "segment_ids": tf.zeros([4, 16], tf.int32),
-        "masked_lm_positions": tf.constant([[1, 2, 3]] * 4),
-        "masked_lm_ids": tf.constant([[8, 9, 10]] * 4),
-        "masked_lm_weights": tf.ones([4, 3]),
-        "next_sentence_labels": tf.ones([4, 1], tf.int32),
-        "example_weights": tf.ones([4]),
-    }
-    return batch, {"masked_lm": tf.constant(12.0), "next_sentence": tf.constant(4.0)}
+    return batch_of_four(), {"masked_lm": tf.constant(12.0), "next_sentence": tf.constant(4.0)}
 
 
 def test_next_sentences_count_less_after_twice_the_warm_up(small_config: BertConfig) -> None:
