@@ -139,7 +139,7 @@ build/%/job-server.jar: pipeline/deploy/%/pom.xml pipeline/deploy/%/jars.sha256
 	cd build/$* && sha256sum --quiet --check ../../pipeline/deploy/$*/jars.sha256
 	touch $@
 
-bench: install build/storage/versitygw  ## our figures and the peers', measured in one run: some 45 minutes
+bench: install build/storage/versitygw  ## our figures and the peers', measured in one run: some 50 minutes
 	$(BIN)/python -m benchmarks.sentences
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.cleaning_speed

@@ -103,7 +103,7 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
             raise InputError(f"{path}: a link to a file that does not exist") from error
         return None
     except (OSError, RuntimeError) as error:  # RuntimeError: a cycle of links
-        # Another file may give the name, and too long a one is not read.
+        # The name may come from another file of the checkpoint, and have any length.
         raise InputError(f"{str(path)[:500]}: cannot be read: {reason(error)}") from error
     # A downloaded archive may hold a link to a private file, which the run would then contain.
     if not target.is_relative_to(home := _home(directory)):
