@@ -550,15 +550,28 @@ class RemoteFileSystem(AbstractFileSystem):
         detail: bool = False,
         **_: Any,
     ) -> Any:
-        """Return all objects below a folder; of the path of an object, none."""
-        name = self._name_in_store(path)
-        found = self._call(path, "find", name, maxdepth=maxdepth, withdirs=withdirs, detail=True)
-        # If the path is a file, fsspec's own `find` has it with an empty entry, and adlfs returns a
-        # list of it.
+        """Return all objects below a folder; of the path of an object, none.
+
+        Folders that are removed meanwhile are left out.
+        """
+        path = self._strip_protocol(path)
+        # The stores' own walk takes a folder that they cannot list for an empty one; our `ls`
+        # raises. A single listing of all is the faster one.
+        if maxdepth or self.has_folders:
+            found = super().find(path, maxdepth, withdirs, detail=True)
+        else:
+            name = self._name_in_store(path)
+            listed = self._call(path, "find", name, withdirs=withdirs, detail=True)
+            # Of the path of an object, fsspec has an empty entry, and adlfs a list of it.
+            found = {
+                self._path_of(name): self._entry(entry)
+                for name, entry in (listed.items() if isinstance(listed, dict) else ())
+                if entry
+            }
         entries = {
-            self._path_of(name): self._entry(entry)
-            for name, entry in (found.items() if isinstance(found, dict) else ())
-            if entry
+            name: entry
+            for name, entry in found.items()
+            if entry and (name != path or entry["type"] == "directory")
         }
         return entries if detail else list(entries)
 
@@ -615,7 +628,10 @@ class RemoteFileSystem(AbstractFileSystem):
         """Remove an object."""
         self._call(path, "rm_file", self._name_in_store(path))
 
-    def _rm(self, path: str) -> None:
+    def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove an object; fsspec's own takes its name for a pattern."""
+        if recursive or maxdepth:
+            raise NotImplementedError
         self.rm_file(path)
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:

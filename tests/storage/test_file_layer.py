@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import ANY
 
+import fsspec
 import hdfs_native
 import pytest
 
@@ -72,6 +73,16 @@ def test_objects_are_written_listed_moved_and_removed(base, tmp_path):
         pass
     remove_folder(base)
     assert sizes_below(base) == {}
+
+
+def test_wildcards_in_a_name_remove_no_other_object(base):
+    names = ["x[ab].txt", "xa.txt", "y?.txt", "y1.txt"] + ["*.txt"] * ("hdfs:" not in str(base))
+    for name in names:
+        write_atomically(base / name, b"1")
+    for name in filter(set("[?*").intersection, names):
+        (base / name).unlink()
+    assert {*sizes_below(base)} == {"xa.txt", "y1.txt"}
+    remove_folder(base)
 
 
 def test_folder_is_published_with_its_marker(base, tmp_path):
@@ -220,6 +231,60 @@ def test_a_download_may_take_longer_than_an_answer(network_of, monkeypatch, tmp_
     network.fault = lambda key: "slow" if key.startswith("GET ") else ""
     download(path, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == data
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_listing_that_fails_once_is_repeated_and_misses_nothing(
+    network_of, failing, monkeypatch, scheme
+):
+    """fsspec takes a folder that cannot be listed for an empty one."""
+    network = network_of(scheme)
+    base = path_from(f"{scheme}://bucket/listed")
+    for name in ("a/1.txt", "a/b/2.txt", "c/b/3.txt", "c/b/4.md"):
+        write_atomically(base / name, b"x")
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECS", 0.0)
+    network.fault = failing(1.0, 0.0, 0.0, seed=1)
+    matched = match_files([f"{base}/*/b/*.txt"])
+    assert matched == {f"{base}/a/b/2.txt": 1, f"{base}/c/b/3.txt": 1}
+    assert {*sizes_below(base)} == {"a/1.txt", "a/b/2.txt", "c/b/3.txt", "c/b/4.md"}
+    if scheme == "s3":  # the other libraries wait for seconds
+        assert [path.parent.name for path in base.glob("*/*.txt")] == ["a"]
+        assert [path.name for path in base.rglob("*.md")] == ["4.md"]
+    assert network.faults["503"] > 3
+    network.fault = lambda key: ""
+    remove_folder(base)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    network_of, monkeypatch, scheme
+):
+    network = network_of(scheme)
+    base = path_from(f"{scheme}://bucket/hidden")
+    write_atomically(base / "a/1.txt", b"x")
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECS", 0.0)
+    listings = {"s3": "GET /bucket", "gs": "/o", "az": "/bucket"}[scheme]
+    network.fault = lambda key: "503" if key.endswith(listings) else ""
+    with pytest.raises(JobError, match=r"/hidden.*given up"):
+        match_files([f"{base}/*/*.txt"])
+    network.fault = lambda key: ""
+    remove_folder(base)
+
+
+def test_a_folder_of_hdfs_that_may_not_be_read_is_not_taken_for_an_empty_one(hdfs, monkeypatch):
+    base = path_from(f"{hdfs}/closed")
+    write_atomically(base / "open/1.txt", b"x")
+    write_atomically(base / "private/2.txt", b"x")
+    hdfs_native.Client(hdfs).set_permission("/closed/private", 0o700)
+    monkeypatch.setenv("HADOOP_USER_NAME", "nobody")
+    fsspec.get_filesystem_class("hdfs").clear_instance_cache()
+    others = path_from(str(base))  # connects as the other user
+    for act in (lambda: match_files([f"{base}/*/*.txt"]), lambda: sizes_below(others)):
+        with pytest.raises(InputError, match=r"/closed/private: access denied: .*user=nobody"):
+            act()
+    monkeypatch.delenv("HADOOP_USER_NAME")
+    fsspec.get_filesystem_class("hdfs").clear_instance_cache()
+    remove_folder(path_from(str(base)))
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
