@@ -103,6 +103,11 @@ class Store(AbstractFileSystem):
         if key.split("/")[0] not in self.buckets:
             raise FileNotFoundError(key)
 
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        """Return bucket, key and version of a path, as the libraries of real stores do."""
+        bucket, _, key = path.partition("/")
+        return bucket, key, None
+
     def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
         """Return the names of a folder's direct contents."""
         found: dict[str, dict[str, Any]] = {}

@@ -13,6 +13,7 @@ library is imported at the first access to a URL that needs it. The filesystem o
 import contextlib
 import errno
 import functools
+import glob
 import importlib
 import io
 import itertools
@@ -308,9 +309,14 @@ def matching(pattern: str) -> dict[str, int | None]:
         InputError, JobError: as `RemoteFileSystem`.
     """
     remote, name = located(path_from(pattern))
+    entries = remote.glob(name, detail=True)
+    # An object's own name may have the signs of a glob, and then means no other.
+    if glob.has_magic(name):
+        named = remote.glob(glob.escape(name), detail=True)
+        entries = named if named.get(name, {}).get("type") == "file" else entries
     return {
         f"{remote.scheme}://{path}": None if entry["type"] == "directory" else entry["size"]
-        for path, entry in remote.glob(name, detail=True).items()
+        for path, entry in entries.items()
     }
 
 
@@ -452,7 +458,20 @@ class RemoteFileSystem(AbstractFileSystem):
 
     def _name_in_store(self, path: str) -> str:
         path = self._strip_protocol(path)
-        return "/" + path.partition("/")[2] if self.scheme == "hdfs" else path
+        bucket, _, key = path.partition("/")
+        if self.scheme == "hdfs":
+            return "/" + key
+        # For s3fs, `x?versionId=1` is a version of `x`: it would write, read and remove `x`.
+        try:
+            is_meant = self._store.split_path(path)[:2] == (bucket, key)
+        except ValueError:
+            is_meant = False
+        if not is_meant:
+            raise InputError(
+                f"{self.scheme}://{path}: a part of the name has another meaning for "
+                f"{SCHEMES[self.scheme].module.partition('.')[0]}; rename it"
+            )
+        return path
 
     def _path_of(self, name: str) -> str:
         if self.scheme != "hdfs":
@@ -612,12 +631,18 @@ class RemoteFileSystem(AbstractFileSystem):
 
     def mv_file(self, path1: str, path2: str) -> None:
         """Rename an object; object stores cannot, so it is copied, then removed."""
-        if self.has_folders:
-            names = self._name_in_store(path1), self._name_in_store(path2)
-            self._call(path1, "mv_file", *names)
-        else:
+        if not self.has_folders:
             self.cp_file(path1, path2)
             self.rm_file(path1)
+            return
+        self.info(path1)  # it is there, so it is missing later only if it was moved
+        try:
+            names = self._name_in_store(path1), self._name_in_store(path2)
+            self._call(path1, "mv_file", *names)
+        except FileNotFoundError:
+            # The answer to the first request may have been lost.
+            if not self.isfile(path2):
+                raise
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder; object stores have none."""
@@ -625,8 +650,12 @@ class RemoteFileSystem(AbstractFileSystem):
             self._call(path, "rmdir", self._name_in_store(path))
 
     def rm_file(self, path: str) -> None:
-        """Remove an object."""
-        self._call(path, "rm_file", self._name_in_store(path))
+        """Remove an object, if there is one.
+
+        A missing one is no error, as in S3: the answer to a first request may have been lost.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self._call(path, "rm_file", self._name_in_store(path))
 
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
         """Remove an object; fsspec's own takes its name for a pattern."""

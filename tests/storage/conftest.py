@@ -236,8 +236,8 @@ class Network(ThreadingHTTPServer):
     """A proxy in front of a store. No request for an object fails twice in a row.
 
     Attributes:
-        fault: returns what happens to a request: "", "stall", "slow", "cut" or the status to answer
-            with.
+        fault: returns what happens to a request: "", "stall", "slow", "cut", "lost" (it is done,
+            but its answer does not arrive) or the status to answer with.
         seen: called with the number, method and path of each request before it is forwarded.
         requests: number of requests.
         faults: number of requests by what happened to them.
@@ -295,6 +295,10 @@ class _Forward(BaseHTTPRequestHandler):
         answer = upstream.getresponse()
         data = answer.read()
         upstream.close()
+        if fault == "lost":
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         length = answer.headers.get("Content-Length", str(len(data)))
         self.send_response_only(answer.status, answer.reason)
         for name, value in answer.headers.items():

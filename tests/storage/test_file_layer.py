@@ -1,8 +1,9 @@
 """The file layer on an S3, a GCS and an Azure server and on HDFS: no command, no TensorFlow."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import fsspec
@@ -285,6 +286,95 @@ def test_a_folder_of_hdfs_that_may_not_be_read_is_not_taken_for_an_empty_one(hdf
     monkeypatch.delenv("HADOOP_USER_NAME")
     fsspec.get_filesystem_class("hdfs").clear_instance_cache()
     remove_folder(path_from(str(base)))
+
+
+def lost_once(method: str) -> Callable[[str], str]:
+    """Return a `Network.fault` that loses the answer to the first request of a method."""
+    left = ["lost"]
+    return lambda key: left.pop() if left and key.startswith(method) else ""
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_request_whose_answer_is_lost_was_done_once(network_of, monkeypatch, tmp_path, scheme):
+    """The request is repeated, and finds what the first one did."""
+    network = network_of(scheme)
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECS", 0.0)
+    base = path_from(f"{scheme}://bucket/lost")
+
+    def lose(method: str) -> None:
+        network.faults.clear()
+        network.fault = lost_once(method)
+
+    creation = "POST" if scheme == "gs" else "PUT"
+    lose(creation)
+    with only_writer(base, "`run_dir`"):
+        assert network.faults["lost"] == 1
+    for name in ("a", "b", "c"):
+        lose(creation)
+        write_atomically(base / name, name.encode())
+        assert network.faults["lost"] == 1
+    lose("DELETE")
+    (base / "a").unlink()
+    assert network.faults["lost"] == 1
+    lose("DELETE")
+    move_object(base / "b", base / "d")
+    assert network.faults["lost"] == 1
+    assert {name: (base / name).read_bytes() for name in sizes_below(base)} == {
+        "c": b"c",
+        "d": b"b",
+    }
+    lose("DELETE")
+    remove_folder(base)
+    assert network.faults["lost"] == 1
+    assert sizes_below(base) == {}
+
+
+def test_a_rename_of_hdfs_whose_answer_is_lost_was_done_once(hdfs, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECS", 0.0)
+    base, rename = path_from(f"{hdfs}/lost"), store_of_hdfs.HdfsStore.mv_file
+    failures = [ConnectionResetError()]
+
+    def renamed(*arguments: Any) -> None:
+        rename(*arguments)
+        if failures:
+            raise failures.pop()
+
+    write_atomically(base / "a", b"1")
+    monkeypatch.setattr(store_of_hdfs.HdfsStore, "mv_file", renamed)
+    move_object(base / "a", base / "b")
+    assert (failures, sizes_below(base)) == ([], {"b": 1})
+    for target in ("b", "c"):
+        with pytest.raises(FileNotFoundError):
+            move_object(base / "a", base / target)
+    remove_folder(base)
+
+
+@pytest.mark.parametrize(
+    ("url", "other"),
+    [
+        ("s3://bucket/versions/x?versionId=1", "x"),
+        ("az://bucket/versions/x?versionid=1", "x"),
+        ("az://bucket/versions/x?", "x"),
+        ("az://bucket/versions/x#", "x"),
+    ],
+)
+def test_a_name_that_the_library_takes_for_another_one_is_refused(network_of, tmp_path, url, other):
+    """s3fs and adlfs would write, read and remove `x`."""
+    network_of(url.partition(":")[0])
+    path = path_from(url)
+    write_atomically(path.with_name(other), b"good")
+    (tmp_path / "file").write_bytes(b"bad")
+    for act in (
+        lambda: write_atomically(path, b"bad"),
+        lambda: upload(tmp_path / "file", path),
+        lambda: move_object(path.with_name(other), path),
+        path.read_bytes,
+        path.unlink,
+    ):
+        with pytest.raises(InputError, match=r"/x[?#].*: a part of the name has another meaning"):
+            act()
+    assert path.with_name(other).read_bytes() == b"good"
+    path.with_name(other).unlink()
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])

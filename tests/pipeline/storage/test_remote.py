@@ -201,6 +201,14 @@ def test_globs_match_objects_and_refuse_folders(store):
         match_files(["gs://bucket/in/*"])
 
 
+def test_an_object_is_found_by_its_own_name(store):
+    for name in ("x[ab].txt", "xa.txt", "*.txt"):
+        write_atomically(path_from(f"gs://bucket/in/{name}"), name.encode())
+    for name in ("x[ab].txt", "*.txt"):
+        assert match_files([f"gs://bucket/in/{name}"]) == {f"gs://bucket/in/{name}": len(name)}
+    assert len(match_files(["gs://bucket/in/*"])) == 3
+
+
 @pytest.mark.parametrize(
     ("url", "options"),
     [
