@@ -249,10 +249,11 @@ def _acquire(lock: FileLock, directory: Path) -> None:
     """Create the directory and acquire its lock."""
     # The previous writer may be removing both at this moment, hence the retries.
     for attempt in range(10):
-        make_folder(directory)
         try:
+            make_folder(directory)
             lock.acquire()
-        except FileNotFoundError:
+        # `mkdir` says that a folder exists which is removed before it can be looked at.
+        except (FileNotFoundError, FileExistsError):
             if attempt == 9:
                 raise
         else:

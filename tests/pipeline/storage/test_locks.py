@@ -17,6 +17,8 @@ from filelock import FileLock
 import clozeline
 from pipeline.errors import InputError, JobError
 from pipeline.jobs.shared_folder import job_folder
+from pipeline.storage import locks
+from pipeline.storage.files import make_folder
 from pipeline.storage.locks import (
     LOCK,
     Holder,
@@ -92,6 +94,23 @@ def test_a_file_in_the_directorys_place(tmp_path: Path) -> None:
 def test_waiting_for_the_writer_before(holder: subprocess.Popen, tmp_path: Path) -> None:
     holder.stdin.close()  # it ends by and by
     with only_writer(tmp_path / "a", "--output a", wait_secs=60):
+        assert read_holder(tmp_path / "a" / LOCK).pid == os.getpid()
+
+
+@pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
+def test_a_directory_that_is_removed_while_it_is_made_is_made_again(
+    error: type[OSError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mkdir` raises the one, the sync of the directory above it the other."""
+    failures = [error(errno.EEXIST, "removed by the writer before")]
+
+    def make(path: Path) -> None:
+        if failures:
+            raise failures.pop()
+        make_folder(path)
+
+    monkeypatch.setattr(locks, "make_folder", make)
+    with only_writer(tmp_path / "a", "--output a"):
         assert read_holder(tmp_path / "a" / LOCK).pid == os.getpid()
 
 
