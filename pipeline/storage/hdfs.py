@@ -11,7 +11,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from fsspec.spec import AbstractFileSystem
 from hdfs_native import Client, FileStatus, WriteOptions
 
-from pipeline.storage.remote import PARTIAL
+from pipeline.storage.remote import FINISH_SECS, PARTIAL
 
 T = TypeVar("T")
 
@@ -87,11 +87,15 @@ class HdfsStore(AbstractFileSystem):
             except BaseException as error:  # a panic in Rust is no `Exception`
                 answer.set_exception(error)
 
-        threading.Thread(target=work, name="hdfs", daemon=True).start()
         try:
+            threading.Thread(target=work, name="hdfs", daemon=True).start()
             return answer.result(self._answer_secs + size_bytes / self._slowest)
         except (RuntimeError, OSError) as error:
             raise _converted(error) from error
+        except KeyboardInterrupt:
+            # What removes a job's files runs next, and would miss a file that appears later.
+            wait([answer], FINISH_SECS)
+            raise
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Return the entry of a file or folder."""

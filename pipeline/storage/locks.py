@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -158,30 +159,39 @@ def remove_left(parent: Path, prefix: str, remove: Callable[[Path], object]) -> 
     """Remove directories that killed processes left, if these are certainly dead.
 
     A process is dead if the directory's lock file names a process of this machine, and nobody holds
-    the lock; for a remote directory, if its lease has ended. Directories of other users stay.
+    the lock; for a remote directory, if its lease has ended or been removed: it is the first of
+    its objects and the last one that is removed. Directories of other users stay.
 
     Args:
         parent: directory that contains them; it may be missing.
-        prefix: prefix of their names.
+        prefix: prefix of their names; after it, the name of a remote one is a `uuid4().hex`.
         remove: removes the contents of a directory, or all of it; called while its lock is held.
     """
     for name in names_in(str(parent)):
         directory = parent / name
         if name.startswith(prefix):
             try:
-                _remove_if_left(directory, remove)
+                if is_remote(directory):
+                    _remove_remote_if_left(directory, prefix, remove)
+                else:
+                    _remove_if_left(directory, remove)
             except (Timeout, InputError, FileNotFoundError):  # in use, or removed by another one
                 continue
             except (JobError, OSError) as error:  # also of a filesystem without locks
                 _log.info("%s: cannot be removed: %s", directory, reason(error))
 
 
+def _remove_remote_if_left(directory: Path, prefix: str, remove: Callable[[Path], object]) -> None:
+    # One in HDFS that is empty is perhaps being created.
+    if leases.read_holder(directory / leases.LEASE) or (
+        re.fullmatch("[0-9a-f]{32}", directory.name.removeprefix(prefix))
+        and names_in(str(directory))
+    ):
+        with leases.leased(directory, str(directory)):
+            remove(directory)
+
+
 def _remove_if_left(directory: Path, remove: Callable[[Path], object]) -> None:
-    if is_remote(directory):
-        if leases.read_holder(directory / leases.LEASE):
-            with leases.leased(directory, str(directory)):
-                remove(directory)
-        return
     if directory.lstat().st_uid != os.getuid():  # /tmp is shared by all users
         return
     holder = read_holder(directory / LOCK)

@@ -10,6 +10,7 @@ library is imported at the first access to a URL that needs it. The filesystem o
 (`pipeline.storage.hdfs`).
 """
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -51,6 +52,9 @@ PAUSE_SECS = 10
 
 SLOWEST_BYTES_PER_SEC = 100_000
 """Uploads that are slower are given up."""
+
+FINISH_SECS = 10
+"""How long a request that is interrupted may still take."""
 
 BLOCK_BYTES = 8 << 20
 """Bytes per request when a file is read in parts."""
@@ -504,6 +508,9 @@ class RemoteFileSystem(AbstractFileSystem):
                 return getattr(store, method)(*args, **kwargs)
             except (InputError, JobError):
                 raise
+            except KeyboardInterrupt:
+                _finish_requests(store)
+                raise
             except Exception as error:  # each library has its own types
                 failure = _converted(error, f"{self.scheme}://{path}")
                 if not isinstance(failure, JobError):
@@ -675,6 +682,24 @@ class RemoteFileSystem(AbstractFileSystem):
         if mode in ("wb", "xb"):
             return _Upload(self, path)
         raise InputError(f"{self.scheme}://{path}: object stores have no mode {mode}")
+
+
+def _finish_requests(store: Any) -> None:
+    """Wait until the requests of an interrupted thread have ended, for at most `FINISH_SECS`.
+
+    fsspec's asynchronous stores send them from another thread, which an interruption does not
+    reach: a file could appear after those of the job have been removed.
+    """
+    if getattr(store, "async_impl", False):
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(_other_tasks(), store.loop).result(FINISH_SECS)
+
+
+async def _other_tasks() -> None:
+    """Wait for the tasks of this event loop."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others)
 
 
 class _Reader(AbstractBufferedFile):

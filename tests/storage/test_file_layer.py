@@ -1,6 +1,8 @@
 """The file layer on an S3, a GCS and an Azure server and on HDFS: no command, no TensorFlow."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import hdfs_native
 import pytest
 
 from pipeline.errors import InputError, JobError
+from pipeline.jobs.shared_folder import job_folder
 from pipeline.storage import hdfs as store_of_hdfs
 from pipeline.storage import remote
 from pipeline.storage.cache import Cache, CacheConfig
@@ -375,6 +378,53 @@ def test_a_name_that_the_library_takes_for_another_one_is_refused(network_of, tm
             act()
     assert path.with_name(other).read_bytes() == b"good"
     path.with_name(other).unlink()
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_an_interrupted_write_does_not_appear_after_the_interruption(network_of, scheme):
+    """What removes a job's files runs then, and would miss a file that appears later."""
+    network = network_of(scheme)
+    base = path_from(f"{scheme}://bucket/interrupted")
+    assert sizes_below(base) == {}
+
+    def interrupt(number: int, key: str) -> None:
+        network.seen = lambda number, key: None
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    network.fault, network.seen = lambda key: "stall", interrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(base / "x", b"1")
+    network.fault = lambda key: ""
+    assert sizes_below(base) == {"x": 1}
+    remove_folder(base)
+
+
+def test_what_a_job_left_is_removed_also_if_its_removal_was_interrupted(base, tmp_path):
+    """The lease is gone then, if Ctrl-C came while the next job removed the files."""
+    left = base / ("_temporary-" + 32 * "a")
+    others = base / "_temporary-backup", base / ("other-" + 32 * "b")
+    for folder in (left, *others):
+        write_atomically(folder / "mark-1", b"")
+    write_atomically(left / "notes.txt", b"mine")
+    with job_folder(str(base), "_temporary-"):
+        pass
+    assert {*sizes_below(left)} == {"notes.txt"}
+    assert [{*sizes_below(folder)} for folder in others] == [{"mark-1"}, {"mark-1"}]
+    remove_folder(base)
+
+
+def test_an_interrupted_request_to_hdfs_has_ended_after_the_interruption():
+    store = store_of_hdfs.HdfsStore("127.0.0.1", 1, answer_secs=60, slowest_bytes_per_sec=1)
+    ended = threading.Event()
+
+    def request() -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        threading.Event().wait(1)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        store._answer(request)
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
