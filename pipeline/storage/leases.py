@@ -100,7 +100,11 @@ def leased(directory: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
     lease = directory / LEASE
     holder = LeaseHolder.of_this_process()
     created = missing_folders(directory)
-    _acquire(lease, holder, given, wait_secs)
+    try:
+        _acquire(lease, holder, given, wait_secs)
+    except KeyboardInterrupt:  # the lease may have been written
+        _release(lease, holder, created)
+        raise
     _lost.pop(str(directory), None)
     ended = threading.Event()
     renewer = threading.Thread(
@@ -113,11 +117,20 @@ def leased(directory: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
         ended.set()
         renewer.join()
         _lost.pop(str(directory), None)
-        # A failure must not hide the exception of the body; the lease ends by itself.
-        with contextlib.suppress(InputError, JobError, OSError):
-            if read_holder(lease) == holder:
-                lease.unlink(missing_ok=True)
-                remove_empty(created)
+        try:
+            _release(lease, holder, created)
+        except KeyboardInterrupt:
+            _release(lease, holder, created)
+            raise
+
+
+def _release(lease: Path, holder: LeaseHolder, created: list[Path]) -> None:
+    """Remove a lease if it is this holder's, and the folders that were made for it."""
+    # A failure must not hide the exception of the body; the lease ends by itself.
+    with contextlib.suppress(InputError, JobError, OSError):
+        if read_holder(lease) == holder:
+            lease.unlink(missing_ok=True)
+            remove_empty(created)
 
 
 def check_not_lost(path: Path) -> None:

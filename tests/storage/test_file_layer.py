@@ -399,6 +399,23 @@ def test_an_interrupted_write_does_not_appear_after_the_interruption(network_of,
     remove_folder(base)
 
 
+@pytest.mark.parametrize("request_number", [1, 2, 3, 4])
+def test_no_lease_stays_whenever_its_writer_is_interrupted(network_of, request_number):
+    network = network_of("s3")
+    base = path_from("s3://bucket/leased")
+    network.requests = 0
+
+    def interrupt(number: int, key: str) -> None:
+        if number == request_number:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    network.seen = interrupt
+    with pytest.raises(KeyboardInterrupt), only_writer(base, "`run_dir`"):
+        pass
+    network.seen = lambda number, key: None
+    assert sizes_below(base) == {}
+
+
 def test_what_a_job_left_is_removed_also_if_its_removal_was_interrupted(base, tmp_path):
     """The lease is gone then, if Ctrl-C came while the next job removed the files."""
     left = base / ("_temporary-" + 32 * "a")
