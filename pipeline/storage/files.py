@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -13,6 +14,7 @@ from typing import BinaryIO
 
 from pipeline.errors import InputError, JobError, reason
 from pipeline.storage.leases import check_not_lost
+from pipeline.storage.local_globs import local_matches
 from pipeline.storage.remote import (
     download,
     folders_of,
@@ -370,29 +372,24 @@ def match_files(globs: Sequence[str], field: str = "input") -> dict[str, int]:
 
 def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
     """Return the size in bytes of what matches a local glob, by path; None for folders."""
-    from apache_beam.io.filesystem import BeamIOError
-    from apache_beam.io.filesystems import FileSystems
-
     literal = absolute(glob)
     # A file's own name may have the signs of a glob: the shell expands *.txt to [a].txt.
     file = Path(literal)
     try:
-        is_file, is_other = file.is_file(), file.exists() and not file.is_dir()
-    except (OSError, ValueError) as error:  # a glob that is too long for a name, or has a NUL
-        raise InputError(f"`{field}` {glob}: cannot be looked up: {reason(error)}") from error
-    if is_file:
-        return {_readable(literal, field): file.stat().st_size}
-    if is_other:
-        raise InputError(
-            f"`{field}` {glob}: a pipe or a device, which cannot be read in parts; give a file"
-        )
-    try:
-        found = FileSystems.match([literal])[0].metadata_list
-    except (BeamIOError, ValueError) as error:
-        raise InputError(f"`{field}` {glob}: cannot be looked up: {reason(error)}") from error
+        found = {literal: file.stat()} if file.exists() else local_matches(literal)
+    except FileNotFoundError as error:
+        raise InputError(f"`{field}` {error.filename}: is a link to nothing; remove it") from error
+    except (OSError, ValueError, re.error) as error:  # a name that is too long, or has a NUL
+        place = error.filename if isinstance(error, OSError) and error.filename else glob
+        raise InputError(f"`{field}` {place}: cannot be looked up: {reason(error)}") from error
+    for path, status in found.items():
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise InputError(
+                f"`{field}` {path}: a pipe or a device, which cannot be read in parts; give a file"
+            )
     return {
-        _readable(file.path, field): None if Path(file.path).is_dir() else file.size_in_bytes
-        for file in found
+        _readable(path, field): None if stat.S_ISDIR(status.st_mode) else status.st_size
+        for path, status in found.items()
     }
 
 

@@ -36,14 +36,85 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         str(tmp_path / "pipe"): "a pipe or a device, which cannot be read in parts",
         "/dev/null": "a pipe or a device",
         str(tmp_path): "is a folder; give its files",
-        str(tmp_path / "broken"): "no file matches",
-        str(tmp_path / "loop"): "no file matches",
+        str(tmp_path / "broken"): "broken: is a link to nothing; remove it",
+        str(tmp_path / "loop"): "loop: cannot be looked up: .*symbolic links",
         "-": "no file matches",
         "x" * 5000: "cannot be looked up: .*too long|no file matches",
         "a\0b": "cannot be looked up|no file matches",
     }.items():
         with pytest.raises(InputError, match=message):
             match_files([path])
+
+
+@pytest.mark.parametrize(
+    ("glob", "names"),
+    [
+        ("*.txt", ["a.txt", ".hidden.txt"]),
+        ("?.txt", ["a.txt"]),
+        ("[!b-z].txt", ["a.txt"]),
+        ("[][].md", ["[.md", "].md"]),
+        ("*/*.txt", ["b/c.txt", "linked/e.txt"]),
+        ("b/*/[d].*", ["b/x/d.txt"]),
+        ("**/*.txt", ["b/c.txt", "b/x/d.txt"]),
+        ("b**.txt", ["b/c.txt", "b/x/d.txt"]),
+    ],
+)
+def test_what_globs_match(glob: str, names: list[str], tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for name in ("a.txt", ".hidden.txt", "[.md", "].md", "b/c.txt", "b/x/d.txt"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(name)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "e.txt").write_text("e")
+    (here / "linked").symlink_to(tmp_path / "elsewhere")
+    assert [*match_files([f"{here}/{glob}"])] == sorted(f"{here}/{name}" for name in names)
+
+
+@pytest.mark.parametrize("glob", ["here/*.txt", "*/*.txt", "**/*.txt"])
+def test_a_glob_leaves_nothing_out_without_a_word(glob: str, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "a.txt").write_text("text")
+    assert [*match_files([str(tmp_path / glob)])] == [str(here / "a.txt")]
+    (here / "b.txt").symlink_to("gone")
+    with pytest.raises(InputError, match=r"here/b\.txt: is a link to nothing; remove it"):
+        match_files([str(tmp_path / glob)])
+    (here / "b.txt").unlink()
+    os.mkfifo(here / "b.txt")
+    with pytest.raises(InputError, match=r"here/b\.txt: a pipe or a device"):
+        match_files([str(tmp_path / glob)])
+    (here / "b.txt").unlink()
+    if "**" not in glob:  # there, links and files alone match
+        (here / "b.txt").mkdir()
+        with pytest.raises(InputError, match=r"here/b\.txt: is a folder; give its files"):
+            match_files([str(tmp_path / glob)])
+
+
+@pytest.mark.parametrize(("glob", "levels"), [("*/x/*.txt", 1), ("**/*.txt", 17)])
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    glob: str, levels: int, tmp_path: Path
+) -> None:
+    (tmp_path / "x" / "x").mkdir(parents=True)
+    (tmp_path / "x" / "x" / "a.txt").write_text("text")
+    if levels == 1:
+        (tmp_path / "y").mkdir()
+        (tmp_path / "y" / "x").symlink_to("x")  # a loop, which even root cannot list
+    # A path of more than 4,096 bytes cannot be listed, either.
+    below = os.open(tmp_path, os.O_PATH)
+    for _ in range(levels):
+        os.mkdir("d" * 250, dir_fd=below)
+        above, below = below, os.open("d" * 250, os.O_PATH, dir_fd=below)
+        os.close(above)
+    os.close(below)
+    with pytest.raises(InputError, match=r"cannot be looked up: (.*symbolic links|.*too long)"):
+        match_files([str(tmp_path / glob)])
+
+
+def test_folders_that_a_glob_cannot_match_are_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "a.txt").write_text("text")
+    (tmp_path / "loop").symlink_to("loop")
+    assert [*match_files([f"{tmp_path}/[a-k]/*.txt"])] == [f"{tmp_path}/a/a.txt"]
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
