@@ -1,10 +1,11 @@
-"""Let the signatures of a model share the functions that read its weights.
+"""Let the signatures of a model share the functions that read its weights and tables.
 
 TensorFlow inlines the functions that a signature calls, optimizes the graph of each signature as a
 whole, and gives each graph kernels of its own. oneDNN's kernels keep packed copies of the weights,
-so a model with 8 signatures that call the encoder has 8 of them. Therefore signatures are split
-before and after their calls of a function that reads variables, if there is more than one call of
-it in the model: the parts run one after the other, and the function between them exists once.
+so a model with 8 signatures that call the encoder has 8 of them, and the graph of the tokenizer is
+optimized 8 times. Therefore signatures are split before and after their calls of a function that
+reads variables or constants of the model, if there is more than one call of it in the model: the
+parts run one after the other, and the function between them exists once.
 
 Functions that are called in a loop or under a condition stay as they are, and so do signatures of
 another form than those that `tf.saved_model.save` writes for functions.
@@ -32,7 +33,7 @@ _Key = tuple[Any, ...]
 
 
 def shared(functions: Mapping[str, Any]) -> dict[str, NamedFunction]:
-    """Return functions with the same results that share what reads variables.
+    """Return functions with the same results that share what reads the model's values.
 
     Args:
         functions: signatures of a loaded SavedModel, `tf.types.experimental.ConcreteFunction` by
@@ -60,8 +61,8 @@ class _Body:
         arguments: names of the tensors in the graph that the arguments are, by argument.
         captured: other inputs of the graph: tensors outside of it, by the inputs' names.
         results: names of the tensors in the graph that are returned, by result.
-        weighty: calls of functions that read variables, in order: a key like `key` by the name of
-            the operation.
+        weighty: calls of functions that read variables or constants of the model, in order: a key
+            like `key` by the name of the operation.
     """
 
     key: _Key
@@ -100,8 +101,7 @@ def _body(function: Any) -> _Body | None:
             return None
         results[result] = graph.outputs[source.value_index].name
     key = (name, *map(id, captured.values()), *arguments.items(), *results.items())
-    handles = {id(variable.handle) for variable in function.variables}
-    weighty = _weighty(graph, captured, handles)
+    weighty = _weighty(graph, captured)
     return _Body(key, graph, arguments, captured, results, weighty)
 
 
@@ -113,13 +113,13 @@ def _graph(graph: Any, name: str) -> Any:
         return function_def_to_graph(definition)
 
 
-def _weighty(graph: Any, captured: Mapping[str, Any], handles: Collection[int]) -> dict[str, _Key]:
-    """Return `_Body.weighty`; `handles` are the ids of the variables' handles."""
+def _weighty(graph: Any, captured: Mapping[str, Any]) -> dict[str, _Key]:
+    """Return `_Body.weighty`."""
     keys: dict[str, _Key] = {}
     for call in graph.get_operations():
         names = [tensor.name for tensor in call.inputs]
         outside = [captured.get(name) for name in names]
-        if call.type in _CALLS and any(id(tensor) in handles for tensor in outside):
+        if call.type in _CALLS and any(tensor is not None for tensor in outside):
             # An argument counts by its place; one that is given twice has two.
             places = [
                 names.index(name) if tensor is None else (id(tensor),)

@@ -121,9 +121,9 @@ def test_a_failed_check_is_reported_as_before(loaded: Any) -> None:
 class Random(tf.Module):
     """Two signatures that call a function with a kernel that has a state."""
 
-    def __init__(self) -> None:
+    def __init__(self, factor: Any) -> None:
         super().__init__()
-        self.factor = tf.Variable(1.0)
+        self.factor = factor
 
     @tf.function(input_signature=[NUMBERS])
     def draw(self, x: Any) -> Any:
@@ -138,9 +138,10 @@ class Random(tf.Module):
         return {"z": self.draw(x + 0.0)}
 
 
-def test_a_shared_function_has_its_kernels_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [tf.Variable, tf.constant])
+def test_a_shared_function_has_its_kernels_once(tmp_path: Path, kind: Any) -> None:
     """Each kernel of a seeded random operation begins with the same number."""
-    model = Random()
+    model = Random(kind(1.0))
     loaded = save(model, tmp_path, {"one": model.one, "other": model.other})
 
     def drawn(functions: Mapping[str, Any]) -> list[float]:
