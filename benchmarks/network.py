@@ -38,6 +38,9 @@ PORT, PROXY_PORT = 2222, 2223
 LONGEST_STEP_SECS = 600
 """How long to wait for a logged step; the first one includes imports and compilation."""
 
+POLL_SECS = 0.02
+"""Between two looks at a training's file: little beside a measurement, and at a worker's core."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -223,7 +226,7 @@ def logged_step(training: Training, after: int) -> int:
             if step > after:
                 return step
         training.check()
-        time.sleep(0.02)
+        time.sleep(POLL_SECS)
     raise RuntimeError(f"{training.metrics}: no step after {after}; see {FOLDER}/*.log")
 
 

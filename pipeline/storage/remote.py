@@ -665,9 +665,13 @@ class RemoteFileSystem(AbstractFileSystem):
             self._call(path, "rm_file", self._name_in_store(path))
 
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove an object; fsspec's own takes its name for a pattern."""
+        """Remove an object; fsspec's own takes its name for a pattern.
+
+        Raises:
+            ValueError: a whole folder is to be removed; `remove_below` removes what it lists.
+        """
         if recursive or maxdepth:
-            raise NotImplementedError
+            raise ValueError(f"{self.scheme}://{path}: only single objects are removed")
         self.rm_file(path)
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:

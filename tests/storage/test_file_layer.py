@@ -85,6 +85,8 @@ def test_wildcards_in_a_name_remove_no_other_object(base):
         write_atomically(base / name, b"1")
     for name in filter(set("[?*").intersection, names):
         (base / name).unlink()
+    with pytest.raises(ValueError, match="only single objects are removed"):
+        base.fs.rm(base.path, recursive=True)
     assert {*sizes_below(base)} == {"xa.txt", "y1.txt"}
     remove_folder(base)
 
