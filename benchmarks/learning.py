@@ -147,6 +147,7 @@ def hugging_face(folder: Path, batches: dict[str, Path], **settings: Any) -> dic
         "threads": 2,
         "log_every_steps": 40,
         "evaluate": True,
+        "save": None,
         "score_masked_only": True,  # computes the same losses in a third of the time
     }
     paths = {name: str(path) for name, path in batches.items()}

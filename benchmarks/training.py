@@ -84,7 +84,7 @@ class Bench:
             "train": str(batches), "eval": str(batches), "model": config, "bfloat16": bfloat16,
             "compile": compile, "steps": steps, "learning_rate": 1e-4, "warmup_steps": 2,
             "seed": SEED, "threads": os.cpu_count(), "log_every_steps": steps, "evaluate": False,
-            "score_masked_only": False,
+            "score_masked_only": False, "save": None,
         }  # fmt: skip
         file = FOLDER / "settings.json"
         file.write_text(json.dumps(settings), encoding="utf-8")

@@ -55,6 +55,8 @@ def main(settings: dict) -> None:
 
     result = {"tokens_per_sec": _train(model, train, outputs, settings)}
     measures = _evaluate(model, held_out, outputs) if settings["evaluate"] else {}
+    if settings["save"]:
+        model.save_pretrained(settings["save"])
     print(json.dumps(result | measures))
 
 
