@@ -74,9 +74,10 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
     counts = counted.words
     _log.info("learning from %s distinct words", f"{len(counts):,}")
     if not counts:
+        dropped = ", ".join(f"{number:,} {rule}" for rule, number in counted.dropped.items())
+        remedy = f"documents dropped: {dropped}" if dropped else "give it some text"
         raise InputError(
-            f"`input`: no words to learn a vocabulary from; give it some text"
-            f"{hints(counted.remarks)}"
+            f"`input`: no words to learn a vocabulary from; {remedy}{hints(counted.remarks)}"
         )
     pieces = learn_vocabulary(counts, config.size)
     write_atomically(config.output, ("\n".join(pieces) + "\n").encode("utf-8"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clozeline.commands import spelled
 from clozeline.commands.corpus import CorpusOptions
 from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
@@ -50,7 +51,8 @@ class Vocab(CorpusOptions):
         from pipeline.make_vocabulary import make_vocabulary
 
         report = make_vocabulary(self.configuration(), beam_flags)
-        warn(report.warnings)
+        warnings = [spelled(warning, "vocab") for warning in report.warnings]
+        warn(warnings)
         results.print(
             f"{report.path}: {report.pieces:,} pieces from {report.words:,} words "
             f"({report.distinct_words:,} distinct)"
@@ -63,5 +65,5 @@ class Vocab(CorpusOptions):
             "words": report.words,
             "distinct_words": report.distinct_words,
             "dropped_documents": report.dropped_documents,
-            "warnings": list(report.warnings),
+            "warnings": warnings,
         }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
 from pipeline.storage.files import read_bounded
 from pipeline.storage.remote import path_from
@@ -233,6 +234,7 @@ def config_named(model: str, vocab_size: int) -> BertConfig:
     if not model.endswith(".json"):
         raise InputError(f"`model` {model}: expected {', '.join(SIZES)}, or a .json file")
     try:
-        return BertConfig.from_json(read_bounded(path_from(model), MAX_SETTINGS_BYTES).decode())
+        data = read_bounded(path_from(model), MAX_SETTINGS_BYTES)
+        return BertConfig.from_json(decoded(data, f"`model` {model}"))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"`model` {model}: cannot be used: {reason(error)}") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from model.tasks.tables import Columns
 from model.tasks.task_kind import kind_named
-from pipeline.corpus.remarks import meaning
+from pipeline.corpus.remarks import why_file_not_utf8
 from pipeline.errors import InputError, reason
 
 
@@ -35,8 +35,7 @@ def read_examples(
     try:
         examples = definition.read(path, columns, takes_pairs=takes_pairs)
     except UnicodeDecodeError as error:
-        why = meaning(path.read_bytes()) or str(error)
-        raise InputError(f"{flag} {path}: cannot be read: {why}") from error
+        raise InputError(f"{flag} {path}: cannot be read: {why_file_not_utf8(path)}") from error
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot be read: {reason(error)}") from error
     if not len(examples):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.corpus.remarks import why_file_not_utf8
 from pipeline.errors import InputError
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
@@ -159,7 +160,9 @@ def _rows(path: Path, reader: Any) -> Iterator[list[str]]:
     """
     try:
         yield from reader
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read: {why_file_not_utf8(path)}") from error
+    except csv.Error as error:
         raise InputError(f"{path}: after line {reader.line_num}: {error}") from error
 
 
@@ -191,7 +194,7 @@ def _records(path: Path) -> Iterator[tuple[str, str]]:
                 if line.strip():
                     yield _record(path, number, line)
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not in UTF-8: {error}") from error
+            raise InputError(f"{path}: cannot be read: {why_file_not_utf8(path)}") from error
 
 
 def _record(path: Path, number: int, line: str) -> tuple[str, str]:

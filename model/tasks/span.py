@@ -501,9 +501,10 @@ def read_squad(path: Path) -> Questions:
         InputError: the file has another format.
         OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
     """
+    # With a byte order mark, as Windows writes it, plain JSON would be refused.
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        # With a byte order mark, as Windows writes it, plain JSON would be refused.
-        articles = json.loads(path.read_text(encoding="utf-8-sig"))["data"]
+        articles = json.loads(text)["data"]
         questions = Questions(path)
         for article in articles:
             for paragraph in article["paragraphs"]:

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,21 @@ import apache_beam as beam
 from pipeline.configs import UTF8, InputFormat, is_utf8
 from pipeline.corpus.decompression import damaged, is_compressed, open_file
 from pipeline.corpus.parquet import check_parquet, read_rows, row_groups
-from pipeline.corpus.remarks import DAMAGED_FILE, MAX_EXAMPLES, suspicion
+from pipeline.corpus.remarks import (
+    DAMAGED_FILE,
+    INVALID_COLUMN,
+    INVALID_ENCODING,
+    INVALID_UTF8,
+    MAX_EXAMPLES,
+    remarks_that_count,
+    suspicion,
+)
 from pipeline.corpus.rules.settings import NO_CLEANING, Cleaning
 from pipeline.errors import DamagedFileError
 from pipeline.text.sentences import split_sentences
 
-EMPTY = "empty"
-INVALID_UTF8, INVALID_JSON, NO_TEXT, NO_ID = "invalid_utf8", "invalid_json", "no_text", "no_id"
-"""Reasons for dropping a document while reading."""
-
-INVALID_ENCODING = "invalid_encoding"
+EMPTY, INVALID_JSON, NO_TEXT, NO_ID = "empty", "invalid_json", "no_text", "no_id"
+"""Reasons for dropping a document while reading, besides `CorpusFormat.undecodable`."""
 
 UNREADABLE = frozenset({INVALID_UTF8, INVALID_ENCODING, INVALID_JSON, NO_TEXT, NO_ID})
 """Drop reasons that indicate corrupt input rather than short documents."""
@@ -62,6 +67,11 @@ class CorpusFormat:
     def codec(self) -> str:
         """Name of the codec that decodes files; that of UTF-8 removes a byte-order mark."""
         return "utf-8-sig" if is_utf8(self.encoding) else self.encoding
+
+    @property
+    def undecodable(self) -> str:
+        """Reason for dropping a document that the codec cannot decode."""
+        return INVALID_UTF8 if is_utf8(self.encoding) else INVALID_ENCODING
 
     @property
     def columns(self) -> list[str]:
@@ -246,20 +256,34 @@ def _remarked(
     start: int,
     stop: int | None,
 ) -> Iterator[Any]:
-    """Yield the documents of a part, and a remark if the file's first document looks wrong."""
+    """Yield the documents of a part, and a remark on the file before the first that looks wrong."""
     documents = read_part(path, start, stop, columns=how.columns)
+    is_remarked = False
     for number, document in enumerate(documents):
-        kind = suspicion(document, how.codec) if start == number == 0 else None
-        if kind:
-            yield beam.pvalue.TaggedOutput(REMARKS, (kind, path))
+        if not is_remarked:
+            kind = suspicion(document, how.codec) if start == number == 0 else None
+            if kind := kind or _remark_if_undecodable(document, how):
+                yield beam.pvalue.TaggedOutput(REMARKS, (kind, path))
+                is_remarked = True
         yield document
+
+
+def _remark_if_undecodable(document: bytes, how: CorpusFormat) -> str | None:
+    """Return the kind of remark on the file of a document; None if it can be decoded."""
+    try:
+        document.decode(how.codec)
+    except UnicodeError:
+        return INVALID_COLUMN if how.input_format == "parquet" else how.undecodable
+    return None
 
 
 def collected(remarks: beam.PCollection) -> beam.PCollection:
     """Group remarks by kind: (kind, (number of files, up to `MAX_EXAMPLES` paths))."""
     return (
         remarks
-        | "Remarks once" >> beam.Distinct()
+        | "Files first" >> beam.KvSwap()
+        | "Remarks by file" >> beam.GroupByKey()
+        | "Remarks that count" >> beam.FlatMapTuple(_on_file)
         | "Remarks by kind" >> beam.CombinePerKey(
             beam.combiners.TupleCombineFn(
                 beam.combiners.CountCombineFn(),
@@ -267,6 +291,12 @@ def collected(remarks: beam.PCollection) -> beam.PCollection:
             ).with_common_input()
         )
     )  # fmt: skip
+
+
+def _on_file(path: str, kinds: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the remarks to make on a file, of all that apply to it."""
+    for kind in sorted(remarks_that_count(kinds)):
+        yield kind, path
 
 
 def batch_documents() -> beam.PTransform:
@@ -307,8 +337,7 @@ def read_document(data: bytes, how: CorpusFormat) -> tuple[str, str]:
     try:
         text = data.decode(how.codec)
     except UnicodeError:
-        is_usual = is_utf8(how.encoding)
-        raise DroppedDocumentError(INVALID_UTF8 if is_usual else INVALID_ENCODING) from None
+        raise DroppedDocumentError(how.undecodable) from None
     identity = None
     if how.input_format in ("jsonl", "parquet"):
         try:

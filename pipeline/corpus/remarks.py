@@ -4,13 +4,23 @@ import codecs
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.configs import UTF8, is_utf8
+from pipeline.errors import InputError
 
 DAMAGED_FILE = "damaged_file"
 UTF16, NUL_BYTES, CR_ONLY, COMPRESSED = "utf16", "nul_bytes", "cr_only", "compressed"
 NUL_IN_TEXT = "nul_in_text"
+INVALID_UTF8, INVALID_ENCODING = "invalid_utf8", "invalid_encoding"
+INVALID_COLUMN = "invalid_column"
 """Kinds of remark on a file. `DAMAGED_FILE` is also counted among the drop reasons."""
+
+_UNDECODABLE = frozenset({INVALID_UTF8, INVALID_ENCODING, INVALID_COLUMN})
+"""Kinds of remark on files with a document that cannot be decoded."""
+
+CONVERT = "convert the file, for example with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+"""What to do about a file that must be in UTF-8 and is not."""
 
 HEAD_BYTES = 1 << 16
 """Number of bytes of a file's first document that are searched for NUL bytes."""
@@ -44,6 +54,10 @@ _MEANINGS = {
     "convert with: tr '\\r' '\\n' < OLD > NEW",
     COMPRESSED: "compressed, but its name does not end in .gz, .bz2, .xz or .zst; rename it, or "
     "unpack it if it is of another kind",
+    INVALID_UTF8: "has text that is not UTF-8; if it is in another encoding, give that, for "
+    "example `encoding` windows-1252",
+    INVALID_ENCODING: "has text that is not in the given `encoding`; give the file's own",
+    INVALID_COLUMN: "has text that is not UTF-8, as Parquet requires; write the file again",
 }
 
 
@@ -107,6 +121,56 @@ def meaning(document: bytes) -> str | None:
     """Return the remark's text for a file, given its first bytes; None if it looks fine."""
     kind = suspicion(document)
     return kind and _MEANINGS[kind]
+
+
+def decoded(data: bytes, named: str) -> str:
+    """Return the text of a file in UTF-8, without its byte order mark.
+
+    Args:
+        data: contents of the file.
+        named: field that names the file, with its value, for messages.
+
+    Raises:
+        InputError: the file is not in UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        why = why_not_utf8(data.split(b"\n"))
+        raise InputError(f"{named}: cannot be read: {why}") from error
+
+
+def why_not_utf8(lines: Iterable[bytes]) -> str:
+    """Return why a file is not in UTF-8, and what to do.
+
+    Args:
+        lines: lines of the file; those after the first one that is not UTF-8 are not read.
+    """
+    for number, line in enumerate(lines, start=1):
+        kind = suspicion(line) if number == 1 else None
+        if kind in (UTF16, NUL_BYTES, COMPRESSED):
+            return _MEANINGS[kind]
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            return f"line {number}: the byte 0x{line[error.start]:02x} is not UTF-8; {CONVERT}"
+    return f"it is not in UTF-8; {CONVERT}"
+
+
+def why_file_not_utf8(path: Path) -> str:
+    """Return as `why_not_utf8` for a file; a pipe cannot be read again."""
+    if not path.is_file():
+        return why_not_utf8(())
+    with path.open("rb") as file:
+        return why_not_utf8(file)
+
+
+def remarks_that_count(kinds: Iterable[str]) -> frozenset[str]:
+    """Return the kinds of remark to make on a file that several ones apply to.
+
+    A compressed or damaged file cannot be decoded either, but not because of its encoding.
+    """
+    return frozenset(kinds) - _UNDECODABLE or frozenset(kinds)
 
 
 def remarks_from(collected: Iterable[tuple[str, tuple[int, list[str]]]]) -> list[Remark]:

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
 
 _MAX_YAML_BYTES = 1 << 20
@@ -31,7 +32,7 @@ def read_yaml(path: Path, named: str) -> Any:
             text = file.read(_MAX_YAML_BYTES + 1)
         if len(text) > _MAX_YAML_BYTES:
             raise InputError(f"{named}: larger than {_MAX_YAML_BYTES:,} bytes")
-        return yaml.load(text.decode(), _loader())
+        return yaml.load(decoded(text, named), _loader())
     except InputError:
         raise
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.corpus.remarks import why_not_utf8
 from pipeline.errors import InputError, reason
 from pipeline.manifest import VOCABULARY, Manifest, sha256
 from pipeline.schema import CLS, JOINER, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
@@ -123,7 +124,8 @@ def split_pieces(data: bytes, path: Path) -> tuple[str, ...]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: cannot be read as a UTF-8 vocabulary: {error}") from error
+        why = why_not_utf8(data.split(b"\n"))
+        raise InputError(f"{path}: cannot be read as a vocabulary: {why}") from error
     return tuple(line.rstrip("\r") for line in text.removesuffix("\n").split("\n"))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from model import served
 from model.tasks.task_kind import all_kinds
+from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
 from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK
@@ -66,9 +67,10 @@ def rank(config: QueryConfig, path: Path) -> Answer:
         ServerError: the server cannot be reached, failed, or sent an unusable response.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise InputError(f"`passages` {path}: cannot be read: {reason(error)}") from error
+    lines = decoded(data, f"`passages` {path}").splitlines()
     passages = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not passages:
         raise InputError(f"`passages` {path}: contains no texts")

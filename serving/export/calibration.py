@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from model.run import Run
 from pipeline import schema
+from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
 from serving.export.dense import Dense
 from serving.export.golden import PAIRS, TEXTS
@@ -121,9 +122,10 @@ def calibrate(run: Run, model: keras.Model, path: Path, vocabulary: Path | None 
 def _read(path: Path) -> list[tuple[str, str]]:
     """Return the texts of a file, at most `MOST_TEXTS`, each with its second text or ""."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise InputError(f"`calibrate` {path}: cannot be read: {reason(error)}") from error
+    lines = decoded(data, f"`calibrate` {path}").splitlines()
     texts = [line for line in lines if line.strip()]
     if not texts:
         raise InputError(f"`calibrate` {path}: contains no text; give one text per line")

@@ -56,7 +56,7 @@ def _stable(model_path: Path) -> int | None:
     try:
         text_format.Parse((model_path / MODELS).read_text(encoding="utf-8"), config)
     # A file that a person broke is written again rather than refused: the versions are what counts.
-    except (FileNotFoundError, text_format.ParseError):
+    except (FileNotFoundError, UnicodeDecodeError, text_format.ParseError):
         return None
     models = config.model_config_list.config
     return next((m.version_labels["stable"] for m in models if "stable" in m.version_labels), None)

@@ -19,6 +19,7 @@ from google.protobuf import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
+from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
 from pipeline.storage.remote import is_url, path_from
 from serving.server.batching_options import BatchingOptions
@@ -158,10 +159,11 @@ def _parse(path: Path, message: Any, kind: str) -> None:
             text = file.read(_MAX_FILE_BYTES + 1)
         if len(text) > _MAX_FILE_BYTES:
             raise InputError(f"{path}: larger than {_MAX_FILE_BYTES} bytes; is it a {kind}?")
-        text_format.Parse(text.decode(), message)  # which gives no reason for bytes
+        # As text: for bytes, it gives no reason.
+        text_format.Parse(decoded(text, str(path)), message)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+    except text_format.ParseError as error:
         raise InputError(f"{path}: not a {kind} in text format: {reason(error)}") from error
 
 

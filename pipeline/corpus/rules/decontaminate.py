@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus.decompression import open_file
-from pipeline.corpus.remarks import meaning
+from pipeline.corpus.remarks import decoded, meaning
 from pipeline.corpus.rules.rule import Rejection, TextDocument
 from pipeline.corpus.scripts import UNSPACED
 from pipeline.errors import DamagedFileError, InputError
@@ -202,13 +202,7 @@ def _contents(path: str) -> str:
         raise InputError(f"`decontaminate` {path}: expected at most {MAX_BYTES:,} bytes of text")
     if reason := meaning(data):
         raise InputError(f"`decontaminate` {path}: {reason}")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"`decontaminate` {path}: not in UTF-8 (byte {error.start:,}); convert it, for example "
-            "with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
-        ) from error
+    return decoded(data, f"`decontaminate` {path}")
 
 
 def _runs_of_files(files: Iterable[EvaluationFile]) -> np.ndarray:

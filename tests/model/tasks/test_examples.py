@@ -80,8 +80,11 @@ def test_unreadable_tables(
 
 def test_files_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"x\tlabel\n\xff\t1\n")
-    with pytest.raises(InputError, match=r"--train .*a.tsv: cannot be read: .*utf-8"):
+    with pytest.raises(InputError, match=r"--train .*a.tsv: cannot be read: line 2: the byte 0xff"):
         texts(tmp_path / "a.tsv")
+    (tmp_path / "a.json").write_bytes(b'{"data": [\n"caf\xe9"]}')
+    with pytest.raises(InputError, match=r"--dev .*a.json: cannot be read: line 2: the byte 0xe9"):
+        read_examples(tmp_path / "a.json", "span", Columns(), "--dev")
     for name, data in (
         ("c.tsv", "sentence\tlabel\nŁ\t1\n".encode("utf-16")),
         ("d.tsv", b"\x1f\x8b\x08"),

@@ -119,6 +119,16 @@ def test_malformed_collections(
         read_topics(collection(tmp_path, **files), split)
 
 
+def test_collections_that_are_not_in_utf8(tmp_path: Path) -> None:
+    folder = collection(tmp_path)
+    (folder / "corpus.jsonl").write_bytes(b'{"_id": "d1", "text": "a"}\n{"_id": "d2\xe9"}\n')
+    with pytest.raises(InputError, match=r"corpus\.jsonl: cannot be read: line 2: the byte 0xe9"):
+        list(read_corpus(folder))
+    (folder / "qrels" / "test.tsv").write_bytes(b"q1\td1\t1\nq\xe9\td1\t1\n")
+    with pytest.raises(InputError, match=r"test\.tsv: cannot be read: line 2: the byte 0xe9"):
+        read_topics(folder, None)
+
+
 def test_a_folder_without_judgements(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no qrels/\*.tsv, which lists the relevant documents"):
         read_topics(tmp_path, None)

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.corpus import cleaning
 from pipeline.corpus.cleaning import CleanDocument, DocumentCleaner, RejectedDocument
-from pipeline.corpus.readers import EMPTY, INVALID_UTF8, CorpusFormat
+from pipeline.corpus.readers import EMPTY, CorpusFormat
+from pipeline.corpus.remarks import INVALID_UTF8
 from pipeline.corpus.rules.rule import Rejection, TextDocument
 
 PROSE = CorpusFormat(input_format="prose", language="en", text_column="text")

@@ -6,13 +6,22 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import apache_beam as beam
 import pyarrow
 import pyarrow.parquet
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 
 from clozeline.main import main
 from pipeline.corpus.parquet import check_parquet, read_rows, row_groups
-from pipeline.corpus.readers import INVALID_UTF8, CorpusFormat, DroppedDocumentError, read_document
+from pipeline.corpus.readers import (
+    REMARKS,
+    CorpusFormat,
+    DroppedDocumentError,
+    ReadDocuments,
+    read_document,
+)
+from pipeline.corpus.remarks import INVALID_COLUMN, INVALID_UTF8
 from pipeline.errors import InputError
 from tests.conftest import make_sentences
 
@@ -74,6 +83,9 @@ def test_invalid_bytes_drop_one_document_only(column_name: str, tmp_path: Path) 
     assert read_document(good, how) == ("The fox.", '"1"')
     with pytest.raises(DroppedDocumentError, match=INVALID_UTF8):
         read_document(bad, how)
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        read = pipeline | ReadDocuments({str(path): path.stat().st_size}, how)
+        assert_that(read[REMARKS], equal_to([(INVALID_COLUMN, str(path))]))
 
 
 def test_a_file_compressed_as_a_whole(tmp_path: Path) -> None:

@@ -14,9 +14,7 @@ from pipeline.configs import CorpusConfig, InputFormat
 from pipeline.corpus import readers
 from pipeline.corpus.readers import (
     EMPTY,
-    INVALID_ENCODING,
     INVALID_JSON,
-    INVALID_UTF8,
     NO_ID,
     NO_TEXT,
     REMARKS,
@@ -33,6 +31,8 @@ from pipeline.corpus.readers import (
 from pipeline.corpus.remarks import (
     COMPRESSED,
     CR_ONLY,
+    INVALID_ENCODING,
+    INVALID_UTF8,
     NUL_BYTES,
     NUL_IN_TEXT,
     UTF16,
@@ -144,6 +144,7 @@ REMARKABLE: list[tuple[str | None, bytes]] = [
     (COMPRESSED, gzip.compress(b"One.", mtime=0)),
     (COMPRESSED, bz2.compress(b"One.")),
     (COMPRESSED, zstandard.compress(b"One.")),
+    (INVALID_UTF8, "Plain.\n\nCafé.\n\nNaïve.\n".encode("latin-1")),
     (None, "\ufeffŁódź.\r\nTwo.\r\n".encode()),
     (None, b"One.\n\rTwo.\n"),
     (None, b""),
@@ -164,6 +165,39 @@ def test_files_of_another_format_are_reported(input_format: InputFormat, tmp_pat
         read = pipeline | ReadDocuments(files, how(input_format))
         remarks = [(kind, (len(paths), paths)) for kind, paths in expected.items()]
         assert_that(collected(read[REMARKS]), equal_to(remarks))
+
+
+def remarks_on(path: Path, how: CorpusFormat, *expected: str) -> None:
+    """Check the remarks on one file."""
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        read = pipeline | ReadDocuments(match_files([str(path)]), how)
+        remarks = [(kind, (1, [str(path)])) for kind in expected]
+        assert_that(collected(read[REMARKS]), equal_to(remarks))
+
+
+@pytest.mark.parametrize(
+    ("data", "kinds"),
+    [
+        ("One.\n\nŁódź.\n\nTwo.\n".encode("utf-16-le"), [NUL_BYTES]),
+        ("One.\n\nCafé.\n\nTwo.\n".encode("latin-1"), [INVALID_UTF8]),
+        ("One.\n\nCafé.\n\nTwo.\n".encode(), []),
+    ],
+)
+def test_a_file_read_in_parts_gets_one_remark(
+    data: bytes, kinds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of UTF-16 that does not begin the file cannot be decoded, and does not look odd."""
+    monkeypatch.setattr(readers, "RANGE_BYTES", 5)
+    (tmp_path / "c.txt").write_bytes(data)
+    remarks_on(tmp_path / "c.txt", how("lines"), *kinds)
+
+
+def test_a_file_in_another_encoding_than_the_given_one(tmp_path: Path) -> None:
+    windows = replace(how("lines"), encoding="windows-1252")
+    (tmp_path / "c.txt").write_bytes(b"Caf\xe9.\n\nA byte without a meaning: \x81.\n")
+    remarks_on(tmp_path / "c.txt", windows, INVALID_ENCODING)
+    (tmp_path / "c.txt").write_bytes(b"Caf\xe9.\n")
+    remarks_on(tmp_path / "c.txt", windows)
 
 
 def test_a_remark_names_some_of_the_files() -> None:

@@ -19,7 +19,8 @@ import pyarrow.parquet
 import pytest
 
 from clozeline.main import main
-from pipeline.corpus.readers import EMPTY, INVALID_JSON, INVALID_UTF8, NO_TEXT
+from pipeline.corpus.readers import EMPTY, INVALID_JSON, NO_TEXT
+from pipeline.corpus.remarks import INVALID_UTF8
 from pipeline.errors import InputError
 from pipeline.inspection import read_records, text_pieces
 from pipeline.jobs.preprocess import write_records

@@ -37,6 +37,12 @@ def test_a_file_that_cannot_be_read_is_not_called_yaml(
         read_yaml(tmp_path / name, "`config` a")
 
 
+def test_a_file_that_is_not_in_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"input: a.txt\noutput: caf\xe9\n")
+    with pytest.raises(InputError, match=r"^`config` a: cannot be read: line 2: the byte 0xe9"):
+        read_yaml(tmp_path / "a.yaml", "`config` a")
+
+
 @pytest.mark.parametrize(
     ("text", "contents"),
     [

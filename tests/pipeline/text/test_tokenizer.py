@@ -78,8 +78,8 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "v.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(InputError, match=r"cannot be read as a UTF-8 vocabulary"):
+    (tmp_path / "v.txt").write_bytes(b"[PAD]\ncaf\xe9\n")
+    with pytest.raises(InputError, match=r"cannot be read as a vocabulary: line 2: the byte 0xe9"):
         Vocabulary.read(tmp_path / "v.txt")
 
 

@@ -301,7 +301,7 @@ def test_calibrated_export(
     [
         (None, ["--precision", "int8"], "texts.txt: cannot be read: .*No such file"),
         (b"\n \n", ["--precision", "int8"], "texts.txt: contains no text; give one text per line"),
-        (b"caf\xe9\n", ["--precision", "int8"], "texts.txt: cannot be read: .*can't decode"),
+        (b"caf\xe9\n", ["--precision", "int8"], "texts.txt: cannot be read: line 1: the byte 0xe9"),
         (b"a\n", [], "--calibrate: has an effect only with --precision int8"),
     ],
 )

@@ -40,6 +40,15 @@ def test_the_newest_version_is_the_canary_and_stable_is_set_by_hand(tmp_path: Pa
     assert labels(model) == {"stable": 2, "canary": 10}
 
 
+def test_a_config_that_a_person_broke_is_written_again(tmp_path: Path) -> None:
+    model = tmp_path / "fox"
+    (model / "1").mkdir(parents=True)
+    for broken in (b"model_config_list {", "name: 'größe'".encode("latin-1")):
+        model.joinpath(MODELS).write_bytes(broken)
+        write_configs(model)
+        assert labels(model) == {"stable": 1, "canary": 1}
+
+
 def test_batches_are_of_sizes_that_were_warmed_up(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     write_configs(tmp_path)

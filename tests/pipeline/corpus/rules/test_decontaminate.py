@@ -121,7 +121,7 @@ def test_a_cell_of_csv_may_have_line_breaks(tmp_path: Path) -> None:
     [
         (" ".join(WORDS).encode("utf-16"), "UTF-16 or UTF-32"),
         (gzip.compress(" ".join(WORDS).encode(), mtime=0), "compressed, but its name"),
-        (" ".join(["café", *WORDS]).encode("latin-1"), r"not in UTF-8 \(byte 3\)"),
+        (" ".join(["café", *WORDS]).encode("latin-1"), "line 1: the byte 0xe9 is not UTF-8"),
         (b"PAR1\0\0", "NUL bytes"),
     ],
 )
