@@ -106,7 +106,7 @@ class Table:
         path: the file.
         columns: names of the columns, in order.
         rows: values of each row by column; rows of JSON Lines may lack columns.
-        lines: line number of each row.
+        lines: number of the line in which each row begins.
         incomplete: number of incomplete rows that were skipped.
     """
 
@@ -185,36 +185,63 @@ def _has_quoted_cells(lines: Iterable[str]) -> bool:
 def _csv_table(path: Path, delimiter: str, reader: Any, skip_incomplete: bool) -> Table:
     """Read delimited rows.
 
-    The csv module reports the line number of a row even if cells contain line breaks; pyarrow.csv
-    does not, and it fails for rows longer than its blocks.
+    The csv module reports line numbers even if cells contain line breaks; pyarrow.csv does not, and
+    it fails for rows longer than its blocks.
     """
     csv.field_size_limit(_LONGEST_CELL)
-    try:
-        header: list[str] = next(filter(None, reader), [])
-        # CoLA has no header: its first sentence would become the names of the columns.
-        if delimiter == "\t" and _is_cola(header):
-            columns: tuple[str, ...] = COLA
-            first = [(reader.line_num, header)]
-        else:
-            columns, first = _header(path, delimiter, header, reader.line_num), []
-        numbered = ((reader.line_num, row) for row in reader if row)
-        lines, rows, incomplete = [], [], 0
-        for line, row in itertools.chain(first, numbered):
-            # A missing tab shifts the label into a text, which no later check would notice.
-            if len(row) != len(columns):
-                if not skip_incomplete:
-                    raise InputError(
-                        f"{path}: line {line}: {len(row)} columns, but the header has "
-                        f"{len(columns)}; complete the row, or leave such rows out with "
-                        "`skip_incomplete_rows`"
-                    )
-                incomplete += 1
-                continue
-            lines.append(line)
-            rows.append(dict(zip(columns, row, strict=True)))
-    except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num}: {error}") from error
+    numbered = _numbered(path, reader)
+    line, header = next(numbered, (1, []))
+    # CoLA has no header: its first sentence would become the names of the columns.
+    if delimiter == "\t" and _is_cola(header):
+        columns: tuple[str, ...] = COLA
+        first = [(line, header)]
+    else:
+        columns, first = _header(path, delimiter, header, line), []
+    lines: list[int] = []
+    rows: list[JsonObject] = []
+    incomplete = 0
+    for line, row in itertools.chain(first, numbered):
+        # A missing tab shifts the label into a text, which no later check would notice.
+        if len(row) != len(columns):
+            if not skip_incomplete:
+                raise InputError(
+                    f"{path}: line {line}: {len(row)} columns, but the header has {len(columns)}"
+                    f"{_to(line, reader)}; complete the row, or leave such rows out with "
+                    "`skip_incomplete_rows`"
+                )
+            incomplete += 1
+            continue
+        lines.append(line)
+        rows.append(dict(zip(columns, row, strict=True)))
     return Table(path, tuple(columns), rows, lines, incomplete)
+
+
+def _numbered(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not empty, with the number of the line in which it begins.
+
+    Raises:
+        InputError: a row is malformed. A quotation mark that is not closed makes one row of all
+            lines up to the next mark, or to the end.
+    """
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            remedy = "close the quotation mark, or double it if it is a part of the text"
+            raise InputError(
+                f"{path}: line {line}: {error}{_to(line, reader)}; {remedy}"
+            ) from error
+        if row is None:
+            return
+        if row:
+            yield line, row
+
+
+def _to(line: int, reader: Any) -> str:
+    """Return to which line the current row goes, for messages; empty if it has one line."""
+    last = reader.line_num
+    return f" (this row goes to line {last}: is a quotation mark open?)" if last > line else ""
 
 
 def _is_cola(row: Sequence[str]) -> bool:

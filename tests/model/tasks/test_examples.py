@@ -37,7 +37,7 @@ def test_csv_with_line_breaks_in_quotes(tmp_path: Path) -> None:
     file = write(tmp_path / "a.csv", 'id,a,b,label\n7,"x, y\nz",w,no\n8,p,q,yes\n')
     found = texts(file, "pair", Columns("a", "b"))
     assert found.texts == [("x, y\nz", "w"), ("p", "q")]
-    assert (found.labels, found.rows) == (["no", "yes"], [3, 4])
+    assert (found.labels, found.rows) == (["no", "yes"], [2, 4])
 
 
 def test_json_lines_with_numbers(tmp_path: Path) -> None:
@@ -63,7 +63,6 @@ def test_without_labels(tmp_path: Path) -> None:
         ("a.tsv", "label\n1\n", "regression", Columns(), "needs 1 text column, found none"),
         ("a.tsv", "x\ty\na\tb\n", "single", Columns("x", "y"), "1 text column, found 'x', 'y'"),
         ("a.tsv", "x\ty\na\tb\n", "pair", Columns(None, "y"), "`text_pair_column`: name the first"),
-        ("a.csv", 'x,label\n"a,1\n', "single", Columns(), "line 2: unexpected end of data"),
         ("a.jsonl", '{"x": "a"}\n{"x": }\n', "single", Columns(), "line 2: not JSON"),
         ("a.jsonl", "[" * 100_000, "single", Columns(), "line 1: not JSON: .*recursion"),
         ("a.jsonl", '["a"]\n', "single", Columns(), "line 1: expected a JSON object"),
@@ -76,6 +75,33 @@ def test_unreadable_tables(
 ) -> None:
     with pytest.raises(InputError, match=message):
         texts(write(tmp_path / name, text), kind, columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'x,label\nb,0\n"a,1\nc,0\nd,1\n',
+            r"line 3: unexpected end of data \(this row goes to line 5: is a quotation mark .*\)"
+            "; close the quotation mark, or double it",
+        ),
+        (
+            'x,label\n"a,1\nb,0\n"c",1\n',
+            r"line 2: ',' expected after '\"' \(this row goes to line 4",
+        ),
+        (
+            'x,label\n\n"a,1\nb,0",c,1\n',
+            "line 3: 3 columns, but .* has 2 .*to line 4: .*; complete",
+        ),
+        ('x,label\n"a"b,1\n', r"line 2: ',' expected after '\"'; close"),
+        ('"x\n,label\n', r"line 1: unexpected end .*to line 2"),
+    ],
+)
+def test_a_wrong_quotation_mark_is_reported_where_its_row_begins(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        texts(write(tmp_path / "a.csv", text))
 
 
 def test_files_that_are_not_text(tmp_path: Path) -> None:
