@@ -37,6 +37,12 @@ def is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in (UTF8, "utf-8-sig")
 
 
+_NOT_OF_FILES = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
+"""Codecs of text that is in no file: of host names and of literals in Python's source."""
+
+_WHOLE = frozenset({"iso2022_kr"})
+"""Codecs that need a file's beginning: it names a character set that the rest uses (RFC 1557)."""
+
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
 
@@ -49,7 +55,8 @@ def _check_encoding(encoding: str, input_format: InputFormat) -> None:
     """Check that files of a format can be read in an encoding.
 
     Raises:
-        InputError: Python has no such codec, or the format needs another one.
+        InputError: Python has no such codec, files have no such encoding, or the format needs
+            another one.
     """
     try:
         line_break = "\n".encode(encoding)
@@ -57,14 +64,20 @@ def _check_encoding(encoding: str, input_format: InputFormat) -> None:
         raise InputError(
             f"`encoding` {encoding}: unknown; expected for example windows-1252"
         ) from None
+    name = codecs.lookup(encoding).name
+    if name in _NOT_OF_FILES:
+        raise InputError(
+            f"`encoding` {encoding}: text files have no such encoding; expected for example "
+            "windows-1252"
+        )
     if is_utf8(encoding):
         return
     if input_format == "parquet":
         raise InputError(f"`encoding` {encoding}: `input_format` parquet has text in UTF-8")
-    if line_break != b"\n" and input_format != "prose":
+    if input_format != "prose" and (line_break != b"\n" or name in _WHOLE):
         raise InputError(
             f"`encoding` {encoding}: `input_format` {input_format} is split at line breaks of one "
-            "byte; convert the files to UTF-8"
+            "byte, and this encoding cannot be; convert the files to UTF-8"
         )
 
 

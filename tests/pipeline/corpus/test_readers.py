@@ -1,4 +1,5 @@
 import bz2
+import encodings.aliases
 import gzip
 import json
 from collections.abc import Mapping
@@ -314,6 +315,17 @@ def test_what_looks_wrong_depends_on_the_encoding() -> None:
         ("hex", "prose", "`encoding` hex: unknown"),
         ("windows-1252", "parquet", "parquet has text in UTF-8"),
         ("utf-16", "lines", "lines is split at line breaks of one byte"),
+        ("cp037", "jsonl", "jsonl is split at line breaks of one byte"),  # EBCDIC
+        ("ISO-2022-KR", "lines", "lines is split at line breaks of one byte"),
+        ("idna", "prose", "`encoding` idna: text files have no such encoding"),
+        ("punycode", "prose", "`encoding` punycode: text files have no such encoding"),
+        ("unicode_escape", "prose", "`encoding` unicode_escape: text files have no such encoding"),
+        ("Raw-Unicode-Escape", "lines", "text files have no such encoding"),
+        ("undefined", "prose", "`encoding` undefined: unknown"),
+        ("mbcs", "prose", "`encoding` mbcs: unknown"),
+        ("base64", "prose", "`encoding` base64: unknown"),
+        ("", "prose", "`encoding` : unknown"),
+        ("utf-8\0", "prose", "unknown"),
     ],
 )
 def test_an_encoding_that_does_not_fit(
@@ -321,3 +333,38 @@ def test_an_encoding_that_does_not_fit(
 ) -> None:
     with pytest.raises(InputError, match=message):
         CorpusConfig(input=("x",), input_format=input_format, encoding=encoding)
+
+
+def test_a_file_may_be_cut_at_line_breaks_in_every_encoding_that_is_taken() -> None:
+    """Lines decoded one by one are those of the file decoded as a whole, with Python's codecs."""
+    lines = [
+        "Plain.",
+        "Grüße aus Wien.",
+        "£ 5 and 7",
+        "жук и дом",
+        "東京の日本",
+        "한국 말",
+        "שלום",
+        "ไทย",
+    ]
+    taken = []
+    for codec in sorted({*encodings.aliases.aliases.values()}):
+        try:
+            CorpusConfig(input=("x",), input_format="lines", encoding=codec)
+        except InputError:
+            continue
+        taken.append(codec)
+        known = [line for line in lines if encodes(codec, line)]
+        data = "\n".join(known).encode(codec)
+        parts = [part.decode(codec) for part in data.split(b"\n")]
+        assert parts == data.decode(codec).split("\n"), codec
+    assert {"latin_1", "cp1252", "koi8_r", "shift_jis", "gb18030", "iso2022_jp"} <= {*taken}
+
+
+def encodes(codec: str, text: str) -> bool:
+    """Whether a codec has the characters of a text."""
+    try:
+        text.encode(codec)
+    except UnicodeError:
+        return False
+    return True
