@@ -6,7 +6,7 @@ Error messages name fields in backquotes; the options of the command line have t
 import codecs
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,9 @@ from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, compared_unit
 from pipeline.storage.cache import CacheConfig
-from pipeline.storage.outputs import Output, outputs_of
-from pipeline.storage.remote import path_from
+from pipeline.storage.files import match_files
+from pipeline.storage.outputs import Output, check_outputs, outputs_of
+from pipeline.storage.remote import is_remote, is_url, path_from
 
 InputFormat = Literal["prose", "lines", "jsonl", "parquet"]
 Masking = Literal["token", "whole-word", "span"]
@@ -163,6 +164,23 @@ class VocabularyConfig(CorpusConfig):
     def outputs(self) -> list[Output]:
         """The file that is written."""
         return outputs_of("file" if self.overwrite else "new file", output=self.output)
+
+    def check_replaces_no_input(self) -> None:
+        """Check that the file that is written is none of those that the job reads.
+
+        Raises:
+            InputError: it is one of them, or a glob matches no file.
+        """
+        if not self.output.exists():
+            return
+        read = [*self.quality]
+        for field_name in ("input", "decontaminate"):
+            globs = getattr(self, field_name)
+            # A file in a bucket is none on the disk, and listing buckets takes requests.
+            alike = [glob for glob in globs if is_url(glob) == is_remote(self.output)]
+            read += match_files(alike, field_name)
+        reads = tuple(map(path_from, read))
+        check_outputs(replace(output, reads=reads) for output in self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.configs import VocabularyConfig
@@ -11,9 +11,8 @@ from pipeline.corpus.remarks import hints
 from pipeline.corpus.rules.build import cleaning_of
 from pipeline.errors import InputError
 from pipeline.jobs.count_words import count_words
-from pipeline.storage.files import match_files, write_atomically
+from pipeline.storage.files import write_atomically
 from pipeline.storage.outputs import check_outputs
-from pipeline.storage.remote import path_from
 from pipeline.text.vocabulary import learn_vocabulary
 
 _log = logging.getLogger(__name__)
@@ -52,9 +51,7 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
         JobError: the Beam job failed.
     """
     check_outputs(config.outputs)
-    if config.output.exists():
-        corpus = tuple(map(path_from, match_files(config.input)))
-        check_outputs(replace(output, reads=corpus) for output in config.outputs)
+    config.check_replaces_no_input()
     # The same reading and cleaning as in `preprocess`, so both see the same words.
     counted = count_words(
         config.input,

@@ -11,6 +11,7 @@ from clozeline.options import config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import VocabularyConfig
 from pipeline.storage.outputs import Output
+from pipeline.storage.remote import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,16 @@ class Vocab(CorpusOptions):
     def outputs(self) -> list[Output]:
         """What is written."""
         return self.configuration().outputs
+
+    def before_tensorflow(self) -> None:
+        """Look for the local files, and check that the vocabulary replaces none of them.
+
+        Raises:
+            InputError: no file matches a glob, or the vocabulary would replace one that is read.
+        """
+        super().before_tensorflow()
+        if not is_remote(self.output):
+            self.configuration().check_replaces_no_input()
 
     def run(self, beam_flags: Sequence[str] = ()) -> dict[str, Any]:
         """Count, learn, write; return path, size and number of words."""

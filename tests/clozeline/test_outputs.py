@@ -121,6 +121,23 @@ def test_earlier_results_are_found_before_tensorflow_is_imported(
     assert (tmp_path / name).read_text() == "{}"
 
 
+@pytest.mark.parametrize("name", ["a.txt", "eval.txt", "rules.yaml"])
+def test_a_vocabulary_that_would_replace_what_it_is_made_from(
+    name: str, tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    for file in ("a.txt", "b.txt", "eval.txt", "rules.yaml"):
+        (tmp_path / file).write_text("The boat sees the sea.")
+    (tmp_path / "link").symlink_to(name)
+    words = "vocab --overwrite --input [ab].txt --decontaminate eval.txt --quality rules.yaml"
+    for output in (name, "link"):
+        done = run(
+            *words.split(), "--output", output, environment=without_tensorflow, folder=tmp_path
+        )
+        wrong = f"clozeline: --output {output}: is a file that is read; choose another\n"
+        assert (done.returncode, done.stderr) == (2, wrong)
+    assert (tmp_path / name).read_text() == "The boat sees the sea."
+
+
 def test_only_the_first_worker_needs_a_run_that_it_can_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
