@@ -19,7 +19,7 @@ from pipeline.jobs.shared_folder import job_folder
 from pipeline.make_vocabulary import make_vocabulary
 from pipeline.manifest import MANIFEST, read_manifest
 from pipeline.storage import publishing
-from pipeline.storage.locks import LOCK, Holder
+from pipeline.storage.locks import LOCK, Holder, read_holder
 
 
 def arguments(corpus: Path, vocab: Path, output: Path, *more: str) -> list[str]:
@@ -213,10 +213,11 @@ def test_a_dataset_published_during_the_job_is_not_replaced(
 
 
 def start(corpus: Path, vocab: Path, output: Path) -> subprocess.Popen[bytes]:
-    """Begin a job in a process of its own; return when it has a folder."""
+    """Begin a job in a process of its own; return when its folder's lock names it."""
     command = [Path(sys.executable).parent / "clozeline", *arguments(corpus, vocab, output)]
     job = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
-    while not list(output.glob(f"_temporary-*/{LOCK}")):
+    # The lock file is empty for a moment; a job that is killed then leaves its folder for ever.
+    while not any(map(read_holder, output.glob(f"_temporary-*/{LOCK}"))):
         assert job.poll() is None
         time.sleep(0.05)
     return job
