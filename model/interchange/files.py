@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from model.bert.config import MAX_SETTINGS_BYTES
 from pipeline.errors import InputError, reason
 from pipeline.storage.files import read_bounded
+from pipeline.storage.local_copies import is_copy
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
 
 MAX_TOKENIZER_BYTES = MAX_VOCABULARY_BYTES
@@ -84,7 +85,8 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
     """Return the path of a checkpoint's file; None if it is missing.
 
     Links may only point into the directory or, in Hugging Face's cache, where the files in
-    `models--ORG--NAME/snapshots/REVISION` are links, into the folder of that model.
+    `models--ORG--NAME/snapshots/REVISION` are links, into the folder of that model. The copy of a
+    remote directory has only our own links.
 
     Args:
         directory: directory of the checkpoint.
@@ -106,7 +108,7 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
         # The name may come from another file of the checkpoint, and have any length.
         raise InputError(f"{str(path)[:500]}: cannot be read: {reason(error)}") from error
     # A downloaded archive may hold a link to a private file, which the run would then contain.
-    if not target.is_relative_to(home := _home(directory)):
+    if not is_copy(path) and not target.is_relative_to(home := _home(directory)):
         raise InputError(f"{path}: a link that points outside {home}; copy the file there (cp -L)")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: not a regular file; give a whole checkpoint")

@@ -136,7 +136,7 @@ class Cache:
         digest = _digest(f"{source}\n{version.size_bytes}\n{version.tag}")
 
         def name_of(copy: Path) -> str:
-            return f"{digest}-{crc32c(copy)}-{source.name}"
+            return f"{digest}-{crc32c(copy)}-{_label(source)}"
 
         def copies() -> list[Path]:
             return [*self._folder.glob(f"{digest}-{'?' * 8}-*")]
@@ -156,13 +156,13 @@ class Cache:
                 with _locked(copy, fcntl.LOCK_EX | fcntl.LOCK_NB) as found:
                     if found and copy.name != name_of(copy):  # the disk has changed it
                         copy.unlink(missing_ok=True)
-            name = f"{digest}-{'0' * 8}-{source.name}"
+            name = f"{digest}-{'0' * 8}-{_label(source)}"
             self._download(source, version.size_bytes, name, lambda: bool(copies()), checked)
 
     def path_of(self, source: Path, checksum: str) -> Path:
         """Return where the copy of a remote file with this checksum is, or would be."""
         # The source is part of the name, because files with different paths may have the same name.
-        return self._folder / f"{_digest(str(source))}-{checksum}-{source.name}"
+        return self._folder / f"{_digest(str(source))}-{checksum}-{_label(source)}"
 
     def _download(
         self,
@@ -249,6 +249,11 @@ class Cache:
                     path.unlink(missing_ok=True)
                     room += size
         return room >= size_bytes
+
+
+def _label(source: Path) -> str:
+    """Return the part of a copy's name that is for people; a name has at most 255 bytes on disk."""
+    return source.name[-40:]
 
 
 def _digest(text: str) -> str:

@@ -7,11 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, reason
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.storage.cache import DOWNLOADS_AT_ONCE, Cache, CacheConfig
 from pipeline.storage.files import CLOZELINE
 from pipeline.storage.remote import is_remote, version_of, versions_below
+
+_copies: set[Path] = set()
+"""The temporary directories that exist now."""
+
+
+def is_copy(path: Path) -> bool:
+    """Return whether a local path is in a copy of a remote directory, where all links are ours."""
+    return not _copies.isdisjoint(path.parents)
 
 
 @contextlib.contextmanager
@@ -28,14 +36,19 @@ def local_copy(path: Path, caching: CacheConfig) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: there is nothing.
-        InputError: the cache cannot be used, or is too small; as `pipeline.storage.remote`.
+        InputError: the cache cannot be used, or is too small; an object has a name that no local
+            file can have; as `pipeline.storage.remote`.
         JobError: a file changed while it was fetched; as `pipeline.storage.remote`.
     """
     if not is_remote(path):
         yield path
         return
-    versions = {path / name: version for name, version in versions_below(path).items()}
-    versions = versions or {path: version_of(path)}
+    below = versions_below(path)
+    for name in below:
+        # Names are those that somebody gave to objects: `../x` would leave the temporary directory.
+        if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name:
+            raise _unusable(path, name, "not a path in a directory")
+    versions = {path / name: version for name, version in below.items()} or {path: version_of(path)}
     cache = Cache(caching)
     copies = {
         file.relative_to(path.parent).as_posix(): cache.opened_version(file, version)
@@ -96,9 +109,20 @@ def _linked(
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
             paths = [*pool.map(held.enter_context, copies.values())]
         for name, copy in zip(copies, paths, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).symlink_to(copy.absolute())
+            try:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).symlink_to(copy.absolute())
+            except OSError as error:  # a store can have the objects `a` and `a/b`
+                raise _unusable(remote, name, reason(error)) from error
+        _copies.add(folder)
+        held.callback(_copies.remove, folder)
         yield folder
+
+
+def _unusable(remote: Path, name: str, why: str) -> InputError:
+    """Return an error about an object that cannot have a local copy."""
+    shown = name if name.isprintable() else ascii(name)
+    return InputError(f"{remote}: object {shown[:500]}: {why}; rename or remove it")
 
 
 @contextlib.contextmanager

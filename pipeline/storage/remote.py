@@ -378,6 +378,17 @@ def version_of(path: Path) -> ObjectVersion:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
+def _is_folder_mark(entry: Mapping[str, Any], folder: str = "") -> bool:
+    """Return whether an entry is an object like `a/b/`, by which consoles and tools mark folders.
+
+    Args:
+        entry: an entry of a listing.
+        folder: what was listed; gcsfs gives its mark as a directory of the same name.
+    """
+    name = entry["name"]
+    return name.endswith("/") or (entry["type"] == "directory" and name == folder)
+
+
 def _version(entry: Mapping[str, Any]) -> ObjectVersion:
     tag = next((str(entry[name]) for name in _TAGS if entry.get(name)), "")
     return ObjectVersion(entry["size"], tag)
@@ -484,10 +495,8 @@ class RemoteFileSystem(AbstractFileSystem):
         host = self.storage_options["host"] + (f":{port}" if port else "")
         return f"{host}/{self._strip_protocol(name).lstrip('/')}"
 
-    def _entry(self, entry: Any) -> Any:
-        """Return an entry of a listing, a name or a dictionary, with our path."""
-        if isinstance(entry, str):
-            return self._path_of(entry)
+    def _entry(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an entry of a listing with our path."""
         return {**entry, "name": self._path_of(entry["name"])}
 
     def _call(self, path: str, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -565,8 +574,10 @@ class RemoteFileSystem(AbstractFileSystem):
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
         """Return the entries of a folder."""
-        entries = self._call(path, "ls", self._name_in_store(path), detail=detail)
-        return [self._entry(entry) for entry in entries]
+        name = self._name_in_store(path)
+        entries = self._call(path, "ls", name, detail=True)
+        found = [self._entry(entry) for entry in entries if not _is_folder_mark(entry, name)]
+        return found if detail else [entry["name"] for entry in found]
 
     def find(
         self,
@@ -592,7 +603,7 @@ class RemoteFileSystem(AbstractFileSystem):
             found = {
                 self._path_of(name): self._entry(entry)
                 for name, entry in (listed.items() if isinstance(listed, dict) else ())
-                if entry
+                if entry and not _is_folder_mark(entry)
             }
         entries = {
             name: entry

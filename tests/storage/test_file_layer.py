@@ -31,6 +31,7 @@ from pipeline.storage.locks import only_writer
 from pipeline.storage.remote import (
     create_exclusively,
     download,
+    located,
     move_object,
     path_from,
     sizes_below,
@@ -77,6 +78,45 @@ def test_objects_are_written_listed_moved_and_removed(base, tmp_path):
         pass
     remove_folder(base)
     assert sizes_below(base) == {}
+
+
+@pytest.mark.parametrize("base", ["s3", "gs"], indirect=True)
+def test_marks_of_folders_are_no_files(base, tmp_path):
+    """Consoles write an empty object `a/` for the folder a; HDFS has real folders."""
+    folder, config = base / "marked", CacheConfig(cache=tmp_path)
+    remote, name = located(folder)
+    for mark in ("", "sub/"):
+        remote._store.pipe_file(f"{name}/{mark}", b"")  # ours has no names that end with `/`
+    assert [*folder.iterdir()] in ([], [folder / "sub"])
+    assert sizes_below(folder) == {}
+    write_atomically(folder / "x.txt", b"1")
+    write_atomically(folder / "sub/y.txt", b"22")
+    assert sorted(folder.iterdir()) == [folder / "sub", folder / "x.txt"]
+    assert [*(folder / "sub").iterdir()] == [folder / "sub/y.txt"]
+    assert sizes_below(folder) == {"sub/y.txt": 2, "x.txt": 1}
+    assert match_files([f"{folder}/*.txt", f"{folder}/*/*"]) == {
+        f"{folder}/sub/y.txt": 2, f"{folder}/x.txt": 1
+    }  # fmt: skip
+    with local_copy(folder, config) as copy:
+        assert (copy / "x.txt").read_bytes() == b"1"
+        assert (copy / "sub/y.txt").read_bytes() == b"22"
+
+
+@pytest.mark.parametrize("base", ["gs"], indirect=True)  # the other servers refuse such names
+@pytest.mark.parametrize("name", ["../../escaped", "a//b", "x.txt/y"])
+def test_object_that_no_local_file_can_be_is_named(base, tmp_path, name):
+    folder = base / "odd"
+    write_atomically(folder / "x.txt", b"1")
+    remote, path = located(folder)
+    remote._store.pipe_file(f"{path}/{name}", b"2")
+    try:
+        with (
+            pytest.raises(InputError, match=f"/odd: object .*{name}: .*; rename or remove it"),
+            local_copy(folder, CacheConfig(cache=tmp_path)),
+        ):
+            pass
+    finally:
+        remote._store.rm_file(f"{path}/{name}")
 
 
 def test_wildcards_in_a_name_remove_no_other_object(base):

@@ -121,6 +121,8 @@ def whole_line(commands, base: str, corpus: Path, free_ports) -> None:
     assert any(path.name.startswith("events") for path in (run / "logs").iterdir())
     assert not (run / ".lease").exists()
     compare_with_local(commands, base, result)
+    commands.run_here("export-hf", "--run", f"{base}/run", "--output", f"{base}/hf")
+    commands.run_here("import", "--from", f"{base}/hf", "--run", f"{base}/imported")
     commands.run_here("export", "--run", f"{base}/run", "--output", f"{base}/models/m")
     rest, grpc = free_ports(2)
     server = commands.start("serve", "--models", f"{base}/models", "--rest-port", str(rest),

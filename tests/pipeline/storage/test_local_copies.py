@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -9,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Shard
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import write_atomically
-from pipeline.storage.local_copies import local_copy, local_dataset
+from pipeline.storage.local_copies import is_copy, local_copy, local_dataset
 from pipeline.storage.remote import path_from
 
 FILES = {"train-0": ("00000000", b""), "train-1": ("8a9136aa", bytes(32))}  # CRCs of RFC 3720
@@ -98,3 +99,41 @@ def test_local_copy_larger_than_the_cache_is_refused_before_it_is_fetched(store,
     ):
         pass
     assert "get" not in {method for method, _ in store.requests}
+
+
+def test_copy_of_a_directory_is_known_as_long_as_it_exists(store, tmp_path):
+    path = path_from("gs://bucket/model")
+    write_atomically(path / "sub/x", b"1")
+    with local_copy(path, CacheConfig(cache=tmp_path)) as copy:
+        assert is_copy(copy / "sub/x")
+        assert not is_copy(copy.parent.parent / "x")
+    assert not is_copy(copy / "sub/x")
+    assert not is_copy(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("../../escaped", "../../escaped"),
+        ("sub/../../../escaped", "sub/../../../escaped"),
+        ("a/./b", "a/./b"),
+        ("a\0b", r"'a\x00b'"),
+        ("x" * 300, "x" * 300 + ": File name too long"),
+    ],
+)
+def test_object_that_no_local_file_can_be_is_named(store, tmp_path, name, shown):
+    path = path_from("gs://bucket/model")
+    write_atomically(path / "config.json", b"{}")
+    store.objects[f"bucket/model/{name}"] = b"1"
+    parent = tmp_path / "tmp"
+    parent.mkdir()
+    with (
+        mock.patch("tempfile.tempdir", str(parent)),
+        pytest.raises(InputError, match="gs://bucket/model: object ") as caught,
+        local_copy(path, CacheConfig(cache=tmp_path / "cache")),
+    ):
+        pass
+    assert shown in str(caught.value)
+    assert str(caught.value).endswith("; rename or remove it")
+    assert not [*parent.iterdir()]
+    assert not [*tmp_path.rglob("escaped")]
