@@ -17,6 +17,7 @@ from model.training.config import ExecutionConfig, Precision, check_ranges
 from pipeline.config_types import check_types
 from pipeline.configs import POSITIONS_PER_PAIR, PreprocessConfig
 from pipeline.errors import InputError, check_range, did_you_mean
+from pipeline.schema import Masks
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class PlanConfig:
         max_seq_length: L, positions per example.
         duplicates: passes of `preprocess` over the corpus.
         packing: whether a record holds several pairs.
+        masks: `static`: masks are in the records. `dynamic`: training draws them.
         bytes_per_piece: bytes of text per WordPiece.
         batch_size: global batch size, over all devices.
         epochs: passes over the examples.
@@ -101,6 +103,7 @@ class PlanConfig:
     max_seq_length: int = 128
     duplicates: int = PreprocessConfig.duplicates
     packing: bool = PreprocessConfig.packing
+    masks: Masks = PreprocessConfig.masks
     bytes_per_piece: float = _PROSE_BYTES_PER_PIECE
     batch_size: int = 256
     epochs: float = 40.0
@@ -276,7 +279,7 @@ def estimate(plan: PlanConfig) -> Estimate:
     step_secs = flops / (plan.count * peak * plan.mfu)
     # Device hours: what providers charge for.
     hours = steps * step_secs * plan.count / 3600
-    record_bytes = _record_bytes(length, plan.max_predictions, packing=plan.packing)
+    record_bytes = _record_bytes(plan)
     return Estimate(
         parameters=config.parameter_count,
         pieces=pieces,
@@ -328,10 +331,14 @@ def device_memory(plan: PlanConfig, *, recompute: bool) -> DeviceMemory:
     )
 
 
-def _record_bytes(length: int, predictions: int, *, packing: bool) -> float:
-    """Return the mean size of a record with static masks, measured on English books."""
-    size = 147 + 4.1 * length + 8.2 * predictions
-    if packing:
+def _record_bytes(plan: PlanConfig) -> float:
+    """Return the mean size of a record, measured on English books."""
+    length = plan.max_seq_length
+    size = 147 + 4.1 * length + 8.2 * plan.max_predictions
+    if plan.packing:
         # Positions of pieces, and a position, label and weight of each pair.
         size += 119 + length + 6.5 * max(2, length // POSITIONS_PER_PAIR)
+    if plan.masks == "dynamic":
+        # Position, id and weight of each masked piece, and the names of these features.
+        size -= 60 + 7.2 * plan.max_predictions
     return size

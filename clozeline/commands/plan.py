@@ -6,6 +6,7 @@ from typing import Any, Literal
 from clozeline.options import Command, config_from
 from clozeline.show.terminal import command, results, table
 from model.planning import UNITS, Estimate, PlanConfig, estimate
+from pipeline.schema import Masks
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 
@@ -33,6 +34,9 @@ class Planning(Command):
     """Passes of preprocess over the corpus."""
     packing: bool = PlanConfig.packing
     """Plan with records of several pairs, as preprocess --packing writes them."""
+    masks: Masks = PlanConfig.masks
+    """static: masks are stored in the records. dynamic: they are not, so the dataset is smaller, as
+    preprocess --masks dynamic writes it."""
     bytes_per_piece: float = PlanConfig.bytes_per_piece
     """Bytes of text per WordPiece; the default was measured on English books."""
     batch_size: int = PlanConfig.batch_size

@@ -68,6 +68,19 @@ def test_examples_and_steps_follow_from_the_text() -> None:
     assert twice.examples == pytest.approx(2 * plan.examples)
 
 
+@pytest.mark.parametrize(("length", "difference"), [(64, 140.7), (128, 202.9), (512, 620.6)])
+def test_dynamic_masks_are_not_in_the_records(length: int, difference: float) -> None:
+    """Differences measured in bytes per record, on 20 books with 30,522 pieces."""
+    static, dynamic = (
+        estimate(wanted(text=THE_BOOKS, max_seq_length=length, masks=masks))
+        for masks in ("static", "dynamic")
+    )
+    assert (dynamic.examples, dynamic.steps) == (static.examples, static.steps)
+    saved = (static.dataset_bytes - dynamic.dataset_bytes) / static.examples
+    assert saved == pytest.approx(difference, rel=0.07)
+    assert dynamic.input_bytes_per_sec < static.input_bytes_per_sec
+
+
 def test_packing_leaves_less_padding() -> None:
     """The same pairs and real positions in fewer records, 99 % of whose positions are real."""
     single, packed = (
