@@ -39,6 +39,8 @@ left there can be recognized."""
 BAD_PATH = {
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR,
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
+    # Filesystems without folders or new files, such as /proc; names that a filesystem refuses.
+    errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EILSEQ,
 }  # fmt: skip
 """Error numbers caused by the path itself, not by the disk: the user can fix them."""
 

@@ -1,13 +1,15 @@
 """Files that a user names: globs, names with signs of globs, what is no file."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.configs import PreprocessConfig
-from pipeline.errors import InputError
-from pipeline.storage.files import hidden_prefix, match_files
+from pipeline.errors import InputError, JobError
+from pipeline.storage.files import hidden_prefix, match_files, writing
+from pipeline.storage.locks import only_writer
 from pipeline.storage.remote import path_from
 
 
@@ -115,6 +117,26 @@ def test_folders_that_a_glob_cannot_match_are_not_looked_at(tmp_path: Path) -> N
     (tmp_path / "a" / "a.txt").write_text("text")
     (tmp_path / "loop").symlink_to("loop")
     assert [*match_files([f"{tmp_path}/[a-k]/*.txt"])] == [f"{tmp_path}/a/a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        *((each, InputError) for each in ("EACCES", "EROFS", "ENOENT", "EOPNOTSUPP", "EILSEQ")),
+        *((each, JobError) for each in ("ENOSPC", "EDQUOT", "EIO")),
+    ],
+)
+def test_a_bad_path_is_bad_input_and_a_full_disk_is_not(number: str, kind: type[Exception]) -> None:
+    value = getattr(errno, number)
+    with pytest.raises(kind, match=r"^`output` x: cannot be written: "), writing("`output` x"):
+        raise OSError(value, os.strerror(value))
+
+
+def test_a_filesystem_without_new_folders_is_bad_input() -> None:
+    place = Path("/proc/self/nothing")
+    message = "^`run` x: cannot be written: No such file or directory$"
+    with pytest.raises(InputError, match=message), only_writer(place, "`run` x"):
+        pass
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
