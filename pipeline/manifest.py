@@ -10,6 +10,7 @@ from pipeline.configs import MAX_STREAMS
 from pipeline.errors import InputError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
 from pipeline.storage.files import file_sizes
+from pipeline.storage.remote_files import names_in
 from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
 MANIFEST = "manifest.json"
@@ -184,7 +185,10 @@ def read_manifest(dataset: Path) -> Manifest:
     path = dataset / MANIFEST
     manifest = read_json_file(path, Manifest.from_json, "make the dataset again")
     if manifest is None:
-        inside = sorted(str(found.parent) for found in dataset.glob(f"*/{MANIFEST}"))
+        # No glob: in a bucket, the dataset's own path would be a part of the pattern. Names with a
+        # dot are those of files; each would be a request.
+        names = [name for name in names_in(str(dataset)) if "." not in name]
+        inside = [str(dataset / name) for name in names if (dataset / name / MANIFEST).exists()]
         hint = f"name one of {' '.join(inside)}" if inside else "make one with clozeline preprocess"
         raise InputError(f"{dataset}: no finished dataset (no {MANIFEST}); {hint}")
     # One listing, not a request for each of thousands of shards.

@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.corpus.remarks import why_file_not_utf8
 from pipeline.errors import InputError
+from pipeline.storage.remote_files import names_in
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
 
@@ -112,7 +113,9 @@ def read_topics(folder: Path, split: str | None) -> Topics:
 
 
 def _qrels_file(folder: Path, split: str | None) -> Path:
-    names = sorted(path.stem for path in (folder / QRELS).glob("*.tsv"))
+    # No glob: in a bucket, the folder's own path would be a part of the pattern.
+    files = names_in(str(folder / QRELS))
+    names = [name.removesuffix(".tsv") for name in files if name.endswith(".tsv")]
     if not names:
         raise InputError(f"`data` {folder}: no {QRELS}/*.tsv, which lists the relevant documents")
     # BEIR reports test, for all collections but MS MARCO.

@@ -1,6 +1,7 @@
 """The file layer on an S3, a GCS and an Azure server and on HDFS: no command, no TensorFlow."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,8 +13,10 @@ import fsspec
 import hdfs_native
 import pytest
 
+from model.tasks.retrieval import read_topics
 from pipeline.errors import InputError, JobError
 from pipeline.jobs.shared_folder import job_folder
+from pipeline.manifest import read_manifest
 from pipeline.storage import hdfs as store_of_hdfs
 from pipeline.storage import remote
 from pipeline.storage.cache import Cache, CacheConfig
@@ -129,6 +132,22 @@ def test_wildcards_in_a_name_remove_no_other_object(base):
         base.fs.rm(base.path, recursive=True)
     assert {*sizes_below(base)} == {"xa.txt", "y1.txt"}
     remove_folder(base)
+
+
+def test_wildcards_in_the_name_of_a_folder_are_no_pattern(base):
+    odd = base / "a[b]*"
+    write_atomically(odd / "24" / "manifest.json", b"{}")
+    write_atomically(base / "ab" / "48" / "manifest.json", b"{}")
+    message = re.escape(f"{odd}: no finished dataset (no manifest.json); name one of {odd}/24")
+    with pytest.raises(InputError, match=f"^{message}$"):
+        read_manifest(odd)
+    for name, text in {
+        "qrels/dev.tsv": "q\td\t1\n",
+        "queries.jsonl": '{"_id": "q", "text": "who"}',
+    }.items():
+        write_atomically(odd / name, text.encode())
+    write_atomically(base / "ab" / "qrels" / "test.tsv", b"")
+    assert read_topics(odd, None).grades == {"q": {"d": 1}}
 
 
 def test_folder_is_published_with_its_marker(base, tmp_path):
