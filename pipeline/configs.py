@@ -14,6 +14,7 @@ from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, compared_unit
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.encodings import UTF8, is_utf8
 from pipeline.storage.files import match_files
 from pipeline.storage.outputs import Output, check_outputs, outputs_of
 from pipeline.storage.remote import is_remote, is_url, path_from
@@ -29,14 +30,6 @@ file of each open (a process may have 1,024)."""
 
 POSITIONS_PER_PAIR = 16
 """Positions of a packed record for each pair that it can hold, by default."""
-
-UTF8 = "utf-8"
-
-
-def is_utf8(encoding: str) -> bool:
-    """Return whether a name means UTF-8: codecs have several, such as utf8, UTF-8, utf-8-sig."""
-    return codecs.lookup(encoding).name in (UTF8, "utf-8-sig")
-
 
 _NOT_OF_FILES = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
 """Codecs of text that is in no file: of host names and of literals in Python's source."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
+from pipeline.storage.encodings import decoded
 from pipeline.storage.files import read_bounded
 from pipeline.storage.remote import path_from
 from pipeline.storage.strict_json import JsonObject, from_json, to_json

@@ -8,8 +8,8 @@ from typing import Any
 
 from model.tasks.tables import Columns
 from model.tasks.task_kind import kind_named
-from pipeline.corpus.remarks import why_file_not_utf8
 from pipeline.errors import InputError, reason
+from pipeline.storage.encodings import why_file_not_utf8
 
 
 def read_examples(

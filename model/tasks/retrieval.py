@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus.remarks import why_file_not_utf8
 from pipeline.errors import InputError
+from pipeline.storage.encodings import why_file_not_utf8
 from pipeline.storage.remote_files import names_in
 
 CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import zstandard
 from apache_beam.io.filesystem import CompressionTypes
 
-from pipeline.corpus.remarks import suspicion
 from pipeline.errors import DamagedFileError
+from pipeline.storage.encodings import suspicion
 from pipeline.storage.remote_files import open_to_read
 
 CHUNK_BYTES = 1 << 16

@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.configs import UTF8, InputFormat, is_utf8
+from pipeline.configs import InputFormat
 from pipeline.corpus.decompression import damaged, is_compressed, open_file
 from pipeline.corpus.parquet import check_parquet, read_rows, row_groups
 from pipeline.corpus.remarks import (
@@ -18,10 +18,10 @@ from pipeline.corpus.remarks import (
     INVALID_UTF8,
     MAX_EXAMPLES,
     remarks_that_count,
-    suspicion,
 )
 from pipeline.corpus.rules.settings import NO_CLEANING, Cleaning
 from pipeline.errors import DamagedFileError
+from pipeline.storage.encodings import UTF8, is_utf8, suspicion
 from pipeline.text.sentences import split_sentences
 
 EMPTY, INVALID_JSON, NO_TEXT, NO_ID = "empty", "invalid_json", "no_text", "no_id"

@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
+from pipeline.storage.encodings import decoded
 
 _MAX_YAML_BYTES = 1 << 20
 

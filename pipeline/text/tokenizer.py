@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.corpus.remarks import why_not_utf8
 from pipeline.errors import InputError, reason
 from pipeline.manifest import VOCABULARY, Manifest, sha256
 from pipeline.schema import CLS, JOINER, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
+from pipeline.storage.encodings import why_not_utf8
 from pipeline.storage.files import read_bounded
 from pipeline.storage.strict_json import JsonObject, to_json
 

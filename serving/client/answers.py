@@ -8,10 +8,10 @@ from typing import Any
 
 from model import served
 from model.tasks.task_kind import all_kinds
-from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
 from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK
+from pipeline.storage.encodings import decoded
 from pipeline.storage.strict_json import Json, JsonObject
 from serving.client.client import Client, GrpcClient, ServerError, Signature, Version
 from serving.configs import QueryConfig

@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from model.run import Run
 from pipeline import schema
-from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
+from pipeline.storage.encodings import decoded
 from serving.export.dense import Dense
 from serving.export.golden import PAIRS, TEXTS
 from serving.export.inference_graph import PRODUCTS, Network, product_names

@@ -19,8 +19,8 @@ from google.protobuf import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from pipeline.corpus.remarks import decoded
 from pipeline.errors import InputError, reason
+from pipeline.storage.encodings import decoded
 from pipeline.storage.remote import is_url, path_from
 from serving.server.batching_options import BatchingOptions
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus.decompression import open_file
-from pipeline.corpus.remarks import decoded, meaning
 from pipeline.corpus.rules.rule import Rejection, TextDocument
 from pipeline.corpus.scripts import UNSPACED
 from pipeline.errors import DamagedFileError, InputError
+from pipeline.storage.encodings import decoded, meaning
 from pipeline.storage.files import match_files
 from pipeline.storage.remote_files import open_to_read
 from pipeline.storage.strict_json import from_json

@@ -29,18 +29,9 @@ from pipeline.corpus.readers import (
     read_lines,
     text_sentences,
 )
-from pipeline.corpus.remarks import (
-    COMPRESSED,
-    CR_ONLY,
-    INVALID_ENCODING,
-    INVALID_UTF8,
-    NUL_BYTES,
-    NUL_IN_TEXT,
-    UTF16,
-    remarks_from,
-    suspicion,
-)
+from pipeline.corpus.remarks import INVALID_ENCODING, INVALID_UTF8, remarks_from
 from pipeline.errors import InputError
+from pipeline.storage.encodings import COMPRESSED, CR_ONLY, NUL_BYTES, NUL_IN_TEXT, UTF16, suspicion
 from pipeline.storage.files import match_files
 
 TEXT = (
