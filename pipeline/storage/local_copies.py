@@ -43,12 +43,8 @@ def local_copy(path: Path, caching: CacheConfig) -> Iterator[Path]:
     if not is_remote(path):
         yield path
         return
-    below = versions_below(path)
-    for name in below:
-        # Names are those that somebody gave to objects: `../x` would leave the temporary directory.
-        if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name:
-            raise _unusable(path, name, "not a path in a directory")
-    versions = {path / name: version for name, version in below.items()} or {path: version_of(path)}
+    versions = {path / name: version for name, version in versions_below(path).items()}
+    versions = versions or {path: version_of(path)}
     cache = Cache(caching)
     copies = {
         file.relative_to(path.parent).as_posix(): cache.opened_version(file, version)
@@ -104,6 +100,10 @@ def _linked(
             f"`cache_gb` {caching.cache_gb:g}: too small for {remote}, which has "
             f"{size_bytes / 1e9:.3g} GB"
         )
+    for name in copies:
+        # Names are those that somebody gave to objects: `../x` would leave the temporary directory.
+        if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name:
+            raise _unusable(remote, name, "not a path in a directory")
     with contextlib.ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=CLOZELINE)))
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:

@@ -111,13 +111,27 @@ def test_copy_of_a_directory_is_known_as_long_as_it_exists(store, tmp_path):
     assert not is_copy(tmp_path / "x")
 
 
+def test_shard_outside_the_dataset_is_refused(dataset, tmp_path):
+    path, manifest = dataset
+    write_atomically(path.parent / "escaped", b"")
+    shard = dataclasses.replace(manifest.splits["train"][0], name="../escaped")
+    outside = dataclasses.replace(manifest, splits={"train": (shard,)})
+    with (
+        mock.patch("tempfile.tempdir", str(tmp_path)),
+        pytest.raises(InputError, match=r"gs://bucket/dataset: object \.\./escaped: not a path"),
+        local_dataset(path, outside, CacheConfig(cache=tmp_path / "cache")),
+    ):
+        pass
+    assert not [*tmp_path.rglob("escaped")]
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
         ("../../escaped", "../../escaped"),
         ("sub/../../../escaped", "sub/../../../escaped"),
         ("a/./b", "a/./b"),
-        ("a\0b", r"'a\x00b'"),
+        ("a\0b", r"a\x00b'"),
         ("x" * 300, "x" * 300 + ": File name too long"),
     ],
 )
