@@ -1,6 +1,7 @@
 """Read an untrusted checkpoint's files: with size limits, typed, and only inside its folder."""
 
 import json
+import os
 import reprlib
 import stat
 from dataclasses import dataclass
@@ -108,7 +109,11 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
         # The name may come from another file of the checkpoint, and have any length.
         raise InputError(f"{str(path)[:500]}: cannot be read: {reason(error)}") from error
     # A downloaded archive may hold a link to a private file, which the run would then contain.
-    if not is_copy(path) and not target.is_relative_to(home := _home(directory)):
+    if is_copy(directory):  # of links into the cache; the name may still have `..` in it
+        target, home = Path(os.path.normpath(path)), directory
+    else:
+        home = _home(directory)
+    if not target.is_relative_to(home):
         raise InputError(f"{path}: a link that points outside {home}; copy the file there (cp -L)")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: not a regular file; give a whole checkpoint")

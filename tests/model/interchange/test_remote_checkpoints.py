@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from model.interchange import read_checkpoint
+from model.interchange.files import regular_file
 from pipeline.errors import InputError
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import write_atomically
+from pipeline.storage.local_copies import local_copy
 from pipeline.storage.remote import path_from
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -55,3 +57,16 @@ def test_errors_of_a_checkpoint_in_a_bucket_name_the_bucket(store, tmp_path):
     write_atomically(remote / "config.json", b"{")
     with pytest.raises(InputError, match=r"^gs://bucket/checkpoint/config\.json: "):
         read_checkpoint(remote, CacheConfig(cache=tmp_path))
+
+
+def test_files_outside_the_copy_of_a_checkpoint_are_refused(store, tmp_path):
+    remote = path_from("gs://bucket/checkpoint")
+    write_atomically(remote / "sub/config.json", b"{}")
+    (tmp_path / "private").write_bytes(b"hunter2")
+    with local_copy(remote, CacheConfig(cache=tmp_path / "cache")) as copy:
+        assert regular_file(copy, "sub/config.json")
+        assert regular_file(copy / "sub", "config.json")
+        up = "../" * len(copy.parts)
+        for outside in (tmp_path / "private", f"{up}{tmp_path}/private"):
+            with pytest.raises(InputError, match="a link that points outside"):
+                regular_file(copy, str(outside))
