@@ -35,6 +35,7 @@ import sys
 from clozeline.commands import COMMANDS, options_of, spelled
 from clozeline.options import BeamCommand, Command, parse_options
 from pipeline.errors import InputError, JobError, did_you_mean
+from pipeline.standard_streams import Unfailing
 
 
 def usage() -> str:
@@ -67,6 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code, see the module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _end_on_sigterm_as_first_process()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Texts have characters that the terminal's encoding lacks: in the C locale, all but ASCII.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(usage(), flush=True)  # a closed pipe is noticed here, not when Python exits
@@ -105,7 +109,7 @@ def _os_error(error: OSError, name: str) -> int:
 
 
 def _complain(error: Exception, name: str) -> None:
-    print(f"clozeline: {spelled(str(error), name)}", file=sys.stderr)
+    print(f"clozeline: {spelled(str(error), name)}", file=Unfailing(sys.stderr))
 
 
 def _run(name: str, arguments: list[str]) -> int:

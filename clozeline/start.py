@@ -4,11 +4,13 @@ It imports nothing but what Python has imported already, so that Ctrl-C during t
 ends the command as it does later.
 """
 
+import os
 import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, by default that of this process's arguments; return its exit code."""
+    _open_standard_streams()
     try:
         from clozeline.main import main as run
 
@@ -16,3 +18,19 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("clozeline: interrupted", file=sys.stderr)
         return 130
+
+
+def _open_standard_streams() -> None:
+    """Let closed standard streams lead nowhere.
+
+    Otherwise the next file that is opened gets the number of standard error, to which TensorFlow's
+    native code writes.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            mode = "w" if descriptor else "r"
+            file = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115  (stays open)
+            setattr(sys, name, file)

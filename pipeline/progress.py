@@ -6,6 +6,7 @@ the program's own logging says.
 """
 
 from collections.abc import Iterable
+from typing import IO, cast
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -13,8 +14,24 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColu
 from rich.progress import TimeRemainingColumn as _TimeLeft
 from rich.text import Text
 
+from pipeline.standard_streams import Unfailing
+
+
+class _NotesConsole(Console):
+    """A console for what is said during work, which goes on if nobody can read that."""
+
+    @property
+    def file(self) -> IO[str]:
+        """The file that is written to."""
+        return cast(IO[str], Unfailing(super().file))
+
+    @file.setter
+    def file(self, file: IO[str]) -> None:
+        self._file = file
+
+
 # No markup: texts and paths of users have brackets.
-stderr = Console(stderr=True, highlight=False, markup=False)
+stderr = _NotesConsole(stderr=True, highlight=False, markup=False)
 """Where bars are drawn. What is printed here meanwhile stands above them; `stderr.quiet = True`
 draws none."""
 

@@ -16,6 +16,7 @@ from clozeline.show.terminal import results
 from model.training.cluster import TF_CONFIG, Cluster, cluster_from, clusters_on, has_cluster
 from model.training.config import LaunchConfig
 from pipeline.errors import InputError
+from pipeline.standard_streams import Unfailing
 from pipeline.storage.outputs import Output
 
 TRAINS = ("pretrain", "finetune")
@@ -139,9 +140,8 @@ def show(index: int, stream: Literal["stdout", "stderr"], line: str) -> None:
     """Print a line of a worker: with a prefix, unless it is a result of the first worker."""
     # The end of the line is in the same call: `print` writes it in another, and several threads
     # write here.
-    if index == 0 and stream == "stdout":
-        sys.stdout.write(line)
-        sys.stdout.flush()
-    else:
-        sys.stderr.write(f"[{index + 1}] {line.rstrip(os.linesep)}\n")
-        sys.stderr.flush()
+    is_result = index == 0 and stream == "stdout"
+    # A worker whose output nobody took any more would wait for ever.
+    file = Unfailing(sys.stdout if is_result else sys.stderr)
+    file.write(line if is_result else f"[{index + 1}] {line.rstrip(os.linesep)}\n")
+    file.flush()

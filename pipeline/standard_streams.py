@@ -1,0 +1,39 @@
+"""Standard streams that never fail: a reader may be gone, and the disk of a log full."""
+
+import os
+from typing import IO, Any
+
+
+class Unfailing:
+    """A text file of which what cannot be written is lost, from the first failure on."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the file."""
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        """Write some text; return its length."""
+        try:
+            self._file.write(text)
+        except OSError:
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        try:
+            self._file.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Let the file's descriptor lead nowhere; else Python fails to flush it when it exits."""
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._file.fileno())
+            os.close(nowhere)
+        except OSError:  # a file without a descriptor
+            pass

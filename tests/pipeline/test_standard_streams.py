@@ -1,0 +1,98 @@
+"""Standard streams whose reader is gone, that are closed, or that cannot encode what is printed."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.standard_streams import Unfailing
+
+WORK = """
+import sys
+from pipeline.progress import progress, stderr
+with progress() as bar:
+    task = bar.add_task("working", total=3, unit="steps", status="")
+    for step in range(3):
+        bar.advance(task)
+        stderr.print("a note")
+print("done")
+"""
+
+SHOW = """
+from clozeline.commands.launch import show
+for index in (0, 1):
+    for stream in ("stdout", "stderr"):
+        show(index, stream, "a line\\n")
+"""
+
+FIRST_FILE = """
+import sys
+from clozeline.start import main
+code = main(["--help"]), main(["plan", "--text", "1"])
+with open(sys.argv[1], "w") as file:
+    file.write(f"{code} {file.fileno() > 2} {sys.stdin.read()!r}")
+"""
+
+ROOT = Path(__file__).parents[2]
+
+
+def unreadable(kind: str) -> int:
+    """Return a descriptor that cannot be written to."""
+    if kind == "full disk":
+        return os.open("/dev/full", os.O_WRONLY)
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize("kind", ["full disk", "closed pipe"])
+@pytest.mark.parametrize(
+    ("script", "code", "output"),
+    [
+        (WORK, 0, "done\n"),
+        (SHOW, 0, "a line\n"),
+        ("from clozeline.start import main; exit(main(['plan', '--text', '1']))", 2, ""),
+    ],
+)
+def test_work_goes_on_if_nobody_can_read_its_notes(
+    kind: str, script: str, code: int, output: str
+) -> None:
+    stderr = unreadable(kind)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT,
+        )  # fmt: skip
+    finally:
+        os.close(stderr)
+    assert (done.returncode, done.stdout) == (code, output)
+
+
+def test_what_can_be_written_is_the_files() -> None:
+    text = io.StringIO()
+    file = Unfailing(text)
+    assert file.write("a line\n") == 7
+    file.flush()
+    assert text.getvalue() == file.getvalue() == "a line\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_gets_the_number_of_a_closed_stream(closed: str, tmp_path: Path) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", FIRST_FILE]
+    path = tmp_path / "file"
+    done = subprocess.run([*command, str(path)], capture_output=True, input=b"", cwd=ROOT)
+    assert done.returncode == 0
+    assert path.read_text() == "(0, 2) True ''"
+
+
+def test_characters_that_a_terminal_lacks_are_escaped() -> None:
+    script = "from clozeline.start import main; main(['plan', '--text=1GB', '--devices=8 x H100'])"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, cwd=ROOT, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"base on 1GB of text, 8 \xd7 H100" in done.stdout
