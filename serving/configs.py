@@ -11,6 +11,7 @@ from model.served import MAX_SPANS
 from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.encodings import check_unicode
 from pipeline.storage.outputs import Output, outputs_of
 from serving.addresses import checked_address
 from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
@@ -157,8 +158,8 @@ class QueryConfig:
         """Check the fields.
 
         Raises:
-            InputError: no text, or more than two; an address, a name or a version that cannot be
-                one.
+            InputError: no text, more than two, or one that is not UTF-8; an address, a name or a
+                version that cannot be one.
         """
         check_types(self)
         if self.n_best is not None:
@@ -171,6 +172,7 @@ class QueryConfig:
             checked_address("`server`", self.server)
         if not 1 <= len(self.text) <= 2:
             raise InputError(f"`text`: expected one or two texts, got {len(self.text)}")
+        check_unicode("text", self.text)
         if self.passages:
             if len(self.text) > 1 or self.signature:
                 raise InputError("`passages`: takes one text, and no `signature`")

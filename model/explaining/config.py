@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.config_types import check_types
 from pipeline.errors import InputError
 from pipeline.storage.cache import CacheConfig
+from pipeline.storage.encodings import check_unicode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,9 @@ class ExplainConfig:
         """Check the fields.
 
         Raises:
-            InputError: no text, or more than two.
+            InputError: no text, more than two, or one that is not UTF-8.
         """
         check_types(self)
         if not 1 <= len(self.text) <= 2:
             raise InputError(f"`text`: expected one or two texts, got {len(self.text)}")
+        check_unicode("text", self.text)

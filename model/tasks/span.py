@@ -20,7 +20,7 @@ from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
 from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
 from model.tasks.reference_model import PLACES, farther
-from model.tasks.tables import Columns, is_unicode
+from model.tasks.tables import Columns
 from model.tasks.task_kind import (
     TABLE_FLAGS,
     WORD_FLAGS,
@@ -34,6 +34,7 @@ from model.tasks.windows import ReadTexts, window_count, window_step
 from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.schema import Arrays, Tensors
+from pipeline.storage.encodings import is_unicode
 from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:

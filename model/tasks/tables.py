@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.config_types import check_types
 from pipeline.errors import InputError
+from pipeline.storage.encodings import is_unicode
 from pipeline.storage.strict_json import Json, JsonObject
 
 PAIRS = (
@@ -417,15 +418,6 @@ def text_of(table: Table, index: int, column: str) -> str:
             "(\\ud800 to \\udfff), which is not text; correct it"
         )
     return str(value)
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded as UTF-8; JSON escapes can contain lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def labels_of(table: Table, column: str) -> list[str]:

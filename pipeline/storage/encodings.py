@@ -53,6 +53,30 @@ def is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in (UTF8, "utf-8-sig")
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be encoded as UTF-8.
+
+    Lone surrogates cannot: JSON escapes may hold some, and Python makes them of other bytes in the
+    arguments of a command.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_unicode(field: str, texts: Iterable[str]) -> None:
+    """Check that the texts of a configuration's field can be encoded as UTF-8.
+
+    Raises:
+        InputError: one cannot.
+    """
+    for text in texts:
+        if not is_unicode(text):
+            raise InputError(f"`{field}` {text!a:.100}: has bytes that are not UTF-8; correct it")
+
+
 def suspicion(document: bytes, codec: str = UTF8) -> str | None:
     """Return the kind of remark for a file, given its first document; None if it looks fine.
 

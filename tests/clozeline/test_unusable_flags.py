@@ -68,6 +68,9 @@ UNUSABLE = [
     ("demo", ["--corpus", "a", "--megabytes", "5"], "--megabytes", "--corpus brings its own"),
     ("query", ["--model", "m", "a", "b", "c"], "TEXT", "expected one or two texts, got 3"),
     ("explain", ["--run", "r", "a", "b", "c"], "TEXT", "expected one or two texts, got 3"),
+    # As Python reads the byte 0xff of an argument.
+    ("query", ["--model", "m", "a \udcff"], "TEXT", r"'a \udcff': has bytes that are not UTF-8"),
+    ("explain", ["--run", "r", "a", "\udcff"], "TEXT", r"'\udcff': has bytes that are not UTF-8"),
     ("export", ["--run", "r", "--output", "o", "stray"], "stray", "unexpected"),
 ]  # fmt: skip
 
