@@ -390,16 +390,16 @@ def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
                 f"`{field}` {path}: a pipe or a device, which cannot be read in parts; give a file"
             )
     return {
-        _readable(path, field): None if stat.S_ISDIR(status.st_mode) else status.st_size
+        name_in_utf8(path, field): None if stat.S_ISDIR(status.st_mode) else status.st_size
         for path, status in found.items()
     }
 
 
-def _readable(path: str, field: str) -> str:
-    """Return the path of a file.
+def name_in_utf8(path: str, field: str) -> str:
+    """Return a path that workers and TensorFlow can be given.
 
     Raises:
-        InputError: its name is not in UTF-8, so it cannot be sent to a worker.
+        InputError: it is not in UTF-8.
     """
     try:
         path.encode()

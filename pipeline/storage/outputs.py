@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import InputError, reason
+from pipeline.storage.files import absolute, name_in_utf8
 from pipeline.storage.remote import is_remote
 
 Kind = Literal["file", "new file", "folder", "new folder"]
@@ -94,6 +95,9 @@ def _check(output: Output) -> None:
     if is_file:
         # A link stays, and the file that it names is written.
         path = Path(os.path.realpath(path))
+    else:
+        # Absolute: the working directory is a part of what TensorFlow and workers get.
+        name_in_utf8(absolute(str(path)), output.field)
     mode = _mode(output.path)
     if mode is None:
         if path.is_symlink():

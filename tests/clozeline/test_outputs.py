@@ -1,5 +1,6 @@
 """Every output of every command is checked before TensorFlow is imported: one line, exit code 2."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,22 @@ def test_a_loop_of_links_as_output(
     assert done.stderr == f"clozeline: {flag} {loop}: {wrong}\n"
     assert (done.returncode, done.stdout) == (2, "")
     assert not (tmp_path / "ok").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [(line, flag) for line, flag in ROWS if flag in ("--run", "--output", "--rejected")
+     and line.split()[0] not in ("vocab", "explain")],
+)  # fmt: skip
+def test_a_folder_whose_name_is_not_in_utf_8(
+    line: str, flag: str, tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    """TensorFlow takes no such name: a training ended with a traceback at its first checkpoint."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    words = [*line.format(ok=tmp_path / "ok").split(), flag, folder]
+    done = run(*words, environment=without_tensorflow)
+    wrong = f"clozeline: {flag} {tmp_path}/caf\\xe9: the name is not in UTF-8; rename it\n"
+    assert (done.returncode, done.stderr, done.stdout) == (2, wrong, "")
 
 
 @pytest.mark.parametrize(
