@@ -27,7 +27,7 @@ class Output:
         kind: `file`: it is created or replaced. `new file`: it must not exist, and the command can
             be told to overwrite. `folder`: files are written into it, and it may exist.
             `new folder`: it is renamed to its place, and may exist if it is empty.
-        reads: files that the command reads and this file must not replace.
+        reads: files and folders that the command reads, of which this file must replace none.
     """
 
     field: str
@@ -58,7 +58,7 @@ def check_outputs(outputs: Iterable[Output]) -> None:
     """
     for output in outputs:
         try:
-            if any(_is_same_file(output.path, read) for read in output.reads):
+            if any(_replaces(output.path, read) for read in output.reads):
                 raise InputError(f"{output}: is a file that is read; choose another")
             if not is_remote(output.path):
                 _check(output)
@@ -72,10 +72,15 @@ def check_outputs(outputs: Iterable[Output]) -> None:
             raise InputError(f"{output}: cannot be written: a name has a NUL") from error
 
 
-def _is_same_file(path: Path, other: Path) -> bool:
-    if is_remote(path) or is_remote(other):
-        return str(path) == str(other)
-    return path.is_file() and other.is_file() and path.samefile(other)
+def _replaces(path: Path, read: Path) -> bool:
+    """Return whether a file would replace one that is read, or one of a folder that is read."""
+    if is_remote(path) or is_remote(read):
+        return str(path) == str(read) or (str(path).startswith(f"{read}/") and path.exists())
+    if not path.is_file():
+        return False
+    if read.is_dir():
+        return path.resolve().is_relative_to(read.resolve())
+    return read.is_file() and path.samefile(read)
 
 
 def _is_free(path: Path) -> bool:

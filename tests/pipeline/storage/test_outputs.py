@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.storage.files import write_atomically
 from pipeline.storage.outputs import Output, check_outputs, outputs_of
 from pipeline.storage.remote import path_from
 
@@ -125,6 +126,19 @@ def test_a_file_that_is_read_is_not_replaced(folder: Path) -> None:
     assert (folder / "file").read_text() == "mine"
 
 
+def test_a_file_of_a_folder_that_is_read_is_not_replaced(folder: Path, store) -> None:
+    (folder / "same").symlink_to("full")
+    (folder / "full/of").mkdir(parents=True, exist_ok=True)
+    (folder / "full/of/corpus.jsonl").write_text("mine")
+    remote = path_from("gs://bucket/full")
+    write_atomically(remote / "of/corpus.jsonl", b"mine")
+    for read, base in ((folder / "full",) * 2, (folder / "same", folder / "full"), (remote,) * 2):
+        with pytest.raises(InputError, match="is a file that is read; choose another"):
+            check_outputs([Output("predictions", base / "of/corpus.jsonl", "file", (read,))])
+        check_outputs([Output("predictions", base / "of/new.jsonl", "file", (read,))])
+        check_outputs([Output("predictions", base.parent / "fuller", "file", (read,))])
+
+
 READ_ONLY = 'mount --bind $0 $0 && mount -o remount,bind,ro $0 && exec "$@"'
 
 
@@ -144,6 +158,7 @@ CHECK = """
 import sys
 from pathlib import Path
 from pipeline.errors import InputError
+from pipeline.storage.files import write_atomically
 from pipeline.storage.outputs import Output, check_outputs
 for kind in sys.argv[2:]:
     try:
