@@ -302,7 +302,7 @@ class PreprocessConfig(CorpusConfig):
         """The dataset folder of each length: `output`, or folders in it if there are several."""
         if len(self.max_seq_length) == 1:
             return (self.output,)
-        return tuple(f"{self.output}/{length}" for length in self.max_seq_length)
+        return tuple(f"{self.output.rstrip('/')}/{length}" for length in self.max_seq_length)
 
     @property
     def outputs(self) -> list[Output]:

@@ -15,7 +15,7 @@ from pipeline.storage.encodings import check_unicode
 from pipeline.storage.outputs import Output, outputs_of
 from serving.addresses import checked_address
 from serving.export.choices import MAX_WINDOWS, ServerVersion, ServingPrecision
-from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, version_number
+from serving.tf_serving import GRPC_PORT, MAX_VERSION, REST_PORT, model_name, version_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class ExportConfig:
         """
         check_types(self)
         check_range("max_windows", self.max_windows, 1, 10_000)
+        if not model_name(self.output):
+            raise InputError(f"`output` {self.output}: names no model; give a folder in it")
         if self.max_loss is not None:
             check_range("max_loss", self.max_loss, 0, 1e6)
             if not self.check:

@@ -52,6 +52,12 @@ def version_number(name: str) -> int | None:
     return number if number <= MAX_VERSION else None
 
 
+def model_name(model_path: Path) -> str:
+    """Return the name of the model in a directory; empty for a root, such as a bucket."""
+    named = model_path if model_path.name not in ("", "..") else model_path.resolve()
+    return named.name
+
+
 def next_version(model_path: Path) -> int:
     """Return the largest version number among the names in a model's directory, plus 1."""
     names = (child.name for child in model_path.iterdir()) if model_path.exists() else ()

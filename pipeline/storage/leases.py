@@ -140,7 +140,7 @@ def check_not_lost(path: Path) -> None:
         JobError: another process has taken one over.
     """
     for directory, why in _lost.items():
-        if str(path).startswith(f"{directory}/"):
+        if str(path).startswith(f"{directory.rstrip('/')}/"):
             raise JobError(f"{directory}: {why}; nothing more is written there")
 
 

@@ -131,4 +131,6 @@ def _named(local: Path, remote: Path) -> Iterator[None]:
     try:
         yield
     except (InputError, JobError) as error:
-        raise type(error)(str(error).replace(str(local), str(remote))) from error
+        # A bucket ends with a slash.
+        named = str(error).replace(str(local), str(remote).rstrip("/"))
+        raise type(error)(named) from error

@@ -421,7 +421,7 @@ def modified_secs(path: Path) -> float:
 def located(path: Path) -> tuple["RemoteFileSystem", str]:
     """Return the filesystem of a remote path, and the path's name in it."""
     remote = cast(Any, path)
-    return remote.fs, remote.path
+    return remote.fs, remote.path.rstrip("/")  # a bucket is `BUCKET/` for universal-pathlib
 
 
 class RemoteFileSystem(AbstractFileSystem):

@@ -26,7 +26,7 @@ from serving.export.server_configs import write_configs
 from serving.export.signatures import TextModel
 from serving.export.stock_ops import check_ops
 from serving.export.warmup_requests import write_warm_up
-from serving.tf_serving import SAVED_MODEL, WARM_UP_FILE, next_version
+from serving.tf_serving import SAVED_MODEL, WARM_UP_FILE, model_name, next_version
 
 PUBLISHING_SECS = 60.0
 """Timeout for the lock while another export publishes its version and writes configurations."""
@@ -134,7 +134,8 @@ def export_run(
         with writing(given), staging(model_path, ".export-") as temporary:
             with writing(given, tf.errors.OpError):
                 tf.saved_model.save(module, str(temporary), signatures=signatures)
-                write_warm_up(temporary / WARM_UP_FILE, model_path.name, signatures, run.vocabulary)
+                name = model_name(model_path)
+                write_warm_up(temporary / WARM_UP_FILE, name, signatures, run.vocabulary)
                 if precision == "int8":
                     write_plan(temporary / PLAN_FILE, plan, run.config.num_hidden_layers)
             # The saved files are checked, not the module: what is written is what is served.

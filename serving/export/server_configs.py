@@ -15,7 +15,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline.storage.files import write_atomically
 from serving.export.warmup_requests import BATCH_SIZES
-from serving.tf_serving import MONITORING_CONFIG, versions_of
+from serving.tf_serving import MONITORING_CONFIG, model_name, versions_of
 
 BATCHING, MODELS, MONITORING = "batching.config", "models.config", "monitoring.config"
 
@@ -76,7 +76,7 @@ def models_config(model_path: Path, versions: list[int], stable: int | None) -> 
         stable = versions[-2:][0]
     config = model_server_config_pb2.ModelServerConfig()
     model = config.model_config_list.config.add()
-    model.name = model_path.name
+    model.name = model_name(model_path)
     # TensorFlow Serving refuses relative paths.
     model.base_path = str(model_path.resolve())
     model.model_platform = "tensorflow"

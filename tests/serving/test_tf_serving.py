@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.storage.files import write_atomically
 from pipeline.storage.remote import path_from
-from serving.tf_serving import next_version, version_number, versions_of
+from serving.configs import ExportConfig
+from serving.tf_serving import model_name, next_version, version_number, versions_of
 
 # What TensorFlow Serving 2.20 takes for a version: file_system_storage_path_source.cc parses the
 # name of a directory as an int64 (`strings::safe_strto64`) that is at least 0.
@@ -57,3 +59,23 @@ def test_remote_version_counts_when_its_saved_model_is_there(store):
     assert [*versions_of(model)] == [1, 10]
     assert next_version(path_from("gs://bucket/models/none")) == 1
     assert versions_of(path_from("gs://bucket/models/none")) == {}
+
+
+def test_a_model_has_the_name_of_its_directory(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert model_name(Path("models/m")) == "m"
+    assert model_name(Path()) == tmp_path.name
+    assert model_name(Path("..")) == tmp_path.parent.name
+    assert model_name(path_from("gs://bucket/m")) == "m"
+
+
+@pytest.mark.parametrize("root", ["/", "gs://bucket", "gs://bucket/"])
+def test_a_root_has_no_name_for_a_model(root: str) -> None:
+    with pytest.raises(InputError, match=r"^`output` .*: names no model; give a folder in it$"):
+        ExportConfig(run_dir=Path("run"), output=path_from(root))
+
+
+def test_a_bucket_can_be_a_model(store) -> None:
+    bucket = path_from("gs://bucket")
+    write_atomically(bucket / "3/saved_model.pb", b"")
+    assert versions_of(bucket) == {3: bucket / "3"}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -52,12 +53,14 @@ BIG_BYTES = 110_000_000
 def base(
     request, monkeypatch, s3, gcs, azure, s3_environment, gcs_environment, azure_environment
 ) -> Path:
+    """A folder of its own for each test: what one leaves there is not in the way of others."""
+    folder = f"bucket/{secrets.token_hex(4)}"
     if request.param == "hdfs":
-        return path_from(f"{request.getfixturevalue('hdfs')}/bucket/files")
+        return path_from(f"{request.getfixturevalue('hdfs')}/{folder}")
     variables = s3_environment(s3[0]) | gcs_environment(gcs) | azure_environment(azure)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return path_from(f"{request.param}://bucket/files")
+    return path_from(f"{request.param}://{folder}")
 
 
 def test_objects_are_written_listed_moved_and_removed(base, tmp_path):
@@ -68,6 +71,7 @@ def test_objects_are_written_listed_moved_and_removed(base, tmp_path):
     assert (base / "empty").read_bytes() == b""
     assert sizes_below(base / "a") == {"sub/y.txt": 2, "x.txt": 10}
     assert sizes_below(base / "none") == sizes_below(base / "empty") == {}
+    assert sizes_below(base.parent)[f"{base.name}/a/x.txt"] == 10  # of the bucket itself
     move_object(base / "a/x.txt", base / "a/z.txt")
     assert sorted(path.name for path in (base / "a").iterdir()) == ["sub", "z.txt"]
     assert match_files([f"{base}/a/*.txt"]) == {f"{base}/a/z.txt": 10}

@@ -156,6 +156,13 @@ def test_an_empty_path_is_none() -> None:
         PreprocessConfig(input=("a",), vocab=Path("v"), output="")
 
 
+def test_a_slash_at_the_end_of_an_output_is_no_part_of_names():
+    config = PreprocessConfig(
+        input=("a",), vocab=Path("v"), output="gs://bucket/d/", max_seq_length=(32, 64)
+    )
+    assert config.datasets == ("gs://bucket/d/32", "gs://bucket/d/64")
+
+
 @pytest.mark.parametrize("rejected", ["d", "d/", "./d", "d//", "a/../d", "d/32", "d/./64/"])
 def test_rejections_have_a_folder_of_their_own(rejected: str) -> None:
     with pytest.raises(InputError, match="is the dataset; choose another folder"):

@@ -21,9 +21,9 @@ def _no_pause(monkeypatch):
     monkeypatch.setattr(leases, "_SETTLE_SECS", 0.0)
 
 
-def left_by(**changes) -> LeaseHolder:
+def left_by(run: str = RUN, **changes) -> LeaseHolder:
     holder = dataclasses.replace(LeaseHolder.of_this_process(), **changes)
-    write_atomically(path_from(RUN) / LEASE, to_json(dataclasses.asdict(holder)).encode())
+    write_atomically(path_from(run) / LEASE, to_json(dataclasses.asdict(holder)).encode())
     return holder
 
 
@@ -62,17 +62,19 @@ def test_age_of_a_lease_is_that_of_the_stores_clock(store, skew_secs):
         assert read_holder(path_from(RUN) / LEASE).id != "elsewhere"
 
 
-def test_nothing_is_written_after_another_process_took_the_lease_over(store, monkeypatch):
+@pytest.mark.parametrize("run", [RUN, "gs://bucket"])
+def test_nothing_is_written_after_another_process_took_the_lease_over(store, monkeypatch, run):
     monkeypatch.setattr(leases, "RENEW_SECS", 0.01)
-    path = path_from(RUN)
+    store.buckets.add("other")
+    path = path_from(run)
     with only_writer(path, "`run_dir`"):
-        left_by(id="other", host="node7")
+        left_by(run, id="other", host="node7")
         for thread in threading.enumerate():
             if thread.name == "lease":
                 thread.join(60)  # it ends when it sees the other's lease
         with pytest.raises(JobError, match=r"on node7, .* has taken over; nothing more is written"):
             write_atomically(path / "metrics.jsonl", b"")
-        write_atomically(path_from("gs://bucket/elsewhere"), b"")
+        write_atomically(path_from("gs://other/elsewhere"), b"")
     assert read_holder(path / LEASE).id == "other"
 
 

@@ -151,3 +151,16 @@ def test_object_that_no_local_file_can_be_is_named(store, tmp_path, name, shown)
     assert str(caught.value).endswith("; rename or remove it")
     assert not [*parent.iterdir()]
     assert not [*tmp_path.rglob("escaped")]
+
+
+def test_a_whole_bucket_has_a_local_copy(store, tmp_path):
+    bucket, config = path_from("gs://bucket"), CacheConfig(cache=tmp_path)
+    write_atomically(bucket / "sub/x", b"1")
+    with local_copy(bucket, config) as copy:
+        assert (copy / "sub/x").read_bytes() == b"1"
+        assert is_copy(copy / "sub/x")
+    with (
+        pytest.raises(InputError, match=r"^gs://bucket/sub/x: wrong$"),
+        local_copy(bucket, config) as copy,
+    ):
+        raise InputError(f"{copy}/sub/x: wrong")

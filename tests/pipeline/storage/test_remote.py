@@ -9,7 +9,15 @@ import pytest
 from pipeline.errors import InputError, JobError
 from pipeline.storage import remote
 from pipeline.storage.files import match_files, publish, remove_folder, write_atomically
-from pipeline.storage.remote import create_exclusively, is_remote, path_from
+from pipeline.storage.remote import (
+    create_exclusively,
+    is_remote,
+    matching,
+    path_from,
+    remove_below,
+    sizes_below,
+    version_of,
+)
 
 
 def test_url_has_the_interface_of_a_path(store):
@@ -30,6 +38,19 @@ def test_url_has_the_interface_of_a_path(store):
 def test_a_trailing_slash_is_not_part_of_the_name(store):
     write_atomically(path_from("gs://bucket/run/") / "config.json", b"{}")
     assert store.objects == {"bucket/run/config.json": b"{}"}
+
+
+@pytest.mark.parametrize("url", ["gs://bucket", "gs://bucket/"])
+def test_a_bucket_is_a_folder_like_others(store, url):
+    bucket = path_from(url)
+    write_atomically(bucket / "1/x", b"1")
+    write_atomically(bucket / "y", b"22")
+    assert store.objects == {"bucket/1/x": b"1", "bucket/y": b"22"}
+    assert sizes_below(bucket) == {"1/x": 1, "y": 2}
+    assert version_of(bucket / "y").size_bytes == 2
+    assert matching("gs://bucket/*") == {"gs://bucket/1": None, "gs://bucket/y": 2}
+    remove_below(bucket)
+    assert store.objects == {}
 
 
 @pytest.mark.parametrize(
