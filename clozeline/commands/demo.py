@@ -153,17 +153,27 @@ class Line:
         words = [str(argument) for argument in arguments]
         print_command("clozeline", *words)
         begin = time.monotonic()
-        done = subprocess.run(
+        process = subprocess.Popen(
             # Standard error goes to the terminal: bars and notes of the command are seen as they
             # come.
             [sys.executable, "-m", "clozeline", *words, "--json"],
             stdout=subprocess.PIPE,
             text=True,
         )
-        if done.returncode:
-            kind = InputError if done.returncode == 2 else JobError
-            raise kind(f"clozeline {words[0]} ended with exit code {done.returncode}, see above")
-        return json.loads(done.stdout), time.monotonic() - begin
+        try:
+            printed, _ = process.communicate()
+        except KeyboardInterrupt:
+            # A terminal interrupts the command, too, which may save a checkpoint. Until it has
+            # ended, a second Ctrl-C kills it.
+            try:
+                process.wait()
+            finally:
+                process.kill()
+            raise
+        if process.returncode:
+            kind = InputError if process.returncode == 2 else JobError
+            raise kind(f"clozeline {words[0]} ended with exit code {process.returncode}, see above")
+        return json.loads(printed), time.monotonic() - begin
 
     def add(self, stage: str, made: str, rate: str, seconds: float, where: Path | str) -> None:
         """Add a row to the final table."""

@@ -1,7 +1,12 @@
 """How long the demo trains, and what it says about a longer training."""
 
 import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,3 +170,33 @@ def test_a_corpus_with_too_little_held_out_text_is_refused_before_the_training(
     monkeypatch.setattr(demo, "train", lambda *_: pytest.fail("it trains"))
     with pytest.raises(InputError, match="too small"):
         demo._run_stages(demo.Demo(corpus=("*.txt",)), demo.Line(tmp_path))
+
+
+SAVING = """#!/bin/sh
+trap 'sleep 1; touch saved; exit 130' INT
+sleep 1 # until the demo waits for it
+touch started
+while :; do sleep 0.1; done
+"""
+"""A command that takes longer to save after Ctrl-C than `subprocess` waits for it."""
+
+
+def test_an_interrupted_command_may_save_before_the_demo_ends(tmp_path: Path) -> None:
+    (tmp_path / "command").write_text(SAVING)
+    (tmp_path / "command").chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from clozeline.commands import demo; "
+        "sys.executable = './command'; demo.Line(Path()).command('pretrain')"
+    )
+    path = os.pathsep.join(sys.path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    process.wait(timeout=120)
+    assert process.returncode
+    assert (tmp_path / "saved").exists()
