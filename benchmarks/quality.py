@@ -105,13 +105,11 @@ def main(
         name for each in measured for name in each if isinstance(each[name], float)
     )
     rows = [
-        (
-            f"{each['recipe']}, seed {each['seed']}",
-            *(f"{each[name]:.4f}" if name in each else "-" for name in names),
-        )
-        for each in measured
+        (name, *(f"{each[name]:.4f}" if name in each else "-" for each in measured))
+        for name in names
     ]
-    results.print(table(f"{budget_minutes:g} minutes", ("", *names), rows))
+    columns = ("", *(f"{each['recipe']}, seed {each['seed']}" for each in measured))
+    results.print(table(f"{budget_minutes:g} minutes", columns, rows))
     results.print(f"appended to {RECORDS}; curves: {draw(meter.folder, measured, budget_minutes)}")
 
 
