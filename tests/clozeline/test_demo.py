@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,7 +174,7 @@ def test_a_corpus_with_too_little_held_out_text_is_refused_before_the_training(
 SAVING = """#!/bin/sh
 trap 'sleep 1; touch saved; exit 130' INT
 sleep 1 # until the demo waits for it
-touch started
+echo started >&2
 while :; do sleep 0.1; done
 """
 """A command that takes longer to save after Ctrl-C than `subprocess` waits for it."""
@@ -188,15 +187,14 @@ def test_an_interrupted_command_may_save_before_the_demo_ends(tmp_path: Path) ->
         "import sys; from pathlib import Path; from clozeline.commands import demo; "
         "sys.executable = './command'; demo.Line(Path()).command('pretrain')"
     )
-    path = os.pathsep.join(sys.path)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    while not (tmp_path / "started").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    process.wait(timeout=120)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stderr
+        assert "started\n" in iter(process.stderr.readline, "")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        process.communicate(timeout=120)
     assert process.returncode
     assert (tmp_path / "saved").exists()
