@@ -13,6 +13,7 @@ from model.training.config import RelationsConfig, TrainingConfig, TuningConfig
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 from pipeline.schema import Pairing
+from pipeline.storage.remote_files import names_in
 from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
 CONFIG = "config.json"
@@ -165,8 +166,26 @@ def read_config(path: Path) -> RunConfig | None:
     return read_json_file(
         path / CONFIG,
         RunConfig.from_json,
-        "put it back from a copy, or start a run in another directory: the checkpoints need it",
+        "put it back from a copy, or start a run in another directory",
     )
+
+
+def check_is_run_or_free(path: Path) -> None:
+    """Check that a training can write its run to a directory without replacing other files.
+
+    Raises:
+        InputError: the directory's config is damaged or not a run's, or there is none but files
+            with the names of a run's.
+        JobError: the config cannot be read because of a disk failure.
+    """
+    if read_config(path) is not None:
+        return
+    others = {METRICS, CURVES, CHECKPOINTS} & set(names_in(str(path)))
+    if others:
+        raise InputError(
+            f"`run_dir` {path}: is no run (no {CONFIG}), but has {min(others)}, which a training "
+            "would change; choose another directory"
+        )
 
 
 def existing_config(path: Path) -> RunConfig:

@@ -17,6 +17,7 @@ from model.run_config import (
     DatasetFacts,
     RunConfig,
     TextFacts,
+    check_is_run_or_free,
     read_config,
     short_sha,
 )
@@ -127,7 +128,8 @@ def only_writer_of_runs(paths: Sequence[Path], workers: Workers) -> Iterator[Non
     """Hold the locks of runs on the chief; if it fails, or a worker is lost, all workers stop.
 
     Raises:
-        InputError: another process writes one of the runs.
+        InputError: another process writes one of the runs, or a directory has files that are no
+            run's.
         JobError: the chief failed to acquire the locks, a lock file cannot be written, or a worker
             is lost.
     """
@@ -137,6 +139,9 @@ def only_writer_of_runs(paths: Sequence[Path], workers: Workers) -> Iterator[Non
     with workers.lost_ones_named(), contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held)
+            if workers.is_chief:
+                for path in paths:
+                    check_is_run_or_free(path)
         except (InputError, JobError) as error:
             failure = error
         # All must hear of it; a worker that goes on alone waits for the others until its timeout.
@@ -155,7 +160,8 @@ def trained_config(path: Path) -> RunConfig | None:
     Raises:
         InputError: the config cannot be read.
     """
-    return read_config(path) if checkpoint_steps(path / CHECKPOINTS) else None
+    config = read_config(path)  # without a checkpoint too: one that is damaged is not replaced
+    return config if checkpoint_steps(path / CHECKPOINTS) else None
 
 
 def settled_updates(
@@ -275,6 +281,12 @@ def open_run(path: Path, config: RunConfig, vocabulary: bytes, data: Path) -> No
     if existing is not None:
         _check_same(path, existing, config, data)
     path.mkdir(parents=True, exist_ok=True)
+    others = path / VOCABULARY
+    if read_config(path) is None and others.exists() and others.read_bytes() != vocabulary:
+        raise InputError(
+            f"`run_dir` {path}: is no run (no {CONFIG}), but has another {VOCABULARY} than {data}; "
+            "choose another directory"
+        )
     # The config last: a directory with one is a run, and then has its vocabulary.
     write_atomically(path / VOCABULARY, vocabulary)
     write_atomically(path / CONFIG, config.to_json().encode())

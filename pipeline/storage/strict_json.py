@@ -78,7 +78,7 @@ def read_json_file(file: Path, parse: Callable[[str], Contents], remedy: str) ->
         remedy: what to do about a damaged file.
 
     Raises:
-        InputError: the file is damaged, or its path is too long or a loop of links.
+        InputError: the file is damaged, or its path is a folder, too long or a loop of links.
         JobError: the file cannot be read now, which says nothing about its bytes: a permission, a
             lost disk.
     """
@@ -87,7 +87,8 @@ def read_json_file(file: Path, parse: Callable[[str], Contents], remedy: str) ->
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        kind = InputError if error.errno in (errno.ELOOP, errno.ENAMETOOLONG) else JobError
+        of_path = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+        kind = InputError if error.errno in of_path else JobError
         raise kind(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else error

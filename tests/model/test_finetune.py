@@ -163,6 +163,19 @@ def weights(run: Path) -> dict[str, np.ndarray]:
     return {weight.path: weight.numpy() for weight in load_run(run).load_model().weights}
 
 
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_no_folder_of_others_is_trained_over(
+    options: Callable[..., Finetune], tmp_path: Path, name: str
+) -> None:
+    """Of several seeds none is trained if the directory of one holds other files."""
+    folder = tmp_path / "run" / "seed-5"
+    folder.mkdir(parents=True)
+    (folder / name).touch()
+    with pytest.raises(InputError, match=f"run/seed-5.*{name}"):
+        options(seed=(4, 5)).run()
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [folder / name]
+
+
 def test_a_classifier_learns_and_is_evaluated(
     options: Callable[..., Finetune], files: dict[str, Path], tmp_path: Path
 ) -> None:

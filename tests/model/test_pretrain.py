@@ -319,6 +319,40 @@ def test_a_run_has_one_writer(
     assert load_run(run).load_model() is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        ("config.json", "", "config.json: damaged: "),
+        ("config.json", '{"model_type": "bert"}', "config.json: damaged: not a clozeline-run/1"),
+        ("config.json/inside", "", "config.json: cannot be read: Is a directory"),
+        ("vocab.txt", "[UNK]\n", "has another vocab.txt than "),
+        ("metrics.jsonl", "{}\n", "has metrics.jsonl, which a training would change; choose "),
+        ("curves.png", "PNG", "has curves.png, "),
+        ("checkpoints/mine", "", "has checkpoints, "),
+    ],
+)
+def test_a_folder_of_others_is_not_trained_over(
+    options: Options, tmp_path: Path, name: str, contents: str, message: str
+) -> None:
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(contents)
+    with pytest.raises(InputError, match=f"run.*{message}"):
+        options(steps=1).run()
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == contents
+
+
+def test_a_folder_with_the_datasets_vocabulary_becomes_a_run(
+    options: Options, dataset: Path, tmp_path: Path
+) -> None:
+    """As one does whose first start was interrupted between its two files."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/vocab.txt").write_bytes((dataset / "vocab.txt").read_bytes())
+    (tmp_path / "run/notes.md").touch()
+    assert options(steps=1).run()["steps"] == 1
+
+
 def test_without_an_eval_split(
     options: Options, make_dataset: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
