@@ -27,6 +27,7 @@ from pipeline.config_types import check_types
 from pipeline.errors import InputError, check_range
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.outputs import Output, outputs_of
+from pipeline.storage.recognition import is_answers, is_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,9 +300,14 @@ class EvaluateConfig:
     @property
     def outputs(self) -> list[Output]:
         """The files that are written; none may be the labelled examples."""
-        written = {"predictions": self.predictions, "picture": self.picture}
+        written = (
+            ("predictions", self.predictions, is_answers),
+            ("picture", self.picture, is_picture),
+        )
         return [
-            Output(name, path, "file", reads=(self.data,)) for name, path in written.items() if path
+            Output(name, path, "file", reads=(self.data,), is_ours=is_ours)
+            for name, path, is_ours in written
+            if path
         ]
 
 

@@ -11,7 +11,8 @@ from clozeline.options import config_from
 from clozeline.show.terminal import results
 from model.explaining.config import ExplainConfig
 from pipeline.errors import InputError
-from pipeline.storage.outputs import Output, outputs_of
+from pipeline.storage.outputs import Output, check_outputs
+from pipeline.storage.recognition import is_page, is_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,10 @@ class Explain(RunReader):
     @property
     def outputs(self) -> list[Output]:
         """What is written."""
-        return outputs_of("file", output=self.output)
+        if self.output is None:
+            return []
+        is_ours = is_picture if self.output.suffix == ".png" else is_page
+        return [Output("output", self.output, "file", is_ours=is_ours)]
 
     def run(self) -> dict[str, Any]:
         """Explain, show, and write the file.
@@ -63,6 +67,7 @@ class Explain(RunReader):
         from model.explaining.explanation import explain
         from model.explaining.plain import as_plain
 
+        check_outputs(self.outputs)  # also an object in a bucket, which the front door leaves out
         explanation = explain(self.configuration())
         results.print(shown(explanation))
         if self.output:

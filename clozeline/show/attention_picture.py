@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from model.explaining.explanation import Explanation
+from pipeline.storage.recognition import PICTURE
 
 MOST_LABELS = 48
 """Maximum number of words for which the heat map has labels; more labels would overlap."""
@@ -29,7 +30,7 @@ def picture(explanation: Explanation) -> bytes:
             _draw_words(axes[0], explanation, attributed[0])
         _draw_attention(axes[-1], explanation)
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=150)
+        figure.savefig(png, format="png", dpi=150, metadata=PICTURE)
     return png.getvalue()
 
 

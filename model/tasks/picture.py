@@ -9,6 +9,7 @@ import numpy as np
 from model.tasks.evaluation import Evaluation
 from model.tasks.task_kind import Task
 from pipeline.storage.files import write_atomically
+from pipeline.storage.recognition import PICTURE
 
 MOST_CELLS = 40
 """Maximum number of classes for which the confusion matrix shows counts."""
@@ -32,7 +33,7 @@ def draw_evaluation(path: Path, evaluation: Evaluation, task: Task, title: str) 
     else:
         _draw_confusion(figure, axes, evaluation.confusion, task)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    figure.savefig(picture, format="png", dpi=110, metadata=PICTURE)
     write_atomically(path, picture.getvalue())
     return True
 

@@ -2,13 +2,14 @@
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import InputError, reason
 from pipeline.storage.files import absolute, name_in_utf8
+from pipeline.storage.recognition import HEAD_BYTES
 from pipeline.storage.remote import is_remote
 
 Kind = Literal["file", "new file", "folder", "new folder"]
@@ -28,12 +29,15 @@ class Output:
             be told to overwrite. `folder`: files are written into it, and it may exist.
             `new folder`: it is renamed to its place, and may exist if it is empty.
         reads: files and folders that the command reads, of which this file must replace none.
+        is_ours: whether the beginning of an existing `file` shows that the command made it; only
+            those and empty ones are replaced. None = any is replaced.
     """
 
     field: str
     path: Path
     kind: Kind
     reads: tuple[Path, ...] = ()
+    is_ours: Callable[[bytes], bool] | None = None
 
     def __str__(self) -> str:
         """Return the field with its value."""
@@ -49,12 +53,13 @@ def check_outputs(outputs: Iterable[Output]) -> None:
     """Check that outputs can be written.
 
     What only writing shows, such as a full disk, is found later. Object stores are only asked
-    whether a new file or folder exists, which takes a request.
+    whether a new file or folder exists, which takes a request, and for the beginning of a file that
+    must be ours.
 
     Raises:
         InputError: a folder is where a file is to be, or the other way round, a name cannot be
-            one, the user may not write there, the file is one that is read, or what must be new
-            exists.
+            one, the user may not write there, the file is one that is read or that the command did
+            not make, or what must be new exists.
     """
     for output in outputs:
         try:
@@ -62,6 +67,11 @@ def check_outputs(outputs: Iterable[Output]) -> None:
                 raise InputError(f"{output}: is a file that is read; choose another")
             if not is_remote(output.path):
                 _check(output)
+            if output.is_ours and not _is_empty_or(output.is_ours, output.path):
+                raise InputError(
+                    f"{output}: exists, and this command did not make it; choose another or remove "
+                    "it"
+                )
             if output.kind == "new file" and output.path.exists():
                 raise InputError(f"{output}: already exists; add `overwrite`")
             if output.kind == "new folder" and not _is_free(output.path):
@@ -81,6 +91,15 @@ def _replaces(path: Path, read: Path) -> bool:
     if read.is_dir():
         return path.resolve().is_relative_to(read.resolve())
     return read.is_file() and path.samefile(read)
+
+
+def _is_empty_or(is_ours: Callable[[bytes], bool], path: Path) -> bool:
+    """Return whether a file is missing, empty or ours; pipes and devices are not read."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return not head or is_ours(head)
 
 
 def _is_free(path: Path) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from clozeline.main import main
 from model.explaining.explanation import Explanation, explain_texts
 from model.run import Run
+from pipeline.storage.recognition import is_page, is_picture
 from serving.pages import explanation_page as pages
 from serving.pages.explanation_page import page, page_data
 
@@ -47,6 +48,7 @@ def test_the_command_prints_and_writes(
     assert "🦄" in printed.err
     assert "layer 2, head 3" in printed.err
     assert output.read_bytes().startswith(b"<!doctype html>")
+    assert is_page(output.read_bytes())  # so it would be written again
     assert [path.name for path in output.parent.iterdir()] == ["[b]page.html"]
     assert "[b]page.html: written" in printed.err
 
@@ -83,7 +85,9 @@ def test_the_picture_has_the_letters_that_a_font_has(explained: Explanation) -> 
 
     from clozeline.show.attention_picture import picture
 
-    drawn = matplotlib.image.imread(io.BytesIO(picture(explained)))
+    png = picture(explained)
+    assert is_picture(png)
+    drawn = matplotlib.image.imread(io.BytesIO(png))
     assert drawn.shape == (1080, 1920, 4)
     green, red = (drawn[..., 1] > drawn[..., 0] + 0.2), (drawn[..., 0] > drawn[..., 1] + 0.2)
     assert green.sum() > 500

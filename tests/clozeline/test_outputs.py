@@ -155,6 +155,29 @@ def test_a_vocabulary_that_would_replace_what_it_is_made_from(
     assert (tmp_path / name).read_text() == "The boat sees the sea."
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "contents"),
+    [
+        ("evaluate --run r --data d --predictions", "config.json", b'{\n "model": {}\n}\n'),
+        ("evaluate --run r --data d --predictions", "train.jsonl", b'{"text": "a", "label": 1}\n'),
+        ("evaluate --run r --data d --predictions", "vocab.txt", b"[PAD]\n\xff\n"),
+        ("evaluate --run r --data d --picture", "config.json", b"{}\n"),
+        ("evaluate --run r --data d --picture", "mine.png", b"\x89PNG\r\n\x1a\nmine"),
+        ("explain --run r text --output", "index.html", b"<!doctype html>\n<title>Mine</title>"),
+        ("explain --run r text --output", "mine.png", b"\x89PNG\r\n\x1a\nmine"),
+    ],
+)
+def test_a_file_that_the_command_did_not_make_is_not_replaced(
+    line: str, name: str, contents: bytes, tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    (tmp_path / name).write_bytes(contents)
+    done = run(*line.split(), name, environment=without_tensorflow, folder=tmp_path)
+    wrong = "exists, and this command did not make it; choose another or remove it"
+    assert done.stderr == f"clozeline: {line.split()[-1]} {name}: {wrong}\n"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (tmp_path / name).read_bytes() == contents
+
+
 def test_only_the_first_worker_needs_a_run_that_it_can_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

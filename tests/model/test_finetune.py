@@ -203,6 +203,10 @@ def test_a_classifier_learns_and_is_evaluated(
     right = sum(a["answer"] == a["expected"] for a in answers)
     assert right == round(30 * found["accuracy"])
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    # What it wrote, it writes again.
+    first = [(tmp_path / name).read_bytes() for name in ("answers.jsonl", "confusion.png")]
+    evaluate.run()
+    assert [(tmp_path / name).read_bytes() for name in ("answers.jsonl", "confusion.png")] == first
     assert [row["error"] for row in found["worst"]] == sorted(
         (row["error"] for row in found["worst"]), reverse=True
     )

@@ -139,6 +139,17 @@ def test_a_file_of_a_folder_that_is_read_is_not_replaced(folder: Path, store) ->
         check_outputs([Output("predictions", base.parent / "fuller", "file", (read,))])
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_only_an_own_or_an_empty_file_is_replaced(folder: Path, store: Any, remote: bool) -> None:
+    place = path_from("gs://bucket") if remote else folder
+    for name, contents in (("ours", b"made by us"), ("empty", b""), ("theirs", b"mine")):
+        write_atomically(place / name, contents)
+    for name in ("ours", "empty", "missing"):
+        check_outputs([Output("picture", place / name, "file", is_ours=b"made by us".__eq__)])
+    with pytest.raises(InputError, match="theirs: exists, and this command did not make it; choo"):
+        check_outputs([Output("picture", place / "theirs", "file", is_ours=b"made by us".__eq__)])
+
+
 READ_ONLY = 'mount --bind $0 $0 && mount -o remount,bind,ro $0 && exec "$@"'
 
 
