@@ -34,7 +34,7 @@ import sys
 
 from clozeline.commands import COMMANDS, options_of, spelled
 from clozeline.options import BeamCommand, Command, parse_options
-from pipeline.errors import InputError, JobError, did_you_mean
+from pipeline.errors import InputError, JobError, did_you_mean, escaped
 from pipeline.standard_streams import Unfailing
 
 
@@ -109,7 +109,7 @@ def _os_error(error: OSError, name: str) -> int:
 
 
 def _complain(error: Exception, name: str) -> None:
-    print(f"clozeline: {spelled(str(error), name)}", file=Unfailing(sys.stderr))
+    print(f"clozeline: {escaped(spelled(str(error), name))}", file=Unfailing(sys.stderr))
 
 
 def _run(name: str, arguments: list[str]) -> int:

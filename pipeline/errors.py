@@ -5,6 +5,20 @@ import math
 import re
 from collections.abc import Iterable
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """Return a text with its line breaks and other control characters escaped.
+
+    Names of files and texts of users have them: a line would become two, and a terminal would obey.
+
+    Args:
+        text: a message, a name, or a text to show.
+        keep: control characters that stay.
+    """
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text)
+
 
 class InputError(Exception):
     """The user's input (a setting, a file, a request) cannot be used.
@@ -16,7 +30,7 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", _escaped, message))
+        super().__init__(escaped(message))
 
 
 class DamagedFileError(InputError):
@@ -34,8 +48,11 @@ class DamagedFileError(InputError):
 class JobError(Exception):
     """A job failed for a reason that is not the user's input: a full disk, a lost worker.
 
-    The message is one line.
+    The message is one line, as that of `InputError`.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 LARGEST = 2**53
@@ -77,7 +94,3 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint for an error message: the known word most similar to an unknown one, if any."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _escaped(control: re.Match[str]) -> str:
-    return repr(control[0])[1:-1]

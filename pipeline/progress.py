@@ -6,18 +6,38 @@ the program's own logging says.
 """
 
 from collections.abc import Iterable
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as _TimeLeft
+from rich.segment import Segment
 from rich.text import Text
 
+from pipeline.errors import escaped
 from pipeline.standard_streams import Unfailing
 
 
-class _NotesConsole(Console):
+class SafeConsole(Console):
+    """A console that shows control characters of texts and names escaped: no terminal obeys them.
+
+    Brackets are no markup, and `:cat:` is no emoji.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Return what is written; control codes of the console itself are not text."""
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else escaped(segment.text, keep="\n\t")
+            yield segment._replace(text=shown)
+
+
+class _NotesConsole(SafeConsole):
     """A console for what is said during work, which goes on if nobody can read that."""
 
     @property
@@ -30,8 +50,7 @@ class _NotesConsole(Console):
         self._file = file
 
 
-# No markup: texts and paths of users have brackets.
-stderr = _NotesConsole(stderr=True, highlight=False, markup=False)
+stderr = _NotesConsole(stderr=True)
 """Where bars are drawn. What is printed here meanwhile stands above them; `stderr.quiet = True`
 draws none."""
 

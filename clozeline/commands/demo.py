@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from clozeline.options import Command, InputGlobs
-from clozeline.show.terminal import command, notes, results, table
+from clozeline.show.terminal import command, notes, print_line, results, table
 from model import served
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import write_atomically
@@ -629,7 +629,7 @@ def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: 
     rows = [(*row[:3], f"{row[3]:.1f}") for row in line.stages]
     results.print(table("Stages", STAGE_KEYS[:-1], rows, frozenset({0, 1})))
     made = ", ".join(name for name in MADE if (line.folder / name).exists())
-    results.print(f"In {line.folder}: {made}")
+    print_line(f"In {line.folder}: {made}")
     results.print(f"{seconds / 60:.1f} minutes in total.\n\nNext steps:")
     # A small corpus may have no held-out sentence with a word to mask.
     texts = [question.text for _, question, _ in answers["filled"]] or ["The [MASK] is open."]

@@ -9,7 +9,7 @@ import tyro
 from clozeline.commands.caching import RunReader
 from clozeline.commands.training import named_columns
 from clozeline.options import config_from
-from clozeline.show.terminal import results
+from clozeline.show.terminal import print_line
 from model.configs import EvaluateConfig
 from model.existing import check_files_exist
 from model.run_config import Checkpoint
@@ -106,7 +106,7 @@ def show(result: "EvaluationResult") -> None:
     from clozeline.show.evaluation import print_confusion, print_measures, print_worst
 
     if result.predictions:
-        results.print(f"answers: {result.predictions}")
+        print_line(f"answers: {result.predictions}")
     evaluation = result.evaluation
     if evaluation is None:
         return
@@ -117,7 +117,7 @@ def show(result: "EvaluationResult") -> None:
     print_confusion(evaluation, result.task)
     print_worst(result.worst)
     if result.picture:
-        results.print(f"picture: {result.picture}")
+        print_line(f"picture: {result.picture}")
 
 
 def as_json(result: "EvaluationResult") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tyro
 
 from clozeline.commands.caching import RunReader
 from clozeline.options import config_from
-from clozeline.show.terminal import results
+from clozeline.show.terminal import print_line, results
 from model.explaining.config import ExplainConfig
 from pipeline.errors import InputError
 from pipeline.storage.outputs import Output, check_outputs
@@ -72,6 +72,5 @@ class Explain(RunReader):
         results.print(shown(explanation))
         if self.output:
             write_explanation(explanation, self.output)
-            # Brackets in a path are no markup, and a copied path has no line break.
-            results.print(f"{self.output}: written")
+            print_line(f"{self.output}: written")
         return as_plain(explanation) if self.json else {}

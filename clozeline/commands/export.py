@@ -8,7 +8,7 @@ import tyro
 
 from clozeline.commands.caching import RunReader
 from clozeline.options import config_from
-from clozeline.show.terminal import command, results
+from clozeline.show.terminal import command, print_line, results
 from model.existing import check_files_exist
 from model.run_config import Checkpoint
 from pipeline.storage.outputs import Output
@@ -76,13 +76,13 @@ class Export(RunReader):
 
         exported = export(self.engine_config())
         difference = exported.largest_difference
-        results.print(
+        print_line(
             f"{exported.path}: exported, {exported.size_bytes / 1e6:.1f} MB; answers differ from "
             f"the Python model's by at most {difference:.1g}"
         )
         accuracy = exported.accuracy
         if accuracy:
-            results.print(
+            print_line(
                 f"{self.check}: {accuracy.metric} {accuracy.exported:z.4f} in {self.precision}, "
                 f"{accuracy.in_float32:z.4f} in float32"
                 # Numbers are hardly ever the same, so none are counted.
@@ -97,7 +97,7 @@ class Export(RunReader):
         if exported.kept:
             results.print(f"products that stay bfloat16: {', '.join(exported.kept)}")
         serve = command("clozeline", "serve", "--models", self.output.parent)
-        results.print(f"serve it:  {serve}")
+        print_line(f"serve it:  {serve}")
         return {
             "model": str(exported.path),
             "version": exported.version,

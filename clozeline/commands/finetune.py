@@ -8,7 +8,7 @@ import tyro
 
 from clozeline.commands.training import TrainingFlags, named_columns
 from clozeline.options import config_from
-from clozeline.show.terminal import notes, results, speed, table
+from clozeline.show.terminal import notes, print_line, results, speed, table
 from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
 from model.existing import check_files_exist
 from model.tasks.kinds import KINDS
@@ -223,4 +223,4 @@ def print_result(result: "FinetuneResult") -> None:
     title = f"{runs[0].task}, {runs[0].measured.split} examples, after the last step"
     results.print(table(title, columns, rows))
     for run in runs:
-        results.print(f"run: {run.run}")
+        print_line(f"run: {run.run}")

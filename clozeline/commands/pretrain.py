@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clozeline.commands.training import TrainingFlags
 from clozeline.options import config_from
-from clozeline.show.terminal import notes, results, speed, table
+from clozeline.show.terminal import notes, print_line, results, speed, table
 from model.bert.config import config_named
 from model.configs import PretrainConfig
 from model.run_config import CURVES
@@ -148,4 +148,4 @@ def print_result(result: "PretrainResult") -> None:
     results.print(table(f"run {result.run}", ("", Path(result.model).name), rows))
     curves = result.run / CURVES
     if curves.exists():
-        results.print(f"curves: {curves}")
+        print_line(f"curves: {curves}")

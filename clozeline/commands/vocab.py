@@ -8,7 +8,7 @@ from typing import Any
 from clozeline.commands import spelled
 from clozeline.commands.corpus import CorpusOptions
 from clozeline.options import config_from
-from clozeline.show.terminal import results, warn
+from clozeline.show.terminal import print_line, results, warn
 from pipeline.configs import VocabularyConfig
 from pipeline.storage.outputs import Output
 from pipeline.storage.remote import is_remote
@@ -64,7 +64,7 @@ class Vocab(CorpusOptions):
         report = make_vocabulary(self.configuration(), beam_flags)
         warnings = [spelled(warning, "vocab") for warning in report.warnings]
         warn(warnings)
-        results.print(
+        print_line(
             f"{report.path}: {report.pieces:,} pieces from {report.words:,} words "
             f"({report.distinct_words:,} distinct)"
         )

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from clozeline.show.terminal import table
 from pipeline import schema
+from pipeline.errors import escaped
 from pipeline.inspect_rejections import RuleRejections
 from pipeline.manifest import Manifest
 from pipeline.schema import IS_NEXT, Pairing
@@ -114,7 +115,7 @@ def rejected_document(document: Mapping[str, Any]) -> Text:
     value, limit = document["value"], document["threshold"]
     measured = "" if value is None else f" {_shown(value)}"
     measured += "" if limit is None else f" ({_shown(limit)})"
-    text = Text(f"\n{document['rule']}{measured}: {document['id']}\n", style="bold")
+    text = Text(f"\n{document['rule']}{measured}: {escaped(document['id'])}\n", style="bold")
     return text.append(document["excerpt"], style="")
 
 

@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
-from pipeline.progress import stderr
+from pipeline.errors import escaped
+from pipeline.progress import SafeConsole, stderr
 
 # Progress and notes go to standard error; results go to standard output unless `--json` needs it.
 notes = stderr
-# No markup, because texts and paths of users have brackets. Lines and titles are not wrapped, so
-# that a path can be copied; cells of tables are.
-results = Console(highlight=False, markup=False, soft_wrap=True)
+# Lines and titles are not wrapped, so that a path can be copied; cells of tables are.
+results = SafeConsole(soft_wrap=True)
 
 ROOMS = ("pipeline", "model", "serving")
 """Packages of the engine; they are also the names of their parent loggers."""
@@ -27,6 +26,11 @@ ROOMS = ("pipeline", "model", "serving")
 def keep_stdout_for_json(json: bool) -> None:
     """If `json` is set, send tables and text to standard error; standard output is for JSON."""
     results.stderr = json
+
+
+def print_line(text: str) -> None:
+    """Print a result that is one line, also if a name in it has a line break."""
+    results.print(escaped(text))
 
 
 def table(
@@ -43,14 +47,15 @@ def table(
         rows: cells; integers get thousands separators.
         text_columns: indices of left-aligned columns; the others (numbers) are right-aligned.
     """
-    result = Table(title=title or None, title_justify="left", title_style="bold")
+    result = Table(title=escaped(title) or None, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         justify: Literal["left", "right"] = "left" if index in text_columns else "right"
         # Folded and not cut: paths and words must be readable to the end.
         result.add_column(column, justify=justify, overflow="fold")
     for row in rows:
-        cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
-        result.add_row(*cells)
+        cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row]
+        # Before their widths are measured.
+        result.add_row(*(escaped(cell, keep="\n\t") for cell in cells))
     return result
 
 
@@ -84,7 +89,7 @@ def command(name: str, *words: object) -> str:
 def warn(messages: Iterable[object]) -> None:
     """Print warnings, one per line."""
     for message in messages:
-        notes.print(f"warning: {message}", soft_wrap=True)
+        notes.print(escaped(f"warning: {message}"), soft_wrap=True)
 
 
 class _Notes(logging.Handler):
@@ -98,7 +103,7 @@ class _Notes(logging.Handler):
         """Print a note; warnings have the prefix `warning:`."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         # No wrapping, so that a path can be copied.
-        notes.print(f"{prefix}{self._spelled(record.getMessage())}", soft_wrap=True)
+        notes.print(escaped(prefix + self._spelled(record.getMessage())), soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -43,6 +43,22 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return lines[0]
 
 
+def test_a_name_with_control_characters_is_shown_escaped(
+    tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    (tmp_path / "a\nb\x1b[2J").write_bytes(b"")
+    for path in ("a\nb\x1b[2J", "a\nb\x1b[2J/new"):
+        words = ["preprocess", "--input", "i", "--vocab", "v", "--output", path]
+        done = subprocess.run(
+            [sys.executable, "-m", "clozeline", *words],
+            capture_output=True, env=without_tensorflow, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.count(b"\n") == 1
+        assert rb"a\nb\x1b[2J" in done.stderr
+        assert b"\x1b" not in done.stderr
+
+
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0

@@ -1,6 +1,7 @@
 """Tables and progress bars in the terminal."""
 
 import io
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from clozeline.show import terminal
 from clozeline.show.terminal import command, results, speed, table, warn
@@ -37,6 +39,26 @@ def test_a_path_can_be_copied_from_a_line_and_from_a_title(
 def test_a_note_keeps_a_path_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     warn(["runs/[b]: kept"])
     assert capsys.readouterr().err == "warning: runs/[b]: kept\n"
+
+
+NAME, SHOWN = "a\nb\x1b[2Jc:cat:", r"a\nb\x1b[2Jc:cat:"
+"""A name of a file which would clear the screen, and how it is shown."""
+
+
+def test_names_are_shown_in_one_line_and_obeyed_by_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    warn([NAME])
+    with terminal.printed_notes(str):
+        logging.getLogger("pipeline").info(NAME)
+    assert capsys.readouterr().err == f"warning: {SHOWN}\n{SHOWN}\n"
+    terminal.print_line(NAME)
+    results.print(table(NAME, ["", ""], [["x\x1b[2Jy", 1]]))
+    results.print(Text("x\x1b[2Jy\nz"))
+    first, title, *rows, x, z = capsys.readouterr().out.splitlines()
+    assert (first, title, x, z) == (SHOWN, SHOWN, r"x\x1b[2Jy", "z")
+    assert r"│ x\x1b[2Jy │ 1 │" in rows
+    assert {len(row) for row in rows} == {len(rows[0])}
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, *tasks: dict[str, Any], width: int = 80) -> list[str]:

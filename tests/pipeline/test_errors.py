@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from pipeline.errors import reason
+from pipeline.errors import InputError, JobError, escaped, reason
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,11 @@ from pipeline.errors import reason
 )
 def test_a_reason_is_one_line_without_number_and_path(error: Exception, message: str) -> None:
     assert reason(error) == message
+
+
+@pytest.mark.parametrize("kind", [InputError, JobError])
+def test_a_message_is_one_line_that_no_terminal_obeys(kind: type[Exception]) -> None:
+    name = "a\nb\x1b[2J\x07\x7f\x9b31m\u2028[c]\\d ä🦄"
+    shown = r"a\nb\x1b[2J\x07\x7f\x9b31m\u2028[c]\d ä🦄"
+    assert str(kind(name)) == escaped(name) == shown
+    assert escaped("a\tb\rc\n", keep="\n\t") == "a\tb\\rc\n"
