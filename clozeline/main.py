@@ -35,7 +35,7 @@ import sys
 from clozeline.commands import COMMANDS, options_of, spelled
 from clozeline.options import BeamCommand, Command, parse_options
 from pipeline.errors import InputError, JobError, did_you_mean, escaped
-from pipeline.standard_streams import Unfailing
+from pipeline.standard_streams import StandardOutput, Unfailing
 
 
 def usage() -> str:
@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(usage(), flush=True)  # a closed pipe is noticed here, not when Python exits
+            # A closed pipe is noticed here, not when Python exits.
+            print(usage(), file=StandardOutput(sys.stdout), flush=True)
             return 0 if arguments else 2
         return _run(arguments[0], arguments[1:])
     except InputError as error:
@@ -103,6 +104,7 @@ def _os_error(error: OSError, name: str) -> int:
     """Print an error of the operating system, and return the exit code: 2 if the path is bad."""
     from pipeline.storage.files import BAD_PATH
 
+    Unfailing(sys.stdout).flush()  # else Python tries again when it exits, and its code is 120
     has_path = error.filename is not None and error.strerror
     _complain(JobError(f"{error.filename}: {error.strerror}") if has_path else error, name)
     return 2 if error.errno in BAD_PATH else 1
@@ -140,5 +142,5 @@ def _run(name: str, arguments: list[str]) -> int:
 
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 in every locale
-        print(to_json(result))
+        print(to_json(result), file=StandardOutput(sys.stdout), flush=True)
     return 0 if result.get("ok", True) else 1

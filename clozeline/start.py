@@ -16,7 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         return run(arguments)
     except KeyboardInterrupt:
-        print("clozeline: interrupted", file=sys.stderr)
+        from pipeline.standard_streams import Unfailing
+
+        print("clozeline: interrupted", file=Unfailing(sys.stderr))
+        Unfailing(sys.stdout).flush()  # else Python does when it exits, and its code may be 120
         return 130
 
 

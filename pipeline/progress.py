@@ -16,13 +16,14 @@ from rich.segment import Segment
 from rich.text import Text
 
 from pipeline.errors import escaped
-from pipeline.standard_streams import Unfailing
+from pipeline.standard_streams import StandardOutput, Unfailing
 
 
 class SafeConsole(Console):
     """A console that shows control characters of texts and names escaped: no terminal obeys them.
 
-    Brackets are no markup, and `:cat:` is no emoji.
+    Brackets are no markup, and `:cat:` is no emoji. Work goes on if nobody can read what stands on
+    standard error.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -36,21 +37,18 @@ class SafeConsole(Console):
             shown = segment.text if segment.control else escaped(segment.text, keep="\n\t")
             yield segment._replace(text=shown)
 
-
-class _NotesConsole(SafeConsole):
-    """A console for what is said during work, which goes on if nobody can read that."""
-
     @property
     def file(self) -> IO[str]:
         """The file that is written to."""
-        return cast(IO[str], Unfailing(super().file))
+        kind = Unfailing if self.stderr else StandardOutput
+        return cast(IO[str], kind(super().file))
 
     @file.setter
     def file(self, file: IO[str]) -> None:
         self._file = file
 
 
-stderr = _NotesConsole(stderr=True)
+stderr = SafeConsole(stderr=True)
 """Where bars are drawn. What is printed here meanwhile stands above them; `stderr.quiet = True`
 draws none."""
 

@@ -1,6 +1,11 @@
-"""Standard streams that never fail: a reader may be gone, and the disk of a log full."""
+"""Standard streams that never fail, or fail with their name.
 
+The reader of a stream may be gone, and the disk of a log or of a result full.
+"""
+
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import IO, Any
 
 
@@ -37,3 +42,33 @@ class Unfailing:
             os.close(nowhere)
         except OSError:  # a file without a descriptor
             pass
+
+
+class StandardOutput:
+    """Standard output; errors of writing name it, as they name a file."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the file."""
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        """Write some text; return its length."""
+        with _named():
+            return self._file.write(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with _named():
+            self._file.flush()
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = "standard output"
+        raise

@@ -1,10 +1,11 @@
-"""Standard streams whose reader is gone, that are closed, or that cannot encode what is printed."""
+"""Standard streams that cannot be written to, are closed, or cannot encode what is printed."""
 
 import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,8 @@ code = main(["--help"]), main(["plan", "--text", "1"])
 with open(sys.argv[1], "w") as file:
     file.write(f"{code} {file.fileno() > 2} {sys.stdin.read()!r}")
 """
+
+PLAN = ["plan", "--text", "1GB", "--devices", "8 x H100"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +72,65 @@ def test_work_goes_on_if_nobody_can_read_its_notes(
     finally:
         os.close(stderr)
     assert (done.returncode, done.stdout) == (code, output)
+
+
+INTERRUPTED = """
+import sys
+from clozeline import main, start
+def interrupted(arguments):
+    print("half a result")
+    raise KeyboardInterrupt
+main.main = interrupted
+sys.exit(start.main([]))
+"""
+
+
+# Without a buffer, the result fails before the interruption.
+@pytest.mark.parametrize(
+    ("stream", "unbuffered"), [("stdout", ""), ("stderr", ""), ("stderr", "1")]
+)
+@pytest.mark.parametrize("kind", ["full disk", "closed pipe"])
+def test_an_interrupted_command_has_its_exit_code(stream: str, kind: str, unbuffered: str) -> None:
+    descriptor = unreadable(kind)
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED],
+            **(streams | {stream: descriptor}), text=True, cwd=ROOT, env=environment,
+        )  # fmt: skip
+    finally:
+        os.close(descriptor)
+    assert done.returncode == 130
+    assert done.stderr in (None, "clozeline: interrupted\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], PLAN, [*PLAN, "--json"]])
+def test_a_result_on_a_full_disk_names_standard_output(
+    arguments: list[str], unbuffered: str
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "clozeline", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    wrong = "clozeline: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (1, wrong)
+
+
+def test_tables_that_nobody_can_read_do_not_end_a_command_with_json() -> None:
+    stderr = unreadable("closed pipe")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "clozeline", *PLAN, "--json"],
+            stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT,
+        )  # fmt: skip
+    finally:
+        os.close(stderr)
+    assert done.returncode == 0
+    assert done.stdout.startswith("{")
 
 
 def test_what_can_be_written_is_the_files() -> None:
