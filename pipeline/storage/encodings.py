@@ -135,6 +135,19 @@ def decoded(data: bytes, named: str) -> str:
         raise InputError(f"{named}: cannot be read: {why}") from error
 
 
+def decoded_lines(data: bytes, named: str) -> list[str]:
+    r"""Return the lines of a file in UTF-8, without their ends.
+
+    Lines end with \n or \r\n only, unlike `str.splitlines`: the other characters at which that
+    splits, such as U+2028, U+0085 or a form feed, stand inside texts.
+
+    Args, Raises: as `decoded`.
+    """
+    lines = decoded(data, named).split("\n")
+    # What follows the last line break is a line unless it is empty.
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
 def why_not_utf8(lines: Iterable[bytes]) -> str:
     """Return why a file is not in UTF-8, and what to do.
 

@@ -11,7 +11,7 @@ from model.tasks.task_kind import all_kinds
 from pipeline.errors import InputError, reason
 from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK
-from pipeline.storage.encodings import decoded
+from pipeline.storage.encodings import decoded_lines
 from pipeline.storage.strict_json import Json, JsonObject
 from serving.client.client import Client, GrpcClient, ServerError, Signature, Version
 from serving.configs import QueryConfig
@@ -70,7 +70,7 @@ def rank(config: QueryConfig, path: Path) -> Answer:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"`passages` {path}: cannot be read: {reason(error)}") from error
-    lines = decoded(data, f"`passages` {path}").splitlines()
+    lines = decoded_lines(data, f"`passages` {path}")
     passages = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not passages:
         raise InputError(f"`passages` {path}: contains no texts")

@@ -20,7 +20,7 @@ import tensorflow as tf
 from model.run import Run
 from pipeline import schema
 from pipeline.errors import InputError, reason
-from pipeline.storage.encodings import decoded
+from pipeline.storage.encodings import decoded_lines
 from serving.export.dense import Dense
 from serving.export.golden import PAIRS, TEXTS
 from serving.export.inference_graph import PRODUCTS, Network, product_names
@@ -125,7 +125,7 @@ def _read(path: Path) -> list[tuple[str, str]]:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"`calibrate` {path}: cannot be read: {reason(error)}") from error
-    lines = decoded(data, f"`calibrate` {path}").splitlines()
+    lines = decoded_lines(data, f"`calibrate` {path}")
     texts = [line for line in lines if line.strip()]
     if not texts:
         raise InputError(f"`calibrate` {path}: contains no text; give one text per line")

@@ -6,6 +6,7 @@ and without punctuation.
 
 import csv
 import hashlib
+import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -153,7 +154,7 @@ def _texts(path: str, text: str) -> Iterator[str]:
         try:
             csv.field_size_limit(MAX_BYTES)
             # Read at once: a file with wrong quotes is not CSV.
-            rows = list(csv.reader(text.splitlines(keepends=True), strict=True))
+            rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
             yield from (cell for row in rows for cell in row)
             return
         except csv.Error:

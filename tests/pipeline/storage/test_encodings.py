@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.storage.encodings import decoded, why_file_not_utf8, why_not_utf8
+from pipeline.storage.encodings import decoded, decoded_lines, why_file_not_utf8, why_not_utf8
 
 ROWS = b"text,label\ngood,1\ncaf\xe9,0\n"
 
@@ -33,6 +33,21 @@ def test_the_first_line_that_is_not_utf8_is_named(data: bytes, why: str, tmp_pat
 
 def test_a_byte_order_mark_is_left_out() -> None:
     assert decoded(b"\xef\xbb\xbfcaf\xc3\xa9\n", "`train` x") == "café\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("\n", [""]),
+        ("a\r\n\nb", ["a", "", "b"]),
+        ("a\nb\n", ["a", "b"]),
+        # All other ends of lines of `str.splitlines`, as its documentation lists them.
+        (other := "a\vb\fc\x1cd\x1de\x1ef\x85g\u2028h\u2029i\rj", [other]),
+    ],
+)
+def test_a_line_ends_at_its_line_break_only(text: str, lines: list[str]) -> None:
+    assert decoded_lines(text.encode("utf-8-sig"), "`train` x") == lines
 
 
 def test_a_pipe_is_not_read_again() -> None:

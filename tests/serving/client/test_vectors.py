@@ -86,15 +86,15 @@ def test_the_lines_of_a_file_are_ranked(tmp_path: Path, monkeypatch: pytest.Monk
     client = Answering(similarity=signature(PAIRS))
     monkeypatch.setattr("serving.client.answers.Client", lambda _: client)
     path = tmp_path / "passages.txt"
-    path.write_text("aa\n\nbbbb\n")
+    path.write_text("aa\n\nbb\u2028b\n", encoding="utf-8")
     answer = query(QueryConfig(text=("q",), model="m", passages=path))
     assert answer.signature == "similarity"
-    rows = [{"line": 3, "text": "bbbb", "score": 4.0}, {"line": 1, "text": "aa", "score": 2.0}]
+    rows = [{"line": 3, "text": "bb\u2028b", "score": 4.0}, {"line": 1, "text": "aa", "score": 2.0}]
     assert answer.outputs == {"passages": rows}
     console = Console(width=60)
     with console.capture() as shown:
         console.print(show(("q",), answer))
-    assert shown.get().index("bbbb") < shown.get().index("aa")
+    assert shown.get().index("bb") < shown.get().index("aa")
     path.write_text(" \n")
     with pytest.raises(InputError, match=r"`passages` .*passages.txt: contains no texts"):
         query(QueryConfig(text=("q",), model="m", passages=path))

@@ -112,6 +112,9 @@ def test_a_cell_of_csv_may_have_line_breaks(tmp_path: Path) -> None:
     cell = "\n".join(WORDS)
     path.write_text(f'text,label\n"{cell}",1\n')
     assert runs_of(path) == sorted(run_keys(WORDS).tolist())
+    for separator in "\u2028\x85\f":
+        path.write_text(f"text,label\n{separator.join(WORDS)},1\n", encoding="utf-8")
+        assert runs_of(path) == sorted(run_keys(WORDS).tolist())
     path.write_text(f'text,label\n"{" ".join(WORDS)},1\n')  # no end of the quotation: a line
     assert len(runs_of(path)) == len(WORDS) + 1 - 12
 
