@@ -138,8 +138,10 @@ def _program_and_arguments(command: list[str]) -> list[str]:
     """Return a module or a file, and its arguments; nothing for a command that cannot be a fork."""
     if command[0] == str(CLOZELINE):
         return ["clozeline", *command[1:]]
-    if command[:2] == [sys.executable, "-m"] and command[2] in MODULES:
-        return command[2:]
+    for python in ([sys.executable, "-m"], [sys.executable, "-P", "-m"]):
+        module = command[len(python) :]
+        if command[: len(python)] == python and module[0] in MODULES:
+            return module
     is_ours = command[0] == sys.executable and Path(command[1]).is_relative_to(ROOT / "tests")
     return command[1:] if is_ours else []
 

@@ -5,7 +5,6 @@ import json
 import math
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from clozeline.options import Command, InputGlobs
 from clozeline.show.terminal import command, notes, print_line, results, table
 from model import served
+from pipeline.child_processes import module_command
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import write_atomically
 from pipeline.storage.outputs import Output, outputs_of
@@ -156,7 +156,7 @@ class Line:
         process = subprocess.Popen(
             # Standard error goes to the terminal: bars and notes of the command are seen as they
             # come.
-            [sys.executable, "-m", "clozeline", *words, "--json"],
+            [*module_command("clozeline"), *words, "--json"],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -558,7 +558,7 @@ def running_server(models: Path) -> Iterator[tuple[str, str]]:
     ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]
     words = ["serve", "--models", str(models), *ports]
     print_command("clozeline", *words, background=True)
-    server = subprocess.Popen([sys.executable, "-m", "clozeline", *words])
+    server = subprocess.Popen([*module_command("clozeline"), *words])
     try:
         Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(MODEL, READY_SECS)
         yield f"127.0.0.1:{rest_port}", f"127.0.0.1:{grpc_port}"

@@ -15,6 +15,7 @@ from clozeline.options import Command, config_from, parse_options
 from clozeline.show.terminal import results
 from model.training.cluster import TF_CONFIG, Cluster, cluster_from, clusters_on, has_cluster
 from model.training.config import LaunchConfig
+from pipeline.child_processes import module_command
 from pipeline.errors import InputError
 from pipeline.standard_streams import Unfailing
 from pipeline.storage.outputs import Output
@@ -93,7 +94,7 @@ class Launch(Command):
         return config_from(
             self,
             LaunchConfig,
-            command=(sys.executable, "-m", "clozeline", *self.command),
+            command=(*module_command("clozeline"), *self.command),
             worker_timeout_secs=training.worker_timeout_secs,
             # Survivors must divide the batch of both phases, so that a restart with fewer workers
             # is possible.

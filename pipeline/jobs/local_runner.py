@@ -5,7 +5,6 @@ import logging
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from apache_beam.portability import python_urns
 from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
 
+from pipeline.child_processes import module_command
 from pipeline.errors import JobError
 
 INTERRUPT_EVERY_SECS = 10
@@ -31,9 +31,8 @@ class LocalRunner(FnApiRunner):
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == python_urns.SUBPROCESS_SDK:
                 # `exec`: Beam starts a shell, and whoever kills that process means the worker.
-                environment.payload = (
-                    f"exec {shlex.quote(sys.executable)} -m pipeline.jobs.worker".encode()
-                )
+                command = shlex.join(module_command("pipeline.jobs.worker"))
+                environment.payload = f"exec {command}".encode()
         with (
             mock.patch.object(worker_handlers, "grpc", _GRPC),
             mock.patch.object(local_job_service, "grpc", _GRPC),

@@ -1,6 +1,6 @@
 """A local worker process: Beam's SDK worker, silent unless something fails.
 
-`pipeline.jobs.local_runner` runs it as `python -m pipeline.jobs.worker`, with Beam's settings in
+`pipeline.jobs.local_runner` runs it as `python -P -m pipeline.jobs.worker`, with Beam's settings in
 environment variables. By default Beam's worker logs about twenty lines to standard error, and
 TensorFlow more.
 """

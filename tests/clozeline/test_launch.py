@@ -79,7 +79,7 @@ def test_the_worker_of_the_environment(
     assert isinstance(options, Launch)
     config = options.engine_config()
     assert (config.workers, config.shared_examples) == (None, 4)
-    assert config.command[1:5] == ("-m", "clozeline", "pretrain", "--dataset")
+    assert config.command[1:6] == ("-P", "-m", "clozeline", "pretrain", "--dataset")
 
 
 def test_lines_of_workers_have_a_prefix_but_results_do_not(
