@@ -4,6 +4,8 @@ It imports nothing but what Python has imported already, so that Ctrl-C during t
 ends the command as it does later.
 """
 
+import atexit
+import gc
 import os
 import sys
 
@@ -11,6 +13,9 @@ import sys
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, by default that of this process's arguments; return its exit code."""
     _open_standard_streams()
+    # At its end Python looks for garbage among all objects: a second with those of TensorFlow. The
+    # system takes their memory anyway. Registered first, so that it is the last thing to run.
+    atexit.register(gc.freeze)
     try:
         from clozeline.main import main as run
 

@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 
+sys.stdout.reconfigure(errors="backslashreplace")  # as commands do; it asks for the position
 if sys.argv[1:] == ["wait"]:
     try:
         print("waiting", flush=True)  # the signal may come as soon as this is read

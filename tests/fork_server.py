@@ -215,6 +215,8 @@ def become(order: dict[str, Any], files: list[int]) -> list[str]:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    for name in ("stdin", "stdout", "stderr"):
+        _reopen(name)
     os.chdir(order["cwd"])
     os.umask(order["umask"])
     os.environ.clear()
@@ -240,6 +242,17 @@ def preload() -> None:
     for name in COMMANDS:
         options_of(name)
     gc.freeze()
+
+
+def _reopen(name: str) -> None:
+    """Replace a standard stream of the server, whose file had a position, where a pipe has none."""
+    old = getattr(sys, name)
+    stream = open(  # noqa: SIM115  (as long as the process)
+        old.fileno(), old.mode, encoding=old.encoding, errors=old.errors, closefd=False
+    )
+    stream.reconfigure(line_buffering=old.line_buffering)
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
 
 
 if __name__ == "__main__":

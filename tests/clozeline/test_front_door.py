@@ -90,6 +90,17 @@ def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
     assert "--json" in done.stdout
 
 
+def test_garbage_is_not_looked_for_at_the_end() -> None:
+    script = (
+        "import atexit, gc\nfrom clozeline import start\n"
+        "atexit.register(lambda: print('frozen', gc.get_freeze_count() > len(gc.get_objects())))\n"
+        "assert start.main(['--help']) == 0 and not gc.get_freeze_count()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("frozen True\n")
+
+
 @pytest.mark.parametrize(("flags", "told"), [(["--frozen-weights"], "1"), ([], None)])
 def test_onednn_assumes_frozen_weights_only_if_requested(
     flags: list[str], told: str | None, tmp_path: Path
