@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import gc
 import logging
 import os
 import signal
@@ -193,10 +192,9 @@ def serve(
     server = ModelServer(
         models, host, rest_port, grpc_port, limits, batching, allowed_hosts, caching
     )
-    try:
-        with _stop_signal() as stopping:
-            server.start()
-            set_aside()
+    with _stop_signal() as stopping:
+        server.start()
+        with set_aside():
             for servable in server.served:
                 _log.info("%s version %s", servable.name, servable.version)
             _log.info("REST at http://%s", joined(host, server.rest_port))
@@ -208,8 +206,6 @@ def serve(
                 named = " and ".join(given_up)
                 _log.info("stopped after %g s; gave up %s", server.stop_timeout_secs, named)
                 _end_process()
-    finally:
-        gc.unfreeze()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 _INTERVAL_SECS = 5.0
 _M_ARENA_MAX = -8  # a parameter of mallopt(3)
@@ -24,24 +24,52 @@ def share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def set_aside() -> None:
-    """Exempt all existing objects from garbage collection, until `collect_all`."""
-    gc.collect()
-    gc.freeze()
+_exempting = threading.Event()
+"""Set inside `set_aside`. The number of frozen objects does not tell: a program around the server
+may have frozen its own, as before a fork."""
+
+_changing = threading.Lock()
+
+
+@contextlib.contextmanager
+def set_aside() -> Iterator[None]:
+    """Exempt all existing objects from garbage collection inside the context."""
+    with _changing:
+        had_frozen = gc.get_freeze_count() > 0
+        gc.collect()
+        gc.freeze()
+        _exempting.set()
+    try:
+        yield
+    finally:
+        with _changing:
+            _exempting.clear()
+            gc.unfreeze()
+            if had_frozen:  # by others, whose objects cannot be told from the server's
+                gc.collect()
+                gc.freeze()
 
 
 def collect_all() -> None:
-    """Run a garbage collection over all objects, for example after unloading a model."""
-    was_set_aside = gc.get_freeze_count() > 0
-    gc.unfreeze()
-    gc.collect()
-    if was_set_aside:
-        gc.freeze()
+    """Run a garbage collection over all objects, for example after unloading a model.
+
+    Outside `set_aside`, what others have frozen stays so.
+    """
+    with _changing:
+        is_exempting = _exempting.is_set()
+        if is_exempting:
+            gc.unfreeze()
+        gc.collect()
+        if is_exempting:
+            gc.freeze()
 
 
 def trim() -> None:
-    """Collect garbage, and return unused pages of all heaps to the system."""
-    if gc.get_freeze_count():
+    """Return unused pages of all heaps to the system; inside `set_aside`, collect garbage before.
+
+    Elsewhere that would take too long: Python collects as its program says.
+    """
+    if _exempting.is_set():
         gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

@@ -568,16 +568,34 @@ def test_memory_is_returned_to_the_system_after_work():
     assert len(kept) == 2000
 
 
-def test_frozen_objects_are_collected_together():
-    class Circle:
-        def __init__(self):
-            self.self = self
+class Circle:
+    """An object that only a garbage collection removes."""
 
+    def __init__(self):
+        self.self = self
+
+
+@pytest.fixture
+def no_frozen_objects():
+    """Objects are frozen, and collected, only where a test does it."""
+    had_frozen = gc.get_freeze_count() > 0
+    was_enabled = gc.isenabled()
+    gc.unfreeze()
+    gc.disable()
+    yield
+    gc.unfreeze()
+    if was_enabled:
+        gc.enable()
+    if had_frozen:
+        gc.freeze()
+
+
+@pytest.mark.usefixtures("no_frozen_objects")
+def test_frozen_objects_are_collected_together():
     before, after = Circle(), Circle()
     seen = [weakref.ref(before), weakref.ref(after)]
     del after
-    try:
-        set_aside()
+    with set_aside():
         assert [each() is None for each in seen] == [False, True]
         later = Circle()
         seen.append(weakref.ref(later))
@@ -587,8 +605,26 @@ def test_frozen_objects_are_collected_together():
         collect_all()
         assert [each() is None for each in seen] == [True, True, True]
         assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("no_frozen_objects")
+def test_objects_that_others_froze_stay_frozen():
+    """As those of a program that starts a server in a notebook, or forks."""
+    frozen = Circle()
+    seen = weakref.ref(frozen)
+    gc.freeze()
+    count = gc.get_freeze_count()
+    del frozen
+    later = weakref.ref(Circle())
+    trim()
+    assert later() is not None  # it is the program's to collect
+    collect_all()
+    assert (seen() is None, later()) == (False, None)
+    assert gc.get_freeze_count() == count
+    with set_aside():
+        pass
+    assert gc.get_freeze_count() > 0
 
 
 def test_connections_stay_below_the_limit_of_open_files(monkeypatch):
