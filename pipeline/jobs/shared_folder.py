@@ -45,7 +45,8 @@ class OnSharedStorage(beam.DoFn):
         """Create a marker file in the folder; runs in the submitter, before workers start."""
         self._folder = folder
         self._mark = joined(folder, f"mark-{uuid.uuid4().hex}")
-        open_to_write(self._mark).close()
+        with open_to_write(self._mark):
+            pass
 
     def start_bundle(self) -> None:  # not in `setup`: if that fails, Flink waits 3 minutes
         """Check that the marker file exists.

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 
 from pipeline.progress import SEPARATOR, counted, progress
+from pipeline.storage.files import naming
 from pipeline.storage.strict_json import to_json
 
 POLL_SECS = 0.25
@@ -53,7 +54,7 @@ class Tally:
     def add(self, **counts: int) -> None:
         """Add to the counts; no operation if the folder does not exist."""
         if self._path:
-            with self._path.open("a", encoding="utf-8") as file:
+            with naming(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.write(to_json(counts) + "\n")
 
 

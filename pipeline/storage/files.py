@@ -260,6 +260,24 @@ def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
         raise kind(message) from error
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Error numbers that only writing has."""
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let an error inside the context name the file that is written.
+
+    That a disk is full shows when bytes are written, and Python names a file only when it opens it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _FULL:
+            error.filename = str(path)
+        raise
+
+
 def sync(path: Path) -> None:
     """Flush a local file, or a directory's entries, to the disk (fsync); nothing for a remote one.
 

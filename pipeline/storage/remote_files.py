@@ -6,11 +6,11 @@ job and to a training. Beam would also interpret a path to list or remove as a g
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from pipeline.storage.files import publish, sync
+from pipeline.storage.files import naming, publish, sync
 from pipeline.storage.remote import is_url, move_object, path_from, remove_empty
 
 
@@ -33,9 +33,16 @@ def open_to_read(path: str) -> BinaryIO:
     return cast(BinaryIO, path_from(path).open("rb"))
 
 
-def open_to_write(path: str) -> BinaryIO:
-    """Create or replace a file; a remote one is uploaded when it is closed."""
-    return cast(BinaryIO, path_from(path).open("wb"))
+@contextlib.contextmanager
+def open_to_write(path: str) -> Iterator[BinaryIO]:
+    """Create or replace a file; a remote one is uploaded when the context ends.
+
+    Raises:
+        OSError: as `open`, and a full disk, with the file's name; `InputError` and `JobError` as
+            `pipeline.storage.remote`.
+    """
+    with naming(path), path_from(path).open("wb") as file:
+        yield cast(BinaryIO, file)
 
 
 def exists(path: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.schema import JOINER, SPECIAL_TOKENS
-from pipeline.storage.files import CLOZELINE
+from pipeline.storage.files import CLOZELINE, naming
 from pipeline.text.tokenizer import are_visible
 
 ALPHABET, CHARACTER_COVERAGE = 1000, 0.9995
@@ -95,7 +95,8 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
     with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
         counts = Path(folder) / "words.tsv"
         lines = (f"{word}\t{count}\n" for word, count in sorted(symbols.items()))
-        counts.write_text("".join(lines), encoding="utf-8")
+        with naming(counts):
+            counts.write_text("".join(lines), encoding="utf-8")
         SentencePieceTrainer.train(
             input=str(counts),
             input_format="tsv",

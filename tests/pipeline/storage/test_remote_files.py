@@ -1,5 +1,6 @@
 """Files named by paths, as Beam's workers use them."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,20 @@ def test_only_the_folders_that_were_made_are_removed_and_only_if_empty(tmp_path:
     (tmp_path / "a" / "b").mkdir()
     remove_folders(made)
     assert names_in(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_full_disk_names_the_file(size: int, tmp_path: Path, full_disk: Any) -> None:
+    """Also if it shows when the file is closed, and what was buffered is written."""
+    path = str(tmp_path / "documents")
+    with full_disk(10), pytest.raises(OSError, match=rf"\[Errno 27\] .*: '{path}'$"):
+        write(path, b"x" * size)
+
+
+def test_another_error_is_not_the_files(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="Input") as caught,
+        open_to_write(str(tmp_path / "documents")),
+    ):
+        raise OSError(errno.EIO, "Input/output error")  # of what is copied into it
+    assert caught.value.filename is None

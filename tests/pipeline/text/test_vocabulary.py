@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -108,3 +109,10 @@ def test_the_alphabet_is_that_of_every_python() -> None:
     assert not [c for c in every if not found[c] and category(c)[0] not in "ZC"]
     # Unicode 15 has the first, 15.1 the second: Python 3.11, 3.12 and 3.13 do not agree on them.
     assert frequent_characters({"\U0001fae8": 1, "\U0002ebf0": 1, "\ue000": 1}) == {"\U0001fae8"}
+
+
+def test_a_full_disk_names_the_file_of_the_learner(full_disk: Any) -> None:
+    words = {f"{number:04}": number + 1 for number in range(3000)}
+    with full_disk(10), pytest.raises(OSError, match="words.tsv") as caught:
+        learn_vocabulary(words, 100)
+    assert caught.value.filename.endswith("/words.tsv")
