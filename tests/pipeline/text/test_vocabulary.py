@@ -113,6 +113,5 @@ def test_the_alphabet_is_that_of_every_python() -> None:
 
 def test_a_full_disk_names_the_file_of_the_learner(full_disk: Any) -> None:
     words = {f"{number:04}": number + 1 for number in range(3000)}
-    with full_disk(10), pytest.raises(OSError, match="words.tsv") as caught:
+    with full_disk(10), pytest.raises(OSError, match=r"/words\.tsv'$"):
         learn_vocabulary(words, 100)
-    assert caught.value.filename.endswith("/words.tsv")
