@@ -86,6 +86,10 @@ def main(arguments: list[str] | None = None) -> int:
     except JobError as error:
         _complain(error, arguments[0])
         return 1
+    except MemoryError as error:
+        why = f": {error}" if str(error) else ""
+        _complain(JobError(f"out of memory{why}"), arguments[0])
+        return 1
     except OSError as error:  # disk full, no permission
         return _os_error(error, arguments[0])
 

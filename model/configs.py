@@ -21,6 +21,7 @@ from model.training.config import (
     Long,
     RecoveryConfig,
     UpdateConfig,
+    check_batch_range,
     check_ranges,
 )
 from pipeline.config_types import check_types
@@ -93,7 +94,8 @@ class PretrainConfig:
             InputError: a field is out of range, or two fields exclude each other.
         """
         check_types(self)
-        check_ranges(self, phase2_steps=1, phase2_batch_size=1, eval_every_steps=1)
+        check_ranges(self, phase2_steps=1, eval_every_steps=1)
+        check_batch_range("phase2_batch_size", self.phase2_batch_size)
         check_range("seed", self.seed, 0, LARGEST_SEED)
         check_ranges(self, teacher_layer=1, relation_heads=1)
         for name in ("teacher_layer", "relation_heads", "teacher_only"):
@@ -295,7 +297,8 @@ class EvaluateConfig:
             InputError: a field is out of range.
         """
         check_types(self)
-        check_ranges(self, batch_size=1, worst=0)
+        check_ranges(self, worst=0)
+        check_batch_range("batch_size", self.batch_size)
 
     @property
     def outputs(self) -> list[Output]:

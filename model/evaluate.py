@@ -20,6 +20,7 @@ from model.tasks.predict import evaluate
 from model.tasks.retrieval import read_topics
 from model.tasks.task_kind import Task
 from model.training.loop import Predictor
+from model.training.memory import shortage_named
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
 from pipeline.storage.files import write_atomically
@@ -59,11 +60,13 @@ class EvaluationResult:
     picture: Path | None
 
 
+@shortage_named("give a smaller `batch_size`")
 def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
     """Evaluate a fine-tuned run.
 
     Raises:
         InputError: the run was not fine-tuned, or the file or a field cannot be used.
+        JobError: it runs out of memory.
     """
     check_outputs(config.outputs)
     run = load_run(config.run_dir, config.caching)

@@ -27,6 +27,7 @@ from model.training.checkpoints import Checkpoints, checkpoint_steps
 from model.training.config import ExecutionConfig, Precision, TrainingConfig, UpdateConfig
 from model.training.loop import Trainer
 from model.training.losses import Objective
+from model.training.memory import shortage_named
 from model.training.session import TrainingRun
 from model.training.strategy import make_strategy
 from model.training.workers import Workers
@@ -130,13 +131,16 @@ def only_writer_of_runs(paths: Sequence[Path], workers: Workers) -> Iterator[Non
     Raises:
         InputError: another process writes one of the runs, or a directory has files that are no
             run's.
-        JobError: the chief failed to acquire the locks, a lock file cannot be written, or a worker
-            is lost.
+        JobError: the chief failed to acquire the locks, a lock file cannot be written, a worker is
+            lost, or the body runs out of memory.
     """
     # Other workers only read: the chief's lock stands for all of them.
     held = only_writer_of_all({path: f"`run_dir` {path}" for path in paths if workers.is_chief})
     failure: Exception | None = None
-    with workers.lost_ones_named(), contextlib.ExitStack() as stack:
+    shortage = shortage_named(
+        "add `accumulation_steps` or `recompute`, or give a smaller `batch_size`"
+    )
+    with shortage, workers.lost_ones_named(), contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held)
             if workers.is_chief:

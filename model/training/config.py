@@ -108,7 +108,8 @@ class UpdateConfig:
             InputError: a field is out of range.
         """
         check_types(self)
-        check_ranges(self, steps=1, batch_size=1, warmup_steps=0, weight_decay=0)
+        check_ranges(self, steps=1, warmup_steps=0, weight_decay=0)
+        check_batch_range("batch_size", self.batch_size)
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"`learning_rate` {self.learning_rate}: must be above 0, finite")
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -224,6 +225,22 @@ def check_ranges(config: object, **lows: float) -> None:
         value = getattr(config, name)
         if value is not None:
             check_range(name, value, low)
+
+
+LARGEST_BATCH = 2**20
+"""Larger batches have more positions than an int32 counts, in which TensorFlow computes shapes."""
+
+
+def check_batch_range(name: str, batch_size: int | None) -> None:
+    """Check the size of a batch, which may be None.
+
+    Raises:
+        InputError: it is out of range.
+    """
+    if batch_size is not None:
+        check_range(name, batch_size, 1)
+        if batch_size > LARGEST_BATCH:
+            raise InputError(f"`{name}` {batch_size}: must be at most {LARGEST_BATCH:,}")
 
 
 ClassWeights = Literal["none", "balanced"]

@@ -68,6 +68,12 @@ PATHS: dict[type, dict[str, Any]] = {
         ),
         (FinetuneConfig, {"columns": Columns(tag_column=2)}, "`tag_column`: a pair task has no"),
         (EvaluateConfig, {"batch_size": 0}, "`batch_size` 0: must be at least 1"),
+        (
+            EvaluateConfig,
+            {"batch_size": 1048577},
+            "`batch_size` 1048577: must be at most 1,048,576",
+        ),
+        (UpdateConfig, {"batch_size": 10**12}, "`batch_size` 10{12}: must be at most 1,048,576"),
         (EvaluateConfig, {"worst": -1}, "`worst` -1: must be at least 0"),
     ],
 )
