@@ -375,8 +375,8 @@ def match_files(globs: Sequence[str], field: str = "input") -> dict[str, int]:
         field: field of the configuration that has the globs, for messages.
 
     Raises:
-        InputError: a glob matches no file or matches a folder, a pipe or a name that is not in
-            UTF-8, or the filesystem fails.
+        InputError: a glob matches no file or matches a folder, a pipe, a name that is not in UTF-8
+            or a file that may not be read, or the filesystem fails.
     """
     sizes: dict[str, int] = {}
     for glob in globs:
@@ -406,6 +406,11 @@ def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise InputError(
                 f"`{field}` {path}: a pipe or a device, which cannot be read in parts; give a file"
+            )
+        # Before the work: a job may read this file after hours.
+        if stat.S_ISREG(status.st_mode) and not os.access(path, os.R_OK):
+            raise InputError(
+                f"`{field}` {path}: gives you no permission to read; change that, or leave it out"
             )
     return {
         name_in_utf8(path, field): None if stat.S_ISDIR(status.st_mode) else status.st_size

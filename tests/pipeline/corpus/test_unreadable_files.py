@@ -1,0 +1,37 @@
+"""Corpus files that exist and may not be read."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def without_privileges() -> list[str]:
+    """Return the words before a command that obeys the permissions of files, also as root."""
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv is missing")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+@pytest.mark.parametrize("name", ["*.txt", "second.txt"])
+def test_a_file_without_permission_is_named_before_any_work(name: str, tmp_path: Path) -> None:
+    for each in ("first.txt", "second.txt"):
+        (tmp_path / each).write_text("He opened the door. The room was empty.\n")
+    (tmp_path / "second.txt").chmod(0)
+    command = [sys.executable, "-m", "clozeline", "vocab", "--size", "50"]
+    where = ["--input", str(tmp_path / name), "--output", str(tmp_path / "v.txt")]
+    done = subprocess.run(
+        [*without_privileges(), *command, *where], capture_output=True, text=True, check=False
+    )
+    second = tmp_path / "second.txt"
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"clozeline: --input {second}: gives you no permission to read; change that, or leave it "
+        "out\n",
+    )
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["first.txt", "second.txt"]
