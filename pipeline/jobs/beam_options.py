@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -135,6 +136,9 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
         pipeline = beam.Pipeline(LocalRunner() if is_local(options) else None, options)
     except ValueError as error:  # a runner that Beam does not have
         raise InputError(" ".join(str(error).split())[:MAX_MESSAGE]) from error
+    # For transforms of other languages. Beam removes it after the job, and leaves it in the
+    # system's temporary directory if the process is killed or the pipeline never runs.
+    Path(pipeline.local_tempdir).rmdir()
     with not_interactive():
         yield pipeline
     _log.info("runner: %s", describe_workers(options))

@@ -13,6 +13,7 @@ from pathlib import Path
 import apache_beam as beam
 import grpc
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.errors import InputError, JobError
 from pipeline.jobs import local_runner
@@ -24,6 +25,15 @@ from pipeline.jobs.beam_options import (
 )
 
 PROCESSES = "--direct_running_mode=multi_processing"
+
+
+def test_beam_leaves_nothing_in_the_temporary_directory() -> None:
+    with running_pipeline(PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
+        # A killed process leaves what exists now.
+        assert Path(pipeline.local_tempdir).name.startswith("beam-pipeline-temp")
+        assert not Path(pipeline.local_tempdir).exists()
+        assert pipeline | beam.Create([])
+    assert not Path(pipeline.local_tempdir).exists()
 
 
 @pytest.mark.parametrize(
