@@ -85,7 +85,8 @@ def check_outputs(outputs: Iterable[Output]) -> None:
 def _replaces(path: Path, read: Path) -> bool:
     """Return whether a file would replace one that is read, or one of a folder that is read."""
     if is_remote(path) or is_remote(read):
-        return str(path) == str(read) or (str(path).startswith(f"{read}/") and path.exists())
+        below = f"{str(read).rstrip('/')}/"  # that of a bucket itself ends with it
+        return str(path) == str(read) or (str(path).startswith(below) and path.exists())
     if not path.is_file():
         return False
     if read.is_dir():

@@ -787,6 +787,10 @@ _WRONG_NAMES = {"InvalidRegionError", "ParamValidationError", "UnknownRegionErro
 _REFUSED = {errno.EINVAL, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSYS}
 """Error numbers of requests that a store will never accept."""
 
+_BELOW_AN_OBJECT = ("ObjectParentIsFile", "XMinioParentIsObject")
+"""Error codes of stores of S3's kind that keep objects as files, of Versity's gateway and MinIO: a
+part of an object's path is an object. Others take such names."""
+
 _DENIED = {401, 403}
 _CONFLICT = {409, 412}
 """HTTP status codes: access denied; the condition of a conditional write is not met."""
@@ -835,6 +839,8 @@ def _converted(error: Exception, url: str) -> Exception:
     is_refused = isinstance(error, OSError) and error.errno in _REFUSED
     if is_refused or names & _WRONG_NAMES or isinstance(error, ValueError):
         return InputError(f"{url}: {reason}")
+    if any(code in reason for code in _BELOW_AN_OBJECT):
+        return InputError(f"{url}: a part of this path is an object; name another folder")
     if _is_timeout(error):
         reason = f"no answer within {REQUEST_SECS} seconds"
     return JobError(f"{url}: {reason}")

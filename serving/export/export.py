@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from model.run import Run, load_run
 from model.run_config import Checkpoint
-from pipeline.errors import JobError
+from pipeline.errors import InputError, JobError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import publish, writing
 from pipeline.storage.local_copies import local_copy
@@ -71,6 +71,9 @@ def export(config: ExportConfig) -> Exported:
         InputError, JobError: as `export_run`; or there is no such run.
     """
     check_outputs(config.outputs)
+    # A request, because the store would refuse it after all the work, and servers find no model.
+    if is_remote(config.output) and config.output.is_file():
+        raise InputError(f"`output` {config.output}: is an object; name a folder")
     return export_run(
         load_run(config.run_dir, config.caching),
         config.output,

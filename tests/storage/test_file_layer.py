@@ -613,3 +613,17 @@ def test_user_without_permission_is_named(hdfs, monkeypatch):
     monkeypatch.setenv("HADOOP_USER_NAME", "nobody")
     with pytest.raises(InputError, match=r"/x: access denied: Permission denied: user=nobody, ac"):
         write_atomically(path_from(f"{hdfs}/x"), b"1")
+
+
+@pytest.mark.parametrize("base", ["s3", "hdfs"], indirect=True)
+def test_an_object_is_no_folder_for_a_run(base):
+    """Where objects are files: Google's and Azure's stores take a name below an object's."""
+    write_atomically(base / "object", b"mine")
+    for folder in (base / "object", base / "object" / "run"):
+        with (
+            pytest.raises(InputError, match=r"/\.lease: .*(is an object; name|is not a directory)"),
+            only_writer(folder, "`run_dir`"),
+        ):
+            pass
+    assert (base / "object").read_bytes() == b"mine"
+    assert sizes_below(base) == {"object": 4}

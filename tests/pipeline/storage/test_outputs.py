@@ -132,7 +132,10 @@ def test_a_file_of_a_folder_that_is_read_is_not_replaced(folder: Path, store) ->
     (folder / "full/of/corpus.jsonl").write_text("mine")
     remote = path_from("gs://bucket/full")
     write_atomically(remote / "of/corpus.jsonl", b"mine")
-    for read, base in ((folder / "full",) * 2, (folder / "same", folder / "full"), (remote,) * 2):
+    local = folder / "full"
+    bucket = path_from("gs://bucket")
+    places = ((local, local), (folder / "same", local), (remote, remote), (bucket, remote))
+    for read, base in places:
         with pytest.raises(InputError, match="is a file that is read; choose another"):
             check_outputs([Output("predictions", base / "of/corpus.jsonl", "file", (read,))])
         check_outputs([Output("predictions", base / "of/new.jsonl", "file", (read,))])

@@ -1,5 +1,6 @@
 """URLs with pathlib's interface, and the messages for failures of a store."""
 
+import errno
 from pathlib import Path
 
 import google.auth
@@ -118,6 +119,10 @@ class HttpError(Exception):
         (
             OSError("Forbidden: b/bucket/o\nno access"),
             "access denied: Forbidden: b/bucket/o no acc",
+        ),
+        (
+            OSError(errno.EIO, "An error occurred (ObjectParentIsFile) when calling PutObject"),
+            "a part of this path is an object; name another folder",
         ),
     ],
 )

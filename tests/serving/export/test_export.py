@@ -18,7 +18,10 @@ from clozeline.main import main
 from model.bert.network import weights_by_name, with_intermediates
 from model.run import Run, load_run
 from pipeline.errors import InputError
+from pipeline.storage.files import write_atomically
+from pipeline.storage.remote import path_from
 from pipeline.text.tokenizer import build_tokenizer
+from serving.configs import ExportConfig
 from serving.export import export, gate
 from serving.tf_serving import WARM_UP_FILE
 
@@ -74,6 +77,15 @@ def reference(trained_run: Run, model: Any) -> Callable[..., dict[str, np.ndarra
         }
 
     return answer
+
+
+def test_an_object_is_no_place_for_a_model(store: Any, tmp_path: Path) -> None:
+    """Said before the run is read."""
+    place = path_from("gs://bucket/models/fox")
+    write_atomically(place, b"mine")
+    with pytest.raises(InputError, match=f"^`output` {place}: is an object; name a folder$"):
+        export.export(ExportConfig(run_dir=tmp_path, output=place))
+    assert store.objects == {"bucket/models/fox": b"mine"}
 
 
 def test_fill_mask_equals_the_python_model(
