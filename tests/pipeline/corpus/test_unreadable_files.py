@@ -13,9 +13,10 @@ def without_privileges() -> list[str]:
     """Return the words before a command that obeys the permissions of files, also as root."""
     if os.geteuid():
         return []
-    if not shutil.which("setpriv"):
-        pytest.skip("setpriv is missing")
-    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    if not shutil.which("setpriv") or subprocess.run([*words, "true"]).returncode:
+        pytest.skip("privileges cannot be dropped here")
+    return words
 
 
 @pytest.mark.parametrize("name", ["*.txt", "second.txt"])
