@@ -23,6 +23,7 @@ from azure.storage.blob import BlobServiceClient
 
 import clozeline
 from clozeline.main import main
+from tests.fork_server import FORKS
 
 ROOT = Path(clozeline.__file__).parents[1]
 SERVERS = ROOT / "build" / "storage"
@@ -195,7 +196,7 @@ class Commands:
         self._environment = os.environ | environment | {"HOME": str(home)}
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen(
+        return FORKS.popen(
             [sys.executable, "-m", "clozeline", *arguments],
             cwd=ROOT,
             env=self._environment,

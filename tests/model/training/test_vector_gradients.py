@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from model.run import Run, load_run
+from tests.fork_server import FORKS
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ PROGRAM = Path(__file__).parent / "vector_gradients.py"
 def steps(devices: int, *parts: int) -> dict[str, Any]:
     """Return what the program prints, by the number of accumulation steps."""
     command = [sys.executable, str(PROGRAM), str(devices), *map(str, parts)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = FORKS.run(command)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -58,7 +58,7 @@ def tuned(launcher: list[str], init: Path, pairs: Path, run: Path) -> dict[str, 
         "--accumulation-steps=2", "--learning-rate=1e-2", "--precision=float32", "--no-xla",
     ]  # fmt: skip
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = FORKS.run(command, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     weights = load_run(run).load_model("last").weights
     return {weight.path: weight.numpy() for weight in weights}

@@ -17,6 +17,7 @@ import pytest
 import clozeline
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
+from tests.fork_server import FORKS
 
 ROOT = Path(clozeline.__file__).parents[1]
 STEPS = 200
@@ -49,6 +50,7 @@ def start(
         path_of_last: str = "",
         restart: int | None = None,
         xla: bool = False,  # each worker would compile for as long as it trains
+        new: bool = False,  # with string hashes of different seeds
     ) -> list[subprocess.Popen]:
         addresses = [f"localhost:{port}" for port in free_ports(workers)]
         flags = {
@@ -71,7 +73,7 @@ def start(
             more = last if is_last else ()
             if is_last and path_of_last:
                 environment["PYTHONPATH"] = path_of_last
-            process = subprocess.Popen(
+            process = (subprocess.Popen if new else FORKS.popen)(
                 [*command, *more],
                 cwd=code_of_last if is_last else ROOT,
                 env=environment,
@@ -111,9 +113,9 @@ def wait_for_step(run: Path, step: int) -> None:
 
 @pytest.mark.slow
 def test_two_workers_resumed_by_three_equal_a_run_of_one(start: Start, tmp_path: Path) -> None:
-    codes, said = ended(start(1, tmp_path / "one", xla=True))
+    codes, said = ended(start(1, tmp_path / "one", xla=True, new=True))
     assert codes == [0], said
-    two = start(2, tmp_path / "several", xla=True)
+    two = start(2, tmp_path / "several", xla=True, new=True)
     wait_for_step(tmp_path / "several", 20)
     two[1].send_signal(signal.SIGTERM)
     codes, said = ended(two)
@@ -124,7 +126,7 @@ def test_two_workers_resumed_by_three_equal_a_run_of_one(start: Start, tmp_path:
         "clozeline: interrupted",
     ]
     # More workers than shards.
-    codes, said = ended(start(3, tmp_path / "several", xla=True))
+    codes, said = ended(start(3, tmp_path / "several", xla=True, new=True))
     assert codes == [0, 0, 0], said
     assert "resuming from step" in said[0]
     expected, found = losses_of(tmp_path / "one"), losses_of(tmp_path / "several")

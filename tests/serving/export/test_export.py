@@ -24,6 +24,7 @@ from pipeline.text.tokenizer import build_tokenizer
 from serving.configs import ExportConfig
 from serving.export import export, gate
 from serving.tf_serving import WARM_UP_FILE
+from tests.fork_server import FORKS
 
 TEXTS = ["The [MASK] sees the [MASK] .", "boat", "The owl fears [MASK]", ""]
 PAIRS = [("The fox sees the owl.", "The deer hears."), ("The boat", "and the [MASK] tide passes")]
@@ -480,7 +481,7 @@ def test_exports_of_one_model_take_turns(
 def test_two_exports_at_once_make_two_versions(trained_run: Run, tmp_path: Path) -> None:
     arguments = ["export", "--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
     command = [sys.executable, "-m", "clozeline", *arguments]
-    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [FORKS.popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     assert sorted(path.name for path in (tmp_path / "fox").iterdir()) == [
