@@ -113,5 +113,6 @@ def test_the_alphabet_is_that_of_every_python() -> None:
 
 def test_a_full_disk_names_the_file_of_the_learner(full_disk: Any) -> None:
     words = {f"{number:04}": number + 1 for number in range(3000)}
+    learn_vocabulary(words, 100)  # imports libraries, of which some need files of their own
     with full_disk(10), pytest.raises(OSError, match=r"/words\.tsv'$"):
         learn_vocabulary(words, 100)
