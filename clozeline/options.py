@@ -290,10 +290,10 @@ def _config_flags(arguments: list[str], options: type[Command]) -> tuple[list[st
         raise InputError("`config`: given twice; put the flags into one file")
     if "--config" not in words:
         return [], {}
-    where = words.index("--config")
-    if where + 1 == len(words):
+    file = next(iter(words[words.index("--config") + 1 :]), "")
+    if not file:
         raise InputError("`config`: expected a YAML file after it")
-    return settings_from_yaml(path_from(words[where + 1]), options)
+    return settings_from_yaml(path_from(file), options)
 
 
 def _switched(arguments: list[str], options: type[Command]) -> list[str]:

@@ -131,6 +131,12 @@ def test_a_config_file_cannot_name_another_one(
     assert "--config: given twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [["--config"], ["--config", ""], ["--config="]])
+def test_a_config_file_has_a_name(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "d", *flags]) == 2
+    assert capsys.readouterr().err == "clozeline: --config: expected a YAML file after it\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
