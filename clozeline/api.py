@@ -33,7 +33,7 @@ from model.planning import Estimate, PlanConfig
 from model.planning import estimate as plan
 from model.pretrain import PretrainResult, pretrain
 from model.tasks.tables import Columns
-from model.tasks.vectors import VectorFlags
+from model.tasks.vectors import VectorConfig
 from model.training.config import ExecutionConfig, LaunchConfig, RecoveryConfig, UpdateConfig
 from model.training.launcher import Launched, launch
 from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
@@ -85,7 +85,7 @@ __all__ = [
     "ServeConfig",
     "TunedRun",
     "UpdateConfig",
-    "VectorFlags",
+    "VectorConfig",
     "VocabularyConfig",
     "VocabularyReport",
     "evaluate",

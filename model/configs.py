@@ -11,7 +11,7 @@ from typing import Literal
 from model.run_config import Checkpoint
 from model.tasks.tables import Columns
 from model.tasks.task_kind import kind_named
-from model.tasks.vectors import VectorFlags
+from model.tasks.vectors import VectorConfig
 from model.training.config import (
     DOC_STRIDE,
     LARGEST_SEED,
@@ -194,7 +194,7 @@ class FinetuneConfig:
     updates: UpdateConfig = TUNING_UPDATES
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     recovery: RecoveryConfig = TUNING_RECOVERY
-    vectors: VectorFlags = field(default_factory=VectorFlags)
+    vectors: VectorConfig = field(default_factory=VectorConfig)
     caching: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:

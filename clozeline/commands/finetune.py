@@ -13,7 +13,7 @@ from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
 from model.existing import check_files_exist
 from model.tasks.kinds import KINDS
 from model.tasks.task_kind import kind_named
-from model.tasks.vectors import Pooling, VectorFlags, VectorLoss
+from model.tasks.vectors import Pooling, VectorConfig, VectorLoss
 from model.training.config import ClassWeights, Long
 
 if TYPE_CHECKING:
@@ -90,14 +90,14 @@ class Finetune(TrainingFlags):
     dimensions: tuple[int, ...] = ()
     """similarity: sizes that vectors can be shortened to (Matryoshka), for example 384 128 64; the
     loss is the sum over them. Default: only the full size."""
-    loss: Literal["auto", VectorLoss] = VectorFlags.loss
+    loss: Literal["auto", VectorLoss] = VectorConfig.loss
     """similarity: in-batch (a positive among all texts of the global batch), triplet (margin),
     cosent (order of the scores), cosine (squared error). auto: cosent for scores, else in-batch."""
-    scale: float = VectorFlags.scale
+    scale: float = VectorConfig.scale
     """Factor on the cosines in the losses in-batch and cosent (1 / temperature)."""
-    margin: float = VectorFlags.margin
+    margin: float = VectorConfig.margin
     """Margin of the loss triplet, in cosine distance."""
-    both_directions: bool = VectorFlags.both_directions
+    both_directions: bool = VectorConfig.both_directions
     """In the loss in-batch, also predict the anchor of each positive; the two are averaged."""
     layer_decay: float = FinetuneConfig.layer_decay
     """Layer-wise learning-rate decay: ratio of a layer's learning rate to that of the layer above
@@ -146,7 +146,7 @@ class Finetune(TrainingFlags):
         """Return the engine's config."""
         # None = as the initial model: a default would overrule an imported model's setting.
         normalize = self.normalize if "normalize" in self.given else None
-        vectors = config_from(self, VectorFlags, normalize=normalize)
+        vectors = config_from(self, VectorConfig, normalize=normalize)
         columns = named_columns(self)
         return config_from(self, FinetuneConfig, columns=columns, vectors=vectors, **self.parts())
 

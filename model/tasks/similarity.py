@@ -24,7 +24,7 @@ from model.tasks.task_kind import (
     TaskSignature,
 )
 from model.tasks.vector_examples import ComparedTexts, read_compared_texts
-from model.tasks.vectors import VectorFlags, VectorLoss, VectorSettings
+from model.tasks.vectors import VectorConfig, VectorLoss, VectorSettings
 from pipeline.errors import InputError
 from pipeline.schema import Arrays, Tensors
 
@@ -88,7 +88,7 @@ class Similarity(TaskKind[ComparedTexts]):
         return Task(self.name, (), takes_pairs=False, vectors=VectorSettings(loss=loss))
 
     def with_settings(
-        self, task: Task, settings: VectorFlags, examples: ComparedTexts, initial: InitialModel
+        self, task: Task, settings: VectorConfig, examples: ComparedTexts, initial: InitialModel
     ) -> Task:
         """Return the task with the user's settings; others are the initial model's, or defaults."""
         before = (initial.task and initial.task.vectors) or VectorSettings()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from model import served
 from model.tasks.kinds import KINDS
-from model.tasks.vectors import VectorFlags, VectorSettings
+from model.tasks.vectors import VectorConfig, VectorSettings
 from pipeline.errors import InputError
 from pipeline.schema import Arrays, Tensors
 from pipeline.storage.strict_json import JsonObject
@@ -331,7 +331,7 @@ class TaskKind(ABC, Generic[E]):
         return Task(self.name, tuple(sorted(labels)), takes_pairs)
 
     def with_settings(
-        self, task: Task, settings: "VectorFlags", examples: E, initial: "InitialModel"
+        self, task: Task, settings: "VectorConfig", examples: E, initial: "InitialModel"
     ) -> Task:
         """Return the task with the settings that only this kind has.
 

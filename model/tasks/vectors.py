@@ -91,7 +91,7 @@ class VectorSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorFlags:
+class VectorConfig:
     """What a user asks of the vectors; None = as the initial model, or the default.
 
     Attributes:

@@ -23,7 +23,7 @@ from model.configs import (
 from model.explaining.config import ExplainConfig
 from model.planning import PlanConfig
 from model.tasks.tables import Columns
-from model.tasks.vectors import VectorFlags
+from model.tasks.vectors import VectorConfig
 from model.training.config import ExecutionConfig, RecoveryConfig, UpdateConfig
 from pipeline.configs import InspectConfig, PreprocessConfig, VocabularyConfig
 from pipeline.storage.cache import CacheConfig
@@ -35,7 +35,7 @@ PARTS: dict[str, type] = {
     "recovery": RecoveryConfig,
     "columns": Columns,
     "caching": CacheConfig,
-    "vectors": VectorFlags,
+    "vectors": VectorConfig,
 }
 REQUIRED = {
     "pretrain": ["--run", "r", "--dataset", "d"],
