@@ -395,7 +395,7 @@ def check_columns(columns: Columns, task: str) -> None:
         InputError: the task's files do not have a named column.
     """
     check_ranges(columns, word_column=1, tag_column=1)
-    for reason, names in kind_named(task).refused_flags:
+    for reason, names in kind_named(task).refused_fields:
         for name in names:
             if getattr(columns, name):
                 raise InputError(f"`{name}`: {reason}")

@@ -469,7 +469,7 @@ def with_phase2(
         if getattr(saved.dataset, name) != getattr(second, name):
             raise InputError(
                 f"`phase2_dataset` {config.phase2_dataset}: its {name} is not that of "
-                f"{config.dataset}; make both with the same flags but for `max_seq_length`"
+                f"{config.dataset}; make both with the same settings but for `max_seq_length`"
             )
     steps = config.phase2_steps
     if steps is None:

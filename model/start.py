@@ -217,7 +217,7 @@ def open_training(
     workers.check_same(
         # A number, because workers compare numbers: 32 bits suffice against mistakes.
         zlib.crc32(plan.config.to_json().encode()),
-        "the workers were started with different flags or data; give each the same",
+        "the workers were started with different settings or data; give each the same",
     )
     if workers.is_chief:
         open_run(plan.path, plan.config, plan.vocabulary, plan.data)
@@ -335,7 +335,7 @@ def _of_recipe(existing: RunConfig, config: RunConfig) -> str:
     """Return which recipe a run had, for messages; "" if the config has the same one."""
     if existing.recipe == config.recipe:
         return ""
-    # Hyperparameters of a recipe may be flags that the user never gave.
+    # Hyperparameters of a recipe may be fields that the user never set.
     return f", with `recipe` {existing.recipe}" if existing.recipe else ", without `recipe`"
 
 

@@ -10,7 +10,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@\[\]]+):(?P<port
 MAX_PORT = 65535
 
 
-def checked_address(flag: str, text: str) -> str:
+def checked_address(field: str, text: str) -> str:
     """Return `text` if it is HOST:PORT, with brackets around an IPv6 host.
 
     Raises:
@@ -18,7 +18,7 @@ def checked_address(flag: str, text: str) -> str:
     """
     match = _ADDRESS.fullmatch(text)
     if not match or not 1 <= int(match["port"]) <= MAX_PORT or not is_host(match["host"]):
-        raise InputError(f"{flag} {text!r}: expected HOST:PORT, such as 127.0.0.1:{REST_PORT}")
+        raise InputError(f"{field} {text!r}: expected HOST:PORT, such as 127.0.0.1:{REST_PORT}")
     return text
 
 

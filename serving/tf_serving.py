@@ -1,6 +1,6 @@
 """Names and numbers defined by TensorFlow Serving, used by the export, the server and the client.
 
-No large library is imported, because flags and the REST client use this module.
+No large library is imported, because configs and the REST client use this module.
 """
 
 import re

@@ -48,12 +48,12 @@ class Classification(TextKind):
         self.takes_long = not takes_pairs
 
     @property
-    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags for columns that files of this kind do not have."""
+    def refused_fields(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Fields for columns that files of this kind do not have."""
         if self.takes_pairs:
-            return super().refused_flags
+            return super().refused_fields
         reason = f"a {self.name} task takes one text; {PAIR.name} takes two"
-        return [(reason, ("text_pair_column",)), *super().refused_flags]
+        return [(reason, ("text_pair_column",)), *super().refused_fields]
 
     def metrics_of(self, task: Task) -> tuple[str, ...]:
         """Return the names of the metrics; only tasks with two classes have f1 (of the second)."""

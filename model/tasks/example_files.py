@@ -13,7 +13,7 @@ from pipeline.storage.encodings import why_file_not_utf8
 
 
 def read_examples(
-    path: Path, kind: str, columns: Columns, flag: str, *, takes_pairs: bool | None = None
+    path: Path, kind: str, columns: Columns, field: str, *, takes_pairs: bool | None = None
 ) -> Any:
     """Read a file of labelled examples.
 
@@ -21,7 +21,7 @@ def read_examples(
         path: the file.
         kind: name of the kind of task.
         columns: names or numbers of the columns.
-        flag: flag of the file, for error messages.
+        field: name of the config field, in backquotes, for error messages.
         takes_pairs: whether an example has two texts, for kinds that allow one or two; None =
             detect.
 
@@ -35,9 +35,9 @@ def read_examples(
     try:
         examples = definition.read(path, columns, takes_pairs=takes_pairs)
     except UnicodeDecodeError as error:
-        raise InputError(f"{flag} {path}: cannot be read: {why_file_not_utf8(path)}") from error
+        raise InputError(f"{field} {path}: cannot be read: {why_file_not_utf8(path)}") from error
     except OSError as error:
-        raise InputError(f"{flag} {path}: cannot be read: {reason(error)}") from error
+        raise InputError(f"{field} {path}: cannot be read: {reason(error)}") from error
     if not len(examples):
-        raise InputError(f"{flag} {path}: contains no examples")
+        raise InputError(f"{field} {path}: contains no examples")
     return examples

@@ -16,7 +16,7 @@ from model import served
 from model.tasks.encoded import Encoded
 from model.tasks.evaluation import Evaluation
 from model.tasks.task_kind import (
-    WORD_FLAGS,
+    WORD_FIELDS,
     HeadQuestion,
     InitialModel,
     Task,
@@ -71,9 +71,9 @@ class Similarity(TaskKind[ComparedTexts]):
     # ---- reading
 
     @property
-    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags for columns that files of this kind do not have."""
-        return [(f"a {self.name} task has no tags of words", WORD_FLAGS)]
+    def refused_fields(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Fields for columns that files of this kind do not have."""
+        return [(f"a {self.name} task has no tags of words", WORD_FIELDS)]
 
     def read(self, path: Path, columns: "Columns", *, takes_pairs: bool | None) -> ComparedTexts:
         """Read a table of pairs, with negatives or scores if it has such columns."""

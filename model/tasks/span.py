@@ -22,8 +22,8 @@ from model.tasks.examples import Examples
 from model.tasks.reference_model import PLACES, farther
 from model.tasks.tables import Columns
 from model.tasks.task_kind import (
-    TABLE_FLAGS,
-    WORD_FLAGS,
+    TABLE_FIELDS,
+    WORD_FIELDS,
     ForeignHead,
     HeadQuestion,
     Task,
@@ -133,11 +133,11 @@ class Span(TaskKind[Questions]):
         return 2
 
     @property
-    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags for columns, which SQuAD's JSON does not have."""
+    def refused_fields(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Fields for columns, which SQuAD's JSON does not have."""
         return [
-            (f"the files of a {self.name} task are not tables", TABLE_FLAGS),
-            (f"a {self.name} task has no tags of words", WORD_FLAGS),
+            (f"the files of a {self.name} task are not tables", TABLE_FIELDS),
+            (f"a {self.name} task has no tags of words", WORD_FIELDS),
         ]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> Questions:

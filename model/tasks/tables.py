@@ -1,7 +1,7 @@
 """Read tables of labelled texts (TSV, CSV, JSON Lines), and detect their text and label columns.
 
 Columns are detected by the names used in GLUE, SuperGLUE and other published datasets. A column of
-numbers or ids is never used as text unless a flag names it.
+numbers or ids is never used as text unless `Columns` names it.
 """
 
 import csv
@@ -292,7 +292,7 @@ def label_column(table: Table, named: str | None) -> str | None:
 
     Args:
         table: the table.
-        named: name given by the flag; None = detect.
+        named: `label_column` of `Columns`; None = detect.
 
     Raises:
         InputError: the named column is missing, or several columns have a label's name.
@@ -325,7 +325,7 @@ def text_columns(
     Args:
         table: the table.
         kind: name of the kind of task, for error messages.
-        columns: columns named by flags.
+        columns: columns named by the user.
         label: name of the label column.
         count: number of texts per example, 1 or 2; None = detect from the columns' names.
 

@@ -20,7 +20,7 @@ from model.tasks.reference_model import PLACES, farther
 from model.tasks.tables import Columns
 from model.tasks.tag_schemes import Scheme, entities, tag_scheme
 from model.tasks.task_kind import (
-    TABLE_FLAGS,
+    TABLE_FIELDS,
     ForeignHead,
     HeadQuestion,
     Task,
@@ -99,9 +99,9 @@ class Tagging(TaskKind[TaggedSentences]):
     metrics = ("entity_f1", "entity_precision", "entity_recall", "accuracy")
 
     @property
-    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags for tables, which a CoNLL file is not."""
-        return [(f"the files of a {self.name} task are not tables", TABLE_FLAGS)]
+    def refused_fields(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Fields for tables, which a CoNLL file is not."""
+        return [(f"the files of a {self.name} task are not tables", TABLE_FIELDS)]
 
     def read(self, path: Path, columns: Columns, *, takes_pairs: bool | None) -> TaggedSentences:
         """Read the columns of a CoNLL file."""

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from model.tasks.windows import ReadTexts
     from model.training.sums import Batch, Sums
 
-TABLE_FLAGS = (
+TABLE_FIELDS = (
     *("text_column", "text_pair_column", "label_column", "negative_column"),
     "skip_incomplete_rows",
 )
-"""Options that name the columns of a table."""
+"""Fields of `Columns` that name the columns of a table."""
 
-WORD_FLAGS = ("word_column", "tag_column")
-"""Options that name the columns of words and tags."""
+WORD_FIELDS = ("word_column", "tag_column")
+"""Fields of `Columns` that name the columns of words and tags."""
 
 E = TypeVar("E", bound="Examples")
 
@@ -217,11 +217,11 @@ class TaskKind(ABC, Generic[E]):
     """A kind of task: how examples are read, encoded, trained on, evaluated and served.
 
     A kind is one object in one file of this package, listed in `kinds.KINDS`. These files import
-    TensorFlow and scikit-learn only inside functions, because a command's flags are checked against
+    TensorFlow and scikit-learn only inside functions, because a command's config is checked against
     the kind before the slow imports; this file imports no NumPy, because `--help` imports it.
 
     Attributes:
-        name: name in `KINDS`, in flags and in a run's config.
+        name: name in `KINDS`, in `FinetuneConfig` and in a run's config.
         has_classes: whether the answers are classes.
         has_vectors: whether the answers are vectors; then a task has `vectors`.
         takes_pairs: whether an example has two texts; None = one or two.
@@ -288,8 +288,8 @@ class TaskKind(ABC, Generic[E]):
     # ---- reading
 
     @property
-    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags for columns that the kind's files do not have: (reason, option names)."""
+    def refused_fields(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Fields for columns that the kind's files do not have: (reason, names of fields)."""
         return []
 
     @abstractmethod

@@ -23,7 +23,7 @@ from model.tasks.tables import (
     text_columns,
     text_of,
 )
-from model.tasks.task_kind import WORD_FLAGS, ForeignHead, Task, TaskKind
+from model.tasks.task_kind import WORD_FIELDS, ForeignHead, Task, TaskKind
 from model.tasks.windows import half_windows, is_first_or_last, window_count
 from pipeline.errors import InputError
 from pipeline.progress import counted
@@ -87,7 +87,7 @@ class Texts(Examples):
 
     @property
     def label_hint(self) -> str:
-        """Hint for the error message: the file's columns, and the flag for the label column."""
+        """Hint for the error message: the file's columns, and the field for the label column."""
         columns = listed(self.available)
         return f" (its columns are {columns}; name the labels' with `label_column`)" * bool(columns)
 
@@ -102,10 +102,10 @@ class TextKind(TaskKind[Texts]):
     """A kind of task with examples in a table: one or two texts and a label."""
 
     @property
-    def refused_flags(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Flags for columns that files of this kind do not have."""
+    def refused_fields(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Fields for columns that files of this kind do not have."""
         return [
-            (f"a {self.name} task has no tags of words", WORD_FLAGS),
+            (f"a {self.name} task has no tags of words", WORD_FIELDS),
             (f"a {self.name} task has no negatives", ("negative_column",)),
         ]
 

@@ -84,7 +84,7 @@ class VectorSettings:
             ValueError: a value is not possible.
         """
         parts = dict(settings)
-        # JSON has lists; settings are compared with those of a flag, which are tuples.
+        # JSON has lists; settings are compared with those of a config, which are tuples.
         parts["dimensions"] = tuple(parts.get("dimensions", ()))
         parts["prompts"] = tuple((name, text) for name, text in parts.get("prompts", ()))
         return cls(**parts)

@@ -128,11 +128,11 @@ def check_parquet(
 
 
 def _check_schema(path: str, schema: Any, text_column: str, id_column: str | None) -> None:
-    for flag, column in (("`text_column`", text_column), ("`id_column`", id_column)):
+    for field, column in (("`text_column`", text_column), ("`id_column`", id_column)):
         if column is not None and column not in schema.names:
-            raise InputError(f"{flag} {column}: {path} has only {', '.join(schema.names)}")
+            raise InputError(f"{field} {column}: {path} has only {', '.join(schema.names)}")
         if schema.names.count(column) > 1:
-            raise InputError(f"{flag} {column}: {path} has several columns of this name")
+            raise InputError(f"{field} {column}: {path} has several columns of this name")
     kind = schema.field(text_column).type
     if not _is_text(_values(kind)):
         raise InputError(f"`text_column` {text_column}: in {path} it holds {kind}, not text")

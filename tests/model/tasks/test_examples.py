@@ -20,7 +20,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def texts(path: Path, kind: Any = "single", columns: Columns | None = None) -> Texts:
-    found = read_examples(path, kind, columns or Columns(), "--train")
+    found = read_examples(path, kind, columns or Columns(), "`train`")
     assert isinstance(found, Texts)
     return found
 
@@ -106,11 +106,11 @@ def test_a_wrong_quotation_mark_is_reported_where_its_row_begins(
 
 def test_files_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"x\tlabel\n\xff\t1\n")
-    with pytest.raises(InputError, match=r"--train .*a.tsv: cannot be read: line 2: the byte 0xff"):
+    with pytest.raises(InputError, match=r"`train` .*a.tsv: cannot be read: line 2: the byte 0xff"):
         texts(tmp_path / "a.tsv")
     (tmp_path / "a.json").write_bytes(b'{"data": [\n"caf\xe9"]}')
-    with pytest.raises(InputError, match=r"--dev .*a.json: cannot be read: line 2: the byte 0xe9"):
-        read_examples(tmp_path / "a.json", "span", Columns(), "--dev")
+    with pytest.raises(InputError, match=r"`dev` .*a.json: cannot be read: line 2: the byte 0xe9"):
+        read_examples(tmp_path / "a.json", "span", Columns(), "`dev`")
     for name, data in (
         ("c.tsv", "sentence\tlabel\nŁ\t1\n".encode("utf-16")),
         ("d.tsv", b"\x1f\x8b\x08"),
@@ -120,7 +120,7 @@ def test_files_that_are_not_text(tmp_path: Path) -> None:
         texts(tmp_path / "c.tsv")
     with pytest.raises(InputError, match=r"d.tsv: cannot be read: compressed"):
         texts(tmp_path / "d.tsv")
-    with pytest.raises(InputError, match=r"--train .*b.tsv: cannot be read: .*No such file"):
+    with pytest.raises(InputError, match=r"`train` .*b.tsv: cannot be read: .*No such file"):
         texts(tmp_path / "b.tsv")
 
 
@@ -129,7 +129,7 @@ def test_conll(tmp_path: Path) -> None:
         tmp_path / "a.conll",
         "-DOCSTART- -X- O\n\nJapan NN B-LOC\nwins VB O\n\n\nOdd NN O\n",
     )
-    found = read_examples(file, "tagging", Columns(), "--train")
+    found = read_examples(file, "tagging", Columns(), "`train`")
     assert isinstance(found, TaggedSentences)
     assert found.words == [["Japan", "wins"], ["Odd"]]
     assert found.tags == [["B-LOC", "O"], ["O"]]
@@ -138,7 +138,7 @@ def test_conll(tmp_path: Path) -> None:
 
 def test_conll_with_tabs_and_without_a_last_line_end(tmp_path: Path) -> None:
     file = write(tmp_path / "a.conll", "New York\tB-LOC\r\nfell\tO")
-    found = read_examples(file, "tagging", Columns(), "--train")
+    found = read_examples(file, "tagging", Columns(), "`train`")
     assert isinstance(found, TaggedSentences)
     assert (found.words, found.tags) == ([["New York", "fell"]], [["B-LOC", "O"]])
 
@@ -155,7 +155,7 @@ def test_conll_with_tabs_and_without_a_last_line_end(tmp_path: Path) -> None:
 )
 def test_unbalanced_conll(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_examples(write(tmp_path / "a.conll", text), "tagging", Columns(), "--train")
+        read_examples(write(tmp_path / "a.conll", text), "tagging", Columns(), "`train`")
 
 
 def squad(*asked: dict[str, Any], passage: str = "A cat sat.") -> str:
@@ -176,7 +176,7 @@ def test_squad(tmp_path: Path) -> None:
         ask("partly", ("dog", 2), ("sat", 6)),
         {"id": "unknown", "question": "unknown?"},
     )
-    found = read_examples(write(tmp_path / "a.json", text), "span", Columns(), "--train")
+    found = read_examples(write(tmp_path / "a.json", text), "span", Columns(), "`train`")
     assert isinstance(found, Questions)
     assert [(q.id, q.question, q.answers) for q in found.questions] == [
         ("who", "who?", (("cat", 2), ("A cat", 0))),
@@ -219,12 +219,12 @@ def test_squad(tmp_path: Path) -> None:
 )
 def test_files_that_are_not_in_squads_format(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="not in SQuAD's format"):
-        read_examples(write(tmp_path / "a.json", text), "span", Columns(), "--train")
+        read_examples(write(tmp_path / "a.json", text), "span", Columns(), "`train`")
 
 
 def test_words_without_tags(tmp_path: Path) -> None:
     file = write(tmp_path / "a.conll", "Ada\nleft\n\n\u00a0\n# x\nOdd\n")
-    found = read_examples(file, "tagging", Columns(), "--data")
+    found = read_examples(file, "tagging", Columns(), "`data`")
     assert isinstance(found, TaggedSentences)
     assert found.words == [["Ada", "left"], ["Odd"]]
     assert found.tags == [[], []]

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 
 def read(path: Path, content: str, kind: Any, columns: Columns | None = None, **more: Any) -> Texts:
     path.write_text(content, encoding="utf-8")
-    found = read_examples(path, kind, columns or Columns(), "--data", **more)
+    found = read_examples(path, kind, columns or Columns(), "`data`", **more)
     assert isinstance(found, Texts)
     return found
 

@@ -196,7 +196,7 @@ def test_different_flags_on_one_worker_stop_all_workers(start: Start, tmp_path: 
     codes, said = ended(start(2, tmp_path / "run", "--seed=77"))
     assert codes == [1, 1]
     for words in said:
-        assert "the workers were started with different flags or data" in words
+        assert "the workers were started with different settings or data" in words
     assert not (tmp_path / "run").exists()
 
 

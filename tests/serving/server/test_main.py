@@ -229,7 +229,7 @@ def test_addresses():
     assert joined("::1", 80) == "[::1]:80"
     assert joined("localhost", 80) == "localhost:80"
     for good in ("localhost:1", "[::1]:80", "10.0.0.1:65535", "a-b.example:8500"):
-        assert checked_address("--server", good) == good
+        assert checked_address("`server`", good) == good
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_addresses():
     ["", "h", ":80", "h:", "h:0", "h:65536", "http://h:80", "a b:80", "[::1", "::1:80", "h:8x"],
 )
 def test_malformed_addresses(bad):
-    with pytest.raises(InputError, match=r"--server '.*': expected HOST:PORT, such as"):
-        checked_address("--server", bad)
+    with pytest.raises(InputError, match=r"`server` '.*': expected HOST:PORT, such as"):
+        checked_address("`server`", bad)
 
 
 def test_listening_everywhere_needs_a_flag():
