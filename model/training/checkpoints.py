@@ -70,7 +70,7 @@ State = Mapping[str, tf.Variable | Mapping[str, tf.Variable]]
 """What a checkpoint stores: variables, or dictionaries of variables, by name."""
 
 
-class DamagedError(Exception):
+class DamagedCheckpointError(Exception):
     """A checkpoint's files do not match their checksums; the message names the file."""
 
 
@@ -346,7 +346,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 self._read(step, state)
-            except DamagedError as error:
+            except DamagedCheckpointError as error:
                 logger.info(
                     f"{self._path(step)}: damaged ({error}); falling back to the one before"
                 )
@@ -382,7 +382,7 @@ class Checkpoints:
             step = best.step
             try:
                 self._read(step, state)
-            except DamagedError as error:
+            except DamagedCheckpointError as error:
                 raise InputError(
                     f"{self._path(step)}: the best checkpoint is damaged ({error}); put it back "
                     "from a backup, or give `checkpoint` last"
@@ -411,7 +411,7 @@ class Checkpoints:
         """Read a checkpoint into the state.
 
         Raises:
-            DamagedError: the checkpoint's files are corrupt.
+            DamagedCheckpointError: the checkpoint's files are corrupt.
             GoneError: the checkpoint was removed.
             InputError: the checkpoint is intact, but belongs to another model.
             JobError: the checkpoint cannot be read now.
@@ -440,7 +440,7 @@ class Checkpoints:
             why = reason(error)
             if is_verified:
                 raise InputError(f"{path}: does not fit the run's config.json: {why}") from error
-            raise DamagedError(why) from error
+            raise DamagedCheckpointError(why) from error
 
 
 def checkpoint_name(step: int) -> str:
@@ -491,7 +491,7 @@ def verify(checkpoint: Path) -> bool:
         Whether the checkpoint has checksums; those of earlier releases have none.
 
     Raises:
-        DamagedError: a file is missing or corrupt.
+        DamagedCheckpointError: a file is missing or corrupt.
         OSError: a file cannot be read.
     """
     file = checkpoint / _CHECKSUMS
@@ -506,16 +506,18 @@ def verify(checkpoint: Path) -> bool:
             for name, facts in from_json(file.read_bytes())["files"].items()
         }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{_CHECKSUMS} cannot be parsed") from error
+        raise DamagedCheckpointError(f"{_CHECKSUMS} cannot be parsed") from error
     for name, facts in listed.items():
         if name not in names:
-            raise DamagedError(f"{name} is missing")
+            raise DamagedCheckpointError(f"{name} is missing")
         path = checkpoint / name
         if (path.stat().st_size, crc32c(path)) != facts:
-            raise DamagedError(f"{name} does not have the checksum of {_CHECKSUMS}")
+            raise DamagedCheckpointError(f"{name} does not have the checksum of {_CHECKSUMS}")
     unlisted = sorted(name for name in names - listed.keys() if name.startswith(f"{_NAME}."))
     if unlisted or not listed:
-        raise DamagedError(f"{_CHECKSUMS} does not list {', '.join(unlisted) or 'any file'}")
+        raise DamagedCheckpointError(
+            f"{_CHECKSUMS} does not list {', '.join(unlisted) or 'any file'}"
+        )
     return True
 
 

@@ -29,7 +29,7 @@ INDEX_RECORDS = 512
 """An index of a file has the byte offset of every record whose number is a multiple of this."""
 
 
-class _DamageError(Exception):
+class _DamagedRecordError(Exception):
     """A record is damaged or truncated."""
 
 
@@ -104,7 +104,7 @@ class RecordFile:
             while self._number < first:
                 self._next(with_data=False)
             return [self._next(with_data=True) for _ in range(count)]
-        except (_DamageError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except (_DamagedRecordError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _damaged(self.path, self._number) from error
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class RecordFile:
         self._number = known
         offset = self._index[entry] if known else 0
         if self._size_bytes is not None and not 0 <= offset <= self._size_bytes:
-            raise _DamageError
+            raise _DamagedRecordError
         self._file.seek(offset)
 
     def _next(self, *, with_data: bool) -> bytes:
@@ -144,7 +144,7 @@ def _walk(path: Path, compression: str, *, with_data: bool) -> Iterator[bytes]:
             while header := file.read(_HEADER.size):
                 yield _record(file, header, size_bytes, with_data=with_data)
                 number += 1
-        except (_DamageError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except (_DamagedRecordError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _damaged(path, number) from error
 
 
@@ -164,20 +164,20 @@ def _record(
         with_data: whether the data are read and verified.
 
     Raises:
-        _DamageError: the record is damaged or truncated.
+        _DamagedRecordError: the record is damaged or truncated.
     """
     if len(header) < _HEADER.size:
-        raise _DamageError
+        raise _DamagedRecordError
     length, crc = _HEADER.unpack(header)
     rest = length + _FOOTER.size
     # Before the read: a forged length must not allocate memory for data that are not there.
     is_complete = size_bytes is None or file.tell() + rest <= size_bytes
     if crc != _masked(header[:8]) or length > MAX_RECORD_BYTES or not is_complete:
-        raise _DamageError
+        raise _DamagedRecordError
     if with_data:
         data, footer = file.read(length), file.read(_FOOTER.size)
         if footer != _FOOTER.pack(_masked(data)):
-            raise _DamageError
+            raise _DamagedRecordError
         return data
     if size_bytes is not None:
         file.seek(rest, 1)
@@ -186,7 +186,7 @@ def _record(
     while rest:
         skipped = len(file.read(min(rest, _CHUNK)))
         if not skipped:
-            raise _DamageError
+            raise _DamagedRecordError
         rest -= skipped
     return b""
 
