@@ -50,7 +50,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _ConllLine:
     number: int
     cells: list[str]
     has_tabs: bool
@@ -61,7 +61,7 @@ class _Line:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _ConllColumns:
     """Columns of a file.
 
     Attributes:
@@ -120,15 +120,15 @@ def read_conll(path: Path, word: int | None = None, tag: int | None = None) -> l
     return _without_brackets([_sentence(path, words, columns) for words in kept if words])
 
 
-def _split(number: int, line: str) -> _Line:
+def _split(number: int, line: str) -> _ConllLine:
     stripped = line.strip(_SPACES)
     # Between tabs, a cell may be empty or have spaces, as in multi-word tokens; spaces separate
     # only without tabs.
     cells = line.rstrip("\r\n").split("\t") if "\t" in line else _GAP.split(stripped)
-    return _Line(number, [cell.strip(_SPACES) for cell in cells], "\t" in line)
+    return _ConllLine(number, [cell.strip(_SPACES) for cell in cells], "\t" in line)
 
 
-def _without_header(lines: list[_Line]) -> tuple[list[_Line], int | None, int | None]:
+def _without_header(lines: list[_ConllLine]) -> tuple[list[_ConllLine], int | None, int | None]:
     """Return the lines without one that names the columns, and the columns that it names.
 
     Its last name is that of the tags, which no line has for a tag.
@@ -142,11 +142,13 @@ def _without_header(lines: list[_Line]) -> tuple[list[_Line], int | None, int | 
     return rest, words[0], len(names)
 
 
-def _is_data(line: _Line) -> bool:
+def _is_data(line: _ConllLine) -> bool:
     return any(cell.strip() for cell in line.cells) and line.cells[0] != "-DOCSTART-"
 
 
-def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first: bool) -> bool:
+def _is_comment(
+    line: _ConllLine, like: _ConllLine, tag: int, tags: set[str], *, is_first: bool
+) -> bool:
     """Return whether a line that starts with # is a comment, and not a word such as `#ebola`.
 
     Args:
@@ -164,10 +166,10 @@ def _is_comment(line: _Line, like: _Line, tag: int, tags: set[str], *, is_first:
 
 
 def _lines_of_words(
-    block: Sequence[_Line], like: _Line, columns: _Columns, tags: set[str]
-) -> list[_Line]:
+    block: Sequence[_ConllLine], like: _ConllLine, columns: _ConllColumns, tags: set[str]
+) -> list[_ConllLine]:
     """Return the lines of a block without comments, multi-word ranges and empty nodes."""
-    words: list[_Line] = []
+    words: list[_ConllLine] = []
     for line in block:
         is_skipped = line.may_be_comment or _NO_WORD_ID.fullmatch(line.cells[0])
         # CoNLL-U: `3-4` is a contraction of the words 3 and 4, `5.1` an elided word.
@@ -184,21 +186,23 @@ def _lines_of_words(
 
 def _columns(
     path: Path,
-    blocks: Sequence[Sequence[_Line]],
+    blocks: Sequence[Sequence[_ConllLine]],
     word: int | None,
     tag: int | None,
     *,
     is_2012: bool,
-) -> _Columns:
+) -> _ConllColumns:
     """Return the columns given by `word` and `tag`, or detect them; `blocks` have no comments."""
     rows = [line for block in blocks for line in block]
     if is_2012:
-        columns = _Columns(word or CONLL_2012[0], tag or CONLL_2012[1], has_ids=False, count=None)
+        columns = _ConllColumns(
+            word or CONLL_2012[0], tag or CONLL_2012[1], has_ids=False, count=None
+        )
     else:
         has_ids = _have_ids(blocks)
         word = word or _word_column(path, rows, has_ids=has_ids)
         tag = tag or _tag_column(path, rows, word, has_ids=has_ids)
-        columns = _Columns(word, tag, has_ids, count=len(rows[0].cells))
+        columns = _ConllColumns(word, tag, has_ids, count=len(rows[0].cells))
     if columns.word == columns.tag and len(rows[0].cells) > 1:
         raise InputError(
             f"{path}: column {columns.word} cannot have both the words and the tags; name two "
@@ -207,12 +211,12 @@ def _columns(
     return columns
 
 
-def _have_ids(blocks: Sequence[Sequence[_Line]]) -> bool:
+def _have_ids(blocks: Sequence[Sequence[_ConllLine]]) -> bool:
     """Return whether the first column numbers the words of each sentence, starting at 0 or 1."""
     return all(len(block[0].cells) >= 3 for block in blocks if block) and _are_counted(blocks)
 
 
-def _only_word_numbers(blocks: Sequence[Sequence[_Line]]) -> bool:
+def _only_word_numbers(blocks: Sequence[Sequence[_ConllLine]]) -> bool:
     """Return whether the two columns are word indices and words, without tags.
 
     Sentences of one word do not count: their number may be the word.
@@ -223,7 +227,7 @@ def _only_word_numbers(blocks: Sequence[Sequence[_Line]]) -> bool:
     )
 
 
-def _are_counted(blocks: Sequence[Sequence[_Line]]) -> bool:
+def _are_counted(blocks: Sequence[Sequence[_ConllLine]]) -> bool:
     """Return whether the first cells count the lines of each block, from 0 or 1."""
     for block in blocks:
         firsts = [line.cells[0] for line in block if not _NO_WORD_ID.fullmatch(line.cells[0])]
@@ -235,7 +239,7 @@ def _are_counted(blocks: Sequence[Sequence[_Line]]) -> bool:
     return True
 
 
-def _word_column(path: Path, rows: Sequence[_Line], *, has_ids: bool) -> int:
+def _word_column(path: Path, rows: Sequence[_ConllLine], *, has_ids: bool) -> int:
     if has_ids:
         return 2
     if len(rows[0].cells) > 2 and all(_NUMBER.fullmatch(line.cells[0]) for line in rows):
@@ -257,7 +261,7 @@ def _are_tags(cells: Iterable[str]) -> bool:
     return values != {"O"} and all(map(_SCHEME_TAG.fullmatch, values))
 
 
-def _tag_column(path: Path, rows: Sequence[_Line], word: int, *, has_ids: bool) -> int:
+def _tag_column(path: Path, rows: Sequence[_ConllLine], word: int, *, has_ids: bool) -> int:
     """Return the column of the tags: the last one, but in a file with word numbers.
 
     There it is CoNLL-U's UPOS, or the first column of tags such as B-PER (the outer entities of
@@ -286,12 +290,12 @@ def _tag_column(path: Path, rows: Sequence[_Line], word: int, *, has_ids: bool) 
 # ---- sentences
 
 
-def _words_alone(blocks: Iterable[Sequence[_Line]]) -> list[Sentence]:
+def _words_alone(blocks: Iterable[Sequence[_ConllLine]]) -> list[Sentence]:
     """Return the sentences of a file that has no tags; the words are in its last column."""
     return [Sentence(x[0].number, [line.cells[-1] for line in x], []) for x in blocks if x]
 
 
-def _sentence(path: Path, lines: Sequence[_Line], columns: _Columns) -> Sentence:
+def _sentence(path: Path, lines: Sequence[_ConllLine], columns: _ConllColumns) -> Sentence:
     """Return a sentence of lines, one a word."""
     word, tag, count = columns.word, columns.tag, columns.count
     for line in lines:

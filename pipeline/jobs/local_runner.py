@@ -55,7 +55,7 @@ _GRPC = types.SimpleNamespace(**vars(grpc) | {"server": _loopback_server})
 """Replacement for `grpc` in the Beam modules that start worker processes."""
 
 
-class _Workers:
+class _WorkerProcesses:
     """The worker processes of one job."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ def ending_with_its_workers() -> Iterator[None]:
     Meanwhile, tracebacks in Beam's log are suppressed: the exception contains the same cause.
     """
     deaths: list[str] = []
-    workers = _Workers()
+    workers = _WorkerProcesses()
     before = threading.excepthook
 
     def on_thread_failure(failure: threading.ExceptHookArgs) -> None:

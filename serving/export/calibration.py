@@ -69,7 +69,7 @@ class _Seen:
 class _Observed(Dense):
     """A dense layer whose inputs are recorded."""
 
-    def __init__(self, dense: Dense, batch: "_Selection", seen: _Seen) -> None:
+    def __init__(self, dense: Dense, batch: "_CalibrationRows", seen: _Seen) -> None:
         super().__init__(name="observed")
         self._dense = dense
         self._batch = batch
@@ -81,7 +81,7 @@ class _Observed(Dense):
         return self._dense(x)
 
 
-class _Selection:
+class _CalibrationRows:
     """Rows of the running batch: those that are no padding, and those of them that are kept."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ def measured_plan(network: Network, batches: Iterable[Mapping[str, Any]], activa
         activation: activation of the feed-forward blocks.
     """
     seen = {}
-    batch = _Selection()
+    batch = _CalibrationRows()
     denses = {}
     for index, layer in enumerate(network.layers):
         for attribute, name in zip(PRODUCTS, product_names(index), strict=True):

@@ -32,11 +32,11 @@ _Shapes = dict[tuple[str, int], int]  # size by (output, axis), except for the a
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class _BatchTask:
     """One request, or a piece of one."""
 
     inputs: Arrays
-    size: "_Size"
+    size: "_RowsAndWork"
     done: futures.Future[Arrays] = field(default_factory=futures.Future)
     enqueued_secs: float = field(default_factory=time.monotonic)
 
@@ -46,23 +46,23 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Size:
+class _RowsAndWork:
     """Size of a task or batch, in rows and in work (see `BatchingOptions`)."""
 
     rows: int = 0
     work: int = 0
 
-    def __add__(self, other: "_Size") -> "_Size":
-        return _Size(self.rows + other.rows, self.work + other.work)
+    def __add__(self, other: "_RowsAndWork") -> "_RowsAndWork":
+        return _RowsAndWork(self.rows + other.rows, self.work + other.work)
 
 
 @dataclass
 class _Batch:
-    tasks: list[_Task] = field(default_factory=list)
+    tasks: list[_BatchTask] = field(default_factory=list)
 
     @property
-    def size(self) -> _Size:
-        return sum((task.size for task in self.tasks), _Size())
+    def size(self) -> _RowsAndWork:
+        return sum((task.size for task in self.tasks), _RowsAndWork())
 
     @property
     def rows(self) -> int:
@@ -126,7 +126,7 @@ class Batcher:
             results = self._at_one_shape(signature, tasks, shapes)
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
-    def _results(self, signature: ServableSignature, tasks: list[_Task]) -> list[Arrays]:
+    def _results(self, signature: ServableSignature, tasks: list[_BatchTask]) -> list[Arrays]:
         """Queue tasks and wait for them; stop when their outputs exceed the memory limit."""
         results: list[Arrays] = []
         total_bytes = 0
@@ -143,7 +143,7 @@ class Batcher:
         return results
 
     def _at_one_shape(
-        self, signature: ServableSignature, tasks: list[_Task], shapes: list[_Shapes]
+        self, signature: ServableSignature, tasks: list[_BatchTask], shapes: list[_Shapes]
     ) -> list[Arrays]:
         """Run the pieces again, each together with the rows that produce the largest shapes.
 
@@ -183,29 +183,29 @@ class Batcher:
     def _sizes(self, signature: ServableSignature, inputs: Arrays) -> _Shapes:
         return _inner_shapes(self._run(signature, inputs))
 
-    def _pieces(self, inputs: Arrays, rows: int) -> list[_Task]:
+    def _pieces(self, inputs: Arrays, rows: int) -> list[_BatchTask]:
         """Split a request into tasks of at most a batch's size, if splitting is enabled."""
         work = _work_of_rows(inputs, rows)
-        whole = _Size(rows, sum(work))
+        whole = _RowsAndWork(rows, sum(work))
         if not self._options.enable_large_batch_splitting or self._fits(whole):
-            return [_Task(inputs, whole)]
-        tasks, start, size = [], 0, _Size()
+            return [_BatchTask(inputs, whole)]
+        tasks, start, size = [], 0, _RowsAndWork()
         # One row more than there are, to close the last piece.
         for row, row_work in enumerate([*work, 0]):
-            grown = size + _Size(1, row_work)
+            grown = size + _RowsAndWork(1, row_work)
             if row == rows or (size.rows and not self._fits(grown)):
-                tasks.append(_Task(_rows(inputs, start, row), size))
-                start, grown = row, _Size(1, row_work)
+                tasks.append(_BatchTask(_rows(inputs, start, row), size))
+                start, grown = row, _RowsAndWork(1, row_work)
             size = grown
         return tasks
 
-    def _fits(self, size: _Size) -> bool:
+    def _fits(self, size: _RowsAndWork) -> bool:
         """Return whether this size is within the limits of one batch."""
         most_work = self._options.max_execution_work
         has_few_rows = size.rows <= self._options.execution_size
         return has_few_rows and (most_work is None or size.work <= most_work)
 
-    def _enqueue(self, signature: ServableSignature, tasks: list[_Task]) -> None:
+    def _enqueue(self, signature: ServableSignature, tasks: list[_BatchTask]) -> None:
         # The queue keeps the signature alive.
         key = (id(signature), self._shapes(signature, tasks[0].inputs))
         with self._changed:
@@ -229,7 +229,7 @@ class Batcher:
             # One thread for each task at most; a notified thread without a due batch waits again.
             self._changed.notify(len(tasks))
 
-    def _forget(self, tasks: list[_Task]) -> None:
+    def _forget(self, tasks: list[_BatchTask]) -> None:
         """Remove tasks that are not running yet from their queues."""
         with self._changed:
             # A running task cannot be cancelled; its batch has left the queue.
@@ -241,7 +241,7 @@ class Batcher:
                 if not queue.batches:
                     del self._queues[key]
 
-    def _placed(self, last: _Size | None, tasks: list[_Task]) -> list[bool]:
+    def _placed(self, last: _RowsAndWork | None, tasks: list[_BatchTask]) -> list[bool]:
         """Return for each task whether it starts a new batch instead of joining the last one."""
         placed = []
         for task in tasks:
@@ -276,7 +276,7 @@ class Batcher:
             self._process(*batch)
             del batch  # its tasks hold their outputs, and the next batch may come in an hour
 
-    def _next(self) -> tuple[ServableSignature, list[_Task]] | None:
+    def _next(self) -> tuple[ServableSignature, list[_BatchTask]] | None:
         """Wait for a due batch and return it; None after `close`, when all queues are empty."""
         with self._changed:
             while self._queues or not self._closing:
@@ -292,13 +292,13 @@ class Batcher:
     def _wait_secs(self, queue: _Queue) -> float:
         first = queue.batches[0]
         # A later batch is opened only when this one is full.
-        is_closed = len(queue.batches) > 1 or not self._fits(first.size + _Size(1, 1))
+        is_closed = len(queue.batches) > 1 or not self._fits(first.size + _RowsAndWork(1, 1))
         if is_closed or self._closing:
             return 0.0
         due = first.tasks[0].enqueued_secs + self._options.batch_timeout_micros / 1e6
         return due - time.monotonic()
 
-    def _take(self, key: Hashable, queue: _Queue) -> list[_Task]:
+    def _take(self, key: Hashable, queue: _Queue) -> list[_BatchTask]:
         batch = queue.batches.popleft()
         for task in batch.tasks:
             task.done.set_running_or_notify_cancel()  # from here on it cannot be cancelled
@@ -308,7 +308,7 @@ class Batcher:
             del self._queues[key]
         return batch.tasks
 
-    def _process(self, signature: ServableSignature, tasks: list[_Task]) -> None:
+    def _process(self, signature: ServableSignature, tasks: list[_BatchTask]) -> None:
         """Run tasks as one batch; if it fails, bisect it down to the task that fails."""
         now = time.monotonic()
         total = sum(task.rows for task in tasks)

@@ -192,7 +192,7 @@ class _RestApi:
                 async with asyncio.timeout(self._limits.rest_timeout_secs):
                     body = await self._body(request, share)
                     share.take_place()
-                    query = _Query(body, name, version, label, share)
+                    query = _ReceivedQuery(body, name, version, label, share)
                     answer = self._start(self._verbs[run["verb"]], query, caller)
                     return _InPieces(await _unless_gone(request, answer))
             except TimeoutError as error:
@@ -204,7 +204,10 @@ class _RestApi:
                 caller.leave()  # cancels queued work; a running prediction cannot be stopped
 
     def _start(
-        self, verb: Callable[["_Query"], list[bytes]], query: "_Query", caller: Caller
+        self,
+        verb: Callable[["_ReceivedQuery"], list[bytes]],
+        query: "_ReceivedQuery",
+        caller: Caller,
     ) -> asyncio.Future[list[bytes]]:
         """Run a verb in a thread; the thread holds the query's share until it ends."""
 
@@ -219,7 +222,7 @@ class _RestApi:
         query.share.retain()
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _predict(self, query: "_Query") -> list[bytes]:
+    def _predict(self, query: "_ReceivedQuery") -> list[bytes]:
         """Return the response body of a predict request; runs in a thread, like the next two."""
         signature, layout, inputs = self._in_turn(self._read_predict, query)
         query.share.hold(len(query.body) + size_bytes(inputs))
@@ -231,7 +234,7 @@ class _RestApi:
         query.share.hold(sum(map(len, answer)))
         return answer
 
-    def _in_turn(self, read: Callable[["_Query"], _Read], query: "_Query") -> _Read:
+    def _in_turn(self, read: Callable[["_ReceivedQuery"], _Read], query: "_ReceivedQuery") -> _Read:
         """Return what a function reads; the parsed JSON, its local variable, is freed in the turn.
 
         A garbage collection afterwards would traverse it.
@@ -240,7 +243,7 @@ class _RestApi:
             current_caller().check()
             return read(query)
 
-    def _read_predict(self, query: "_Query") -> tuple[ServableSignature, Layout, Arrays]:
+    def _read_predict(self, query: "_ReceivedQuery") -> tuple[ServableSignature, Layout, Arrays]:
         document = parse_document(query.body)
         requested = signature_name(document) or DEFAULT_SIGNATURE
         servable = self._backend.repository.find(query.name, query.version, query.label)
@@ -251,7 +254,7 @@ class _RestApi:
         self._check_rows(document, signature)
         return signature, *read_inputs(document, signature)
 
-    def _read_examples(self, query: "_Query") -> tuple[Servable, str, input_pb2.Input]:
+    def _read_examples(self, query: "_ReceivedQuery") -> tuple[Servable, str, input_pb2.Input]:
         document = parse_document(query.body)
         requested = signature_name(document) or DEFAULT_SIGNATURE
         servable = self._backend.repository.find(query.name, query.version, query.label)
@@ -263,12 +266,12 @@ class _RestApi:
         """Refuse too many rows before they are converted, or another reason is found."""
         check_rows(row_count(document, signature), self._backend.runner.most_rows(signature))
 
-    def _classify(self, query: "_Query") -> list[bytes]:
+    def _classify(self, query: "_ReceivedQuery") -> list[bytes]:
         """Return the response body of a classify request."""
         servable, requested, examples = self._in_turn(self._read_examples, query)
         return [classification_json(classify(servable, requested, examples, self._backend))]
 
-    def _regress(self, query: "_Query") -> list[bytes]:
+    def _regress(self, query: "_ReceivedQuery") -> list[bytes]:
         """Return the response body of a regress request."""
         servable, requested, examples = self._in_turn(self._read_examples, query)
         return [regression_json(regress(servable, requested, examples, self._backend))]
@@ -285,7 +288,7 @@ class _RestApi:
 
 
 @dataclass(frozen=True)
-class _Query:
+class _ReceivedQuery:
     """A completely received predict, classify or regress request."""
 
     body: bytes

@@ -130,7 +130,7 @@ def _weighty(graph: Any, captured: Mapping[str, Any]) -> dict[str, _Key]:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _BoundFunction:
     """A function of tensors by position, and the names of these tensors."""
 
     function: _ByPosition
@@ -148,7 +148,7 @@ class _Steps:
         results: names of the tensors that are returned, by result.
     """
 
-    steps: Sequence[_Step]
+    steps: Sequence[_BoundFunction]
     arguments: Mapping[str, str]
     results: Mapping[str, str]
 
@@ -185,7 +185,7 @@ def _split(body: _Body, calls: Mapping[str, _Key], called: dict[_Key, _ByPositio
         function = function or _function(definition, arguments, captured, outputs)
         if key:
             called[key] = function
-        steps.append(_Step(function, tuple(arguments), outputs))
+        steps.append(_BoundFunction(function, tuple(arguments), outputs))
     return _Steps(steps, body.arguments, body.results)
 
 

@@ -204,7 +204,7 @@ Step = Callable[[TextView], TextView | Rejection]
 
 
 @dataclass(frozen=True)
-class _Limits:
+class _BoundedMeasure:
     """A measure with its limits, both allowed."""
 
     name: str
@@ -270,4 +270,4 @@ def _step(name: str, full_name: str, rule: Rule) -> Step:
         return _Lines(full_name, LineRules(**values))
     low, high = values.pop("min", None), values.pop("max", None)
     measure = MEASURES[values.pop("measure", name)]
-    return _Limits(full_name, partial(measure, **values) if values else measure, low, high)
+    return _BoundedMeasure(full_name, partial(measure, **values) if values else measure, low, high)
