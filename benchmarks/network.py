@@ -39,7 +39,7 @@ LONGEST_STEP_SECS = 600
 """How long to wait for a logged step; the first one includes imports and compilation."""
 
 POLL_SECS = 0.02
-"""Between two looks at a training's file: little beside a measurement, and at a worker's core."""
+"""Seconds between two reads of a training's metrics file; short compared with a measurement."""
 
 
 @dataclass(frozen=True)

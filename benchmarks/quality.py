@@ -6,7 +6,7 @@
 Each recipe trains a model of size mini on the books (32, or 201 if the budget is above half an
 hour), with the same peak learning rate, decayed to its end within the budget: the wall time of
 the training process, compilation included, evaluation not. Short runs of all recipes, in turns,
-tell how many steps that is; so what runs beside the long ones makes them slower, but not worse.
+tell how many steps that is; so other load during the long runs makes them slower, but not worse.
 Then:
 
 - masked loss and accuracy, and next-sentence accuracy, on held-out books, with the same masks for
@@ -19,7 +19,8 @@ Then:
 
 Results are appended to `benchmarks/quality.jsonl` with the commit and the machine. The runs are in
 a folder of `build/bench/quality`; if the benchmark is ended, the same command continues there, and
-without the folder it starts anew. `loss.png` in it shows the training losses against the minutes.
+without the folder it starts from the beginning. `loss.png` in it shows the training losses
+against the minutes.
 """
 
 import json

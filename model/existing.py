@@ -1,4 +1,4 @@
-"""Check that the models and files that a command starts from are there; needs no TensorFlow."""
+"""Check that the models and files that a command starts from exist; needs no TensorFlow."""
 
 import errno
 import os
@@ -9,10 +9,10 @@ from pipeline.storage.remote import is_remote
 
 
 def check_source_exists(path: Path, field: str) -> None:
-    """Check that there is something where a field names a run or checkpoint.
+    """Check that the path of a run or checkpoint exists.
 
     Raises:
-        InputError: there is nothing.
+        InputError: it does not exist.
     """
     if not path.exists():
         raise InputError(f"`{field}` {path}: no such run or checkpoint")
@@ -46,7 +46,7 @@ def check_checkpoint_directory(path: Path) -> None:
     """Check that a checkpoint to import is a directory.
 
     Raises:
-        InputError: it is none, or does not exist.
+        InputError: it does not exist, or is not a directory.
     """
     if not path.is_dir():
         kind = "not a directory; give its directory" if path.exists() else "does not exist"

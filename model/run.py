@@ -122,9 +122,7 @@ class Run:
         if checkpoint == "best" or (checkpoint == "auto" and checkpoints.marked):
             checkpoints.restore_best(state)
         elif checkpoints.restore(state) is None:
-            raise InputError(
-                f"{self.path}: no checkpoint yet; start the command that makes it again"
-            )
+            raise InputError(f"{self.path}: no checkpoint yet; run its training command again")
         return model
 
 

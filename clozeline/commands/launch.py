@@ -39,7 +39,7 @@ class Launch(Command):
     workers: int | None = None
     """Number of workers to start on this machine."""
     hosts: str | None = None
-    """Machines, as HOST,HOST,… or HOST:PORT: print the command for each of them instead."""
+    """Machines, as HOST,HOST,… or HOST:PORT. Print the command for each machine; start nothing."""
     restart: int = LaunchConfig.restart
     """How many times to start the workers again from the last checkpoint after one has failed. On
     several machines, the survivors continue, with the lost worker if it comes back in time."""

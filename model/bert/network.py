@@ -289,9 +289,10 @@ class PretrainingVariants:
 
     Attributes:
         whole: see `build_pretraining_model`.
-        at_slots: with an additional input masked_lm_slots int32 [S], flat indices into the B·P
-            slots of masked_lm_positions; its masked_lm_logits are [S, V]. Training passes only
-            slots that hold a prediction, since the output matrix makes each slot expensive.
+        at_slots: variant of `whole` with an additional input masked_lm_slots int32 [S], flat
+            indices into the B·P slots of masked_lm_positions; its masked_lm_logits are
+            [S, V]. Training passes only slots that hold a prediction, since the output matrix makes
+            each slot expensive.
         for_students, for_students_at_slots: the same two models with another output, last_inputs
             float [B, L, H]: the inputs of the encoder's last layer.
     """

@@ -113,9 +113,9 @@ def explain_texts(
     _check_below("`head`", head + 1, config.num_attention_heads, "heads")
     example = read_example(run, texts)
     if position is not None and (run.task is not None or "masked_lm" not in run.heads):
-        raise InputError(f"`position`: {run.path} has not learned masked words")
+        raise InputError(f"`position`: {run.path} has no masked-LM head")
     if position is not None and example.masks:
-        raise InputError("`position`: the text has [MASK], which is asked for; leave one of them")
+        raise InputError("`position`: the text has [MASK]; drop `position` or the [MASK]")
     if position is not None and not 0 <= position < len(example):
         raise InputError(f"`position` {position}: must be from 0 to {len(example) - 1}")
     # The last piece before [SEP].

@@ -30,7 +30,7 @@ MIN_SEQ_LENGTH = 5
 """Smallest usable sequence length: [CLS], two texts of one piece, and a [SEP] after each."""
 
 ADDED_TOKEN = (
-    "which its tokenizer keeps whole; ours would split it into pieces, and give the model other ids"
+    "which its tokenizer keeps whole; Clozeline would split it, so the token ids would differ"
 )
 """End of the message about an added token that is not one of BERT's five special tokens."""
 

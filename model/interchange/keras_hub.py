@@ -143,11 +143,14 @@ def _texts(path: Path, size: int, longest: int) -> TextSettings:
         value = settings.get(key, kind)
         if value is not None and value != needed:
             raise settings.error(
-                key, f"{shown(value)}: ours has {shown(needed)}, and would give other pieces"
+                key, f"{shown(value)}: Clozeline has {shown(needed)}, so the token ids would differ"
             )
     lower_case, strip_accents = (settings.get(key, bool) for key in ("lowercase", "strip_accents"))
     if strip_accents and not lower_case:
-        raise settings.error("strip_accents", "true without lowercase: ours does both or neither")
+        raise settings.error(
+            "strip_accents",
+            "true without lowercase: Clozeline does both or neither, so the token ids would differ",
+        )
     if settings.get("special_tokens_in_strings", bool):
         for token in settings.get("special_tokens", list) or []:
             if token not in SPECIAL_TOKENS:

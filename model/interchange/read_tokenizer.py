@@ -101,7 +101,7 @@ def read_tokenizer(directory: Path, model: CheckpointSettings) -> TokenizerFiles
         value = config.get(key, kind)
         if value is not None and value != needed:
             raise config.error(
-                key, f"{shown(value)}: ours has {shown(needed)}, and would give the model other ids"
+                key, f"{shown(value)}: Clozeline has {shown(needed)}, so the token ids would differ"
             )
     added = _added_tokens(directory, config, whole)
     path, vocabulary, ids = _read_vocabulary(directory, whole, added)
@@ -133,17 +133,18 @@ def _check_algorithm(whole: CheckpointSettings) -> None:
             )
     if normalizer.get("clean_text", bool) is False:
         raise normalizer.error(
-            "clean_text", "false: ours drops control characters, and would give the model other ids"
+            "clean_text",
+            "false: Clozeline drops control characters, so the token ids would differ",
         )
     most = model.get("max_input_chars_per_word", int)
     if most is not None and most < _LEAST_WORD_CHARACTERS:
         raise model.error(
             "max_input_chars_per_word",
-            f"{shown(most)}: it maps longer words to {UNK}, ours does not; "
+            f"{shown(most)}: longer words become {UNK}, in Clozeline they do not; "
             f"must be at least {_LEAST_WORD_CHARACTERS}",
         )
     if whole.part("truncation").get("direction", str) == "Left":
-        raise whole.error("truncation.direction", "Left: ours truncates long texts at the end")
+        raise whole.error("truncation.direction", "Left: Clozeline truncates long texts at the end")
 
 
 def _class_name(config: CheckpointSettings, model: CheckpointSettings, has_whole: bool) -> str:
@@ -197,12 +198,12 @@ def _cleaning(
     if strip_accents not in (None, lower_case):
         raise InputError(
             f"{config.path}: strip_accents {strip_accents} with do_lower_case {lower_case}: "
-            "ours does both or neither, and would give the model other pieces"
+            "Clozeline does both or neither, so the token ids would differ"
         )
     if rules["tokenize_chinese_chars"] is False:
         raise InputError(
-            f"{config.path}: tokenize_chinese_chars false: ours splits at every Chinese character, "
-            "and would give the model other pieces"
+            f"{config.path}: tokenize_chinese_chars false: Clozeline splits at every Chinese "
+            "character, so the token ids would differ"
         )
     return lower_case, notes
 
@@ -252,7 +253,9 @@ def _check_names(settings: CheckpointSettings) -> None:
             continue
         token, needed = _content(settings, key, value), NAMES.get(key)
         if token != needed and (needed or token not in SPECIAL_TOKENS):
-            raise settings.error(key, f"is {shown(token)}: ours is {needed or 'without one'}")
+            raise settings.error(
+                key, f"is {shown(token)}: Clozeline has {needed or 'no such token'}"
+            )
 
 
 def _content(settings: CheckpointSettings, key: str, value: Any) -> str:

@@ -84,7 +84,7 @@ class Topics:
 
     Attributes:
         queries: texts by id, of the queries that are judged.
-        grades: relevance by document id, by query id.
+        grades: grade by query id, then document id.
         unknown: number of judged queries that have no text, and are left out.
     """
 

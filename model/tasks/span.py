@@ -775,7 +775,7 @@ def answer_scores(answer: str, expected: Sequence[str]) -> tuple[float, float]:
         answer: answer of the model; "" = no answer.
         expected: correct answers; empty = the question has no answer.
     """
-    # Without those of articles and punctuation alone, as in SQuAD 2.0's evaluation script.
+    # Drop answers of articles and punctuation alone, as in SQuAD 2.0's evaluation script.
     correct = [text for text in map(normalized_answer, expected) if text] or [""]
     answer = normalized_answer(answer)
     exact = float(answer in correct)

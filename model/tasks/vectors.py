@@ -31,8 +31,8 @@ class VectorSettings:
             = only the full size was trained.
         loss: loss of the training.
         scale: factor on the cosines, for the losses `in-batch` and `cosent`.
-        margin: by how much the cosine distance of the negative must exceed that of the positive,
-            for the loss `triplet`.
+        margin: minimum difference of the cosine distances to the negative and to the positive, for
+            the loss `triplet`.
         both_directions: whether the loss `in-batch` also finds the anchor of each positive.
         score_range: the score that the loss `cosine` takes for a cosine of 1.
         prompts: texts that precede a text, by name, as pairs.

@@ -19,7 +19,7 @@ def window_step(room: Any, stride: int, operations: Operations = ARRAYS) -> Any:
     Args:
         room: int, or int [N]. Maximum number of pieces in a window, at least 1.
         stride: requested pieces between two starts, at least 1.
-        operations: of the arguments' library.
+        operations: NumPy or TensorFlow operations, matching the arguments.
     """
     return operations.minimum(room, stride)
 
@@ -31,7 +31,7 @@ def window_count(length: Any, room: Any, step: Any, operations: Operations = ARR
         length: int, or int [N]. Pieces of the text.
         room: int, or int [N]. Maximum number of pieces in a window, at least 1.
         step: int, or int [N]. See `window_step`.
-        operations: of the arguments' library.
+        operations: NumPy or TensorFlow operations, matching the arguments.
     """
     # minimum(…) is negative by the pieces that do not fit into the first window.
     return 1 - operations.minimum(room - length, 0) // step

@@ -71,7 +71,7 @@ def cluster_from(environment: Environment) -> Cluster:
     Raises:
         InputError: it names none, or variables are missing or contradict each other.
     """
-    # A user sets it on purpose; the others' variables are there in every job.
+    # A user sets it on purpose; Slurm and Kubernetes set theirs in every job.
     if environment.get(TF_CONFIG):
         return _checked(_from_tf_config(environment[TF_CONFIG]), TF_CONFIG)
     if "SLURM_JOB_ID" in environment or "SLURM_PROCID" in environment:

@@ -46,12 +46,12 @@ _NUMBER = np.dtype("<i4")
 
 @dataclass(frozen=True)
 class Fewest:
-    """What is needed to be used.
+    """Minimum sizes of a document and a shard.
 
     Attributes:
-        pieces: pieces of a document.
-        sentences: sentences of a document, after long ones are split.
-        documents: documents of a shard.
+        pieces: minimum number of pieces of a document.
+        sentences: minimum number of sentences of a document, after long ones are split.
+        documents: minimum number of documents of a shard.
     """
 
     pieces: int

@@ -109,7 +109,7 @@ class Settings(CorpusFormat):
 
     @property
     def fewest(self) -> Fewest:
-        """What a document, and a shard, must have at least."""
+        """Minimum sizes of a document and a shard."""
         sentences = 2 if self.pairing == "sop" else 1
         return Fewest(self.min_document_pieces, sentences, 2 if self.pairing == "nsp" else 1)
 
@@ -224,7 +224,7 @@ def shard_text(
 
 @dataclass(frozen=True)
 class Selection:
-    """What is used of a shard's documents.
+    """Documents of a shard that are used, and those rejected.
 
     Attributes:
         kept: the documents that are used, sorted.
@@ -389,7 +389,7 @@ class ShardMaker:
         )
         records = pairs_of_records(
             lengths.tolist(),
-            # Of dynamic masks too: whatever is drawn later fits into the record.
+            # Covers dynamic masks too: whatever is drawn later fits into the record.
             limits.tolist(),
             max_seq_length=settings.max_seq_length,
             max_predictions=settings.max_predictions,

@@ -262,7 +262,7 @@ def _acquire(lock: FileLock, directory: Path) -> None:
         try:
             make_folder(directory)
             lock.acquire()
-        # `mkdir` says that a folder exists which is removed before it can be looked at.
+        # `mkdir` raises `FileExistsError` if the folder disappears before its check `is_dir`.
         except (FileNotFoundError, FileExistsError):
             if attempt == 9:
                 raise

@@ -82,7 +82,7 @@ class ShardFiles:
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written again; None if it cannot be seen."""
+    """Return a fingerprint of the file; None if unavailable."""
     try:
         status = path.stat()
     except OSError:

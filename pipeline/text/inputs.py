@@ -289,11 +289,11 @@ def tokenize_with_masks(tokenizer: Tokenizer, texts: Any, mask_id: int) -> Any:
 
 @dataclass(frozen=True)
 class WrittenPiece:
-    """A piece and where it is from.
+    """A piece and its text.
 
     Attributes:
-        id: of the piece.
-        text: what it stands for; it differs from the piece where that is [UNK].
+        id: id of the piece.
+        text: normalized text that the piece stands for, also if the piece is [UNK].
         is_spaced: whether white space or nothing is before it, or it is [MASK].
     """
 
@@ -356,10 +356,10 @@ def tokenize_by_word(
     """Split texts into words, and words into pieces.
 
     Args:
-        tokenizer: of the vocabulary.
+        tokenizer: tokenizer of the vocabulary.
         texts: string [N].
         vocabulary: the pieces.
-        unit: what a word is.
+        unit: unit that texts are split into, as `WordUnit` describes.
     """
     import tensorflow as tf
 

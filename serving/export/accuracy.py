@@ -39,7 +39,7 @@ class Accuracy:
         metric: name of the metric that selects the task's best checkpoint.
         in_float32: its value for the Python model.
         exported: its value for the exported model.
-        loss: by how much the exported model is worse; below 0 = better.
+        loss: deterioration of the metric, whatever its direction; below 0 = better.
         agreement: share of examples with the same answer, 0 to 1; None if answers are numbers.
         others: the task's other metrics: values for the Python model and for the exported model.
     """

@@ -72,9 +72,9 @@ class Windows:
     Attributes:
         read: the texts.
         truncated: bool [B]. The text has more windows than are read, or the question was cut off.
-        pieces: int32 [P]. Pieces that the spans are of.
+        pieces: int32 [P]. Pieces that `spans` locates the windows in.
         words: int32 [P]. Word of each piece; `NO_WORD` for pieces whose word is not of interest.
-        spans: of the windows.
+        spans: location of A and B of each window in `pieces`.
         marks: ids of the special tokens.
         deciders: int32 [P]. Window that decides on the word of each piece; None = all of them.
         numbers: int64 [T]. Number of each window in its text.

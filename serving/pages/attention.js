@@ -353,7 +353,7 @@ class AttentionFigure {
       "Point at a cell, or use the arrow keys.");
   }
 
-  /** Return the room that labels need beside a heat map. */
+  /** Return the margin, in pixels, that the labels of a heat map need. */
   widestLabel(labels) {
     const context = make("canvas").getContext("2d");
     context.font = "14px system-ui, sans-serif";

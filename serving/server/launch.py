@@ -187,7 +187,7 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
         flags.append("--enable_signature_method_name_check")
     try:
         os.execv(program, [REAL_SERVER, *flags])
-    except OSError as error:  # no program, or for another machine; the error lacks the path
+    except OSError as error:  # not executable, or for another architecture; without the path
         raise InputError(
             f"{program}: cannot be run ({error.strerror}); repair it, take it off the PATH, or add "
             "`embedded`"

@@ -33,7 +33,7 @@ _Key = tuple[Any, ...]
 
 
 def shared(functions: Mapping[str, Any]) -> dict[str, NamedFunction]:
-    """Return functions with the same results that share what reads the model's values.
+    """Return functions with the same results that share the operations that read the variables.
 
     Args:
         functions: signatures of a loaded SavedModel, `tf.types.experimental.ConcreteFunction` by

@@ -222,9 +222,9 @@ def test_a_wrong_number_of_texts_for_a_signature(
 @pytest.mark.parametrize(
     ("task", "heads", "text", "message"),
     [
-        ("a task", (), "He left.", "has not learned masked words"),
-        (None, ("next_sentence",), "He left.", "has not learned masked words"),
-        (None, ("masked_lm",), "He [MASK].", r"the text has \[MASK\], which is asked for"),
+        ("a task", (), "He left.", "has no masked-LM head"),
+        (None, ("next_sentence",), "He left.", "has no masked-LM head"),
+        (None, ("masked_lm",), "He [MASK].", r"the text has \[MASK\]; drop `position`"),
     ],
 )
 def test_a_position_that_explain_cannot_use(task, heads, text, message, monkeypatch):

@@ -313,7 +313,7 @@ def test_invalid_tasks(settings: tuple, message: str) -> None:
 
 def test_no_weights_yet(run: Path) -> None:
     (run / "checkpoints" / "step-00000005").rmdir()
-    with pytest.raises(InputError, match="no checkpoint yet; start the command that makes it"):
+    with pytest.raises(InputError, match="no checkpoint yet; run its training command"):
         load_run(run).load_model()
 
 

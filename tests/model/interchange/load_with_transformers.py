@@ -2,7 +2,7 @@
 
     python load_with_transformers.py DIRECTORY ...
 
-Beside its `batch.npz` each gets `outputs.npz`. Whatever the library warns of goes to standard
+Next to its `batch.npz` each gets `outputs.npz`. Whatever the library warns of goes to standard
 error. It stands alone, for an environment that has `torch` and `transformers` only.
 """
 

@@ -191,16 +191,16 @@ def test_every_combination_of_cleaning(name: str, tmp_path: Path) -> None:
          "added_tokens_decoder has the, which its tokenizer keeps"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"6": {"content": "[CLS]"}}},
          r"added_tokens_decoder|added_tokens gives \[CLS\] the id"),
-        ("tokenizer_config.json", {"do_basic_tokenize": False}, "do_basic_tokenize False: ours"),
-        ("tokenizer_config.json", {"clean_text": False}, "clean_text False: ours has True"),
-        ("tokenizer_config.json", {"wordpieces_prefix": "_"}, "wordpieces_prefix _: ours has ##"),
-        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side left: ours has ri"),
-        ("tokenizer_config.json", {"cls_token": "<s>"}, r"cls_token is <s>: ours is \[CLS\]"),
-        ("tokenizer_config.json", {"bos_token": "<s>"}, "bos_token is <s>: ours is without one"),
+        ("tokenizer_config.json", {"do_basic_tokenize": False}, "do_basic_tokenize False: Cloze"),
+        ("tokenizer_config.json", {"clean_text": False}, "clean_text False: Clozeline has"),
+        ("tokenizer_config.json", {"wordpieces_prefix": "_"}, "wordpieces_prefix _: Clozeline"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side left: Clozeline"),
+        ("tokenizer_config.json", {"cls_token": "<s>"}, r"cls_token is <s>: Clozeline has \[C"),
+        ("tokenizer_config.json", {"bos_token": "<s>"}, "bos_token is <s>: Clozeline has no"),
         ("tokenizer_config.json", {"auto_map": {}, "tokenizer_class": ...}, "auto_map names a tok"),
         ("special_tokens_map.json", {"additional_special_tokens": [{"content": "[E1]"}]},
          r"additional_special_tokens has \[E1\], which"),
-        ("special_tokens_map.json", {"unk_token": "<unk>"}, r"unk_token is <unk>: ours is \[UNK"),
+        ("special_tokens_map.json", {"unk_token": "<unk>"}, r"unk_token is <unk>: Clozeline has"),
         ("tokenizer.json", {"added_tokens": [{"id": 6, "content": "the"}]}, "added_tokens has the"),
         ("tokenizer.json", {"added_tokens": [{"id": 6, "content": "[CLS]"}]},
          r"gives \[CLS\] the id 3, where another file"),
@@ -209,7 +209,7 @@ def test_every_combination_of_cleaning(name: str, tmp_path: Path) -> None:
         ("tokenizer.json", {"post_processor": {"type": "BertProcessing", "cls": ["[CLS]", 4],
                                                "sep": ["[SEP]", 3]}}, "post_processor does not"),
         ("tokenizer.json", {"truncation": {"direction": "Left", "max_length": 9}},
-         "truncation.direction Left: ours truncates long texts at the end"),
+         "truncation.direction Left: Clozeline truncates long texts at the end"),
         ("vocab.txt", "[PAD]\n[unused0]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nthe\n",
          "vocab.txt: line 7 differs from the piece with id 6 in tokenizer.json; keep"),
         ("vocab.txt", "[PAD]\n[unused0]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\na\n",
@@ -233,7 +233,7 @@ def test_a_word_that_is_too_long_for_the_other_tokenizer_only(tmp_path: Path) ->
     whole = json.loads((path / "tokenizer.json").read_text())
     whole["model"]["max_input_chars_per_word"] = 12
     (path / "tokenizer.json").write_text(json.dumps(whole))
-    with pytest.raises(InputError, match="max_input_chars_per_word 12: it maps longer words to"):
+    with pytest.raises(InputError, match="max_input_chars_per_word 12: longer words become"):
         read(path)
 
 
@@ -338,10 +338,10 @@ def test_ids_of_a_preset_but_for_controls_and_spaces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"split": False}, "config.split False: ours has True, and would give other pieces"),
-        ({"strip_accents": True}, "config.strip_accents true without lowercase: ours does both"),
+        ({"split": False}, "config.split False: Clozeline has True, so the token ids would"),
+        ({"strip_accents": True}, "config.strip_accents true without lowercase: Clozeline do"),
         ({"special_tokens_in_strings": True, "special_tokens": ["[E1]"]}, r"has \[E1\], which its"),
-        ({"suffix_indicator": "_"}, "config.suffix_indicator _: ours has ##, and would give"),
+        ({"suffix_indicator": "_"}, "config.suffix_indicator _: Clozeline has ##, so"),
         ({"lowercase": "no"}, "config.lowercase must be true or false, not no"),
     ],
 )
