@@ -146,7 +146,7 @@ class FinetuneConfig:
         epochs: passes over the training file; ignored if `updates` has a number of steps.
         max_seq_length: maximum number of positions of an example; None = the task's default.
         doc_stride: pieces between the starts of two windows of a long passage.
-        long: what is read of a text that is too long, for tasks with one text: `first`, its
+        long: parts that are read of a text that is too long, for tasks with one text: `first`, its
             beginning; `first-last`, a quarter of the room for its beginning and the rest for its
             end; `mean-of-windows`, all of it, in windows whose outputs are averaged.
         layer_decay: ratio of a layer's learning rate to that of the layer above, above 0 to 1.

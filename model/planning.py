@@ -200,7 +200,7 @@ class DeviceMemory:
 
     Attributes:
         parameters: weights, gradients, moments, and copies of them.
-        activations: what the backward pass needs of a part of the batch.
+        activations: tensors of a gradient-accumulation step that the backward pass needs.
         process: the rest: code, compiled steps.
     """
 

@@ -265,7 +265,7 @@ class PretrainingData:
         batch_size: global batch size.
         seed: seed of the order of examples.
         local: local directory with the dataset's files; None = the dataset's, which is local.
-        files: where the files are and in which version; None = in the directory as it is.
+        files: access to the files in a known version; None = in the directory as it is.
     """
 
     dataset: Path

@@ -86,7 +86,7 @@ class RunConfig:
         task: task of a fine-tuned model; None = pretrained.
         tuning: further hyperparameters of a fine-tuned run.
         recipe: name of the recipe that the hyperparameters are from; "" = none.
-        relations: what a pretrained student learns from its teacher; None = no teacher.
+        relations: settings of a pretrained student's training by its teacher; None = no teacher.
     """
 
     model: BertConfig

@@ -199,10 +199,10 @@ class PreprocessConfig(CorpusConfig):
         mask_rate: share of the pieces to predict (above 0, to 1).
         short_seq_rate: share of pairs with a random target length below the maximum (0 to 1).
         duplicates: passes over the corpus, each with different pairs and masks (1 to 10000).
-        deduplicate: what to drop: `documents`: those whose text, or id, occurred before. `near`:
-            also near-duplicates, by MinHash over word 5-grams. `paragraphs`, `lines`: duplicate
-            documents, and all but one of each repeated paragraph or line. `near+paragraphs`,
-            `near+lines`: both.
+        deduplicate: duplicates to drop. `documents`: those whose text, or id, occurred before.
+            `near`: also near-duplicates, by MinHash over word 5-grams. `paragraphs`, `lines`:
+            duplicate documents, and all but one of each repeated paragraph or line.
+            `near+paragraphs`, `near+lines`: both.
         minhash_bands: number of bands of a signature (1 to 256), for `near`.
         minhash_rows: number of values in a band (1 to 64). Documents of Jaccard similarity J are
             near-duplicates with the probability 1 - (1 - J^rows)^bands.

@@ -37,7 +37,7 @@ class DamagedFileError(InputError):
     """A file is truncated or corrupt; everything before the damage has been read.
 
     Attributes:
-        damage: what is wrong with the file, a part of the message.
+        damage: description of the damage, a part of the message.
     """
 
     def __init__(self, message: str, damage: str = "") -> None:

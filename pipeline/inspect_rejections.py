@@ -14,8 +14,8 @@ class RuleRejections:
     """The documents that one rule rejected.
 
     Attributes:
-        documents: their number.
-        values: what the rule measured in each of them; empty if it measures no number.
+        documents: number of documents.
+        values: measurements of the rule, one per document; empty if they are no numbers.
         thresholds: the limits that they missed; several if languages or limits differ.
         examples: the first of them in the order of the files, as objects with `id`, `rule`,
             `value`, `threshold` and `excerpt`.

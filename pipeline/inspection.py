@@ -34,7 +34,7 @@ class Inspection:
         lengths: number of examples by number of real positions.
         unigram_entropy_nats: entropy of the pieces of the text.
         unknown_rate: share of [UNK] among the pieces of the text (0 to 1).
-        warnings: what a model cannot learn from it, one line each.
+        warnings: remarks on what a model cannot learn from it, one line each.
         records: the examples asked for; each is its features by name, without a batch axis.
     """
 

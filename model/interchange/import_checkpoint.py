@@ -24,7 +24,7 @@ class ImportResult:
 
     Attributes:
         run: its directory.
-        imported: what was read: weights, and what was missing or not used.
+        imported: contents of the checkpoint: weights, and names of missing and unused ones.
     """
 
     run: Path

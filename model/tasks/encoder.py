@@ -31,7 +31,7 @@ class Encoder:
         lower_case: whether texts are lower-cased and stripped of accents.
         max_seq_length: maximum number of positions of an example, at least `SHORTEST_WINDOW`.
         doc_stride: pieces between the starts of two windows of a long passage, at least 1.
-        long: what is read of a text that is too long, for tasks with one text.
+        long: parts that are read of a text that is too long, for tasks with one text.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ class ReferenceModel(Protocol):
     Attributes:
         max_seq_length: maximum number of positions of an input.
         doc_stride: pieces between the starts of two windows of a passage.
-        long: what is read of a text that is too long.
+        long: parts that are read of a text that is too long.
         max_windows: number of windows of a text that are read; the rest is not.
     """
 

@@ -337,7 +337,7 @@ class TaskKind(ABC, Generic[E]):
 
         Args:
             task: the task of the training file.
-            settings: what the user gave; the others are the initial model's, or defaults.
+            settings: settings that the user gave; the others are the initial model's, or defaults.
             examples: examples of the training file.
             initial: the model that the training starts from.
 

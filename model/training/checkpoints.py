@@ -113,7 +113,7 @@ class Checkpoints:
         keep: number of recent checkpoints to keep; the best one is kept as well.
         writes: whether this process may modify the directory; True for one worker of a run only.
         caching: local copies of remote checkpoints.
-        uploads: what is written to remote storage in the background.
+        uploads: background thread that writes to remote storage.
     """
 
     def __init__(

@@ -242,7 +242,7 @@ def expand_hosts(text: str) -> list[str]:
     """Return the names in a compressed host list of Slurm, in order.
 
     Args:
-        text: for example `login,n[1-3,07-08],r[0-1]c[0-1]`.
+        text: compressed host list, for example `login,n[1-3,07-08],r[0-1]c[0-1]`.
 
     Raises:
         ValueError: the brackets or the ranges are malformed.

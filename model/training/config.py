@@ -286,7 +286,7 @@ class TuningConfig:
         class_weights: balanced: weight examples inversely to the frequency of their class.
         doc_stride: stride between the windows of a long passage, in pieces; at least 1 for a span
             task, 0 for other tasks.
-        long: what is read of a text that is too long.
+        long: parts that are read of a text that is too long.
         teacher: model whose answers are soft targets; "" = none.
         teacher_sha256: SHA-256 of the teacher's weights.
         teacher_weight: share of the soft targets in the loss, 0 to 1.

@@ -77,7 +77,7 @@ def train_batches(
         seed: seed of the order.
         skip_examples: number of examples to skip at the start of the stream; a multiple of the
             batch size if the dataset has streams.
-        files: where the dataset's files are; None = in its directory.
+        files: access to the dataset's files; None = in its directory.
 
     Returns:
         Batches: the features by name, int32 or float32 [B, length], and
@@ -124,7 +124,7 @@ def eval_batches(
         split: name of the split.
         context: index of this process, and the number of processes and devices.
         batch_size: global batch size; B = batch_size / number of devices.
-        files: where the dataset's files are; None = in its directory.
+        files: access to the dataset's files; None = in its directory.
 
     Returns:
         Batches: the features by name, int32 or float32 [B, length], and
@@ -173,7 +173,7 @@ def _read(
         rows: returns the rows of each global batch that belong to this process.
         count: number of these rows.
         manifest: manifest of the dataset.
-        mask: what masks the records of the dataset; None = they are masked.
+        mask: function that masks the records of the dataset; None = they are masked.
 
     Returns:
         As `_parsed` takes them.

@@ -14,7 +14,7 @@ def shortage_named(remedy: str) -> Iterator[None]:
     """Convert errors of TensorFlow and NumPy about a lack of memory into a `JobError`.
 
     Args:
-        remedy: what to do, with fields in backquotes.
+        remedy: advice at the end of the message, with fields in backquotes.
     """
     try:
         yield

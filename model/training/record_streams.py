@@ -30,7 +30,7 @@ class StreamReader:
     Attributes:
         order: order of the records.
         shards: files of the split.
-        files: where the files are.
+        files: access to the files, on the disk or in the cache.
         compression: TensorFlow's name of their compression.
     """
 

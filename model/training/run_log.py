@@ -96,7 +96,7 @@ class _LocalCopy:
 
     Attributes:
         folder: the local directory.
-        uploads: where uploads are submitted.
+        uploads: background thread for the uploads.
     """
 
     def __init__(self, run: Path, uploads: Uploads) -> None:

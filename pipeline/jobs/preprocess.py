@@ -360,7 +360,7 @@ def _compared(
     """Add the steps that compare documents of different shards, if the settings ask for them.
 
     Args:
-        tokenized: what `TokenizeDocuments` yields.
+        tokenized: outputs of `TokenizeDocuments`.
         vocabulary: vocabulary of the tokenizer.
         settings: settings of the dataset.
         group: how elements of the same name are grouped.

@@ -24,7 +24,7 @@ class Stage:
 
     Attributes:
         description: label of the bar.
-        unit: what the bar counts, as displayed.
+        unit: name of the counted unit, as displayed.
         total: final value in units; None if unknown.
         counts_per_unit: tally counts per displayed unit, for example 1000 for bytes as kB.
     """

@@ -149,7 +149,7 @@ def set_aside(rows: np.ndarray, lost: np.ndarray, fewest: Fewest) -> np.ndarray:
     Args:
         rows: `ROW` [units]. All units of the shard's documents.
         lost: `ROW`. Units of theirs that another shard keeps.
-        fewest: what a document and the shard must have.
+        fewest: minimum sizes of a document and the shard.
     """
     is_kept = _are_first(rows) & ~np.isin(rows["hash"], lost["hash"])
     rows = rows.copy()
@@ -167,7 +167,7 @@ def settled(
     Args:
         rows: `ROW` [units]. What `set_aside` returned.
         lost: `ROW`. Units of theirs that another shard keeps, as by `lost_rows`.
-        fewest: what a document and the shard must have.
+        fewest: minimum sizes of a document and the shard.
 
     Returns:
         `ROW`: units to remove. `ROW`: units of documents set aside that no other document keeps;
@@ -196,8 +196,8 @@ def repeated_in_order(rows: np.ndarray, shards: Iterable[np.ndarray], fewest: Fe
     Args:
         rows: `ROW` [units]. Distinct units of each document, in shards that are used anyway.
         shards: `ROW` [units] each. The same of a shard that is used if enough of its documents are.
-        fewest: what a document and a shard must have. A document with fewer units, without those of
-            documents decided before, is not used.
+        fewest: minimum sizes of a document and a shard. A document that is smaller, without the
+            units of documents decided before, is not used.
     """
     removed, kept, _ = _in_order(rows, set(), fewest)
     repeated = [removed]
@@ -227,7 +227,7 @@ def _in_order(
     Args:
         rows: `ROW` [units].
         kept: hashes of the units that other documents keep.
-        fewest: what a document must have.
+        fewest: minimum sizes; that of a shard is ignored.
 
     Returns:
         `ROW`: the repeated units. The hashes of the units that the used documents keep, and the
@@ -252,7 +252,7 @@ def _ordered(rows: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
     Args:
         rows: `ROW` [units].
-        more: what equal units must have in common besides their text.
+        more: arrays [units] of further keys that equal units must share.
     """
     keys = (*more, rows["hash"])
     order = np.lexsort((rows["number"], rows["key"], rows["aside"], *keys))

@@ -84,7 +84,7 @@ class DrawPairs(Protocol):
             rng: random number generator.
             max_seq_length: L, the maximum number of pieces in a pair, special tokens included.
             short_seq_rate: share of pairs (0 to 1) whose target length is random, from 2 to L.
-            overflow: what happens to the end of a sentence that does not fit into its pair.
+            overflow: treatment of the end of a sentence that does not fit into its pair.
 
         Returns:
             The pairs, and the number of pieces truncated because pairs were too long.

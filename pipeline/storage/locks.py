@@ -59,7 +59,7 @@ def only_writer_of_all(directories: Mapping[Path, str]) -> Iterator[None]:
     """Hold the locks of several directories, or of none if one is taken.
 
     Args:
-        directories: by directory, the field with its value (`given` of `only_writer`).
+        directories: field with its value (`given` of `only_writer`), by directory.
 
     Raises:
         InputError: another process is writing to one of them; `JobError` as `only_writer`.

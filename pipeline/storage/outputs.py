@@ -24,7 +24,7 @@ class Output:
 
     Attributes:
         field: field of the configuration that names it, for messages.
-        path: where it is.
+        path: path of the file or folder.
         kind: `file`: it is created or replaced. `new file`: it must not exist, and the command can
             be told to overwrite. `folder`: files are written into it, and it may exist.
             `new folder`: it is renamed to its place, and may exist if it is empty.

@@ -338,7 +338,7 @@ class ObjectVersion:
 
     Attributes:
         size_bytes: its size.
-        tag: what the store changes when the object is written again: its ETag, or a time.
+        tag: version tag from the store, new with every write: the ETag, or a time.
     """
 
     size_bytes: int
@@ -383,7 +383,7 @@ def _is_folder_mark(entry: Mapping[str, Any], folder: str = "") -> bool:
 
     Args:
         entry: an entry of a listing.
-        folder: what was listed; gcsfs gives its mark as a directory of the same name.
+        folder: name of the listed folder; gcsfs gives its mark as a directory of the same name.
     """
     name = entry["name"]
     return name.endswith("/") or (entry["type"] == "directory" and name == folder)

@@ -72,10 +72,10 @@ def read_json_file(file: Path, parse: Callable[[str], Contents], remedy: str) ->
     """Return the contents of a JSON file of ours; None if it does not exist.
 
     Args:
-        file: in UTF-8.
-        parse: makes the contents of the file's text; raises `ValueError`, `TypeError`,
+        file: path of the file, in UTF-8.
+        parse: function from the file's text to its contents; raises `ValueError`, `TypeError`,
             `LookupError` or `OverflowError` if they are not what they should be.
-        remedy: what to do about a damaged file.
+        remedy: advice about a damaged file, the end of the message.
 
     Raises:
         InputError: the file is damaged, or its path is a folder, too long or a loop of links.

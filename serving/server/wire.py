@@ -37,8 +37,8 @@ class _Fields:
     """The fields of a message type that can contain many elements.
 
     Attributes:
-        nested: by number, the type of a field that is a message, and whether it is a map's entry.
-        growth: by number, how many bytes of memory a byte of packed integers takes at most.
+        nested: by field number, the message type of a field, and whether it is a map's entry.
+        growth: by field number, the maximum bytes of memory per byte of packed integers.
     """
 
     nested: dict[int, tuple[Descriptor, bool]]

@@ -13,7 +13,7 @@ class Rejection:
 
     Attributes:
         rule: name of the rule, under which the manifest counts the document.
-        value: what the rule measured in the document; None = it measures nothing.
+        value: measurement of the rule in the document; None = the rule measures nothing.
         threshold: the limit that the value misses; None = the rule has none.
     """
 
