@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
+import docstring_parser
 import tyro
 
 from pipeline.errors import InputError, did_you_mean
@@ -198,11 +199,12 @@ def parse_options(
         with contextlib.redirect_stderr(complaint), warnings.catch_warnings():
             # A default of a positional option may be a URL, which is no `pathlib.Path`.
             warnings.filterwarnings("ignore", "The field .* is annotated", module="tyro")
+            shown = _with_help(options)
             parsed, unknown = tyro.cli(
-                options,
+                shown,
                 args=arguments + literal,
                 prog=prog,
-                default=_defaults(options, positional) if positional else tyro.MISSING_NONPROP,
+                default=_defaults(shown, positional) if positional else tyro.MISSING_NONPROP,
                 return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes,),
                 registry=_PATHS,
@@ -215,6 +217,38 @@ def parse_options(
     if unknown and not issubclass(options, BeamCommand):
         raise _unknown_flag(unknown[0], options, prog)
     return options(**vars(parsed) | {"given": _given_fields(arguments, options)}), unknown
+
+
+def help_texts(options: type[Command]) -> dict[str, str]:
+    """Return the help text of each field, as one line: of `tyro.conf.arg`, else its docstring."""
+    texts: dict[str, str] = {}
+    for base in reversed(options.__mro__[:-1]):
+        described = docstring_parser.parse_from_object(base).params
+        texts |= {each.arg_name: each.description or "" for each in described}
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        for mark in getattr(hint, "__metadata__", ()):
+            texts[name] = getattr(mark, "help", None) or texts.get(name, "")
+    return {name: " ".join(text.split()) for name, text in texts.items()}
+
+
+def _with_help(options: type[Options]) -> type[Options]:
+    """Return a subclass whose fields have their help texts for tyro.
+
+    tyro would keep the line breaks of docstrings that are indented. "(default: None)" is left out.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    texts = help_texts(options)
+    annotations = {}
+    for each in fields(options):
+        default = "" if each.default is None else None  # None: as tyro shows it
+        shown = tyro.conf.arg(help=texts.get(each.name), help_behavior_hint=default)
+        annotations[each.name] = Annotated[hints[each.name], shown]
+    body = {
+        "__annotations__": annotations,
+        "__doc__": options.__doc__,
+        "__module__": options.__module__,
+    }
+    return type(options.__name__, (options,), body)
 
 
 def _booleans(options: type[Command]) -> set[str]:

@@ -8,6 +8,7 @@ import docstring_parser
 import tyro
 
 from clozeline.commands import COMMANDS, options_of
+from clozeline.options import help_texts
 
 INTRODUCTION = """\
 # Commands
@@ -42,7 +43,7 @@ def section(name: str) -> str:
 
 def _rows(options: type) -> list[str]:
     hints = get_type_hints(options, include_extras=True)
-    helps = _helps(options)
+    texts = help_texts(options)
     required: list[str] = []
     optional: list[str] = []
     for field in fields(options):
@@ -53,25 +54,11 @@ def _rows(options: type) -> list[str]:
             _flag(field, hints[field.name]),
             _values(hints[field.name]),
             _default(field),
-            " ".join(_help(marks, helps.get(field.name, "")).split()),
+            texts[field.name],
         )
         row = f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
         (required if field.default is MISSING else optional).append(row)
     return required + optional
-
-
-def _help(marks: tuple[Any, ...], docstring: str) -> str:
-    """Return the help text of `tyro.conf.arg` if there is one, else the field's docstring."""
-    return next((mark.help for mark in marks if getattr(mark, "help", None)), docstring)
-
-
-def _helps(options: type) -> dict[str, str]:
-    """Return the docstring below each field, the base classes' too."""
-    helps: dict[str, str] = {}
-    for base in reversed(options.__mro__[:-1]):
-        parsed = docstring_parser.parse_from_object(base)
-        helps |= {each.arg_name: each.description or "" for each in parsed.params}
-    return helps
 
 
 def _flag(field: Field[Any], hint: Any) -> str:

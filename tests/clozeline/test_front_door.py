@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import itertools
 import os
 import signal
 import subprocess
@@ -88,6 +89,25 @@ def test_help_of_a_command_imports_nothing_heavy(command: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "--config" in done.stdout
     assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_texts_are_broken_only_where_a_line_is_full(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    lines = [line.rstrip(" │") for line in capsys.readouterr().out.splitlines()]
+    column = next(line.find("show this help") for line in lines if "show this help" in line)
+    continued = 0
+    for line, after in itertools.pairwise(lines):
+        if after[column:] and not after[:column].strip(" │") and line[column - 2 : column] == "  ":
+            continued += 1
+            # Two columns are the border on the right.
+            assert len(line) + 1 + len(after.strip(" │").split()[0]) > 100 - 2, (line, after)
+    assert continued
+    assert not any("(default: None)" in line for line in lines)
 
 
 def test_garbage_is_not_looked_for_at_the_end() -> None:
