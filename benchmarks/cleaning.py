@@ -40,7 +40,7 @@ class Case:
     """A rule and the documents that it must act on.
 
     Attributes:
-        name: what was planted.
+        name: name of the planted fault.
         rule: the rule.
         planted: documents with the fault.
         acts: whether the rule was right about a document, from its result.

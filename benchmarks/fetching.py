@@ -50,7 +50,7 @@ class Waiting:
     """How long steps waited for their batches.
 
     Attributes:
-        reading: where the files are.
+        reading: location of the files.
         first_secs: seconds to the first batch.
         mean_ms: mean over the other steps.
         longest_ms: the longest of the other steps.

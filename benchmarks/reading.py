@@ -157,7 +157,7 @@ def _bytes_read_so_far() -> int:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was used until the first batch: times in seconds, and bytes."""
+    """Resources used until the first batch: times in seconds, and bytes."""
 
     wall_secs: float
     cpu_secs: float

@@ -41,7 +41,7 @@ class Result:
         who: `ours` or `sentence-transformers`.
         seed: seed of the run; None = not trained.
         spearman: Spearman's correlation of cosines and scores on the held-out pairs.
-        examples_per_sec: of the training, as the tool reports it; None = not trained.
+        examples_per_sec: speed of the training, as the tool reports it; None = not trained.
         secs: wall time of the whole command.
     """
 

@@ -100,7 +100,7 @@ class Command(ABC):
 
     @property
     def outputs(self) -> list[Output]:
-        """What the command writes; it is checked before TensorFlow is imported."""
+        """Files and folders that the command writes; checked before TensorFlow is imported."""
         return []
 
     def before_tensorflow(self) -> None:  # noqa: B027  (most commands have nothing to do)

@@ -72,7 +72,7 @@ MOST_BYTES = 1e21
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """What to plan for.
+    """The pretraining to plan.
 
     Attributes:
         text: size of the corpus, decompressed: a number with one of `UNITS`, such as `20GB`.
@@ -216,7 +216,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a pretraining takes.
+    """Estimated resources of a pretraining.
 
     Attributes:
         parameters: number of weights.

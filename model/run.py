@@ -90,7 +90,7 @@ class Run:
 
     @property
     def long(self) -> Long:
-        """What is read of a text that is too long; imported models read the beginning."""
+        """Parts read of a text that is too long; imported models read the beginning."""
         return self.saved.tuning.long if self.saved.tuning else "first"
 
     @property

@@ -40,7 +40,7 @@ class DatasetReport:
 
 @dataclass(frozen=True)
 class PreprocessReport:
-    """What a job wrote.
+    """Report of a job.
 
     Attributes:
         datasets: one for every sequence length.

@@ -49,8 +49,8 @@ class SafeConsole(Console):
 
 
 stderr = SafeConsole(stderr=True)
-"""Where bars are drawn. What is printed here meanwhile stands above them; `stderr.quiet = True`
-draws none."""
+"""Console that bars are drawn on. Text printed here meanwhile stands above them; `stderr.quiet =
+True` draws none."""
 
 
 SEPARATOR = " · "

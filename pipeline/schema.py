@@ -27,7 +27,7 @@ Pairing = Literal["nsp", "sop", "none"]
 or swapped (ALBERT's sentence-order prediction). `none`: whole sentences, no pair (RoBERTa)."""
 
 Overflow = Literal["cut", "carry"]
-"""What happens to the pieces of a pair above the maximum length. `cut`: they are in no record
+"""Treatment of the pieces of a pair above the maximum length. `cut`: they are in no record
 (BERT). `carry`: the next pair begins with them."""
 
 Masks = Literal["static", "dynamic"]
@@ -36,9 +36,9 @@ Masks = Literal["static", "dynamic"]
 Deduplicate = Literal[
     "none", "documents", "near", "paragraphs", "lines", "near+paragraphs", "near+lines"
 ]
-"""What is dropped because it was there before. `documents`: documents of equal text, or id. `near`:
-also documents that differ in a few words. `paragraphs`, `lines`: duplicate documents, and then all
-but one of each paragraph or line. `near+...`: both."""
+"""Duplicates to drop. `documents`: documents of equal text, or id. `near`: also documents
+that differ in a few words. `paragraphs`, `lines`: duplicate documents, and then all but one of each
+paragraph or line. `near+...`: both."""
 
 NEAR = "near"
 

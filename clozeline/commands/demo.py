@@ -108,7 +108,7 @@ class Demo(Command):
 
     @property
     def outputs(self) -> list[Output]:
-        """What is written."""
+        """Files and folders that the command writes."""
         return outputs_of("folder", output=self.output)
 
     def before_tensorflow(self) -> None:
@@ -337,7 +337,7 @@ def train(options: Demo, line: Line, begin: float) -> dict[str, Any]:
     if steps is None:
         warmed_up, seconds = line.command(*flags, "--steps", WARMUP_STEPS)
         step_secs = BATCH_SIZE * MAX_SEQ_LENGTH / warmed_up["tokens_per_sec"]
-        # What else the command does takes as long again: its start, its evaluation.
+        # The rest of the command, its start and its evaluation, takes as long again.
         starting_secs = seconds - WARMUP_STEPS * step_secs
         spent = time.monotonic() - begin + starting_secs + SERVING_SECS
         steps = steps_within(60 * options.minutes - spent, step_secs)
@@ -539,7 +539,7 @@ def hide_word(sentence: str, pieces: set[str], rng: Random) -> Masked | None:
     known = [
         index
         for index, word in enumerate(words)
-        # Of one piece: the model fills one position.
+        # Words of one piece only: the model fills one position.
         if word.isalpha() and len(word) >= 3 and word.lower() in pieces
     ]
     if not known:

@@ -51,7 +51,7 @@ class Explain(RunReader):
 
     @property
     def outputs(self) -> list[Output]:
-        """What is written."""
+        """Files and folders that the command writes."""
         if self.output is None:
             return []
         is_ours = is_picture if self.output.suffix == ".png" else is_page

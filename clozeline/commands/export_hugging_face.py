@@ -33,7 +33,7 @@ class ExportHuggingFace(RunReader):
 
     @property
     def outputs(self) -> list[Output]:
-        """What is written."""
+        """Files and folders that the command writes."""
         return self.engine_config().outputs
 
     def run(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Finetune(TrainingFlags):
     doc_stride: int = FinetuneConfig.doc_stride
     """Stride between the windows of a long passage, in pieces."""
     long: Long = FinetuneConfig.long
-    """What to read of a text that is too long, for classes or numbers of one text; served models
+    """Parts to read of a text that is too long, for classes or numbers of one text; served models
     read the same. first: its beginning. first-last: beginning and end. mean-of-windows: all of it,
     in windows that overlap by half, whose outputs are averaged."""
     pooling: Pooling | None = None
@@ -166,7 +166,7 @@ class Finetune(TrainingFlags):
         result = finetune(self.engine_config())
         print_result(result)
         runs = [as_json(run) for run in result.runs]
-        # Of one seed, the metrics are at the top: a mean of one run says no more.
+        # With one seed, the metrics are at the top: a mean of one run says no more.
         if len(runs) == 1:
             return runs[0]
         return {"runs": runs, "mean": result.mean, "sd": result.standard_deviation}

@@ -46,7 +46,7 @@ class Import(CachingCommand):
 
     @property
     def outputs(self) -> list[Output]:
-        """What is written."""
+        """Files and folders that the command writes."""
         return self.engine_config().outputs
 
     def before_tensorflow(self) -> None:

@@ -103,11 +103,11 @@ class Launch(Command):
 
     @property
     def outputs(self) -> list[Output]:
-        """What the workers of this machine write."""
+        """Files and folders that the workers of this machine write."""
         if self.hosts is not None:
             return []
         training = self._training()
-        # Of workers on one machine, the first one is among them.
+        # The first worker writes the run; with `workers` it is on this machine.
         return training.engine_config().outputs if self.workers else training.outputs
 
     def run(self) -> dict[str, Any]:

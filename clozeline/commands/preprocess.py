@@ -41,7 +41,7 @@ class Preprocess(CorpusOptions):
     """nsp: A and the next or a random sentence B (BERT). sop: A and B in order or swapped (ALBERT).
     none: whole sentences one after another, no pairs (RoBERTa)."""
     overflow: Overflow = PreprocessConfig.overflow
-    """What happens to the pieces of a pair above --max-seq-length. cut: they are in no record
+    """Treatment of the pieces of a pair above --max-seq-length. cut: they are in no record
     (BERT). carry: the next pair begins with them, so no text is lost."""
     packing: bool = PreprocessConfig.packing
     """Put several short pairs into a record, so that fewer positions are padding. Pairs do not see
@@ -113,7 +113,7 @@ class Preprocess(CorpusOptions):
 
     @property
     def outputs(self) -> list[Output]:
-        """What is written."""
+        """Files and folders that the command writes."""
         return self.configuration().outputs
 
     def before_tensorflow(self) -> None:

@@ -58,7 +58,7 @@ class Serve(CachingCommand):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the process's environment is to have before TensorFlow is imported."""
+        """Variables that the environment needs before TensorFlow is imported."""
         frozen = FROZEN_WEIGHTS if self.frozen_weights else {}
         defaults = QUIET_GRPC | CALLER_THREAD
         # What the user has set stays: someone may be looking for a fault in gRPC.

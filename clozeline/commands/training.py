@@ -84,7 +84,7 @@ class TrainingFlags(CachingCommand):
 
     @property
     def outputs(self) -> list[Output]:
-        """What this worker writes: the first one writes the run.
+        """Files and folders that this worker writes: the first worker writes the run.
 
         Raises:
             InputError: the environment does not name the workers.

@@ -43,7 +43,7 @@ class Vocab(CorpusOptions):
 
     @property
     def outputs(self) -> list[Output]:
-        """What is written."""
+        """Files and folders that the command writes."""
         return self.configuration().outputs
 
     def before_tensorflow(self) -> None:

@@ -158,8 +158,8 @@ INITIALIZERS: dict[str, Callable[[keras.Model, BertConfig, int], None] | None] =
     "neighbours": attend_to_neighbours,
     "neighbours-and-matches": attend_to_neighbours_and_matches,
 }
-"""What sets the initial weights of a new encoder, by the values of `Initialization`; None = random
-weights stay."""
+"""Function that sets the initial weights of a new encoder, by the values of `Initialization`;
+None = random weights stay."""
 
 
 def matching_kernels(

@@ -11,7 +11,7 @@ from pipeline.storage.encodings import check_unicode
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig:
-    """What is explained.
+    """Settings of an explanation.
 
     Attributes:
         run_dir: the run whose model is explained.

@@ -157,7 +157,7 @@ def _predictions(
         task = bar.add_task("integrated gradients", total=total, unit="answers")
         for index, question in enumerate(asked):
             values = question.values(inside)[0].numpy()
-            # Of equal answers, the lower index first, as in `top_k` of the served graph.
+            # Among equal answers the lower index comes first, as in `top_k` of the served graph.
             best = np.argsort(-values, kind="stable")[:MOST_ANSWERS]
             attribution = None
             if index < MOST_ATTRIBUTED:

@@ -108,7 +108,7 @@ def _embeddings(add: Add, encoder: keras.Model, features: Tensors) -> None:
 
 def _attention(add: Add, seen: Tensors, layer: int, head: int) -> None:
     where = f"layer {layer + 1}, head {head + 1}"
-    # Of rank 4 are the parts that each head has: [B, N, L, …].
+    # Tensors of rank 4 have a part for each head: [B, N, L, …].
     parts = {name: seen[name][:, head] for name in seen if seen[name].shape.rank == 4}
     # The model has scaled the queries by 1/√D (see EncoderLayer._attend); undo that here, since
     # the formula shows Q without the scale.

@@ -58,7 +58,7 @@ def _read(path: Path) -> Imported:
     if settings is not None and "class_name" in settings.values:
         return read_keras_hub(path)
     has_both = has_google and has_checkpoint(path)
-    # Of two formats, Hugging Face's says more: casing, labels, the tokenizer.
+    # Among two formats, Hugging Face's says more: casing, labels, the tokenizer.
     if settings is None or (has_both and not has_safetensors(path)):
         return read_google(path)
     imported = read_hugging_face(path)

@@ -377,7 +377,7 @@ def _rank_errors(expected: np.ndarray, answered: np.ndarray) -> list[float]:
 
 def _of_triplets(examples: ComparedTexts, cosines: np.ndarray) -> Evaluation:
     """Return the share of examples whose positive is nearer than every negative."""
-    # Of several negatives, the nearest must be farther than the positive.
+    # The nearest of several negatives must be farther than the positive.
     hardest = cosines[:, 1:].max(axis=1)
     names = examples.columns[1], examples.columns[2]
     answers = [

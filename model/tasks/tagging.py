@@ -171,7 +171,7 @@ class Tagging(TaskKind[TaggedSentences]):
             count = int(window_count(len(ids), room, step))
             in_parts += count > 1
             windows = np.full(len(ids), NO_LABEL)
-            # Of the windows that a word is in, one decides, so that no word counts twice.
+            # One of the windows that a word is in decides, so that no word counts twice.
             windows[first] = window_with_most_context(first, room, step, count)
             for window in range(count):
                 part = slice(window * step, window * step + room)

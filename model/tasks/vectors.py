@@ -92,7 +92,7 @@ class VectorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorConfig:
-    """What a user asks of the vectors; None = as the initial model, or the default.
+    """Settings of the vectors, as the user set them; None = the initial model's, or the default.
 
     Attributes:
         pooling: see `VectorSettings`.

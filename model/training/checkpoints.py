@@ -67,7 +67,7 @@ _READS = 10
 
 
 State = Mapping[str, tf.Variable | Mapping[str, tf.Variable]]
-"""What a checkpoint stores: variables, or dictionaries of variables, by name."""
+"""Contents of a checkpoint: variables, or dictionaries of variables, by name."""
 
 
 class DamagedCheckpointError(Exception):

@@ -246,8 +246,8 @@ def check_batch_range(name: str, batch_size: int | None) -> None:
 ClassWeights = Literal["none", "balanced"]
 
 Long = Literal["first", "first-last", "mean-of-windows"]
-"""What is read of a text that is too long: its beginning; its beginning and its end; or all of it,
-in windows whose outputs are averaged."""
+"""Parts read of a text that is too long: its beginning; its beginning and its end; or all of it, in
+windows whose outputs are averaged."""
 
 DOC_STRIDE = 128
 """Default stride between the windows of a long passage, in pieces; google-research/bert's."""
@@ -255,7 +255,7 @@ DOC_STRIDE = 128
 
 @dataclass(frozen=True)
 class RelationsConfig:
-    """What a pretrained student learns from its teacher: relations of one layer's vectors.
+    """Targets of a pretrained student from its teacher: relations of one layer's vectors.
 
     Attributes:
         teacher: run or checkpoint.

@@ -40,7 +40,7 @@ SLOTS_AT_ONCE = 32
 
 
 class Objective(Protocol):
-    """What a training minimises: a model and the losses of its heads.
+    """The objective of a training: a model and the losses of its heads.
 
     The sums of a head are its `loss`, its `weight` (the number of predictions) and often its
     `accuracy` (the number of correct predictions).

@@ -246,7 +246,7 @@ _PARTS: dict[InputFormat, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "jsonl": (byte_ranges, read_lines),
     "parquet": (row_groups, read_rows),
 }
-"""By input format: the function that splits a file into parts, the function that reads a part."""
+"""Functions that split a file into parts, and that read a part, by input format."""
 
 
 def _remarked(

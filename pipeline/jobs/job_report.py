@@ -30,7 +30,7 @@ class WrittenShard:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a worker made of the documents of one shard.
+    """Report of a worker on the documents of one shard.
 
     Attributes:
         dataset: index of the dataset.

@@ -76,7 +76,7 @@ def banded(
 
 
 class NearDuplicates(beam.PTransform):
-    """What `banded` yields → near-duplicates of documents that are kept: bytes of `NODE` [N].
+    """Output of `banded` → near-duplicates of documents that are kept: bytes of `NODE` [N].
 
     A node may be in several elements.
     """

@@ -1,11 +1,11 @@
-"""What a job finds out about documents by comparing them, as marks next to them in their shards.
+"""Results of comparing documents in a job, as marks next to the documents in their shards.
 
 A mark is a `Document` without pieces. It goes through the same grouping as the documents, so that
 it meets the one that it is about. It says that the document with its key and fingerprint is a
 near-duplicate, or which units of text (paragraphs or lines) of the document with its key are
 repeated.
 
-Of a unit that occurs several times, the first is kept: that of the document with the smallest key,
+The first of several equal units is kept: that of the document with the smallest key,
 and there the first. Only the first one of each shard is compared with those of other shards, so no
 unit has more rows in a partition than there are shards.
 
@@ -87,7 +87,7 @@ def by_document(rows: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
     """Yield the key of each document with its units in order, `ROW`."""
     rows = rows[np.lexsort((rows["number"], rows["key"]))]
     for start, end in _documents(rows):
-        # Of the array: NumPy's scalars lose zeros at the end.
+        # The array's bytes, since NumPy's scalars lose zeros at the end.
         yield rows["key"][start : start + 1].tobytes(), rows[start:end]
 
 

@@ -285,7 +285,7 @@ class ShardMaker:
         # Beam delivers documents in any order; sorting makes the bytes of a shard reproducible.
         ordered, near, repeated = separated(sorted(documents))
         if self.settings.shared_ids and finds_near(self.settings.deduplicate):
-            # Of an id, the document that was compared with others is used (`near_duplicates.py`).
+            # Among equal ids, the document compared with others is used (`near_duplicates.py`).
             ordered.sort(key=node_of)
         kept: list[Document] = []
         rejected: list[tuple[Document, Rejection]] = []

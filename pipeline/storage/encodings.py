@@ -11,10 +11,10 @@ UTF8 = "utf-8"
 
 UTF16, NUL_BYTES, CR_ONLY, COMPRESSED = "utf16", "nul_bytes", "cr_only", "compressed"
 NUL_IN_TEXT = "nul_in_text"
-"""What the beginning of a file looks like."""
+"""Suspicions about a file, from its beginning."""
 
 CONVERT = "convert the file, for example with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
-"""What to do about a file that must be in UTF-8 and is not."""
+"""Advice about a file that must be in UTF-8 and is not."""
 
 HEAD_BYTES = 1 << 16
 """Number of bytes of a file's first document that are searched for NUL bytes."""
@@ -45,7 +45,7 @@ MEANINGS = {
     COMPRESSED: "compressed, but its name does not end in .gz, .bz2, .xz or .zst; rename it, or "
     "unpack it if it is of another kind",
 }
-"""What these mean for people, and what to do."""
+"""Descriptions of these suspicions for people, with advice."""
 
 
 def is_utf8(encoding: str) -> bool:

@@ -93,7 +93,7 @@ class HdfsStore(AbstractFileSystem):
         except (RuntimeError, OSError) as error:
             raise _converted(error) from error
         except KeyboardInterrupt:
-            # What removes a job's files runs next, and would miss a file that appears later.
+            # The removal of a job's files runs next, and would miss a file that appears later.
             wait([answer], FINISH_SECS)
             raise
 
@@ -197,7 +197,7 @@ _KINDS: dict[str, type[Exception]] = {
     "NoSASLMechanism": PermissionError,
     "SASLError": PermissionError,
 }
-"""What a failure is by its name; all others may be temporary."""
+"""Kind of a failure by its name; all others may be temporary."""
 
 
 def _converted(error: Exception) -> Exception:

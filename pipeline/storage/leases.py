@@ -38,7 +38,7 @@ _SETTLE_SECS = 1.0
 """Pause after taking over a lease, in which another process that does the same becomes visible."""
 
 _lost: dict[str, str] = {}
-"""By remote directory, why a lease that this process held does not count any more."""
+"""Reasons why a lease that this process held is no longer valid, by remote directory."""
 
 
 @dataclass(frozen=True)

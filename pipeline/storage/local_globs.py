@@ -10,7 +10,7 @@ _SIGNS = re.compile(r"\*\*|\*|\?|\[!?\]?[^]/]*\]")
 _MEANINGS = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 ANY_FOLDERS = "**"
-"""What matches any number of folders; links to folders are not followed there, as in bash, because
+"""Pattern of any number of folders; links to folders are not followed there, as in bash, because
 they may lead back."""
 
 

@@ -78,7 +78,7 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
     process blocks nobody. The directory is created, and removed again if nothing was written to it.
 
     Args:
-        directory: on a local or mounted filesystem, or a remote one.
+        directory: directory on a local or mounted filesystem, or a remote one.
         given: the field with its value, for messages.
         wait_secs: how long to wait for the current writer.
 

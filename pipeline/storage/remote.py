@@ -48,7 +48,7 @@ SENDS = 2
 """How often a library sends a request that fails, before the operation fails."""
 
 PAUSE_SECS = 10
-"""What the libraries' pauses and first connections take in an operation at most."""
+"""Maximum time that the libraries' pauses and first connections take in an operation."""
 
 SLOWEST_BYTES_PER_SEC = 100_000
 """Uploads that are slower are given up."""
@@ -599,7 +599,7 @@ class RemoteFileSystem(AbstractFileSystem):
         else:
             name = self._name_in_store(path)
             listed = self._call(path, "find", name, withdirs=withdirs, detail=True)
-            # Of the path of an object, fsspec has an empty entry, and adlfs a list of it.
+            # For the path of an object, fsspec has an empty entry, and adlfs a list of it.
             found = {
                 self._path_of(name): self._entry(entry)
                 for name, entry in (listed.items() if isinstance(listed, dict) else ())

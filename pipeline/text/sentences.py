@@ -109,7 +109,7 @@ def _segments(text: str, language: str) -> list[str]:
     segments: list[str] = sentencex.segment(language, readable)
     if readable == text:
         return segments
-    # Of the same length, so each is cut from the text itself.
+    # `readable` has the length of the text, so each segment is cut from the text itself.
     ends = [0, *itertools.accumulate(map(len, segments))]
     return [text[start:end] for start, end in itertools.pairwise(ends)]
 

@@ -25,7 +25,7 @@ _NOT_SERVED = ("Servable not found", "Unrecognized servable version label")  # i
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered about one text or pair.
+    """Answer of a server about one text or pair.
 
     Attributes:
         signature: the signature that ran.
@@ -211,7 +211,7 @@ _WITHOUT = {
     served.N_BEST: "gives one answer only",
     served.DIMENSION: "has vectors of one size only",
 }
-"""What signatures do that take no such number."""
+"""Behaviour of signatures that take no such number."""
 
 
 def _inputs(

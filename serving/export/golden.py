@@ -1,4 +1,4 @@
-"""What the Python model says about a few texts: the answers that a served model is held to.
+"""Answers of the Python model about a few texts, which a served model must match.
 
 Texts are tokenized, joined and truncated here in Python, one by one and without padding, and run
 through the Keras model in float32. Nothing of the served graph is used, `pipeline.text.inputs`

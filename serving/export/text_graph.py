@@ -378,7 +378,7 @@ def same_length(text: Any, text_pair: Any) -> tuple[Any, Any]:
     """Return two lists of texts; running the graph fails unless they have the same length."""
     message = "text and text_pair differ in length"
     check = tf.debugging.assert_equal(tf.size(text), tf.size(text_pair), message)
-    # What reads the texts waits for the check: otherwise another operation may fail first.
+    # Operations that read the texts wait for the check: otherwise another operation may fail first.
     with tf.control_dependencies([check]):
         return tf.identity(text), tf.identity(text_pair)
 

@@ -13,8 +13,8 @@ from pipeline.corpus.rules.rule import Rejection, TextDocument
 from pipeline.errors import InputError
 
 SAMPLE_PARTS, PART_CHARACTERS = 4, 250
-"""Of a long text, parts at equal distances are read: the work does not grow with the text, and a
-header in another language does not decide."""
+"""Parts of a long text that are read, at equal distances: the work does not grow with the text, and
+a header in another language does not decide."""
 
 UNIDENTIFIED = "zxx"
 """ISO 639-2: no linguistic content."""
