@@ -4,7 +4,11 @@ UNSPACED_RANGES = (
     (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
 )  # fmt: skip
-"""First and last character of each block: Thai and Lao, Burmese, Khmer, kana, Chinese."""
+"""First and last character of each block: Thai and Lao, Burmese, Khmer, kana, Chinese.
+
+Chinese is wider than the tokenizer's `CHINESE_RANGES`: all of planes 2 and 3, which hold ideographs
+only, so that blocks that Unicode adds there are text without spaces, too.
+"""
 
 _MARK_RANGES = (
     (0x0E31, 0x0E31), (0x0E34, 0x0E3A), (0x0E47, 0x0E4E), (0x0EB1, 0x0EB1), (0x0EB4, 0x0EBC),

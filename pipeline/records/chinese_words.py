@@ -12,11 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-_HAN = (
-    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF),
-    (0x2F800, 0x2FA1F),
-)  # fmt: skip
-"""CJK ideographs, as BERT's tokenizer knows them: `_is_chinese_char` of google-research/bert."""
+from pipeline.text.tokenizer import CHINESE_RANGES
 
 _BREAK = ord("\n")
 
@@ -25,7 +21,7 @@ def han_characters(pieces: Iterable[str]) -> np.ndarray:
     """Return the code point of each piece that is a single ideograph, 0 for others: uint32 [V]."""
     codes = np.array([ord(piece) if len(piece) == 1 else 0 for piece in pieces], np.uint32)
     is_han = np.zeros(len(codes), bool)
-    for first, last in _HAN:
+    for first, last in CHINESE_RANGES:
         is_han |= (first <= codes) & (codes <= last)
     return np.where(is_han, codes, np.uint32(0))
 

@@ -23,6 +23,14 @@ MAX_VOCABULARY_BYTES = 32 * 2**20
 MAX_PIECE_BYTES = 256
 """Limit of TF Text's `FastBertTokenizer`, in UTF-8 and without `JOINER`."""
 
+CHINESE_RANGES = (
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+"""First and last character of each block of CJK ideographs that is split into single characters
+(google-research/bert, tokenization.py: `_is_chinese_char`). Blocks that Unicode added later are not
+among them, so that published vocabularies give the same pieces."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -179,19 +187,16 @@ def normalize(texts: Any, *, lower_case: bool) -> Any:
 
 
 _SPACES = r"[\t\n\r\p{Z}]+"
-_CHINESE = (
-    r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}"
-    r"\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
-)
+_CHINESE = "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in CHINESE_RANGES)
 _UNICODE_16 = (
     r"\x{1B4E}\x{1B4F}\x{1B7F}\x{10D6E}\x{113D4}\x{113D5}\x{113D7}\x{113D8}\x{11BE1}"
     r"\x{16D6D}-\x{16D6F}\x{1E5FF}"
 )
 """Punctuation of Unicode 16, which TF Text's tokenizer knows and RE2's tables do not."""
 _PUNCTUATION = rf"[!-/:-@\[-`{{-~\p{{P}}{_UNICODE_16}]"
-_ALONE = f"{_PUNCTUATION}|{_CHINESE}"
+_ALONE = f"{_PUNCTUATION}|[{_CHINESE}]"
 """Characters that are always separate words: punctuation and CJK ideographs (google-research/bert,
-tokenization.py: `_is_punctuation`, `_is_chinese_char`)."""
+tokenization.py: `_is_punctuation`)."""
 _ALONE_WHEN_LOWERED = r"[\x{1FEF}\x{2260}\x{226E}\x{226F}]"
 """Symbols whose NFD form is ASCII punctuation and an accent (≠ is = and U+0338): punctuation in an
 uncased model, because accents are stripped."""
