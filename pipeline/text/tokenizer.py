@@ -92,27 +92,27 @@ class Vocabulary:
 
     @property
     def pad_id(self) -> int:
-        """Id of [PAD]."""
+        """Id of [PAD], which fills a record after its last piece."""
         return self.ids[PAD]
 
     @property
     def unk_id(self) -> int:
-        """Id of [UNK]."""
+        """Id of [UNK], in place of a word that has no pieces."""
         return self.ids[UNK]
 
     @property
     def cls_id(self) -> int:
-        """Id of [CLS]."""
+        """Id of [CLS], the first piece, whose vector is the text's."""
         return self.ids[CLS]
 
     @property
     def sep_id(self) -> int:
-        """Id of [SEP]."""
+        """Id of [SEP], which ends each text."""
         return self.ids[SEP]
 
     @property
     def mask_id(self) -> int:
-        """Id of [MASK]."""
+        """Id of [MASK], in place of a piece that is predicted."""
         return self.ids[MASK]
 
     def __len__(self) -> int:
