@@ -131,6 +131,11 @@ def test_a_path_that_cannot_name_a_file_is_bad_input(tmp_path: Path) -> None:
         read_json_file(tmp_path / ("x" * 300), str, "remove it")
 
 
-def test_a_file_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"cannot be read: Is a directory$"):
+def test_a_folder_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory$"):
         read_json_file(tmp_path, str, "remove it")
+
+
+def test_a_file_that_cannot_be_read_now_is_not_called_damaged() -> None:
+    with pytest.raises(JobError, match=r"cannot be read: Input/output error$"):
+        read_json_file(Path("/proc/self/mem"), str, "remove it")  # address 0 is never mapped
