@@ -9,9 +9,9 @@ import reprlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -23,22 +23,72 @@ from pipeline.storage.yaml_files import read_yaml
 
 Config = TypeVar("Config")
 
-_PATHS = tyro.constructors.ConstructorRegistry()
-"""Makes every option of type `Path` take URLs: tyro itself would turn `gs://b` into `gs:/b`."""
+_TYPES = tyro.constructors.ConstructorRegistry()
+"""Conversion of words to values where tyro's is not what we want."""
 
 
-@_PATHS.primitive_rule
+@_TYPES.primitive_rule
 def _path_rule(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
     if info.type is not Path:
         return None
+    # tyro itself would turn `gs://b` into `gs:/b`.
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
         instance_from_str=lambda words: _path(words[0]),
         is_instance=lambda value: isinstance(value, Path) or hasattr(value, "joinpath"),
         str_from_instance=lambda path: [str(path)],
+    )
+
+
+@_TYPES.primitive_rule
+def _number_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[float] | None:
+    if info.type not in (int, float):
+        return None
+    kind = cast(type[float], info.type)
+
+    def number(word: str) -> float:
+        try:
+            return kind(word)
+        except ValueError:
+            expected = "an integer" if kind is int else "a number"
+            raise ValueError(f"expected {expected}, got {reprlib.repr(word)}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=lambda words: number(words[0]),
+        is_instance=lambda value: isinstance(value, (int, kind)) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@_TYPES.primitive_rule
+def _optional_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Let an option that may be None look like others, in help and errors; `None` is taken, too."""
+    kinds = get_args(info.type)
+    if len(kinds) != 2 or kinds[1] is not type(None):
+        return None
+    inner = tyro.constructors.PrimitiveTypeInfo.make(kinds[0], set(info.markers))
+    spec = tyro.constructors.ConstructorRegistry.get_primitive_spec(inner)
+    if not isinstance(spec, tyro.constructors.PrimitiveConstructorSpec):
+        return None
+    return replace(
+        spec,
+        instance_from_str=lambda words: (
+            None if words == ["None"] else spec.instance_from_str(words)
+        ),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: (
+            ["None"] if value is None else spec.str_from_instance(value)
+        ),
+        choices=spec.choices and (*spec.choices, "None"),
     )
 
 
@@ -207,7 +257,7 @@ def parse_options(
                 default=_defaults(shown, positional) if positional else tyro.MISSING_NONPROP,
                 return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes,),
-                registry=_PATHS,
+                registry=_TYPES,
             )
     except SystemExit as stop:
         if stop.code:
@@ -514,9 +564,10 @@ def _one_line(box: str) -> str:
     lines = [line.strip("│ ") for line in re.sub("[╭╮╰╯]", "", box).splitlines()]
     statement = []
     for line in lines[1:]:
-        if line.startswith("─"):
+        if not re.fullmatch("[─-]{3,}", line):  # dashes if standard error is not in UTF-8
+            statement.append(line)
+        elif statement:
             break
-        statement.append(line)
     line = " ".join(" ".join(statement).split())
     # A value that the user gave may be long; what is wrong with it comes last.
     return line if len(line) <= 1000 else f"{line[:300]} … {line[-300:]}"

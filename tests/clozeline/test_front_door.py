@@ -107,7 +107,7 @@ def test_help_texts_are_broken_only_where_a_line_is_full(
             # Two columns are the border on the right.
             assert len(line) + 1 + len(after.strip(" │").split()[0]) > 100 - 2, (line, after)
     assert continued
-    assert not any("(default: None)" in line for line in lines)
+    assert not any("None" in line for line in lines)
 
 
 def test_garbage_is_not_looked_for_at_the_end() -> None:
@@ -241,7 +241,7 @@ def test_a_flag_unknown_to_us_and_to_beam(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--steps"], "--steps"),
+        (["--steps"], "Missing from clozeline preprocess: --input"),  # Beam is asked about it later
         (["--input", "a", "--vocab", "v"], "--output"),
         (["--input", "a", "--vocab", "v", "--output", "o", "--seed", "x"], "--seed"),
         (["--input", "a", "--vocab", "v", "--output", "o", "--mask-rate", "2"],

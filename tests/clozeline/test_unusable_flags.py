@@ -131,6 +131,36 @@ def test_a_config_file_cannot_name_another_one(
     assert "--config: given twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "x"], "--batch-size: expected an integer, got 'x'"),
+        (["--steps", "1.5"], "--steps: expected an integer, got '1.5'"),  # None by default
+        (["--learning-rate", "fast"], "--learning-rate: expected a number, got 'fast'"),
+        (["--dropout", ""], "--dropout: expected a number, got ''"),
+        (["--init", ""], "--init: expected a path, got an empty text"),
+    ],
+)
+def test_a_value_of_another_type(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", "--dataset", "d", "--run", "r", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error == f"clozeline: Error parsing {message} (see clozeline pretrain --help)\n"
+
+
+def test_none_stands_for_the_default() -> None:
+    flags = ["--steps=None", "--init", "None", "--dropout", "0.25", "--warmup-steps", "7"]
+    options, _ = parse("pretrain", ["--dataset=d", "--run=r", *flags])
+    assert (options.steps, options.init, options.dropout) == (None, None, 0.25)
+    assert options.warmup_steps == 7
+    flags = ["--init=i", "--task=similarity", "--train=t", "--run=r", "--pooling"]
+    assert [parse("finetune", [*flags, word])[0].pooling for word in ("None", "cls")] == [
+        None,
+        "cls",
+    ]
+
+
 @pytest.mark.parametrize("flags", [["--config"], ["--config", ""], ["--config="]])
 def test_a_config_file_has_a_name(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "d", *flags]) == 2
