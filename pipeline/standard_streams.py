@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 
-class Unfailing:
-    """A text file of which what cannot be written is lost, from the first failure on."""
+class _Wrapped:
+    """A text file of which subclasses change how it is written."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -18,6 +18,10 @@ class Unfailing:
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the file."""
         return getattr(self._file, name)
+
+
+class Unfailing(_Wrapped):
+    """A text file of which what cannot be written is lost, from the first failure on."""
 
     def write(self, text: str) -> int:
         """Write some text; return its length."""
@@ -44,15 +48,8 @@ class Unfailing:
             pass
 
 
-class StandardOutput:
+class StandardOutput(_Wrapped):
     """Standard output; errors of writing name it, as they name a file."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the file."""
-        return getattr(self._file, name)
 
     def write(self, text: str) -> int:
         """Write some text; return its length."""
