@@ -132,16 +132,16 @@ class Demo(Command):
 
 
 @dataclass
-class Line:
+class DemoStages:
     """The stages that have been run.
 
     Attributes:
         folder: output folder of the demo.
-        stages: one row per stage, with the columns `STAGE_KEYS`.
+        rows: one row per stage, with the columns `STAGE_KEYS`.
     """
 
     folder: Path
-    stages: list[tuple[str, str, str, float, str]] = field(default_factory=list)
+    rows: list[tuple[str, str, str, float, str]] = field(default_factory=list)
 
     def command(self, *arguments: object) -> tuple[dict[str, Any], float]:
         """Run a command in a new process; return its JSON result and the duration in seconds.
@@ -177,7 +177,7 @@ class Line:
 
     def add(self, stage: str, made: str, rate: str, seconds: float, where: Path | str) -> None:
         """Add a row to the final table."""
-        self.stages.append((stage, made, rate, seconds, str(where)))
+        self.rows.append((stage, made, rate, seconds, str(where)))
 
 
 def print_command(*words: str, background: bool = False) -> None:
@@ -193,31 +193,31 @@ def run_demo(options: Demo) -> dict[str, Any]:
         InputError: the folder was not created by a demo, or a stage refused its input.
         JobError: a stage failed.
     """
-    line = Line(prepare_folder(options.output))
+    stages = DemoStages(prepare_folder(options.output))
     try:
-        return _run_stages(options, line)
+        return _run_stages(options, stages)
     finally:
         # Also of a demo that failed: the next one must be able to remove what is there.
-        record_files(line.folder)
+        record_files(stages.folder)
 
 
-def _run_stages(options: Demo, line: Line) -> dict[str, Any]:
+def _run_stages(options: Demo, stages: DemoStages) -> dict[str, Any]:
     begin = time.monotonic()
-    globs = make_corpus(options, line)
-    preprocessed, checked = make_records(options, globs, line)
+    globs = make_corpus(options, stages)
+    preprocessed, checked = make_records(options, globs, stages)
     # Before the training, which takes minutes: a corpus may be too small for these.
-    questions = held_out_questions(line, globs, preprocessed["settings"])
-    trained = train(options, line, begin)
-    export(line)
-    answers = ask_server(line, questions)
+    questions = held_out_questions(stages, globs, preprocessed["settings"])
+    trained = train(options, stages, begin)
+    export(stages)
+    answers = ask_server(stages, questions)
     verdict = judge(trained, checked) | count_words(answers)
     seconds = time.monotonic() - begin
-    show(line, answers, verdict, seconds)
+    show(stages, answers, verdict, seconds)
     learned = verdict["masked_lm_learned"] and verdict["next_sentence_learned"]
     return verdict | {
         "ok": learned or not options.check_learning,
         "seconds": seconds,
-        "stages": [dict(zip(STAGE_KEYS, stage, strict=True)) for stage in line.stages],
+        "stages": [dict(zip(STAGE_KEYS, row, strict=True)) for row in stages.rows],
     }
 
 
@@ -274,7 +274,7 @@ def record_files(folder: Path) -> None:
     write_atomically(folder / MARKER, "".join(f"{name}\n" for name in files).encode())
 
 
-def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:
+def make_corpus(options: Demo, stages: DemoStages) -> tuple[str, ...]:
     """Return the globs of the corpus; if none is given, collect one."""
     if options.corpus:
         return options.corpus
@@ -282,25 +282,25 @@ def make_corpus(options: Demo, line: Line) -> tuple[str, ...]:
 
     notes.print("Collecting the docstrings of the Python packages on this machine", style="bold")
     begin = time.monotonic()
-    corpus = line.folder / "corpus"
+    corpus = stages.folder / "corpus"
     found = write_corpus(corpus, round(options.megabytes * 1e6))
     seconds = time.monotonic() - begin
     made = f"{found['documents']:,} documents of {found['packages']} packages"
-    line.add("corpus", made, f"{found['bytes'] / 1e3 / seconds:,.0f} kB/s", seconds, corpus)
+    stages.add("corpus", made, f"{found['bytes'] / 1e3 / seconds:,.0f} kB/s", seconds, corpus)
     return (str(corpus / "*.txt"),)
 
 
 def make_records(
-    options: Demo, globs: tuple[str, ...], line: Line
+    options: Demo, globs: tuple[str, ...], stages: DemoStages
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Make the vocabulary and the dataset; return the results of `preprocess` and `inspect`."""
-    vocab, dataset = line.folder / "vocab.txt", line.folder / "dataset"
-    learned, seconds = line.command(
+    vocab, dataset = stages.folder / "vocab.txt", stages.folder / "dataset"
+    learned, seconds = stages.command(
         "vocab", "--input", *globs, "--output", vocab, "--size", options.vocab_size
     )
     made = f"{learned['pieces']:,} pieces"
-    line.add("vocab", made, f"{learned['words'] / seconds:,.0f} words/s", seconds, vocab)
-    preprocessed, seconds = line.command(
+    stages.add("vocab", made, f"{learned['words'] / seconds:,.0f} words/s", seconds, vocab)
+    preprocessed, seconds = stages.command(
         "preprocess", "--input", *globs, "--vocab", vocab, "--output", dataset,
         "--max-seq-length", MAX_SEQ_LENGTH, "--max-predictions", MAX_PREDICTIONS,
         "--duplicates", DUPLICATES, "--eval-rate", EVAL_RATE, "--seed", SEED,
@@ -314,13 +314,13 @@ def make_records(
         )
     tokens = sum(split["real_positions"] for split in preprocessed["statistics"].values())
     made = f"{sum(preprocessed['splits'].values()):,} examples"
-    line.add("preprocess", made, f"{tokens / seconds:,.0f} tokens/s", seconds, dataset)
-    checked, seconds = line.command("inspect", dataset, "--examples", 1)
-    line.add("inspect", made, "", seconds, dataset)
+    stages.add("preprocess", made, f"{tokens / seconds:,.0f} tokens/s", seconds, dataset)
+    checked, seconds = stages.command("inspect", dataset, "--examples", 1)
+    stages.add("inspect", made, "", seconds, dataset)
     return preprocessed, checked
 
 
-def train(options: Demo, line: Line, begin: float) -> dict[str, Any]:
+def train(options: Demo, stages: DemoStages, begin: float) -> dict[str, Any]:
     """Pretrain on the dataset; return the result of `pretrain`, and `gain_of_doubling`.
 
     Without a number of steps it trains the warm-up first, which is the same for any number, and
@@ -328,14 +328,14 @@ def train(options: Demo, line: Line, begin: float) -> dict[str, Any]:
 
     Args:
         options: the flags.
-        line: the stages.
+        stages: the stages so far.
         begin: when the demo began, in seconds of the monotonic clock.
     """
-    flags = training_flags(options, line)
+    flags = training_flags(options, stages)
     started = time.monotonic()
     steps = options.steps
     if steps is None:
-        warmed_up, seconds = line.command(*flags, "--steps", WARMUP_STEPS)
+        warmed_up, seconds = stages.command(*flags, "--steps", WARMUP_STEPS)
         step_secs = BATCH_SIZE * MAX_SEQ_LENGTH / warmed_up["tokens_per_sec"]
         # The rest of the command, its start and its evaluation, takes as long again.
         starting_secs = seconds - WARMUP_STEPS * step_secs
@@ -347,29 +347,29 @@ def train(options: Demo, line: Line, begin: float) -> dict[str, Any]:
             f"{options.minutes:g} minutes."
         )
     quarter = max(1, steps // 4)
-    trained, _ = line.command(*flags, "--steps", steps, "--eval-every-steps", quarter)
+    trained, _ = stages.command(*flags, "--steps", steps, "--eval-every-steps", quarter)
     made = f"{steps:,} steps of {BATCH_SIZE} examples"
     rate = f"{trained['tokens_per_sec']:,.0f} tokens/s"
-    line.add("pretrain", made, rate, time.monotonic() - started, line.folder / "run")
-    lines = (line.folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    stages.add("pretrain", made, rate, time.monotonic() - started, stages.folder / "run")
+    lines = (stages.folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     evaluated = [each for each in map(json.loads, lines) if each["split"] == "eval"]
     losses = {each["step"]: each["masked_lm_loss"] for each in evaluated}
     at = [losses.get(step, math.nan) for step in (quarter, 2 * quarter, steps)]
     return trained | {"steps": steps, "gain_of_doubling": gain_of_doubling(*at)}
 
 
-def training_flags(options: Demo, line: Line) -> list[object]:
+def training_flags(options: Demo, stages: DemoStages) -> list[object]:
     """Write the model's config; return the words of the command `pretrain` without `--steps`."""
     from pipeline.storage.strict_json import to_json
     from pipeline.text.tokenizer import Vocabulary
 
-    model = line.folder / "model.json"
-    vocab_size = len(Vocabulary.read(line.folder / "vocab.txt"))
+    model = stages.folder / "model.json"
+    vocab_size = len(Vocabulary.read(stages.folder / "vocab.txt"))
     config = {"vocab_size": vocab_size, **ARCHITECTURE}
     write_atomically(model, to_json(config, indent=1).encode())
     warmup_steps = min(WARMUP_STEPS, (options.steps or FEWEST_STEPS) // 2)
     return [
-        "pretrain", "--dataset", line.folder / "dataset", "--run", line.folder / "run",
+        "pretrain", "--dataset", stages.folder / "dataset", "--run", stages.folder / "run",
         "--model", model, "--recipe", RECIPE, "--batch-size", BATCH_SIZE,
         "--learning-rate", LEARNING_RATE, "--warmup-steps", warmup_steps, "--seed", SEED,
     ]  # fmt: skip
@@ -406,21 +406,21 @@ def gain_of_doubling(quarter: float, half: float, whole: float) -> float | None:
     return second * min(1.0, second / first)
 
 
-def export(line: Line) -> None:
+def export(stages: DemoStages) -> None:
     """Export the run for a model server."""
-    exported, seconds = line.command(
-        "export", "--run", line.folder / "run", "--output", line.folder / "models" / MODEL
+    exported, seconds = stages.command(
+        "export", "--run", stages.folder / "run", "--output", stages.folder / "models" / MODEL
     )
     made = f"version {exported['version']}, {exported['size_bytes'] / 1e6:.1f} MB"
-    line.add("export", made, "", seconds, exported["model"])
+    stages.add("export", made, "", seconds, exported["model"])
 
 
-def ask_server(line: Line, questions: "DemoQuestions") -> dict[str, Any]:
+def ask_server(stages: DemoStages, questions: "DemoQuestions") -> dict[str, Any]:
     """Start a server; send it held-out text, masked words in turns over REST and gRPC."""
     from serving.client.answers import ask
 
     begin = time.monotonic()
-    with running_server(line.folder / "models") as (rest, grpc):
+    with running_server(stages.folder / "models") as (rest, grpc):
         started = time.monotonic() - begin
         addresses = [("REST", rest), ("gRPC", grpc)]
         filled = []
@@ -435,7 +435,7 @@ def ask_server(line: Line, questions: "DemoQuestions") -> dict[str, Any]:
         ]
     seconds = time.monotonic() - begin
     made = f"{len(filled) + len(pairs)} answers"
-    line.add("serve", made, f"ready in {started:.1f} s", seconds, line.folder / "models")
+    stages.add("serve", made, f"ready in {started:.1f} s", seconds, stages.folder / "models")
     return {"filled": filled, "pairs": pairs}
 
 
@@ -468,7 +468,7 @@ class DemoQuestions:
 
 
 def held_out_questions(
-    line: Line, globs: tuple[str, ...], settings: dict[str, Any]
+    stages: DemoStages, globs: tuple[str, ...], settings: dict[str, Any]
 ) -> DemoQuestions:
     """Return requests made of documents that the model was not trained on.
 
@@ -486,7 +486,7 @@ def held_out_questions(
     from pipeline.storage.files import match_files
     from pipeline.text.tokenizer import Vocabulary
 
-    pieces = set(Vocabulary.read(line.folder / "vocab.txt").pieces)
+    pieces = set(Vocabulary.read(stages.folder / "vocab.txt").pieces)
     # The seed and the document decide the split, as in the job: no list of held-out documents is
     # kept.
     made_with = Settings(**settings | {"cleaning": NO_CLEANING})
@@ -608,7 +608,9 @@ def count_words(answers: dict[str, Any]) -> dict[str, int]:
     return {"words_found": sum(found), "words_asked": len(found)}
 
 
-def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: float) -> None:
+def show(
+    stages: DemoStages, answers: dict[str, Any], verdict: dict[str, Any], seconds: float
+) -> None:
     """Print the answers, the verdict, the stages and further commands."""
     from clozeline.show.answer import show as show_answer
 
@@ -626,14 +628,14 @@ def show(line: Line, answers: dict[str, Any], verdict: dict[str, Any], seconds: 
         results.print(f"       {first}\n       {second}\n")
     results.print(verdict_lines(verdict))
     # Without `where`: paths would be broken at 80 columns.
-    rows = [(*row[:3], f"{row[3]:.1f}") for row in line.stages]
+    rows = [(*row[:3], f"{row[3]:.1f}") for row in stages.rows]
     results.print(table("Stages", STAGE_KEYS[:-1], rows, frozenset({0, 1})))
-    made = ", ".join(name for name in MADE if (line.folder / name).exists())
-    print_line(f"In {line.folder}: {made}")
+    made = ", ".join(name for name in MADE if (stages.folder / name).exists())
+    print_line(f"In {stages.folder}: {made}")
     results.print(f"{seconds / 60:.1f} minutes in total.\n\nNext steps:")
     # A small corpus may have no held-out sentence with a word to mask.
     texts = [question.text for _, question, _ in answers["filled"]] or ["The [MASK] is open."]
-    for next_step in next_steps(line.folder, texts[0]):
+    for next_step in next_steps(stages.folder, texts[0]):
         results.print(f"  {next_step}")
 
 

@@ -47,7 +47,7 @@ def test_the_gain_of_twice_the_steps(
     assert demo.gain_of_doubling(*losses) == (gain and pytest.approx(gain))
 
 
-class Recorded(demo.Line):
+class Recorded(demo.DemoStages):
     """Stages whose `pretrain` takes no time, at a speed of 10 steps per second."""
 
     def command(self, *arguments: object) -> tuple[dict[str, Any], float]:
@@ -71,9 +71,9 @@ def test_it_measures_the_warm_up_and_trains_as_long_as_the_time_allows(
 ) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
     monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: 1060.0))
-    line = Recorded(tmp_path)
-    trained = demo.train(demo.Demo(), line, begin=1000.0)
-    warm_up, whole = line.commands
+    stages = Recorded(tmp_path)
+    trained = demo.train(demo.Demo(), stages, begin=1000.0)
+    warm_up, whole = stages.commands
     # The same training but for its length, so that the second command resumes the first.
     assert warm_up[:-2] == whole[:-4]
     assert warm_up[-2:] == ["--steps", "100"]
@@ -86,9 +86,9 @@ def test_it_measures_the_warm_up_and_trains_as_long_as_the_time_allows(
 
 def test_a_number_of_steps_is_trained_at_once(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
-    line = Recorded(tmp_path)
-    assert demo.train(demo.Demo(steps=20), line, begin=0.0)["steps"] == 20
-    (words,) = line.commands
+    stages = Recorded(tmp_path)
+    assert demo.train(demo.Demo(steps=20), stages, begin=0.0)["steps"] == 20
+    (words,) = stages.commands
     assert words[-4:] == ["--steps", "20", "--eval-every-steps", "5"]
     assert words[words.index("--warmup-steps") + 1] == "10"
 
@@ -123,7 +123,7 @@ def test_an_unusable_corpus_leaves_the_earlier_demo(
 
 
 def test_a_corpus_without_a_held_out_document_is_too_small(tmp_path: Path) -> None:
-    class Small(demo.Line):
+    class Small(demo.DemoStages):
         def command(self, *words: object) -> tuple[dict[str, Any], float]:
             made = {"splits": {"train": 40}} if words[0] == "preprocess" else {}
             return {"pieces": 90, "words": 70} | made, 1.0
@@ -137,9 +137,9 @@ def test_the_summary_fits_80_columns_and_its_commands_can_be_copied(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     folder = tmp_path / "a folder with a long name, which is longer than the table is wide" / "demo"
-    line = demo.Line(demo.prepare_folder(folder))
+    stages = demo.DemoStages(demo.prepare_folder(folder))
     (folder / "run").mkdir()
-    line.add("pretrain", "4,000 steps of 32 examples", "12,345 tokens/s", 321.0, folder / "run")
+    stages.add("pretrain", "4,000 steps of 32 examples", "12,345 tokens/s", 321.0, folder / "run")
     verdict = {
         "words_found": 0, "words_asked": 0, "masked_lm_loss": 4.5, "masked_lm_accuracy": 0.3,
         "unigram_entropy_nats": 6.4, "gain_of_doubling": None, "steps": 4000,
@@ -147,7 +147,7 @@ def test_the_summary_fits_80_columns_and_its_commands_can_be_copied(
         "next_sentence_margin": 0.02, "next_sentence_learned": True, "eval_examples": 900,
     }  # fmt: skip
     # No held-out sentence has a word to mask.
-    demo.show(line, {"filled": [], "pairs": []}, verdict, seconds=360.0)
+    demo.show(stages, {"filled": [], "pairs": []}, verdict, seconds=360.0)
     summary, _, after = capsys.readouterr().out.partition("Next steps:")
     table_lines = [line for line in summary.splitlines() if line[:1] in set("┏┃┡│└")]
     assert "pretrain │ 4,000 steps of 32 examples │ 12,345 tokens/s │   321.0" in summary
@@ -168,7 +168,7 @@ def test_a_corpus_with_too_little_held_out_text_is_refused_before_the_training(
     monkeypatch.setattr(demo, "held_out_questions", none_held_out)
     monkeypatch.setattr(demo, "train", lambda *_: pytest.fail("it trains"))
     with pytest.raises(InputError, match="too small"):
-        demo._run_stages(demo.Demo(corpus=("*.txt",)), demo.Line(tmp_path))
+        demo._run_stages(demo.Demo(corpus=("*.txt",)), demo.DemoStages(tmp_path))
 
 
 SAVING = """#!/bin/sh
@@ -185,7 +185,7 @@ def test_an_interrupted_command_may_save_before_the_demo_ends(tmp_path: Path) ->
     (tmp_path / "command").chmod(0o755)
     code = (
         "import sys; from pathlib import Path; from clozeline.commands import demo; "
-        "sys.executable = './command'; demo.Line(Path()).command('pretrain')"
+        "sys.executable = './command'; demo.DemoStages(Path()).command('pretrain')"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
