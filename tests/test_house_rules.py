@@ -123,3 +123,14 @@ def test_no_test_changes_modules_of_other_threads() -> None:
         if (found := SHARED.findall(path.read_text(encoding="utf-8")))
     }
     assert changed == PASS_ON
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several share is in a module without tests, or a fixture: pytest imports it once."""
+    imports = re.compile(r"(?:from|import) +tests\.(?:\w+\.)*test_\w+.*")
+    found = {
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line in imports.findall(path.read_text(encoding="utf-8"))
+    }
+    assert found == set()

@@ -120,7 +120,7 @@ def take(dataset: Path, read: Callable[..., tf.data.Dataset], **how: Any) -> dic
 def test_dynamic_masks_of_packed_records(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path, masking: str
 ) -> None:
-    from tests.pipeline.records.test_dataset_kinds import make
+    from tests.pipeline.records.made_datasets import make
 
     flags = ["--masking", masking, "--masks", "dynamic", "--packing", "--max-seq-length", "160"]
     made = make(prose_corpus / "*.txt", vocab_path, tmp_path / "ds", *flags)

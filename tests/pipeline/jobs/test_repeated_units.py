@@ -14,7 +14,7 @@ from clozeline.main import main
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.records.shard import document_key
 from tests.pipeline.jobs.on_engines import contents
-from tests.pipeline.jobs.test_near_duplicates import changed, random_texts
+from tests.pipeline.jobs.random_texts import changed, random_texts
 
 SEED = 9
 NOTICE = "Subscribe to our letter. Never miss a story again!"

@@ -11,33 +11,11 @@ import pytest
 
 from clozeline.main import main
 from pipeline.inspection import read_records, text_pieces
-from pipeline.manifest import Manifest, read_manifest
+from pipeline.manifest import read_manifest
 from pipeline.records.masking import Masker, record_seeds
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 from tests.conftest import make_sentences
-
-DEFAULTS = {"--max-seq-length": "32", "--shards": "2", "--eval-rate": "0.2", "--seed": "9"}
-
-
-def preprocess(corpus: Path, vocab: Path, output: Path, *more: str) -> int:
-    defaults = [word for flag in DEFAULTS.items() if flag[0] not in more for word in flag]
-    where = ["--input", str(corpus), "--vocab", str(vocab), "--output", str(output)]
-    return main(["preprocess", *where, *defaults, *more])
-
-
-def make(corpus: Path, vocab: Path, output: Path, *more: str) -> Manifest:
-    assert preprocess(corpus, vocab, output, *more) == 0
-    return read_manifest(output)
-
-
-def records(dataset: Path, split: str = "train") -> dict[str, np.ndarray]:
-    manifest = read_manifest(dataset)
-    blocks = [
-        block
-        for shard in manifest.splits[split]
-        for block in read_records(dataset / shard.name, manifest)
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+from tests.pipeline.records.made_datasets import contents, make, preprocess, records
 
 
 def segments(dataset: Path, vocab: Path) -> list[tuple[tuple[int, ...], ...]]:
@@ -53,10 +31,6 @@ def segments(dataset: Path, vocab: Path) -> list[tuple[tuple[int, ...], ...]]:
             parts.append(tuple(text_pieces({**one, "input_mask": mask}, vocabulary).tolist()))
         found.append(tuple(parts))
     return found
-
-
-def contents(dataset: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(dataset.iterdir())}
 
 
 def joined(ids: tuple[int, ...] | list[int]) -> str:

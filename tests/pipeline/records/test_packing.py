@@ -12,7 +12,7 @@ from pipeline.manifest import read_manifest
 from pipeline.records.packing import pack, pairs_of_records, unpack
 from pipeline.schema import ENCODER_INPUTS, MASKED_LM_FEATURES
 from tests.conftest import TOPICS, make_sentences
-from tests.pipeline.records.test_dataset_kinds import contents, make, preprocess, records
+from tests.pipeline.records.made_datasets import contents, make, preprocess, records
 
 
 @pytest.mark.parametrize(

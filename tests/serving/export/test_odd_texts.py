@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from model.run import Run
 from serving.export.signatures import TextModel
-from tests.serving.export.test_tuned_signatures import TASKS, run_of
+from tests.serving.export.untrained_tasks import TASKS, run_of
 
 ODD: dict[str, bytes] = {
     "empty": b"",

@@ -9,25 +9,14 @@ import pytest
 import tensorflow as tf
 
 from docs.blocks import curl_requests
-from model.bert.network import build_model, weights_by_name
-from model.run import Run, load_run, write_run
-from model.run_config import RunConfig
-from model.tasks.task_kind import Task, vector_task
+from model.run import Run
+from model.tasks.task_kind import vector_task
 from model.tasks.vectors import VectorSettings
 from serving.export.accuracy import check_accuracy
 from serving.export.golden import Reference, largest_difference
 from serving.export.signatures import TextModel
 from serving.tf_serving import DEFAULT_SIGNATURE
-
-TASKS = {
-    "reviews": ("classify", Task("single", ("bad", "middling", "good"), takes_pairs=False)),
-    "entailment": ("classify", Task("pair", ("follows", "does not"), takes_pairs=True)),
-    "pairs": ("score", Task("regression", (), takes_pairs=True)),
-    "names": ("tag", Task("tagging", ("O", "B-PER", "I-PER"), takes_pairs=False)),
-    "questions": ("answer", Task("span", (), takes_pairs=True)),
-    "vectors": ("embed", vector_task(VectorSettings(prompts=(("q", "the "),), default_prompt="q"))),
-}
-"""Signature and task by the name that the requests of the documents give to such a model."""
+from tests.serving.export.untrained_tasks import TASKS, run_of
 
 MORE_SIGNATURES = ("embed_dimension", "similarity")
 
@@ -112,15 +101,6 @@ def test_the_requests_of_the_documents(tuned: Any) -> None:
         assert np.linalg.norm(answer["vector"], axis=1) == pytest.approx(1, abs=1e-5)
     else:
         assert answer["score"].shape == (1,)
-
-
-def run_of(task: Task, trained_run: Run, path: Path) -> tuple[Run, Any]:
-    """Return a run with random weights and its model."""
-    model = build_model(trained_run.config, task)
-    config = RunConfig(trained_run.config, None, trained_run.dataset, task=task)
-    vocabulary = (trained_run.path / "vocab.txt").read_bytes()
-    write_run(path / "run", config, vocabulary, weights_by_name(model))
-    return load_run(path / "run"), model
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])

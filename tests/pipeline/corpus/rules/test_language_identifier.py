@@ -9,7 +9,7 @@ import pytest
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from pipeline.corpus.rules.language_identifier import VectorizedIdentifier, load
-from tests.pipeline.corpus.rules.test_language import TEXTS
+from tests.pipeline.corpus.rules.language_texts import TEXTS
 
 
 @pytest.fixture(scope="module")
