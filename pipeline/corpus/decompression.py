@@ -24,6 +24,7 @@ CHUNK_BYTES = 1 << 16
 _WINDOW_BYTES = 1 << 31  # the largest that `zstd --ultra --long=31` writes
 
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    # + 16: with the header and checksum of gzip (zlib's `inflateInit2`).
     CompressionTypes.GZIP: lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
     CompressionTypes.DEFLATE: zlib.decompressobj,
     CompressionTypes.BZIP2: bz2.BZ2Decompressor,

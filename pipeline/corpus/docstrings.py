@@ -69,7 +69,7 @@ def module_prose(module: Module) -> str:
         if module.path.stat().st_size > MAX_SOURCE_BYTES:
             return ""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", SyntaxWarning)  # of escapes in other people's code
             tree = ast.parse(module.path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return ""
@@ -129,7 +129,7 @@ def write_corpus(folder: Path, target_bytes: int) -> dict[str, int]:
             bar.update(task, completed=sum(sizes.values()) / 1e3)
             if sum(sizes.values()) >= target_bytes:
                 break
-        pool.terminate()
+        pool.terminate()  # modules that are not needed are still in its queue
     if documents < 2:
         raise InputError("no docstrings found in the installed packages; give CORPUS='path/*.txt'")
     return {"documents": documents, "packages": len(sizes), "bytes": sum(sizes.values())}

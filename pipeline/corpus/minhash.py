@@ -91,15 +91,17 @@ def signatures(texts: Sequence[str], functions: int) -> np.ndarray:
         uint32 [D, K]. All values of a text without a word are 2^32 - 1.
     """
     factors, offsets = split_mix(np.arange(1, 2 * functions + 1, dtype=np.uint64)).reshape(2, -1)
-    factors |= np.uint64(1)
+    factors |= np.uint64(1)  # odd, so that multiplying is one-to-one modulo 2^64
     minima = np.full((functions, len(texts)), _NO_VALUE, np.uint32)
     for ngrams, documents in _ngrams(texts):
+        # Texts come in order, so the n-grams of each are next to each other.
         starts = np.flatnonzero(np.diff(documents, prepend=-1))
         columns = documents[starts]
         hashed = np.empty_like(ngrams)
         for row, factor, offset in zip(minima, factors, offsets, strict=True):
             np.multiply(ngrams, factor, out=hashed)
             np.add(hashed, offset, out=hashed)
+            # The upper half: the low bits of a product depend on the low bits of the n-gram only.
             lowest = np.minimum.reduceat(hashed, starts) >> np.uint64(32)
             row[columns] = np.minimum(row[columns], lowest)
     return minima.T
@@ -213,6 +215,7 @@ def _hashed(parts: Sequence[str], numbers: Sequence[int]) -> tuple[np.ndarray, n
     ends = np.flatnonzero(is_whole | (is_part & ~np.append(is_part[1:], False))) + 1
     terms = characters * _POWERS[: len(characters)]
     sums = np.append(np.uint64(0), np.cumsum(terms, dtype=np.uint64))
+    # Divided by the power at its start, a word has the same hash anywhere in a block.
     hashed = split_mix((sums[ends] - sums[starts]) * _INVERSE_POWERS[starts])
     part_ends = np.cumsum([len(part) for part in parts])
     return hashed, np.array(numbers)[np.searchsorted(part_ends, starts, side="right")]

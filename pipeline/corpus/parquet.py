@@ -61,6 +61,7 @@ def read_rows(path: str, first: int, end: int, columns: Sequence[str]) -> Iterat
 def _plain(column: Any) -> Any:
     """Return a text column as bytes (dictionary-decoded), an integer column unchanged."""
     kind = _values(column.type)
+    # `large`: the 32-bit offsets of `binary` end at 2 GiB, and a row group may have more text.
     return column.cast(pyarrow.large_binary() if _is_text(kind) else kind)
 
 

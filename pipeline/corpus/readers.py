@@ -301,6 +301,7 @@ def _on_file(path: str, kinds: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def batch_documents() -> beam.PTransform:
     """Return a transform that batches documents (bytes) into lists of about `BATCH_BYTES`."""
+    # With different bounds, Beam would choose the size from measured times.
     return beam.BatchElements(
         min_batch_size=BATCH_BYTES, max_batch_size=BATCH_BYTES, element_size_fn=len
     )

@@ -75,6 +75,8 @@ def unit_hashes(units: Sequence[str]) -> np.ndarray:
     counts = np.bincount(numbers, minlength=len(units))
     ends = np.cumsum(counts)
     index = np.arange(len(words)) - np.repeat(ends - counts, counts)  # of each word in its unit
+    # Mixed with its index: the order of words counts. Running sums wrap around modulo 2^64, and so
+    # does the difference of two, which is the sum of a unit's words.
     sums = np.append(np.uint64(0), np.cumsum(split_mix(words ^ split_mix(index.astype(np.uint64)))))
     hashes = split_mix(sums[ends] - sums[ends - counts])
     for unit in np.flatnonzero(counts == 0).tolist():

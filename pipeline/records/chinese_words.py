@@ -45,5 +45,6 @@ def continues_chinese_word(characters: np.ndarray) -> np.ndarray:
     text[:, :-1][is_han] = characters[is_han]
     words = rjieba.cut(text.astype("<u4").tobytes().decode("utf-32-le"))
     continues = np.ones(text.size, bool)
+    # A word begins where the one before it ends; the last sum is the end of the text.
     continues[np.cumsum([0, *map(len, words)])[:-1]] = False
     return continues.reshape(text.shape)[:, :-1] & is_han

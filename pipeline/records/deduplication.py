@@ -123,6 +123,8 @@ def unit_rows(documents: Iterable[Document], longest_sentence: int) -> np.ndarra
         rows = np.zeros(len(of_document), ROW)
         rows["hash"], rows["key"] = of_document["hash"], key
         rows["number"] = np.arange(len(rows))
+        # Every unit has a sentence. For an empty one, `reduceat` would return an element instead of
+        # 0.
         rows["pieces"] = np.add.reduceat(sentences, starts)
         rows["sentences"] = np.add.reduceat(parts_of(sentences, longest_sentence), starts)
         parts.append(rows)
@@ -258,8 +260,9 @@ def _ordered(rows: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, np.ndarra
     order = np.lexsort((rows["number"], rows["key"], rows["aside"], *keys))
     is_new = np.zeros(len(rows), bool)
     for each in keys:
+        # Compared for equality only, so a hash above 2^63 may wrap around.
         is_new |= np.diff(each[order].astype(np.int64), prepend=0) != 0
-    is_new[:1] = True
+    is_new[:1] = True  # the first key may be equal to the 0 that is prepended
     return order, np.cumsum(is_new) - 1
 
 
@@ -282,6 +285,7 @@ def _have_enough(rows: np.ndarray, is_kept: np.ndarray, fewest: Fewest) -> np.nd
 
 def _documents(rows: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield where the units of each document start and end among units in order of their keys."""
+    # Cut to the length: of no rows, none is the first.
     is_first = np.append(True, rows["key"][1:] != rows["key"][:-1])[: len(rows)]
     yield from itertools.pairwise([*np.flatnonzero(is_first).tolist(), len(rows)])
 

@@ -37,6 +37,8 @@ def split_mix(counters: np.ndarray) -> np.ndarray:
 
     Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 17.
     """
+    # Integers wrap around modulo 2^64, as the source has it. NumPy does so in arrays without a
+    # warning; for scalars it warns.
     mixed: np.ndarray = np.asarray(counters * _GAMMA)
     # In place: new arrays of this size would take half of the time.
     shifted = np.empty_like(mixed)
@@ -139,6 +141,7 @@ def mask_pieces(
     counts = np.count_nonzero(chosen, axis=1)
     used = np.arange(max_predictions) < counts[:, None]  # [N, P]
     positions = np.zeros(used.shape, np.int64)
+    # Both sides are in row-major order, so a record's k-th selected piece gets its slot k.
     positions[used] = np.nonzero(chosen)[1]
     labels = np.where(used, np.take_along_axis(input_ids, positions, axis=1), 0)
     # All pieces of a span are replaced the same way; with `whole-word`, each piece of a word is
@@ -249,12 +252,14 @@ def choose_units(units: np.ndarray, limits: np.ndarray, noise: RecordNoise) -> n
     taken, size_of = np.zeros(sizes.size, bool), sizes.ravel()
     left = limits.copy()
     for rank in range(length):  # of one unit in every record: the loop is over units, not records
+        # NumPy makes float64 of uint64 and int64 together.
         unit = order[:, rank].astype(np.int64) + starts
         size = size_of.take(unit)
         fits = size <= left
         fits &= size > 0
         taken[unit] = fits
         left -= size * fits
+        # Units that exist come first, so after a rank without any there are no more.
         if not left.any() or not size.any():
             break
     return taken.take(offsets)
@@ -273,7 +278,9 @@ def random_order(exists: np.ndarray, noise: RecordNoise) -> np.ndarray:
     count = exists.shape[1] - 1
     shift = (count - 1).bit_length()
     # A random number and the unit's in one integer: sorting these is faster than an `argsort`.
+    # One bit more than the random number has, for units that do not exist.
     kind = np.dtype("u4" if NOISE_BITS + 1 + shift <= 32 else "u8")
+    # A number is drawn for number 0, too: which numbers follow decides the bytes of a dataset.
     keys: np.ndarray = noise.draw_bits(count + 1)[:, 1:].astype(kind)
     keys[~exists[:, 1:]] = 1 << NOISE_BITS  # above every random number
     np.left_shift(keys, shift, out=keys)

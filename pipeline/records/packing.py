@@ -45,15 +45,18 @@ def pairs_of_records(
     rooms = 0  # bit r is set where a record has room for r more positions
     for pair in sorted(range(len(lengths)), key=lambda pair: (-lengths[pair], pair)):
         length, needed = lengths[pair], predictions[pair]
+        # Without the bits below `length`: records with room for the pair.
         candidates = rooms >> length << length
         while candidates:
+            # The lowest bit that is set, which x & -x has alone: the least room.
             room = (candidates & -candidates).bit_length() - 1
+            # Only one record of each room is tried: there may be as many as pairs.
             record = with_room[room][-1]
             if needed <= slots_left[record]:
                 with_room[room].pop()
                 rooms ^= 0 if with_room[room] else 1 << room
                 break
-            candidates &= candidates - 1
+            candidates &= candidates - 1  # without the lowest bit that is set
         else:
             room, record = max_seq_length, len(records)
             records.append([])
@@ -130,6 +133,7 @@ def _before(sizes: np.ndarray, record_of: np.ndarray) -> np.ndarray:
     """Return the sum of the sizes of the pairs before each pair in its record: int64 [N]."""
     ends = np.cumsum(sizes)
     starts = ends - sizes
+    # `record_of` ascends, so this is the index of the first pair of each pair's record.
     first_pairs = np.searchsorted(record_of, record_of)
     before: np.ndarray = starts - starts[first_pairs]
     return before

@@ -128,6 +128,8 @@ def draw_next_sentence_pairs(
             last = max(_gather(starts, first, end, begin + target), min(first + 2, end))
             cut = rng.randint(first + 1, last - 1) if last - first > 1 else last
             a_length = starts[cut] - begin
+            # Above 0: A ends before the target, or is one sentence, of at most half of the limit
+            # (`Settings.longest_sentence`).
             room = limit - a_length
             if cut == last:
                 # A has no continuation in its document.
@@ -148,6 +150,8 @@ def draw_next_sentence_pairs(
             if overflow == "carry":
                 b_end = min(b_end, b_start + room)
             spans.append((begin, a_length, b_start, b_end - b_start))
+            # With `carry`, the next pair may begin inside of a sentence, which is then the first of
+            # its own.
             begin = starts[cut] if is_random else b_end
             first = first - 1 if begin < starts[first] else first
     return _truncated(spans, labels, limit, rng)
@@ -241,6 +245,8 @@ def _truncated(
 ) -> tuple[Pairs, int]:
     """Return the pairs truncated to the limit, and the number of pieces removed."""
     drawn = np.array(spans, np.int64).reshape(-1, 4)
+    # NumPy draws for all pairs at once; its generator is seeded from `rng`, so that the result
+    # depends on nothing else.
     kept, cut_pieces = truncate(drawn, limit, np.random.default_rng(rng.getrandbits(128)))
     return Pairs(kept, np.array(labels, np.int64)), cut_pieces
 
@@ -297,7 +303,7 @@ def split_long(lengths: np.ndarray, longest: int) -> np.ndarray:
 
 def parts_of(lengths: np.ndarray, longest: int) -> np.ndarray:
     """Return into how many parts `split_long` splits each sentence: int [S]."""
-    return -(-lengths // longest)
+    return -(-lengths // longest)  # rounded up
 
 
 def truncate(spans: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:

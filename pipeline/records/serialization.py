@@ -58,6 +58,7 @@ def _entry(feature: Feature, values: np.ndarray) -> list[_RowBytes]:
     """Return the map entry of one feature for each record."""
     if values.shape[1:] != (feature.length,):
         raise ValueError(f"{feature.name}: expected [N, {feature.length}], got {values.shape}")
+    # protobuf's floats are little-endian, and `view` below needs contiguous rows.
     values = values.astype(np.dtype(feature.kind).newbyteorder("<"), "C", "same_kind", copy=False)
     packed = _varints(values) if feature.kind == "int64" else _as_they_are(values.view(np.uint8))
     name = np.frombuffer(feature.name.encode(), np.uint8)
@@ -83,7 +84,7 @@ def _varints(values: np.ndarray) -> _RowBytes:
     width = max(-(-int(values.view(np.uint64).max(initial=0)).bit_length() // 7), 1)
     if width == 1:
         return _as_they_are(values.astype(np.uint8))
-    rest = values.astype(np.uint32 if width <= 4 else np.uint64)
+    rest = values.astype(np.uint32 if width <= 4 else np.uint64)  # 4 bytes hold 28 bits
     data = np.empty((*rest.shape, width), np.uint8)
     written = np.ones(data.shape, bool)
     for index in range(width):

@@ -411,6 +411,8 @@ class ShardMaker:
         for duplicate in range(settings.duplicates):
             pairs, cut_pieces = DRAW_PAIRS[settings.pairing](
                 text,
+                # `Random` takes the SHA-512 of a text, which is the same in every process; `hash`
+                # is not.
                 Random(f"{settings.seed}/{name}/{duplicate}"),
                 max_seq_length=settings.max_seq_length,
                 short_seq_rate=settings.short_seq_rate,
@@ -418,6 +420,7 @@ class ShardMaker:
             )
             statistics["truncated_pieces"] += cut_pieces
             drawn.append(pairs)
+        # NumPy's generators take integers only.
         rng = np.random.default_rng(Random(f"{settings.seed}/{name}/order").getrandbits(128))
         order = rng.permutation(sum(map(len, drawn)))
         return Pairs(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+# A bracket directly after [ or [! is a member of the set.
 _SIGNS = re.compile(r"\*\*|\*|\?|\[!?\]?[^]/]*\]")
 _MEANINGS = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 
@@ -48,6 +49,7 @@ def _translated(glob: str) -> str:
 
 def _set_of_characters(inside: str) -> str:
     negation, characters = ("^", inside[1:]) if inside.startswith("!") else ("", inside)
+    # Python reserves doubled & ~ | inside of a set, and warns of them.
     escaped = re.sub(r"([][\\^&~|])", r"\\\1", characters)
     return f"[{negation}{escaped}]"
 

@@ -193,5 +193,7 @@ def _record(
 
 def _masked(data: bytes) -> int:
     """Return the masked CRC-32C that TFRecords store."""
+    # Masked, since a checksum over data that contain their own checksum says little (`kMaskDelta`
+    # in TensorFlow's crc32c.h).
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

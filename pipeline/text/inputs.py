@@ -165,6 +165,7 @@ def truncated(
     """
     # With an odd room, A gets one piece more than B: of two equally long texts, B is cut first.
     half = room // 2
+    # `NO_B` is -1: without a B, A has room + 1.
     kept = operations.where(second <= half, room - second, room - half)
     kept = operations.minimum(first, kept)
     return kept, operations.minimum(second, room - kept)
@@ -280,6 +281,7 @@ def tokenize_with_masks(tokenizer: Tokenizer, texts: Any, mask_id: int) -> Any:
     # A mask follows every part of a text but its last.
     total = tf.shape(parts.flat_values, tf.int64)[0]
     limits = parts.row_limits()
+    # `split` returns a part for an empty text, too, so every text has a last one.
     is_last = tf.scatter_nd(limits[:, tf.newaxis] - 1, tf.ones_like(limits), [total])
     masks = tf.RaggedTensor.from_row_lengths(
         tf.fill([total - parts.nrows()], mask_id), 1 - is_last, validate=False

@@ -11,10 +11,13 @@ PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n")
 # from each of these marks. So a paragraph of many characters or marks is split after a word.
 _PART_CHARACTERS, _PART_MARKS = 100_000, 5_000
 _MARKS = "'`«»‘“„‹《「"
+# Bounded: text without spaces is split inside of a word.
 _WORD_END = r"\S{0,1000}"
 _PART = re.compile(rf".{{1,{_PART_CHARACTERS}}}{_WORD_END}", re.DOTALL)
 _MARKED_PART = re.compile(
-    rf"(?:[^{_MARKS}]*+[{_MARKS}]){{1,{_PART_MARKS}}}{_WORD_END}|.+", re.DOTALL
+    # `*+` is possessive: giving characters back could not lead to a mark.
+    rf"(?:[^{_MARKS}]*+[{_MARKS}]){{1,{_PART_MARKS}}}{_WORD_END}|.+",
+    re.DOTALL,
 )
 
 # Text in quotation marks; text in single quotation marks may contain apostrophes.
@@ -57,6 +60,7 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
 def _paragraph_sentences(paragraph: str, language: str) -> tuple[str, ...]:
     sentences: list[str] = []
     begun = ""
+    # A paragraph has at most as many marks as characters.
     for part in [paragraph] if len(paragraph) <= _PART_MARKS else _parts(paragraph):
         for sentence in _split(part, language):
             if sentence.lstrip()[:1].islower():

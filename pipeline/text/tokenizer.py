@@ -181,6 +181,7 @@ def normalize(texts: Any, *, lower_case: bool) -> Any:
 
     texts = tf.strings.regex_replace(texts, f"{_DROPPED}+", "")
     if lower_case:
+        # In the order of `BasicTokenizer`. Without `encoding`, TensorFlow lowers ASCII only.
         texts = tf_text.normalize_utf8(tf.strings.lower(texts, encoding="utf-8"), "NFD")
         texts = tf.strings.regex_replace(texts, r"\p{Mn}+", "")
     return texts
@@ -193,6 +194,8 @@ _UNICODE_16 = (
     r"\x{16D6D}-\x{16D6F}\x{1E5FF}"
 )
 """Punctuation of Unicode 16, which TF Text's tokenizer knows and RE2's tables do not."""
+# All ASCII characters but letters, digits and controls, including those that Unicode calls symbols
+# (^ $ +); beyond ASCII, Unicode's punctuation.
 _PUNCTUATION = rf"[!-/:-@\[-`{{-~\p{{P}}{_UNICODE_16}]"
 _ALONE = f"{_PUNCTUATION}|[{_CHINESE}]"
 """Characters that are always separate words: punctuation and CJK ideographs (google-research/bert,
@@ -302,14 +305,14 @@ class Tokenizer:
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": True,
-            "strip_accents": None,
+            "strip_accents": None,  # as `lowercase`
             "lowercase": self.lower_case,
         }
         model: JsonObject = {
             "type": "WordPiece",
             "unk_token": UNK,
             "continuing_subword_prefix": JOINER,
-            "max_input_chars_per_word": MAX_WORD_BYTES,
+            "max_input_chars_per_word": MAX_WORD_BYTES,  # a character is a byte in ASCII
             "vocab": {piece: index for index, piece in enumerate(self.pieces)},
         }
         splitter: JsonObject = {"type": "BertPreTokenizer"}
@@ -334,8 +337,8 @@ class Tokenizer:
     def split_words(self, texts: Any, unit: WordUnit = "bert") -> tuple[Any, Any, Any]:
         """Return the words of each text and their byte offsets.
 
-        The first and last characters of a word are characters that `normalize` keeps; words without
-        such characters are dropped. So the pieces of the words, concatenated, are the pieces of the
+        No word begins or ends with a control or format character, and words that `normalize` would
+        leave empty are dropped. So the pieces of the words, concatenated, are the pieces of the
         text. TensorFlow Serving has all the ops.
 
         Args:
@@ -367,6 +370,7 @@ class Tokenizer:
             for longer, shorter in ((words.flat_values, begun), (begun, trimmed))
         )
         return (
+            # Control characters inside of words, and the U+0001 that stands for a NUL.
             words.with_flat_values(tf.strings.regex_replace(trimmed, r"\p{Cc}+", "")),
             starts.with_flat_values(starts.flat_values + head),
             limits.with_flat_values(limits.flat_values - tail),

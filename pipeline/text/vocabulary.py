@@ -74,6 +74,7 @@ def frequent_characters(word_counts: Mapping[str, int]) -> frozenset[str]:
             del counts[character]
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
     reached = itertools.accumulate(counts[character] for character in ranked)
+    # And the character that reaches the share.
     needed = sum(so_far < CHARACTER_COVERAGE * counts.total() for so_far in reached) + 1
     return frozenset(ranked[: max(ALPHABET, needed)])
 
@@ -103,7 +104,9 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
             model_writer=model,
             model_type="bpe",
             vocab_size=1 + len(single) + limit,  # 1: SentencePiece's <unk>
-            hard_vocab_limit=False,
+            hard_vocab_limit=False,  # fewer merges are no error
+            # The alphabet is chosen, and words are normalized and split; all that is left is
+            # merging.
             character_coverage=1.0,
             required_chars="".join(sorted(single)),
             normalization_rule_name="identity",
@@ -111,7 +114,7 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
             split_by_unicode_script=False,
             split_by_number=False,
             max_sentencepiece_length=MAX_PIECE_CHARACTERS,
-            bos_id=-1,
+            bos_id=-1,  # no such piece
             eos_id=-1,
             minloglevel=2,
         )

@@ -152,7 +152,7 @@ def _texts(path: str, text: str) -> Iterator[str]:
         return
     if re.search(r"\.csv(\.\w+)?$", path.lower()):
         try:
-            csv.field_size_limit(MAX_BYTES)
+            csv.field_size_limit(MAX_BYTES)  # Python's limit is 131,072 characters
             # Read at once: a file with wrong quotes is not CSV.
             rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
             yield from (cell for row in rows for cell in row)

@@ -63,6 +63,8 @@ class VectorizedIdentifier(LanguageIdentifier):
         """
         index = np.arange(len(features))
         first_index = self._scratch.first_index
+        # Backwards: of several values for an index, NumPy keeps the last, here the first
+        # occurrence.
         first_index[features[::-1]] = index[::-1]
         first = first_index.take(features, mode="clip")
         is_first = first == index

@@ -184,6 +184,7 @@ def _line_keys() -> dict[str, Callable[[Any], bool]]:
 
 
 def _is_number(value: Any) -> bool:
+    # NaN, which YAML can hold, is not equal to itself.
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
@@ -213,6 +214,7 @@ class _BoundedMeasure:
     high: float | None
 
     def __call__(self, view: TextView) -> TextView | Rejection:
+        # Before the comparison: the record of rejections shows what was compared.
         value = round(self.measure(view), _DIGITS)
         if self.low is not None and value < self.low:
             return Rejection(self.name, value, self.low)
