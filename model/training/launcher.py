@@ -32,7 +32,6 @@ BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes of a worker after which starting it again does not help."""
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
-_POLL_SECS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -172,15 +171,16 @@ class Group:
 
     def run(self) -> None:
         """Start all workers and wait until they have ended."""
-        deadline = time.monotonic() + _POLL_SECS
+        deadline: float | None = None  # a training takes any time; only a stop has a limit
         try:
             self._workers += map(self._started, self._clusters)
             while len(self._ended) < len(self._workers):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 try:
-                    event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+                    event = self._events.get(timeout=left)
                 except queue.Empty:
                     self._send(signal.SIGKILL)
-                    deadline = time.monotonic() + _POLL_SECS
+                    deadline = None
                     continue
                 if self._must_stop(event):
                     self._send(signal.SIGTERM)

@@ -1,5 +1,6 @@
 """Workers as processes of one machine; small scripts replace the training."""
 
+import itertools
 import json
 import os
 import signal
@@ -9,12 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import clozeline
-from model.training import rendezvous
+from model.training import launcher, rendezvous
 from model.training.cluster import Cluster
 from model.training.config import LaunchConfig
 from model.training.launcher import Launched, free_ports, launch
@@ -99,6 +101,13 @@ def test_the_failed_worker_is_named_not_those_that_lost_it(recorder: Recorder) -
     script = "if index: sys.exit(1)\nos.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(JobError, match="worker 1 of 2 was killed by SIGKILL"):
         recorder.run(2, script)
+
+
+def test_a_training_may_take_hours(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=7200.0)  # two hours pass between any two looks at the clock
+    monkeypatch.setattr(launcher, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert recorder.run(2, 'note("finished")') == Launched(2, 0)
+    assert recorder.notes(0) == recorder.notes(1) == ["finished"]
 
 
 def test_a_worker_that_does_not_stop_is_killed(recorder: Recorder) -> None:
