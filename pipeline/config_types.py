@@ -59,7 +59,9 @@ def _converted(value: Any, hint: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise _WrongTypeError("a tuple")
         items = tuple(_converted(item, get_args(hint)[0]) for item in value)
-        return value if isinstance(value, tuple) and items == value else items
+        # By identity: NumPy's numbers are equal to Python's, which are wanted.
+        is_same = isinstance(value, tuple) and all(map(operator.is_, items, value))
+        return value if is_same else items
     check = _CHECKS.get(hint)
     return check(value) if check else value
 

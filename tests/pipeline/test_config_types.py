@@ -65,6 +65,8 @@ def test_numbers_of_numpy_and_lists_become_python_s() -> None:
     )
     assert config == Config(size=3, rate=0.25, lengths=(4, 5))
     assert (type(config.size), type(config.rate), type(config.lengths[0])) == (int, float, int)
+    of_tuple = Config(lengths=(np.int32(4), 5))  # type: ignore[arg-type]
+    assert [*map(type, of_tuple.lengths)] == [int, int]
     assert Config(rate=1, depth=2) == Config(rate=1.0, depth=2)
 
 
