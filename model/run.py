@@ -150,7 +150,7 @@ def load_run(path: Path, caching: CacheConfig | None = None) -> Run:
 def write_run(path: Path, config: RunConfig, vocabulary: bytes, weights: Variables) -> None:
     """Create a run from imported weights, with a checkpoint at step 0.
 
-    No lock is needed: the final rename fails if another process has created the directory.
+    The final rename fails if another process has created the directory.
 
     Args:
         path: directory of the run; it is created atomically.

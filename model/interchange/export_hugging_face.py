@@ -33,7 +33,7 @@ from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import hidden_prefix, publish, share, writing
-from pipeline.storage.locks import staging
+from pipeline.storage.locks import only_writer_of_output, staging
 from pipeline.storage.outputs import check_outputs
 from pipeline.storage.strict_json import Json, JsonObject, to_json
 
@@ -67,10 +67,17 @@ def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
     """Export a run's checkpoint.
 
     Raises:
-        InputError: the run has no such checkpoint, or the output exists or cannot be written.
+        InputError: the run has no such checkpoint, or the output exists, is being written by
+            another process or cannot be written.
         JobError: the disk is full or failed.
     """
     check_outputs(config.outputs)
+    with only_writer_of_output(config.output, f"`output` {config.output}"):
+        check_outputs(config.outputs)  # another one may have ended since
+        return _export(config)
+
+
+def _export(config: HuggingFaceExportConfig) -> HuggingFaceExport:
     run, output = load_run(config.run_dir, config.caching), config.output
     heads, task = ((), None) if config.encoder_only else (run.heads, run.task)
     vectors = task.vectors if task else None

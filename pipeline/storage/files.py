@@ -57,7 +57,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         return
     make_folder(path.parent)
     try:
-        if _is_special(path):
+        if is_special(path):
             path.write_bytes(data)
         else:
             _replace(Path(os.path.realpath(path)), data)
@@ -83,7 +83,7 @@ def hidden_prefix(path: Path) -> str:
     return f".{name}-"
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Return whether a path is a device, pipe or socket, or a link to one."""
     try:
         mode = path.stat().st_mode

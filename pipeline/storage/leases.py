@@ -1,4 +1,4 @@
-"""One writer per remote directory: a lease object that its holder renews.
+"""One writer per remote directory or file: a lease object that its holder renews.
 
 Object stores have no locks. The lease is created by a conditional PUT, so that one of two writers
 gets it, and written again every `RENEW_SECS`. A lease that was not renewed for `LEASE_SECS` is that
@@ -38,7 +38,7 @@ _SETTLE_SECS = 1.0
 """Pause after taking over a lease, in which another process that does the same becomes visible."""
 
 _lost: dict[str, str] = {}
-"""Reasons why a lease that this process held is no longer valid, by remote directory."""
+"""Reasons why a lease that this process held is no longer valid, by what it is the lease of."""
 
 
 @dataclass(frozen=True)
@@ -85,30 +85,33 @@ class LeaseHolder:
 
 
 @contextlib.contextmanager
-def leased(directory: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
-    """Hold a remote directory's lease inside the context.
+def leased(
+    path: Path, given: str, wait_secs: float = 0, lease: Path | None = None
+) -> Iterator[None]:
+    """Hold the lease of a remote directory or file inside the context.
 
     Args:
-        directory: a remote directory.
+        path: the directory or file.
         given: the field with its value, for messages.
         wait_secs: how long to wait for the current writer.
+        lease: the lease object; None = in the directory.
 
     Raises:
-        InputError: another process is writing to the directory; and as `pipeline.storage.remote`.
+        InputError: another process is writing there; and as `pipeline.storage.remote`.
         JobError: as `pipeline.storage.remote`.
     """
-    lease = directory / LEASE
+    lease = lease or path / LEASE
     holder = LeaseHolder.of_this_process()
-    created = missing_folders(directory)
+    created = missing_folders(lease.parent)
     try:
         _acquire(lease, holder, given, wait_secs)
     except KeyboardInterrupt:  # the lease may have been written
         _release(lease, holder, created)
         raise
-    _lost.pop(str(directory), None)
+    _lost.pop(str(path), None)
     ended = threading.Event()
     renewer = threading.Thread(
-        target=_renew, args=(lease, holder, ended), name="lease", daemon=True
+        target=_renew, args=(path, lease, holder, ended), name="lease", daemon=True
     )
     renewer.start()
     try:
@@ -116,7 +119,7 @@ def leased(directory: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
     finally:
         ended.set()
         renewer.join()
-        _lost.pop(str(directory), None)
+        _lost.pop(str(path), None)
         try:
             _release(lease, holder, created)
         except KeyboardInterrupt:
@@ -134,14 +137,14 @@ def _release(lease: Path, holder: LeaseHolder, created: list[Path]) -> None:
 
 
 def check_not_lost(path: Path) -> None:
-    """Check that the leases of the directories above a remote path are still ours, if they were.
+    """Check that the leases of a remote path and those above it are still ours, if they were.
 
     Raises:
         JobError: another process has taken one over.
     """
-    for directory, why in _lost.items():
-        if str(path).startswith(f"{directory.rstrip('/')}/"):
-            raise JobError(f"{directory}: {why}; nothing more is written there")
+    for place, why in _lost.items():
+        if str(path) == place or str(path).startswith(f"{place.rstrip('/')}/"):
+            raise JobError(f"{place}: {why}; nothing more is written there")
 
 
 def _acquire(lease: Path, holder: LeaseHolder, given: str, wait_secs: float) -> None:
@@ -158,7 +161,7 @@ def _acquire(lease: Path, holder: LeaseHolder, given: str, wait_secs: float) -> 
             if time.monotonic() >= deadline:
                 raise InputError(
                     f"{given}: is being written by {other or 'another process'}; wait until it "
-                    "exits, or choose another directory (if its machine is gone, try again in "
+                    "exits, or choose another path (if its machine is gone, try again in "
                     f"{LEASE_SECS:.0f} seconds)"
                 ) from None
             time.sleep(1)
@@ -193,14 +196,14 @@ def _age_secs(lease: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _renew(lease: Path, holder: LeaseHolder, ended: threading.Event) -> None:
-    """Renew a lease until `ended`; note if it was lost."""
+def _renew(path: Path, lease: Path, holder: LeaseHolder, ended: threading.Event) -> None:
+    """Renew the lease of a path until `ended`; note if it was lost."""
     while not ended.wait(RENEW_SECS):
         # A store that does not answer now may answer next time.
         with contextlib.suppress(InputError, JobError, OSError):
             found = read_holder(lease)
             if found is not None and found != holder:
-                _lost[str(lease.parent)] = f"{found}, has taken over"
+                _lost[str(path)] = f"{found}, has taken over"
                 return
             write(lease, _json(holder))
 

@@ -1,6 +1,6 @@
-"""Directory locks: one writer per directory; leftovers of killed processes are removed.
+"""Locks: one writer per directory or file; leftovers of killed processes are removed.
 
-Remote directories have leases instead (`pipeline.storage.leases`).
+Remote ones have leases instead (`pipeline.storage.leases`).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError, JobError, reason
 from pipeline.storage import leases
-from pipeline.storage.files import CLOZELINE, make_folder, writing
+from pipeline.storage.files import CLOZELINE, hidden_prefix, is_special, make_folder, writing
 from pipeline.storage.remote import is_remote
 from pipeline.storage.remote_files import names_in, remove_folders
 from pipeline.storage.strict_json import from_json, to_json
@@ -94,14 +94,48 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
     for part in (directory, *directory.parents):
         if part.exists() and not part.is_dir():
             raise InputError(f"{given}: {part} is a file; name a folder")
-    with _removed_if_empty(directory):
-        with writing(given):
-            lock = _acquired(directory, given, wait_secs)
-        try:
+    with _removed_if_empty(directory), _locked(directory / LOCK, given, wait_secs):
+        yield
+
+
+@contextlib.contextmanager
+def only_writer_of_output(path: Path, given: str) -> Iterator[None]:
+    """Hold the lock of a file, or of a directory that is renamed to its place, inside the context.
+
+    The lock is next to it, because such a directory must be missing or empty until then.
+
+    Args:
+        path: a file, of which the folder above is created if it is missing, or a directory. Devices
+            and pipes have no lock, nor does a whole bucket, next to which nothing can be.
+        given: the field with its value, for messages.
+
+    Raises:
+        InputError, JobError: as `only_writer`.
+    """
+    if is_remote(path):
+        lease = path.with_name(f"{hidden_prefix(path)}lease") if path.name else None
+        with leases.leased(path, given, lease=lease) if lease else contextlib.nullcontext():
             yield
-        finally:
-            if lock:
-                _release(lock)
+        return
+    if is_special(path):
+        yield
+        return
+    path = Path(os.path.realpath(path))  # a file with two names has one lock
+    lock = path.with_name(f"{hidden_prefix(path)}lock")
+    with _removed_if_empty(lock.parent), _locked(lock, given):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(file: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
+    """Hold a lock, whose file is created and removed, inside the context."""
+    with writing(given):
+        lock = _acquired(file, given, wait_secs)
+    try:
+        yield
+    finally:
+        if lock:
+            _release(lock)
 
 
 @contextlib.contextmanager
@@ -208,18 +242,17 @@ def _remove_if_left(directory: Path, remove: Callable[[Path], object]) -> None:
         remove_folders([str(directory)])
 
 
-def _acquired(directory: Path, given: str, wait_secs: float) -> FileLock | None:
-    """Acquire and return a directory's lock; None if the filesystem does not support locks."""
-    file = directory / LOCK
+def _acquired(file: Path, given: str, wait_secs: float) -> FileLock | None:
+    """Acquire and return the lock of a file; None if the filesystem does not support locks."""
     # filelock's fallback, a soft lock, is a file: a killed process would leave it locked forever.
     lock = FileLock(file, timeout=wait_secs, fallback_to_soft=False)
     try:
-        _acquire(lock, directory)
+        _acquire(lock, file.parent)
     except Timeout:
         holder = read_holder(file)
         raise InputError(
             f"{given}: is being written by {holder or 'another process'}; "
-            "wait until it exits, or choose another directory"
+            "wait until it exits, or choose another path"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:

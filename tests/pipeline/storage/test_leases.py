@@ -9,7 +9,7 @@ from pipeline.errors import InputError, JobError
 from pipeline.storage import leases
 from pipeline.storage.files import write_atomically
 from pipeline.storage.leases import LEASE, LEASE_SECS, LeaseHolder, read_holder
-from pipeline.storage.locks import only_writer
+from pipeline.storage.locks import only_writer, only_writer_of_output
 from pipeline.storage.remote import path_from
 from pipeline.storage.strict_json import to_json
 
@@ -36,6 +36,43 @@ def test_second_writer_is_refused_and_the_first_one_releases(store):
             pass
         assert [*store.objects] == [f"bucket/run/{LEASE}"]
     assert store.objects == {}
+
+
+def test_an_output_has_one_writer(store):
+    path = path_from("gs://bucket/new/v.txt")
+    with only_writer_of_output(path, "`output`"):
+        with (
+            pytest.raises(InputError, match="`output`: is being written by process"),
+            only_writer_of_output(path, "`output`"),
+        ):
+            pass
+        with only_writer_of_output(path_from("gs://bucket/new/w.txt"), "`output`"):
+            pass
+        assert not path.exists()
+        assert [*store.objects] == ["bucket/new/.v.txt-lease"]
+        write_atomically(path, b"text")
+    assert [*store.objects] == ["bucket/new/v.txt"]
+
+
+def test_a_whole_bucket_has_no_place_for_a_lease_next_to_it(store):
+    with only_writer_of_output(path_from("gs://bucket"), "`run_dir`"):
+        assert store.objects == {}
+
+
+def test_no_output_is_written_after_another_process_took_its_lease_over(store, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW_SECS", 0.01)
+    path = path_from("gs://bucket/v.txt")
+    lease = path_from("gs://bucket/.v.txt-lease")
+    with only_writer_of_output(path, "`output`"):
+        other = dataclasses.replace(LeaseHolder.of_this_process(), id="other", host="node7")
+        lease.write_bytes(to_json(dataclasses.asdict(other)).encode())
+        for thread in threading.enumerate():
+            if thread.name == "lease":
+                thread.join(60)  # it ends when it sees the other's lease
+        with pytest.raises(JobError, match=r"v\.txt: process .* on node7, .* has taken over"):
+            write_atomically(path, b"")
+    assert read_holder(lease).id == "other"
+    assert not path.exists()
 
 
 def test_lease_of_a_dead_process_of_this_machine_is_taken_over(store):

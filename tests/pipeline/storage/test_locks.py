@@ -24,6 +24,7 @@ from pipeline.storage.locks import (
     Holder,
     only_writer,
     only_writer_of_all,
+    only_writer_of_output,
     read_holder,
     staging,
 )
@@ -46,7 +47,7 @@ def test_the_error_for_a_second_writer_names_the_first(
         pass
     assert re.fullmatch(
         rf"--run a: is being written by process {holder.pid}, since \d{{4}}-\d\d-\d\d "
-        r"\d\d:\d\d:\d\d UTC; wait until it exits, or choose another directory",
+        r"\d\d:\d\d:\d\d UTC; wait until it exits, or choose another path",
         str(refused.value),
     )
     with only_writer(tmp_path / "b", "--run b"):
@@ -66,6 +67,32 @@ def test_a_killed_writers_lock_is_taken_over_and_reported(
         said = caplog.text
     assert f"--run a: process {holder.pid}, since 20" in said
     assert "exited without releasing its lock; taking it over" in said
+
+
+def test_an_output_has_one_writer(tmp_path: Path) -> None:
+    """By whatever name; it need not exist, and nothing else is left."""
+    output = tmp_path / "new" / "v.txt"
+    (tmp_path / "link").symlink_to(output)
+    with only_writer_of_output(output, "--output v.txt"):
+        for name in (output, tmp_path / "link", tmp_path / "new" / ".." / "new" / "v.txt"):
+            with (
+                pytest.raises(InputError, match=f"--output: is being .* process {os.getpid()}, "),
+                only_writer_of_output(name, "--output"),
+            ):
+                pass
+        with only_writer_of_output(tmp_path / "new" / "w.txt", "--output w.txt"):
+            pass
+        assert not output.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    with only_writer_of_output(output, "--output v.txt"):
+        output.touch()
+    assert [*output.parent.iterdir()] == [output]
+
+
+def test_a_device_has_any_number_of_writers() -> None:
+    null = Path(os.devnull)
+    with only_writer_of_output(null, "--output"), only_writer_of_output(null, "--output"):
+        assert not [*null.parent.glob(".null*")]
 
 
 def test_several_directories_are_locked_or_none(holder: subprocess.Popen, tmp_path: Path) -> None:
