@@ -34,7 +34,7 @@ import sys
 
 from clozeline.commands import COMMANDS, options_of, spelled
 from clozeline.options import BeamCommand, Command, parse_options
-from pipeline.errors import InputError, JobError, did_you_mean, escaped
+from pipeline.errors import BAD_PATH, InputError, JobError, did_you_mean, escaped
 from pipeline.standard_streams import StandardOutput, Unfailing
 
 
@@ -106,8 +106,6 @@ def _end_on_sigterm_as_first_process() -> None:
 
 def _os_error(error: OSError, name: str) -> int:
     """Print an error of the operating system, and return the exit code: 2 if the path is bad."""
-    from pipeline.storage.files import BAD_PATH
-
     Unfailing(sys.stdout).flush()  # else Python tries again when it exits, and its code is 120
     has_path = error.filename is not None and error.strerror
     _complain(JobError(f"{error.filename}: {error.strerror}") if has_path else error, name)

@@ -1,6 +1,7 @@
 """Exceptions that the front door prints as one line, without a traceback."""
 
 import difflib
+import errno
 import math
 import re
 from collections.abc import Iterable
@@ -53,6 +54,27 @@ class JobError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(escaped(message))
+
+
+BAD_PATH = {
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR,
+    errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
+    # Filesystems without folders or new files, such as /proc; names that a filesystem refuses.
+    errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EILSEQ,
+}  # fmt: skip
+"""Error numbers caused by the path itself, not by the disk: the user can fix them."""
+
+
+def unreadable(path: object, error: Exception, then: str = "") -> InputError | JobError:
+    """Return the exception for a file that cannot be read.
+
+    Args:
+        path: the file, as the message shows it.
+        error: an error of the operating system or of a library.
+        then: end of the message.
+    """
+    kind = InputError if isinstance(error, OSError) and error.errno in BAD_PATH else JobError
+    return kind(f"{path}: cannot be read: {reason(error)}{then}")
 
 
 LARGEST = 2**53

@@ -179,8 +179,9 @@ def read_manifest(dataset: Path) -> Manifest:
     """Return the manifest of a finished dataset.
 
     Raises:
-        InputError: the manifest is missing or damaged, or a shard is missing or truncated.
-        JobError: the manifest cannot be read now, for example for lack of permission.
+        InputError: the manifest is missing, damaged or gives no permission, or a shard is missing
+            or truncated.
+        JobError: the manifest cannot be read now, for example from a lost disk.
     """
     path = dataset / MANIFEST
     manifest = read_json_file(path, Manifest.from_json, "make the dataset again")

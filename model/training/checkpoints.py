@@ -23,7 +23,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, reason, unreadable
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import (
     CLOZELINE,
@@ -31,7 +31,6 @@ from pipeline.storage.files import (
     make_folder,
     move_folder,
     publish,
-    reason,
     remove_folder,
     without_glob,
     write_atomically,
@@ -321,8 +320,9 @@ class Checkpoints:
             The step; None if there is no checkpoint.
 
         Raises:
-            InputError: all checkpoints are damaged, or the last one belongs to another model.
-            JobError: a checkpoint cannot be read now, for example for lack of permission.
+            InputError: all checkpoints are damaged, or the last one belongs to another model or
+                gives no permission.
+            JobError: a checkpoint cannot be read now, for example from a lost disk.
         """
         if self.writes and is_remote(self.directory):
             self._remove_unfinished()
@@ -428,10 +428,8 @@ class Checkpoints:
         except (OSError, *_PASSING) as error:
             if not path.exists():
                 raise GoneError from error
-            raise JobError(
-                f"{path}: cannot be read: {reason(error)}; nothing was changed: "
-                "try again when it can be"
-            ) from error
+            then = "; nothing was changed: try again when it can be"
+            raise unreadable(path, error, then) from error
         # TensorFlow raises many types for a corrupt checkpoint, for example IndexError for a short
         # file. If the checksums were verified, the file is intact and the model must be different.
         except (tf.errors.OpError, ValueError, LookupError, RuntimeError, AssertionError) as error:
@@ -454,7 +452,7 @@ def checkpoint_steps(directory: Path) -> list[int]:
     Other names and plain files are ignored, for example a user's copy `step-00000020.bak`.
 
     Raises:
-        JobError: the directory exists but cannot be listed.
+        InputError, JobError: the directory exists but cannot be listed.
     """
     if is_remote(directory):
         markers = [name for name in sizes_below(directory) if name.endswith(f"/{_CHECKSUMS}")]
@@ -464,7 +462,7 @@ def checkpoint_steps(directory: Path) -> list[int]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise JobError(f"{directory}: cannot be listed: {error.strerror}") from error
+        raise unreadable(directory, error) from error
     return _steps_of(names)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import InputError, JobError, reason
+from pipeline.errors import BAD_PATH, InputError, JobError, reason
 from pipeline.storage.leases import check_not_lost
 from pipeline.storage.local_globs import local_matches
 from pipeline.storage.remote import (
@@ -35,14 +35,6 @@ _CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, err
 CLOZELINE = "clozeline-"
 """Prefix of our names in the system's temporary directory, so that files which a killed process
 left there can be recognized."""
-
-BAD_PATH = {
-    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR,
-    errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
-    # Filesystems without folders or new files, such as /proc; names that a filesystem refuses.
-    errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EILSEQ,
-}  # fmt: skip
-"""Error numbers caused by the path itself, not by the disk: the user can fix them."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, unreadable
 from pipeline.manifest import Shard
 from pipeline.storage.files import crc32c
 
@@ -66,14 +66,14 @@ class ShardFiles:
         if isinstance(error, FileNotFoundError):
             fault = InputError(f"{path}: is missing; {_AGAIN}")
         elif isinstance(error, OSError):
-            fault = JobError(f"{path}: cannot be read: {error.strerror}; {_AGAIN}")
+            fault = unreadable(path, error, f"; {_AGAIN}")
         elif isinstance(error, JobError):
             fault = error
         else:
             try:
                 checksum = crc32c(path)
-            except OSError as unreadable:
-                return self.failed(shard, unreadable)
+            except OSError as failure:
+                return self.failed(shard, failure)
             differs = checksum != shard.crc32c
             unlike = f" (its CRC-32C is {checksum}, in the manifest {shard.crc32c})"
             fault = InputError(f"{error}{unlike if differs else ''}")

@@ -1,13 +1,12 @@
 """Strict JSON (RFC 8259) in UTF-8; every reading error is a `ValueError`."""
 
-import errno
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, unreadable
 
 Contents = TypeVar("Contents")
 
@@ -78,18 +77,16 @@ def read_json_file(file: Path, parse: Callable[[str], Contents], remedy: str) ->
         remedy: advice about a damaged file, the end of the message.
 
     Raises:
-        InputError: the file is damaged, or its path is a folder, too long or a loop of links.
-        JobError: the file cannot be read now, which says nothing about its bytes: a permission, a
-            lost disk.
+        InputError: the file is damaged, or its path is a folder, too long or a loop of links, or
+            gives no permission.
+        JobError: the file cannot be read now, which says nothing about its bytes: a lost disk.
     """
     try:
         return parse(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        of_path = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-        kind = InputError if error.errno in of_path else JobError
-        raise kind(f"{file}: cannot be read: {error.strerror}") from error
+        raise unreadable(file, error) from error
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{file}: damaged: {why}; {remedy}") from error

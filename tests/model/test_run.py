@@ -238,9 +238,9 @@ def test_files_that_cannot_be_read_now_are_not_called_damaged(
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_text", fail)
-    with pytest.raises(JobError, match=r"config.json: cannot be read: Permission denied$"):
+    with pytest.raises(InputError, match=r"config.json: cannot be read: Permission denied$"):
         read_config(run)
-    with pytest.raises(JobError, match=r"manifest.json: cannot be read: Permission denied$"):
+    with pytest.raises(InputError, match=r"manifest.json: cannot be read: Permission denied$"):
         read_manifest(dataset)
 
 

@@ -1,4 +1,4 @@
-"""Corpus files that exist and may not be read."""
+"""Files that exist and may not be read."""
 
 import os
 import shutil
@@ -36,3 +36,22 @@ def test_a_file_without_permission_is_named_before_any_work(name: str, tmp_path:
         "out\n",
     )
     assert sorted(each.name for each in tmp_path.iterdir()) == ["first.txt", "second.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("manifest.json", ("inspect",)),
+        ("config.json", ("export-hf", "--output", "new", "--run")),
+    ],
+)
+def test_an_artefact_without_permission_is_bad_input(
+    name: str, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / name).touch(0)
+    words = [sys.executable, "-m", "clozeline", *command, str(tmp_path)]
+    done = subprocess.run(
+        [*without_privileges(), *words], capture_output=True, text=True, check=False
+    )
+    said = f"clozeline: {tmp_path / name}: cannot be read: Permission denied\n"
+    assert (done.returncode, done.stderr) == (2, said)
