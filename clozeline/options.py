@@ -6,17 +6,19 @@ import io
 import itertools
 import re
 import reprlib
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import IO, Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
 
 from pipeline.errors import InputError, did_you_mean
+from pipeline.standard_streams import StandardOutput
 from pipeline.storage.outputs import Output
 from pipeline.storage.remote import path_from
 from pipeline.storage.yaml_files import read_yaml
@@ -244,9 +246,13 @@ def parse_options(
     # The last of two equal flags wins, so the strongest come last.
     arguments = flags + arguments
     arguments = _switched(_preset_flags(arguments, options) + arguments, options)
-    complaint = io.StringIO()
+    complaint, output = io.StringIO(), cast(IO[str], StandardOutput(sys.stdout))
     try:
-        with contextlib.redirect_stderr(complaint), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stderr(complaint),
+            contextlib.redirect_stdout(output),
+            warnings.catch_warnings(),
+        ):
             # A default of a positional option may be a URL, which is no `pathlib.Path`.
             warnings.filterwarnings("ignore", "The field .* is annotated", module="tyro")
             shown = _with_help(options)
@@ -263,6 +269,7 @@ def parse_options(
         if stop.code:
             message = _one_line(complaint.getvalue())
             raise InputError(f"{message} (see {prog} --help)") from None
+        output.flush()
         raise
     if unknown and not issubclass(options, BeamCommand):
         raise _unknown_flag(unknown[0], options, prog)

@@ -106,7 +106,7 @@ def test_an_interrupted_command_has_its_exit_code(stream: str, kind: str, unbuff
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("arguments", [["--help"], PLAN, [*PLAN, "--json"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], PLAN, [*PLAN, "--json"]])
 def test_a_result_on_a_full_disk_names_standard_output(
     arguments: list[str], unbuffered: str
 ) -> None:
