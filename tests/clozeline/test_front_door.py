@@ -267,7 +267,7 @@ def test_bad_flags_of_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 def test_the_demo_masks_words_that_are_not_frequent() -> None:
-    from clozeline.commands.demo import masked_sentences
+    from clozeline.commands.demo_questions import masked_sentences
 
     sentences = ["the parser reads the file", "the server closes the file", "the THE the"]
     pieces = {"the", "file", "parser", "server"}
