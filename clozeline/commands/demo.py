@@ -45,7 +45,7 @@ ARCHITECTURE = {
 equal pieces of both segments (`model.bert.initialization`)."""
 
 SHOWN_QUESTIONS = 2
-"""How many of the held-out sentences that the served model completes are shown."""
+"""How many of the held-out passages that the served model completes are shown."""
 
 MARKER = ".clozeline-demo"
 """File in the output folder that lists the files that a demo created, one per line."""
@@ -507,7 +507,7 @@ def show(
         results.print(f"the author wrote: {question.word}   (over {transport})\n")
     results.print(
         f"The author's word is among the answers in {verdict['words_found']} of "
-        f"{verdict['words_asked']} held-out sentences.\n"
+        f"{verdict['words_asked']} held-out passages.\n"
     )
     for kind, (first, second), answer in answers["pairs"]:
         probability = answer.outputs[served.IS_NEXT_PROBABILITY]
@@ -520,7 +520,7 @@ def show(
     made = ", ".join(name for name in MADE if (stages.folder / name).exists())
     print_line(f"In {stages.folder}: {made}")
     results.print(f"{seconds / 60:.1f} minutes in total.\n\nNext steps:")
-    # A small corpus may have no held-out sentence with a word to mask.
+    # A small corpus may have no held-out passage with a word to mask.
     texts = [question.text for _, question, _ in answers["filled"]] or ["The [MASK] is open."]
     for next_step in next_steps(stages.folder, texts[0]):
         results.print(f"  {next_step}")

@@ -1,7 +1,7 @@
 """Questions of `clozeline demo` for the served model, made of held-out text."""
 
-from collections import Counter
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -10,18 +10,22 @@ from typing import Any
 from pipeline.errors import InputError
 
 QUESTIONS = 10
-"""Held-out sentences that the served model completes."""
+"""Held-out passages that the served model completes."""
 
-FREQUENT_WORDS = 150
-"""The most frequent words of the held-out text are not masked: most of them are function words."""
+FEWEST_WORDS, MOST_WORDS = 6, 25
+"""Length of a sentence with a masked word: enough to be understood alone, and short to print."""
+
+PASSAGE_WORDS = 35
+"""Length of a sentence together with those around it: of docstrings, with the demo's vocabulary,
+99 % of such passages are not longer than the model's 64 positions."""
 
 
 @dataclass(frozen=True)
 class Masked:
-    """A held-out sentence with one masked word.
+    """A held-out text with one masked word.
 
     Attributes:
-        text: the sentence, with `[MASK]` in place of the word.
+        text: a sentence or a passage, with `[MASK]` in place of the word.
         word: the masked word.
     """
 
@@ -34,7 +38,7 @@ class DemoQuestions:
     """Requests made of held-out text.
 
     Attributes:
-        masked: up to `QUESTIONS` sentences with a masked word.
+        masked: up to `QUESTIONS` passages with a masked word.
         true_pair: two consecutive sentences.
         random_pair: two sentences of different documents.
     """
@@ -50,7 +54,7 @@ def held_out_questions(
     """Return requests made of documents that the model was not trained on.
 
     Raises:
-        InputError: fewer than two held-out documents have two sentences of suitable length.
+        InputError: fewer than two held-out documents have two suitable sentences in a row.
     """
     from pipeline.corpus.readers import (
         DroppedDocumentError,
@@ -67,7 +71,7 @@ def held_out_questions(
     # The seed and the document decide the split, as in the job: no list of held-out documents is
     # kept.
     made_with = Settings(**settings | {"cleaning": NO_CLEANING})
-    candidates = []
+    held_out = []
     for path in match_files(globs):
         try:
             text, identity = read_document(next(read_whole_file(path)), made_with)
@@ -75,39 +79,81 @@ def held_out_questions(
             continue
         key = document_key(identity, made_with.seed)
         if made_with.shard_name(key).startswith(EVAL):
-            sentences = text_sentences(text, made_with, made_with.language)
-            # Long enough to give a context, and short enough to print.
-            candidates.append((key, [s for s in sentences if 6 <= len(s.split()) <= 25]))
+            held_out.append((key, text_sentences(text, made_with, made_with.language)))
     # In the order of the keys, which is random and the same for every run.
-    documents = [sentences for _, sentences in sorted(candidates) if len(sentences) >= 2]
-    if len(documents) < 2:
+    documents = [sentences for _, sentences in sorted(held_out)]
+    pairs = [pair for sentences in documents if (pair := consecutive_sentences(sentences))]
+    if len(pairs) < 2:
         raise InputError(
-            "the corpus is too small: fewer than two documents with sentences of 6 to 25 words "
-            f"were held out (about one of {round(1 / made_with.eval_rate)} is); give more "
-            "documents, 100 or more"
+            "the corpus is too small: fewer than two documents with two sentences of "
+            f"{FEWEST_WORDS} to {MOST_WORDS} words, one after the other, were held out (about one "
+            f"of {round(1 / made_with.eval_rate)} is); give more documents, 100 or more"
         )
     rng = Random(made_with.seed)
-    masked = masked_sentences([each for document in documents for each in document], pieces, rng)
+    masked = masked_passages(documents, pieces, rng)
     return DemoQuestions(
         masked=tuple(rng.sample(masked, min(QUESTIONS, len(masked)))),
-        true_pair=(documents[0][0], documents[0][1]),
-        random_pair=(documents[0][0], documents[1][0]),
+        true_pair=pairs[0],
+        random_pair=(pairs[0][0], pairs[1][0]),
     )
 
 
-def masked_sentences(sentences: Sequence[str], pieces: set[str], rng: Random) -> list[Masked]:
-    """Return sentences with a masked word that is not among the `FREQUENT_WORDS`, if they have one.
+def consecutive_sentences(sentences: Sequence[str]) -> tuple[str, str] | None:
+    """Return the first two sentences in a row that are both of suitable length, if there are."""
+    both = (pair for pair in itertools.pairwise(sentences) if all(map(_is_suitable, pair)))
+    return next(both, None)
+
+
+def _is_suitable(sentence: str) -> bool:
+    return FEWEST_WORDS <= len(sentence.split()) <= MOST_WORDS
+
+
+def masked_passages(
+    documents: Iterable[Sequence[str]], pieces: set[str], rng: Random
+) -> list[Masked]:
+    """Return a passage for each sentence of suitable length that has a word to mask.
+
+    The words masked are content words, by scikit-learn's list of stop words, which is English.
 
     Args:
-        sentences: the sentences.
+        documents: the sentences of each document.
         pieces: pieces of the vocabulary.
         rng: chooses the word of each sentence.
     """
-    counts = Counter(word for sentence in sentences for word in sentence.lower().split())
-    frequent = min(FREQUENT_WORDS, len(counts) // 4)  # a small corpus has few other words
-    known = pieces - {word for word, _ in counts.most_common(frequent)}
-    hidden = (hide_word(sentence, known, rng) for sentence in sentences)
-    return [each for each in hidden if each]
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    content = pieces - ENGLISH_STOP_WORDS
+    passages = []
+    for sentences in documents:
+        for index, sentence in enumerate(sentences):
+            if _is_suitable(sentence) and (masked := hide_word(sentence, content, rng)):
+                first, end = passage_around([len(each.split()) for each in sentences], index)
+                inside = [*sentences[first:index], masked.text, *sentences[index + 1 : end]]
+                passages.append(Masked(" ".join(inside), masked.word))
+    return passages
+
+
+def passage_around(lengths: Sequence[int], index: int) -> tuple[int, int]:
+    """Return the range of whole sentences around one, of up to `PASSAGE_WORDS` words in all.
+
+    The model was trained on several sentences at a time, and their topic says much about a word.
+
+    Args:
+        lengths: the number of words of each sentence of a document.
+        index: the sentence, which is in the range however long it is.
+    """
+    first, end = index, index + 1
+
+    def fits(first: int, end: int) -> bool:
+        return first >= 0 and end <= len(lengths) and sum(lengths[first:end]) <= PASSAGE_WORDS
+
+    while True:
+        if fits(first - 1, end):
+            first -= 1
+        elif fits(first, end + 1):
+            end += 1
+        else:
+            return first, end
 
 
 def hide_word(sentence: str, pieces: set[str], rng: Random) -> Masked | None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from random import Random
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -264,18 +263,6 @@ def test_bad_flags_of_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     (tmp_path / "mine" / "thesis.txt").touch()
     assert "no demo created it" in error_of(capsys, "demo", "--output", str(tmp_path / "mine"))
     assert (tmp_path / "mine" / "thesis.txt").exists()
-
-
-def test_the_demo_masks_words_that_are_not_frequent() -> None:
-    from clozeline.commands.demo_questions import masked_sentences
-
-    sentences = ["the parser reads the file", "the server closes the file", "the THE the"]
-    pieces = {"the", "file", "parser", "server"}
-    # A quarter of the 6 distinct words is one: `the`.
-    masked = masked_sentences(sentences, pieces, Random(1))
-    assert len(masked) == 2
-    assert {each.word for each in masked} <= {"file", "parser", "server"}
-    assert [each.text.replace("[MASK]", each.word) for each in masked] == sentences[:2]
 
 
 def test_a_demo_removes_only_the_files_that_a_demo_made(tmp_path: Path) -> None:
