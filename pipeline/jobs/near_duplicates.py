@@ -145,6 +145,7 @@ def _first_bytes(nodes: np.ndarray) -> np.ndarray:
 
 def _by_band(rows: np.ndarray, parts: int) -> Iterator[Part]:
     """Yield the bands of documents, `signed` [D], as `BANDED`, partitioned by band."""
+    # Texts without a word have the same signature, and are no duplicates of each other for that.
     rows = rows[rows["has_word"]]
     banded_rows = np.empty(rows["bands"].shape, BANDED)
     banded_rows["band"] = rows["bands"]
@@ -159,6 +160,7 @@ def _first_of_ids(
     """Yield as `_by_band`, of the documents with the smallest node of each key."""
     rows = rows_of(element[1], kind)
     rows = rows[np.argsort(rows["node"], kind="stable")]
+    # A node begins with the document's key, and the type cuts off the rest.
     keys = np.ascontiguousarray(rows["node"]).astype(f"S{KEY_BYTES}")
     is_first = np.append(True, keys[1:] != keys[:-1])[: len(rows)]
     smallest = rows["node"][is_first][np.cumsum(is_first) - 1]
@@ -171,10 +173,12 @@ def _edges_of_bands(element: tuple[str, Iterable[Group | Place]], parts: int) ->
 
 
 def _large_stars(element: tuple[str, Iterable[Group | Place]], parts: int) -> Iterator[Part]:
+    # From the larger node to the smaller one only, as a small star takes edges.
     yield from _by_first_node(large_star(_edges(element[1])), parts)
 
 
 def _small_stars(element: tuple[str, Iterable[Group | Place]], parts: int) -> Iterator[Part]:
+    # In both directions, as a large star and `beaten` take edges.
     yield from _by_first_node(both_ways(small_star(_edges(element[1]))), parts)
 
 
@@ -182,6 +186,7 @@ def _beaten(element: tuple[str, Iterable[Group | Place]]) -> Iterator[Any]:
     nodes, rest = beaten(_edges(element[1]))
     yield nodes.tobytes()
     if len(rest):
+        # One name: only a worker that has all edges of a chain can finish it.
         yield beam.pvalue.TaggedOutput(OPEN, ("rest", [(rest.tobytes(),)]))
 
 

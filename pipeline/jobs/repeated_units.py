@@ -129,6 +129,7 @@ class RemoveRepeats(beam.PTransform):
 
 def _compared(name: str, rows: np.ndarray, parts: int) -> Iterator[Any]:
     """Yield the rows of a shard to `ROWS`, and the first of each unit to `UNITS`."""
+    # The second part is for lost rows: `_lost` fills that one, and both meet in one group.
     yield beam.pvalue.TaggedOutput(ROWS, (name, [(rows.tobytes(), b"")]))
     first = first_rows(rows)
     for part in partitioned(first, first["hash"] >> np.uint64(32), parts):
@@ -163,6 +164,7 @@ def _marked(element: tuple[str, Iterable[Group | Place]], settings: Settings) ->
     repeated, rest, shard = settled(*_rows_and_lost(element[1]), settings.fewest)
     yield from by_shard(repeat_marks(repeated), settings).items()
     if len(rest) or len(shard):
+        # One name: a worker that decides documents in order needs all of them.
         yield beam.pvalue.TaggedOutput(OPEN, ("rest", [(rest.tobytes(), shard.tobytes())]))
 
 

@@ -53,6 +53,7 @@ class GroupByShard(beam.PTransform):
 
 def gathered(groups: Iterable[Group | Place]) -> list[Any]:
     """Return all documents of a shard."""
+    # A `Place` is a tuple, a `Group` a list.
     lists = (read_group(g) if isinstance(g, tuple) else g for g in groups)
     return list(itertools.chain.from_iterable(lists))
 
