@@ -11,7 +11,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -20,6 +19,7 @@ from tensorflow.core.protobuf import tensor_bundle_pb2
 from model.interchange.files import read_bytes, regular_file, shown
 from model.interchange.foreign_checkpoint import WeightSource
 from pipeline.errors import InputError
+from pipeline.storage.tfrecords import masked_crc
 
 _MAX_INDEX_BYTES = 16 * 2**20
 """Size limit of an index; that of BERT-large has 100 kB."""
@@ -70,7 +70,7 @@ def open_bundle(prefix: Path) -> WeightSource:
             file.seek(entry.offset)
             data = file.read(entry.size)
         # TensorFlow checks it too when it reads; a damaged weight must not become a run.
-        if _masked_crc(data) != entry.crc32c:
+        if masked_crc(data) != entry.crc32c:
             raise _malformed(prefix, f"{shown(name)} is damaged: its checksum differs")
         return np.frombuffer(data, dtype.as_numpy_dtype).reshape(shapes[name])
 
@@ -144,7 +144,7 @@ def _block(data: bytes, begin: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     block, trailer = data[begin : begin + size], data[begin + size : begin + size + 5]
     kind, checksum = struct.unpack("<BI", trailer)
     # The checksum covers the byte of the compression type, too.
-    if checksum != _masked_crc(data[begin : begin + size + 1]):
+    if checksum != masked_crc(data[begin : begin + size + 1]):
         raise ValueError("a checksum differs")
     if kind != 0:
         raise ValueError("compressed, as only TensorFlow 1.1 wrote it")
@@ -175,10 +175,3 @@ def _varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
         numbers.append(number | data[at] << shift)
         at += 1
     return numbers, at
-
-
-def _masked_crc(data: bytes) -> int:
-    """Return the masked CRC-32C that TensorFlow and LevelDB store."""
-    crc = google_crc32c.value(data)
-    # Masked as in LevelDB: a plain CRC of data that contain CRCs detects fewer errors.
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -172,11 +172,11 @@ def _record(
     rest = length + _FOOTER.size
     # Before the read: a forged length must not allocate memory for data that are not there.
     is_complete = size_bytes is None or file.tell() + rest <= size_bytes
-    if crc != _masked(header[:8]) or length > MAX_RECORD_BYTES or not is_complete:
+    if crc != masked_crc(header[:8]) or length > MAX_RECORD_BYTES or not is_complete:
         raise _DamagedRecordError
     if with_data:
         data, footer = file.read(length), file.read(_FOOTER.size)
-        if footer != _FOOTER.pack(_masked(data)):
+        if footer != _FOOTER.pack(masked_crc(data)):
             raise _DamagedRecordError
         return data
     if size_bytes is not None:
@@ -191,8 +191,8 @@ def _record(
     return b""
 
 
-def _masked(data: bytes) -> int:
-    """Return the masked CRC-32C that TFRecords store."""
+def masked_crc(data: bytes) -> int:
+    """Return the masked CRC-32C that TFRecords, LevelDB and TensorFlow's checkpoints store."""
     # Masked, since a checksum over data that contain their own checksum says little (`kMaskDelta`
     # in TensorFlow's crc32c.h).
     crc = google_crc32c.value(data)
