@@ -21,8 +21,9 @@ class MetricsFile:
         """Remove the lines of the steps after this one."""
         if not self.path.exists():
             return
-        lines = self._text().splitlines(keepends=True)
-        kept = [line for line in lines if _step_of(line) <= step]
+        lines = self._text().splitlines()
+        # The last line may lack its end after a kill, and the next would be appended to it.
+        kept = [f"{line}\n" for line in lines if _step_of(line) <= step]
         write_atomically(self.path, "".join(kept).encode())
 
     def lines(self) -> list[dict[str, Any]]:

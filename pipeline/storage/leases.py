@@ -142,7 +142,8 @@ def check_not_lost(path: Path) -> None:
     Raises:
         JobError: another process has taken one over.
     """
-    for place, why in _lost.items():
+    # A copy: the thread of another lease may add an entry meanwhile.
+    for place, why in list(_lost.items()):
         if str(path) == place or str(path).startswith(f"{place.rstrip('/')}/"):
             raise JobError(f"{place}: {why}; nothing more is written there")
 

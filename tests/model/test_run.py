@@ -332,6 +332,13 @@ def test_metrics_of_repeated_steps_are_removed(tmp_path: Path) -> None:
     ]
 
 
+def test_a_resume_ends_a_line_of_metrics_whose_end_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 5}')
+    MetricsFile(path, 5).add(6, "train", {})
+    assert path.read_text() == '{"step": 5}\n{"step": 6, "split": "train"}\n'
+
+
 def test_a_full_disk_stops_an_import_with_a_one_line_error(
     tmp_path: Path, small_config: BertConfig, dataset: Path, full_disk: Callable[[int], Any]
 ) -> None:

@@ -126,3 +126,13 @@ def test_renewal_writes_the_lease_again(store, monkeypatch):
     store.fail = fail
     with only_writer(path_from(RUN), "`run_dir`"):
         assert renewed.wait(60)
+
+
+def test_two_leases_may_be_lost_at_once(monkeypatch):
+    class LostMeanwhile(str):
+        def rstrip(self, _):
+            leases._lost["gs://bucket/other"] = "taken over"
+            return str(self)
+
+    monkeypatch.setattr(leases, "_lost", {LostMeanwhile(RUN): "taken over", "gs://b": ""})
+    leases.check_not_lost(path_from("gs://bucket/third/file"))
