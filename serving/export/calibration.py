@@ -203,12 +203,12 @@ def _divisors(largest: np.ndarray, kernel: np.ndarray, share: float) -> np.ndarr
 
 def _range(low: float, high: float, divisors: np.ndarray | None) -> Range:
     high = max(high, 1e-5)
+    if not low:
+        return Range(0.0, high, divisors)
     step = (high - low) / 255
-    return (
-        Range(round(low / step) * step, round(low / step) * step + 255 * step, divisors)
-        if (low)
-        else Range(0.0, high, divisors)
-    )
+    # A whole number of steps, so that 0 is one of the 256 numbers.
+    low = round(low / step) * step
+    return Range(low, low + 255 * step, divisors)
 
 
 def _product(rows: np.ndarray, kernel: np.ndarray, inputs: Range) -> np.ndarray:
