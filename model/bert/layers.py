@@ -60,6 +60,7 @@ def attention_mask(input_mask: Any, position_ids: Any, positions: Any = None) ->
     Returns:
         int32 [B, L, L], or [B, P, L]. 1 = the position of the second axis sees that of the third.
     """
+    # A pair begins at each position 0. Padding has this position, too: pairs that the mask hides.
     pair = ops.cumsum(ops.cast(ops.equal(position_ids, 0), "int32"), axis=1)
     asking = pair if positions is None else ops.take_along_axis(pair, positions, axis=1)
     is_same = ops.equal(asking[:, :, None], pair[:, None, :])
@@ -395,7 +396,7 @@ class EncoderLayer(keras.layers.Layer):
         values = self._heads(attention.value_dense, inputs)
         scores = tf.matmul(queries, keys, transpose_b=True)
         weights = functions.attention_weights(scores, padding_mask, state, rate=rate)
-        gathered = tf.matmul(weights, values)
+        gathered = tf.matmul(weights, values)  # [B, N, P, D]
         concatenated = functions.merge_heads(gathered)
         if seen is not None:
             seen.update(queries=queries, keys=keys, values=values, scores=scores)

@@ -326,7 +326,7 @@ class PretrainingVariants:
             served.NEXT_SENTENCE_LOGITS: next_sentence(encoded[served.POOLED_OUTPUT]),
         }
         slots = keras.Input((), dtype="int32", name=SLOTS)
-        vectors = keras.ops.reshape(at_masks, (-1, at_masks.shape[-1]))
+        vectors = keras.ops.reshape(at_masks, (-1, at_masks.shape[-1]))  # [B·P, H]
         chosen = keras.ops.take(vectors, slots, 0)
         slot_inputs = {**inputs, SLOTS: slots}
         slot_outputs = {**outputs, served.MASKED_LM_LOGITS: masked_lm_head(chosen)}

@@ -70,6 +70,6 @@ def _relations(vectors: tf.Tensor, relation_heads: int) -> Any:
     """Return the scaled products of vectors [B, L, H] with each other: float32 [B, R, L, L]."""
     shape = tf.shape(vectors)
     size = vectors.shape[-1] // relation_heads
-    split = tf.reshape(vectors, [shape[0], shape[1], relation_heads, size])
-    heads = tf.cast(tf.transpose(split, [0, 2, 1, 3]), tf.float32)
+    split = tf.reshape(vectors, [shape[0], shape[1], relation_heads, size])  # [B, L, R, d]
+    heads = tf.cast(tf.transpose(split, [0, 2, 1, 3]), tf.float32)  # [B, R, L, d]
     return tf.matmul(heads, heads, transpose_b=True) * size**-0.5

@@ -185,6 +185,7 @@ def _read(
         read = rows()
         while True:
             numbers, records = zip(*chain.from_iterable(islice(read, batches)), strict=True)
+            # Objects: NumPy's own type for bytes cuts zeros at their end.
             element = {NUMBERS: np.array(numbers), RECORDS: np.array(records, object)}
             yield mask(element) if mask else element
 

@@ -301,6 +301,7 @@ class Trainer:
         size = batch["example_weights"].shape[0] // self.accumulation_steps
         first = index * size
         part = {
+            # XLA needs static shapes, and a slice that begins at a tensor has none.
             name: tf.ensure_shape(values[first : first + size], [size, *values.shape[1:]])
             for name, values in batch.items()
         }
@@ -352,6 +353,7 @@ class Trainer:
             more = self._outputs(part, seeds)
             return index + 1, {name: outputs[name].write(index, more[name]) for name in more}
 
+        # A `TensorArray` needs the shapes before the loop begins.
         specs = self._outputs.get_concrete_function(
             *self._part(batch, tf.constant(0), first_example)
         ).structured_outputs
@@ -406,9 +408,12 @@ class Trainer:
         # From seed and step alone: a resumed run draws the numbers that it would have drawn.
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.identity(self.step)])
         layers = len(self._seed_states)
+        # By name: TensorFlow's default algorithm differs between kinds of devices.
         seeds = tf.random.stateless_uniform(
             [2, layers], seed, minval=0, maxval=FIRST_EXAMPLE, dtype=tf.int64, alg="philox"
         )
+        # The index of the first example stands in the upper 32 bits, see
+        # `model.bert.kernels._dropped`.
         first = tf.cast(first_text, tf.int64) * FIRST_EXAMPLE
         return tf.stack([seeds[0], first + seeds[1]], axis=1)
 
@@ -526,6 +531,7 @@ class LossScale:
             (finite steps since it changed).
     """
 
+    # The initial factor 2^15 and the interval are those of Keras's `LossScaleOptimizer`.
     START_POWER = 15
     STEPS_TO_DOUBLE = 2000
 

@@ -329,6 +329,8 @@ def orthogonalized(matrix: tf.Tensor, compute_dtype: str = "float32") -> tf.Tens
     is_tall = matrix.shape[0] > matrix.shape[1]
     # The products are then of the shorter side.
     x = tf.transpose(matrix) if is_tall else matrix
+    # The iteration converges for singular values up to 1; none is above the Frobenius norm. 1e-7: a
+    # matrix of zeros stays one.
     x = tf.cast(x / (tf.norm(x) + 1e-7), compute_dtype)
     linear, cubic, quintic = NEWTON_SCHULZ
     for _ in range(NEWTON_SCHULZ_STEPS):

@@ -44,6 +44,8 @@ def members_of(cluster: Cluster, wait_secs: float, batch_size: int) -> Cluster |
         server: socket.socket | None = None
         joined: Joined = {}
         while True:
+            # Asked again each time: a supervisor with a lower index, which decides, may start
+            # later.
             lower = _connection_to_lower(cluster)
             if lower is not None:
                 # Those that joined this one would wait for it, while the lower one waits for them.

@@ -144,6 +144,7 @@ class StreamOrder:
     def _pieces(self, first: int, end: int) -> list[list[Block]]:
         """Return the blocks of a range of records by file, in order."""
         pieces = []
+        # The last file that starts here: files without records start where the next one does.
         shard = int(np.searchsorted(self._starts, first, side="right")) - 1
         while first < end:
             start, stop = self._starts[shard : shard + 2].tolist()
@@ -187,6 +188,7 @@ class StreamOrder:
                 given += block.count
                 if given > first and block.shard != shard:
                     shard = block.shard
+                    # A stream has every `lane_streams`-th turn of its lane.
                     turn = max(first, given - block.count) * self.lane_streams + place
                     yield turn // self.lane_rows, shard
 
