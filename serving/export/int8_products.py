@@ -167,6 +167,7 @@ class CalibratedDense(Dense):
         if self.factors is not None:
             x *= self.factors
         low, high = self._inputs.low, self._inputs.high
+        # TensorFlow has NumPy's rounding, HALF_TO_EVEN, in the mode SCALED only.
         return tf.raw_ops.QuantizeV2(
             input=x,
             min_range=low or -high,

@@ -105,8 +105,9 @@ class Windows:
         together = tf.cast(POSITIONS_TOGETHER // _width(self.spans), tf.int32)
         # A window may be longer than all positions together.
         together = tf.maximum(together, 1)
-        parts = -(-total // together)
+        parts = -(-total // together)  # rounded up
         results = {
+            # The last part may have fewer windows, and a window as many results as its text needs.
             name: tf.TensorArray(dtype, parts, element_shape=[None], infer_shape=False)
             for name, dtype in dtypes.items()
         }

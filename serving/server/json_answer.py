@@ -85,6 +85,7 @@ def _most_bytes(name: str, array: np.ndarray, layout: Layout) -> int:
     lists = _nodes(array.shape) - array.size
     lines = array.size + 2 * lists  # a list ends on a line of its own
     rows = array.shape[0] if array.ndim else 1
+    # An escaped character has 6 bytes (\u0001); in the row format the name stands in every row.
     around = (rows + 1) * (len(name) * 6 + 64)
     indent = len(_INDENT) * (array.ndim + 2) if layout is Layout.COLUMN else 0
     return around + lines * (indent + 4) + _most_leaf_bytes(name, array)
@@ -93,11 +94,14 @@ def _most_bytes(name: str, array: np.ndarray, layout: Layout) -> int:
 def _most_leaf_bytes(name: str, array: np.ndarray) -> int:
     if array.dtype == np.object_:
         if name.endswith(_BYTES_SUFFIX):
+            # base64 takes 4 bytes for 3, and {"b64": ""} around them 11.
             return sum(2 * len(value) + 16 for value in array.flat)
         escaped = (len(value.translate(None, _PLAIN_BYTES)) for value in array.flat)
+        # Quotes, and at most 6 bytes instead of 1 for a character that is escaped.
         return text_bytes(array) + 2 * array.size + 5 * sum(escaped)
     if array.dtype.kind in "iu" and array.size:
         return array.size * max(len(str(array.min())), len(str(array.max())))
+    # The longest are -2.2250738585072014e-308 and -1.17549435e-38.
     return array.size * (25 if array.dtype == np.float64 else 15)
 
 

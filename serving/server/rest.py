@@ -330,6 +330,7 @@ async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
         ServingError: the body as sent exceeds the limit, or its compression ratio `_MAX_RATIO`; its
             gzip data are damaged or truncated; or it has another content coding.
     """
+    # It is a number: h11 refuses a request with anything else.
     if int(request.headers.get("content-length", 0)) > limit:
         raise _BodyTooLargeError(limit)
     coding = request.headers.get("content-encoding", "").strip().lower()
@@ -345,7 +346,7 @@ async def _decoded(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 async def _unpacked(request: Request, limit: int) -> AsyncIterator[bytes]:
     """Yield a gzip body's document; see `_decoded`."""
-    gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)  # + 16: of gzip's format, not zlib's
     packed, unpacked = 0, 0
     async for chunk in request.stream():
         packed += len(chunk)
