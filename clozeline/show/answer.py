@@ -39,6 +39,7 @@ def show(texts: Sequence[str], answer: Answer) -> RenderableType:
 
 def _ranking(_: Sequence[str], answer: dict[str, Any]) -> RenderableType:
     """Return a table of passages, the most relevant first."""
+    # z: a number that is rounded to -0 is shown as 0.
     rows = [
         [each["line"], each[served.TEXT], f"{each[served.SCORE]:z.4f}"]
         for each in answer[served.PASSAGES]

@@ -68,6 +68,7 @@ def _draw_words(axes: Any, explanation: Explanation, prediction: Any) -> None:
     amounts = [float(attribution.by_piece[example.words[place]].sum()) for place in places]
     colours = [ADDS if amount > 0 else TAKES for amount in amounts]
     axes.barh(range(len(places)), amounts, color=colours)
+    # A word may have the sign $, which begins a formula for matplotlib.
     axes.set_yticks(range(len(places)), [words[place] for place in places], parse_math=False)
     axes.tick_params(axis="y", labelsize=_label_size(len(places)))
     axes.invert_yaxis()
@@ -86,6 +87,7 @@ def _draw_attention(axes: Any, explanation: Explanation) -> None:
     # From a word, the mean over its pieces; to a word, the sum (Clark et al. 2019,
     # https://arxiv.org/abs/1906.04341, section 4.1).
     rows = np.array([shares[group].mean(axis=0) for group in groups])
+    # The sums come by key; transposed, rows are queries.
     cells = np.array([rows[:, group].sum(axis=1) for group in groups]).T
     axes.imshow(cells, cmap="Blues", vmin=0)
     if len(words) <= MOST_LABELS:

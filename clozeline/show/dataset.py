@@ -74,7 +74,7 @@ def dataset_table(path: str, manifest: Manifest, seconds: float | None = None) -
 
 def length_table(lengths: Mapping[int, int], max_seq_length: int) -> Table:
     """Return a histogram of the number of real positions per example, as a table."""
-    width = -(-max_seq_length // LENGTH_BINS)
+    width = -(-max_seq_length // LENGTH_BINS)  # rounded up
     bins: Counter[int] = Counter()
     for length, count in lengths.items():
         bins[(length - 1) // width] += count

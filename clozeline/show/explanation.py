@@ -58,6 +58,7 @@ def attributed(example: Example, attribution: Attribution) -> Text:
 
 
 def _style(amount: float) -> str:
+    # The pieces of a word may add up to more than the largest piece.
     strength = min(abs(amount), 1.0)
     if strength < 0.05:
         return ""
@@ -70,6 +71,7 @@ def _attention(explanation: Explanation) -> Iterator[RenderableType]:
     example, layer, head = explanation.example, explanation.layer, explanation.head
     shares = explanation.attention[layer, head]
     yield Text(f"Attention of layer {layer + 1}, head {head + 1}: the strongest links", "bold")
+    # Without an axis, places are those of the flattened matrix: row · L + column.
     for place in np.argsort(-shares, axis=None, kind="stable")[:STRONGEST_LINKS]:
         reader, read = divmod(int(place), len(example))
         share = shares[reader, read]
