@@ -233,7 +233,7 @@ class _Lines:
     def __call__(self, view: TextView) -> TextView | Rejection:
         text, changes = self.rules(view.text)
         if not text:
-            return Rejection(self.name, 0, 1)
+            return Rejection(self.name, 0, 1)  # 0 lines are left; it needs 1
         return view.changed(text, changes) if text != view.text else view
 
 
