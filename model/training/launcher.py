@@ -32,6 +32,9 @@ BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes of a worker after which starting it again does not help."""
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+# Python runs signal handlers in its main thread, which the kernel does not wake if it gave the
+# signal to another thread. So the main thread wakes by itself.
+_SIGNAL_SECS = 1.0
 
 
 @dataclass(frozen=True)
@@ -175,12 +178,14 @@ class Group:
         try:
             self._workers += map(self._started, self._clusters)
             while len(self._ended) < len(self._workers):
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 try:
-                    event = self._events.get(timeout=left)
+                    event = self._events.get(timeout=_SIGNAL_SECS)
                 except queue.Empty:
+                    event = None
+                if deadline is not None and time.monotonic() >= deadline:
                     self._send(signal.SIGKILL)
                     deadline = None
+                if event is None:
                     continue
                 if self._must_stop(event):
                     self._send(signal.SIGTERM)
