@@ -104,8 +104,9 @@ def _arrivals(server: socket.socket, stack: contextlib.ExitStack) -> Joined:
     stack.enter_context(connection)
     connection.settimeout(_TRY_SECS)
     try:
-        hello = connection.recv(64)
-        if hello.startswith(_HELLO):
+        with connection.makefile("rb") as lines:
+            hello = lines.readline(64)  # `recv` may return a part: 1 of 12
+        if hello.startswith(_HELLO) and hello.endswith(b"\n"):
             return {int(hello.removeprefix(_HELLO)): connection}
     except (OSError, ValueError):
         pass
@@ -128,7 +129,7 @@ def _decision(lower: socket.socket, index: int, deadline: float) -> list[int] | 
         None if it was lost, joined another one, or is a worker that has not ended yet.
     """
     with lower, contextlib.suppress(OSError, ValueError, TypeError):
-        lower.sendall(_HELLO + str(index).encode())
+        lower.sendall(_HELLO + b"%d\n" % index)
         lower.settimeout(max(_TRY_SECS, deadline - time.monotonic()))
         with lower.makefile("rb") as answer:  # ends when the other one closes the connection
             return [int(index) for index in from_json(answer.read(_MOST_BYTES))]

@@ -1,5 +1,6 @@
 """Workers as processes of one machine; small scripts replace the training."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -301,6 +302,20 @@ def test_one_that_joined_a_higher_supervisor_first_is_not_forgotten(
     for thread in threads:
         thread.join(120)  # and not 600, when those that wait for each other would give up
     assert chosen == {index: Cluster(addresses, index) for index in range(3)}
+
+
+def test_an_index_that_arrives_in_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "_TRY_SECS", 60.0)
+    with (
+        contextlib.ExitStack() as stack,
+        socket.create_server(("localhost", 0)) as server,
+        socket.create_connection(server.getsockname()) as supervisor,
+    ):
+        supervisor.sendall(b"clozeline rendezvous 1")
+        rest = threading.Timer(0.2, supervisor.sendall, [b"2\n"])
+        rest.start()
+        assert [*rendezvous._arrivals(server, stack)] == [12]
+        rest.join()
 
 
 def test_an_address_that_another_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
