@@ -14,7 +14,6 @@ import logging
 import math
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ import tensorflow as tf
 from pipeline.errors import InputError, JobError, reason, unreadable
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import (
-    CLOZELINE,
     crc32c,
     make_folder,
     move_folder,
@@ -36,7 +34,7 @@ from pipeline.storage.files import (
     write_atomically,
 )
 from pipeline.storage.local_copies import local_copy
-from pipeline.storage.locks import staging
+from pipeline.storage.locks import temporary_folder
 from pipeline.storage.remote import is_remote, sizes_below
 from pipeline.storage.strict_json import JsonObject, from_json, read_json_file, to_json
 from pipeline.storage.uploads import Uploads
@@ -280,7 +278,7 @@ class Checkpoints:
     def _partial(self, step: int) -> Iterator[Path]:
         """Yield a new local directory, which is removed unless it is renamed."""
         if is_remote(self.directory):
-            with staging(Path(tempfile.gettempdir()), f"{CLOZELINE}checkpoint-") as partial:
+            with temporary_folder() as partial:
                 yield partial
             return
         partial = self.directory / f"{_PARTIAL}{step}"

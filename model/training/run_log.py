@@ -1,8 +1,6 @@
 """A run's log of metrics: `metrics.jsonl`, TensorBoard events, `curves.png`."""
 
 import contextlib
-import shutil
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -15,7 +13,8 @@ from model.run_config import CURVES, LOGS, METRICS
 from model.training.curves import draw_curves
 from model.training.metrics_file import MetricsFile
 from pipeline.errors import JobError
-from pipeline.storage.files import CLOZELINE, write_atomically
+from pipeline.storage.files import write_atomically
+from pipeline.storage.locks import temporary_folder
 from pipeline.storage.remote import download, is_remote
 from pipeline.storage.uploads import Uploads
 
@@ -101,8 +100,9 @@ class _LocalCopy:
 
     def __init__(self, run: Path, uploads: Uploads) -> None:
         self.uploads = uploads
-        self.folder = Path(tempfile.mkdtemp(prefix=CLOZELINE))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        with contextlib.ExitStack() as stack:
+            self.folder = stack.enter_context(temporary_folder())
+            weakref.finalize(self, stack.pop_all().close)
         self._run = run
         self._uploaded: dict[Path, int] = {}  # by file, the time of its last change
         self._last_secs = time.monotonic()

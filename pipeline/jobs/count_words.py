@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import apache_beam as beam
@@ -24,7 +23,8 @@ from pipeline.corpus.remarks import DAMAGED_FILE, Remark, remarks_from
 from pipeline.jobs.beam_options import beam_options, running_pipeline
 from pipeline.jobs.shared_folder import OnSharedStorage, folder_beside
 from pipeline.jobs.tally import Tally, reading, watch
-from pipeline.storage.files import CLOZELINE, match_files
+from pipeline.storage.files import match_files
+from pipeline.storage.locks import temporary_folder
 from pipeline.storage.remote_files import joined, open_to_read, open_to_write
 from pipeline.storage.strict_json import JsonObject, to_json
 from pipeline.text.tokenizer import normalized_words
@@ -131,10 +131,10 @@ def count_words(
     check_columns(list(files), how, skip_damaged=skip_damaged_files)
     progress = {"read": reading("counting words", sum(files.values()))}
     with (
-        TemporaryDirectory(prefix=CLOZELINE) as tally,
+        temporary_folder() as tally,
         # Next to the output, on storage that all workers share.
         folder_beside(beside, options) as temporary,
-        watch(Path(tally), progress),
+        watch(tally, progress),
     ):
         result = joined(temporary, "word_counts.json")
         with running_pipeline(options) as pipeline:
@@ -143,7 +143,7 @@ def count_words(
                 read["documents"]
                 | batch_documents()
                 | beam.ParDo(OnSharedStorage(temporary))
-                | beam.ParDo(CountWords(how, lower_case=lower_case, tally=tally)).with_outputs(
+                | beam.ParDo(CountWords(how, lower_case=lower_case, tally=str(tally))).with_outputs(
                     DROPPED, main="words"
                 )
             )

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -21,7 +20,8 @@ from pipeline.manifest import Manifest, Shard
 from pipeline.progress import counted
 from pipeline.records.shard import EVAL, TOO_SHORT, TRAIN, Settings, shard_files
 from pipeline.schema import NO_OTHER_DOCUMENT
-from pipeline.storage.files import CLOZELINE, absolute, match_files
+from pipeline.storage.files import absolute, match_files
+from pipeline.storage.locks import temporary_folder
 from pipeline.storage.publishing import Finished, check_free, publish
 from pipeline.storage.rejection_files import (
     RejectionSummary,
@@ -175,14 +175,14 @@ def _run_watched(
         "read": reading("reading and tokenizing", sum(files.values())),
         "written": Stage("pairing, masking, writing", "examples"),
     }
-    with TemporaryDirectory(prefix=CLOZELINE) as tally, watch(Path(tally), stages):
+    with temporary_folder() as tally, watch(tally, stages):
         return run_job(
             files,
             vocabulary,
             datasets,
             options,
             temporary,
-            tally,
+            str(tally),
             skip_damaged=skip_damaged,
             labelled=labelled,
         )

@@ -10,7 +10,6 @@ several sequence lengths are made from one grouping.
 """
 
 import shutil
-import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,7 +53,8 @@ from pipeline.records.shard import (
     unknown,
 )
 from pipeline.schema import Compression, finds_near
-from pipeline.storage.files import CLOZELINE, crc32c
+from pipeline.storage.files import crc32c
+from pipeline.storage.locks import temporary_folder
 from pipeline.storage.remote_files import is_local_path, joined, open_to_read, open_to_write
 from pipeline.storage.tfrecords import INDEX_RECORDS, record_bytes
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
@@ -241,8 +241,8 @@ def write_records(
     if is_local_path(path):
         return _write_records(Path(path), blocks, compression, tally)
     # The checksum is of the whole file, so write a local one first and upload it.
-    with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
-        local = Path(folder) / "shard"
+    with temporary_folder() as folder:
+        local = folder / "shard"
         facts = _write_records(local, blocks, compression, tally)
         with local.open("rb") as source, open_to_write(path) as target:
             shutil.copyfileobj(source, target, COPY_BYTES)

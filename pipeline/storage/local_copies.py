@@ -1,7 +1,6 @@
 """Remote files as local ones: links to copies in the cache, which stay while they are in use."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -10,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import InputError, JobError, reason
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.storage.cache import DOWNLOADS_AT_ONCE, Cache, CacheConfig
-from pipeline.storage.files import CLOZELINE
+from pipeline.storage.locks import temporary_folder
 from pipeline.storage.remote import is_remote, version_of, versions_below
 
 _copies: set[Path] = set()
@@ -105,7 +104,7 @@ def _linked(
         if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\0" in name:
             raise _unusable(remote, name, "not a path in a directory")
     with contextlib.ExitStack() as held:
-        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix=CLOZELINE)))
+        folder = held.enter_context(temporary_folder())
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
             paths = [*pool.map(held.enter_context, copies.values())]
         for name, copy in zip(copies, paths, strict=True):

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 """Name of the lock file in a directory that is being written; removed when the writer exits."""
+
+_STAGED = "new"
+"""Name of the directory that `staging` yields, in one with a lock file."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Error numbers of filesystems that do not support locks."""
@@ -92,10 +96,18 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
             yield
         return
     for part in (directory, *directory.parents):
-        if part.exists() and not part.is_dir():
+        if _is_file(part):
             raise InputError(f"{given}: {part} is a file; name a folder")
     with _removed_if_empty(directory), _locked(directory / LOCK, given, wait_secs):
         yield
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a path exists and is no directory; the writer before may be removing it."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except OSError:  # missing, or found when the lock is acquired
+        return False
 
 
 @contextlib.contextmanager
@@ -165,23 +177,22 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
         OSError: the directory cannot be created.
     """
     if is_remote(parent):
-        with tempfile.TemporaryDirectory(prefix=CLOZELINE) as temporary:
-            inner = Path(temporary, "new")
-            inner.mkdir()
-            yield inner
+        with temporary_folder() as temporary:
+            yield temporary
         return
     with _removed_if_empty(parent):
         make_folder(parent)
-        remove_left(parent, prefix, shutil.rmtree)
+        remove_left(parent, prefix, shutil.rmtree, only=_is_staged)
         outer = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = FileLock(outer / LOCK, timeout=0, fallback_to_soft=False)
         try:
             # Without lock support go on unlocked: `remove_left` cannot lock it either.
+            # A disk that is full fails the caller, which names its own file.
             with contextlib.suppress(OSError):
                 lock.acquire()
-            _write_holder(outer / LOCK)
+                _write_holder(outer / LOCK)
             # `outer` has mkdtemp's private permissions and the lock file: neither is published.
-            inner = outer / "new"
+            inner = outer / _STAGED
             inner.mkdir()
             yield inner
         finally:
@@ -189,7 +200,25 @@ def staging(parent: Path, prefix: str) -> Iterator[Path]:
             lock.release()
 
 
-def remove_left(parent: Path, prefix: str, remove: Callable[[Path], object]) -> None:
+def temporary_folder() -> contextlib.AbstractContextManager[Path]:
+    """Return a context with a new directory in the system's temporary directory; see `staging`.
+
+    Those that killed processes left are removed first, whatever they were for.
+    """
+    return staging(Path(tempfile.gettempdir()), CLOZELINE)
+
+
+def _is_staged(directory: Path) -> bool:
+    """Return whether a directory is one of `staging`, and not a run that is named like one."""
+    return {*names_in(str(directory))} <= {LOCK, _STAGED}
+
+
+def remove_left(
+    parent: Path,
+    prefix: str,
+    remove: Callable[[Path], object],
+    only: Callable[[Path], bool] = lambda _: True,
+) -> None:
     """Remove directories that killed processes left, if these are certainly dead.
 
     A process is dead if the directory's lock file names a process of this machine, and nobody holds
@@ -200,6 +229,7 @@ def remove_left(parent: Path, prefix: str, remove: Callable[[Path], object]) -> 
         parent: directory that contains them; it may be missing.
         prefix: prefix of their names; after it, the name of a remote one is a `uuid4().hex`.
         remove: removes the contents of a directory, or all of it; called while its lock is held.
+        only: whether a directory may be removed.
     """
     for name in names_in(str(parent)):
         directory = parent / name
@@ -207,7 +237,7 @@ def remove_left(parent: Path, prefix: str, remove: Callable[[Path], object]) -> 
             try:
                 if is_remote(directory):
                     _remove_remote_if_left(directory, prefix, remove)
-                else:
+                elif only(directory):
                     _remove_if_left(directory, remove)
             except (Timeout, InputError, FileNotFoundError):  # in use, or removed by another one
                 continue

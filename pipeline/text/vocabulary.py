@@ -2,14 +2,13 @@
 
 import io
 import itertools
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.schema import JOINER, SPECIAL_TOKENS
-from pipeline.storage.files import CLOZELINE, naming
+from pipeline.storage.files import naming
+from pipeline.storage.locks import temporary_folder
 from pipeline.text.tokenizer import are_visible
 
 ALPHABET, CHARACTER_COVERAGE = 1000, 0.9995
@@ -93,8 +92,8 @@ def merged_pieces(words: Mapping[str, int], limit: int) -> list[str]:
     symbols = {word[0] + word[1:].translate(to_inner): count for word, count in words.items()}
     single = {symbol for word in symbols for symbol in word}
     model = io.BytesIO()
-    with tempfile.TemporaryDirectory(prefix=CLOZELINE) as folder:
-        counts = Path(folder) / "words.tsv"
+    with temporary_folder() as folder:
+        counts = folder / "words.tsv"
         lines = (f"{word}\t{count}\n" for word, count in sorted(symbols.items()))
         with naming(counts):
             counts.write_text("".join(lines), encoding="utf-8")

@@ -19,8 +19,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline.errors import JobError
 from pipeline.schema import Arrays
-from pipeline.storage.files import CLOZELINE, writing
-from pipeline.storage.locks import staging
+from pipeline.storage.files import writing
+from pipeline.storage.locks import temporary_folder
 from pipeline.storage.tfrecords import read_records
 from pipeline.text.tokenizer import Vocabulary
 from serving.export.choices import FROZEN_WEIGHTS
@@ -90,8 +90,8 @@ def _answers(
             # refuses.
             data = tf.make_tensor_proto(value).SerializeToString()
             arrays[f"{number} {signature} {name}"] = np.frombuffer(data, np.uint8)
-    parent = Path(tempfile.gettempdir())
-    with writing(f"temporary files in {parent}"), staging(parent, f"{CLOZELINE}gate-") as folder:
+    given = f"temporary files in {tempfile.gettempdir()}"
+    with writing(given), temporary_folder() as folder:
         request_file, answer_file = folder / "requests.npz", folder / "answers.npz"
         # NumPy's stubs take the names for flags.
         np.savez(request_file, **arrays)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import clozeline
 from pipeline.errors import InputError, JobError
 from pipeline.jobs.shared_folder import job_folder
 from pipeline.storage import locks
-from pipeline.storage.files import make_folder
+from pipeline.storage.files import CLOZELINE, make_folder
 from pipeline.storage.locks import (
     LOCK,
     Holder,
@@ -124,6 +124,23 @@ def test_waiting_for_the_writer_before(holder: subprocess.Popen, tmp_path: Path)
         assert read_holder(tmp_path / "a" / LOCK).pid == os.getpid()
 
 
+def test_a_directory_that_is_removed_while_it_is_looked_at_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, is_there = tmp_path / "a", Path.exists
+
+    def removed_next(path: Path, **options: bool) -> bool:
+        was_there = is_there(path, **options)
+        if path == folder and was_there:
+            folder.rmdir()
+        return was_there
+
+    folder.mkdir()
+    monkeypatch.setattr(Path, "exists", removed_next)
+    with only_writer(folder, "--output a"):
+        assert (folder / LOCK).is_file()
+
+
 @pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
 def test_a_directory_that_is_removed_while_it_is_made_is_made_again(
     error: type[OSError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +237,34 @@ def test_a_staging_directory_is_removed_when_its_process_is_dead(tmp_path: Path)
     with staging(tmp_path, ".export-"):
         assert not theirs.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.storage.locks import only_writer, temporary_folder
+with temporary_folder() as made, only_writer(Path(sys.argv[1]), "--run"):
+    (made / "half").write_text("written")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_temporary_folder_of_a_killed_process_is_removed_and_its_run_stays(
+    tmp_path: Path,
+) -> None:
+    """The run has a lock file of the same process, and a name that begins like a folder's."""
+    run = tmp_path / "clozeline-run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    root = Path(clozeline.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", DIE, str(run)], cwd=root,
+                   env={**os.environ, "TMPDIR": str(tmp_path)})  # fmt: skip
+    assert len([*tmp_path.glob("clozeline-*/new/half")]) == 1
+    with staging(tmp_path, CLOZELINE) as made:  # as `temporary_folder`
+        assert made.parent.parent == tmp_path
+        assert {path.name for path in tmp_path.iterdir()} == {made.parent.name, run.name}
+    assert [*tmp_path.iterdir()] == [run]
+    assert (run / "config.json").read_text() == "{}"
 
 
 def test_directories_of_other_processes_stay(tmp_path: Path) -> None:
