@@ -1,6 +1,11 @@
-"""Commands that run one of our modules in a new process."""
+"""New processes: the command that runs one of our modules, and their end with their parent."""
 
+import ctypes
 import sys
+from collections.abc import Callable
+from functools import partial
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def module_command(module: str) -> tuple[str, ...]:
@@ -10,3 +15,11 @@ def module_command(module: str) -> tuple[str, ...]:
     user would take the place of the package that Beam imports.
     """
     return (sys.executable, "-P", "-m", module)
+
+
+def ending_with_parent(number: int) -> Callable[[], object]:
+    """Return a `preexec_fn`: the kernel sends the new process a signal when its parent is gone.
+
+    That it is killed by SIGKILL makes no difference. The parent is the thread that starts it.
+    """
+    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, number)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import signal
 import socket
 import subprocess
 import time
@@ -15,7 +16,7 @@ from clozeline.commands.demo_questions import DemoQuestions, held_out_questions
 from clozeline.options import Command, InputGlobs
 from clozeline.show.terminal import command, notes, print_line, results, table
 from model import served
-from pipeline.child_processes import module_command
+from pipeline.child_processes import ending_with_parent, module_command
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.storage.files import write_atomically
 from pipeline.storage.outputs import Output, outputs_of
@@ -155,6 +156,7 @@ class DemoStages:
             [*module_command("clozeline"), *words, "--json"],
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=ending_with_parent(signal.SIGTERM),
         )
         try:
             printed, _ = process.communicate()
@@ -445,7 +447,9 @@ def running_server(models: Path) -> Iterator[tuple[str, str]]:
     ports = ["--rest-port", str(rest_port), "--grpc-port", str(grpc_port)]
     words = ["serve", "--models", str(models), *ports]
     print_command("clozeline", *words, background=True)
-    server = subprocess.Popen([*module_command("clozeline"), *words])
+    server = subprocess.Popen(
+        [*module_command("clozeline"), *words], preexec_fn=ending_with_parent(signal.SIGTERM)
+    )
     try:
         Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(MODEL, READY_SECS)
         yield f"127.0.0.1:{rest_port}", f"127.0.0.1:{grpc_port}"

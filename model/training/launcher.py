@@ -1,7 +1,6 @@
 """Start the workers of a training as processes of this machine, and end all when one fails."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import queue
@@ -14,13 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import FrameType
 from typing import IO, Literal
 
 from model.training.cluster import FREE_PORTS, TF_CONFIG, Cluster, cluster_from
 from model.training.config import START_FACTOR, LaunchConfig
 from model.training.rendezvous import members_of
+from pipeline.child_processes import ending_with_parent
 from pipeline.errors import InputError, JobError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,6 @@ Show = Callable[[int, Literal["stdout", "stderr"], str], None]
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes of a worker after which starting it again does not help."""
 
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
 # Python runs signal handlers in its main thread, which the kernel does not wake if it gave the
 # signal to another thread. So the main thread wakes by itself.
 _SIGNAL_SECS = 1.0
@@ -217,7 +215,7 @@ class Group:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=partial(_end_with_parent, self._when_we_die()),
+            preexec_fn=ending_with_parent(self._when_we_die()),
         )
         worker = _Worker(cluster, process)
         threading.Thread(target=self._follow, args=(worker,), daemon=True).start()
@@ -279,11 +277,6 @@ class Group:
             return KeyboardInterrupt()
         kind = InputError if cause.code == BAD_INPUT else JobError
         return kind(f"{cause}, so all were stopped" if len(self._ended) > 1 else f"{cause}")
-
-
-def _end_with_parent(number: int) -> None:
-    """Make the kernel send a signal to this process when its parent dies, also by SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 @contextlib.contextmanager

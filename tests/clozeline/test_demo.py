@@ -198,3 +198,29 @@ def test_an_interrupted_command_may_save_before_the_demo_ends(tmp_path: Path) ->
         process.communicate(timeout=120)
     assert process.returncode
     assert (tmp_path / "saved").exists()
+
+
+TOLD = """#!/bin/sh
+trap 'touch told; exit 143' TERM
+echo started >&2
+for second in $(seq 60); do sleep 1; done
+"""
+
+
+def test_a_command_is_told_to_end_when_the_demo_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "command").write_text(TOLD)
+    (tmp_path / "command").chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from clozeline.commands import demo; "
+        "sys.executable = './command'; demo.DemoStages(Path()).command('pretrain')"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stderr
+        assert "started\n" in iter(process.stderr.readline, "")
+        process.kill()
+        process.communicate(timeout=300)  # until the command has ended, too
+    assert (tmp_path / "told").exists()

@@ -1,8 +1,11 @@
 """The gate compares every output, and rejects every wrong one."""
 
+import os
+import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +137,33 @@ def test_the_fresh_process_has_no_keras_and_nothing_of_ours(module: str) -> None
         [sys.executable, "-c", script, fresh_process.__file__], capture_output=True, text=True
     )
     assert "is not there in a model server" in done.stderr
+
+
+EXPORTING = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+
+
+def test_the_fresh_process_ends_when_the_export_is_killed(tmp_path: Path) -> None:
+    """It waits for requests, from a pipe into which nothing is written."""
+    tf.saved_model.save(tf.Module(), str(tmp_path / "model"))
+    requests = tmp_path / "requests"
+    os.mkfifo(requests)
+    program = [fresh_process.__file__, str(tmp_path / "model"), str(requests), "answers"]
+    alive, write_end = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", EXPORTING, sys.executable, *program], stdout=write_end
+    ) as exporting:
+        os.close(write_end)
+        held = None
+        while held is None and exporting.poll() is None:
+            try:
+                held = os.open(requests, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads yet
+                time.sleep(0.05)
+        assert held is not None
+        exporting.kill()
+    try:
+        has_ended, _, _ = select.select([alive], [], [], 120)
+        assert has_ended  # it has no standard output any more
+    finally:
+        os.close(held)  # else it would wait for ever
+        os.close(alive)
