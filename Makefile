@@ -1,10 +1,6 @@
 # What a person types. `make` alone lists it.
 
-# The newest Python of these that runs (a shim of pyenv may not) and can make environments.
-PYTHONS := python3.13 python3.12 python3.11 python3
-USABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for python in $(PYTHONS); do \
-    $$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
+PYTHON ?= $(shell .ci/find_python 3.13 3.12 3.11 3)
 NO_PYTHON := make: no Python 3.11, 3.12 or 3.13 with its venv module here; install one (on Debian and \
     Ubuntu, apt-get install python3-venv), or name one: make PYTHON=...
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -70,8 +71,38 @@ def test_the_lock_names_no_registry_and_pins_with_hashes_only() -> None:
 def test_make_takes_the_pythons_that_pyproject_allows() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert PYTHONS == ["3.11", "3.12", "3.13"]
-    newest_first = [f"python{python}" for python in reversed(PYTHONS)]
-    assert f"PYTHONS := {' '.join(newest_first)} python3\n" in makefile
-    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
+    assert f".ci/find_python {' '.join(reversed(PYTHONS))} 3)\n" in makefile
+    finder = (ROOT / ".ci" / "find_python").read_text()
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in finder
     assert f"--python-version {PYTHONS[0]} --output-file requirements.lock" in makefile
     assert f"for version in {' '.join(PYTHONS[1:])}; do" in makefile
+
+
+@pytest.mark.parametrize(
+    ("on_path", "of_pyenv", "found"),
+    [
+        ({"python3.12": 0}, {"3.13.5/bin/python3.13": 0}, "python3.12"),
+        ({"python3.13": 127, "python3": 1}, {"3.13.5/bin/python3.13": 0}, "3.13.5/bin/python3.13"),
+        ({}, {"3.12.1/bin/python3.12": 1, "3.11.7/bin/python3.11": 0}, "3.11.7/bin/python3.11"),
+        ({"python3": 0}, {}, "python3"),
+        ({"python3": 1}, {}, ""),
+    ],
+)
+def test_the_python_that_make_takes(
+    on_path: dict[str, int], of_pyenv: dict[str, int], found: str, tmp_path: Path
+) -> None:
+    """Those on the PATH come first; shims of pyenv may be there and not run."""
+    versions = tmp_path / "py env" / "versions"
+    codes = {tmp_path / "bin" / name: code for name, code in on_path.items()}
+    codes |= {versions / name: code for name, code in of_pyenv.items()}
+    for program, code in codes.items():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\nexit {code}\n")
+        program.chmod(0o755)
+    environment = {"PATH": str(tmp_path / "bin"), "PYENV_ROOT": str(versions.parent)}
+    done = subprocess.run(
+        ["/bin/sh", str(ROOT / ".ci" / "find_python"), "3.13", "3.12", "3.11", "3"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    expected = f"{versions}/{found}" if "/" in found else found
+    assert (done.stdout.strip(), done.stderr) == (expected, "")
