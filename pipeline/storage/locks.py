@@ -237,7 +237,8 @@ def remove_left(
             try:
                 if is_remote(directory):
                     _remove_remote_if_left(directory, prefix, remove)
-                elif only(directory):
+                # /tmp is shared by all users, and nobody may look into the folders of others.
+                elif directory.lstat().st_uid == os.getuid() and only(directory):
                     _remove_if_left(directory, remove)
             except (Timeout, InputError, FileNotFoundError):  # in use, or removed by another one
                 continue
@@ -256,8 +257,6 @@ def _remove_remote_if_left(directory: Path, prefix: str, remove: Callable[[Path]
 
 
 def _remove_if_left(directory: Path, remove: Callable[[Path], object]) -> None:
-    if directory.lstat().st_uid != os.getuid():  # /tmp is shared by all users
-        return
     holder = read_holder(directory / LOCK)
     if holder is None:
         return

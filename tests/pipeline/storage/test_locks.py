@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -280,6 +281,26 @@ def test_directories_of_other_processes_stay(tmp_path: Path) -> None:
     with staging(tmp_path, ".export-"):
         pass
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_directories_of_other_users_are_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, names_in = tmp_path / f"{CLOZELINE}theirs", locks.names_in
+    folder.mkdir()
+
+    def names(path: str) -> list[str]:
+        if path == str(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return names_in(path)
+
+    somebody = {**vars(os), "getuid": lambda: os.getuid() + 1}
+    monkeypatch.setattr(locks, "names_in", names)
+    monkeypatch.setattr(locks, "os", SimpleNamespace(**somebody))
+    with caplog.at_level("INFO"), staging(tmp_path, CLOZELINE):
+        pass
+    assert caplog.text == ""
+    assert folder.is_dir()
 
 
 def test_without_locks_no_process_is_considered_dead(
