@@ -1,11 +1,13 @@
 """How long the demo trains, and what it says about a longer training."""
 
+import contextlib
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,6 +173,25 @@ def test_a_corpus_with_too_little_held_out_text_is_refused_before_the_training(
         demo._run_stages(demo.Demo(corpus=("*.txt",)), demo.DemoStages(tmp_path))
 
 
+@contextlib.contextmanager
+def running_stage(script: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A demo, in a session of its own, whose stage has printed that it started."""
+    (folder / "command").write_text(script)
+    (folder / "command").chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from clozeline.commands import demo; "
+        "sys.executable = './command'; demo.DemoStages(Path()).command('pretrain')"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, env=environment, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stderr
+        assert "started\n" in iter(process.stderr.readline, "")
+        yield process
+
+
 SAVING = """#!/bin/sh
 trap 'sleep 1; touch saved; exit 130' INT
 sleep 1 # until the demo waits for it
@@ -181,19 +202,7 @@ while :; do sleep 0.1; done
 
 
 def test_an_interrupted_command_may_save_before_the_demo_ends(tmp_path: Path) -> None:
-    (tmp_path / "command").write_text(SAVING)
-    (tmp_path / "command").chmod(0o755)
-    code = (
-        "import sys; from pathlib import Path; from clozeline.commands import demo; "
-        "sys.executable = './command'; demo.DemoStages(Path()).command('pretrain')"
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    ) as process:  # fmt: skip
-        assert process.stderr
-        assert "started\n" in iter(process.stderr.readline, "")
+    with running_stage(SAVING, tmp_path) as process:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         process.communicate(timeout=120)
     assert process.returncode
@@ -208,19 +217,7 @@ for second in $(seq 60); do sleep 1; done
 
 
 def test_a_command_is_told_to_end_when_the_demo_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "command").write_text(TOLD)
-    (tmp_path / "command").chmod(0o755)
-    code = (
-        "import sys; from pathlib import Path; from clozeline.commands import demo; "
-        "sys.executable = './command'; demo.DemoStages(Path()).command('pretrain')"
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stderr
-        assert "started\n" in iter(process.stderr.readline, "")
+    with running_stage(TOLD, tmp_path) as process:
         process.kill()
         process.communicate(timeout=300)  # until the command has ended, too
     assert (tmp_path / "told").exists()

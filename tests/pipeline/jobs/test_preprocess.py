@@ -22,7 +22,7 @@ from clozeline.main import main
 from pipeline.corpus.readers import EMPTY, INVALID_JSON, NO_TEXT
 from pipeline.corpus.remarks import INVALID_UTF8
 from pipeline.errors import InputError
-from pipeline.inspection import read_records, text_pieces
+from pipeline.inspection import text_pieces
 from pipeline.jobs.preprocess import write_records
 from pipeline.jobs.tally import Tally
 from pipeline.manifest import MANIFEST, read_manifest
@@ -32,6 +32,7 @@ from pipeline.storage.tfrecords import RecordFile
 from pipeline.text.sentences import split_sentences
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 from tests.conftest import make_sentences
+from tests.pipeline.records.made_datasets import records
 
 SETTINGS = ["--max-seq-length", "32", "--max-predictions", "5", "--duplicates", "2", "--seed", "9"]
 
@@ -51,16 +52,6 @@ def dataset(prose_corpus: Path, vocab_path: Path, tmp_path_factory: pytest.TempP
     output = tmp_path_factory.mktemp("dataset") / "ds"
     assert preprocess(prose_corpus / "*.txt", vocab_path, output) == 0
     return output
-
-
-def records(dataset: Path, split: str) -> dict[str, np.ndarray]:
-    manifest = read_manifest(dataset)
-    blocks = [
-        block
-        for shard in manifest.splits[split]
-        for block in read_records(dataset / shard.name, manifest)
-    ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def document_pieces(corpus: Path, vocab: Path) -> dict[bytes, list[int]]:
