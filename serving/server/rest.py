@@ -169,7 +169,7 @@ class _RestApi:
             return await self._run(request, run, share)
         if request.method == "GET" and (ask := _ASK.fullmatch(target)):
             return self._describe(ask)
-        raise invalid(f"Malformed request: {request.method} {shortened(target)}")
+        raise invalid(f"Malformed request: {shortened(request.method)} {shortened(target)}")
 
     def _describe(self, ask: re.Match[str]) -> Response:
         if not ask["name"]:
@@ -190,7 +190,8 @@ class _RestApi:
         with self._backend.counted(name, run["verb"].capitalize(), "REST"):
             try:
                 async with asyncio.timeout(self._limits.rest_timeout_secs):
-                    body = await self._body(request, share)
+                    async with asyncio.timeout(self._limits.transfer_timeout_secs):
+                        body = await self._body(request, share)
                     share.take_place()
                     query = _ReceivedQuery(body, name, version, label, share)
                     answer = self._start(self._verbs[run["verb"]], query, caller)

@@ -844,6 +844,7 @@ def test_grpc_names_of_clients_are_quoted_in_part(stubs, request_, message):
             f"Could not find any versions of model {'n' * 256}...",
         ),
         ("GET", f"/v1/{'n' * 2000}", None, 400, f"Malformed request: GET /v1/{'n' * 252}..."),
+        ("N" * 2000, "/v1/x", None, 400, f"Malformed request: {'N' * 256}... /v1/x"),
     ],
 )
 def test_rest_names_of_clients_are_quoted_in_part(rest, method, path, body, status, message):

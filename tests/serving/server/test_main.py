@@ -148,7 +148,8 @@ def test_a_run_over_the_time_limit_is_answered_with_a_timeout(models, held):
 
 
 def test_a_body_that_never_ends_does_not_hold_a_place(models):
-    server = ModelServer(models, HOST, 0, 0, Limits(max_accepted_requests=1, rest_timeout_secs=0.5))
+    limits = Limits(max_accepted_requests=1, transfer_timeout_secs=0.5, rest_timeout_secs=3600)
+    server = ModelServer(models, HOST, 0, 0, limits)
     server.start()
     with socket.create_connection((HOST, server.rest_port), timeout=DEADLINE_SECS) as stalled:
         stalled.sendall(
