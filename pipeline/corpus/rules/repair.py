@@ -35,6 +35,8 @@ _CONTROL = re.compile("[\x80-\x9f]")
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
+_LONG_ASCII = re.compile(r"[\x00-\x7f]{9,}")
+
 
 def repair(document: TextDocument) -> TextDocument:
     """Repair mojibake (with ftfy) and HTML entities, and remove invisible characters.
@@ -68,7 +70,16 @@ def _without_mojibake(text: str) -> str:
         begin = max(text.rfind("\n", done, found.start()) + 1, done)
         end = text.find("\n", found.start()) + 1 or len(text)
         line = text[begin:end]
-        may_change = is_bad(line) or _CONTROL.search(line)
+        may_change = _looks_bad(line) or _CONTROL.search(line)
         parts += [text[done:begin], ftfy.fix_text(line, _MOJIBAKE) if may_change else line]
         done = end
     return "".join([*parts, text[done:]])
+
+
+def _looks_bad(line: str) -> bool:
+    """Return what `is_bad` says of a line, without showing it the inside of long runs of ASCII.
+
+    All that it finds contains a character outside of ASCII, with at most two of ASCII on each side,
+    and its expression takes 200 ns for each character.
+    """
+    return is_bad(_LONG_ASCII.sub(lambda run: run[0][:4] + run[0][-4:], line))

@@ -1,11 +1,13 @@
 """Repair of text: broken text is restored, intact text is not changed."""
 
+import re
 from random import Random
 
 import ftfy
 import pytest
+from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 
-from pipeline.corpus.rules.repair import _MOJIBAKE, _without_mojibake, repair
+from pipeline.corpus.rules.repair import _MOJIBAKE, _looks_bad, _without_mojibake, repair
 from pipeline.corpus.rules.rule import TextDocument
 
 ORIGINALS = [
@@ -72,3 +74,23 @@ def test_lines_are_repaired_as_ftfy_does() -> None:
         assert _without_mojibake(text) == expected
         changed += expected != text
     assert changed > 500
+
+
+def test_long_runs_of_ascii_change_no_judgement_of_ftfy() -> None:
+    """All kinds of characters that ftfy looks at, next to runs of ASCII on both sides of 8."""
+    rng = Random(5)
+    special = [chr(code) for code in range(0x80, 0x10000) if _is_special(chr(code))]
+    special += [*"ÂÃ" * 40, *"Œœ°ØÙà√≈вГў"]
+    found = 0
+    for _ in range(6_000):
+        runs = ["".join(rng.choices("aaZ  .", k=rng.choice((0, 1, 6, 9, 12)))) for _ in "123"]
+        text = runs[0]
+        for run in runs[1:]:
+            text += "".join(rng.choices(special, k=rng.choice((1, 1, 2)))) + run
+        assert _looks_bad(text) == is_bad(text), text
+        found += is_bad(text)
+    assert 600 < found < 5_400
+
+
+def _is_special(character: str) -> bool:
+    return any(re.match(f"[{kind}]", character) for kind in MOJIBAKE_CATEGORIES.values())
