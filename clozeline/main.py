@@ -34,7 +34,7 @@ import sys
 
 from clozeline.commands import COMMANDS, options_of, spelled
 from clozeline.options import BeamCommand, Command, parse_options
-from pipeline.errors import BAD_PATH, InputError, JobError, did_you_mean, escaped
+from pipeline.errors import InputError, JobError, did_you_mean, escaped, is_bad_path
 from pipeline.standard_streams import StandardOutput, Unfailing
 
 
@@ -109,7 +109,7 @@ def _os_error(error: OSError, name: str) -> int:
     Unfailing(sys.stdout).flush()  # else Python tries again when it exits, and its code is 120
     has_path = error.filename is not None and error.strerror
     _complain(JobError(f"{error.filename}: {error.strerror}") if has_path else error, name)
-    return 2 if error.errno in BAD_PATH else 1
+    return 2 if is_bad_path(error) else 1
 
 
 def _complain(error: Exception, name: str) -> None:

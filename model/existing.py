@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, reason, unreadable
 from pipeline.storage.remote import is_remote
 
 
@@ -28,6 +28,7 @@ def check_files_exist(**paths: Path | None) -> None:
 
     Raises:
         InputError: a file is missing, a folder, or may not be read.
+        JobError: the machine fails to look it up.
     """
     for field, path in paths.items():
         if path is None or is_remote(path):
@@ -38,7 +39,9 @@ def check_files_exist(**paths: Path | None) -> None:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not os.access(path, os.R_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except (OSError, ValueError) as error:  # `ValueError`: a NUL in the name
+        except OSError as error:
+            raise unreadable(f"`{field}` {path}", error) from error
+        except ValueError as error:  # a NUL in the name
             raise InputError(f"`{field}` {path}: cannot be read: {reason(error)}") from error
 
 

@@ -56,7 +56,7 @@ class JobError(Exception):
         super().__init__(escaped(message))
 
 
-BAD_PATH = {
+_BAD_PATH = {
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR,
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
     # Filesystems without folders or new files, such as /proc; names that a filesystem refuses.
@@ -64,17 +64,45 @@ BAD_PATH = {
 }  # fmt: skip
 """Error numbers caused by the path itself, not by the disk: the user can fix them."""
 
+_BAD_PATH_KINDS = (
+    FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError
+)  # fmt: skip
+"""The same errors of libraries that give no number."""
+
+
+def is_bad_path(error: Exception) -> bool:
+    """Return whether an error comes from the path itself, so that the user can fix it.
+
+    Otherwise the machine failed: a bad disk, a lost file server, too many open files.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _BAD_PATH or isinstance(error, _BAD_PATH_KINDS)
+
+
+def failure(what: str, error: Exception, then: str = "") -> InputError | JobError:
+    """Return the exception for an operation on a file that failed.
+
+    Args:
+        what: the file, and what cannot be done with it; start of the message.
+        error: an error of the operating system or of a library.
+        then: end of the message.
+
+    Returns:
+        `InputError` for a bad path, `JobError` for a failure of the machine.
+    """
+    kind = InputError if is_bad_path(error) else JobError
+    return kind(f"{what}: {reason(error)}{then}")
+
 
 def unreadable(path: object, error: Exception, then: str = "") -> InputError | JobError:
-    """Return the exception for a file that cannot be read.
+    """Return the exception for a file that cannot be read, see `failure`.
 
     Args:
         path: the file, as the message shows it.
         error: an error of the operating system or of a library.
         then: end of the message.
     """
-    kind = InputError if isinstance(error, OSError) and error.errno in BAD_PATH else JobError
-    return kind(f"{path}: cannot be read: {reason(error)}{then}")
+    return failure(f"{path}: cannot be read", error, then)
 
 
 LARGEST = 2**53

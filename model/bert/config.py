@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, failure, reason
 from pipeline.storage.encodings import decoded
 from pipeline.storage.files import read_bounded
 from pipeline.storage.remote import path_from
@@ -228,6 +228,7 @@ def config_named(model: str, vocab_size: int) -> BertConfig:
 
     Raises:
         InputError: there is no such size or file, or the file is not a config.
+        JobError: the machine fails to read the file.
     """
     if model in SIZES:
         return SIZES[model].config(vocab_size)
@@ -236,5 +237,7 @@ def config_named(model: str, vocab_size: int) -> BertConfig:
     try:
         data = read_bounded(path_from(model), MAX_SETTINGS_BYTES)
         return BertConfig.from_json(decoded(data, f"`model` {model}"))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise failure(f"`model` {model}: cannot be used", error) from error
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"`model` {model}: cannot be used: {reason(error)}") from error

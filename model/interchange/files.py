@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model.bert.config import MAX_SETTINGS_BYTES
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, reason, unreadable
 from pipeline.storage.files import read_bounded
 from pipeline.storage.local_copies import is_copy
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
@@ -96,6 +96,7 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
 
     Raises:
         InputError: the file is not a regular file, is too large, or is a link to another place.
+        JobError: the machine fails to look it up.
     """
     path = directory / name
     try:
@@ -105,8 +106,10 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
         if path.is_symlink():
             raise InputError(f"{path}: a link to a file that does not exist") from error
         return None
-    except (OSError, RuntimeError) as error:  # RuntimeError: a cycle of links
-        # The name may come from another file of the checkpoint, and have any length.
+    # The name may come from another file of the checkpoint, and have any length.
+    except OSError as error:
+        raise unreadable(str(path)[:500], error) from error
+    except RuntimeError as error:  # a cycle of links
         raise InputError(f"{str(path)[:500]}: cannot be read: {reason(error)}") from error
     # A downloaded archive may hold a link to a private file, which the run would then contain.
     if is_copy(directory):  # of links into the cache; the name may still have `..` in it
@@ -140,6 +143,7 @@ def read_bytes(directory: Path, name: str, most_bytes: int) -> bytes | None:
 
     Raises:
         InputError: the file cannot be read, or `regular_file` refuses it.
+        JobError: the machine fails to read it.
     """
     path = regular_file(directory, name, most_bytes)
     if path is None:
@@ -147,7 +151,7 @@ def read_bytes(directory: Path, name: str, most_bytes: int) -> bytes | None:
     try:
         return read_bounded(path, most_bytes)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+        raise unreadable(path, error) from error
 
 
 def read_json(

@@ -23,7 +23,7 @@ from model.interchange.names import ENCODER_PREFIX
 from model.interchange.read_tokenizer import read_tokenizer
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task, all_kinds
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, reason, unreadable
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -190,6 +190,7 @@ def _open(path: Path, settings: CheckpointSettings) -> tuple[WeightSource, dict[
     # The files stay open, because a tensor is read only when its weight is matched.
     for file in _files(path, settings):
         with _reading(file):
+            file.open("rb").close()  # safetensors calls every failure to open a missing file
             opened = safe_open(file, "np")
             for name in map(str, opened.keys()):
                 described, ours = opened.get_slice(name), _table_name(name)
@@ -228,10 +229,12 @@ def _table_name(name: str) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Convert the library's errors to an `InputError` that names the file."""
+    """Convert the library's errors to an `InputError` or `JobError` that names the file."""
     try:
         yield
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (SafetensorError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {reason(error)}") from error
 
 

@@ -1,5 +1,6 @@
 """Read KerasHub presets as `save_to_preset` writes them: JSON files and HDF5 weights."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from model.interchange.foreign_checkpoint import (
 )
 from model.tasks.kinds import numbered_labels
 from model.tasks.task_kind import Task, all_kinds
-from pipeline.errors import InputError
+from pipeline.errors import InputError, unreadable
 from pipeline.schema import JOINER, SPECIAL_TOKENS, UNK
 from pipeline.text.tokenizer import MAX_VOCABULARY_BYTES
 
@@ -220,9 +221,12 @@ def _open(path: Path, name: str) -> WeightSource:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Convert the library's errors to an `InputError` that names the file."""
+    """Convert the library's errors to an `InputError` or `JobError` that names the file."""
     try:
         yield
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+        # HDF5 gives the number of an error of the operating system; damage has none.
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(path, OSError(error.errno, os.strerror(error.errno))) from error
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"{path}: cannot be read as HDF5: {reason}") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from model.tasks.tables import Columns
 from model.tasks.task_kind import kind_named
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, unreadable
 from pipeline.storage.encodings import why_file_not_utf8
 
 
@@ -30,6 +30,7 @@ def read_examples(
 
     Raises:
         InputError: the file cannot be read, has no examples, or its columns are ambiguous.
+        JobError: the machine fails to read the file.
     """
     definition = kind_named(kind)
     try:
@@ -37,7 +38,7 @@ def read_examples(
     except UnicodeDecodeError as error:
         raise InputError(f"{field} {path}: cannot be read: {why_file_not_utf8(path)}") from error
     except OSError as error:
-        raise InputError(f"{field} {path}: cannot be read: {reason(error)}") from error
+        raise unreadable(f"{field} {path}", error) from error
     if not len(examples):
         raise InputError(f"{field} {path}: contains no examples")
     return examples

@@ -105,6 +105,9 @@ def _naming(path: str) -> Iterator[None]:
     except DamagedFileError:
         raise
     except _UNREADABLE as error:
+        # Arrow's errors are `OSError`s without a number.
+        if isinstance(error, OSError) and error.errno:
+            raise
         reason = " ".join(str(error).split())
         raise damaged(path, f"not a Parquet file, or a damaged one ({reason})") from error
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config_types import check_types
-from pipeline.errors import InputError, JobError, check_range, reason
+from pipeline.errors import InputError, JobError, check_range, failure, reason
 from pipeline.storage.files import crc32c, download_exactly, make_folder, publish
 from pipeline.storage.remote import ObjectVersion, is_url, version_of
 
@@ -74,16 +74,15 @@ class Cache:
         """Create the folder.
 
         Raises:
-            InputError: it cannot be created.
+            InputError, JobError: it cannot be created.
         """
         self._folder = config.folder
         self._max_bytes = int(config.cache_gb * 1e9)
         try:
             make_folder(self._folder)
         except OSError as error:
-            raise InputError(
-                f"`cache` {self._folder}: cannot be used: {error.strerror}; give another folder"
-            ) from error
+            what = f"`cache` {self._folder}: cannot be used"
+            raise failure(what, error, "; give another folder") from error
 
     @contextlib.contextmanager
     def opened(self, source: Path, size_bytes: int, checksum: str) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import BAD_PATH, InputError, JobError, reason
+from pipeline.errors import InputError, JobError, failure, reason
 from pipeline.storage.leases import check_not_lost
 from pipeline.storage.local_globs import local_matches
 from pipeline.storage.remote import (
@@ -246,10 +246,7 @@ def writing(given: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except failures as error:
-        message = f"{given}: cannot be written: {reason(error)}"
-        number = error.errno if isinstance(error, OSError) else None
-        kind = InputError if number in BAD_PATH else JobError
-        raise kind(message) from error
+        raise failure(f"{given}: cannot be written", error) from error
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -368,7 +365,8 @@ def match_files(globs: Sequence[str], field: str = "input") -> dict[str, int]:
 
     Raises:
         InputError: a glob matches no file or matches a folder, a pipe, a name that is not in UTF-8
-            or a file that may not be read, or the filesystem fails.
+            or a file that may not be read.
+        JobError: the filesystem fails.
     """
     sizes: dict[str, int] = {}
     for glob in globs:
@@ -391,9 +389,11 @@ def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
         found = {literal: file.stat()} if file.exists() else local_matches(literal)
     except FileNotFoundError as error:
         raise InputError(f"`{field}` {error.filename}: is a link to nothing; remove it") from error
-    except (OSError, ValueError, re.error) as error:  # a name that is too long, or has a NUL
-        place = error.filename if isinstance(error, OSError) and error.filename else glob
-        raise InputError(f"`{field}` {place}: cannot be looked up: {reason(error)}") from error
+    except OSError as error:  # a name that is too long
+        place = error.filename or glob
+        raise failure(f"`{field}` {place}: cannot be looked up", error) from error
+    except (ValueError, re.error) as error:  # a name that has a NUL
+        raise InputError(f"`{field}` {glob}: cannot be looked up: {reason(error)}") from error
     for path, status in found.items():
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise InputError(

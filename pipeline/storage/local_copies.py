@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pipeline.errors import InputError, JobError, reason
+from pipeline.errors import InputError, JobError, is_bad_path, reason
 from pipeline.manifest import VOCABULARY, Manifest
 from pipeline.storage.cache import DOWNLOADS_AT_ONCE, Cache, CacheConfig
 from pipeline.storage.locks import temporary_folder
@@ -112,6 +112,8 @@ def _linked(
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).symlink_to(copy.absolute())
             except OSError as error:  # a store can have the objects `a` and `a/b`
+                if not is_bad_path(error):
+                    raise
                 raise _unusable(remote, name, reason(error)) from error
         _copies.add(folder)
         held.callback(_copies.remove, folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, failure
 from pipeline.storage.files import absolute, name_in_utf8
 from pipeline.storage.recognition import HEAD_BYTES
 from pipeline.storage.remote import is_remote
@@ -77,7 +77,7 @@ def check_outputs(outputs: Iterable[Output]) -> None:
             if output.kind == "new folder" and not _is_free(output.path):
                 raise InputError(f"{output}: already exists; choose another directory or remove it")
         except OSError as error:
-            raise InputError(f"{output}: cannot be written: {reason(error)}") from error
+            raise failure(f"{output}: cannot be written", error) from error
         except ValueError as error:
             raise InputError(f"{output}: cannot be written: a name has a NUL") from error
 

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, reason, unreadable
 from pipeline.storage.encodings import decoded
 
 _MAX_YAML_BYTES = 1 << 20
@@ -24,6 +24,7 @@ def read_yaml(path: Path, named: str) -> Any:
     Raises:
         InputError: the file cannot be read, is not YAML, is larger than a megabyte, has a key
             twice, or a number that means another one than it shows.
+        JobError: the machine fails to read the file.
     """
     import yaml
 
@@ -36,7 +37,7 @@ def read_yaml(path: Path, named: str) -> Any:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{named}: cannot be read: {reason(error)}") from error
+        raise unreadable(named, error) from error
     except RecursionError as error:
         raise InputError(f"{named}: cannot be read as YAML: nested too deeply") from error
     except Exception as error:  # PyYAML raises anything: AttributeError, say, for `!!timestamp x`

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, unreadable
 from pipeline.manifest import VOCABULARY, Manifest, sha256
 from pipeline.schema import CLS, JOINER, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 from pipeline.storage.encodings import why_not_utf8
@@ -45,13 +45,14 @@ class Vocabulary:
 
         Raises:
             InputError: it cannot be read, lacks a special token, or contains a piece twice.
+            JobError: the machine fails to read it.
         """
         try:
             data = read_bounded(path, MAX_VOCABULARY_BYTES)
         except FileNotFoundError:
             raise InputError(f"{path}: no such vocabulary; make one with clozeline vocab") from None
         except OSError as error:
-            raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+            raise unreadable(path, error) from error
         return cls.parse(data, path)
 
     @classmethod

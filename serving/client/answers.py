@@ -8,7 +8,7 @@ from typing import Any
 
 from model import served
 from model.tasks.task_kind import all_kinds
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, unreadable
 from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK
 from pipeline.storage.encodings import decoded_lines
@@ -64,12 +64,13 @@ def rank(config: QueryConfig, path: Path) -> Answer:
 
     Raises:
         InputError: the file cannot be read or has no texts, or the model compares no texts.
+        JobError: the machine fails to read the file.
         ServerError: the server cannot be reached, failed, or sent an unusable response.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"`passages` {path}: cannot be read: {reason(error)}") from error
+        raise unreadable(f"`passages` {path}", error) from error
     lines = decoded_lines(data, f"`passages` {path}")
     passages = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not passages:

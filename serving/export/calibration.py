@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from model.run import Run
 from pipeline import schema
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, unreadable
 from pipeline.storage.encodings import decoded_lines
 from serving.export.dense import Dense
 from serving.export.golden import PAIRS, TEXTS
@@ -124,7 +124,7 @@ def _read(path: Path) -> list[tuple[str, str]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"`calibrate` {path}: cannot be read: {reason(error)}") from error
+        raise unreadable(f"`calibrate` {path}", error) from error
     lines = decoded_lines(data, f"`calibrate` {path}")
     texts = [line for line in lines if line.strip()]
     if not texts:

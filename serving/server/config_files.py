@@ -19,7 +19,7 @@ from google.protobuf import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from pipeline.errors import InputError, reason
+from pipeline.errors import InputError, failure, reason, unreadable
 from pipeline.storage.encodings import decoded
 from pipeline.storage.remote import is_url, path_from
 from serving.server.batching_options import BatchingOptions
@@ -96,7 +96,9 @@ def _model(model: Any) -> ModelConfig:
         base_path = path_from(model.base_path)
         base_path.resolve()
         base_path.is_dir()
-    except (InputError, OSError, RuntimeError) as error:  # no path; name too long; link cycle
+    except OSError as error:  # name too long
+        raise failure(f"model {model.name}: base_path", error) from error
+    except (InputError, RuntimeError) as error:  # no path; link cycle
         raise InputError(f"model {model.name}: base_path: {reason(error)}") from error
     return ModelConfig(
         model.name,
@@ -162,7 +164,7 @@ def _parse(path: Path, message: Any, kind: str) -> None:
         # As text: for bytes, it gives no reason.
         text_format.Parse(decoded(text, str(path)), message)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+        raise unreadable(path, error) from error
     except text_format.ParseError as error:
         raise InputError(f"{path}: not a {kind} in text format: {reason(error)}") from error
 

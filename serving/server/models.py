@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grpc import StatusCode
 
-from pipeline.errors import InputError, JobError, reason
+from pipeline.errors import InputError, JobError, reason, unreadable
 from pipeline.storage.remote import is_remote
 from serving.server.config_files import ModelConfig
 from serving.server.folders import fingerprint, read_models, versionless_dirs
@@ -362,7 +362,7 @@ def _load_or_raise(model: _Model) -> None:
     try:
         failures = model.update()
     except OSError as error:
-        raise InputError(f"{config.base_path}: cannot be read: {error.strerror}") from error
+        raise unreadable(config.base_path, error) from error
     if failures:
         reason = " ".join(failures[0].message.split())
         version_dir = config.base_path / str(failures[0].version)
