@@ -1,5 +1,7 @@
 """Examples as pieces in positions: labels at the right ones, nothing lost."""
 
+from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,13 +19,21 @@ from model.tasks.task_kind import Task
 from model.tasks.texts import Texts, of_texts
 from model.training.config import DOC_STRIDE, Long
 from pipeline.errors import InputError
-from pipeline.text.tokenizer import Vocabulary
+from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "##x", "##y", ".", "é"]
 CLS, SEP, A, B, C, D, X, Y, DOT = 2, 3, 5, 6, 7, 8, 9, 10, 11
 UNK = 1
 PATH = Path("file.tsv")
 SINGLE = Task("single", ("no", "yes"), takes_pairs=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_tokenizer() -> Iterator[None]:
+    """Build each tokenizer once: it takes 50 ms, and properties try hundreds of encoders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.tasks.encoder.build_tokenizer", cache(build_tokenizer))
+        yield
 
 
 def encoder(length: int, doc_stride: int = DOC_STRIDE) -> Encoder:
@@ -85,17 +95,6 @@ def test_a_tag_is_at_the_first_piece_of_its_word() -> None:
     assert lists(found.labels) == [[NO_LABEL, 0, NO_LABEL, NO_LABEL, 1, 0, NO_LABEL]]
 
 
-class Encoders(dict):
-    """Makes an encoder once for each window and stride."""
-
-    def __missing__(self, key: tuple[int, int]) -> Encoder:
-        """Return a new encoder."""
-        return self.setdefault(key, encoder(*key))
-
-
-ENCODERS = Encoders()
-
-
 def test_a_long_sentence_becomes_windows_that_overlap() -> None:
     examples = TaggedSentences(
         PATH, [["d"], ["a", "bx", "c", "dxyxy"]], [["O"], ["B", "O", "B", "O"]], [2, 4]
@@ -130,7 +129,7 @@ def test_every_word_of_a_long_sentence_is_labelled_once(
     words = ["a" + "x" * (length - 1) for length in lengths]
     tags = ["BO"[index % 7 // 4] for index in range(len(words))]
     examples = TaggedSentences(PATH, [words], [tags], [1])
-    found = encoded(ENCODERS[max_seq_length, 1], examples, TAGS)
+    found = encoded(encoder(max_seq_length, 1), examples, TAGS)
     labels = np.concatenate(found.labels)
     assert ["BO"[label] for label in labels[labels != NO_LABEL]] == tags
     for ids, row in zip(found.input_ids, found.labels, strict=True):
@@ -188,7 +187,7 @@ def test_windows_that_would_not_advance(room: int, stride: int) -> None:
         windows(9, room, stride)
 
 
-@settings(deadline=None)  # it builds a tokenizer for each window
+@settings(deadline=None)  # the first example builds the tokenizer
 @given(
     question_pieces=st.integers(0, 80),
     passage_pieces=st.integers(0, 200),
@@ -199,7 +198,7 @@ def test_every_question_with_every_passage_is_encoded(
     question_pieces: int, passage_pieces: int, max_seq_length: int, stride: int
 ) -> None:
     asked = Question("id", "b " * question_pieces, "c " * passage_pieces, ())
-    found = encoded(ENCODERS[max_seq_length, stride], Questions(PATH, [asked]), SPAN)
+    found = encoded(encoder(max_seq_length, stride), Questions(PATH, [asked]), SPAN)
     read = min(question_pieces, question_room(max_seq_length))
     assert all(len(ids) <= max_seq_length for ids in found.input_ids)
     assert found.first_lengths.tolist() == [read + 2] * len(found)
