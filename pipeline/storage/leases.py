@@ -7,6 +7,8 @@ the clocks of machines may differ.
 """
 
 import contextlib
+import logging
+import math
 import os
 import socket
 import threading
@@ -27,12 +29,17 @@ from pipeline.storage.remote import (
 )
 from pipeline.storage.strict_json import from_json, to_json
 
+_log = logging.getLogger(__name__)
+
 LEASE = ".lease"
 """Name of the lease in a directory that is being written; removed when the writer exits."""
 
 # Three renewals may fail before another process may take the lease over.
 RENEW_SECS = 15.0
 LEASE_SECS = 60.0
+
+NOTICE_SECS = 5.0
+"""How long a writer that waits for another one is silent."""
 
 _SETTLE_SECS = 1.0
 """Pause after taking over a lease, in which another process that does the same becomes visible."""
@@ -86,25 +93,26 @@ class LeaseHolder:
 
 @contextlib.contextmanager
 def leased(
-    path: Path, given: str, wait_secs: float = 0, lease: Path | None = None
+    path: Path, given: str, *, waits: bool = False, lease: Path | None = None
 ) -> Iterator[None]:
     """Hold the lease of a remote directory or file inside the context.
 
     Args:
         path: the directory or file.
         given: the field with its value, for messages.
-        wait_secs: how long to wait for the current writer.
+        waits: whether to wait until the current writer exits or its lease ends.
         lease: the lease object; None = in the directory.
 
     Raises:
-        InputError: another process is writing there; and as `pipeline.storage.remote`.
+        InputError: another process is writing there and `waits` is not set; and as
+            `pipeline.storage.remote`.
         JobError: as `pipeline.storage.remote`.
     """
     lease = lease or path / LEASE
     holder = LeaseHolder.of_this_process()
     created = missing_folders(lease.parent)
     try:
-        _acquire(lease, holder, given, wait_secs)
+        _acquire(lease, holder, given, waits=waits)
     except KeyboardInterrupt:  # the lease may have been written
         _release(lease, holder, created)
         raise
@@ -148,8 +156,13 @@ def check_not_lost(path: Path) -> None:
             raise JobError(f"{place}: {why}; nothing more is written there")
 
 
-def _acquire(lease: Path, holder: LeaseHolder, given: str, wait_secs: float) -> None:
-    deadline = time.monotonic() + wait_secs
+def tell_of_waiting(given: str, holder: object) -> None:
+    """Say that a writer waits for another one."""
+    _log.info("%s: is being written by %s; waiting until it exits", given, holder)
+
+
+def _acquire(lease: Path, holder: LeaseHolder, given: str, *, waits: bool) -> None:
+    notice = time.monotonic() + NOTICE_SECS
     while True:
         try:
             create_exclusively(lease, _json(holder))
@@ -159,12 +172,16 @@ def _acquire(lease: Path, holder: LeaseHolder, given: str, wait_secs: float) -> 
                 return
             if _take_over(lease, holder, other):
                 return
-            if time.monotonic() >= deadline:
+            writer = other or "another process"
+            if not waits:
                 raise InputError(
-                    f"{given}: is being written by {other or 'another process'}; wait until it "
-                    "exits, or choose another path (if its machine is gone, try again in "
+                    f"{given}: is being written by {writer}; wait until it exits, or choose "
+                    "another path (if its machine is gone, try again in "
                     f"{LEASE_SECS:.0f} seconds)"
                 ) from None
+            if time.monotonic() >= notice:
+                tell_of_waiting(given, writer)
+                notice = math.inf
             time.sleep(1)
         else:
             return

@@ -75,7 +75,7 @@ def only_writer_of_all(directories: Mapping[Path, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterator[None]:
+def only_writer(directory: Path, given: str, *, waits: bool = False) -> Iterator[None]:
     """Hold a directory's lock inside the context.
 
     The kernel (`flock`) releases the lock when the process exits, so a lock file left by a killed
@@ -84,21 +84,22 @@ def only_writer(directory: Path, given: str, *, wait_secs: float = 0) -> Iterato
     Args:
         directory: directory on a local or mounted filesystem, or a remote one.
         given: the field with its value, for messages.
-        wait_secs: how long to wait for the current writer.
+        waits: whether to wait until the current writer exits, rather than to lose finished work; a
+            line says so after some seconds.
 
     Raises:
-        InputError: another process is writing to the directory, or the path is a file or cannot be
-            written.
+        InputError: another process is writing to the directory and `waits` is not set, or the path
+            is a file or cannot be written.
         JobError: the disk is full or failed.
     """
     if is_remote(directory):
-        with leases.leased(directory, given, wait_secs):
+        with leases.leased(directory, given, waits=waits):
             yield
         return
     for part in (directory, *directory.parents):
         if _is_file(part):
             raise InputError(f"{given}: {part} is a file; name a folder")
-    with _removed_if_empty(directory), _locked(directory / LOCK, given, wait_secs):
+    with _removed_if_empty(directory), _locked(directory / LOCK, given, waits=waits):
         yield
 
 
@@ -139,10 +140,10 @@ def only_writer_of_output(path: Path, given: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(file: Path, given: str, wait_secs: float = 0) -> Iterator[None]:
+def _locked(file: Path, given: str, *, waits: bool = False) -> Iterator[None]:
     """Hold a lock, whose file is created and removed, inside the context."""
     with writing(given):
-        lock = _acquired(file, given, wait_secs)
+        lock = _acquired(file, given, waits=waits)
     try:
         yield
     finally:
@@ -271,18 +272,23 @@ def _remove_if_left(directory: Path, remove: Callable[[Path], object]) -> None:
         remove_folders([str(directory)])
 
 
-def _acquired(file: Path, given: str, wait_secs: float) -> FileLock | None:
+def _acquired(file: Path, given: str, *, waits: bool) -> FileLock | None:
     """Acquire and return the lock of a file; None if the filesystem does not support locks."""
     # filelock's fallback, a soft lock, is a file: a killed process would leave it locked forever.
-    lock = FileLock(file, timeout=wait_secs, fallback_to_soft=False)
+    lock = FileLock(file, timeout=leases.NOTICE_SECS if waits else 0, fallback_to_soft=False)
     try:
-        _acquire(lock, file.parent)
-    except Timeout:
-        holder = read_holder(file)
-        raise InputError(
-            f"{given}: is being written by {holder or 'another process'}; "
-            "wait until it exits, or choose another path"
-        ) from None
+        try:
+            _acquire(lock, file.parent)
+        except Timeout:
+            holder = read_holder(file) or "another process"
+            if not waits:
+                raise InputError(
+                    f"{given}: is being written by {holder}; wait until it exits, or choose "
+                    "another path"
+                ) from None
+            leases.tell_of_waiting(given, holder)
+            lock.timeout = -1  # as long as the holder lives: the kernel releases its lock
+            _acquire(lock, file.parent)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

@@ -28,9 +28,6 @@ from serving.export.stock_ops import check_ops
 from serving.export.warmup_requests import write_warm_up
 from serving.tf_serving import SAVED_MODEL, WARM_UP_FILE, model_name, next_version
 
-PUBLISHING_SECS = 60.0
-"""Timeout for the lock while another export publishes its version and writes configurations."""
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -161,8 +158,9 @@ def _publish_next(temporary: Path, model_path: Path, given: str) -> Path:
     Returns:
         models/NAME/VERSION.
     """
-    # The lock prevents two exports from choosing the same version number.
-    with only_writer(model_path, given, wait_secs=PUBLISHING_SECS):
+    # The lock prevents two exports from choosing the same version number. An upload of another one
+    # may take any time.
+    with only_writer(model_path, given, waits=True):
         version = model_path / str(next_version(model_path))
         path = publish(temporary, version, SAVED_MODEL)
         write_configs(model_path)

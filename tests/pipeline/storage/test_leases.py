@@ -1,5 +1,6 @@
 """Leases of remote directories: one writer, whatever the clocks say."""
 
+import contextlib
 import dataclasses
 import threading
 
@@ -52,6 +53,22 @@ def test_an_output_has_one_writer(store):
         assert [*store.objects] == ["bucket/new/.v.txt-lease"]
         write_atomically(path, b"text")
     assert [*store.objects] == ["bucket/new/v.txt"]
+
+
+def test_a_writer_that_waits_says_so_and_waits_as_long_as_the_other_lives(store, monkeypatch):
+    monkeypatch.setattr(leases, "NOTICE_SECS", 0)
+    said, first = [], contextlib.ExitStack()
+
+    def end_it(*given_and_holder: object) -> None:
+        said.append(given_and_holder)
+        first.close()
+
+    monkeypatch.setattr(leases, "tell_of_waiting", end_it)
+    first.enter_context(only_writer(path_from(RUN), "`run_dir`"))
+    before = read_holder(path_from(RUN) / LEASE)
+    with only_writer(path_from(RUN), "`output`", waits=True):
+        assert read_holder(path_from(RUN) / LEASE).id != before.id
+    assert said == [("`output`", before)]
 
 
 def test_a_whole_bucket_has_no_place_for_a_lease_next_to_it(store):

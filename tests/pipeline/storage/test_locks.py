@@ -1,6 +1,7 @@
 """A directory has one writer at a time; a writer that died blocks nobody."""
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from filelock import FileLock
 import clozeline
 from pipeline.errors import InputError, JobError
 from pipeline.jobs.shared_folder import job_folder
-from pipeline.storage import locks
+from pipeline.storage import leases, locks
 from pipeline.storage.files import CLOZELINE, make_folder
 from pipeline.storage.locks import (
     LOCK,
@@ -121,8 +122,28 @@ def test_a_file_in_the_directorys_place(tmp_path: Path) -> None:
 
 def test_waiting_for_the_writer_before(holder: subprocess.Popen, tmp_path: Path) -> None:
     holder.stdin.close()  # it ends by and by
-    with only_writer(tmp_path / "a", "--output a", wait_secs=60):
+    with only_writer(tmp_path / "a", "--output a", waits=True):
         assert read_holder(tmp_path / "a" / LOCK).pid == os.getpid()
+
+
+def test_a_writer_that_waits_says_so_and_waits_as_long_as_the_other_lives(
+    holder: subprocess.Popen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "NOTICE_SECS", 0)
+    said = []
+
+    def end_it(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        holder.stdin.close()
+        return True
+
+    monkeypatch.setattr(leases._log, "filters", [end_it])
+    monkeypatch.setattr(leases._log, "level", logging.INFO)
+    with only_writer(tmp_path / "a", "--output a", waits=True):
+        assert read_holder(tmp_path / "a" / LOCK).pid == os.getpid()
+    assert len(said) == 1
+    beginning = rf"--output a: is being written by process {holder.pid}, since 20"
+    assert re.fullmatch(rf"{beginning}\S+ \S+ UTC; waiting until it exits", said[0])
 
 
 def test_a_directory_that_is_removed_while_it_is_looked_at_is_no_file(
