@@ -25,6 +25,8 @@ class Entry:
 
 TENSORFLOW = ("tensorflow", "tensorflow_text")
 
+# Without TENSORFLOW, whose import takes seconds: those that start other commands, calculate, or
+# ask a server.
 COMMANDS = {
     "demo": Entry("clozeline.commands.demo", "Demo", "run all steps on text found on this machine"),
     "vocab": Entry(

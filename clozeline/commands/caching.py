@@ -32,6 +32,7 @@ class CachingCommand(Command):
 class RunReader(CachingCommand):
     """Options of all commands that read a run; each says which runs it takes."""
 
+    # For `before_tensorflow`; each command declares it again, with its own help text.
     run_dir: Path
     """Directory of the run."""
 

@@ -71,4 +71,5 @@ class CorpusOptions(BeamCommand):
         """
         from pipeline.storage.files import match_files
 
+        # Only to raise: the job lists the files again, also the remote ones.
         match_files([glob for glob in self.input if not is_url(glob)])

@@ -156,6 +156,7 @@ class DemoStages:
             [*module_command("clozeline"), *words, "--json"],
             stdout=subprocess.PIPE,
             text=True,
+            # A demo that is killed would leave a training of minutes behind.
             preexec_fn=ending_with_parent(signal.SIGTERM),
         )
         try:
@@ -169,6 +170,7 @@ class DemoStages:
                 process.kill()
             raise
         if process.returncode:
+            # The demo ends with the exit code of the stage that failed.
             kind = InputError if process.returncode == 2 else JobError
             raise kind(f"clozeline {words[0]} ended with exit code {process.returncode}, see above")
         return json.loads(printed), time.monotonic() - begin
@@ -305,6 +307,7 @@ def make_records(
         # Beam's default tries Prism first, which downloads a binary.
         "--runner=FnApiRunner",
     )  # fmt: skip
+    # Now, and not after minutes of training that nothing could measure.
     if not preprocessed["splits"].get("eval"):
         raise InputError(
             "the corpus is too small: no document was held out to measure what the model "
@@ -344,6 +347,7 @@ def train(options: Demo, stages: DemoStages, begin: float) -> dict[str, Any]:
             f"{steps:,} steps: {FEWEST_STEPS:,} to {MOST_STEPS:,}, as many as end within "
             f"{options.minutes:g} minutes."
         )
+    # After a quarter, a half and all steps: two doublings show how much the next one would gain.
     quarter = max(1, steps // 4)
     trained, _ = stages.command(*flags, "--steps", steps, "--eval-every-steps", quarter)
     made = f"{steps:,} steps of {BATCH_SIZE} examples"
@@ -365,6 +369,8 @@ def training_flags(options: Demo, stages: DemoStages) -> list[object]:
     vocab_size = len(Vocabulary.read(stages.folder / "vocab.txt"))
     config = {"vocab_size": vocab_size, **ARCHITECTURE}
     write_atomically(model, to_json(config, indent=1).encode())
+    # The warm-up is trained before the number of steps is known. A short run warms up over half of
+    # its steps.
     warmup_steps = min(WARMUP_STEPS, (options.steps or FEWEST_STEPS) // 2)
     return [
         "pretrain", "--dataset", stages.folder / "dataset", "--run", stages.folder / "run",
@@ -493,6 +499,7 @@ def judge(trained: dict[str, Any], checked: dict[str, Any]) -> dict[str, Any]:
 def count_words(answers: dict[str, Any]) -> dict[str, int]:
     """Return in how many sentences the author's word is among the answers for its mask."""
     found = [
+        # The model is uncased, and the author's word is as it was written.
         question.word.lower() in answer.outputs[served.TOKENS][0]
         for _, question, answer in answers["filled"]
     ]

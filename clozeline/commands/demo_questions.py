@@ -74,6 +74,7 @@ def held_out_questions(
     held_out = []
     for path in match_files(globs):
         try:
+            # A file is one document, which is the default of --input-format.
             text, identity = read_document(next(read_whole_file(path)), made_with)
         except DroppedDocumentError:
             continue

@@ -108,6 +108,7 @@ def show(result: "EvaluationResult") -> None:
     if result.predictions:
         print_line(f"answers: {result.predictions}")
     evaluation = result.evaluation
+    # Without labels there is nothing to measure.
     if evaluation is None:
         return
     title = f"{result.data}: {counted(len(evaluation.answers), 'examples')}"

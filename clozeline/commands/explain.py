@@ -24,6 +24,7 @@ class Explain(RunReader):
 
     text: Annotated[tuple[str, ...], tyro.conf.Positional]
     """One text, or a pair of texts. [MASK] marks a word to predict."""
+    # The front door calls options.run(), so the field has another name than its flag.
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
     """Directory of the run to explain."""
     output: Path | None = None

@@ -18,6 +18,7 @@ from pipeline.storage.outputs import Output
 class ExportHuggingFace(RunReader):
     """Export a run to a directory that Hugging Face's `transformers` and KerasHub can load."""
 
+    # The front door calls options.run(), so the field has another name than its flag.
     run_dir: Annotated[Path, tyro.conf.arg(name="run")] = field(metadata={"flag": "run"})
     """Run directory: pretrained, fine-tuned or imported."""
     output: Path

@@ -135,6 +135,7 @@ class Finetune(TrainingFlags):
             InputError: a flag is out of range, or does not fit the task.
         """
         self.engine_config()
+        # Only what was given is refused: every default is there for every kind of task.
         if not kind_named(self.task).uses_windows:
             self.refuse_given(f"a {self.task} task has no passages; span has", "doc_stride")
         if self.teacher is None:
@@ -182,6 +183,7 @@ def as_json(run: "TunedRun") -> dict[str, Any]:
         "steps": run.steps,
         "split": run.measured.split,
         **run.measured.values,
+        # Without --dev nothing was evaluated, so no checkpoint is the best one.
         **({"best_step": best.step, f"best_{run.metric}": best.value} if best else {}),
         "examples_per_sec": run.examples_per_sec,
         "tokens_per_sec": run.tokens_per_sec,
@@ -216,6 +218,7 @@ def print_result(result: "FinetuneResult") -> None:
     if len(runs) > 1:
         columns.append("mean ± sd")
         mean, spread = result.mean, result.standard_deviation
+        # The first rows are those of the metrics.
         for row, name in zip(rows, names, strict=False):
             row.append(f"{mean[name]:z.4f} ± {spread[name]:.4f}")
         # Mean and deviation are of metrics only.

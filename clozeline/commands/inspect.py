@@ -66,6 +66,7 @@ class Inspect(CachingCommand):
         from clozeline.show.dataset import rejected_document, rejection_table
         from pipeline.inspect_rejections import inspect_rejections
 
+        # Not in __post_init__: what the folder holds is known only now, and it may be remote.
         self.refuse_given("rejected documents have no split", "split")
         rules = inspect_rejections(self.dataset, self.examples)
         results.print(rejection_table(rules))
@@ -89,6 +90,7 @@ class Inspect(CachingCommand):
         entropy = found.unigram_entropy_nats
         results.print(f"Unigram entropy of the pieces: {entropy:.3f} nats")
         results.print(f"Unknown pieces ([UNK]): {found.unknown_rate:.1%}")
+        # The JSON has them, too, so their fields become flags before anything is printed.
         warnings = [spelled(warning, "inspect") for warning in found.warnings]
         warn(warnings)
         for record in found.records:

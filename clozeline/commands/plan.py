@@ -117,6 +117,7 @@ def _rows(config: PlanConfig, expected: Estimate) -> list[list[object]]:
         parts = f"parameters {_size(memory.parameters)}, activations {_size(memory.activations)}"
         rows.append([name, f"{_size(memory.total)} ({parts})"])
     fits = expected.fits(recompute=config.recompute)
+    # Unknown for a device of which only --peak-tflops was given.
     if expected.device_bytes is not None:
         more = "more --accumulation-steps" + ("" if config.recompute else ", or --recompute")
         verdict = "yes" if fits else f"no: {more}"

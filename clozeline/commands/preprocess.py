@@ -145,10 +145,12 @@ class Preprocess(CorpusOptions):
         report = preprocess(self.configuration(), beam_flags)
         for dataset in report.datasets:
             results.print(dataset_table(dataset.path, dataset.manifest, report.seconds))
+        # The JSON has them, too, so their fields become flags before anything is printed.
         warnings = [spelled(warning, "preprocess") for warning in report.warnings]
         warn(warnings)
         datasets = [_as_json(dataset) for dataset in report.datasets]
         both = {"warnings": warnings, "seconds": report.seconds}
+        # With one length, the dataset's keys are at the top.
         return (datasets[0] if len(datasets) == 1 else {"datasets": datasets}) | both
 
 

@@ -80,6 +80,7 @@ class Pretrain(TrainingFlags):
             InputError: a flag is out of range, or two exclude each other.
         """
         self.engine_config()
+        # The engine cannot tell a model that was given from the default.
         if self.init is not None:
             self.refuse_given("`init` brings its own sizes; leave one of the two out", "model")
 
@@ -129,11 +130,13 @@ def print_result(result: "PretrainResult") -> None:
     rows: list[tuple[str, object]] = []
     if "relation_loss" in values:
         rows.append((f"relation divergence ({split})", f"{values['relation_loss']:z.4f} nats"))
+    # Absent with --teacher-only.
     if "masked_lm_loss" in values:
         rows += [
             (f"masked LM loss ({split})", f"{values['masked_lm_loss']:.4f} nats"),
             ("masked LM accuracy", f"{values['masked_lm_accuracy']:.2%}"),
         ]
+    # Absent with --teacher-only, and for a dataset without pairs.
     if "next_sentence_loss" in values:
         rows += [
             ("next-sentence loss", f"{values['next_sentence_loss']:.4f} nats"),

@@ -71,6 +71,7 @@ class Serve(CachingCommand):
         Raises:
             InputError: a port that cannot be one, no host, or flags that contradict each other.
         """
+        # With flags: in backquotes, `batching` would become --batching, which was not given.
         if self.batching_config and not self.batching:
             raise InputError("--no-batching and --batching-config contradict each other")
         self.configuration()
@@ -88,6 +89,7 @@ class Serve(CachingCommand):
         from serving.server.folders import read_models
         from serving.server.launch import become_real_server
 
+        # In place of this process, so that signals and the exit code are the real server's.
         become_real_server(self.configuration())
         if not is_remote(self.models):
             read_models(self.models)

@@ -89,6 +89,7 @@ class TrainingFlags(CachingCommand):
         Raises:
             InputError: the environment does not name the workers.
         """
+        # With another strategy, workers that the environment names take no part.
         has_workers = self.strategy == "multi-worker" or (
             self.strategy == "auto" and names_workers(os.environ)
         )

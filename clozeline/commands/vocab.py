@@ -62,6 +62,7 @@ class Vocab(CorpusOptions):
         from pipeline.make_vocabulary import make_vocabulary
 
         report = make_vocabulary(self.configuration(), beam_flags)
+        # The JSON has them, too, so their fields become flags before anything is printed.
         warnings = [spelled(warning, "vocab") for warning in report.warnings]
         warn(warnings)
         print_line(
