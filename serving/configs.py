@@ -30,6 +30,9 @@ class ExportConfig:
             is quantized by its own largest number.
         check: labelled examples to compare the exported model's metrics with float32's on.
         max_loss: largest accepted loss of the task's first metric on `check`; None = any.
+        tensor_parallel: number of parts of each layer, which a server's cores compute at the same
+            time; a divisor of the model's heads and intermediate size. None = 2 if it is one, else
+            1.
         checkpoint: `best` by evaluation, `last`; `auto`: the best if there is one.
         for_server: release of TensorFlow Serving that must know every operation.
         max_windows: most windows of a passage, or of a text whose words are tagged; the rest of a
@@ -43,6 +46,7 @@ class ExportConfig:
     calibrate: Path | None = None
     check: Path | None = None
     max_loss: float | None = None
+    tensor_parallel: int | None = None
     checkpoint: Checkpoint = "auto"
     for_server: ServerVersion = "2.20"
     max_windows: int = MAX_WINDOWS
@@ -56,6 +60,8 @@ class ExportConfig:
         """
         check_types(self)
         check_range("max_windows", self.max_windows, 1, 10_000)
+        if self.tensor_parallel is not None:
+            check_range("tensor_parallel", self.tensor_parallel, 1, 64)
         if not model_name(self.output):
             raise InputError(f"`output` {self.output}: names no model; give a folder in it")
         if self.max_loss is not None:

@@ -235,7 +235,7 @@ def vocab_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 TINY = {
-    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 40, "max_position_embeddings": 32, "initializer_range": 0.3,
 }  # fmt: skip
 

@@ -36,6 +36,9 @@ class Export(RunReader):
     changes in this precision."""
     max_loss: float | None = None
     """Refuse the export if that metric gets worse by more than this, for example 0.003."""
+    tensor_parallel: int | None = None
+    """Number of parts of each layer, which a server's CPU cores compute at the same time; 1 for a
+    GPU. It must divide the number of heads and the intermediate size. Default: 2 if possible."""
     checkpoint: Checkpoint = ExportConfig.checkpoint
     """best: by evaluation metric. last: most recent. auto: best if it exists, else last."""
     for_server: ServerVersion = ExportConfig.for_server

@@ -10,7 +10,13 @@ from clozeline.options import config_from
 from pipeline.errors import InputError
 from pipeline.storage.remote import is_remote
 from serving.configs import ServeConfig
-from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS, QUIET_GRPC, SYSTEM_ALLOCATOR
+from serving.export.choices import (
+    CALLER_THREAD,
+    FROZEN_WEIGHTS,
+    QUIET_GRPC,
+    SYSTEM_ALLOCATOR,
+    shared_cores,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +66,7 @@ class Serve(CachingCommand):
     def environment(self) -> dict[str, str]:
         """Variables that the environment needs before TensorFlow is imported."""
         frozen = FROZEN_WEIGHTS if self.frozen_weights else {}
-        defaults = QUIET_GRPC | CALLER_THREAD
+        defaults = QUIET_GRPC | CALLER_THREAD | shared_cores()
         # What the user has set stays: someone may be looking for a fault in gRPC.
         users = {name: os.environ[name] for name in defaults if name in os.environ}
         return SYSTEM_ALLOCATOR | defaults | users | frozen

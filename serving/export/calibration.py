@@ -139,7 +139,8 @@ def measured_plan(network: Network, batches: Iterable[Mapping[str, Any]], activa
     """Return the plan of an int8 model, measured on texts.
 
     Args:
-        network: the model in float32; its layers are replaced by ones that record.
+        network: the model in float32, layers in one part; its products are replaced by ones that
+            record.
         batches: input_ids, input_mask, segment_ids: int32 [B, L] each, at least one batch.
         activation: activation of the feed-forward blocks.
     """
@@ -147,9 +148,10 @@ def measured_plan(network: Network, batches: Iterable[Mapping[str, Any]], activa
     batch = _CalibrationRows()
     denses = {}
     for index, layer in enumerate(network.layers):
+        (whole,) = layer.parts
         for attribute, name in zip(PRODUCTS, product_names(index), strict=True):
-            denses[name], seen[name] = getattr(layer, attribute), _Seen()
-            setattr(layer, attribute, _Observed(denses[name], batch, seen[name]))
+            denses[name], seen[name] = getattr(whole, attribute), _Seen()
+            setattr(whole, attribute, _Observed(denses[name], batch, seen[name]))
     for features in batches:
         batch.start(np.asarray(features[schema.INPUT_MASK]))
         network.run(features)

@@ -1,5 +1,6 @@
 """Options and constants of an export; no TensorFlow is imported here."""
 
+import os
 from typing import Literal
 
 ServingPrecision = Literal["float32", "bfloat16", "int8"]
@@ -14,6 +15,10 @@ MAX_WINDOWS = 64
 """Default of the most windows of a passage, or of a text whose words are tagged. Windows of 384
 positions with a stride of 128 pieces read about 6,000 words of English."""
 
+TENSOR_PARALLEL = 2
+"""Default number of parts in which an exported model computes each of its layers. A server that has
+more cores divides the operations of each part among them."""
+
 ServerVersion = Literal["2.20"]
 """Supported releases of TensorFlow Serving; `serving/export/op_lists` has the ops of each."""
 
@@ -25,6 +30,17 @@ CALLER_THREAD = {"TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD": "1"}
 """Environment variables, to be set before TensorFlow is imported: the thread that starts a oneDNN
 operation computes a part of it. By default it hands all parts to other threads and sleeps, which
 costs one thread switch more for each of some hundred operations of a short text."""
+
+
+def shared_cores() -> dict[str, str]:
+    """Return environment variables, to be set before TensorFlow is imported: threads of a part.
+
+    The parts of a layer run at the same time, so each has its share of the cores. With all of them,
+    as by default, the parts' operations wait for each other's threads.
+    """
+    cores = len(os.sched_getaffinity(0))  # those that a container or `taskset` leaves
+    return {"TF_NUM_INTRAOP_THREADS": str(max(1, cores // TENSOR_PARALLEL))}
+
 
 SYSTEM_ALLOCATOR = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
 """Environment variables, to be set before TensorFlow is imported: the CPU kernels allocate memory

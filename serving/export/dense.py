@@ -25,6 +25,10 @@ class Dense(tf.Module):
     def __call__(self, x: Any) -> Any:
         """Return x times the kernel plus the bias."""
 
+    def prepared(self, x: Any) -> Any:
+        """Return x in the form that the product reads, once for all layers of a plan's product."""
+        return x
+
     def plus(self, x: Any, addend: Any) -> Any:
         """Return the layer's output for x plus an addend, float [R, N]."""
         return tf.cast(self(x), addend.dtype) + addend

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from model.bert.config import BertConfig
 from model.run import Run, load_run
 from model.run_config import Checkpoint
 from pipeline.errors import InputError, JobError
@@ -18,7 +19,13 @@ from serving.configs import ExportConfig
 from serving.export import gate
 from serving.export.accuracy import Accuracy, check_accuracy
 from serving.export.calibration import calibrate
-from serving.export.choices import MAX_WINDOWS, TOLERANCES, ServerVersion, ServingPrecision
+from serving.export.choices import (
+    MAX_WINDOWS,
+    TENSOR_PARALLEL,
+    TOLERANCES,
+    ServerVersion,
+    ServingPrecision,
+)
 from serving.export.golden import Reference
 from serving.export.plan_file import PLAN_FILE, write_plan
 from serving.export.quantization import Plan
@@ -78,6 +85,7 @@ def export(config: ExportConfig) -> Exported:
         calibration=config.calibrate,
         check=config.check,
         max_loss=config.max_loss,
+        tensor_parallel=config.tensor_parallel,
         checkpoint=config.checkpoint,
         server=config.for_server,
         max_windows=config.max_windows,
@@ -92,6 +100,7 @@ def export_run(
     calibration: Path | None = None,
     check: Path | None = None,
     max_loss: float | None = None,
+    tensor_parallel: int | None = None,
     checkpoint: Checkpoint = "auto",
     server: ServerVersion = "2.20",
     max_windows: int = MAX_WINDOWS,
@@ -110,21 +119,27 @@ def export_run(
             None = each row is divided by its own largest number.
         check: labelled examples to compare the metrics on; None = no comparison.
         max_loss: largest accepted loss of the task's first metric on `check`; None = any.
+        tensor_parallel: number of parts of each layer; None = `TENSOR_PARALLEL` if it divides the
+            model's heads and intermediate size, else 1.
         checkpoint: checkpoint to export.
         server: release of TensorFlow Serving that must support all ops.
         max_windows: most windows of a passage, or of a text whose words are tagged.
 
     Raises:
-        InputError: the run has no weights to export, the texts or examples cannot be used, the
-            output cannot be written, or the server could not run the model.
+        InputError: the run has no weights to export, its layers cannot be divided, the texts or
+            examples cannot be used, the output cannot be written, or the server could not run the
+            model.
         JobError: the saved model's outputs differ from the Python model's, its metric is worse by
             more than `max_loss`, or the disk is full.
     """
+    parts = parts_of_a_layer(run.config, tensor_parallel)
     model = run.load_model(checkpoint)
     given = f"`output` {model_path}"
     with local_copy(run.path / VOCABULARY, run.caching) as vocabulary:
         plan = calibrate(run, model, calibration, vocabulary) if calibration else Plan()
-        module = TextModel(run, model, precision, vocabulary, plan, max_windows)
+        module = TextModel(
+            run, model, precision, vocabulary, plan, max_windows, tensor_parallel=parts
+        )
         signatures = module.signatures()
         # Before anything is written: a model that is not accurate enough ends here.
         accuracy = check_accuracy(run, model, module, check) if check else None
@@ -145,6 +160,24 @@ def export_run(
             difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
             path = _publish_next(temporary, model_path, given)
     return Exported(path, tuple(signatures), difference, tuple(sorted(plan.kept)), accuracy)
+
+
+def parts_of_a_layer(config: BertConfig, tensor_parallel: int | None) -> int:
+    """Return the number of parts of a layer.
+
+    Raises:
+        InputError: the model cannot be divided into that many.
+    """
+    heads, units = config.num_attention_heads, config.intermediate_size
+    parts = TENSOR_PARALLEL if tensor_parallel is None else tensor_parallel
+    if heads % parts == 0 and units % parts == 0:
+        return parts
+    if tensor_parallel is None:
+        return 1
+    raise InputError(
+        f"`tensor_parallel` {parts}: must divide the model's {heads} attention heads and its "
+        f"intermediate size of {units}"
+    )
 
 
 def _publish_next(temporary: Path, model_path: Path, given: str) -> Path:

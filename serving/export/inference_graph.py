@@ -5,6 +5,10 @@ kernels on a CPU: a matrix multiplication with bias and GELU, or residual in flo
 masked matrix multiplication; and in bfloat16 layer normalization. One multiplication computes
 queries, keys and values. On a GPU, XLA compiles the same graph.
 
+Each layer is computed in a number of parts, which read the same input and whose outputs are added
+(tensor parallelism, https://arxiv.org/abs/1909.08053). The server's inter-op threads run the parts
+at the same time: two cores hardly share a product of a short text, but halve the time of the layer.
+
 Residuals are added and normalized in float32 in every precision. In int8, the products with weights
 are `int8_products`; attention's products and the small heads are bfloat16.
 
@@ -12,8 +16,8 @@ Shapes: B texts, L positions, R = B·L rows, P masked positions, H hidden size, 
 V vocabulary size, C outputs of the task head.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +36,7 @@ from serving.export.int8_products import (
     check_cpu,
     layer_norm,
 )
-from serving.export.quantization import Plan, by_column, by_row
+from serving.export.quantization import Plan, Range, by_column, by_row
 
 HIDDEN = -1e9
 """Added to the attention scores of padding, so that softmax gives it no weight."""
@@ -63,6 +67,8 @@ class Network(tf.Module):
         precision: ServingPrecision,
         heads: Collection[str],
         plan: Plan | None = None,
+        *,
+        tensor_parallel: int = 1,
     ) -> None:
         """Create the network's variables from the weights of the Keras model.
 
@@ -73,6 +79,8 @@ class Network(tf.Module):
             heads: names of the heads: masked_lm, next_sentence, task.
             plan: how the products of an int8 model are computed; None = by the largest number of
                 each row.
+            tensor_parallel: number of parts of a layer, a divisor of the number of heads and of the
+                intermediate size.
         """
         super().__init__(name="network")
         of = _Weights(weights, precision, plan or Plan())
@@ -83,7 +91,9 @@ class Network(tf.Module):
         self.position_embedding = of.variable("position_embedding/embeddings")
         self.segment_embedding = of.variable("segment_embedding/embeddings")
         self.embeddings_norm = _Norm(of, "embeddings_layer_norm", config)
-        self.layers = [_Layer(of, index, config) for index in range(config.num_hidden_layers)]
+        self.layers = [
+            _Layer(of, index, config, tensor_parallel) for index in range(config.num_hidden_layers)
+        ]
         self.pooled = of.small_dense("pooled_dense")
         if "masked_lm" in heads:
             self.masked_lm_dense = of.small_dense("masked_lm/intermediate_dense")
@@ -206,36 +216,89 @@ class _Weights:
         """Return a dense layer in `dtype`, for heads that read few positions."""
         return FloatDense(self.variable(f"{path}/kernel"), self.variable(f"{path}/bias"))
 
-    def dense(
-        self, name: str, *paths: str, size: int, next_name: str = "", is_residual: bool = True
+    def column_parallel(
+        self, name: str, *paths: str, size: int, part: "_Part", next_name: str = ""
     ) -> Dense:
-        """Return a dense layer that computes several at once.
+        """Return a dense layer that computes a part of the outputs of several.
 
         Args:
             name: name of the product in the plan.
             paths: paths of the layers.
             size: number of outputs of each.
+            part: which outputs.
             next_name: name of the product that reads the activation; "" = no activation.
-            is_residual: whether the output of an int8 product is float32, not `dtype`.
         """
-        kernels = [self._array(f"{path}/kernel") for path in paths]
+        kernels = [self._array(f"{path}/kernel").reshape(-1, size) for path in paths]
+        biases = [self._array(f"{path}/bias").reshape(size) for path in paths]
         # Side by side: one product instead of three reads the input once.
-        kernel = np.concatenate([each.reshape(-1, size) for each in kernels], axis=-1)
-        bias = np.concatenate([self._array(f"{path}/bias").reshape(size) for path in paths])
+        kernel = np.concatenate([part.of(each, axis=1) for each in kernels], axis=1)
+        bias = np.concatenate([part.of(each) for each in biases])
+        # What is not activated here goes into attention, which is not in float32.
+        dtype = tf.float32 if next_name else self.dtype
+        return self._dense(name, kernel, bias, self._plan.ranges.get(name), next_name, dtype)
+
+    def row_parallel(self, name: str, path: str, *, size: int, part: "_Part") -> Dense:
+        """Return a dense layer that reads a part of the inputs; the parts' outputs are to be added.
+
+        Args:
+            name: name of the product in the plan.
+            path: path of the layer.
+            size: number of outputs.
+            part: which inputs.
+        """
+        kernel = part.of(self._array(f"{path}/kernel").reshape(-1, size))
+        bias = self._array(f"{path}/bias")
+        inputs = self._plan.ranges.get(name)
+        if inputs and inputs.divisors is not None:
+            inputs = replace(inputs, divisors=part.of(inputs.divisors))
+        # The sum of the parts has the bias once.
+        bias = bias if part.index == 0 else np.zeros_like(bias)
+        return self._dense(name, kernel, bias, inputs, "", tf.float32)
+
+    def _dense(
+        self,
+        name: str,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        inputs: Range | None,
+        next_name: str,
+        dtype: tf.DType,
+    ) -> Dense:
+        """Return a dense layer in the form that the plan has for it.
+
+        Args:
+            name: name of the product in the plan.
+            kernel: float32 [K, N].
+            bias: float32 [N].
+            inputs: measured range of the input, if there is one.
+            next_name: as in `column_parallel`.
+            dtype: dtype of the output of a product with a measured range.
+        """
         if not self.is_int8 or name in self._plan.kept:
             return FloatDense(_stored(kernel, self.dtype), _stored(bias, self.dtype))
-        if name not in self._plan.ranges:
+        if inputs is None:
             return DynamicDense(Int8Matrix(by_column(kernel)), _stored(bias, tf.float32))
-        return CalibratedDense(
-            kernel,
-            bias,
-            self._plan.ranges[name],
-            self._plan.ranges.get(next_name),
-            tf.float32 if is_residual else self.dtype,
-        )
+        return CalibratedDense(kernel, bias, inputs, self._plan.ranges.get(next_name), dtype)
 
     def _array(self, path: str) -> np.ndarray:
         return np.asarray(self._by_path[path])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of `count` equal parts of a layer.
+
+    Attributes:
+        index: 0 to count - 1.
+        count: number of parts.
+    """
+
+    index: int
+    count: int
+
+    def of(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
+        """Return this part of an array that is divided along an axis."""
+        return np.split(array, self.count, axis)[self.index]
 
 
 def _stored(array: np.ndarray, dtype: tf.DType) -> tf.Variable:
@@ -321,7 +384,7 @@ def fused_layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
 
 
 PRODUCTS = ("qkv", "attention_output", "intermediate", "output")
-"""Products with weights in a layer; names of the layer's attributes."""
+"""Products with weights in a layer; names of the attributes of its parts."""
 
 
 def product_names(index: int) -> tuple[str, ...]:
@@ -332,31 +395,18 @@ def product_names(index: int) -> tuple[str, ...]:
 class _Layer(tf.Module):
     """A Transformer layer: `model.bert.layers.EncoderLayer` without dropout."""
 
-    def __init__(self, of: _Weights, index: int, config: BertConfig) -> None:
+    def __init__(self, of: _Weights, index: int, config: BertConfig, tensor_parallel: int) -> None:
         super().__init__(name="layer")
         path = f"transformer_layer_{index}"
-        attention = f"{path}/self_attention_layer"
-        size = config.hidden_size
-        parts = [f"{attention}/{part}" for part in ("query", "key", "value")]
-        feedforward = f"{path}/feedforward"
-        qkv, attention_output, intermediate, output = product_names(index)
-        self.qkv = of.dense(qkv, *parts, size=size, is_residual=False)
-        self.attention_output = of.dense(
-            attention_output, f"{attention}/attention_output", size=size
-        )
+        self.parts = [
+            _LayerPart(of, index, config, _Part(number, tensor_parallel))
+            for number in range(tensor_parallel)
+        ]
         self.attention_norm = _Norm(of, f"{path}/self_attention_layer_norm", config, is_fused=True)
-        self.intermediate = of.dense(
-            intermediate,
-            f"{feedforward}_intermediate_dense",
-            size=config.intermediate_size,
-            next_name=output,
-        )
-        self.output = of.dense(output, f"{feedforward}_output_dense", size=size)
         self.output_norm = _Norm(of, f"{path}/feedforward_layer_norm", config, is_fused=True)
-        self._dtype = of.dtype
         # Operations in int8 quantize float32.
         self._input_dtype = tf.float32 if of.is_int8 else of.dtype
-        self._config = config
+        self._activation = config.hidden_act
 
     def __call__(self, x: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
         """Return the layer's output [R, H] and its attention scores [B, N, L, L].
@@ -366,20 +416,70 @@ class _Layer(tf.Module):
             hidden: float [B, 1, 1, L]. Added to the attention scores: `HIDDEN` for padding, else 0.
             shape: int32 [2]. B and L.
         """
-        attended, scores = self._attend(tf.cast(x, self._input_dtype), hidden, shape)
-        x = self.attention_norm(self.attention_output.plus(attended, x))
-        narrow = tf.cast(x, self._input_dtype)
-        inner = self.intermediate.activated(narrow, self._config.hidden_act)
-        return self.output_norm(self.output.plus(inner, x)), scores
+        rows = self.parts[0].qkv.prepared(tf.cast(x, self._input_dtype))
+        attended, scores = zip(
+            *[part.attend(rows, hidden, shape) for part in self.parts], strict=True
+        )
+        outputs = [part.attention_output for part in self.parts]
+        x = self.attention_norm(_added(outputs, attended, x))
+        rows = self.parts[0].intermediate.prepared(tf.cast(x, self._input_dtype))
+        inner = [part.intermediate.activated(rows, self._activation) for part in self.parts]
+        x = self.output_norm(_added([part.output for part in self.parts], inner, x))
+        return x, tf.concat(scores, axis=1)
 
-    def _attend(self, x: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
-        heads = self._config.num_attention_heads
-        size = self._config.hidden_size // heads
-        qkv = tf.cast(self.qkv(x), self._dtype)  # [R, 3 H]
-        # The inverse of the kernels' order in `_Weights.dense`: queries, keys, values, then heads.
+
+def _added(denses: Sequence[Dense], inputs: Sequence[Any], x: Any) -> Any:
+    """Return x, float32 [R, N], plus each dense layer's output for its input."""
+    x = denses[0].plus(inputs[0], x)
+    for dense, each in zip(denses[1:], inputs[1:], strict=True):
+        # Not `plus`: each part would wait for the one before.
+        x += tf.cast(dense(each), tf.float32)
+    return x
+
+
+class _LayerPart(tf.Module):
+    """A part of a layer's attention heads, and of its intermediate units.
+
+    Shapes: N heads, S hidden size and I intermediate size of the part.
+    """
+
+    def __init__(self, of: _Weights, index: int, config: BertConfig, part: _Part) -> None:
+        super().__init__(name="layer_part")
+        path = f"transformer_layer_{index}"
+        attention, feedforward = f"{path}/self_attention_layer", f"{path}/feedforward"
+        size = config.hidden_size
+        vectors = [f"{attention}/{name}" for name in ("query", "key", "value")]
+        qkv, attention_output, intermediate, output = product_names(index)
+        self.qkv = of.column_parallel(qkv, *vectors, size=size, part=part)
+        self.attention_output = of.row_parallel(
+            attention_output, f"{attention}/attention_output", size=size, part=part
+        )
+        self.intermediate = of.column_parallel(
+            intermediate,
+            f"{feedforward}_intermediate_dense",
+            size=config.intermediate_size,
+            part=part,
+            next_name=output,
+        )
+        self.output = of.row_parallel(output, f"{feedforward}_output_dense", size=size, part=part)
+        self._dtype = of.dtype
+        self._heads = config.num_attention_heads // part.count
+        self._head_size = size // config.num_attention_heads
+
+    def attend(self, rows: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
+        """Return the vectors that the heads read, [R, S], and their attention scores [B, N, L, L].
+
+        Args:
+            rows: input of the layer, prepared for `qkv`: [R, H].
+            hidden: as in `_Layer`.
+            shape: as in `_Layer`.
+        """
+        heads, size = self._heads, self._head_size
+        qkv = tf.cast(self.qkv(rows), self._dtype)  # [R, 3 S]
+        # The inverse of the kernels' order in `column_parallel`: queries, keys, values, then heads.
         qkv = tf.reshape(qkv, [shape[0], shape[1], 3, heads, size])
         queries, keys, values = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]), 3)  # [B, N, L, D]
         scale = tf.constant(size**-0.5, self._dtype)
         scores = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True) * scale + hidden)
         attended = tf.transpose(tf.matmul(scores, values), [0, 2, 1, 3])  # [B, L, N, D]
-        return tf.reshape(attended, [-1, self._config.hidden_size]), scores
+        return tf.reshape(attended, [-1, heads * size]), scores

@@ -157,11 +157,11 @@ class CalibratedDense(Dense):
 
     def _product(self, x: Any, **fused: Any) -> Any:
         span = self._inputs.high - self._inputs.low if self._inputs.low else self._inputs.high
-        return product(self._quantized(x), self.matrix.kernel, self.bias, span, **fused)
+        return product(self.prepared(x), self.matrix.kernel, self.bias, span, **fused)
 
-    def _quantized(self, x: Any) -> Any:
-        """Return x, float [R, K] or quantized by the previous layer, in 8 bits."""
-        if x.dtype == tf.quint8:
+    def prepared(self, x: Any) -> Any:
+        """Return x, float [R, K] or already quantized, in 8 bits."""
+        if x.dtype in (tf.quint8, tf.qint8):
             return x
         x = tf.cast(x, tf.float32)
         if self.factors is not None:

@@ -66,6 +66,8 @@ class TextModel(tf.Module):
         vocabulary: Path | None = None,
         plan: Plan | None = None,
         max_windows: int = MAX_WINDOWS,
+        *,
+        tensor_parallel: int = 1,
     ) -> None:
         """Create the network and the text encoder.
 
@@ -78,6 +80,7 @@ class TextModel(tf.Module):
                 each row.
             max_windows: most windows of a passage, or of a text whose words are tagged; what is
                 beyond is not read.
+            tensor_parallel: number of parts of each layer, see `Network`.
         """
         super().__init__(name="clozeline")
         self._run = run
@@ -85,7 +88,14 @@ class TextModel(tf.Module):
         self._vector_settings = run.task.vectors if run.task else None
         own_heads = ("task",) if run.task and run.task.definition.has_head_weights else ()
         self._heads = own_heads if run.task else run.heads
-        self.network = Network(run.config, weights_by_name(model), precision, self._heads, plan)
+        self.network = Network(
+            run.config,
+            weights_by_name(model),
+            precision,
+            self._heads,
+            plan,
+            tensor_parallel=tensor_parallel,
+        )
         self.vocab = tf.saved_model.Asset(str(vocabulary or run.path / VOCABULARY))
         self.texts = TextEncoder(
             run.vocabulary,

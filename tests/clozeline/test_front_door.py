@@ -126,7 +126,7 @@ def test_onednn_assumes_frozen_weights_only_if_requested(
 ) -> None:
     # A stand-in for TensorFlow prints what TensorFlow reads when it is imported. Without the second
     # setting memory is never given back; without the third, clients can fill the log; without the
-    # fourth, short texts take longer.
+    # others, short texts take longer.
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text(
         "import os\n"
@@ -134,12 +134,15 @@ def test_onednn_assumes_frozen_weights_only_if_requested(
         "print(os.environ['TF_ONEDNN_USE_SYSTEM_ALLOCATOR'])\n"
         "print(os.environ['GRPC_VERBOSITY'])\n"
         "print(os.environ['TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD'])\n"
+        "print(os.environ['TF_NUM_INTRAOP_THREADS'])\n"
         "raise SystemExit\n"
     )
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     where = ["--embedded", "--models", str(tmp_path / "models")]
     done = run("serve", *where, *flags, environment=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert done.stdout.split() == [str(told), "1", "NONE", "1"]
+    # A layer has two parts.
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert done.stdout.split() == [str(told), "1", "NONE", "1", str(threads)]
 
 
 def test_no_command_shows_usage(capsys: pytest.CaptureFixture[str]) -> None:

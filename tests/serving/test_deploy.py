@@ -14,7 +14,7 @@ import requests
 import yaml
 
 from serving.export import server_configs as configs
-from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS
+from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS, TENSOR_PARALLEL
 from serving.export.warmup_requests import BATCH_SIZES
 from serving.server import launch
 from serving.server.config_files import VersionPolicy, read_batching_parameters, read_models_config
@@ -64,8 +64,12 @@ def test_the_schema_refuses_what_kubernetes_would():
 
 def test_both_set_what_makes_answers_fast():
     of_container = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
-    for environment in (SERVER["environment"], of_container):
+    for environment, cpus in (
+        (SERVER["environment"], SERVER["deploy"]["resources"]["limits"]["cpus"]),
+        (of_container, CONTAINER["resources"]["requests"]["cpu"]),
+    ):
         assert environment.items() >= (FROZEN_WEIGHTS | CALLER_THREAD).items()
+        assert int(environment["TF_NUM_INTRAOP_THREADS"]) * TENSOR_PARALLEL == int(cpus)
 
 
 def test_compose_schema():

@@ -15,6 +15,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from benchmarks.models import export_random
 from clozeline.main import main
+from model.bert.config import BertConfig
 from model.bert.network import weights_by_name, with_intermediates
 from model.run import Run, load_run
 from pipeline.errors import InputError
@@ -394,6 +395,37 @@ def test_another_version_in_half_the_precision(
         for version in (model / "10", exported)
     ]
     assert weights[0] < 0.6 * weights[1]
+
+
+@pytest.mark.parametrize(("flags", "parts"), [([], 2), (["--tensor-parallel", "4"], 4)])
+def test_layers_are_saved_in_parts(
+    trained_run: Run, exported: Path, tmp_path: Path, flags: list[str], parts: int
+) -> None:
+    version = exported
+    if flags:
+        where = ["--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
+        assert main(["export", *where, *flags]) == 0
+        version = tmp_path / "fox" / "1"
+    network = tf.saved_model.load(str(version)).network
+    assert [len(layer.parts) for layer in network.layers] == [parts, parts]
+
+
+@pytest.mark.parametrize(("heads", "units", "parts"), [(4, 40, 2), (3, 40, 1), (4, 41, 1)])
+def test_only_what_can_be_divided_is(heads: int, units: int, parts: int) -> None:
+    config = BertConfig(50, num_attention_heads=heads, intermediate_size=units)
+    assert export.parts_of_a_layer(config, None) == parts
+    with pytest.raises(InputError, match=f"`tensor_parallel` 5: must divide the model's {heads} "):
+        export.parts_of_a_layer(config, 5)
+
+
+def test_a_model_that_cannot_be_divided_is_refused(
+    trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--run", str(trained_run.path), "--output", str(tmp_path / "fox")]
+    assert main(["export", *where, "--tensor-parallel", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "--tensor-parallel 3: must divide the model's 4 attention heads and its inter" in said
+    assert not (tmp_path / "fox").exists()
 
 
 def test_failed_export_leaves_nothing(

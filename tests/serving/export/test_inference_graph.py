@@ -1,18 +1,28 @@
-"""Layer normalization of the inference graph: its values, and what TensorFlow fuses it into."""
+"""The inference graph: the parts of a layer, and layer normalization."""
 
 import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
+from model import served
 from model.bert.config import BertConfig
-from model.bert.network import build_pretraining_model, weights_by_name
-from serving.export.inference_graph import Network, fused_layer_norm, plain_layer_norm
+from model.bert.network import build_pretraining_model, weights_by_name, with_intermediates
+from pipeline import schema
+from serving.export.choices import ServingPrecision
+from serving.export.inference_graph import (
+    Network,
+    fused_layer_norm,
+    plain_layer_norm,
+    product_names,
+)
+from serving.export.quantization import Plan, Range
 
 SIZE = 24
 GAMMA, BETA = np.linspace(0.5, 2, SIZE), np.linspace(-1, 1, SIZE)
@@ -67,3 +77,65 @@ def test_layer_normalizations_in_bfloat16_are_fused() -> None:
     ops = Counter(node.op for graph in ran.partition_graphs for node in graph.node)
     assert ops["_MklLayerNorm"] == 2 * config.num_hidden_layers
     assert not any("BatchNorm" in op for op in ops)
+
+
+FOUR_HEADS = BertConfig(
+    vocab_size=50, hidden_size=SIZE, num_hidden_layers=2, num_attention_heads=4,
+    intermediate_size=48, max_position_embeddings=16,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def keras_model() -> keras.Model:
+    """Return a model in which no two numbers are equal, and no bias is 0."""
+    model = build_pretraining_model(FOUR_HEADS)
+    rng = np.random.default_rng(6)
+    model.set_weights([rng.normal(0, 0.3, weight.shape) for weight in model.weights])
+    return model
+
+
+def _plan() -> Plan:
+    """Return ranges that hold all inputs of `keras_model`, with divisors that differ."""
+    divisors = np.linspace(0.5, 2, SIZE).astype(np.float32)
+    step = 0.04
+    ranges = (
+        Range(0.0, 4.0, divisors), Range(0.0, 4.0, divisors[::-1]), Range(0.0, 4.0, divisors),
+        Range(-5 * step, 250 * step),
+    )  # fmt: skip
+    names = map(product_names, range(FOUR_HEADS.num_hidden_layers))
+    return Plan({name: each for row in names for name, each in zip(row, ranges, strict=True)})
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("precision", "plan", "tolerance"),
+    [
+        ("float32", None, 1e-5),
+        ("bfloat16", None, 0.03),
+        ("int8", None, 0.05),
+        ("int8", _plan(), 0.1),
+    ],
+    ids=["float32", "bfloat16", "int8 by row", "int8 calibrated"],
+)
+def test_the_parts_of_a_layer_give_the_whole_layer(
+    keras_model: keras.Model,
+    precision: ServingPrecision,
+    plan: Plan | None,
+    tolerance: float,
+    parts: int,
+) -> None:
+    ids = np.random.default_rng(7).integers(0, 50, (2, 7), np.int32)
+    mask = np.array([[1] * 7, [1] * 5 + [0] * 2], np.int32)
+    features = dict(zip(schema.ENCODER_INPUTS, (ids, mask, 1 - mask), strict=True))
+    right = with_intermediates(keras_model.get_layer("encoder"))(features)
+    weights = weights_by_name(keras_model)
+    network = Network(FOUR_HEADS, weights, precision, (), plan, tensor_parallel=parts)
+    found = network.encode(features, with_scores=True)
+    is_real = mask[..., np.newaxis]
+    for name, got, expected in (
+        ("sequence", found.sequence_output * is_real, right[served.SEQUENCE_OUTPUT] * is_real),
+        ("pooled", found.pooled_output, right[served.POOLED_OUTPUT]),
+        ("scores", found.attention_scores, np.stack(right["attention_scores"], axis=1)),
+    ):
+        error = np.abs(np.asarray(got) - np.asarray(expected)).max() / np.abs(expected).max()
+        assert error < tolerance, name
