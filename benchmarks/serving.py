@@ -22,7 +22,7 @@ from benchmarks.commands import BUILD, PEERS, environment
 from benchmarks.preprocessing import Row
 from clozeline.show.terminal import results, table
 from model.bert.config import SIZES
-from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS
+from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS, shared_cores
 
 FOLDER = BUILD / "serving"
 SHAPES = ((8, 128), (1, 128), (8, 16))
@@ -87,7 +87,7 @@ class Bench:
         model = folder / "models" / "base" / "1"
         command = [sys.executable, "-c", OURS, model, json.dumps(SHAPES), self.repeats]
         # As with `clozeline serve --frozen-weights`.
-        return self._run(command, FROZEN_WEIGHTS | CALLER_THREAD)
+        return self._run(command, FROZEN_WEIGHTS | CALLER_THREAD | shared_cores())
 
     def peer(self, mode: str) -> Times:
         """Time a peer's model."""
