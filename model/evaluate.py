@@ -24,7 +24,7 @@ from model.training.memory import shortage_named
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
 from pipeline.storage.files import write_atomically
-from pipeline.storage.outputs import check_outputs
+from pipeline.storage.locks import only_writer_of_outputs
 from pipeline.storage.strict_json import JsonObject, to_json
 
 WORST = 10
@@ -65,10 +65,15 @@ def evaluate_run(config: EvaluateConfig) -> EvaluationResult:
     """Evaluate a fine-tuned run.
 
     Raises:
-        InputError: the run was not fine-tuned, or the file or a field cannot be used.
+        InputError: the run was not fine-tuned, the file or a field cannot be used, or another
+            process writes an output.
         JobError: it runs out of memory.
     """
-    check_outputs(config.outputs)
+    with only_writer_of_outputs(config.outputs):
+        return _evaluate(config)
+
+
+def _evaluate(config: EvaluateConfig) -> EvaluationResult:
     run = load_run(config.run_dir, config.caching)
     task = run.task
     if task is None:

@@ -12,8 +12,7 @@ from pipeline.corpus.rules.build import cleaning_of
 from pipeline.errors import InputError
 from pipeline.jobs.count_words import count_words
 from pipeline.storage.files import write_atomically
-from pipeline.storage.locks import only_writer_of_output
-from pipeline.storage.outputs import check_outputs
+from pipeline.storage.locks import only_writer_of_outputs
 from pipeline.text.vocabulary import learn_vocabulary
 
 _log = logging.getLogger(__name__)
@@ -52,11 +51,8 @@ def make_vocabulary(config: VocabularyConfig, beam_flags: Sequence[str] = ()) ->
             that another process writes.
         JobError: the Beam job failed.
     """
-    check_outputs(config.outputs)
-    config.check_replaces_no_input()
-    # Before the job: of two jobs with one output, the first to end would lose its file.
-    with only_writer_of_output(config.output, f"`output` {config.output}"):
-        check_outputs(config.outputs)  # another one may have ended since
+    with only_writer_of_outputs(config.outputs):
+        config.check_replaces_no_input()
         return _make_vocabulary(config, beam_flags)
 
 

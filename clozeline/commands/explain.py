@@ -11,7 +11,7 @@ from clozeline.options import config_from
 from clozeline.show.terminal import print_line, results
 from model.explaining.config import ExplainConfig
 from pipeline.errors import InputError
-from pipeline.storage.outputs import Output, check_outputs
+from pipeline.storage.outputs import Output
 from pipeline.storage.recognition import is_page, is_picture
 
 
@@ -67,11 +67,12 @@ class Explain(RunReader):
         from clozeline.show.explanation import shown, write_explanation
         from model.explaining.explanation import explain
         from model.explaining.plain import as_plain
+        from pipeline.storage.locks import only_writer_of_outputs
 
-        check_outputs(self.outputs)  # also an object in a bucket, which the front door leaves out
-        explanation = explain(self.configuration())
-        results.print(shown(explanation))
-        if self.output:
-            write_explanation(explanation, self.output)
-            print_line(f"{self.output}: written")
+        with only_writer_of_outputs(self.outputs):
+            explanation = explain(self.configuration())
+            results.print(shown(explanation))
+            if self.output:
+                write_explanation(explanation, self.output)
+                print_line(f"{self.output}: written")
         return as_plain(explanation) if self.json else {}

@@ -33,8 +33,7 @@ from model.training.config import DOC_STRIDE
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY
 from pipeline.storage.files import hidden_prefix, publish, share, writing
-from pipeline.storage.locks import only_writer_of_output, staging
-from pipeline.storage.outputs import check_outputs
+from pipeline.storage.locks import only_writer_of_outputs, staging
 from pipeline.storage.strict_json import Json, JsonObject, to_json
 
 _WITHOUT_POOLER = "BertForMaskedLM"
@@ -71,9 +70,7 @@ def export_hugging_face(config: HuggingFaceExportConfig) -> HuggingFaceExport:
             another process or cannot be written.
         JobError: the disk is full or failed.
     """
-    check_outputs(config.outputs)
-    with only_writer_of_output(config.output, f"`output` {config.output}"):
-        check_outputs(config.outputs)  # another one may have ended since
+    with only_writer_of_outputs(config.outputs):
         return _export(config)
 
 

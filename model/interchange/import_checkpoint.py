@@ -12,8 +12,7 @@ from model.run_config import RunConfig, TextFacts
 from model.tasks.task_kind import Task
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
-from pipeline.storage.locks import only_writer_of_output
-from pipeline.storage.outputs import check_outputs
+from pipeline.storage.locks import only_writer_of_outputs
 
 if TYPE_CHECKING:
     from model.bert.network import Variables
@@ -44,8 +43,7 @@ def import_checkpoint(config: ImportConfig) -> ImportResult:
         InputError: the checkpoint is not supported, or the run already exists or is being
             written by another process.
     """
-    check_outputs(config.outputs)
-    with only_writer_of_output(config.run_dir, f"`run_dir` {config.run_dir}"):
+    with only_writer_of_outputs(config.outputs):
         read = read_checkpoint(config.from_dir, config.caching)
         imported = _as_asked(read, config.casing, config.takes_pairs)
         variables = _variables(imported, config.seed)

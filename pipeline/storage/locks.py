@@ -12,7 +12,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from pipeline.errors import InputError, JobError, reason
 from pipeline.storage import leases
 from pipeline.storage.files import CLOZELINE, hidden_prefix, is_special, make_folder, writing
+from pipeline.storage.outputs import Output, check_outputs
 from pipeline.storage.remote import is_remote
 from pipeline.storage.remote_files import names_in, remove_folders
 from pipeline.storage.strict_json import from_json, to_json
@@ -136,6 +137,23 @@ def only_writer_of_output(path: Path, given: str) -> Iterator[None]:
     path = Path(os.path.realpath(path))  # a file with two names has one lock
     lock = path.with_name(f"{hidden_prefix(path)}lock")
     with _removed_if_empty(lock.parent), _locked(lock, given):
+        yield
+
+
+@contextlib.contextmanager
+def only_writer_of_outputs(outputs: Sequence[Output]) -> Iterator[None]:
+    """Check outputs and hold their locks inside the context.
+
+    Of two commands with one output, the first to end would lose its file.
+
+    Raises:
+        InputError, JobError: as `check_outputs` and `only_writer`.
+    """
+    check_outputs(outputs)
+    with contextlib.ExitStack() as held:
+        for output in outputs:
+            held.enter_context(only_writer_of_output(output.path, str(output)))
+        check_outputs(outputs)  # another writer may have ended since
         yield
 
 

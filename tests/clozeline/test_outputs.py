@@ -1,6 +1,7 @@
 """Every output of every command is checked before TensorFlow is imported: one line, exit code 2."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from clozeline.main import COMMANDS, parse
+from clozeline.options import BeamCommand
 from model.training.cluster import Cluster
+from pipeline.errors import InputError
+from pipeline.storage.locks import only_writer_of_output
 
 OUTPUTS = {
     "vocab --input i": ["--output"],
@@ -198,3 +202,26 @@ def test_a_missing_working_directory(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, cwd=gone)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("vocab --input d --output {}", "--output"),
+        ("import --from r --run {}", "--run"),
+        ("export-hf --run r --output {}", "--output"),
+        ("evaluate --run r --data d --predictions {}", "--predictions"),
+        ("evaluate --run r --data d --picture {}.png", "--picture"),
+        ("explain --run r text --output {}.html", "--output"),
+    ],
+)
+def test_an_output_that_another_command_writes_is_refused(
+    line: str, flag: str, tmp_path: Path
+) -> None:
+    """Before the work, whatever it reads."""
+    name, *words = line.format(tmp_path / "o").split()
+    output = words[words.index(flag) + 1]
+    options, unknown = parse(name, words)
+    by = rf"{re.escape(output)}: is being written by process {os.getpid()}, since 20"
+    with only_writer_of_output(Path(output), "it"), pytest.raises(InputError, match=by):
+        options.run(unknown) if isinstance(options, BeamCommand) else options.run()
