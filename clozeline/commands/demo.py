@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from clozeline.show.terminal import command, notes, print_line, results, table
 from model import served
 from pipeline.child_processes import ending_with_parent, module_command
 from pipeline.errors import InputError, JobError, check_range
-from pipeline.storage.files import write_atomically
+from pipeline.storage.files import hidden_prefix, write_atomically
+from pipeline.storage.locks import only_writer_of_outputs
 from pipeline.storage.outputs import Output, outputs_of
 from pipeline.storage.remote import is_url
 
@@ -49,7 +50,8 @@ SHOWN_QUESTIONS = 2
 """How many of the held-out passages that the served model completes are shown."""
 
 MARKER = ".clozeline-demo"
-"""File in the output folder that lists the files that a demo created, one per line."""
+"""File in the output folder that lists the files that a demo created, one per line; while one runs,
+and after it was killed, the files and folders that it creates, with all that is in them."""
 
 MADE = ("corpus", "vocab.txt", "dataset", "model.json", "run", "models")
 """Files and folders that the stages create."""
@@ -170,14 +172,19 @@ class DemoStages:
                 process.kill()
             raise
         if process.returncode:
-            # The demo ends with the exit code of the stage that failed.
-            kind = InputError if process.returncode == 2 else JobError
-            raise kind(f"clozeline {words[0]} ended with exit code {process.returncode}, see above")
+            raise _failed(words[0], process.returncode)
         return json.loads(printed), time.monotonic() - begin
 
     def add(self, stage: str, made: str, rate: str, seconds: float, where: Path | str) -> None:
         """Add a row to the final table."""
         self.rows.append((stage, made, rate, seconds, str(where)))
+
+
+def _failed(name: str, code: int) -> InputError | JobError:
+    """Return the error about a command that has printed the reason."""
+    # The demo ends with the exit code of the stage that failed.
+    kind = InputError if code == 2 else JobError
+    return kind(f"clozeline {name} ended with exit code {code}, see above")
 
 
 def print_command(*words: str, background: bool = False) -> None:
@@ -190,15 +197,17 @@ def run_demo(options: Demo) -> dict[str, Any]:
     """Run every stage, query the server, and print the results.
 
     Raises:
-        InputError: the folder was not created by a demo, or a stage refused its input.
+        InputError: the folder was not created by a demo, another one runs in it, or a stage refused
+            its input.
         JobError: a stage failed.
     """
-    stages = DemoStages(prepare_folder(options.output))
-    try:
-        return _run_stages(options, stages)
-    finally:
-        # Also of a demo that failed: the next one must be able to remove what is there.
-        record_files(stages.folder)
+    with only_writer_of_outputs(options.outputs):
+        stages = DemoStages(prepare_folder(options.output))
+        try:
+            return _run_stages(options, stages)
+        finally:
+            # Also of a demo that failed: files that are added later are not a demo's.
+            record_files(stages.folder)
 
 
 def _run_stages(options: Demo, stages: DemoStages) -> dict[str, Any]:
@@ -230,16 +239,21 @@ def prepare_folder(folder: Path) -> Path:
     Raises:
         InputError: the folder contains files that no demo created.
     """
-    if folder.exists():
+    if folder.exists() and any(folder.iterdir()):
         remove_files(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Before any other file, so that an interrupted demo is known as one.
-    (folder / MARKER).touch()
+    # Before any other file, so that a killed demo is known as one.
+    _mark(folder, MADE)
     return folder
 
 
+def _mark(folder: Path, names: Iterable[str]) -> None:
+    """Write to the marker what a demo created, relative to the folder."""
+    write_atomically(folder / MARKER, "".join(f"{name}\n" for name in names).encode())
+
+
 def remove_files(folder: Path) -> None:
-    """Remove the files that a demo recorded, and all folders.
+    """Remove what a demo recorded, what its killed commands left beside that, and all folders.
 
     Raises:
         InputError: the folder was not created by a demo, or has other files; nothing is removed.
@@ -247,9 +261,16 @@ def remove_files(folder: Path) -> None:
     marker = folder / MARKER
     if not marker.is_file():
         raise InputError(f"`output` {folder}: exists, but no demo created it; name another folder")
-    created = {marker, *(folder / name for name in marker.read_text(encoding="utf-8").splitlines())}
+    names = marker.read_text(encoding="utf-8").splitlines()
+    created = {marker, *(folder / name for name in names)}
+    temporary = tuple(hidden_prefix(folder / name) for name in MADE)
+
+    def is_ours(path: Path) -> bool:
+        of_command = path.relative_to(folder).parts[0].startswith(temporary)
+        return of_command or not created.isdisjoint((path, *path.parents))
+
     inside = sorted(folder.rglob("*"))
-    others = [str(path) for path in inside if not _is_folder(path) and path not in created]
+    others = [str(path) for path in inside if not (_is_folder(path) or is_ours(path))]
     # All is checked before the first file is removed: a folder of the user stays as it was.
     if others:
         raise InputError(
@@ -270,8 +291,7 @@ def _is_folder(path: Path) -> bool:
 def record_files(folder: Path) -> None:
     """Write the list of created files to the marker, so that the next demo may remove them."""
     paths = [path for name in MADE for path in (folder / name, *(folder / name).rglob("*"))]
-    files = sorted(str(path.relative_to(folder)) for path in paths if path.is_file())
-    write_atomically(folder / MARKER, "".join(f"{name}\n" for name in files).encode())
+    _mark(folder, sorted(str(path.relative_to(folder)) for path in paths if path.is_file()))
 
 
 def make_corpus(options: Demo, stages: DemoStages) -> tuple[str, ...]:
@@ -445,8 +465,13 @@ def ask_server(stages: DemoStages, questions: DemoQuestions) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running_server(models: Path) -> Iterator[tuple[str, str]]:
-    """Run `clozeline serve` on free ports; yield the REST and the gRPC address."""
-    from serving.client import Client
+    """Run `clozeline serve` on free ports; yield the REST and the gRPC address.
+
+    Raises:
+        InputError, JobError: the server ended, and has printed the reason.
+        ServerError: it is not ready within `READY_SECS`, or failed.
+    """
+    from serving.client import Client, ServerError
 
     # Not port 0: the address stands in the printed command, before the server has chosen one.
     rest_port, grpc_port = free_port(), free_port()
@@ -456,9 +481,14 @@ def running_server(models: Path) -> Iterator[tuple[str, str]]:
     server = subprocess.Popen(
         [*module_command("clozeline"), *words], preexec_fn=ending_with_parent(signal.SIGTERM)
     )
+    client = Client(f"http://127.0.0.1:{rest_port}")
     try:
-        Client(f"http://127.0.0.1:{rest_port}").wait_until_ready(MODEL, READY_SECS)
+        client.wait_until_ready(MODEL, READY_SECS, is_running=lambda: server.poll() is None)
         yield f"127.0.0.1:{rest_port}", f"127.0.0.1:{grpc_port}"
+    except ServerError as error:
+        if server.poll() is None:
+            raise
+        raise _failed("serve", server.returncode) from error
     finally:
         server.terminate()
         server.wait()

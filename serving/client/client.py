@@ -298,11 +298,18 @@ class _BaseClient(ABC):
     ) -> dict[str, np.ndarray]:
         """Run the signature of that name on the inputs."""
 
-    def wait_until_ready(self, model: str, timeout_secs: float) -> int:
+    def wait_until_ready(
+        self, model: str, timeout_secs: float, is_running: Callable[[], bool] = lambda: True
+    ) -> int:
         """Wait until a version of a model is available, and return the newest one.
 
+        Args:
+            model: name of the model.
+            timeout_secs: how long to wait.
+            is_running: whether the server's process still runs, if the caller knows it.
+
         Raises:
-            ServerError: no version was available within `timeout_secs`.
+            ServerError: no version was available within `timeout_secs`, or the server has ended.
         """
         deadline = time.monotonic() + timeout_secs
         while True:
@@ -314,6 +321,8 @@ class _BaseClient(ABC):
                 last = f"its versions are {states}"
             except ServerError as error:
                 last = str(error)
+            if not is_running():
+                raise ServerError(f"the server has ended: {last}")
             if time.monotonic() >= deadline:
                 raise ServerError(f"model {model} is not ready after {timeout_secs:g} s: {last}")
             time.sleep(_POLL_SECS)

@@ -16,7 +16,7 @@ import pytest
 
 from clozeline.commands import demo
 from clozeline.main import main
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 
 
 @pytest.mark.parametrize(
@@ -221,3 +221,55 @@ def test_a_command_is_told_to_end_when_the_demo_is_killed(tmp_path: Path) -> Non
         process.kill()
         process.communicate(timeout=300)  # until the command has ended, too
     assert (tmp_path / "told").exists()
+
+
+def test_the_files_of_a_killed_demo_are_replaced_and_others_stay(tmp_path: Path) -> None:
+    folder = demo.prepare_folder(tmp_path / "demo")
+    # As a command leaves them that is killed; the demo has recorded nothing.
+    for name in ("corpus/a.txt", "run/checkpoints/step-1/data", ".vocab.txt-lock", ".dataset-1/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("the demo's")
+    for name in ("thesis.txt", "runs/notes.txt", ".vocab.txt.swp"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+        with pytest.raises(InputError, match=f"{name}, which no demo created"):
+            demo.prepare_folder(folder)
+        assert (folder / "corpus" / "a.txt").exists()
+        (folder / name).unlink()
+    demo.prepare_folder(folder)
+    assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
+
+
+def test_a_demo_that_was_killed_before_its_first_file_left_a_free_folder(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    demo.prepare_folder(tmp_path / "demo")
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [demo.MARKER]
+
+
+def test_a_second_demo_leaves_the_files_of_a_running_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = demo.Demo(output=tmp_path / "demo")
+
+    def meanwhile(*_: object) -> dict[str, Any]:
+        (tmp_path / "demo" / "vocab.txt").write_text("of the first demo")
+        with pytest.raises(InputError, match=r"`output` .*demo: is being written by process"):
+            demo.run_demo(options)
+        return {"ok": (tmp_path / "demo" / "vocab.txt").exists()}
+
+    monkeypatch.setattr(demo, "_run_stages", meanwhile)
+    assert demo.run_demo(options) == {"ok": True}
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_a_server_that_ends_at_its_start_ends_the_demo_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "READY_SECS", 1e9)
+    monkeypatch.setattr(demo, "module_command", lambda _: ("sh", "-c", "echo no >&2; exit 3"))
+    with (
+        pytest.raises(JobError, match="clozeline serve ended with exit code 3, see above"),
+        demo.running_server(tmp_path),
+    ):
+        pytest.fail("it is ready")
+    assert capfd.readouterr().err.splitlines()[-1] == "no"
