@@ -9,6 +9,10 @@ from pipeline.errors import InputError
 RECENT_WEIGHT = 0.1
 """Weight of the latest call in the moving average of the loss."""
 
+LEAST_NATS = 0.2
+"""Smaller averages count as this one: near 0, a few wrong answers triple the loss of a batch. Three
+times it is below ln 2, the loss of guessing whether a sentence is the next one."""
+
 MAX_ROLL_BACKS = 5
 """Maximum number of roll-backs to the same checkpoint before the training stops."""
 
@@ -30,6 +34,8 @@ class DivergenceGuard:
     def diverged(self, sums: Mapping[str, float], loss: float) -> bool:
         """Return whether a sum is not finite, or the loss is far above its moving average.
 
+        An average below `LEAST_NATS` counts as that.
+
         Args:
             sums: sums over the steps of a call, by name: losses, weights, gradient norms.
             loss: mean loss of the call.
@@ -39,7 +45,7 @@ class DivergenceGuard:
             return True
         # The first loss is its own average.
         recent = self.recent_loss or loss
-        if loss > self.config.blow_up_ratio * recent:
+        if loss > self.config.blow_up_ratio * max(recent, LEAST_NATS):
             return True
         # A loss that diverged is not counted: it would raise the limit for the next one.
         self.recent_loss = RECENT_WEIGHT * loss + (1 - RECENT_WEIGHT) * recent

@@ -23,6 +23,23 @@ def test_a_loss_far_above_the_moving_average(loss: float, expected: bool) -> Non
     assert diverged(guard(2.0), loss) is expected
 
 
+@pytest.mark.parametrize(
+    ("recent", "loss", "expected"),
+    [
+        (0.002, 0.03, False),  # one of 320 masked words is missed by 10 nats
+        (0.002, 0.59, False),
+        (0.002, math.log(2), True),  # guesses which sentence is the next one, after knowing it
+        (0.002, 6.4, True),  # the entropy of the words of a corpus
+        (0.3, 0.89, False),
+        (0.3, 0.91, True),
+    ],
+)
+def test_a_loss_near_0_may_multiply_up_to_that_of_a_guess(
+    recent: float, loss: float, expected: bool
+) -> None:
+    assert diverged(guard(recent), loss) is expected
+
+
 def test_the_first_loss_is_its_own_average() -> None:
     fresh = guard()
     assert not diverged(fresh, 700.0)
