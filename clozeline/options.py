@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import itertools
+import os
 import re
 import reprlib
 import sys
@@ -94,18 +95,38 @@ def _optional_rule(
     )
 
 
+def _expanded(text: str) -> str:
+    """Return a path or a glob with the home directory in place of `~`.
+
+    A shell expands `~/x` only where it is a word of its own without quotes.
+    """
+    return os.path.expanduser(text)  # noqa: PTH111  (a `Path` would change a URL)
+
+
 def _path(text: str) -> Path:
     """Return a path; tyro names the flag of a `ValueError`."""
     if not text:
         raise ValueError("expected a path, got an empty text")
-    return path_from(text)
+    return path_from(_expanded(text))
 
 
 MISSPELLED = 0.85
 """Similarity (`difflib`) from which an unknown flag is a misspelled one of ours and not one of
 Beam's, of which none is so similar."""
 
-InputGlobs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]
+PathText = Annotated[
+    str,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STR",
+        instance_from_str=lambda words: _expanded(words[0]),
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda text: [text],
+    ),
+]
+"""A path, a URL or a glob that stays a text."""
+
+InputGlobs = Annotated[tuple[PathText, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,7 +405,7 @@ def _config_flags(arguments: list[str], options: type[Command]) -> tuple[list[st
     file = next(iter(words[words.index("--config") + 1 :]), "")
     if not file:
         raise InputError("`config`: expected a YAML file after it")
-    return settings_from_yaml(path_from(file), options)
+    return settings_from_yaml(path_from(_expanded(file)), options)
 
 
 def _switched(arguments: list[str], options: type[Command]) -> list[str]:
@@ -525,7 +546,7 @@ def _converted(values: bool | list[str], hint: Any) -> Any:
     kind = _plain(hint)
     if get_origin(kind) is tuple:
         return tuple(map(get_args(kind)[0], values))
-    return path_from(*values) if kind is Path else kind(*values)
+    return _path(*values) if kind is Path else kind(*values)
 
 
 def _as_words(name: str, values: bool | list[str]) -> list[str]:

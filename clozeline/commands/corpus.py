@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from clozeline.options import BeamCommand, InputGlobs
+from clozeline.options import BeamCommand, InputGlobs, PathText
 from pipeline.configs import CorpusConfig, InputFormat, Redacted
 from pipeline.storage.remote import is_url
 
@@ -38,13 +38,13 @@ class CorpusOptions(BeamCommand):
     rules chosen, for each document's own language."""
     language_threshold: float = CorpusConfig.language_threshold
     """Smallest probability of a document's language (0 to 1)."""
-    decontaminate: tuple[str, ...] = CorpusConfig.decontaminate
+    decontaminate: tuple[PathText, ...] = CorpusConfig.decontaminate
     """Evaluation files or globs, one example per line: drop documents that share a run of 13 words
     with one."""
     redact: tuple[Redacted, ...] = CorpusConfig.redact
     """Replace email addresses, telephone numbers, public IP addresses and IBANs by markers such as
     [EMAIL]."""
-    quality: tuple[str, ...] = CorpusConfig.quality
+    quality: tuple[PathText, ...] = CorpusConfig.quality
     """Apply quality rules to each document: c4, fineweb, gopher, or YAML files with thresholds."""
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clozeline.commands import spelled
 from clozeline.commands.corpus import CorpusOptions
-from clozeline.options import config_from
+from clozeline.options import PathText, config_from
 from clozeline.show.terminal import results, warn
 from pipeline.configs import Masking, PreprocessConfig
 from pipeline.schema import Compression, Deduplicate, Masks, Overflow, Pairing, finds_near
@@ -29,7 +29,7 @@ class Preprocess(CorpusOptions):
 
     vocab: Path
     """Vocabulary file."""
-    output: str
+    output: PathText
     """Dataset folder to write."""
     max_seq_length: tuple[int, ...] = PreprocessConfig.max_seq_length
     """Sequence length of a record, 5 to 65536: [CLS] A [SEP] B [SEP] and padding. Several lengths
@@ -77,7 +77,7 @@ class Preprocess(CorpusOptions):
     """Drop documents with fewer pieces."""
     max_unreadable_rate: float = PreprocessConfig.max_unreadable_rate
     """Largest share of unreadable documents; they are dropped. Above it the job fails (0 to 1)."""
-    rejected: str | None = None
+    rejected: PathText | None = None
     """Folder to write each rejected document to, with the rule, its value and its threshold (JSON
     Lines). `inspect` shows it."""
     shards: int | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clozeline.commands.training import TrainingFlags
-from clozeline.options import config_from
+from clozeline.options import PathText, config_from
 from clozeline.show.terminal import notes, print_line, results, speed, table
 from model.bert.config import config_named
 from model.configs import PretrainConfig
@@ -30,7 +30,7 @@ class Pretrain(TrainingFlags):
 
     dataset: Path
     """Dataset directory, made by `clozeline preprocess`."""
-    model: str = PretrainConfig.model
+    model: PathText = PretrainConfig.model
     """Size by name (tiny, mini, small, medium, base, large), or a JSON file with the fields of
     Hugging Face's BertConfig."""
     init: Path | None = None

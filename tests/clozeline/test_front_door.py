@@ -358,9 +358,9 @@ def example(field: dataclasses.Field, kind: Any) -> Any:
     if get_origin(kind) is Literal:
         return next((c for c in get_args(kind) if c != field.default), field.default)
     if get_origin(kind) is tuple:
-        return [example(field, get_args(kind)[0])]
+        return [example(field, plain(get_args(kind)[0]))]
     if type(None) in get_args(kind):
-        return example(field, get_args(kind)[0])
+        return example(field, plain(get_args(kind)[0]))
     if kind is bool:
         return not field.default
     return {int: 9, float: 0.25, str: "-word", Path: "-some/path"}[kind]

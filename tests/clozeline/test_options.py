@@ -158,7 +158,8 @@ def test_an_unknown_recipe() -> None:
 
 PATHS_BY_COMMAND = {
     "vocab": "--input {}/*.txt --output {}/vocab.txt",
-    "preprocess": "--input {}/*.txt --vocab {}/vocab.txt --output {}/dataset",
+    "preprocess": "--input {}/*.txt --vocab {}/vocab.txt --output {}/dataset "
+    "--rejected {}/rejected --decontaminate {}/evaluation.tsv",
     "inspect": "{}/dataset",
     "pretrain": "--dataset {}/dataset --run {}/run --init {}/init --phase2-dataset {}/longer "
     "--teacher {}/teacher",
@@ -179,11 +180,45 @@ PATHS_BY_COMMAND = {
 )
 def test_every_path_of_every_command_takes_a_url(name: str, base: str) -> None:
     words = PATHS_BY_COMMAND[name].format(*[base] * 6).split()
+    assert {word for word in words if word.startswith(base)} <= values_of(name, words)
+
+
+def values_of(name: str, words: list[str]) -> set[str]:
+    """Return the values of all options of a command, as texts."""
     options, _ = parse(name, words)
-    expected = {word for word in words if word.startswith(base)}
     given = [value for value in vars(options).values() if value is not None]
-    flat = {str(each) for value in given for each in (value if type(value) is tuple else [value])}
-    assert expected <= flat
+    return {str(each) for value in given for each in (value if type(value) is tuple else [value])}
+
+
+@pytest.mark.parametrize("name", PATHS_BY_COMMAND)
+def test_every_path_of_every_command_may_begin_with_the_home_directory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves `--run=~/run` and '~/*.txt' in quotes as they are, and so does YAML."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    words = PATHS_BY_COMMAND[name].format(*["~"] * 6).split()
+    expected = {word.replace("~", "/home/ada") for word in words if word.startswith("~")}
+    assert expected <= values_of(name, words)
+    if name == "explain":  # its text is a positional argument, too
+        return
+    config = tmp_path / "config.yaml"
+    if name == "inspect":
+        config.write_text("dataset: ~/dataset")
+    else:
+        pairs = zip(words[::2], words[1::2], strict=True)
+        config.write_text("".join(f"{flag.removeprefix('--')}: {value}\n" for flag, value in pairs))
+    assert expected <= values_of(name, ["--config", str(config)])
+
+
+def test_a_config_file_in_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "model: ~/model.json\ndataset: ./~/d\nrun: ~nobody-here\n"
+    (tmp_path / "config.yaml").write_text(text)
+    options, _ = parse("pretrain", ["--config=~/config.yaml"])
+    assert options.model == f"{tmp_path}/model.json"
+    assert (options.dataset, options.run_dir) == (Path("~/d"), Path("~nobody-here"))
 
 
 @pytest.mark.parametrize("name", PATHS_BY_COMMAND)
