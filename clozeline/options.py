@@ -7,10 +7,11 @@ import itertools
 import os
 import re
 import reprlib
+import shutil
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -19,6 +20,7 @@ import docstring_parser
 import tyro
 
 from pipeline.errors import InputError, did_you_mean
+from pipeline.progress import MIN_COLUMNS
 from pipeline.standard_streams import StandardOutput
 from pipeline.storage.outputs import Output
 from pipeline.storage.remote import path_from
@@ -273,6 +275,7 @@ def parse_options(
             contextlib.redirect_stderr(complaint),
             contextlib.redirect_stdout(output),
             warnings.catch_warnings(),
+            _min_width(),
         ):
             # A default of a positional option may be a URL, which is no `pathlib.Path`.
             warnings.filterwarnings("ignore", "The field .* is annotated", module="tyro")
@@ -295,6 +298,19 @@ def parse_options(
     if unknown and not issubclass(options, BeamCommand):
         raise _unknown_flag(unknown[0], options, prog)
     return options(**vars(parsed) | {"given": _given_fields(arguments, options)}), unknown
+
+
+@contextlib.contextmanager
+def _min_width() -> Iterator[None]:
+    """Let tyro take a narrower terminal for one of `MIN_COLUMNS`: below 8 it never returns."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(max(shutil.get_terminal_size().columns, MIN_COLUMNS))
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def help_texts(options: type[Command]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import IO, Any, cast
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as _TimeLeft
 from rich.segment import Segment
@@ -17,6 +17,9 @@ from rich.text import Text
 
 from pipeline.errors import escaped
 from pipeline.standard_streams import StandardOutput, Unfailing
+
+MIN_COLUMNS = 40
+"""Width from which tables and help can be read; a narrower terminal breaks their lines."""
 
 
 class SafeConsole(Console):
@@ -36,6 +39,16 @@ class SafeConsole(Console):
         for segment in super().render(renderable, options):
             shown = segment.text if segment.control else escaped(segment.text, keep="\n\t")
             yield segment._replace(text=shown)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The width and height of the terminal; rich prints nothing in one of 0 columns."""
+        size = super().size
+        return size._replace(width=max(size.width, MIN_COLUMNS))
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
 
     @property
     def file(self) -> IO[str]:

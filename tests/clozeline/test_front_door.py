@@ -109,6 +109,30 @@ def test_help_texts_are_broken_only_where_a_line_is_full(
     assert not any("None" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("words", "columns"),
+    [
+        (["--help"], "1"),  # tyro never returned below 8
+        (["--help"], "7"),
+        (["--text=1GB", "--devices=8 x H100"], "0"),  # rich printed nothing
+        (["--text=1GB", "--devices=8 x H100"], "20"),
+    ],
+)
+def test_a_terminal_too_narrow_for_tables_and_help(words: list[str], columns: str) -> None:
+    """It gets what one of 40 columns gets."""
+
+    def printed(columns: str) -> str:
+        command = [sys.executable, "-m", "clozeline", "plan", *words]
+        environment = os.environ | {"COLUMNS": columns}
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=120, check=True
+        ).stdout
+
+    expected = printed("40")
+    assert expected.count("\n") > 10
+    assert printed(columns) == expected
+
+
 def test_garbage_is_not_looked_for_at_the_end() -> None:
     script = (
         "import atexit, gc\nfrom clozeline import start\n"
