@@ -26,6 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("clozeline: interrupted", file=Unfailing(sys.stderr))
         Unfailing(sys.stdout).flush()  # else Python does when it exits, and its code may be 120
         return 130
+    finally:
+        import signal
+
+        # A further Ctrl-C would raise an exception in each function that Python calls at its end.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _open_standard_streams() -> None:

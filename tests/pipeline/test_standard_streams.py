@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,17 @@ def test_an_interrupted_command_has_its_exit_code(stream: str, kind: str, unbuff
         os.close(descriptor)
     assert done.returncode == 130
     assert done.stderr in (None, "clozeline: interrupted\n")
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "SystemExit"])
+def test_a_further_interruption_ends_the_process_without_a_traceback(raised: str) -> None:
+    script = f"import atexit, signal\n{INTERRUPTED.replace('KeyboardInterrupt', raised)}"
+    script = script.replace(
+        "import sys", "import sys\natexit.register(signal.raise_signal, signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGINT  # 130 to a shell
+    assert done.stderr == ("clozeline: interrupted\n" if raised == "KeyboardInterrupt" else "")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
