@@ -206,6 +206,14 @@ def _log_of_a_new_process() -> None:
 
 
 @pytest.fixture
+def obeys_hang_up() -> Iterator[None]:
+    """Handle SIGHUP as a new process does, also in tests that `nohup` runs."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
 def printed_engine_notes() -> Iterator[None]:
     """Print on standard error what the engine logs, as the front door does."""
     with printed_notes(lambda message: message):

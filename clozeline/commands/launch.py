@@ -31,7 +31,7 @@ class Launch(Command):
     Starts the command after `--` once per worker, on ports of this machine; without --workers, once
     for the worker that TF_CONFIG, Slurm or Kubernetes names. Lines of the workers get a prefix;
     standard output of the first worker stays as it is. If one worker fails, all end, and the exit
-    code is its own. Ctrl-C and SIGTERM save a checkpoint and end all.
+    code is its own. Ctrl-C, SIGTERM and SIGHUP save a checkpoint and end all.
     """
 
     command: Annotated[tuple[str, ...], tyro.conf.Positional]

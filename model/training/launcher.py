@@ -11,9 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import IO, Literal
 
 from model.training.cluster import FREE_PORTS, TF_CONFIG, Cluster, cluster_from
@@ -21,6 +20,7 @@ from model.training.config import START_FACTOR, LaunchConfig
 from model.training.rendezvous import members_of
 from pipeline.child_processes import ending_with_parent
 from pipeline.errors import InputError, JobError
+from pipeline.stop_signals import stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def launch(config: LaunchConfig, show: Show) -> Launched:
         if not clusters:
             return Launched(0, restarts)
         group = Group(config, clusters, show)
-        with _signals_to(group):
+        with stop_signals(group.signal):
             group.run()
         failure = group.failure()
         if failure is None:
@@ -166,7 +166,7 @@ class Group:
         self._workers: list[_Worker] = []
         self._clusters = clusters
 
-    def signal(self, number: int, _frame: FrameType | None = None) -> None:
+    def signal(self, number: int) -> None:
         """Handle a signal: the first stops all workers, which save; the second kills them."""
         self._events.put(number)
 
@@ -277,18 +277,3 @@ class Group:
             return KeyboardInterrupt()
         kind = InputError if cause.code == BAD_INPUT else JobError
         return kind(f"{cause}, so all were stopped" if len(self._ended) > 1 else f"{cause}")
-
-
-@contextlib.contextmanager
-def _signals_to(group: Group) -> Iterator[None]:
-    """Send SIGTERM and Ctrl-C to a group inside the context."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python lets only the main thread handle signals
-        return
-    before = {number: signal.signal(number, group.signal)
-              for number in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,36 +1,21 @@
-"""Handling of SIGTERM and Ctrl-C: save a checkpoint and stop."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP: save a checkpoint and stop."""
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+
+from pipeline.stop_signals import stop_signals
 
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Catch the first SIGTERM or Ctrl-C, so that the training can save; a second one kills it.
+    """Catch the first Ctrl-C, SIGTERM or SIGHUP, so that the training can save.
+
+    A second Ctrl-C or SIGTERM kills it.
 
     Yields:
         A function that returns whether a signal has been received.
     """
     stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped.is_set  # Python lets only the main thread handle signals
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
+    with stop_signals(lambda _: stopped.set(), once=True):
         yield stopped.is_set
-    finally:
-        restore()

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -12,12 +11,12 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
 from model.training.strategy import keep_freed_memory
 from pipeline.errors import InputError
+from pipeline.stop_signals import stop_signals
 from pipeline.storage.cache import CacheConfig
 from serving.addresses import joined
 from serving.server.backend import Backend
@@ -210,22 +209,16 @@ def serve(
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGINT and SIGTERM set; a second signal ends the process at once."""
+    """Yield an event that a signal sets; a second Ctrl-C or SIGTERM ends the process at once."""
     stopping = threading.Event()
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
+    def stop(number: int) -> None:
         if stopping.is_set():
             os._exit(128 + number)
         stopping.set()
 
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with stop_signals(stop):
         yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end_process() -> None:

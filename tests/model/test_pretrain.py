@@ -684,11 +684,13 @@ def test_batch_size_must_divide() -> None:
         check_batch_size("batch_size", 15, 3, 4)
 
 
-def test_the_second_signal_takes_effect_immediately() -> None:
+@pytest.mark.usefixtures("obeys_hang_up")
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+def test_the_second_signal_takes_effect_immediately(first: int) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_requested() as stopped:
         assert not stopped()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), first)
         assert stopped()
         assert signal.getsignal(signal.SIGTERM) is before
     assert signal.getsignal(signal.SIGTERM) is before

@@ -149,7 +149,8 @@ def test_a_signal_to_a_worker_stops_all(recorder: Recorder) -> None:
         recorder.run(2, "sys.exit(130)", restart=5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("obeys_hang_up")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_workers_once(recorder: Recorder, number: int) -> None:
     script = f"if index: wait()\nothers_wait()\nos.kill(os.getppid(), {int(number)})\nwait()"
     before = signal.getsignal(number)

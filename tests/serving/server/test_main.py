@@ -71,7 +71,8 @@ def ask_grpc(port, value):
         return list(stub.Predict(request, timeout=DEADLINE_SECS).outputs["y"].float_val)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("obeys_hang_up")
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_running_requests_finish(models, held, monkeypatch, signal_number):
     printed = io.StringIO()
     monkeypatch.setattr("sys.stderr", printed)  # where notes go
