@@ -106,7 +106,7 @@ def _histogram(values: Sequence[float]) -> list[tuple[str, int, str]]:
     counts, edges = np.histogram(np.asarray(values), LENGTH_BINS)
     return [
         (f"{low:.4g} to {high:.4g}", int(count), "█" * round(24 * count / counts.max()))
-        for count, low, high in zip(counts, edges, edges[1:], strict=False)
+        for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
     ]
 
 

@@ -98,6 +98,7 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         """Return vectors [B, L, H] for ids int32 [B, L]; if reversed, logits [B, P, V]."""
         table = ops.convert_to_tensor(self.embeddings)
         if not reverse:
+            # A tensor: eagerly, `tf.custom_gradient` would ask for the gradient of a variable, too.
             return dense_lookup(tf.identity(table), ops.cast(inputs, "int32"))
         rows = tf.reshape(inputs, [-1, table.shape[-1]])
         logits = tf.matmul(rows, tf.cast(table, inputs.dtype), transpose_b=True)

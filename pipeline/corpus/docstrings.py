@@ -113,6 +113,7 @@ def write_corpus(folder: Path, target_bytes: int) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     documents = 0
+    # Not forked: the bar has a thread, whose locks a fork would copy in any state.
     with progress() as bar, get_context("spawn").Pool() as pool:
         task = bar.add_task("collecting docstrings", total=target_bytes / 1e3, unit="kB", status="")
         modules = installed_modules()

@@ -283,6 +283,7 @@ def tokenize_with_masks(tokenizer: Tokenizer, texts: Any, mask_id: int) -> Any:
     limits = parts.row_limits()
     # `split` returns a part for an empty text, too, so every text has a last one.
     is_last = tf.scatter_nd(limits[:, tf.newaxis] - 1, tf.ones_like(limits), [total])
+    # Right by construction: every served graph would have the operations of the check.
     masks = tf.RaggedTensor.from_row_lengths(
         tf.fill([total - parts.nrows()], mask_id), 1 - is_last, validate=False
     )
