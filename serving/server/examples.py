@@ -354,4 +354,4 @@ def regression_json(result: regression_pb2.RegressionResult) -> bytes:
 
 def _results(rows: Iterable[str]) -> bytes:
     text = f'{{\n    "results": [{", ".join(rows)}\n    ]\n}}'
-    return text.encode("utf-8", "surrogateescape")
+    return text.encode()  # labels are protobuf strings, so valid UTF-8
