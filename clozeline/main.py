@@ -129,7 +129,9 @@ def _run(name: str, arguments: list[str]) -> int:
     keep_stdout_for_json(options.json)
     # TensorFlow and Keras read these variables when they are imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # These two may be set for other programs; ours works with Keras 3 on TensorFlow only.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
     os.environ.update(options.environment)
     logging.getLogger().setLevel(logging.ERROR)
     # Beam logs a worker's exception and raises it again; the user should see it once.

@@ -133,6 +133,16 @@ def test_a_terminal_too_narrow_for_tables_and_help(words: list[str], columns: st
     assert printed(columns) == expected
 
 
+def test_the_keras_of_other_programs_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    assert main(["inspect", str(tmp_path / "missing")]) == 2
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+    assert "TF_USE_LEGACY_KERAS" not in os.environ
+
+
 def test_garbage_is_not_looked_for_at_the_end() -> None:
     script = (
         "import atexit, gc\nfrom clozeline import start\n"
