@@ -4,7 +4,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipeline.make_vocabulary import make_vocabulary
 from pipeline.manifest import MANIFEST, read_manifest
 from pipeline.storage import publishing
 from pipeline.storage.locks import LOCK, Holder, read_holder
+from tests.fork_server import CLOZELINE, FORKS
 
 
 def arguments(corpus: Path, vocab: Path, output: Path, *more: str) -> list[str]:
@@ -214,8 +214,8 @@ def test_a_dataset_published_during_the_job_is_not_replaced(
 
 def start(corpus: Path, vocab: Path, output: Path) -> subprocess.Popen[bytes]:
     """Begin a job in a process of its own; return when its folder's lock names it."""
-    command = [Path(sys.executable).parent / "clozeline", *arguments(corpus, vocab, output)]
-    job = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+    command = [CLOZELINE, *arguments(corpus, vocab, output)]
+    job = FORKS.popen(command, stderr=subprocess.DEVNULL)
     # The lock file is empty for a moment; a job that is killed then leaves its folder for ever.
     while not any(map(read_holder, output.glob(f"_temporary-*/{LOCK}"))):
         assert job.poll() is None

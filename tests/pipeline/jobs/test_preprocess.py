@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from pipeline.storage.tfrecords import RecordFile
 from pipeline.text.sentences import split_sentences
 from pipeline.text.tokenizer import Vocabulary, build_tokenizer
 from tests.conftest import make_sentences
+from tests.fork_server import CLOZELINE, FORKS
 from tests.pipeline.records.made_datasets import records
 
 SETTINGS = ["--max-seq-length", "32", "--max-predictions", "5", "--duplicates", "2", "--seed", "9"]
@@ -118,8 +118,8 @@ def test_a_killed_job_starts_again(
     output = tmp_path / "ds"
     where = ["--input", prose_corpus / "*.txt", "--vocab", vocab_path, "--output", output]
     how = [*SETTINGS, "--shards", "2", "--eval-rate", "0.2"]
-    command = [Path(sys.executable).parent / "clozeline", "preprocess", *where, *how]
-    job = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+    command = [CLOZELINE, "preprocess", *where, *how]
+    job = FORKS.popen(command, stderr=subprocess.DEVNULL)
     while not list(output.glob("_temporary-*/documents-*")):
         assert job.poll() is None
         time.sleep(0.05)  # leave the processor to the job
