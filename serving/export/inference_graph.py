@@ -217,7 +217,7 @@ class _Weights:
         return FloatDense(self.variable(f"{path}/kernel"), self.variable(f"{path}/bias"))
 
     def column_parallel(
-        self, name: str, *paths: str, size: int, part: "_Part", next_name: str = ""
+        self, name: str, *paths: str, size: int, part: "_ParallelPart", next_name: str = ""
     ) -> Dense:
         """Return a dense layer that computes a part of the outputs of several.
 
@@ -237,7 +237,7 @@ class _Weights:
         dtype = tf.float32 if next_name else self.dtype
         return self._dense(name, kernel, bias, self._plan.ranges.get(name), next_name, dtype)
 
-    def row_parallel(self, name: str, path: str, *, size: int, part: "_Part") -> Dense:
+    def row_parallel(self, name: str, path: str, *, size: int, part: "_ParallelPart") -> Dense:
         """Return a dense layer that reads a part of the inputs; the parts' outputs are to be added.
 
         Args:
@@ -285,7 +285,7 @@ class _Weights:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _ParallelPart:
     """One of `count` equal parts of a layer.
 
     Attributes:
@@ -399,7 +399,7 @@ class _Layer(tf.Module):
         super().__init__(name="layer")
         path = f"transformer_layer_{index}"
         self.parts = [
-            _LayerPart(of, index, config, _Part(number, tensor_parallel))
+            _LayerPart(of, index, config, _ParallelPart(number, tensor_parallel))
             for number in range(tensor_parallel)
         ]
         self.attention_norm = _Norm(of, f"{path}/self_attention_layer_norm", config, is_fused=True)
@@ -443,7 +443,7 @@ class _LayerPart(tf.Module):
     Shapes: N heads, S hidden size and I intermediate size of the part.
     """
 
-    def __init__(self, of: _Weights, index: int, config: BertConfig, part: _Part) -> None:
+    def __init__(self, of: _Weights, index: int, config: BertConfig, part: _ParallelPart) -> None:
         super().__init__(name="layer_part")
         path = f"transformer_layer_{index}"
         attention, feedforward = f"{path}/self_attention_layer", f"{path}/feedforward"
