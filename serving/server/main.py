@@ -32,7 +32,7 @@ from serving.server.grpc_api import grpc_server
 from serving.server.limits import Limits
 from serving.server.loading import saved_model_loader
 from serving.server.log_limits import limit_log_lines
-from serving.server.memory import Trimmer, set_aside, share_one_heap
+from serving.server.memory import Trimmer, set_aside, share_heaps
 from serving.server.metrics import Metrics
 from serving.server.models import Repository
 from serving.server.origins import known_hosts
@@ -185,7 +185,7 @@ def serve(
     """
     raise_file_limit()
     limit_log_lines()
-    share_one_heap()
+    share_heaps()
     # Keep freed memory until the next trim: otherwise page faults cost long texts 30 % more CPU.
     keep_freed_memory()
     server = ModelServer(

@@ -8,20 +8,24 @@ that exist at the start are exempt (frozen), and the few new ones are collected 
 import contextlib
 import ctypes
 import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 
 _INTERVAL_SECS = 5.0
 _M_ARENA_MAX = -8  # a parameter of mallopt(3)
+_MAX_COMPUTING = 8
 
 
-def share_one_heap() -> None:
-    """Make all new threads allocate from one heap, which can be trimmed as a whole.
+def share_heaps() -> None:
+    """Make all new threads allocate from a few heaps, about one for each thread that computes.
 
-    glibc does not trim the free end of per-thread heaps.
+    With one heap, the threads that compute the parts of a layer wait for its lock. glibc's default,
+    eight heaps a core, keeps more freed memory: it does not trim the end of any heap but the first.
     """
+    heaps = min(len(os.sched_getaffinity(0)), _MAX_COMPUTING) + 2
     with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, heaps)
 
 
 _exempting = threading.Event()
