@@ -5,15 +5,18 @@
 
 BERT-base with random weights and 30,522 pieces, with 128 and with 16 positions. Our model takes raw
 strings, the peers take ids; all return the last layer and the pooled vector. Ours runs as with
-`clozeline serve --frozen-weights`.
+`clozeline serve --frozen-weights`. All models are loaded, and answer in turns.
 """
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, astuple
+from pathlib import Path
 from statistics import median
 
 import tyro
@@ -36,102 +39,139 @@ MODES = {
     "OpenVINO, int8": "openvino int8",
 }
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+
 TARGETS = {"ONNX Runtime, dynamic int8": (1.7, 1.3, 1.3), "OpenVINO, bf16": (0.85,) * 3,
            "OpenVINO, int8": (0.85,) * 3}  # fmt: skip
 """Least ratio for each of `SHAPES`; 1 for the other peers."""
+
+ROUNDS = 8
+BATCHES = 4
+"""Batches of a model in a round; the first is not timed, since the caches hold another model."""
 
 OURS = """\
 import json, sys, time
 import tensorflow as tf, tensorflow_text
 from benchmarks.models import words
-path, shapes, repeats = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-embed = tf.saved_model.load(path).signatures["embed"]
-known, found = words(4096), {}
-for batch, length in shapes:
-    texts = [" ".join(known[row : row + length - 2]) for row in range(batch)]
+embed = tf.saved_model.load(sys.argv[1]).signatures["embed"]
+known = words(4096)
+for line in sys.stdin:
+    batch, length, count = json.loads(line)
+    texts = tf.constant([" ".join(known[row : row + length - 2]) for row in range(batch)])
     taken = []
-    for _ in range(repeats + 3):
+    for _ in range(count):
         wall, cpu = time.perf_counter(), time.process_time()
-        embed(tf.constant(texts))["pooled"].numpy()
+        embed(texts)["pooled"].numpy()
         taken.append([1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)])
-    found[f"{batch} x {length}"] = taken[3:]
-print(json.dumps(found))
+    print(json.dumps(taken), flush=True)
 """
 
 Times = dict[str, float]
 """Median latency of a batch, in milliseconds, by its shape."""
 
 
-class Bench:
-    """Runs our model and the peers', each in a separate process.
+class Model:
+    """A process that answers batches when it is asked to.
 
-    Attributes:
-        repeats: number of timed batches per shape.
+    Args:
+        command: program that reads a batch size, a length and a number of batches from each line of
+            its standard input, and prints the wall and CPU time of each batch.
+        variables: environment variables of ours.
         one_core: whether to run on one core and measure CPU time.
     """
 
-    def __init__(self, *, repeats: int, one_core: bool) -> None:
-        self.repeats = repeats
-        self.one_core = one_core
+    def __init__(
+        self, command: list, variables: Mapping[str, str] | None = None, *, one_core: bool
+    ) -> None:
+        pinned = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))] if one_core else []
+        self._column = 1 if one_core else 0
+        descriptor, self._log = tempfile.mkstemp()
+        with os.fdopen(descriptor, "w") as errors:
+            self._process = subprocess.Popen(
+                [*pinned, *map(str, command)],
+                env=os.environ | dict(variables or {}),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+        for shape in SHAPES:  # what is compiled is so before the first round
+            self.ask(*shape, 2)
 
-    def ours(self, precision: str) -> Times:
-        """Time our exported model."""
-        folder = FOLDER / precision
-        if not (folder / "models" / "base" / "1").is_dir():
-            code = (
-                "import sys; from pathlib import Path\n"
-                "from benchmarks.models import export_random\n"
-                "export_random(Path(sys.argv[1]), 'base', sys.argv[2])"
-            )
-            subprocess.run([sys.executable, "-c", code, str(folder), precision], check=True)
-        model = folder / "models" / "base" / "1"
-        command = [sys.executable, "-c", OURS, model, json.dumps(SHAPES), self.repeats]
-        # As with `clozeline serve --frozen-weights`.
-        return self._run(command, FROZEN_WEIGHTS | CALLER_THREAD | shared_cores())
+    def ask(self, batch: int, length: int, count: int) -> list[float]:
+        """Return the milliseconds of each batch but the first."""
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps([batch, length, count]), file=self._process.stdin, flush=True)
+        for line in self._process.stdout:
+            if line.startswith("[["):  # libraries print here, too
+                return [each[self._column] for each in json.loads(line)[1:]]
+        errors = Path(self._log).read_text(encoding="utf-8", errors="replace")
+        raise RuntimeError(f"{self._process.args} failed:\n{errors[-2000:]}")
 
-    def peer(self, mode: str) -> Times:
-        """Time a peer's model."""
-        settings = {
-            "mode": mode, "shapes": SHAPES, "repeats": self.repeats,
-            "threads": 1 if self.one_core else os.cpu_count(),
-            "model": SIZES["base"].config(30_522).to_dict(),
-        }  # fmt: skip
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        file = FOLDER / "settings.json"
-        file.write_text(json.dumps(settings), encoding="utf-8")
-        python = environment("hugging_face_serving")
-        return self._run([python, PEERS / "hugging_face_serving.py", file])
+    def stop(self) -> None:
+        """End the process."""
+        self._process.communicate()
+        Path(self._log).unlink()
 
-    def _run(self, command: list, variables: Mapping[str, str] | None = None) -> Times:
-        core = str(min(os.sched_getaffinity(0)))
-        pinned = ["taskset", "--cpu-list", core] if self.one_core else []
-        done = subprocess.run(
-            [*pinned, *map(str, command)], env=os.environ | dict(variables or {}),
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise RuntimeError(f"{command[1]} failed:\n{done.stderr[-2000:]}")
-        # Each run reports (wall time, CPU time).
-        column = 1 if self.one_core else 0
-        found = json.loads(done.stdout.splitlines()[-1])
-        return {shape: median(each[column] for each in taken) for shape, taken in found.items()}
+
+def ours(precision: str, *, one_core: bool) -> Model:
+    """Start our exported model."""
+    folder = FOLDER / precision
+    if not (folder / "models" / "base" / "1").is_dir():
+        code = (
+            "import sys; from pathlib import Path\n"
+            "from benchmarks.models import export_random\n"
+            "export_random(Path(sys.argv[1]), 'base', sys.argv[2])"
+        )
+        subprocess.run([sys.executable, "-c", code, str(folder), precision], check=True)
+    command = [sys.executable, "-c", OURS, folder / "models" / "base" / "1"]
+    # As with `clozeline serve --frozen-weights`.
+    return Model(command, FROZEN_WEIGHTS | CALLER_THREAD | shared_cores(), one_core=one_core)
+
+
+def peer(mode: str, *, one_core: bool) -> Model:
+    """Start a peer's model."""
+    settings = {
+        "mode": mode, "max_length": max(length for _, length in SHAPES),
+        "threads": 1 if one_core else os.cpu_count(),
+        "model": SIZES["base"].config(30_522).to_dict(),
+    }  # fmt: skip
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    file = FOLDER / "settings.json"
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    python = environment("hugging_face_serving")
+    return Model([python, PEERS / "hugging_face_serving.py", file], one_core=one_core)
+
+
+def measured(models: Mapping[str, Model], rounds: int) -> dict[str, Times]:
+    """Return the times of each model. They are asked in turns: the machine's speed varies."""
+    found: dict[str, Times] = {name: {} for name in models}
+    for shape in SHAPES:
+        taken: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(rounds):
+            for name, model in models.items():
+                time.sleep(0.3)  # threads of the model before spin for so long
+                taken[name] += model.ask(*shape, BATCHES)
+        for name, each in taken.items():
+            found[name]["{} x {}".format(*shape)] = median(each)
+    return found
 
 
 def main(*, quick: bool = False, one_core: bool = False, only: tuple[str, ...] = ()) -> None:
     """Measure, print, and write the figures to build/bench/serving.json.
 
     Args:
-        quick: run a few batches each, as a smoke test.
+        quick: run a few rounds, as a smoke test.
         one_core: run on one core and measure CPU time, which other processes disturb least.
         only: names of the peers to run; empty = all.
     """
-    bench = Bench(repeats=3 if quick else 15, one_core=one_core)
-    # Measure ours before and after the peers, since the machine's speed varies over time.
-    of = {precision: bench.ours(precision) for precision in ("float32", "bfloat16", "int8")}
-    peers = {name: bench.peer(mode) for name, mode in MODES.items() if not only or name in only}
-    for precision in ("bfloat16", "int8"):
-        last = bench.ours(precision)
-        of[precision] = {shape: min(once, last[shape]) for shape, once in of[precision].items()}
+    models = {precision: ours(precision, one_core=one_core) for precision in PRECISIONS}
+    for name, mode in MODES.items():
+        if not only or name in only:
+            models[name] = peer(mode, one_core=one_core)
+    times = measured(models, 2 if quick else ROUNDS)
+    for model in models.values():
+        model.stop()
+    of = {precision: times.pop(precision) for precision in PRECISIONS}
+    peers = times
     rows = [row for index in range(len(SHAPES)) for row in _rows(index, of, peers)]
     rows.append(_short_texts(of["bfloat16"]))
     unit = "ms of CPU time, one core" if one_core else "ms"

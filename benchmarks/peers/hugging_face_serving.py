@@ -2,7 +2,8 @@
 
     python hugging_face_serving.py settings.json
 
-Prints a JSON object: wall time and CPU time of each batch in milliseconds, by shape. The script is
+For each line of standard input, a JSON list of a batch size, a length and a number of batches, it
+prints a JSON list of the wall time and the CPU time of each batch in milliseconds. The script is
 self-contained; `hugging_face_serving.txt` lists what it imports.
 """
 
@@ -20,29 +21,25 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import BertConfig, BertModel
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
-UNTIMED = 3  # the first batches include compilation
 
 
 def main(settings: dict) -> None:
-    """Run the model on random batches, and print the times."""
+    """Run the model on random batches, and print the times, until standard input ends."""
     torch.manual_seed(1)
     torch.set_num_threads(settings["threads"])
     model = BertModel(BertConfig(**settings["model"])).eval()
     kind = {"torch": _torch, "onnx": _onnx, "openvino": _openvino}[settings["mode"].split()[0]]
     answer = kind(model, settings)
-    times = {}
-    for batch, length in settings["shapes"]:
+    for line in sys.stdin:
+        batch, length, count = json.loads(line)
         ids = np.random.default_rng(2).integers(5, settings["model"]["vocab_size"], [batch, length])
         inputs = (ids, np.ones_like(ids), np.zeros_like(ids))
-        for _ in range(UNTIMED):
-            answer(inputs)
         taken = []
-        for _ in range(settings["repeats"]):
+        for _ in range(count):
             wall, cpu = time.perf_counter(), time.process_time()
             answer(inputs)
             taken.append([1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)])
-        times[f"{batch} x {length}"] = taken
-    print(json.dumps(times))
+        print(json.dumps(taken), flush=True)
 
 
 def _torch(model: BertModel, settings: dict) -> Callable[[tuple], None]:
@@ -79,7 +76,7 @@ def _openvino(model: BertModel, settings: dict) -> Callable[[tuple], None]:
     converted = openvino.convert_model(_exported(model))
     if "int8" in settings["mode"]:
         rng = np.random.default_rng(3)
-        shape = [1, max(length for _, length in settings["shapes"])]
+        shape = [1, settings["max_length"]]
         ids = [rng.integers(5, settings["model"]["vocab_size"], shape) for _ in range(32)]
         samples = [dict(zip(NAMES, (x, x**0, x * 0), strict=True)) for x in ids]
         kind = nncf.ModelType.TRANSFORMER
