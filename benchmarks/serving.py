@@ -85,10 +85,11 @@ class Model:
     ) -> None:
         pinned = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))] if one_core else []
         self._column = 1 if one_core else 0
+        self._command = [*pinned, *map(str, command)]
         descriptor, self._log = tempfile.mkstemp()
         with os.fdopen(descriptor, "w") as errors:
             self._process = subprocess.Popen(
-                [*pinned, *map(str, command)],
+                self._command,
                 env=os.environ | dict(variables or {}),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
@@ -104,7 +105,7 @@ class Model:
             if line.startswith("[["):  # libraries print here, too
                 return [each[self._column] for each in json.loads(line)[1:]]
         errors = Path(self._log).read_text(encoding="utf-8", errors="replace")
-        raise RuntimeError(f"{self._process.args} failed:\n{errors[-2000:]}")
+        raise RuntimeError(f"{self._command} failed:\n{errors[-2000:]}")
 
     def stop(self) -> None:
         """End the process."""

@@ -34,10 +34,10 @@ def test_the_command_prints_and_writes(
     found = json.loads(printed.out)
     assert (found["layer"], found["head"]) == (2, 3)
     assert found["pieces"][:7] == ["[CLS]", "the", "[MASK]", "sees", "the", "light", "##house"]
-    assert np.shape(found["attention"]) == (2, 3, len(found["pieces"]), len(found["pieces"]))
+    assert np.shape(found["attention"]) == (2, 4, len(found["pieces"]), len(found["pieces"]))
     values = {step["name"]: step["values"] for step in found["steps"]}
     np.testing.assert_allclose(values["weights"], found["attention"][1][2], atol=1e-6)
-    assert np.shape(values["gathered"]) == (len(found["pieces"]), 8)
+    assert np.shape(values["gathered"]) == (len(found["pieces"]), 6)
     masked, following = found["predictions"]
     assert masked["position"] == 2
     added = masked["attribution"]
@@ -62,7 +62,7 @@ def test_bad_input_is_one_line(
         ([*run, "a", "b", "c"], "TEXT: expected one or two texts, got 3"),
         ([*run, " "], "TEXT ' ': has no word in it; give a sentence"),
         ([*run, "the", "--output", "x.pdf"], "--output x.pdf: must end in .html or .png"),
-        ([*run, "the", "--head", "4"], "--head 4: the model has heads 1 to 3"),
+        ([*run, "the", "--head", "5"], "--head 5: the model has heads 1 to 4"),
         (["--run", str(tmp_path), "the"], "no run (no config.json)"),
     ):
         assert main(["explain", *arguments]) == 2

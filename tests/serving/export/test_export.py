@@ -161,7 +161,7 @@ def test_tokenize(trained_run: Run, mixed: Any, reference: Any) -> None:
 
 def test_tokens_and_attention_equal_the_python_model(mixed: Any, reference: Any) -> None:
     embedded, attention = mixed("embed_tokens"), mixed("attention")
-    assert attention["scores"].shape == (3, 2, 3, 32, 32)
+    assert attention["scores"].shape == (3, 2, 4, 32, 32)
     assert (attention["tokens"] == mixed("tokenize")["tokens"]).all()
     for row, texts in enumerate(MIXED):
         expected = reference(*filter(None, texts))
@@ -365,7 +365,7 @@ def test_directory(trained_run: Run, exported: Path, model: Any) -> None:
     ).read_bytes()
     parameters = sum(4 * weight.shape.num_elements() for weight in weights_by_name(model).values())
     stored = sum(path.stat().st_size for path in (exported / "variables").iterdir())
-    assert stored < parameters + 10_000  # once, not twice
+    assert stored < parameters + 12_000  # once, not twice
 
 
 def test_every_signature_has_a_warm_up_request(exported: Path, signatures: Any) -> None:

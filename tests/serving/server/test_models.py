@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_read_keeps_no_other_model_back(
     assert [line for line in notes.readouterr().err.splitlines() if "Stale" in line] == [
         "looking for new versions: Stale file handle"
     ]
-    with pytest.raises(InputError, match=rf"^{tmp_path}/a: cannot be read: Stale file handle$"):
+    with pytest.raises(JobError, match=rf"^{tmp_path}/a: cannot be read: Stale file handle$"):
         Repository(tmp_path, loader()).load_all()
 
 
