@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from clozeline.show.terminal import results, table
+from model.bert.config import SIZES
 from serving.export.choices import CALLER_THREAD, FROZEN_WEIGHTS, ServingPrecision, shared_cores
 
 SHAPES = ((8, 128), (1, 128), (8, 16), (1, 16))
@@ -65,7 +66,6 @@ def measure(setting: Setting) -> None:
     """Print the median time of a batch in milliseconds by shape, as JSON."""
     import tensorflow as tf
 
-    from model.bert.config import SIZES
     from model.bert.network import build_pretraining_model, weights_by_name
     from pipeline import schema
     from serving.export.inference_graph import Network, product_names
@@ -122,10 +122,12 @@ def main(*, parts: bool = False, size: str = "base") -> None:
         _print("ms of CPU time, one core", settings, [each.precision for each in settings])
         return
     share = shared_cores()["TF_NUM_INTRAOP_THREADS"]
+    heads = SIZES[size].config(30_522).num_attention_heads
     for precision in PRECISIONS[:2]:
         settings = [
             Setting(precision, size, number, threads)
             for number in (1, 2, 4)
+            if heads % number == 0
             for threads in (None, share)
         ]
         title = f"{precision}, ms: parts of a layer, threads of an operation"
