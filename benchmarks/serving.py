@@ -10,10 +10,10 @@ strings, the peers take ids; all return the last layer and the pooled vector. Ou
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -71,7 +71,9 @@ Times = dict[str, float]
 
 
 class Model:
-    """A process that answers batches when it is asked to.
+    """A process that answers batches when it is asked to, and is stopped in between.
+
+    Threads of some runtimes spin for a while after their work, on cores that the next model needs.
 
     Args:
         command: program that reads a batch size, a length and a number of batches from each line of
@@ -100,15 +102,18 @@ class Model:
         """Return the milliseconds of each batch but the first."""
         assert self._process.stdin
         assert self._process.stdout
+        self._process.send_signal(signal.SIGCONT)
         print(json.dumps([batch, length, count]), file=self._process.stdin, flush=True)
         for line in self._process.stdout:
             if line.startswith("[["):  # libraries print here, too
+                self._process.send_signal(signal.SIGSTOP)
                 return [each[self._column] for each in json.loads(line)[1:]]
         errors = Path(self._log).read_text(encoding="utf-8", errors="replace")
         raise RuntimeError(f"{self._command} failed:\n{errors[-2000:]}")
 
     def stop(self) -> None:
         """End the process."""
+        self._process.send_signal(signal.SIGCONT)
         self._process.communicate()
         Path(self._log).unlink()
 
@@ -149,7 +154,6 @@ def measured(models: Mapping[str, Model], rounds: int) -> dict[str, Times]:
         taken: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(rounds):
             for name, model in models.items():
-                time.sleep(0.3)  # threads of the model before spin for so long
                 taken[name] += model.ask(*shape, BATCHES)
         for name, each in taken.items():
             found[name]["{} x {}".format(*shape)] = median(each)

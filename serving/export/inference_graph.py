@@ -7,7 +7,7 @@ queries, keys and values. On a GPU, XLA compiles the same graph.
 
 Each layer is computed in a number of parts, which read the same input and whose outputs are added
 (tensor parallelism, https://arxiv.org/abs/1909.08053). The server's inter-op threads run the parts
-at the same time: two cores hardly share a product of a short text, but halve the time of the layer.
+at the same time: two cores hardly share a product of a short text, but each computes a part alone.
 
 Residuals are added and normalized in float32 in every precision. In int8, the products with weights
 are `int8_products`; attention's products and the small heads are bfloat16.
