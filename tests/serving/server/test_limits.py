@@ -10,6 +10,8 @@ import logging
 import re
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -566,6 +568,35 @@ def test_memory_is_returned_to_the_system_after_work():
     until(lambda: resident_bytes() - before < 50_000_000)
     trimmer.stop()
     assert len(kept) == 2000
+
+
+def test_memory_of_every_heap_is_returned_to_the_system():
+    """In a process of its own, since the number and sizes of glibc's heaps hold for good."""
+    code = """
+import resource, sys, threading
+from serving.server.memory import share_heaps, trim
+
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+def work():
+    blocks = [bytes(1_000_000) for _ in range(30)]
+    all_alive.wait()
+    del blocks
+
+share_heaps()
+before = resident_bytes()
+all_alive = threading.Barrier(10)
+threads = [threading.Thread(target=work) for _ in range(10)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+kept = resident_bytes() - before
+trim()
+print(kept // 10**6, (resident_bytes() - before) // 10**6)
+"""
+    said = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    kept_mb, left_mb = map(int, said.stdout.split())
+    assert (kept_mb > 100, left_mb < 20) == (True, True), said.stdout
 
 
 class Circle:
