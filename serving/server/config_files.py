@@ -4,6 +4,7 @@
 a batching parameters file says how requests are batched.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline.errors import InputError, failure, reason, unreadable
 from pipeline.storage.encodings import decoded
-from pipeline.storage.remote import is_url, path_from
+from pipeline.storage.remote import is_remote, is_url, path_from
 from serving.server.batching_options import BatchingOptions
 
 _MAX_FILE_BYTES = 1024 * 1024
@@ -94,11 +95,13 @@ def _model(model: Any) -> ModelConfig:
         )
     try:
         base_path = path_from(model.base_path)
-        base_path.resolve()
-        base_path.is_dir()
-    except OSError as error:  # name too long
+        if not is_remote(base_path):
+            # Not `resolve`, which ignores a cycle of links since Python 3.13.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it may appear later
+                base_path.stat()
+    except OSError as error:  # name too long, link cycle
         raise failure(f"model {model.name}: base_path", error) from error
-    except (InputError, RuntimeError) as error:  # no path; link cycle
+    except InputError as error:
         raise InputError(f"model {model.name}: base_path: {reason(error)}") from error
     return ModelConfig(
         model.name,
