@@ -92,3 +92,7 @@ def test_the_demo_runs_away_from_the_checkout(installed: Path, tmp_path: Path) -
     said = run(installed / "clozeline", "demo", *little, *where, cwd=tmp_path)
     assert "[MASK]" in said
     assert list((tmp_path / "demo").glob("models/*/1/saved_model.pb"))
+    # The next demo may replace all of it.
+    files = [path for path in (tmp_path / "demo").rglob("*") if path.is_file()]
+    marked = (tmp_path / "demo" / ".clozeline-demo").read_text().splitlines()
+    assert sorted(marked) == sorted(str(path.relative_to(tmp_path / "demo")) for path in files)

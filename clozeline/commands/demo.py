@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from clozeline.commands.demo_questions import DemoQuestions, held_out_questions
 from clozeline.options import Command, InputGlobs
 from clozeline.show.terminal import command, notes, print_line, results, table
 from model import served
+from model.run_config import CHECKPOINTS, CONFIG, CURVES, LOGS, METRICS
 from pipeline.child_processes import ending_with_parent, module_command
 from pipeline.errors import InputError, JobError, check_range
-from pipeline.storage.files import hidden_prefix, write_atomically
-from pipeline.storage.locks import only_writer_of_outputs
+from pipeline.manifest import MANIFEST, VOCABULARY
+from pipeline.storage.files import CLOZELINE, hidden_prefix, publish, write_atomically
+from pipeline.storage.locks import LOCK, only_writer_of_outputs, staging
 from pipeline.storage.outputs import Output, outputs_of
 from pipeline.storage.remote import is_url
+from serving.tf_serving import SAVED_MODEL, WARM_UP_FILE
 
 MODEL = "demo"
 MAX_SEQ_LENGTH, MAX_PREDICTIONS = 64, 10
@@ -50,11 +54,37 @@ SHOWN_QUESTIONS = 2
 """How many of the held-out passages that the served model completes are shown."""
 
 MARKER = ".clozeline-demo"
-"""File in the output folder that lists the files that a demo created, one per line; while one runs,
-and after it was killed, the files and folders that it creates, with all that is in them."""
+"""File in the output folder that lists what the next demo may remove, one path per line, relative
+to the folder: the files that a demo created. While one runs, and after it was killed: the files of
+its corpus, and the globs `CREATED`."""
 
 MADE = ("corpus", "vocab.txt", "dataset", "model.json", "run", "models")
 """Files and folders that the stages create."""
+
+CREATED = (
+    *(f"{hidden_prefix(Path(name))}*" for name in MADE),  # locks, temporary folders
+    *(f"{folder}.{CLOZELINE}{'?' * 16}" for folder in ("", "*/")),  # half-written files
+    *("vocab.txt", "model.json"),
+    *(f"dataset/{name}" for name in (
+        MANIFEST, VOCABULARY, "train-?????-of-?????.tfrecord", "eval-?????-of-?????.tfrecord",
+        LOCK, "_temporary-*",
+    )),
+    *(f"run/{name}" for name in (
+        CONFIG, VOCABULARY, METRICS, CURVES, LOCK, f"{LOGS}/events.out.tfevents.*",
+    )),
+    *(f"run/{CHECKPOINTS}/{name}" for name in (
+        "best.json", "step-????????/checkpoint.*", "step-????????/checksums.json", "partial-*",
+    )),
+    *(f"models/{MODEL}/{name}" for name in (
+        "batching.config", "models.config", "monitoring.config", LOCK, ".export-*",
+    )),
+    *(f"models/{MODEL}/1/{name}" for name in (
+        SAVED_MODEL, "fingerprint.pb", f"assets/{VOCABULARY}", WARM_UP_FILE,
+        "variables/variables.index", "variables/variables.data-?????-of-?????",
+    )),
+)  # fmt: skip
+"""Globs of the files that the stages create, but for the corpus, whose files the marker lists. Not
+whole folders: the user may have put files of their own there."""
 
 CLEARLY_NATS = 0.25
 """Minimum difference between the unigram entropy and the loss, to count as learned."""
@@ -243,34 +273,39 @@ def prepare_folder(folder: Path) -> Path:
         remove_files(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Before any other file, so that a killed demo is known as one.
-    _mark(folder, MADE)
+    _mark(folder, CREATED)
     return folder
 
 
 def _mark(folder: Path, names: Iterable[str]) -> None:
-    """Write to the marker what a demo created, relative to the folder."""
+    """Write to the marker what the next demo may remove."""
     write_atomically(folder / MARKER, "".join(f"{name}\n" for name in names).encode())
 
 
+def _marked(folder: Path) -> Callable[[Path], bool]:
+    """Return whether a path is one that the folder's marker lists."""
+    names = (folder / MARKER).read_text(encoding="utf-8").splitlines()
+    files = {MARKER, *names}
+    globs = [name for name in names if name in CREATED]
+
+    def is_marked(path: Path) -> bool:
+        name = path.relative_to(folder).as_posix()
+        return name in files or any(fnmatchcase(name, glob) for glob in globs)
+
+    return is_marked
+
+
 def remove_files(folder: Path) -> None:
-    """Remove what a demo recorded, what its killed commands left beside that, and all folders.
+    """Remove the files that the marker lists, and all folders.
 
     Raises:
         InputError: the folder was not created by a demo, or has other files; nothing is removed.
     """
-    marker = folder / MARKER
-    if not marker.is_file():
+    if not (folder / MARKER).is_file():
         raise InputError(f"`output` {folder}: exists, but no demo created it; name another folder")
-    names = marker.read_text(encoding="utf-8").splitlines()
-    created = {marker, *(folder / name for name in names)}
-    temporary = tuple(hidden_prefix(folder / name) for name in MADE)
-
-    def is_ours(path: Path) -> bool:
-        of_command = path.relative_to(folder).parts[0].startswith(temporary)
-        return of_command or not created.isdisjoint((path, *path.parents))
-
+    is_marked = _marked(folder)
     inside = sorted(folder.rglob("*"))
-    others = [str(path) for path in inside if not (_is_folder(path) or is_ours(path))]
+    others = [str(path) for path in inside if not (_is_folder(path) or is_marked(path))]
     # All is checked before the first file is removed: a folder of the user stays as it was.
     if others:
         raise InputError(
@@ -290,8 +325,9 @@ def _is_folder(path: Path) -> bool:
 
 def record_files(folder: Path) -> None:
     """Write the list of created files to the marker, so that the next demo may remove them."""
-    paths = [path for name in MADE for path in (folder / name, *(folder / name).rglob("*"))]
-    _mark(folder, sorted(str(path.relative_to(folder)) for path in paths if path.is_file()))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    made = filter(_marked(folder), files)
+    _mark(folder, sorted(path.relative_to(folder).as_posix() for path in made))
 
 
 def make_corpus(options: Demo, stages: DemoStages) -> tuple[str, ...]:
@@ -303,7 +339,12 @@ def make_corpus(options: Demo, stages: DemoStages) -> tuple[str, ...]:
     notes.print("Collecting the docstrings of the Python packages on this machine", style="bold")
     begin = time.monotonic()
     corpus = stages.folder / "corpus"
-    found = write_corpus(corpus, round(options.megabytes * 1e6))
+    with staging(stages.folder, hidden_prefix(corpus)) as staged:
+        found = write_corpus(staged, round(options.megabytes * 1e6))
+        # A file of the user there may have any name, so these are marked one by one.
+        names = sorted(path.name for path in staged.iterdir())
+        _mark(stages.folder, (*CREATED, *(f"{corpus.name}/{name}" for name in names)))
+        publish(staged, corpus)
     seconds = time.monotonic() - begin
     made = f"{found['documents']:,} documents of {found['packages']} packages"
     stages.add("corpus", made, f"{found['bytes'] / 1e3 / seconds:,.0f} kB/s", seconds, corpus)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -223,21 +224,111 @@ def test_a_command_is_told_to_end_when_the_demo_is_killed(tmp_path: Path) -> Non
     assert (tmp_path / "told").exists()
 
 
-def test_the_files_of_a_killed_demo_are_replaced_and_others_stay(tmp_path: Path) -> None:
-    folder = demo.prepare_folder(tmp_path / "demo")
-    # As a command leaves them that is killed; the demo has recorded nothing.
-    for name in ("corpus/a.txt", "run/checkpoints/step-1/data", ".vocab.txt-lock", ".dataset-1/x"):
+LEFT = """
+.corpus-6jm2fcgx/.lock .corpus-6jm2fcgx/new/os.txt
+.clozeline-0123456789abcdef .vocab.txt-lock .vocab.txt-32979c22/word_counts.json vocab.txt
+dataset/.lock dataset/_temporary-959bcf53/documents-79431215 dataset/eval-00000-of-00001.tfrecord
+dataset/_temporary-959bcf53/train-00000-of-00001.61f24ea5 dataset/train-00000-of-00001.tfrecord
+dataset/vocab.txt dataset/manifest.json model.json run/vocab.txt run/.lock run/config.json
+run/.clozeline-0123456789abcdef run/logs/events.out.tfevents.1795828711.vm.20669.0.v2
+run/metrics.jsonl run/curves.png run/checkpoints/best.json
+run/checkpoints/partial-5/checkpoint_temp/part-00000-of-00001.data-00000-of-00001.tempstate1338650
+run/checkpoints/partial-5/checkpoint.index run/checkpoints/step-00000005/checkpoint.index
+run/checkpoints/step-00000005/checkpoint.data-00000-of-00001
+run/checkpoints/step-00000005/checksums.json models/demo/.export-6jm2fcgx/new/assets/vocab.txt
+models/demo/.export-6jm2fcgx/.lock models/demo/.lock models/demo/batching.config
+models/demo/models.config models/demo/monitoring.config models/demo/1/saved_model.pb
+models/demo/1/fingerprint.pb models/demo/1/assets/vocab.txt models/demo/1/variables/variables.index
+models/demo/1/variables/variables.data-00000-of-00001
+models/demo/1/assets.extra/tf_serving_warmup_requests
+""".split()  # noqa: SIM905  (38 names)
+"""Files that were seen while a demo ran, in the order of their appearance."""
+
+OF_THE_USER = """
+thesis.txt runs/notes.txt .vocab.txt.swp corpus/mine.txt corpus/os.txt~ dataset/notes.md
+dataset/train-mine.tfrecord run/notes.txt run/logs/notes run/checkpoints/step-00000005/notes
+models/demo/2/saved_model.pb models/demo/1/notes models/mine/1/saved_model.pb
+""".split()  # noqa: SIM905
+
+
+def write(folder: Path, *names: str) -> None:
+    """Create files, with their folders."""
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("the demo's")
-    for name in ("thesis.txt", "runs/notes.txt", ".vocab.txt.swp"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("mine")
-        with pytest.raises(InputError, match=f"{name}, which no demo created"):
-            demo.prepare_folder(folder)
-        assert (folder / "corpus" / "a.txt").exists()
-        (folder / name).unlink()
+        (folder / name).write_text(name)
+
+
+def killed_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A demo's folder with all files that one may leave, of which it has recorded none."""
+
+    def write_corpus(corpus: Path, size_bytes: int) -> dict[str, int]:
+        write(corpus, "os.txt", "os.path.txt")
+        return {"documents": 2, "packages": 1, "bytes": size_bytes}
+
+    monkeypatch.setattr("pipeline.corpus.docstrings.write_corpus", write_corpus)
+    stages = demo.DemoStages(demo.prepare_folder(folder))
+    demo.make_corpus(demo.Demo(), stages)
+    write(folder, *LEFT)
+    return folder
+
+
+def test_the_files_of_a_killed_demo_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = killed_demo(tmp_path / "demo", monkeypatch)
+    assert sorted(path.name for path in (folder / "corpus").iterdir()) == ["os.path.txt", "os.txt"]
     demo.prepare_folder(folder)
     assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
+
+
+@pytest.mark.parametrize("name", OF_THE_USER)
+def test_a_file_of_the_user_in_the_folder_of_a_killed_demo_stays(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = killed_demo(tmp_path / "demo", monkeypatch)
+    write(folder, name)
+    message = f"contains .*/demo/{re.escape(name)}, which no demo created .1 such files.; move them"
+    with pytest.raises(InputError, match=message):
+        demo.prepare_folder(folder)
+    assert all((folder / each).exists() for each in (*LEFT, "corpus/os.txt", name))
+
+
+@pytest.mark.parametrize("name", OF_THE_USER)
+def test_a_file_that_the_user_adds_while_a_demo_runs_stays(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = killed_demo(tmp_path / "demo", monkeypatch)
+    write(folder, name)
+    demo.record_files(folder)
+    with pytest.raises(InputError, match=f"{re.escape(name)}, which no demo created .1 such"):
+        demo.prepare_folder(folder)
+    (folder / name).unlink()
+    demo.prepare_folder(folder)
+    assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
+
+
+def test_a_half_written_corpus_is_in_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_corpus(corpus: Path, _size_bytes: int) -> dict[str, int]:
+        assert corpus.relative_to(tmp_path).parts[0].startswith(".corpus-")
+        raise InputError("no docstrings found")
+
+    monkeypatch.setattr("pipeline.corpus.docstrings.write_corpus", write_corpus)
+    with pytest.raises(InputError, match="no docstrings found"):
+        demo.make_corpus(demo.Demo(), demo.DemoStages(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_user_makes_of_a_finished_demo_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = killed_demo(tmp_path / "demo", monkeypatch)
+    demo.record_files(folder)
+    later = "run/checkpoints/step-00000009/checkpoint.index"  # a training that is resumed by hand
+    write(folder, later)
+    with pytest.raises(InputError, match=f"{later}, which no demo created .1 such files"):
+        demo.prepare_folder(folder)
 
 
 def test_a_demo_that_was_killed_before_its_first_file_left_a_free_folder(tmp_path: Path) -> None:

@@ -302,26 +302,6 @@ def test_bad_flags_of_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_a_demo_removes_only_the_files_that_a_demo_made(tmp_path: Path) -> None:
-    from clozeline.commands import demo
-
-    folder = demo.prepare_folder(tmp_path / "demo")
-    for name in ("corpus/a.txt", "run/checkpoints/step-1/data", "vocab.txt"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("the demo's")
-    demo.record_files(folder)
-    for name in ("thesis.txt", "run/notes.txt", "models/mine/1/saved_model.pb"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("mine")
-        with pytest.raises(InputError, match=f"{name}, which no demo created"):
-            demo.prepare_folder(folder)
-        assert (folder / name).read_text() == "mine"
-        assert (folder / "vocab.txt").exists()
-        (folder / name).unlink()
-    demo.prepare_folder(folder)
-    assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
-
-
 def test_config_file_gives_flags_and_the_command_line_wins(tmp_path: Path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(
