@@ -122,6 +122,7 @@ def _run(name: str, arguments: list[str]) -> int:
         raise InputError(f"unknown command {name!r}{hint} (see clozeline --help)")
     options, unknown = parse(name, arguments)
     from clozeline.show.terminal import keep_stdout_for_json, printed_notes
+    from pipeline.cores import limited_threads
     from pipeline.quiet_imports import import_quietly
     from pipeline.storage.outputs import check_outputs
     from pipeline.storage.remote import is_remote
@@ -133,6 +134,9 @@ def _run(name: str, arguments: list[str]) -> int:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     os.environ.update(options.environment)
+    if COMMANDS[name].imports:
+        for variable, value in limited_threads().items():
+            os.environ.setdefault(variable, value)
     logging.getLogger().setLevel(logging.ERROR)
     # Beam logs a worker's exception and raises it again; the user should see it once.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 from unittest import mock
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.utils import interactive_utils
 
+from pipeline.cores import usable_cores
 from pipeline.errors import InputError, JobError, did_you_mean
 from pipeline.jobs.local_runner import LocalRunner, ending_with_its_workers
 
@@ -60,6 +60,8 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
     runner = [] if known.runner else [f"--runner={LOCAL_RUNNER}"]
     pipeline_options = PipelineOptions([*runner, *flags])
     _check_workers(_runner_name(pipeline_options), vars(known))
+    if known.direct_num_workers == 0:  # for Beam, all cores of the machine
+        pipeline_options.view_as(DirectOptions).direct_num_workers = usable_cores()
     return pipeline_options
 
 
@@ -113,7 +115,7 @@ def describe_workers(options: PipelineOptions) -> str:
     kinds = {"multi_processing": "worker processes", "multi_threading": "threads"}
     if runner == LOCAL_RUNNER:
         kind = kinds.get(flags["direct_running_mode"])
-        count = flags["direct_num_workers"] or os.cpu_count()
+        count = flags["direct_num_workers"]
         return f"{runner}, {count} {kind}" if kind else f"{runner}, in this process"
     environment = flags["environment_type"]
     return f"{runner}, workers: {environment}" if environment else runner

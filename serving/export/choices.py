@@ -1,7 +1,8 @@
 """Options and constants of an export; no TensorFlow is imported here."""
 
-import os
 from typing import Literal
+
+from pipeline.cores import usable_cores
 
 ServingPrecision = Literal["float32", "bfloat16", "int8"]
 """Dtype of the stored weights and of matrix multiplications; outputs are always float32."""
@@ -38,8 +39,7 @@ def shared_cores() -> dict[str, str]:
     The parts of a layer run at the same time, so each has its share of the cores. With all of them,
     as by default, the parts' operations wait for each other's threads.
     """
-    cores = len(os.sched_getaffinity(0))  # those that a container or `taskset` leaves
-    return {"TF_NUM_INTRAOP_THREADS": str(max(1, cores // TENSOR_PARALLEL))}
+    return {"TF_NUM_INTRAOP_THREADS": str(max(1, usable_cores() // TENSOR_PARALLEL))}
 
 
 SYSTEM_ALLOCATOR = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}

@@ -1,8 +1,8 @@
 """How requests are batched: TensorFlow Serving's parameters, and the defaults of `serve`."""
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pipeline.cores import usable_cores
 from pipeline.errors import InputError
 
 
@@ -17,7 +17,7 @@ class BatchingOptions:
     # Queued batches per signature; further requests are refused with UNAVAILABLE.
     max_enqueued_batches: int = 10
     # Number of batches that run concurrently.
-    num_batch_threads: int = os.cpu_count() or 1
+    num_batch_threads: int = field(default_factory=usable_cores)
     # Batch sizes, ascending; batches are padded to the next one. () = no padding.
     allowed_batch_sizes: tuple[int, ...] = ()
     # Whether inputs with different inner shapes are padded (with their first element) and batched;

@@ -1,8 +1,8 @@
 """The server's limits on memory, concurrency and time."""
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pipeline.cores import usable_cores
 from serving.tf_serving import MAX_MESSAGE_BYTES
 
 PIECE_BYTES = 64 * 1024
@@ -28,7 +28,7 @@ class Limits:
     # Bytes of requests and responses in memory, over all clients.
     max_bytes_in_flight: int = 256 * 1024 * 1024
     # Concurrent predictions; TensorFlow parallelizes each of them over the cores.
-    max_concurrent_runs: int = max(2, os.cpu_count() or 1)
+    max_concurrent_runs: int = field(default_factory=lambda: max(2, usable_cores()))
     # Accepted predictions, from the last byte of the request until the response is ready; further
     # ones are refused with UNAVAILABLE.
     max_accepted_requests: int = 128

@@ -9,11 +9,11 @@ import concurrent.futures
 import contextlib
 import ctypes
 import gc
-import os
 import threading
 from collections.abc import Callable, Iterator
 
 from model.training.strategy import keep_freed_memory
+from pipeline.cores import usable_cores
 
 _INTERVAL_SECS = 5.0
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_ARENA_MAX = -1, -2, -8  # parameters of mallopt(3)
@@ -36,7 +36,7 @@ def share_heaps() -> None:
 
 def _heap_count() -> int:
     """Return the number of heaps: about one for each thread that computes."""
-    return min(len(os.sched_getaffinity(0)), _MAX_COMPUTING) + 2
+    return min(usable_cores(), _MAX_COMPUTING) + 2
 
 
 _sharing = threading.Event()

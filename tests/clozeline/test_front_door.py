@@ -179,6 +179,22 @@ def test_onednn_assumes_frozen_weights_only_if_requested(
     assert done.stdout.split() == [str(told), "1", "NONE", "1", str(threads)]
 
 
+def test_tensorflow_is_told_the_limit_of_a_container(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text(
+        "import os\n"
+        "print(os.environ['TF_NUM_INTRAOP_THREADS'], os.environ['TF_NUM_INTEROP_THREADS'])\n"
+        "raise SystemExit\n"
+    )
+    # joblib's own variable stands in for a cgroup. What the user has set stays.
+    limited = {"PYTHONPATH": str(tmp_path), "LOKY_MAX_CPU_COUNT": "1"}
+    (tmp_path / "text").write_text("A fox.\n")
+    command = ["vocab", "--input", str(tmp_path / "text"), "--output", str(tmp_path / "vocab.txt")]
+    for users, printed in (({}, "1 1"), ({"TF_NUM_INTRAOP_THREADS": "3"}, "3 1")):
+        done = run(*command, environment=os.environ | limited | users)
+        assert done.stdout.strip() == (printed if len(os.sched_getaffinity(0)) > 1 else "")
+
+
 def test_no_command_shows_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "usage: clozeline COMMAND" in capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_a_worker_count_without_effect_is_refused(flags: list[str], said: str) -
         (["--direct_num_workers=1"], True, "FnApiRunner, in this process"),
         ([PROCESSES, "--direct_num_workers=3"], True, "FnApiRunner, 3 worker processes"),
         ([PROCESSES, "--direct_num_workers=0"], True,
-         f"FnApiRunner, {os.cpu_count()} worker processes"),
+         f"FnApiRunner, {len(os.sched_getaffinity(0))} worker processes"),
         (["--direct_running_mode=multi_threading", "--direct_num_workers=2"], True,
          "FnApiRunner, 2 threads"),
         (["--runner=flink", "--parallelism=2"], False, "FlinkRunner"),
