@@ -64,12 +64,16 @@ def test_the_schema_refuses_what_kubernetes_would():
 
 def test_both_set_what_makes_answers_fast():
     of_container = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
+    limit = SERVER["deploy"]["resources"]["limits"]["cpus"]
     for environment, cpus in (
-        (SERVER["environment"], SERVER["deploy"]["resources"]["limits"]["cpus"]),
+        (SERVER["environment"], limit),
         (of_container, CONTAINER["resources"]["requests"]["cpu"]),
     ):
         assert environment.items() >= (FROZEN_WEIGHTS | CALLER_THREAD).items()
         assert int(environment["TF_NUM_INTRAOP_THREADS"]) * TENSOR_PARALLEL == int(cpus)
+    # Only a limit needs it: without one, the machine's other cores may help.
+    assert SERVER["environment"]["TF_NUM_INTEROP_THREADS"] == limit
+    assert "TF_NUM_INTEROP_THREADS" not in of_container
 
 
 def test_compose_schema():
