@@ -6,8 +6,9 @@ are recognised by headers that pages cannot set: `Host`, `Origin` and `Sec-Fetch
 """
 
 import ipaddress
+import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -97,6 +98,27 @@ def _is_same_origin(headers: Headers, hosts: KnownHosts) -> bool:
     return origin.partition("://")[2] == headers.get("host") or _host_name(origin) in hosts.names
 
 
+_ABSOLUTE = re.compile(rb"https?://([^/]+)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def in_origin_form(scope: Scope) -> Scope:
+    """Return a request's scope with a path and a `Host`, also if its target is a whole URL.
+
+    Proxies send `POST http://HOST/PATH`. Its host counts, and not the header: RFC 9112, 3.2.2.
+    """
+    absolute = _ABSOLUTE.fullmatch(scope["raw_path"])
+    if not absolute:
+        return scope
+    host, path = absolute[1], absolute[2] or b"/"
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    return {
+        **scope,
+        "raw_path": path,
+        "path": unquote(path.decode("ascii")),
+        "headers": [(b"host", host), *headers],
+    }
+
+
 class OriginCheck:
     """An ASGI middleware that answers refused requests itself and passes on the others."""
 
@@ -106,6 +128,7 @@ class OriginCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
+        scope = in_origin_form(scope)
         refused = refusal(scope["method"], Headers(scope=scope), self._hosts)
         if not refused:
             await self._app(scope, receive, send)

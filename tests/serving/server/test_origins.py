@@ -144,6 +144,35 @@ def test_two_content_lengths_are_refused_and_the_body_is_not_read(server):
     assert b"Content-Length and Transfer-Encoding contradict each other" in received
 
 
+def first_line(server, target, host):
+    body = BODY.encode()
+    head = f"POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection((HOST, server.rest_port), timeout=30) as client:
+        client.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
+        received = b"".join(iter(lambda: client.recv(4096), b""))
+    return received.split(b"\r\n")[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost:8501/v1/models/plus:predict", "localhost:8501", 200),
+        ("HTTP://models.example/v1/models/plus:predict", "models.example", 200),
+        ("https://[::1]/v1/models/%70lus:predict", "[::1]", 200),
+        # RFC 9112, 3.2.2: an origin server must ignore the header and use the target's host.
+        ("http://localhost/v1/models/plus:predict", "evil.example", 200),
+        ("http://evil.example/v1/models/plus:predict", "localhost", 403),
+        ("http://localhost@evil.example/v1/models/plus:predict", "localhost", 403),
+        ("http://localhost/v1/models/plus:predict?x=1", "localhost", 400),  # as without a host
+        ("http://localhost", "localhost", 404),
+        ("http:///v1/models/plus:predict", "localhost", 404),
+        ("ftp://localhost/v1/models/plus:predict", "localhost", 404),
+    ],
+)
+def test_a_target_that_is_a_whole_url(server, target, host, status):
+    assert first_line(server, target, host).startswith(f"HTTP/1.1 {status} ")
+
+
 def test_a_request_without_a_host_is_answered(server):
     with socket.create_connection((HOST, server.rest_port), timeout=30) as client:
         client.sendall(b"GET /v1/models/plus HTTP/1.0\r\n\r\n")  # as compose.yaml's health check
