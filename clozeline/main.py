@@ -67,7 +67,7 @@ def parse(name: str, arguments: list[str]) -> tuple[Command, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code, see the module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _end_on_sigterm_as_first_process()
+    _end_on_signals_as_first_process()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Texts have characters that the terminal's encoding lacks: in the C locale, all but ASCII.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -94,14 +94,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _os_error(error, arguments[0])
 
 
-def _end_on_sigterm_as_first_process() -> None:
-    """Let SIGTERM end a command that is the first process of a container.
+def _end_on_signals_as_first_process() -> None:
+    """Let SIGTERM and SIGHUP end a command that is the first process of a container.
 
     Linux ignores a signal's default action for the first process of a PID namespace. Without a
     handler, a container that is stopped while a model loads would run on until it is killed.
     """
-    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if os.getpid() == 1 and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda received, _: os._exit(128 + received))
 
 
 def _os_error(error: OSError, name: str) -> int:

@@ -624,7 +624,8 @@ sys.exit(main.main(["serve"]))
 """
 
 
-def test_sigterm_ends_the_first_process_of_a_container() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_first_process_of_a_container(number: int, obeys_hang_up: None) -> None:
     namespace = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*namespace, "true"], capture_output=True).returncode:
         pytest.skip("PID namespaces are not allowed here")
@@ -634,7 +635,7 @@ def test_sigterm_ends_the_first_process_of_a_container() -> None:
             assert unshare.stdout
             assert unshare.stdout.readline() == "running\n"
             children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text()
-            os.kill(int(children), signal.SIGTERM)
-            assert unshare.wait(60) == 128 + signal.SIGTERM
+            os.kill(int(children), number)
+            assert unshare.wait(60) == 128 + number
         finally:
             unshare.kill()
