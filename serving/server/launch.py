@@ -1,6 +1,7 @@
 """Start a model server: TensorFlow Serving if it is installed, else the embedded server."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError, is_bad_path
 from serving.addresses import joined
 from serving.configs import ServeConfig
 from serving.tf_serving import MONITORING_CONFIG, SAVED_MODEL, versions_of
@@ -27,6 +28,10 @@ ALL_ADDRESSES = "0.0.0.0"
 REST_THREADS = 32
 """Number of threads for the real server's REST API. Each thread waits for one response, so the
 default of 4 per core limits a batch to 8 rows on 2 cores; 32 threads can fill a batch of 32."""
+
+
+_OF_THE_PROGRAM = {errno.ENOEXEC, errno.ELIBBAD, errno.ETXTBSY}
+"""Error numbers of `execv` caused by the program: it is for another architecture, or is written."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
     Raises:
         InputError: no model exists, a setting is supported by the embedded server only, or the
             program cannot be run.
+        JobError: the machine cannot run it, for example for lack of memory.
     """
     if config.allowed_hosts:
         raise InputError(f"`allowed_hosts`: {REAL_SERVER} does not check them; add `embedded`")
@@ -187,11 +193,11 @@ def exec_real_server(program: str, config: ServeConfig) -> None:
         flags.append("--enable_signature_method_name_check")
     try:
         os.execv(program, [REAL_SERVER, *flags])
-    except OSError as error:  # not executable, or for another architecture; without the path
-        raise InputError(
-            f"{program}: cannot be run ({error.strerror}); repair it, take it off the PATH, or add "
-            "`embedded`"
-        ) from error
+    except OSError as error:
+        if error.errno in _OF_THE_PROGRAM or is_bad_path(error):
+            then = "; repair it, take it off the PATH, or add `embedded`"
+            raise InputError(f"{program}: cannot be run ({error.strerror}){then}") from error
+        raise JobError(f"{program}: cannot be run ({error.strerror})") from error
 
 
 def _default_batching() -> str:

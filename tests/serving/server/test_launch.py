@@ -1,5 +1,6 @@
 """Which server `serve` runs, and with which flags; a script replaces the real one."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -141,6 +142,37 @@ def test_a_real_server_that_cannot_be_run_is_named(
     assert line.startswith(f"clozeline: {real_server}: cannot be run ({reason}); ")
     assert line.endswith("or add --embedded")
     assert embedded == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        # execve(2): the machine has too little memory, or too many processes or open files.
+        (errno.ENOMEM, 1),
+        (errno.EAGAIN, 1),
+        (errno.EMFILE, 1),
+        (errno.ENFILE, 1),
+        (errno.EIO, 1),
+        (errno.EACCES, 2),
+        (errno.ELIBBAD, 2),
+    ],
+)
+def test_a_machine_that_cannot_run_the_real_server_is_no_bad_input(
+    number: int,
+    code: int,
+    real_server: Path,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("serving.server.launch.os", SimpleNamespace(**vars(os) | {"execv": fail}))
+    assert main(["serve", "--models", str(models), "--host", "0.0.0.0"]) == code
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"clozeline: {real_server}: cannot be run ({os.strerror(number)})")
+    assert ("--embedded" in line) is (code == 2)
 
 
 @pytest.mark.parametrize("host", [None, "127.0.0.1", "localhost", "::1", "::", "10.0.0.7"])
