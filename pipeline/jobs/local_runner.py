@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shlex
 import signal
 import subprocess
@@ -31,7 +32,7 @@ class LocalRunner(FnApiRunner):
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == python_urns.SUBPROCESS_SDK:
                 # `exec`: Beam starts a shell, and whoever kills that process means the worker.
-                command = shlex.join(module_command("pipeline.jobs.worker"))
+                command = shlex.join((*module_command("pipeline.jobs.worker"), str(os.getpid())))
                 environment.payload = f"exec {command}".encode()
         with (
             mock.patch.object(worker_handlers, "grpc", _GRPC),
@@ -72,19 +73,25 @@ class _WorkerProcesses:
                 process.kill()
         return process
 
-    def kill(self) -> None:
-        """Kill all of them, and those that are still to be started."""
+    def kill(self) -> bool:
+        """Kill all of them, and those that are still to be started.
+
+        Returns:
+            Whether this is the first call.
+        """
         with self._lock:
-            self._killed = True
+            is_first, self._killed = not self._killed, True
             for process in self._processes:
                 process.kill()
+            return is_first
 
 
 @contextlib.contextmanager
 def ending_with_its_workers() -> Iterator[None]:
     """Raise `JobError` in the body when a local worker process dies; Beam would wait forever.
 
-    Meanwhile, tracebacks in Beam's log are suppressed: the exception contains the same cause.
+    An interrupt kills the workers, which need not have got it themselves. Meanwhile,
+    tracebacks in Beam's log are suppressed: the exception contains the same cause.
     """
     deaths: list[str] = []
     workers = _WorkerProcesses()
@@ -92,11 +99,10 @@ def ending_with_its_workers() -> Iterator[None]:
 
     def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
         if failure.thread and failure.thread.name == "run_worker":  # Beam: one thread per worker
-            deaths.append(str(failure.exc_value))
-            if len(deaths) == 1:  # a second interrupt would disturb Beam's cleanup after the first
-                # Beam's cleanup waits for the others, and a worker that has not connected yet
-                # never learns that the job has ended.
-                workers.kill()
+            # Beam's cleanup waits for the others, and a worker that has not connected yet never
+            # learns that the job has ended.
+            if workers.kill():  # a second interrupt would disturb Beam's cleanup after the first
+                deaths.append(str(failure.exc_value))
                 interrupt()
         elif not issubclass(failure.exc_type, grpc.RpcError):  # a connection that ended
             before(failure)
@@ -111,6 +117,7 @@ def ending_with_its_workers() -> Iterator[None]:
                 "subprocess",
                 types.SimpleNamespace(**vars(subprocess) | {"Popen": workers.start}),
             ),
+            _before_interrupt(workers.kill),
             _interrupting() as interrupt,
         ):
             yield
@@ -124,6 +131,26 @@ def ending_with_its_workers() -> Iterator[None]:
     finally:
         threading.excepthook = before
         logging.getLogger().removeFilter(_is_no_traceback)
+
+
+@contextlib.contextmanager
+def _before_interrupt(call: Callable[[], object]) -> Iterator[None]:
+    """Call a function when Ctrl-C interrupts the body, before `KeyboardInterrupt` is raised."""
+    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and callable(before)):  # ignored, as in a process that a script starts with `&`
+        yield
+        return
+
+    def on_interrupt(number: int, frame: types.FrameType | None) -> None:
+        call()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

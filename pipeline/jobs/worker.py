@@ -1,8 +1,8 @@
 """A local worker process: Beam's SDK worker, silent unless something fails.
 
-`pipeline.jobs.local_runner` runs it as `python -P -m pipeline.jobs.worker`, with Beam's settings in
-environment variables. By default Beam's worker logs about twenty lines to standard error, and
-TensorFlow more.
+`pipeline.jobs.local_runner` runs it as `python -P -m pipeline.jobs.worker PARENT`, with its own
+process id, and with Beam's settings in environment variables. By default Beam's worker logs about
+twenty lines to standard error, and TensorFlow more.
 """
 
 import signal
@@ -12,6 +12,9 @@ import sys
 def main() -> None:
     """Process the runner's bundles until it has no more work."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    from pipeline.child_processes import end_with_parent
+
+    end_with_parent(int(sys.argv.pop()))
     import logging
 
     from pipeline.quiet_imports import import_quietly

@@ -211,6 +211,21 @@ def test_a_worker_that_dies_ends_the_job(
     assert workers(job.pid) == []
 
 
+@pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
+def test_a_job_that_ends_ends_its_workers(
+    death: int, prose_corpus: Path, vocab_path: Path, tmp_path: Path
+) -> None:
+    with started(prose_corpus, vocab_path, tmp_path / "ds") as job:
+        while not awake(job.pid):
+            assert job.poll() is None
+            time.sleep(0.1)
+        os.kill(job.pid, death)
+        _, errors = job.communicate(timeout=300)  # until the workers have closed it, too
+    assert job.returncode == (130 if death == signal.SIGINT else -death)
+    assert not [word for word in ("Traceback", "fork", "grpc") if word in errors], errors
+    assert workers(job.pid) == []
+
+
 def test_a_worker_death_ends_a_job_that_swallows_an_interrupt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
