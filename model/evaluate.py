@@ -235,4 +235,5 @@ def answers_of(
 
 def predictor_of(run: Run, config: EvaluateConfig) -> Predictor:
     """Return a run's model on one device."""
-    return Predictor(run.load_model(config.checkpoint), make_strategy("one"), xla=config.xla)
+    model = run.load_model(config.checkpoint)
+    return Predictor(model, make_strategy("one"), xla=config.xla, name=run.path)

@@ -19,6 +19,7 @@ from model.bert.config import BertConfig, config_named
 from model.bert.flops import step_flops
 from model.bert.initialization import FEWEST_HEADS, initializer_range
 from model.configs import PretrainConfig
+from model.finite import check_finite
 from model.run_config import DatasetFacts, RunConfig
 from model.source import Source, open_source
 from model.start import (
@@ -333,7 +334,9 @@ class PretrainingData:
         iterator = distribute(trainer.strategy, batches)
         # All batches have the same size, and the last one is filled with weight 0.
         sums = trainer.evaluate(iterator, tf.constant(math.ceil(examples / self.batch_size)))
-        return means({name: float(value) for name, value in sums.items()})
+        totals = {name: float(value) for name, value in sums.items()}
+        check_finite(trainer.predictor.name, totals.values())
+        return means(totals)
 
     def step_flops(self, config: BertConfig, length: float) -> float:
         """Return the floating-point operations of a step with examples of this mean length."""

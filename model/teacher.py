@@ -135,7 +135,8 @@ class Teacher:
             encoder.max_seq_length,
             isinstance(self.strategy, tf.distribute.TPUStrategy),
         )
-        logits = predict(Predictor(model, self.strategy, xla=False), batches)
+        predictor = Predictor(model, self.strategy, xla=False, name=self.source.path)
+        logits = predict(predictor, batches)
         return [row[..., list(self.columns)] for row in logits]
 
 

@@ -1,11 +1,12 @@
 """Compute a complete explanation of one text or pair: worked steps, attention, answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from model import served
 from model.bert.network import Intermediates, from_token_vectors, with_intermediates
 from model.explaining.attribution import Attribution, integrated_gradients
 from model.explaining.config import ExplainConfig
@@ -14,6 +15,7 @@ from model.explaining.questions import ScoredQuestion, questions
 from model.explaining.read_example import read_example
 from model.explaining.rollout import attention_rollout
 from model.explaining.steps import Step, worked_steps
+from model.finite import check_finite
 from model.run import Run, load_run
 from pipeline import schema
 from pipeline.errors import InputError
@@ -106,7 +108,8 @@ def explain_texts(
             None = the last piece.
 
     Raises:
-        InputError: the model cannot take the texts, or the layer, head or position does not exist.
+        InputError: the model cannot take the texts, the layer, head or position does not exist, or
+            the model computes NaN or infinity.
     """
     config = run.config
     _check_below("`layer`", layer + 1, config.num_hidden_layers, "layers")
@@ -125,7 +128,10 @@ def explain_texts(
     encoder, features = model.get_layer("encoder"), example.features()
     inside = with_intermediates(encoder)(features, training=False)
     attention = np.concatenate([np.asarray(scores) for scores in inside["attention_scores"]])
+    check_finite(run.path, [attention, inside[served.SEQUENCE_OUTPUT]])
     asked_about = questions(run, model, example, asked_position)
+    predictions = _predictions(encoder, example, asked_about, inside)
+    check_finite(run.path, _numbers(predictions))
     return Explanation(
         run=str(run.path),
         example=example,
@@ -134,9 +140,17 @@ def explain_texts(
         steps=tuple(worked_steps(encoder, inside, features, layer, head)),
         attention=attention,
         rollout=attention_rollout(attention),
-        predictions=tuple(_predictions(encoder, example, asked_about, inside)),
+        predictions=tuple(predictions),
         notes=tuple(_notes(run, example, asked_about)),
     )
+
+
+def _numbers(predictions: Iterable[Prediction]) -> Iterator[np.ndarray | float]:
+    """Yield the values and attributions of answers."""
+    for prediction in predictions:
+        yield from (value for _, value in prediction.answers)
+        if prediction.attribution:
+            yield from (prediction.attribution.by_piece, prediction.attribution.baseline_value)
 
 
 def _check_below(field: str, number: int, last: int, of_what: str) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from model import served
+from model.finite import check_finite
 from model.tasks.batches import Batches
 from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
@@ -14,6 +15,9 @@ def predict(predictor: Predictor, batches: Batches) -> list[np.ndarray]:
 
     Returns:
         N arrays float32 [C], or [L, C] if the head has outputs for every position.
+
+    Raises:
+        InputError: a logit is NaN or infinite; as labels, NaN would be the first class.
     """
     iterator = distribute(predictor.strategy, batches.evaluation)
     by_example: list[np.ndarray] = [np.zeros(0)] * len(batches.encoded)
@@ -25,6 +29,7 @@ def predict(predictor: Predictor, batches: Batches) -> list[np.ndarray]:
             per_position = batches.task.is_per_position
             length = len(batches.encoded.input_ids[row])
             by_example[row] = values[:length] if per_position else values
+    check_finite(predictor.name, by_example)
     return by_example
 
 
@@ -35,6 +40,9 @@ def evaluate(predictor: Predictor, examples: Examples, batches: Batches) -> Eval
         predictor: the model.
         examples: examples of the file.
         batches: the same examples, encoded.
+
+    Raises:
+        InputError: a logit is NaN or infinite.
     """
     task, encoded = batches.task, batches.encoded
     kind = task.definition

@@ -474,10 +474,19 @@ class Predictor:
 
     Attributes:
         strategy: distribution strategy of the replicas.
+        name: which model it is, for messages.
     """
 
-    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *, xla: bool) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        *,
+        xla: bool,
+        name: object = "the model",
+    ) -> None:
         self.strategy = strategy
+        self.name = name
         self._model = model
         self._fuse = xla and is_on_cpu(strategy)
         self._outputs = tf.function(

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from model import served
 from model.bert.network import with_intermediates
+from model.finite import check_finite
 from model.run import Run
 from model.tasks.reference_model import farther
 from model.tasks.task_kind import Task
@@ -181,6 +182,8 @@ class Reference:
         hidden = self._looking_in(features)
         sequence = hidden[served.SEQUENCE_OUTPUT][0].numpy()
         pooled = hidden[served.POOLED_OUTPUT][0].numpy()
+        # Otherwise it is the exported graph that seems to be wrong.
+        check_finite(self._run.path, [sequence, pooled])
         row |= {
             served.SEQUENCE_OUTPUT: sequence,
             served.VECTORS: sequence,

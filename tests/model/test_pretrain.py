@@ -395,6 +395,12 @@ def test_weights_with_nan_are_never_saved(options: Options) -> None:
             assert np.isfinite(reader.get_tensor(name)).all(), (checkpoint, name)
 
 
+def test_weights_that_the_last_update_broke_are_no_result(options: Options) -> None:
+    """The loss of the last step is that of the weights before it."""
+    with pytest.raises(InputError, match=r"^the model: its outputs are NaN or infinite"):
+        options(learning_rate=1e35, warmup_steps=0, steps=1).run()
+
+
 def blow_up_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
     """Make the loss a hundred times as high, and the weights broken, at an update."""
     train, left = Trainer.train, [times]
