@@ -133,10 +133,13 @@ def reason(error: Exception) -> str:
     """Return an error's message on one line.
 
     Left out are the number and the path of an error of the operating system (the message around it
-    names the path as the user did), and the `{{node …}}` that TensorFlow prepends.
+    names the path as the user did), and the `{{node …}}`, the path of its temporary file and the
+    `[Op:…]` that TensorFlow adds.
     """
     text = (isinstance(error, OSError) and error.strerror) or str(error)
     message = re.sub(r"^\{\{.*?\}\}\s*", "", " ".join(text.split()))
+    if type(error).__module__.startswith("tensorflow."):
+        message = re.sub(r"^/.*; | \[Op:\w+\]$", "", message)
     return message[:500] or type(error).__name__
 
 

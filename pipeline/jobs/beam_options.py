@@ -147,10 +147,8 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
     try:
         with ending_with_its_workers():
             pipeline.run().wait_until_finish()
-    except JobError:
-        raise
-    except InputError as error:
-        raise InputError(_without_step(str(error))) from error
+    except (InputError, JobError) as error:
+        raise type(error)(_without_step(str(error))) from error
     except Exception as error:
         if "KeyboardInterrupt" in str(error):  # Ctrl-C reached a worker, and Beam wrapped it
             raise KeyboardInterrupt from error
@@ -160,13 +158,18 @@ def running_pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
 _RAISED_BY_US = re.compile(rf"{JobError.__module__}\.(\w+): ")
 
 
+_OF_THE_SYSTEM = re.compile(r"\w+: \[Errno \d+\] ([^:]+): '(.+)'(?: \[while running.*)?")
+
+
 def _failure(reason: str) -> Exception:
     """Return the exception for a failed job: `InputError` if a worker raised one of those."""
     # Only the text of a worker's exception reaches this process, so its type is read from there.
     raised = _RAISED_BY_US.match(reason)
     if raised and raised[1] != JobError.__name__:
         return InputError(_without_step(reason[raised.end() :]))
-    message = reason[raised.end() :] if raised else reason
+    message = _without_step(reason[raised.end() :]) if raised else reason
+    if of_a_file := _OF_THE_SYSTEM.fullmatch(message):
+        message = f"{of_a_file[2]}: {of_a_file[1]}"
     return JobError(f"the Beam job failed: {message}"[:MAX_MESSAGE])
 
 

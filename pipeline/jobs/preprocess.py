@@ -32,6 +32,7 @@ from pipeline.corpus.readers import (
 from pipeline.corpus.remarks import remarks_from
 from pipeline.corpus.rules.rule import Rejection
 from pipeline.corpus.units import packed_units, split_units
+from pipeline.errors import JobError, reason
 from pipeline.jobs.beam_options import is_local, running_pipeline
 from pipeline.jobs.job_report import JobReport, RejectionFile, ShardReport, WrittenShard
 from pipeline.jobs.near_duplicates import BANDS, NearDuplicates, banded, marks
@@ -252,16 +253,23 @@ def write_records(
 def _write_records(
     path: Path, blocks: Iterable[Sequence[bytes]], compression: Compression, tally: Tally
 ) -> tuple[int, str, tuple[int, ...]]:
-    """Write a local TFRecord file; return as `write_records`."""
+    """Write a local TFRecord file; return as `write_records`.
+
+    Raises:
+        JobError: it cannot be written.
+    """
     import tensorflow as tf
 
     ends = [0]
-    with tf.io.TFRecordWriter(str(path), compression_type(compression)) as writer:
-        for block in blocks:
-            for record in block:
-                writer.write(record)
-                ends.append(ends[-1] + record_bytes(record))
-            tally.add(written=len(block))
+    try:
+        with tf.io.TFRecordWriter(str(path), compression_type(compression)) as writer:
+            for block in blocks:
+                for record in block:
+                    writer.write(record)
+                    ends.append(ends[-1] + record_bytes(record))
+                tally.add(written=len(block))
+    except tf.errors.OpError as error:
+        raise JobError(f"{path}: cannot be written: {reason(error)}") from error
     # Nobody can start in the middle of a compressed file.
     index = ends[:-1:INDEX_RECORDS] if compression == "none" else []
     return path.stat().st_size, crc32c(path), tuple(index)

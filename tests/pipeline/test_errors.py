@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+import tensorflow as tf
 
 from pipeline.errors import InputError, JobError, escaped, reason
 
@@ -14,6 +15,11 @@ from pipeline.errors import InputError, JobError, escaped, reason
         (OSError(errno.EXDEV, "Other disk", "a", None, "b"), "Other disk"),
         (OSError("no file of HDF5\n at all"), "no file of HDF5 at all"),
         (ValueError("{{node a/b}} bad\tvalue"), "bad value"),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "/a; b/c.tempstate7; Full [Op:SaveV2]"),
+            "Full",
+        ),
+        (JobError("/a/b: cannot be read; try again"), "/a/b: cannot be read; try again"),
         (KeyError(), "KeyError"),
         (ValueError("x" * 600), "x" * 500),
     ],

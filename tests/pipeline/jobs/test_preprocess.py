@@ -1,5 +1,6 @@
 """The Beam job as a whole: bytes, counts, dropped documents, files that remain."""
 
+import contextlib
 import errno
 import gzip
 import json
@@ -454,6 +455,29 @@ def test_failed_job_leaves_the_old_dataset(
     assert "No space left on device" in said.strip().splitlines()[-1]
     assert "Traceback" not in said
     assert shard_bytes(tmp_path / "ds") == before
+
+
+@pytest.mark.parametrize(
+    ("bytes_left", "message"),
+    [
+        (2000, r"the Beam job failed: /\S+/documents-\w+: File too large"),
+        (20_000, r"/\S+/(train|eval)-\S+: cannot be written: File too large"),
+    ],
+)
+def test_a_full_disk_names_the_file(
+    prose_corpus: Path,
+    vocab_path: Path,
+    tmp_path: Path,
+    full_disk: Callable[[int], contextlib.AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
+    bytes_left: int,
+    message: str,
+) -> None:
+    with full_disk(bytes_left):
+        assert preprocess(prose_corpus / "*", vocab_path, tmp_path / "ds") == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.fullmatch(f"clozeline: {message}", last)
+    assert not list((tmp_path / "ds").glob("[!.]*"))
 
 
 def test_vocabulary_without_mask(
