@@ -60,7 +60,8 @@ class _WorkerProcesses:
     """The worker processes of one job."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a second Ctrl-C may come while the first one kills the workers.
+        self._lock = threading.RLock()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._killed = False
 
