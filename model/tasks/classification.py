@@ -1,6 +1,7 @@
 """Classification of texts and of text pairs."""
 
 import dataclasses
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -270,5 +271,8 @@ def class_measures(task: Task, expected: np.ndarray, predicted: np.ndarray) -> d
     }
     if len(task.labels) == 2:
         measured["f1"] = metrics.f1_score(expected, predicted, zero_division=0)
-    measured["matthews"] = metrics.matthews_corrcoef(expected, predicted)
+    with warnings.catch_warnings():
+        # 0 if there is one class alone, instead of a warning.
+        warnings.filterwarnings("ignore", "A single label was found", UserWarning)
+        measured["matthews"] = metrics.matthews_corrcoef(expected, predicted)
     return {name: float(value) for name, value in measured.items()}

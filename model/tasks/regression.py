@@ -177,12 +177,14 @@ def number_measures(expected: np.ndarray, predicted: np.ndarray) -> dict[str, fl
     """Return the regression metrics; correlations of constant numbers are 0.
 
     Args:
-        expected: float32 [N]. True numbers.
-        predicted: float32 [N]. Predicted numbers.
+        expected: float [N]. True numbers.
+        predicted: float [N]. Predicted numbers.
     """
     from scipy import stats
     from sklearn import metrics
 
+    # The differences of numbers with a large mean, such as prices, are rounded away in float32.
+    expected, predicted = expected.astype(np.float64), predicted.astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         pearson = stats.pearsonr(expected, predicted).statistic if len(predicted) > 1 else 0.0

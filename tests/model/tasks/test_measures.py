@@ -1,6 +1,7 @@
 """Metrics and answers against numbers of independent scripts and calculations by hand."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def test_numbers_by_hand() -> None:
         {"pearson": 10 / np.sqrt(5 * 29), "spearman": 0.8, "mean_squared_error": 4.5}
     )
     assert number_measures(np.array([1.0, 2]), np.array([3.0, 3]))["pearson"] == 0
+
+
+def test_nothing_is_printed_about_measures_that_are_hard_to_compute() -> None:
+    """The libraries' warnings show lines of our code."""
+    right = np.array([1, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task = Task("single", ("a", "b"), takes_pairs=False)
+        assert class_measures(task, right, right)["matthews"] == 0
+        large = np.array([1.0, 2, 3, 4]) + 1e7
+        found = number_measures(large.astype(np.float32), np.float32([1, 3, 2, 8]))
+    assert found["pearson"] == pytest.approx(10 / np.sqrt(5 * 29))  # as without 1e7
 
 
 @pytest.mark.parametrize("case", SEQEVAL, ids=lambda case: case["scheme"])
