@@ -25,7 +25,7 @@ def model_dirs(base: Path) -> list[Path]:
     Raises:
         InputError: `base` is not a directory or contains no model.
     """
-    expected = f"expected {base}/NAME/VERSION/{SAVED_MODEL}; clozeline export writes it"
+    expected = f"expected {base / 'NAME/VERSION' / SAVED_MODEL}; clozeline export writes it"
     if not base.is_dir():
         raise InputError(f"{base}: no such directory ({expected})")
     if any((path / SAVED_MODEL).is_file() for path in versions_of(base).values()):

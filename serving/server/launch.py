@@ -214,7 +214,7 @@ def _folder_config(models: Path) -> str:
     if not names:
         raise InputError(
             f"`models` {models}: no NAME/VERSION/{SAVED_MODEL} in it; "
-            f"make one with clozeline export `output` {models}/NAME"
+            f"make one with clozeline export `output` {models / 'NAME'}"
         )
     return models_config(models.resolve(), names)
 

@@ -24,7 +24,7 @@ from pipeline.errors import InputError, JobError
 from pipeline.storage import cache as cache_module
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.local_copies import local_copy
-from pipeline.storage.remote import path_from
+from pipeline.storage.remote import RemoteFileSystem, path_from
 from serving.server import models
 from serving.server.config_files import ModelConfig
 from serving.server.folders import model_dirs
@@ -284,6 +284,13 @@ def bad_start(tmp_path, make):
     message = str(caught.value)
     assert "\n" not in message
     return message.replace(str(tmp_path), "")
+
+
+def test_a_bucket_without_models_is_told_what_it_must_have(monkeypatch):
+    monkeypatch.setattr(RemoteFileSystem, "isdir", lambda *_: False)
+    expected = r"expected s3://bucket/NAME/VERSION/saved_model\.pb; clozeline export writes it"
+    with pytest.raises(InputError, match=expected):
+        model_dirs(path_from("s3://bucket"))
 
 
 EXPECTED = "(expected /models/NAME/VERSION/saved_model.pb; clozeline export writes it)"
