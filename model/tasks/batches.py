@@ -177,6 +177,7 @@ class Batches:
             first = (first_device + device) * size
             return list(arrays(chosen[first : first + size], length).values())
 
+        @tf.autograph.experimental.do_not_convert
         def tensors(number: tf.Tensor) -> dict[str, tf.Tensor]:
             kinds = [values.dtype for values in empty.values()]
             # In NumPy: the examples stay in this process, and are no constants of the graph.

@@ -42,7 +42,8 @@ def fed(
         [signature[name].shape for name in names],
         names=names,
     )
-    dataset = tf.data.Dataset.counter().map(lambda _: queue.dequeue())
+    take = tf.autograph.experimental.do_not_convert(lambda _: queue.dequeue())
+    dataset = tf.data.Dataset.counter().map(take)
     thread = threading.Thread(target=_fill, args=(queue, elements), name="feeding", daemon=True)
     weakref.finalize(dataset, _stop, queue, thread)
     thread.start()

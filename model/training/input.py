@@ -226,6 +226,7 @@ def _parsed(read: tf.data.Dataset, manifest: Manifest, size: int) -> tf.data.Dat
         size: number of rows of a batch; N is a multiple of it.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def parse(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         example_weights = tf.cast(batch.pop(NUMBERS) != FILLER, tf.float32)
         if RECORDS in batch:
@@ -235,6 +236,7 @@ def _parsed(read: tf.data.Dataset, manifest: Manifest, size: int) -> tf.data.Dat
         batch[schema.MASKED_LM_WEIGHTS] *= example_weights[:, tf.newaxis]
         return {**batch, "example_weights": example_weights}
 
+    @tf.autograph.experimental.do_not_convert
     def split(chunk: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {
             name: tf.reshape(values, [-1, size, *values.shape[1:]])

@@ -186,6 +186,7 @@ class Trainer:
             totals[DATA_SECS] = tf.cast(data_secs, tf.float32)
         return totals
 
+    @tf.autograph.experimental.do_not_convert
     def _now(self) -> tf.Tensor:
         """Return the time in seconds, float64 []; 0 if times are not measured."""
         return tf.timestamp() if self.times_data else tf.zeros([], tf.float64)
@@ -207,6 +208,7 @@ class Trainer:
             totals = {name: totals[name] + tf.cast(sums[name], tf.float64) for name in totals}
         return totals
 
+    @tf.autograph.experimental.do_not_convert
     def _first(self, sums: Mapping[str, tf.distribute.DistributedValues]) -> Sums:
         """Return the first replica's values, for sums that are equal in every replica."""
         return {
@@ -504,7 +506,7 @@ class Predictor:
             name: self.strategy.gather(values, axis=0).numpy() for name, values in outputs.items()
         }
 
-    @tf.function
+    @tf.function(autograph=False)
     def _over_replicas(self, batch: Any) -> Any:
         # Called in the replica's context, for the same reason as in `_measure_replica`.
         return self.strategy.run(lambda replica: self._outputs(replica), args=(batch,))

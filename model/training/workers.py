@@ -119,7 +119,7 @@ class Workers:
                 "resume from the last checkpoint"
             ) from e
 
-    @tf.function
+    @tf.function(autograph=False)
     def _all_reduced(self, values: tf.Tensor) -> tf.Tensor:
         def replica_sum() -> tf.Tensor:
             replica = tf.distribute.get_replica_context()

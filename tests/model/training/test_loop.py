@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -286,6 +287,27 @@ def test_a_step_whose_gradients_overflow_changes_nothing(
     trainer.loss_scale.state["power"].assign(10)
     trainer.train(iterator, tf.constant(1))
     assert not any(np.array_equal(value, before[name]) for name, value in state().items())
+
+
+def converted() -> set[str]:
+    """Functions that AutoGraph has written to files, which a killed process leaves."""
+    modules = [name for name in sys.modules if name.startswith("__autograph_generated_file")]
+    sources = [Path(str(sys.modules[name].__file__)).read_text() for name in modules]
+    return {name for source in sources for name in re.findall(r"def tf__(\w+)", source)}
+
+
+def test_only_functions_with_loops_are_written_to_the_temporary_folder(
+    small_config: BertConfig, dataset: Path
+) -> None:
+    trainer = make_trainer(small_config)
+    for size in (4, 8):  # whole batches, and chunks of several
+        batches = train_batches(
+            dataset, read_manifest(dataset), batch_size=size, seed=1, skip_examples=0
+        )
+        trainer.train(iter(batches), tf.constant(1))
+        trainer.evaluate(iter(batches), tf.constant(1))
+    seen = {"parse", "split", "_parse_examples", "_narrow", "_now", "_first", "train", "evaluate"}
+    assert converted() & seen == {"train", "evaluate"}
 
 
 def test_the_time_spent_waiting_for_batches_is_measured(
