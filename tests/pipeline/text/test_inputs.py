@@ -124,7 +124,7 @@ def all_of_unicode() -> list[str]:
     blocks = [characters[at : at + 256] for at in range(0, len(characters), 256)]
     patterns = itertools.cycle(["a b", "", "[MASK]"])
     parts = [pattern.join(block) for block, pattern in zip(blocks, patterns, strict=False)]
-    return [" ".join(parts[at : at + 8]) for at in range(0, len(parts), 8)]
+    return [" ".join(parts[at : at + 64]) for at in range(0, len(parts), 64)]
 
 
 MASKS = [
