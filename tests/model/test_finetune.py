@@ -620,6 +620,12 @@ def test_two_devices_and_parts_give_the_same_losses(
     options: Callable[..., Finetune], tmp_path: Path
 ) -> None:
     flags = dataclasses.asdict(options(steps=6, xla=True))
+    cases: dict[str, dict[str, Any]] = {
+        "one": {"strategy": "one"},
+        "two": {"strategy": "mirrored"},
+        "parts": {"strategy": "mirrored", "accumulation_steps": 2},
+    }
+    given = {name: flags | more | {"run_dir": tmp_path / name} for name, more in cases.items()}
     script = (
         "import json, sys, tensorflow as tf\n"
         "from pathlib import Path\n"
@@ -627,24 +633,20 @@ def test_two_devices_and_parts_give_the_same_losses(
         "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
         "tf.config.set_logical_device_configuration(cpu, two)\n"
         "from clozeline.commands.finetune import Finetune\n"
-        "flags = {k: tuple(v) if isinstance(v, list) else v\n"
-        "         for k, v in json.loads(sys.argv[1]).items()}\n"
-        "paths = {k: Path(flags[k]) for k in ('train', 'dev', 'init', 'run_dir')}\n"
-        "print(json.dumps(Finetune(**flags | paths).run()))\n"
+        "losses = {}\n"
+        "for name, flags in json.loads(sys.argv[1]).items():\n"
+        "    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}\n"
+        "    paths = {k: Path(flags[k]) for k in ('train', 'dev', 'init', 'run_dir')}\n"
+        "    losses[name] = Finetune(**flags | paths).run()['loss']\n"
+        "print(json.dumps(losses))\n"
     )
-    losses = {}
-    for name, more in (
-        ("one", {"strategy": "one"}),
-        ("two", {"strategy": "mirrored"}),
-        ("parts", {"strategy": "mirrored", "accumulation_steps": 2}),
-    ):
-        given = json.dumps(flags | more | {"run_dir": tmp_path / name}, default=str)
-        done = subprocess.run(
-            [sys.executable, "-c", script, given], capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": str(Path(clozeline.__file__).parents[1])},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        losses[name] = json.loads(done.stdout.splitlines()[-1])["loss"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(given, default=str)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(clozeline.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = json.loads(done.stdout.splitlines()[-1])
     assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
     assert losses["parts"] == pytest.approx(losses["one"], abs=1e-5)
 
