@@ -11,11 +11,12 @@ import pytest
 
 import clozeline
 from model.run import load_run
+from tests.fork_server import FORKS
 
 ROOT = Path(clozeline.__file__).parents[1]
 
-STEPS = 8_000
-"""Ten times what a run does until it is killed: to its next checkpoint, and 0.3 s more."""
+STEPS = 4_000
+"""Ten times what a run does until it is killed: to its next checkpoint, and 0.15 s more."""
 
 
 @pytest.mark.slow
@@ -24,7 +25,7 @@ def test_a_run_killed_ten_times_has_bit_identical_weights(
 ) -> None:
     flags = {
         "dataset": dataset, "model": small_model, "steps": STEPS, "batch-size": 4,
-        "learning-rate": 1e-3, "precision": "float32", "checkpoint-every-steps": 100,
+        "learning-rate": 1e-3, "precision": "float32", "checkpoint-every-steps": 50,
     }  # fmt: skip
     command = [sys.executable, "-m", "clozeline", "pretrain", "--deterministic"]
     command += ["--no-xla", *(f"--{name}={value}" for name, value in flags.items())]
@@ -34,14 +35,14 @@ def test_a_run_killed_ten_times_has_bit_identical_weights(
     checkpoints, found = killed / "checkpoints", set()
     chance = random.Random(4)
     for _ in range(10):
-        process = subprocess.Popen([*command, f"--run={killed}"], **quiet)
+        process = FORKS.popen([*command, f"--run={killed}"], **quiet)
         last = latest(checkpoints)
         deadline = time.monotonic() + 300
         while latest(checkpoints) == last:  # it has come on a little
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.15))
         process.kill()
         process.wait()
         found.add(latest(checkpoints))
