@@ -1,4 +1,4 @@
-"""Documents of 50 MB pass every rule in a time that grows linearly: a quadratic one takes hours."""
+"""Documents of 20 MB pass every rule in linear time: a quadratic rule would take minutes."""
 
 import resource
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pipeline.corpus.rules.build import cleaning_of, rules_of
 from pipeline.corpus.rules.rule import TextDocument
 from pipeline.corpus.units import text_units, unit_hashes
 
-SIZE = 50_000_000
+SIZE = 20_000_000
 
 TEXTS = {
     "prose": "The caf\u00e9 in Ulm was open, {}, and nobody knew why he asked for letters.\n",
@@ -59,4 +59,4 @@ def test_every_rule_takes_linear_time(kind: str, tmp_path: Path) -> None:
     assert len(unit_hashes(text_units(text, "paragraphs"))) == ends
     assert len(unit_hashes(text_units(text, "lines"))) >= ends
     band_hashes([text], Bands(14, 8))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - begin < 300
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - begin < 48
