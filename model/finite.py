@@ -7,6 +7,10 @@ import numpy as np
 from pipeline.errors import InputError
 
 
+class NotFiniteError(InputError):
+    """An output of a model is NaN or infinite."""
+
+
 def check_finite(model: object, outputs: Iterable[np.ndarray | float]) -> None:
     """Check that the outputs of a model are finite.
 
@@ -15,10 +19,10 @@ def check_finite(model: object, outputs: Iterable[np.ndarray | float]) -> None:
         outputs: float arrays of any shapes, without padding; or numbers.
 
     Raises:
-        InputError: an output is NaN or infinite.
+        NotFiniteError: an output is NaN or infinite.
     """
     if not all(np.isfinite(values).all() for values in outputs):
-        raise InputError(
+        raise NotFiniteError(
             f"{model}: its outputs are NaN or infinite, because its weights diverged in a "
             "training; train it again with a lower `learning_rate`, or give another checkpoint"
         )

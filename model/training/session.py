@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, Protocol
 import tensorflow as tf
 
 from model.bert.config import BertConfig
+from model.finite import NotFiniteError
 from model.training.best_keeper import BestKeeper
 from model.training.checkpoints import Checkpoints
 from model.training.config import RecoveryConfig, TrainingConfig
@@ -206,18 +207,24 @@ class Session:
             self.checkpoints.check()
             # Before the log and the checkpoint: neither may hold what diverged.
             if self.guard.diverged(sums, means(sums)["loss"]):
-                step = self._roll_back(step)
-                batches, window = self._train_batches(), Window(self.trainer.schedule)
+                step, batches, window = self._start_again(step)
                 continue
             values = {**window.values(step), **self._speed()}
             bar.update(step, values)
             if self._is_due(step, self.log_every_steps):
                 self.log.add(step, "train", values)
                 window = Window(self.trainer.schedule)
-            self._after_call(step, stopped)
+            try:
+                self._after_call(step, stopped)
+            except NotFiniteError:  # in an evaluation: the losses are those before the last update
+                step, batches, window = self._start_again(step)
         self._save(step)  # early stopping may end between two checkpoints
         self.checkpoints.wait()
         return values
+
+    def _start_again(self, step: int) -> tuple[int, Iterator[Any], Window]:
+        """Roll back after a divergence; return the step, and batches and a window from there on."""
+        return self._roll_back(step), self._train_batches(), Window(self.trainer.schedule)
 
     def _train_batches(self) -> Iterator[Any]:
         position = int(self.trainer.position.numpy())

@@ -439,6 +439,29 @@ def test_a_divergence_is_rolled_back_and_its_batches_skipped(
     assert max(np.abs(weight).max() for weight in weights_of(run).values()) < 100
 
 
+def test_weights_that_only_an_evaluation_finds_broken_are_rolled_back(
+    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The loss of a step is that of the weights before its update."""
+    train, left = Trainer.train, [5, 5]
+
+    def train_and_break(trainer: Trainer, *arguments: Any) -> Any:
+        sums = train(trainer, *arguments)
+        if int(trainer.step) in left:
+            left.remove(int(trainer.step))
+            trainer.weights["pooled_dense/bias"].assign(np.full(12, np.nan))
+        return sums
+
+    monkeypatch.setattr(Trainer, "train", train_and_break)
+    flags: dict[str, Any] = {"steps": 6, "checkpoint_every_steps": 2, "eval_every_steps": 5}
+    with pytest.raises(InputError, match=r"diverged before step 5 .*, or set `on_blow_up` skip"):
+        options(**flags).run()
+    run = Path(options(**flags, on_blow_up="skip").run()["run"])
+    assert "step 5 (last checkpoint: step 4): resuming there without the" in capsys.readouterr().err
+    assert [line["step"] for line in lines_of(run, "eval")] == [5, 6]
+    assert np.isfinite([line["loss"] for line in lines_of(run, "eval")]).all()
+
+
 def test_a_divergence_stops_by_default_and_after_too_many_roll_backs(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
