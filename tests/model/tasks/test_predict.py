@@ -18,6 +18,7 @@ class Echo:
     """A model whose logits are computed from the ids of its input alone."""
 
     strategy = tf.distribute.get_strategy()
+    name = "echo"
 
     def __init__(self, task: Task) -> None:
         self.task = task
