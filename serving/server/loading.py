@@ -1,5 +1,6 @@
 """Load one version of a model from its directory."""
 
+import re
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,6 +26,10 @@ from serving.server.warmup_replay import warm_up
 from serving.tf_serving import SAVED_MODEL
 
 _SERVE_TAG = "serve"
+
+
+_ADVICE = re.compile(r"\s*You may be trying to load on a different device.*", re.DOTALL)
+"""What TensorFlow adds if a file is missing; it is about an option that programs have."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,10 @@ def saved_model_loader(
     config = caching or CacheConfig()
 
     def load(name: str, version: int, path: Path) -> Servable:
+        held = str(path)
         try:
             files = _Files(path, config)
+            held = str(files.path)
             check_regular(files.local)
             servable = _load(name, version, files)
             warm_up(files.local, servable.signatures, runner)
@@ -63,7 +70,9 @@ def saved_model_loader(
             metrics.load(str(path), succeeded=False)
             if isinstance(error, ServingError):
                 raise
-            raise from_tensorflow(error) from error
+            failed = from_tensorflow(error)
+            message = failed.message.replace(held, str(path))
+            raise ServingError(failed.code, _ADVICE.sub("", message)) from error
         metrics.load(str(path), succeeded=True)
         return replace(servable, files=files)
 

@@ -324,6 +324,19 @@ def test_a_model_that_cannot_be_loaded_at_the_start(tmp_path):
         Repository(tmp_path, loader()).load_all()
 
 
+@pytest.mark.parametrize("name", ["variables.index", "variables.data-00000-of-00001"])
+def test_a_version_without_all_its_files_is_told_in_one_line(exports, tmp_path, name):
+    """As while it is copied; TensorFlow reads it by the number of an open folder."""
+    publish(exports, 2, tmp_path / "m" / "1")
+    missing = tmp_path / "m" / "1" / "variables" / name
+    missing.unlink()
+    with pytest.raises(InputError) as error:
+        Repository(tmp_path, loader()).load_all()
+    assert str(missing).removesuffix(".index") in str(error.value)
+    for unwanted in ("/proc/self", "experimental_io_device", "\n"):
+        assert unwanted not in str(error.value)
+
+
 def test_a_directory_without_versions_is_skipped_with_a_note(exports, tmp_path, notes):
     publish(exports, 2, tmp_path / "m" / "1")
     (tmp_path / "notes").mkdir()
