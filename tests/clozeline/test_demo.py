@@ -281,27 +281,19 @@ def test_the_files_of_a_killed_demo_are_replaced(
     assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
 
 
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "finished"])
 @pytest.mark.parametrize("name", OF_THE_USER)
-def test_a_file_of_the_user_in_the_folder_of_a_killed_demo_stays(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_the_user_adds_while_a_demo_runs_stays(
+    name: str, is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = killed_demo(tmp_path / "demo", monkeypatch)
     write(folder, name)
+    if not is_killed:
+        demo.record_files(folder)
     message = f"contains .*/demo/{re.escape(name)}, which no demo created .1 such files.; move them"
     with pytest.raises(InputError, match=message):
         demo.prepare_folder(folder)
     assert all((folder / each).exists() for each in (*LEFT, "corpus/os.txt", name))
-
-
-@pytest.mark.parametrize("name", OF_THE_USER)
-def test_a_file_that_the_user_adds_while_a_demo_runs_stays(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = killed_demo(tmp_path / "demo", monkeypatch)
-    write(folder, name)
-    demo.record_files(folder)
-    with pytest.raises(InputError, match=f"{re.escape(name)}, which no demo created .1 such"):
-        demo.prepare_folder(folder)
     (folder / name).unlink()
     demo.prepare_folder(folder)
     assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
