@@ -2,6 +2,9 @@
 
 import os
 
+INTRAOP_THREADS, INTEROP_THREADS = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
+"""Environment variables that TensorFlow reads: threads of one operation, and operations at once."""
+
 
 def usable_cores() -> int:
     """Return the number of cores that the scheduler and a container leave to this process.
@@ -24,4 +27,4 @@ def limited_threads() -> dict[str, str]:
     cores = usable_cores()
     if cores >= len(os.sched_getaffinity(0)):
         return {}
-    return {"TF_NUM_INTRAOP_THREADS": str(cores), "TF_NUM_INTEROP_THREADS": str(cores)}
+    return {INTRAOP_THREADS: str(cores), INTEROP_THREADS: str(cores)}

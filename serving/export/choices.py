@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pipeline.cores import usable_cores
+from pipeline.cores import INTRAOP_THREADS, usable_cores
 
 ServingPrecision = Literal["float32", "bfloat16", "int8"]
 """Dtype of the stored weights and of matrix multiplications; outputs are always float32."""
@@ -39,7 +39,7 @@ def shared_cores() -> dict[str, str]:
     The parts of a layer run at the same time, so each has its share of the cores. With all of them,
     as by default, the parts' operations wait for each other's threads.
     """
-    return {"TF_NUM_INTRAOP_THREADS": str(max(1, usable_cores() // TENSOR_PARALLEL))}
+    return {INTRAOP_THREADS: str(max(1, usable_cores() // TENSOR_PARALLEL))}
 
 
 SYSTEM_ALLOCATOR = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}

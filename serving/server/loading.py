@@ -27,7 +27,6 @@ from serving.tf_serving import SAVED_MODEL
 
 _SERVE_TAG = "serve"
 
-
 _ADVICE = re.compile(r"\s*You may be trying to load on a different device.*", re.DOTALL)
 """What TensorFlow adds if a file is missing; it is about an option that programs have."""
 
