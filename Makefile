@@ -65,7 +65,7 @@ test-together: install  ## the slow tests that may run while others do
 test-alone: install  ## the slow test that holds a server under attack to times
 	$(BIN)/python -m pytest $(call marked,alone)
 
-test-pythons: install  ## quick tests without training on the oldest and the newest supported Python that are here
+test-pythons: install  ## quick tests of pipeline/, clozeline/, server and client on the oldest and the newest supported Python that are here
 	.ci/pythons
 
 test-all: install lint types  ## the slow ones too; Flink, Spark, Prism, browser, network and storage have targets of their own
