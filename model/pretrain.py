@@ -238,15 +238,17 @@ def train(
     """
     evaluations = EvaluationSchedule(config.eval_every_steps)
     for phase in phases(run.training, datasets):
+        assert isinstance(phase.data, PretrainingData)
         # Phases that are finished are skipped; not those of a finished run, whose metrics are
-        # returned.
-        if phase.end_step <= run.trainer.steps_done < run.training.steps:
+        # returned, nor one whose last evaluation a stop may have prevented.
+        steps_done = run.trainer.steps_done
+        may_lack_evaluation = phase.end_step == steps_done and phase.data.manifest.examples("eval")
+        if phase.end_step <= steps_done < run.training.steps and not may_lack_evaluation:
             continue
         if phase.first_step:
             logger.info(f"second phase: {phase.data}")
             # Losses of the two datasets do not compare: the best of phase 1 would stay the best.
             run.checkpoints.forget_best(phase.first_step)
-        assert isinstance(phase.data, PretrainingData)
         with phase.data.fetched(config.caching) as data:
             session = Session(
                 run, dataclasses.replace(phase, data=data), evaluations, config.recovery

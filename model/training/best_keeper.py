@@ -52,15 +52,17 @@ class BestKeeper:
         since = evaluations_since(lines, best.step if best else None)
         self.early_stopping = EarlyStopping(evaluations.patience, round(workers.of_chief(since)))
 
-    def record(self, values: Mapping[str, float]) -> bool:
+    def record(self, step: int, values: Mapping[str, float]) -> bool:
         """Count an evaluation, and return whether it is the best so far.
 
         Args:
+            step: step of the evaluation; it may be a repetition of the best one.
             values: metrics of the evaluation by name.
         """
         best = self._checkpoints.best
         value = values[self.evaluations.measure]
-        is_best = self.evaluations.is_new_best(value, best.value if best else None)
+        others = best.value if best and best.step != step else None
+        is_best = self.evaluations.is_new_best(value, others)
         # Sums may differ in the last bit between workers; all must take the same decision.
         is_best = bool(self._workers.of_chief(float(is_best)))
         self.early_stopping.record(is_best=is_best)

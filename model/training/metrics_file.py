@@ -1,7 +1,7 @@
 """The log of a run's metrics, as JSON Lines."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,19 @@ class MetricsFile:
 
     def cut(self, step: int) -> None:
         """Remove the lines of the steps after this one."""
+        self._keep(lambda line: _step_of(line) <= step)
+
+    def remove(self, step: int, split: str) -> None:
+        """Remove the lines of a split at a step."""
+        self._keep(lambda line: _step_of(line) != step or from_json(line).get("split") != split)
+
+    def _keep(self, is_kept: Callable[[str], bool]) -> None:
+        """Remove the lines for which the function is false."""
         if not self.path.exists():
             return
         lines = self._text().splitlines()
         # The last line may lack its end after a kill, and the next would be appended to it.
-        kept = [f"{line}\n" for line in lines if _step_of(line) <= step]
+        kept = [f"{line}\n" for line in lines if is_kept(line)]
         write_atomically(self.path, "".join(kept).encode())
 
     def lines(self) -> list[dict[str, Any]]:

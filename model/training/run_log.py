@@ -57,6 +57,11 @@ class RunLog:
         if self._metrics:
             self._metrics.cut(step)
 
+    def remove(self, step: int, split: str) -> None:
+        """Remove the line of a split at a step, which is measured again."""
+        if self._metrics:
+            self._metrics.remove(step, split)
+
     def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Write the metrics of a split at a step."""
         if not (self._metrics and self._events):

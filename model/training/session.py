@@ -5,7 +5,7 @@ With several workers, all run the same session; only the chief writes files and 
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -137,10 +137,10 @@ class Session:
         self.log_every_steps = max(1, min(50, run.training.steps // 100))
         self.throughput = Throughput(self.data.batch_size)
         self._peak_flops = matrix_peak(run.training.precision) * device_count(self.trainer.strategy)
-        first_step = self._saved_step = self.trainer.steps_done
+        self._first_step = self._saved_step = self.trainer.steps_done
         self.log = RunLog(
             run.path,
-            first_step,
+            self._first_step,
             writes=self.workers.is_chief,
             uploads=self.checkpoints.uploads,
         )
@@ -149,8 +149,26 @@ class Session:
         # Only the chief has the log, and all workers must come to the same verdict on a loss.
         recent_loss = self.workers.of_chief(losses[-1] if losses else 0.0)
         self.guard = DivergenceGuard(recovery, recent_loss)
-        self.best = BestKeeper(run.path, evaluations, self.checkpoints, self.workers, lines)
+        self._evaluations = evaluations
+        if self._repeats_evaluation:
+            lines = [line for line in lines if line["step"] < self._first_step]
+        self._read_evaluations(lines)
+
+    def _read_evaluations(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Restore the best checkpoint and the patience from these lines of the log."""
+        self.best = BestKeeper(
+            self.run.path, self._evaluations, self.checkpoints, self.workers, lines
+        )
         self._evaluated: tuple[int, dict[str, float] | None] | None = None
+
+    @property
+    def _repeats_evaluation(self) -> bool:
+        """Whether the evaluation at the checkpoint of a resumed run is repeated.
+
+        The process may have ended before that evaluation did, or before the best checkpoint was
+        marked.
+        """
+        return self._first_step > self.phase.first_step and self._is_evaluation(self._first_step)
 
     @property
     def stopped_early(self) -> bool:
@@ -173,15 +191,7 @@ class Session:
             InputError: the loss diverged; or the run is finished, and has no evaluation data.
             KeyboardInterrupt: a signal requested a stop, and a checkpoint was saved.
         """
-        first_step = self.trainer.steps_done
-        if first_step == self.phase.first_step:
-            self.trainer.position.assign(0)  # in this phase's stream
-        self.checkpoints.hold(self.trainer.state)
-        last: dict[str, float] = {}
-        if first_step < self.phase.end_step and not self.best.early_stopping.is_exhausted:
-            bar = Progress(self.phase.end_step, first_step, self.data.batch_size)
-            with bar.shown(), stop_requested() as stopped:
-                last = self._train_from(first_step, bar, stopped)
+        last = self._train()
         measured = self._evaluate(self.trainer.steps_done)
         self.log.draw()
         if measured:
@@ -193,6 +203,20 @@ class Session:
             )
         logger.info(f"{self.data}: nothing is held out, so the losses are of the last steps")
         return Measured("train", last)
+
+    def _train(self) -> dict[str, float]:
+        """Train until the end of the phase; return the metrics of the last window, if any."""
+        first_step = self._first_step
+        if first_step == self.phase.first_step:
+            self.trainer.position.assign(0)  # in this phase's stream
+        self.checkpoints.hold(self.trainer.state)
+        if self._repeats_evaluation:
+            self._evaluate(first_step)
+        if first_step >= self.phase.end_step or self.best.early_stopping.is_exhausted:
+            return {}
+        bar = Progress(self.phase.end_step, first_step, self.data.batch_size)
+        with bar.shown(), stop_requested() as stopped:
+            return self._train_from(first_step, bar, stopped)
 
     def _train_from(
         self, step: int, bar: Progress, stopped: Callable[[], bool]
@@ -268,6 +292,9 @@ class Session:
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.phase.end_step
 
+    def _is_evaluation(self, step: int) -> bool:
+        return self._is_due(step, self.every_steps or self.phase.end_step)
+
     def _after_call(self, step: int, stopped: Callable[[], bool]) -> None:
         """Stop if a signal requested it; save and evaluate if due."""
         # A signal may reach only one worker, and all must leave the loop at the same step.
@@ -275,7 +302,7 @@ class Session:
             self._stop(step)
         if self._is_due(step, self.checkpoint_every_steps):
             self._save(step)
-        if self.every_steps and step % self.every_steps == 0 and step < self.phase.end_step:
+        if self._is_evaluation(step) and step < self.phase.end_step:  # `train` does the last one
             self._evaluate(step)
 
     def _stop(self, step: int) -> NoReturn:
@@ -306,6 +333,7 @@ class Session:
         back_to = self.trainer.steps_done
         logger.info(f"{divergence}: resuming there without the {step - back_to:,} batches since")
         self.log.cut(back_to)
+        self._read_evaluations(self.log.lines())
         return back_to
 
     def _save(self, step: int) -> None:
@@ -322,10 +350,12 @@ class Session:
             return self._evaluated[1]
         values = self.data.measure(self.trainer)
         if values:
+            if step == self._first_step:
+                self.log.remove(step, "eval")
             self.log.add(step, "eval", values)
             self.log.sync()
             # After the log is on the disk: a resumed run reads the best value from it.
-            if self.best.record(values):
+            if self.best.record(step, values):
                 self._save(step)
                 self.best.mark(step, values)
         self._evaluated = step, values

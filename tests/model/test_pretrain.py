@@ -22,11 +22,13 @@ from clozeline.commands.pretrain import Pretrain
 from clozeline.main import main, parse
 from model.bert.config import BertConfig
 from model.configs import PretrainConfig
-from model.pretrain import Dataset, model_config, open_dataset, run_config
+from model.pretrain import Dataset, PretrainingData, model_config, open_dataset, run_config
 from model.run import load_run
 from model.start import check_batch_size
+from model.training.best_keeper import BestKeeper
 from model.training.checkpoints import Best, Checkpoints
 from model.training.config import Initialization
+from model.training.evaluation_schedule import EvaluationSchedule
 from model.training.loop import Trainer
 from model.training.session import Session
 from model.training.signals import stop_requested
@@ -181,6 +183,59 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
         first, second = ([line["loss"] for line in lines_of(run, split)]
                          for run in (whole, stopped.run_dir))  # fmt: skip
         assert first == second
+
+
+def stop_before_the_evaluation(patch: pytest.MonkeyPatch) -> None:
+    stop_after(patch, 4)
+
+
+def stop_in_the_evaluation(patch: pytest.MonkeyPatch) -> None:
+    measure = PretrainingData.measure
+
+    def measure_and_stop(data: PretrainingData, trainer: Trainer) -> Any:
+        values = measure(data, trainer)
+        if int(trainer.step) == 4:
+            raise KeyboardInterrupt
+        return values
+
+    patch.setattr(PretrainingData, "measure", measure_and_stop)
+
+
+def stop_before_the_best_is_marked(patch: pytest.MonkeyPatch) -> None:
+    mark = BestKeeper.mark
+
+    def mark_or_stop(best: BestKeeper, step: int, values: Any) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+        mark(best, step, values)
+
+    patch.setattr(BestKeeper, "mark", mark_or_stop)
+
+
+@pytest.mark.parametrize(
+    "stop", [stop_before_the_evaluation, stop_in_the_evaluation, stop_before_the_best_is_marked]
+)
+def test_no_stop_costs_an_evaluation(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Callable[..., None]
+) -> None:
+    flags: dict[str, Any] = {"eval_every_steps": 2, "checkpoint_every_steps": 2}
+    measure = PretrainingData.measure
+    monkeypatch.setattr(  # the evaluation at step 4 is the best
+        PretrainingData,
+        "measure",
+        lambda data, trainer: measure(data, trainer) | {"loss": abs(int(trainer.step) - 4)},
+    )
+    options(run_dir=tmp_path / "whole", **flags).run()
+    with monkeypatch.context() as patch:
+        stop(patch)
+        with pytest.raises(KeyboardInterrupt):
+            options(**flags).run()
+    for _ in ("resumed", "finished, and measured again"):
+        options(**flags).run()
+        whole, stopped = tmp_path / "whole", tmp_path / "run"
+        assert [line["step"] for line in lines_of(stopped, "eval")] == [2, 4, 6]
+        assert lines_of(stopped, "eval") == lines_of(whole, "eval")
+        assert Checkpoints(stopped / "checkpoints").best == Best(4, "loss", 0)
 
 
 def test_a_recipe_is_recorded_and_resumes_bit_for_bit(
@@ -439,6 +494,16 @@ def test_a_divergence_is_rolled_back_and_its_batches_skipped(
     assert max(np.abs(weight).max() for weight in weights_of(run).values()) < 100
 
 
+def test_an_evaluation_after_the_last_checkpoint_is_repeated_after_a_roll_back(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blow_up_at(monkeypatch, 6)
+    monkeypatch.setattr(EvaluationSchedule, "is_new_best", lambda *_: False)  # saves no checkpoint
+    flags: dict[str, Any] = {"steps": 8, "checkpoint_every_steps": 4, "eval_every_steps": 5}
+    run = Path(options(**flags, on_blow_up="skip").run()["run"])
+    assert [line["step"] for line in lines_of(run, "eval")] == [5, 8]
+
+
 def test_weights_that_only_an_evaluation_finds_broken_are_rolled_back(
     options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -547,6 +612,7 @@ def test_two_phases_resumed_in_either(
         np.testing.assert_array_equal(found[path], weight)
     losses = ([x["loss"] for x in lines_of(run, "train")] for run in (both_phases, stopped))
     assert next(losses) == next(losses)
+    assert lines_of(stopped, "eval") == lines_of(both_phases, "eval")
 
 
 def test_a_finished_run_is_given_a_second_phase(two_phases: Options) -> None:

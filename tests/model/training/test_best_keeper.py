@@ -37,15 +37,22 @@ def keeper(
 
 def test_the_best_is_marked_and_patience_counts_from_it(checkpoints: Checkpoints) -> None:
     best = keeper(checkpoints)
-    assert best.record({"loss": 9.0, "f1": 0.5})
+    assert best.record(10, {"loss": 9.0, "f1": 0.5})
     best.mark(10, {"loss": 9.0, "f1": 0.5})
     assert checkpoints.best == Best(10, "f1", 0.5)
-    assert not best.record({"loss": 1.0, "f1": 0.4})
+    assert not best.record(20, {"loss": 1.0, "f1": 0.4})
     assert not best.early_stopping.is_exhausted
-    assert not best.record({"loss": 1.0, "f1": 0.5})
+    assert not best.record(30, {"loss": 1.0, "f1": 0.5})
     assert best.early_stopping.is_exhausted
-    assert best.record({"loss": 1.0, "f1": 0.6})
+    assert best.record(40, {"loss": 1.0, "f1": 0.6})
     assert not best.early_stopping.is_exhausted
+
+
+def test_a_repetition_of_the_best_evaluation_is_the_best(checkpoints: Checkpoints) -> None:
+    checkpoints.mark_best(10, "f1", 0.5)
+    best = keeper(checkpoints)
+    assert best.record(10, {"f1": 0.5})
+    assert best.early_stopping.since_best == 0
 
 
 def test_patience_continues_after_a_resume(checkpoints: Checkpoints) -> None:
@@ -70,5 +77,5 @@ def test_all_workers_follow_the_verdict_of_the_chief(checkpoints: Checkpoints) -
     said = iter([1.0, 1.0, 0.0])  # evaluations since the best one, is best, is not
     best = keeper(checkpoints, chief=SimpleNamespace(of_chief=lambda _: next(said)))
     assert best.early_stopping.since_best == 1
-    assert best.record({"f1": 0.1})
-    assert not best.record({"f1": 0.9})
+    assert best.record(20, {"f1": 0.1})
+    assert not best.record(30, {"f1": 0.9})
