@@ -242,6 +242,25 @@ class Checkpoints:
         self._wait_for_copy()
         self.uploads.wait()
 
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        """Wait at the end until nothing is being written, also if the body fails.
+
+        The lock of the run is released after that, and another process may write the run.
+
+        Raises:
+            JobError: the body succeeded, but the pending checkpoint could not be written.
+        """
+        try:
+            yield
+        except BaseException:
+            # The error of the body is the one to report.
+            for wait in (self._wait_for_copy, self.uploads.wait):
+                with contextlib.suppress(Exception):
+                    wait()
+            raise
+        self.wait()
+
     def _wait_for_copy(self) -> None:
         """Wait until the copy of the state is on a disk."""
         # Forgotten before its error is raised, so that the error is raised once.

@@ -191,9 +191,10 @@ class Session:
             InputError: the loss diverged; or the run is finished, and has no evaluation data.
             KeyboardInterrupt: a signal requested a stop, and a checkpoint was saved.
         """
-        last = self._train()
-        measured = self._evaluate(self.trainer.steps_done)
-        self.log.draw()
+        with self.checkpoints.settled():
+            last = self._train()
+            measured = self._evaluate(self.trainer.steps_done)
+            self.log.draw()
         if measured:
             return Measured("eval", measured)
         if not last:

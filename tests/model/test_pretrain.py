@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +29,7 @@ from model.start import check_batch_size
 from model.training.best_keeper import BestKeeper
 from model.training.checkpoints import Best, Checkpoints
 from model.training.config import Initialization
+from model.training.divergence import DivergenceGuard
 from model.training.evaluation_schedule import EvaluationSchedule
 from model.training.loop import Trainer
 from model.training.session import Session
@@ -535,6 +537,29 @@ def test_a_divergence_stops_by_default_and_after_too_many_roll_backs(
         options(checkpoint_every_steps=2).run()
     with pytest.raises(InputError, match=r"before step 3 .*, for the 6th time; start a new `run"):
         options(checkpoint_every_steps=2, on_blow_up="skip").run()
+
+
+def test_a_checkpoint_is_written_to_its_end_before_a_failure_releases_the_lock(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+    write, roll_back = Checkpoints._write, DivergenceGuard.roll_back
+
+    def write_after_the_failure(checkpoints: Checkpoints, step: int) -> None:
+        failed.wait()
+        write(checkpoints, step)
+
+    def fail(*arguments: Any) -> str:
+        failed.set()
+        return roll_back(*arguments)
+
+    monkeypatch.setattr(Checkpoints, "_write", write_after_the_failure)
+    monkeypatch.setattr(DivergenceGuard, "roll_back", fail)
+    blow_up_at(monkeypatch, 3)
+    with pytest.raises(InputError, match="diverged before step 3"):
+        options(checkpoint_every_steps=2).run()
+    written = (options().run_dir / "checkpoints").iterdir()
+    assert [path.name for path in written] == ["step-00000002"]
 
 
 def test_the_best_checkpoint_is_that_of_the_lowest_evaluation_loss(options: Options) -> None:
