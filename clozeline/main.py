@@ -23,19 +23,20 @@ The engine (`pipeline` ← `model` ← `serving`) imports nothing from here and 
 - **Results.** The engine's functions return frozen dataclasses and print nothing. Texts in results
   that name fields (warnings) are passed through `spelled` before they are printed, also as JSON.
 - **Exit codes.** 0 = success; 1 = failure (`JobError`, `OSError`: disk full, server failure); 2 =
-  invalid input (`InputError`); 130 = interrupted, which `start.py` returns.
+  invalid input (`InputError`); 130 = interrupted, 143 = SIGTERM, 129 = SIGHUP, which `start.py`
+  returns.
 """
 
 import io
 import logging
 import os
-import signal
 import sys
 
 from clozeline.commands import COMMANDS, options_of, spelled
 from clozeline.options import BeamCommand, Command, parse_options
 from pipeline.errors import InputError, JobError, did_you_mean, escaped, is_bad_path
 from pipeline.standard_streams import StandardOutput, Unfailing
+from pipeline.stop_signals import unwinding
 
 
 def usage() -> str:
@@ -67,7 +68,6 @@ def parse(name: str, arguments: list[str]) -> tuple[Command, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code, see the module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _end_on_signals_as_first_process()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Texts have characters that the terminal's encoding lacks: in the C locale, all but ASCII.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
             # A closed pipe is noticed here, not when Python exits.
             print(usage(), file=StandardOutput(sys.stdout), flush=True)
             return 0 if arguments else 2
-        return _run(arguments[0], arguments[1:])
+        with unwinding():
+            return _run(arguments[0], arguments[1:])
     except InputError as error:
         _complain(error, arguments[0])
         return 2
@@ -92,17 +93,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:  # disk full, no permission
         return _os_error(error, arguments[0])
-
-
-def _end_on_signals_as_first_process() -> None:
-    """Let SIGTERM and SIGHUP end a command that is the first process of a container.
-
-    Linux ignores a signal's default action for the first process of a PID namespace. Without a
-    handler, a container that is stopped while a model loads would run on until it is killed.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if os.getpid() == 1 and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, lambda received, _: os._exit(128 + received))
 
 
 def _os_error(error: OSError, name: str) -> int:

@@ -20,12 +20,16 @@ def main(arguments: list[str] | None = None) -> int:
         from clozeline.main import main as run
 
         return run(arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         from pipeline.standard_streams import Unfailing
+        from pipeline.stop_signals import Stopped
 
-        print("clozeline: interrupted", file=Unfailing(sys.stderr))
+        said, code = "interrupted", 130
+        if isinstance(interrupt, Stopped):
+            said, code = str(interrupt), 128 + interrupt.number
+        print(f"clozeline: {said}", file=Unfailing(sys.stderr))
         Unfailing(sys.stdout).flush()  # else Python does when it exits, and its code may be 120
-        return 130
+        return code
     finally:
         import signal
 

@@ -21,6 +21,7 @@ from model.run_config import CHECKPOINTS, CONFIG, CURVES, LOGS, METRICS
 from pipeline.child_processes import ending_with_parent, module_command
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.manifest import MANIFEST, VOCABULARY
+from pipeline.stop_signals import Stopped
 from pipeline.storage.files import CLOZELINE, hidden_prefix, publish, write_atomically
 from pipeline.storage.locks import LOCK, only_writer_of_outputs, staging
 from pipeline.storage.outputs import Output, outputs_of
@@ -193,10 +194,12 @@ class DemoStages:
         )
         try:
             printed, _ = process.communicate()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             # A terminal interrupts the command, too, which may save a checkpoint. Until it has
             # ended, a second Ctrl-C kills it.
             try:
+                if isinstance(interrupt, Stopped):
+                    process.send_signal(interrupt.number)
                 process.wait()
             finally:
                 process.kill()

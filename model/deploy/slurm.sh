@@ -23,7 +23,7 @@ for ((restart = 1; ; restart++)); do
     srun --kill-on-bad-exit=1 --label clozeline pretrain --strategy multi-worker "$@"
     code=$?
     case $code in
-        0 | 2 | 130) exit $code ;;  # done, bad input, stopped
+        0 | 2 | 130 | 143) exit $code ;;  # done, bad input, stopped
     esac
     if ((restart > restarts)); then
         exit $code

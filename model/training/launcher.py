@@ -30,6 +30,9 @@ Show = Callable[[int, Literal["stdout", "stderr"], str], None]
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes of a worker after which starting it again does not help."""
 
+_UNTRAINED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+"""Exit codes of a worker that SIGTERM ends before it trains: in the first imports, and later."""
+
 # Python runs signal handlers in its main thread, which the kernel does not wake if it gave the
 # signal to another thread. So the main thread wakes by itself.
 _SIGNAL_SECS = 1.0
@@ -261,8 +264,7 @@ class Group:
         """
         if self.interrupted:
             for worker in self._ended:
-                # SIGTERM itself ends a worker that has not begun to train.
-                if worker.code not in (0, INTERRUPTED, -signal.SIGTERM):
+                if worker.code not in (0, INTERRUPTED, *_UNTRAINED):
                     return JobError(
                         f"interrupted, but {worker}: the last steps may not have been saved"
                     )

@@ -136,22 +136,28 @@ def ending_with_its_workers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _before_interrupt(call: Callable[[], object]) -> Iterator[None]:
-    """Call a function when Ctrl-C interrupts the body, before `KeyboardInterrupt` is raised."""
-    before = signal.getsignal(signal.SIGINT)
+    """Call a function when a signal interrupts the body, before its handler raises.
+
+    The signals are SIGINT (Ctrl-C), SIGTERM and SIGHUP. Nothing is called for those that are
+    ignored, as in a process that a script starts with `&`, or that end the process.
+    """
     is_main = threading.current_thread() is threading.main_thread()
-    if not (is_main and callable(before)):  # ignored, as in a process that a script starts with `&`
-        yield
-        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if is_main else ()
+    before = {
+        number: handler for number in numbers if callable(handler := signal.getsignal(number))
+    }
 
     def on_interrupt(number: int, frame: types.FrameType | None) -> None:
         call()
-        before(number, frame)
+        before[signal.Signals(number)](number, frame)
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    for number in before:
+        signal.signal(number, on_interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -181,7 +181,8 @@ def running_stage(script: str, folder: Path) -> Iterator["subprocess.Popen[str]"
     (folder / "command").chmod(0o755)
     code = (
         "import sys; from pathlib import Path; from clozeline.commands import demo; "
-        "sys.executable = './command'; demo.DemoStages(Path()).command('pretrain')"
+        "from pipeline.stop_signals import unwinding; sys.executable = './command'\n"
+        "with unwinding(): demo.DemoStages(Path()).command('pretrain')"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
@@ -221,6 +222,13 @@ def test_a_command_is_told_to_end_when_the_demo_is_killed(tmp_path: Path) -> Non
     with running_stage(TOLD, tmp_path) as process:
         process.kill()
         process.communicate(timeout=300)  # until the command has ended, too
+    assert (tmp_path / "told").exists()
+
+
+def test_a_demo_that_is_told_to_end_waits_for_its_command(tmp_path: Path) -> None:
+    with running_stage(TOLD, tmp_path) as process:
+        process.terminate()
+        process.communicate(timeout=300)
     assert (tmp_path / "told").exists()
 
 

@@ -1,6 +1,7 @@
 """The `clozeline` command itself: help, flags, settings files, one-line errors."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import itertools
@@ -8,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -614,15 +616,48 @@ def test_query_of_a_malformed_server(capsys: pytest.CaptureFixture[str]) -> None
 
 RUNNING = """
 import sys, time
-from clozeline import main
+from clozeline import main, start
 
 def run(*_):
-    print("running", flush=True)
-    time.sleep(600)
+    try:
+        print("running", flush=True)
+        time.sleep(600)
+    finally:
+        print("removed", flush=True)
 
 main._run = run
-sys.exit(main.main(["serve"]))
+sys.exit(start.main(["export"]))
 """
+
+
+@contextlib.contextmanager
+def running(*before: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that has begun to run; the words before it start it."""
+    with subprocess.Popen(
+        [*before, sys.executable, "-c", RUNNING],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert process.stdout.readline() == "running\n"
+        yield process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_unwinds_a_command(number: signal.Signals, obeys_hang_up: None) -> None:
+    """Exit codes 143 and 129, those of a shell for a command that these signals kill."""
+    with running() as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == {"SIGTERM": 143, "SIGHUP": 129}[number.name]
+    assert (out, err) == ("removed\n", f"clozeline: stopped by {number.name}\n")
+
+
+def test_nohup_keeps_a_command_from_hanging_up() -> None:
+    with running("nohup") as process:
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -630,11 +665,8 @@ def test_a_signal_ends_the_first_process_of_a_container(number: int, obeys_hang_
     namespace = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*namespace, "true"], capture_output=True).returncode:
         pytest.skip("PID namespaces are not allowed here")
-    command = [*namespace, sys.executable, "-c", RUNNING]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as unshare:
+    with running(*namespace) as unshare:
         try:
-            assert unshare.stdout
-            assert unshare.stdout.readline() == "running\n"
             children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text()
             os.kill(int(children), number)
             assert unshare.wait(60) == 128 + number

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.stop_signals import stop_signals
+from pipeline.stop_signals import Stopped, stop_signals, unwinding
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,27 @@ def test_another_thread_handles_no_signals(handlers: dict[int, object]) -> None:
     thread.start()
     thread.join()
     assert seen == [handlers[signal.SIGHUP]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_unwinds_as_ctrl_c(number: int) -> None:
+    with pytest.raises(Stopped) as stopped, unwinding():
+        os.kill(os.getpid(), number)
+    assert stopped.value.number == number
+    assert isinstance(stopped.value, KeyboardInterrupt)
+    # The terminal's second SIGHUP would end the process before it has said why it stops.
+    after = signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL
+    assert signal.signal(number, signal.SIG_DFL) is after
+
+
+def test_unwinding_changes_no_other_handlers() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    own = signal.signal(signal.SIGTERM, lambda *_: None)
+    during = signal.getsignal(signal.SIGTERM)
+    try:
+        with unwinding():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is during
+    finally:
+        signal.signal(signal.SIGTERM, own)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
