@@ -109,7 +109,7 @@ def regular_file(directory: Path, name: str, most_bytes: int | None = None) -> P
     # The name may come from another file of the checkpoint, and have any length.
     except OSError as error:
         raise unreadable(str(path)[:500], error) from error
-    except RuntimeError as error:  # a cycle of links
+    except (RuntimeError, ValueError) as error:  # a cycle of links, a NUL in the name
         raise InputError(f"{str(path)[:500]}: cannot be read: {reason(error)}") from error
     # A downloaded archive may hold a link to a private file, which the run would then contain.
     if is_copy(directory):  # of links into the cache; the name may still have `..` in it

@@ -186,25 +186,31 @@ def _open(path: Path, settings: CheckpointSettings) -> tuple[WeightSource, dict[
         InputError: the directory has no weights that can be read.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    stored: dict[str, tuple[Any, str]] = {}  # the open file, and the name there
+    stored: dict[str, tuple[Any, str, Path]] = {}  # the open file, the name there, and its path
     # The files stay open, because a tensor is read only when its weight is matched.
     for file in _files(path, settings):
         with _reading(file):
             file.open("rb").close()  # safetensors calls every failure to open a missing file
             opened = safe_open(file, "np")
             for name in map(str, opened.keys()):
-                described, ours = opened.get_slice(name), _table_name(name)
+                ours = _table_name(name)
                 if ours in _BUFFERS:
                     continue
-                if described.get_dtype() not in _FLOATS:
+                if ours in stored:
+                    _, other, elsewhere = stored[ours]
                     raise InputError(
-                        f"{file}: {shown(name)} is {described.get_dtype()}, not floating point"
+                        f"{file}: {shown(name)} is the same weight as {shown(other)} in "
+                        f"{elsewhere.name}; remove one of them"
                     )
-                shapes[ours], stored[ours] = tuple(described.get_shape()), (opened, name)
+                shapes[ours] = tuple(opened.get_slice(name).get_shape())
+                stored[ours] = opened, name, file
 
     def read(name: str) -> np.ndarray:
-        opened, their_name = stored[name]
-        with _reading(path / WEIGHTS):
+        opened, their_name, file = stored[name]
+        with _reading(file):
+            kind = opened.get_slice(their_name).get_dtype()
+            if kind not in _FLOATS:
+                raise InputError(f"{file}: {shown(their_name)} is {kind}, not floating point")
             return opened.get_tensor(their_name)
 
     for twin, original in _TWINS.items():
@@ -215,7 +221,7 @@ def _open(path: Path, settings: CheckpointSettings) -> tuple[WeightSource, dict[
         elif twin in shapes and np.array_equal(read(twin), read(original)):
             del shapes[twin]
     return WeightSource(path / WEIGHTS, shapes, read), {
-        ours: name for ours, (_, name) in stored.items()
+        ours: name for ours, (_, name, _) in stored.items()
     }
 
 

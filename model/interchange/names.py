@@ -148,7 +148,8 @@ class Weight:
         # Transposed first: the reshape splits the axis of all heads, N · D, into two.
         if self.stored[form].is_transposed:
             values = values.T
-        return np.ascontiguousarray(values.reshape(self.shape), np.float32)
+        with np.errstate(over="ignore"):  # a float64 above float32's range becomes infinity
+            return np.ascontiguousarray(values.reshape(self.shape), np.float32)
 
     def to_theirs(self, values: np.ndarray, form: Format) -> np.ndarray:
         """Convert our values to the shape that a format stores: float32."""

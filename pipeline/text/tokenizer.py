@@ -1,5 +1,6 @@
 """The tokenizer, built from TensorFlow and TF Text ops that TensorFlow Serving also has."""
 
+import codecs
 import itertools
 import unicodedata
 from collections.abc import Sequence
@@ -80,10 +81,10 @@ class Vocabulary:
                 )
         missing = [token for token in SPECIAL_TOKENS if token not in first_line]
         if missing:
-            raise InputError(
-                f"{path}: no {' '.join(missing)} in this vocabulary; "
-                "add the line, or make a vocabulary with clozeline vocab"
-            )
+            advice = "add the line, or make a vocabulary with clozeline vocab"
+            if data.startswith(codecs.BOM_UTF8):
+                advice = "it begins with a byte order mark; remove that: tail -c +4 OLD > NEW"
+            raise InputError(f"{path}: no {' '.join(missing)} in this vocabulary; {advice}")
         return cls(pieces, sha256(data))
 
     @cached_property

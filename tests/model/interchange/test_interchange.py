@@ -551,11 +551,16 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
          "bert.embeddings.word_embeddings.weight is I8, not floating point"),
         (tensor("bert.pooler.dense.bias", np.full(12, np.nan, np.float32)),
          "pooler.dense.bias contains NaN or infinity; it was saved after its training"),
+        (tensor("bert.pooler.dense.bias", np.full(12, 1e300)),
+         "pooler.dense.bias contains NaN or infinity"),
+        (tensor("pooler.dense.bias", np.zeros(12, np.float32)),
+         "pooler.dense.bias is the same weight as .*pooler.dense.bias in model.saf.*; remove one"),
         (truncated("model.safetensors"), "model.safetensors: cannot be read as safetensors: "),
         (pickled, "pytorch_model.bin: a pickle, .* it is never read; .* t.BertForSequenceClassifi"),
         (without("model.safetensors"), "no model.safetensors; give a directory with one"),
         (index_of("../elsewhere.safetensors"),
          "index.json: lists ../elsewhere.safetensors, which is not in its"),
+        (index_of("a\0b"), "cannot be read: embedded null byte"),
         (index_of("x" * 10_000), "/xxx.* cannot be read: File name too long"),
         (without("tokenizer.json"), r"no vocabulary \(vocab.txt or tokenizer.json\); copy"),
         (other_vocabulary(SPECIAL), "vocab.txt: line 2 differs from the piece with id 1"),
@@ -698,6 +703,13 @@ def test_names_of_older_files(tmp_path: Path) -> None:
     assert imported.heads == wanted.heads
     for name, values in wanted.weights.items():
         np.testing.assert_array_equal(imported.weights[name], values, err_msg=name)
+
+
+def test_numbers_that_no_weight_of_ours_has_are_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "batches"
+    shutil.copytree(HUGGING_FACE / "regression", path)
+    tensor("norm.num_batches_tracked", np.ones((), np.int64))(path)
+    assert read_checkpoint(path).unused == ("norm.num_batches_tracked",)
 
 
 def test_an_output_matrix_of_its_own_is_not_used(tmp_path: Path) -> None:

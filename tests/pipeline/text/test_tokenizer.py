@@ -47,6 +47,13 @@ def test_missing_mask_is_named(tmp_path: Path) -> None:
         Vocabulary.read(path)
 
 
+def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", PIECES)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(InputError, match=r"no \[PAD\] in .* byte order mark; remove that: tail"):
+        Vocabulary.read(path)
+
+
 def test_repeated_piece_is_named_with_both_lines(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 13 repeats line 6; a") as caught:
         Vocabulary.read(write(tmp_path / "v.txt", [*PIECES, "un"]))
