@@ -46,6 +46,7 @@ from model.training.session import Measured, Phase, Session
 from model.training.workers import Workers
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
+from pipeline.progress import counted
 from pipeline.text.tokenizer import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -319,7 +320,7 @@ def taught(
 
     whole = with_more(encoded, teacher.encoder)
     if more is not None:
-        logger.info(f"{config.unlabelled}: {len(more):,} examples without labels")
+        logger.info(f"{config.unlabelled}: {counted(len(more), 'examples')} without labels")
     batch_size, cache = config.updates.batch_size, config.run_dir / CACHE
     whole = teacher.taught(whole, again, batch_size, cache, writes=writes_cache)
     assert whole.are_labelled is not None
@@ -402,7 +403,9 @@ def run_config(
     """
     layers = source.config.num_hidden_layers
     if config.freeze_layers > layers:
-        raise InputError(f"`freeze_layers` {config.freeze_layers}: the model has {layers} layers")
+        raise InputError(
+            f"`freeze_layers` {config.freeze_layers}: the model has {counted(layers, 'layers')}"
+        )
     updates = config.updates
     # From the examples that remain, not from the rows of the file.
     steps = updates.steps or math.ceil(config.epochs * len(prepared.train) / updates.batch_size)

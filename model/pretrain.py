@@ -48,6 +48,7 @@ from model.training.sums import means
 from model.training.workers import Workers
 from pipeline.errors import InputError
 from pipeline.manifest import VOCABULARY, Manifest, read_manifest
+from pipeline.progress import counted
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.cached_shards import CachedShardFiles
 from pipeline.storage.local_copies import local_dataset
@@ -204,7 +205,9 @@ def with_teacher(
         )
     layer = config.teacher_layer or own.num_hidden_layers
     if layer > own.num_hidden_layers:
-        raise InputError(f"`teacher_layer` {layer}: {path} has {own.num_hidden_layers} layers")
+        raise InputError(
+            f"`teacher_layer` {layer}: {path} has {counted(own.num_hidden_layers, 'layers')}"
+        )
     count = config.relation_heads or saved.model.num_attention_heads
     for size, whose in ((own.hidden_size, path), (saved.model.hidden_size, "the student")):
         if size % count:

@@ -33,7 +33,7 @@ from model.training.strategy import make_strategy
 from model.training.workers import Workers
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import VOCABULARY
-from pipeline.progress import stderr
+from pipeline.progress import counted, stderr
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import write_atomically
 from pipeline.storage.locks import only_writer_of_all
@@ -261,7 +261,9 @@ def restore_run(
         "put `run_dir` on a disk that they share",
     )
     if step >= training.steps:
-        logger.info(f"{path} is finished ({step:,} steps); give more `steps` to train further")
+        logger.info(
+            f"{path} is finished ({counted(step, 'steps')}); give more `steps` to train further"
+        )
     elif step:
         logger.info(f"{path}: resuming from step {step:,} of {training.steps:,}")
     return TrainingRun(path, training, trainer, workers, checkpoints)

@@ -12,7 +12,7 @@ from pipeline.configs import InspectConfig
 from pipeline.dataset_warnings import dataset_warnings
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest, Shard, read_manifest
-from pipeline.progress import progress
+from pipeline.progress import counted, progress
 from pipeline.records.serialization import parse_examples
 from pipeline.storage.cache import CacheConfig
 from pipeline.storage.files import crc32c
@@ -127,7 +127,7 @@ def check_shard(
             yield batch
         if examples != shard.examples:
             raise InputError(
-                f"{path}: {examples:,} records where the manifest says {shard.examples:,}"
+                f"{path}: {counted(examples, 'records')} where the manifest says {shard.examples:,}"
             )
 
 

@@ -21,6 +21,7 @@ from model.run_config import CHECKPOINTS, CONFIG, CURVES, LOGS, METRICS
 from pipeline.child_processes import ending_with_parent, module_command
 from pipeline.errors import InputError, JobError, check_range
 from pipeline.manifest import MANIFEST, VOCABULARY
+from pipeline.progress import counted
 from pipeline.stop_signals import Stopped
 from pipeline.storage.files import CLOZELINE, hidden_prefix, publish, write_atomically
 from pipeline.storage.locks import LOCK, only_writer_of_outputs, staging
@@ -349,7 +350,7 @@ def make_corpus(options: Demo, stages: DemoStages) -> tuple[str, ...]:
         _mark(stages.folder, (*CREATED, *(f"{corpus.name}/{name}" for name in names)))
         publish(staged, corpus)
     seconds = time.monotonic() - begin
-    made = f"{found['documents']:,} documents of {found['packages']} packages"
+    made = f"{counted(found['documents'], 'documents')} of {counted(found['packages'], 'packages')}"
     stages.add("corpus", made, f"{found['bytes'] / 1e3 / seconds:,.0f} kB/s", seconds, corpus)
     return (str(corpus / "*.txt"),)
 
@@ -362,7 +363,7 @@ def make_records(
     learned, seconds = stages.command(
         "vocab", "--input", *globs, "--output", vocab, "--size", options.vocab_size
     )
-    made = f"{learned['pieces']:,} pieces"
+    made = f"{counted(learned['pieces'], 'pieces')}"
     stages.add("vocab", made, f"{learned['words'] / seconds:,.0f} words/s", seconds, vocab)
     preprocessed, seconds = stages.command(
         "preprocess", "--input", *globs, "--vocab", vocab, "--output", dataset,
@@ -414,7 +415,7 @@ def train(options: Demo, stages: DemoStages, begin: float) -> dict[str, Any]:
     # After a quarter, a half and all steps: two doublings show how much the next one would gain.
     quarter = max(1, steps // 4)
     trained, _ = stages.command(*flags, "--steps", steps, "--eval-every-steps", quarter)
-    made = f"{steps:,} steps of {BATCH_SIZE} examples"
+    made = f"{counted(steps, 'steps')} of {BATCH_SIZE} examples"
     rate = f"{trained['tokens_per_sec']:,.0f} tokens/s"
     stages.add("pretrain", made, rate, time.monotonic() - started, stages.folder / "run")
     lines = (stages.folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -10,6 +10,7 @@ from clozeline.commands.corpus import CorpusOptions
 from clozeline.options import config_from
 from clozeline.show.terminal import print_line, results, warn
 from pipeline.configs import VocabularyConfig
+from pipeline.progress import counted
 from pipeline.storage.outputs import Output
 from pipeline.storage.remote import is_remote
 
@@ -66,8 +67,8 @@ class Vocab(CorpusOptions):
         warnings = [spelled(warning, "vocab") for warning in report.warnings]
         warn(warnings)
         print_line(
-            f"{report.path}: {report.pieces:,} pieces from {report.words:,} words "
-            f"({report.distinct_words:,} distinct)"
+            f"{report.path}: {counted(report.pieces, 'pieces')} from "
+            f"{counted(report.words, 'words')} ({report.distinct_words:,} distinct)"
         )
         if report.dropped_documents:
             results.print(f"documents dropped: {dropped_documents(report.dropped_documents)}")

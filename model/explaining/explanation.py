@@ -19,7 +19,7 @@ from model.finite import check_finite
 from model.run import Run, load_run
 from pipeline import schema
 from pipeline.errors import InputError
-from pipeline.progress import progress
+from pipeline.progress import counted, progress
 
 MOST_ANSWERS = 10
 """Largest number of answers shown per question, best first."""
@@ -202,7 +202,7 @@ def _notes(run: Run, example: Example, asked: list[ScoredQuestion]) -> list[str]
     if example.cut_pieces:
         notes.append(
             f"The text is longer than the {run.dataset.max_seq_length} pieces that the model "
-            f"takes: {example.cut_pieces} pieces at the end were cut off."
+            f"takes; cut off at the end: {counted(example.cut_pieces, 'pieces')}."
         )
     if not asked:
         notes.append("The model has no trained head, so it answers nothing; see its attention.")

@@ -24,6 +24,7 @@ from model.interchange.names import (
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task
 from pipeline.errors import InputError
+from pipeline.progress import counted
 from pipeline.text.tokenizer import Vocabulary
 
 MIN_SEQ_LENGTH = 5
@@ -169,8 +170,9 @@ def find_weights(
     # An untrusted config may claim billions of layers: check before their names are generated.
     if config.num_hidden_layers > len(encoder.shapes):
         raise InputError(
-            f"{encoder.path}: {len(encoder.shapes)} weights in it, too few for the "
-            f"{config.num_hidden_layers} layers of the config; they must be of one model"
+            f"{encoder.path}: {counted(len(encoder.shapes), 'weights')} in it, too few for the "
+            f"{counted(config.num_hidden_layers, 'layers')} of the config; they must be of one "
+            "model"
         )
     weights: dict[str, np.ndarray] = {}
     whole, missing = [], []
@@ -309,8 +311,8 @@ def make_texts(
     """
     if max_seq_length < MIN_SEQ_LENGTH:
         raise InputError(
-            f"{path.parent}: takes sequences of {max_seq_length} pieces, too short for a text; "
-            f"{MIN_SEQ_LENGTH} at least are needed"
+            f"{path.parent}: takes sequences of {counted(max_seq_length, 'pieces')}, too short for "
+            f"a text; {MIN_SEQ_LENGTH} at least are needed"
         )
     pieces, notes = Vocabulary.parse(data, path).pieces, []
     if len(pieces) > size:
@@ -319,9 +321,8 @@ def make_texts(
             "config and vocabulary must belong to the same model"
         )
     if len(pieces) < size:
-        notes.append(
-            f"{size - len(pieces)} rows of the embedding have no piece; they are called [rowN]"
-        )
+        lacking = counted(size - len(pieces), "rows")
+        notes.append(f"without a piece: {lacking} of the embedding, called [rowN]")
         data = as_bytes([*pieces, *(f"[row{index}]" for index in range(len(pieces), size))])
     if lower_case is None:
         lower_case = not any(map(is_cased, pieces))

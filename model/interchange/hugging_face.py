@@ -24,6 +24,7 @@ from model.interchange.read_tokenizer import read_tokenizer
 from model.tasks.kinds import Head
 from model.tasks.task_kind import Task, all_kinds
 from pipeline.errors import InputError, reason, unreadable
+from pipeline.progress import counted
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -127,7 +128,9 @@ def _task(settings: CheckpointSettings, source: WeightSource) -> tuple[Task | No
             labels = _labels(settings, count)
             return kind.imported_task(labels, takes_pairs=takes_pairs), []
     # A classifier of independent labels, for example: the encoder is still worth importing.
-    return None, [f"{problem} with {count} outputs is not supported; only the encoder is imported"]
+    return None, [
+        f"{problem} with {counted(count, 'outputs')} is not supported; only the encoder is imported"
+    ]
 
 
 def _labels(settings: CheckpointSettings, count: int) -> tuple[str, ...]:
@@ -145,8 +148,9 @@ def _labels(settings: CheckpointSettings, count: int) -> tuple[str, ...]:
         if index not in rows:
             raise settings.error(
                 "id2label",
-                f"names a row {shown(index)} ({shown(name)}), but the head has {count} rows, "
-                f"counted from 0; config and weights must belong to the same model",
+                f"names a row {shown(index)} ({shown(name)}), but the head has "
+                f"{counted(count, 'rows')}, counted from 0; config and weights must "
+                "belong to the same model",
             )
         # Published configs have numbers as labels, too.
         if not isinstance(name, str | int) or isinstance(name, bool):

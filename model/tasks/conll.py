@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.progress import counted
 
 _SPACES = " \t\r\n\f\v"  # ASCII white space only: some files contain a no-break space as a word
 _GAP = re.compile(f"[{_SPACES}]+")
@@ -302,8 +303,8 @@ def _sentence(path: Path, lines: Sequence[_ConllLine], columns: _ConllColumns) -
         cells, where = line.cells, f"{path}: line {line.number}"
         if len(cells) < max(word, tag) or len(cells) < 2 or (count and len(cells) != count):
             raise InputError(
-                f"{where}: {len(cells)} columns where {max(count or 0, word, tag, 2)} are "
-                "expected: a word, …, its tag"
+                f"{where}: {counted(len(cells), 'columns')} where "
+                f"{max(count or 0, word, tag, 2)} are expected: a word, …, its tag"
             )
         for name, column, text in (
             ("word", word, cells[word - 1]),  # may be a no-break space, which is unknown

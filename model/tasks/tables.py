@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.config_types import check_types
 from pipeline.errors import InputError
+from pipeline.progress import counted
 from pipeline.storage.encodings import is_unicode
 from pipeline.storage.strict_json import Json, JsonObject
 
@@ -206,9 +207,9 @@ def _csv_table(path: Path, delimiter: str, reader: Any, skip_incomplete: bool) -
         if len(row) != len(columns):
             if not skip_incomplete:
                 raise InputError(
-                    f"{path}: line {line}: {len(row)} columns, but the header has {len(columns)}"
-                    f"{_to(line, reader)}; complete the row, or leave such rows out with "
-                    "`skip_incomplete_rows`"
+                    f"{path}: line {line}: {counted(len(row), 'columns')}, but the header "
+                    f"has {len(columns)}{_to(line, reader)}; complete the row, or leave such "
+                    "rows out with `skip_incomplete_rows`"
                 )
             incomplete += 1
             continue

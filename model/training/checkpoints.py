@@ -375,7 +375,7 @@ class Checkpoints:
                 return step
         if damaged:
             raise InputError(
-                f"{self.directory}: all of the {len(damaged)} checkpoints are damaged; put one "
+                f"{self.directory}: every checkpoint is damaged ({len(damaged)} in all); put one "
                 "back from a backup, or start again with another `run_dir`"
             )
         return None

@@ -31,6 +31,7 @@ from model.training.throughput import Throughput
 from model.training.window import Window
 from model.training.workers import Workers, device_count
 from pipeline.errors import InputError
+from pipeline.progress import counted
 
 logger = logging.getLogger(__name__)
 
@@ -332,7 +333,8 @@ class Session:
         self.trainer.position.assign(position)
         self.checkpoints.hold(self.trainer.state)
         back_to = self.trainer.steps_done
-        logger.info(f"{divergence}: resuming there without the {step - back_to:,} batches since")
+        skipped = counted(step - back_to, "steps")
+        logger.info(f"{divergence}: resuming there without the batches of {skipped}")
         self.log.cut(back_to)
         self._read_evaluations(self.log.lines())
         return back_to

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.progress import counted
 from pipeline.storage.remote_files import (
     joined,
     make_folders,
@@ -158,7 +159,9 @@ def read_rejections(folder: str) -> Iterator[dict[str, Any]]:
         except (FileNotFoundError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise InputError(f"{joined(folder, name)}: missing or damaged") from error
         if count != lines:
-            raise InputError(f"{joined(folder, name)}: {count:,} lines; {SUMMARY} says {lines:,}")
+            raise InputError(
+                f"{joined(folder, name)}: {counted(count, 'lines')}; {SUMMARY} says {lines:,}"
+            )
 
 
 def _rejection(line: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from model import served
 from model.tasks.task_kind import all_kinds
 from pipeline.errors import InputError, unreadable
+from pipeline.progress import counted
 from pipeline.quiet_imports import import_quietly
 from pipeline.schema import MASK
 from pipeline.storage.encodings import decoded_lines
@@ -246,7 +247,7 @@ def _inputs(
         )
     if len(texts) > len(names):
         raise InputError(
-            f"`signature` {name}: takes {takes}, received {len(texts)} texts; "
+            f"`signature` {name}: takes {takes}, received {counted(len(texts), 'texts')}; "
             f"leave {texts[-1]!r} out"
         )
     padded = [*texts, ""]  # an empty second text means a single text

@@ -10,6 +10,7 @@ from model.run import Run, load_run
 from model.run_config import Checkpoint
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import VOCABULARY
+from pipeline.progress import counted
 from pipeline.storage.files import publish, writing
 from pipeline.storage.local_copies import local_copy
 from pipeline.storage.locks import only_writer, staging
@@ -210,6 +211,6 @@ def _check_loss(accuracy: Accuracy, precision: ServingPrecision, max_loss: float
     if not accuracy.loss <= max_loss:
         raise JobError(
             f"not exported: {accuracy.metric} is {accuracy.exported:.4f} in {precision} and "
-            f"{accuracy.in_float32:.4f} in float32, on {accuracy.examples:,} examples: worse by "
-            f"more than {max_loss:g}"
+            f"{accuracy.in_float32:.4f} in float32, on {counted(accuracy.examples, 'examples')}: "
+            f"worse by more than {max_loss:g}"
         )

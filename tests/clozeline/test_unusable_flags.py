@@ -234,7 +234,7 @@ def test_evaluations_of_a_dataset_without_an_eval_split(
         ("embed", ["a", "b"], r"embed: takes text \(DT_STRING\), received 2 texts; leave 'b' out"),
         ("predict_ids", ["a"], r"takes input_ids \(DT_INT32\), input_mask \(DT_INT32\); query"),
         ("three", ["a", "b"], r"text_pair \(DT_STRING\), context \(DT_STRING\); query asks only"),
-        ("none", ["a"], r"`signature` none: takes nothing, received 1 texts; leave 'a' out"),
+        ("none", ["a"], r"`signature` none: takes nothing, received 1 text; leave 'a' out"),
     ],
 )
 def test_a_wrong_number_of_texts_for_a_signature(

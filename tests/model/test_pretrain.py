@@ -488,7 +488,7 @@ def test_a_divergence_is_rolled_back_and_its_batches_skipped(
     result = options(**flags, on_blow_up="skip").run()
     said = capsys.readouterr().err
     assert "diverged before step 5 (last checkpoint: step 4): resuming there without" in said
-    assert "without the 1 batches since" in said
+    assert "without the batches of 1 step" in said
     assert positions == [0, 5]  # after four updates, the sixth batch
     run = Path(result["run"])
     assert [line["step"] for line in lines_of(run, "train")] == [1, 2, 3, 4, 5, 6, 7, 8]

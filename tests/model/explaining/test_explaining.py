@@ -291,7 +291,7 @@ def test_a_text_without_a_mask_and_a_text_that_is_too_long(run: Run) -> None:
     explained = explain_texts(run, ["I love my dog", "I love my cat. " * 3], 0, 0)
     assert len(explained.example) == 16
     assert explained.example.cut_pieces == 4 + 15 - 13
-    assert "takes: 6 pieces at the end were cut off" in explained.notes[0]
+    assert "takes; cut off at the end: 6 pieces." in explained.notes[0]
     assert "no [MASK]" in explained.notes[1]
     assert explained.predictions[0].position == 14
     assert explain_texts(run, ["I love my dog"], 0, 0, position=2).predictions[0].position == 2

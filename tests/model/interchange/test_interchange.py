@@ -307,7 +307,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     flags = ["--from", str(source), "--run", str(run), "--casing", "cased", "--json"]
     assert main(["import", *flags]) == 0
     printed = capsys.readouterr()
-    assert "they are called [rowN]" in " ".join(printed.err.split())
+    assert "called [rowN]" in " ".join(printed.err.split())
     result = json.loads(printed.out)
     assert (result["format"], result["lower_case"], result["heads"]) == ("hugging_face", False, [])
     assert len(result["not_found"]) == 7

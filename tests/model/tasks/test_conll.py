@@ -100,7 +100,7 @@ def test_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "columns", "message"),
     [
-        ("Ada O\nleft\n", (), "line 2: 1 columns where 2 are expected"),
+        ("Ada O\nleft\n", (), "line 2: 1 column where 2 are expected"),
         ("Ada O\n", (1, 3), "line 1: 2 columns where 3 are expected"),
         ("12 Ada O\n7 left O\n", (), "the first column has only numbers; .* `word_column`"),
         ("B-PER Ada\nO left\n", (), "the first column has only tags; .* `word_column`"),

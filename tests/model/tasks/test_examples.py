@@ -54,7 +54,7 @@ def test_without_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "kind", "columns", "message"),
     [
-        ("a.tsv", "text\tlabel\na\t1\nb\n", "single", Columns(), "line 3: 1 columns, but .* has 2"),
+        ("a.tsv", "text\tlabel\na\t1\nb\n", "single", Columns(), "line 3: 1 column, but .* has 2"),
         ("a.tsv", "text\ttext\na\tb\n", "single", Columns(), "line 1: two columns have the same"),
         ("a.tsv", "text\tlabel\n", "single", Columns(), "contains no examples"),
         ("a.tsv", "", "single", Columns(), "contains no examples"),
@@ -146,9 +146,9 @@ def test_conll_with_tabs_and_without_a_last_line_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a O\nb\n", "line 2: 1 columns where 2 are expected"),
+        ("a O\nb\n", "line 2: 1 column where 2 are expected"),
         ("a NN O\n\nb O\n", "line 3: 2 columns where 3 are expected"),
-        ("a\n\nb O\n", "line 1: 1 columns where 2 are expected"),
+        ("a\n\nb O\n", "line 1: 1 column where 2 are expected"),
         ("a\t \n", "line 1: the tag, in column 2, is empty"),
         ("a O\n\tO\n", "line 2: the word, in column 1, is empty"),
     ],

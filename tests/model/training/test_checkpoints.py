@@ -151,7 +151,9 @@ def test_damaged_twice(saved: Checkpoints) -> None:
 def test_all_are_damaged(saved: Checkpoints) -> None:
     for file in saved.directory.glob("*/checkpoint.index"):
         file.unlink()
-    with pytest.raises(InputError, match=r"all of the 3 checkpoints are damaged; put one back fr"):
+    with pytest.raises(
+        InputError, match=r"every checkpoint is damaged \(3 in all\); put one back fr"
+    ):
         saved.restore(make_state())
     assert saved.steps() == [20, 300, 4000]  # left for a person to look at
 
