@@ -8,6 +8,7 @@ import numpy as np
 
 from model import served
 from model.tasks.evaluation import Evaluation
+from model.tasks.tables import check_size
 from model.tasks.task_kind import HeadQuestion, Task, TaskSignature, named_outputs
 from model.tasks.texts import CLASSIFIER_HEAD, TextKind, Texts, of_texts
 from pipeline.errors import InputError
@@ -58,11 +59,7 @@ class Regression(TextKind):
                 raise InputError(f"{where} is not a number") from None
             if not np.isfinite(numbers[-1]):
                 raise InputError(f"{where} is not a finite number")
-            # float(): NumPy would convert the number to float32, and then inf is above max.
-            if abs(numbers[-1]) > float(np.finfo(np.float32).max):
-                raise InputError(
-                    f"{where} is beyond float32, which the model computes in; scale the numbers"
-                )
+            check_size(where, numbers[-1])
         return np.array(numbers, np.float32)
 
     # ---- learning

@@ -452,3 +452,24 @@ def _label(value: Any) -> str | None:
         integer = _INTEGER_WITH_ZEROS.fullmatch(text)
         return (integer[1] if integer else text) or None
     return None
+
+
+LARGEST_NUMBER = 1e15
+"""Absolute value up to which labels are taken: squares of a hundred million sum up in float32."""
+
+
+def check_size(where: str, number: float) -> None:
+    """Check that the squared error of a label, summed over a batch, is finite in float32.
+
+    Args:
+        where: file, line and label, for the message.
+        number: the label, a finite number.
+
+    Raises:
+        InputError: it is too large.
+    """
+    if abs(number) > LARGEST_NUMBER:
+        raise InputError(
+            f"{where} is beyond {LARGEST_NUMBER:g}: its squared error overflows float32, which the "
+            "model computes in; scale the numbers"
+        )

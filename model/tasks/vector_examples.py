@@ -7,6 +7,7 @@ on SNLI and MultiNLI.
 
 import dataclasses
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from model.tasks.examples import Examples
 from model.tasks.tables import (
     Columns,
     Table,
+    check_size,
     label_column,
     labels_of,
     read_table,
@@ -184,9 +184,9 @@ def _score(path: Path, line: int, label: str) -> float:
             f"{path}: line {line}: {label!r} is neither a score nor one of {ENTAILMENT}, neutral, "
             f"{CONTRADICTION}; name the column of scores with `label_column`"
         ) from None
-    # 1e39 is a number for Python and infinite for the loss.
-    if not np.isfinite(np.float32(score)):
-        raise InputError(f"{path}: line {line}: {label!r} is not a finite number in float32")
+    if not math.isfinite(score):
+        raise InputError(f"{path}: line {line}: {label!r} is not a finite number")
+    check_size(f"{path}: line {line}: {label!r}", score)
     return score
 
 
