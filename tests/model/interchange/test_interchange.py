@@ -525,6 +525,7 @@ WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
