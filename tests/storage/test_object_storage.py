@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +33,8 @@ PRETRAIN = (
 )  # fmt: skip
 
 
-def upload(corpus: Path, folder: str) -> None:
-    for path in corpus.iterdir():
+def upload(files: Path, folder: str) -> None:
+    for path in files.iterdir():
         write_atomically(path_from(folder) / path.name, path.read_bytes())
 
 
@@ -43,12 +45,33 @@ def preprocess(folder: str) -> list[str]:
     ]  # fmt: skip
 
 
-def ready_to_train(commands, base: str, corpus: Path, vocab: Path) -> tuple[str, ...]:
-    """Make a dataset in a bucket; return the command that trains on it."""
-    upload(corpus, f"{base}/in")
-    write_atomically(path_from(f"{base}/vocab.txt"), vocab.read_bytes())
-    commands.run_here(*preprocess(base))
-    return ("pretrain", "--dataset", f"{base}/dataset", "--run", f"{base}/run", *PRETRAIN)
+def vocab(folder: str) -> list[str]:
+    return ["vocab", "--input", f"{folder}/in/*.txt", "--output", f"{folder}/vocab.txt",
+            "--size", "80"]  # fmt: skip
+
+
+def pretrain(folder: str) -> list[str]:
+    return ["pretrain", "--dataset", f"{folder}/dataset", "--run", f"{folder}/run", *PRETRAIN]
+
+
+@pytest.fixture(scope="session")
+def local(prose_corpus, commands, once) -> Path:
+    """Corpus, vocabulary, dataset and an uninterrupted run on local disks, and its result."""
+    return once("local", partial(train_locally, commands, prose_corpus))
+
+
+def train_locally(commands, corpus: Path, folder: Path) -> None:
+    shutil.copytree(corpus, folder / "in")
+    here = commands({}, folder)
+    here.run_here(*vocab(str(folder)))
+    here.run_here(*preprocess(str(folder)))
+    (folder / "result.json").write_text(here.run_here(*pretrain(str(folder)), "--json"))
+
+
+def ready_to_train(base: str, local: Path) -> list[str]:
+    """Copy the local dataset into a bucket; return the command that trains on it."""
+    upload(local / "dataset", f"{base}/dataset")
+    return pretrain(base)
 
 
 def lines(text: str) -> list[str]:
@@ -64,46 +87,48 @@ def on_s3(s3, monkeypatch, tmp_path, s3_environment, commands):
 
 
 def test_all_commands_on_gcs_with_urls_only(
-    gcs, gcs_environment, commands, prose_corpus, tmp_path, monkeypatch, free_ports
+    gcs, gcs_environment, commands, local, tmp_path, monkeypatch, free_ports
 ):
     for name, value in gcs_environment(gcs).items():
         monkeypatch.setenv(name, value)
-    whole_line(commands({}, tmp_path), "gs://bucket/line", prose_corpus, free_ports)
+    whole_line(commands({}, tmp_path), "gs://bucket/line", local, free_ports)
 
 
 def test_all_commands_on_azure_with_urls_only(
-    azure, azure_environment, commands, prose_corpus, tmp_path, monkeypatch, free_ports
+    azure, azure_environment, commands, local, tmp_path, monkeypatch, free_ports
 ):
     for name, value in azure_environment(azure).items():
         monkeypatch.setenv(name, value)
-    whole_line(commands({}, tmp_path), "az://bucket/line", prose_corpus, free_ports)
+    whole_line(commands({}, tmp_path), "az://bucket/line", local, free_ports)
 
 
-def test_all_commands_on_hdfs_with_urls_only(hdfs, commands, prose_corpus, tmp_path, free_ports):
-    whole_line(commands({}, tmp_path), f"{hdfs}/line", prose_corpus, free_ports)
+def test_all_commands_on_hdfs_with_urls_only(hdfs, commands, local, tmp_path, free_ports):
+    whole_line(commands({}, tmp_path), f"{hdfs}/line", local, free_ports)
 
 
 def test_all_commands_on_s3_through_a_failing_network(
-    network, failing, s3_environment, commands, prose_corpus, tmp_path, monkeypatch, free_ports
+    network, failing, s3_environment, commands, local, tmp_path, monkeypatch, free_ports
 ):
     for name, value in s3_environment(network.port).items():
         monkeypatch.setenv(name, value)
     network.fault = failing(0.05, 0.02, 0.05, seed=5)
     try:
-        whole_line(commands({}, tmp_path), "s3://bucket/line", prose_corpus, free_ports)
+        whole_line(commands({}, tmp_path), "s3://bucket/line", local, free_ports)
     finally:
         network.fault = lambda key: ""
     assert min(network.faults[fault] for fault in ("503", "cut", "stall")) > 3
 
 
-def whole_line(commands, base: str, corpus: Path, free_ports) -> None:
+def whole_line(commands, base: str, local: Path, free_ports) -> None:
     """Text to served answer; the training is killed and resumed, and equals one on local disks."""
-    upload(corpus, f"{base}/in")
-    vocab = ("--input", f"{base}/in/*.txt", "--output", f"{base}/vocab.txt", "--size", "80")
-    commands.run_here("vocab", *vocab)
+    upload(local / "in", f"{base}/in")
+    commands.run_here(*vocab(base))
     commands.run_here(*preprocess(base))
+    for path in (local / "dataset").iterdir():
+        if path.name != MANIFEST:  # which names the corpus
+            assert (path_from(f"{base}/dataset") / path.name).read_bytes() == path.read_bytes()
     commands.run_here("inspect", f"{base}/dataset")
-    train = ("pretrain", "--dataset", f"{base}/dataset", "--run", f"{base}/run", *PRETRAIN)
+    train = pretrain(base)
     killed = commands.start(*train)
     wait_for(lambda: checkpoints(base), killed)
     killed.kill()
@@ -120,7 +145,7 @@ def whole_line(commands, base: str, corpus: Path, free_ports) -> None:
     assert (run / "curves.png").exists()
     assert any(path.name.startswith("events") for path in (run / "logs").iterdir())
     assert not (run / ".lease").exists()
-    compare_with_local(commands, base, result)
+    assert result["loss"] == json.loads((local / "result.json").read_text())["loss"]
     commands.run_here("export-hf", "--run", f"{base}/run", "--output", f"{base}/hf")
     commands.run_here("import", "--from", f"{base}/hf", "--run", f"{base}/imported")
     commands.run_here("export", "--run", f"{base}/run", "--output", f"{base}/models/m")
@@ -135,17 +160,6 @@ def whole_line(commands, base: str, corpus: Path, free_ports) -> None:
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=120)
-
-
-def compare_with_local(commands, base: str, result: dict) -> None:
-    """Train on local copies without an interruption; losses are the same."""
-    local = commands.home / "local"
-    for path in path_from(f"{base}/dataset").iterdir():
-        (local / "dataset").mkdir(parents=True, exist_ok=True)
-        (local / "dataset" / path.name).write_bytes(path.read_bytes())
-    where = ("--dataset", str(local / "dataset"), "--run", str(local / "run"))
-    expected = json.loads(commands.run_here("pretrain", *where, *PRETRAIN, "--json"))
-    assert result["loss"] == expected["loss"]
 
 
 def checkpoints(base: str) -> list[int]:
@@ -307,9 +321,9 @@ def test_command_with_an_unusable_store_prints_one_line(
     assert message in err
 
 
-def test_second_training_of_a_remote_run_is_refused(on_s3, prose_corpus, vocab_path):
+def test_second_training_of_a_remote_run_is_refused(on_s3, local):
     base = "s3://bucket/twice"
-    train = ready_to_train(on_s3, base, prose_corpus, vocab_path)
+    train = ready_to_train(base, local)
     first = on_s3.start(*train)
     wait_for(lambda: path_from(f"{base}/run/.lease").exists(), first)
     _, err = on_s3.run(*train, code=2)
@@ -362,10 +376,10 @@ def weights_of(run: Path) -> dict[str, np.ndarray]:
 
 
 def test_training_killed_during_an_upload_resumes_on_another_machine(
-    on_s3, s3, network, s3_environment, commands, prose_corpus, vocab_path, tmp_path
+    on_s3, s3, network, s3_environment, commands, local, tmp_path
 ):
     base = "s3://bucket/moved"
-    train = ready_to_train(on_s3, base, prose_corpus, vocab_path)
+    train = ready_to_train(base, local)
     killed = commands(s3_environment(network.port), tmp_path).start(*train)
     half = killed_while_uploading(network, killed, base)
     checkpoint = path_from(f"{base}/run/checkpoints/{half}")
@@ -387,8 +401,8 @@ def test_training_killed_during_an_upload_resumes_on_another_machine(
     out, err = another.run(*train, "--json")
     assert f"step {whole}" in err
     assert json.loads(out)["steps"] == 24
-    compare_with_local(on_s3, base, json.loads(out))
-    found, expected = weights_of(s3[1] / "moved" / "run"), weights_of(tmp_path / "local" / "run")
+    assert json.loads(out)["loss"] == json.loads((local / "result.json").read_text())["loss"]
+    found, expected = weights_of(s3[1] / "moved" / "run"), weights_of(local / "run")
     assert len(expected) > 10
     assert found.keys() == expected.keys()
     for name, values in expected.items():
@@ -421,10 +435,10 @@ def test_tuning_killed_during_an_upload_resumes_to_the_same_weights(
 
 
 def test_launched_workers_of_a_remote_run_start_again_after_one_was_killed(
-    on_s3, s3, network, s3_environment, commands, prose_corpus, vocab_path, tmp_path
+    on_s3, s3, network, s3_environment, commands, local, tmp_path
 ):
     base = "s3://bucket/launched"
-    train = ready_to_train(on_s3, base, prose_corpus, vocab_path)
+    train = ready_to_train(base, local)
     launch = ("launch", "--workers", "2", "--restart", "1", "--json", "--", *train)
     launcher = commands(s3_environment(network.port), tmp_path).start(*launch)
 
@@ -438,9 +452,7 @@ def test_launched_workers_of_a_remote_run_start_again_after_one_was_killed(
     assert "worker 2 of 2 was killed by SIGKILL" in err
     assert "starting again (1 of 1)" in err
     assert re.search(r"resuming from step \d+ of 24", err)
-    local = ("--run", str(tmp_path / "run"))
-    on_s3.run_here(*(word for word in train if word not in ("--run", f"{base}/run")), *local)
-    found, expected = weights_of(s3[1] / "launched" / "run"), weights_of(tmp_path / "run")
+    found, expected = weights_of(s3[1] / "launched" / "run"), weights_of(local / "run")
     assert len(expected) > 10
     assert found.keys() == expected.keys()
     for name, values in expected.items():
