@@ -9,9 +9,9 @@ difference.
 
 Some things a fork cannot show: imports, start-up, what imports print, what variables do that
 libraries read when they are imported, and results that depend on the seed of Python's string
-hashes, which all forks share. Tests of these start new processes, and so does
-`tests/test_end_to_end.py`. `ForkServer.popen` itself starts a new process where a fork would
-differ.
+hashes, which all forks of a server share. Tests of these start new processes, or a second server
+for another seed; `tests/test_end_to_end.py` starts new processes, too. `ForkServer.popen` itself
+starts a new process where a fork would differ.
 """
 
 import atexit
