@@ -157,7 +157,9 @@ class Span(TaskKind[Questions]):
         are_learnable = [question.is_learnable for question in examples.questions]
         if not any(are_learnable):
             raise InputError(
-                f"`train` {examples.path}: no answer is where the file says (answer_start)"
+                f"`train` {examples.path}: no answer is where the file says (question "
+                f"{', '.join(examples.misplaced[:1])}); answer_start counts the characters of the "
+                "context before the answer"
             )
         return examples.select(are_learnable)
 

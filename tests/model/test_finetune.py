@@ -588,7 +588,8 @@ def test_every_question_has_a_prediction(
     assert "examples without a label, skipped: 1" in said
     assert "1 answer not in its passage" in said
     misplaced = squad(tmp_path / "misplaced.json", ("so rome", {"answers": [answer]}))
-    with pytest.raises(InputError, match="no answer is where the file says"):
+    advice = r"is where the file says \(question 0\); answer_start counts the characters of the co"
+    with pytest.raises(InputError, match=advice):
         options(task="span", train=misplaced, dev=None, max_seq_length=None).run()
 
 
