@@ -26,7 +26,7 @@ from pipeline.stop_signals import Stopped
 from pipeline.storage.files import CLOZELINE, hidden_prefix, publish, write_atomically
 from pipeline.storage.locks import LOCK, only_writer_of_outputs, staging
 from pipeline.storage.outputs import Output, outputs_of
-from pipeline.storage.remote import is_url
+from pipeline.storage.remote import check_local, is_url
 from serving.tf_serving import SAVED_MODEL, WARM_UP_FILE
 
 MODEL = "demo"
@@ -146,8 +146,10 @@ class Demo(Command):
         """Look for the corpus before an earlier demo is replaced.
 
         Raises:
-            InputError: no file matches a glob, or one is in the folder whose files are replaced.
+            InputError: the folder is remote, no file matches a glob, or one is in the folder whose
+                files are replaced.
         """
+        check_local(self.output, "output")
         from pipeline.storage.files import match_files
 
         for path in match_files([glob for glob in self.corpus if not is_url(glob)], "corpus"):

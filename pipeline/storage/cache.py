@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.config_types import check_types
 from pipeline.errors import InputError, JobError, check_range, failure, reason
 from pipeline.storage.files import crc32c, download_exactly, make_folder, publish
-from pipeline.storage.remote import ObjectVersion, is_url, version_of
+from pipeline.storage.remote import ObjectVersion, check_local, is_url, version_of
 
 _PARTIAL = ".partial-"
 _OURS = re.compile(rf"({re.escape(_PARTIAL)})?[0-9a-f]{{16}}-[0-9a-f]{{8}}-.+")
@@ -49,9 +49,11 @@ class CacheConfig:
         """Check the fields.
 
         Raises:
-            InputError: a number out of range.
+            InputError: a number out of range, or a folder that is remote.
         """
         check_types(self)
+        if self.cache is not None:
+            check_local(self.cache, "cache")
         check_range("cache_gb", self.cache_gb, 0.001)
 
     @property

@@ -222,6 +222,16 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, os.PathLike)
 
 
+def check_local(path: Path, field: str) -> None:
+    """Check that a path is none of a URL.
+
+    Raises:
+        InputError: it is.
+    """
+    if is_remote(path):
+        raise InputError(f"`{field}` {path}: must be on this machine; give a local folder")
+
+
 def path_from(text: str) -> Path:
     """Return a local path or a URL as an object with `pathlib`'s interface.
 

@@ -672,3 +672,18 @@ def test_a_signal_ends_the_first_process_of_a_container(number: int, obeys_hang_
             assert unshare.wait(60) == 128 + number
         finally:
             unshare.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("demo --output s3://b/demo", "--output s3://b/demo"),
+        ("serve --models m --cache s3://b/c", "--cache s3://b/c"),
+        ("evaluate --run r --data d --cache gs://b/c", "--cache gs://b/c"),
+    ],
+)
+def test_folders_that_must_be_local(
+    arguments: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capsys, *arguments.split())
+    assert f"{named}: must be on this machine; give a local folder" in error
