@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import InputError, reason, unreadable
+from pipeline.storage.files import absence
 from pipeline.storage.remote import is_remote
 
 
@@ -14,8 +15,9 @@ def check_source_exists(path: Path, field: str) -> None:
     Raises:
         InputError: it does not exist.
     """
-    if not path.exists():
-        raise InputError(f"`{field}` {path}: no such run or checkpoint")
+    why = absence(path)
+    if why or not path.exists():
+        raise InputError(f"`{field}` {path}: {why or 'no such run or checkpoint'}")
 
 
 def check_files_exist(**paths: Path | None) -> None:
@@ -51,6 +53,7 @@ def check_checkpoint_directory(path: Path) -> None:
     Raises:
         InputError: it does not exist, or is not a directory.
     """
-    if not path.is_dir():
-        kind = "not a directory; give its directory" if path.exists() else "does not exist"
+    why = absence(path)
+    if why or not path.is_dir():
+        kind = why or ("not a directory; give its directory" if path.exists() else "does not exist")
         raise InputError(f"{path}: {kind}")

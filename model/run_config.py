@@ -13,6 +13,7 @@ from model.training.config import RelationsConfig, TrainingConfig, TuningConfig
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 from pipeline.schema import Pairing
+from pipeline.storage.files import absence
 from pipeline.storage.remote_files import names_in
 from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
@@ -197,9 +198,8 @@ def existing_config(path: Path) -> RunConfig:
     """
     config = read_config(path)
     if config is None:
-        raise InputError(
-            f"{path}: no run (no {CONFIG}); make one with clozeline pretrain or finetune"
-        )
+        no_run = f"no run (no {CONFIG}); make one with clozeline pretrain or finetune"
+        raise InputError(f"{path}: {absence(path) or no_run}")
     return config
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.configs import MAX_STREAMS
 from pipeline.errors import InputError
 from pipeline.schema import Compression, Feature, Masks, Pairing, record_features
-from pipeline.storage.files import file_sizes
+from pipeline.storage.files import absence, file_sizes
 from pipeline.storage.remote_files import names_in
 from pipeline.storage.strict_json import from_json, read_json_file, to_json
 
@@ -186,6 +186,8 @@ def read_manifest(dataset: Path) -> Manifest:
     path = dataset / MANIFEST
     manifest = read_json_file(path, Manifest.from_json, "make the dataset again")
     if manifest is None:
+        if why := absence(dataset):
+            raise InputError(f"{dataset}: {why}")
         # No glob: in a bucket, the dataset's own path would be a part of the pattern. Names with a
         # dot are those of files; each would be a request.
         names = [name for name in names_in(str(dataset)) if "." not in name]

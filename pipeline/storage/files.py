@@ -344,6 +344,24 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
     return data
 
 
+def absence(path: Path) -> str:
+    """Return why a local path names nothing, for a message that the caller would end otherwise.
+
+    Returns:
+        The reason, such as a loop of links; empty if nothing more is known than that it is missing,
+        if it exists, or if it is remote.
+    """
+    if is_remote(path):
+        return ""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "is a link to nothing" if path.is_symlink() else ""
+    except (OSError, ValueError) as error:  # a loop, no permission, a file above it, a NUL
+        return f"cannot be read: {reason(error)}"
+    return ""
+
+
 def share(file: Path) -> None:
     """Give a private file (as from `mkstemp`) the permissions of a normally created one."""
     umask = os.umask(0)  # the umask can only be read by setting it

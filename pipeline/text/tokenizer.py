@@ -15,7 +15,7 @@ from pipeline.errors import InputError, unreadable
 from pipeline.manifest import VOCABULARY, Manifest, sha256
 from pipeline.schema import CLS, JOINER, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 from pipeline.storage.encodings import why_not_utf8
-from pipeline.storage.files import read_bounded
+from pipeline.storage.files import absence, read_bounded
 from pipeline.storage.strict_json import JsonObject, to_json
 
 MAX_VOCABULARY_BYTES = 32 * 2**20
@@ -51,7 +51,8 @@ class Vocabulary:
         try:
             data = read_bounded(path, MAX_VOCABULARY_BYTES)
         except FileNotFoundError:
-            raise InputError(f"{path}: no such vocabulary; make one with clozeline vocab") from None
+            why = absence(path) or "no such vocabulary; make one with clozeline vocab"
+            raise InputError(f"{path}: {why}") from None
         except OSError as error:
             raise unreadable(path, error) from error
         return cls.parse(data, path)

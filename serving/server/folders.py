@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.storage.files import absence
 from pipeline.storage.remote import is_remote, versions_below
 from serving.server.config_files import ModelConfig, read_models_config
 from serving.tf_serving import SAVED_MODEL, versions_of
@@ -14,6 +15,8 @@ def read_models(source: Path) -> list[ModelConfig]:
     Raises:
         InputError: there is no model, or the file is invalid.
     """
+    if why := absence(source):
+        raise InputError(f"{source}: {why}")
     if source.is_file():
         return read_models_config(source)
     return [ModelConfig(path.name, path) for path in model_dirs(source)]

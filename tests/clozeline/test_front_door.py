@@ -527,8 +527,12 @@ def test_ctrl_c_during_imports_ends_with_one_line(command: list[str], tmp_path: 
             "vocab --input {} --output o",
             "--input {}: cannot be looked up: Too many levels of symbolic links",
         ),
-        ("finetune --task single --train t --run r --init {}", "--init {}: no such run"),
-        ("import --from {} --run r", "{}: does not exist"),
+        (
+            "finetune --task single --train t --run r --init {}",
+            "--init {}: cannot be read: Too many levels of symbolic links",
+        ),
+        ("import --from {} --run r", "{}: cannot be read: Too many levels of symbolic links"),
+        ("serve --models {}", "{}: cannot be read: Too many levels of symbolic links"),
         ("preprocess --input /etc/passwd --output o --vocab {}", "{}: cannot be read: Too many"),
         ("finetune --task single --init . --run r --train {}", "--train {}: cannot be read: Too"),
         ("query --model m --passages {} text", "--passages {}: cannot be read: Too many"),
@@ -687,3 +691,33 @@ def test_folders_that_must_be_local(
 ) -> None:
     error = error_of(capsys, *arguments.split())
     assert f"{named}: must be on this machine; give a local folder" in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "finetune --task single --train /etc/passwd --run r --init {}",
+        "import --from {} --run r",
+        "serve --models {}",
+        "inspect {}",
+        "evaluate --run {} --data d",
+        "preprocess --input /etc/passwd --output o --vocab {}",
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("dangling", "is a link to nothing"),
+        ("file/x", "cannot be read: Not a directory"),
+        ("n" * 300, "File name too long"),
+    ],
+    ids=["dangling", "below a file", "long"],
+)
+def test_what_is_missing_is_said(
+    arguments: str, name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nothing")
+    error = error_of(capsys, *arguments.format(tmp_path / name).split())
+    assert f"{tmp_path / name}" in error
+    assert reason in error
