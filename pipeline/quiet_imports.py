@@ -3,14 +3,25 @@
 import contextlib
 import importlib
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Iterator
 from types import ModuleType
 
+from pipeline.errors import JobError, reason
+
 UNUSED = ("sklearn", "matplotlib")
 """Keras, which TensorFlow imports, imports these if they are installed, for scikit-learn wrappers
 and image galleries. They take a quarter of the CPU time of importing TensorFlow."""
+
+_NO_MEMORY = ("failed to map segment", "cannot allocate memory")
+"""What the dynamic loader says of a library that does not fit into the memory, ld.so(8)."""
+
+
+def _is_limited() -> bool:
+    """Return whether the size of this process is limited; a file system may refuse to map, too."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 @contextlib.contextmanager
@@ -32,6 +43,9 @@ def import_quietly(*modules: str) -> None:
     Modules of `UNUSED` are left out meanwhile; they can be imported afterwards.
 
     If an import fails, the hidden output is printed after all.
+
+    Raises:
+        JobError: there is too little memory to load a library.
     """
     with tempfile.TemporaryFile() as captured:
         # Native code writes to file descriptor 2, which replacing sys.stderr would not catch.
@@ -41,7 +55,12 @@ def import_quietly(*modules: str) -> None:
             with _hidden(UNUSED):
                 for module in modules:
                     importlib.import_module(module)
-        except Exception:  # not Ctrl-C, which ends the command with a line of its own
+        except Exception as error:  # not Ctrl-C, which ends the command with a line of its own
+            if _is_limited() and any(said in str(error) for said in _NO_MEMORY):
+                raise JobError(
+                    f"out of memory while {module} was imported: {reason(error)}; "
+                    "raise the limit on memory (ulimit -v)"
+                ) from error
             captured.seek(0)
             with contextlib.suppress(OSError):
                 os.write(stderr, captured.read())
