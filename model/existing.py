@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import InputError, reason, unreadable
-from pipeline.storage.files import absence
+from pipeline.storage.files import absence, is_special
 from pipeline.storage.remote import is_remote
 
 
@@ -45,6 +45,24 @@ def check_files_exist(**paths: Path | None) -> None:
             raise unreadable(f"`{field}` {path}", error) from error
         except ValueError as error:  # a NUL in the name
             raise InputError(f"`{field}` {path}: cannot be read: {reason(error)}") from error
+
+
+def check_rereadable(**paths: Path | None) -> None:
+    """Check that local files, if they exist, can be read again, unlike a pipe.
+
+    The second reading of a FIFO would wait for another writer.
+
+    Args:
+        paths: files by their fields, for messages; None = not given.
+
+    Raises:
+        InputError: a file is a pipe, a socket or a device.
+    """
+    for field, path in paths.items():
+        if path and not is_remote(path) and path.exists() and is_special(path):
+            raise InputError(
+                f"`{field}` {path}: a pipe or a device, which cannot be read twice; give a file"
+            )
 
 
 def check_checkpoint_directory(path: Path) -> None:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from model.bert.config import BertConfig
 from model.bert.flops import step_flops
 from model.configs import FinetuneConfig
+from model.existing import check_rereadable
 from model.run_config import RunConfig, TextFacts
 from model.source import Source, open_source
 from model.start import (
@@ -219,6 +220,7 @@ def prepare(
     """
     size, parts = config.updates.batch_size, config.execution.accumulation_steps
     check_batch_size("batch_size", size, strategy.num_replicas_in_sync, parts)
+    check_rereadable(train=config.train, unlabelled=config.unlabelled)  # for their checksums
     examples = read_examples(config.train, config.task, config.columns, "`train`")
     kind = kind_named(config.task)
     initial = InitialModel(source.task, source.config.hidden_size)

@@ -10,7 +10,7 @@ from clozeline.commands.training import TrainingFlags, named_columns
 from clozeline.options import config_from
 from clozeline.show.terminal import notes, print_line, results, speed, table
 from model.configs import TUNING_RECOVERY, TUNING_UPDATES, FinetuneConfig
-from model.existing import check_files_exist
+from model.existing import check_files_exist, check_rereadable
 from model.tasks.kinds import KINDS
 from model.tasks.task_kind import kind_named
 from model.tasks.vectors import Pooling, VectorConfig, VectorLoss
@@ -159,6 +159,7 @@ class Finetune(TrainingFlags):
         """
         super().before_tensorflow()
         check_files_exist(train=self.train, dev=self.dev, unlabelled=self.unlabelled)
+        check_rereadable(train=self.train, unlabelled=self.unlabelled)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the run's path, its steps, its measures and its speed."""

@@ -156,6 +156,8 @@ def read_table(path: Path, *, skip_incomplete: bool = False) -> Table:
             return _json_table(path, file)
         if ending == ".csv":
             return _csv_table(path, ",", csv.reader(file, strict=True), skip_incomplete)
+        if not file.seekable():
+            raise InputError(f"{path}: a pipe or a device, which cannot be read twice; give a file")
         is_quoted = _has_quoted_cells(file)
         file.seek(0)
         if is_quoted:

@@ -721,3 +721,19 @@ def test_what_is_missing_is_said(
     error = error_of(capsys, *arguments.format(tmp_path / name).split())
     assert f"{tmp_path / name}" in error
     assert reason in error
+
+
+@pytest.mark.parametrize("field", ["train", "unlabelled"])
+def test_a_pipe_is_no_file_to_learn_from(
+    field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is read twice: the second time, it would wait for another writer."""
+    pipe = tmp_path / "pipe.tsv"
+    os.mkfifo(pipe)
+    files = {"train": "/etc/passwd", "unlabelled": "/etc/passwd"} | {field: str(pipe)}
+    flags = [word for name, file in files.items() for word in (f"--{name}", file)]
+    where = ["--init", str(tmp_path), "--run", str(tmp_path / "run")]
+    error = error_of(
+        capsys, "finetune", "--task", "single", *flags, "--teacher", str(tmp_path), *where
+    )
+    assert f"--{field} {pipe}: a pipe or a device, which cannot be read twice; give a" in error

@@ -1,6 +1,7 @@
 """Files of labelled examples: valid ones are read, others refused with the file and the row."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,12 @@ def test_words_without_tags(tmp_path: Path) -> None:
     assert found.words == [["Ada", "left"], ["Odd"]]
     assert found.tags == [[], []]
     assert found.are_labelled == [False, False]
+
+
+def test_a_table_in_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.tsv"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)  # of a writer, so that no reader waits for one
+    with pytest.raises(InputError, match="cannot be read twice; give a file"):
+        read_examples(pipe, "single", Columns(), "`data`")
+    os.close(end)
