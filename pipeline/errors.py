@@ -61,6 +61,8 @@ _BAD_PATH = {
     errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
     # Filesystems without folders or new files, such as /proc; names that a filesystem refuses.
     errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EILSEQ,
+    # Sockets, and devices without a driver.
+    errno.ENXIO, errno.ENODEV,
 }  # fmt: skip
 """Error numbers caused by the path itself, not by the disk: the user can fix them."""
 

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -737,3 +738,17 @@ def test_a_pipe_is_no_file_to_learn_from(
         capsys, "finetune", "--task", "single", *flags, "--teacher", str(tmp_path), *where
     )
     assert f"--{field} {pipe}: a pipe or a device, which cannot be read twice; give a" in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["plan --text 1GB --devices 1xH100 --config {}", "query --model m --passages {} text"],
+)
+def test_a_socket_is_bad_input(
+    arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket has at most 107 bytes
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+    error = error_of(capsys, *arguments.format("socket").split())
+    assert "socket: cannot be read: No such device or address" in error
