@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import clozeline
 from clozeline.commands.evaluate import Evaluate
 from clozeline.commands.finetune import Finetune
 from clozeline.main import main
@@ -28,6 +27,7 @@ from model.tasks.task_kind import Task
 from model.tasks.vectors import VectorSettings
 from pipeline.errors import InputError
 from pipeline.manifest import sha256
+from tests.fork_server import FORKS
 
 GOOD, BAD = ("fine", "lovely", "great"), ("awful", "dull", "poor")
 pytestmark = pytest.mark.usefixtures("printed_engine_notes", "undrawn")
@@ -627,25 +627,8 @@ def test_two_devices_and_parts_give_the_same_losses(
         "parts": {"strategy": "mirrored", "accumulation_steps": 2},
     }
     given = {name: flags | more | {"run_dir": tmp_path / name} for name, more in cases.items()}
-    script = (
-        "import json, sys, tensorflow as tf\n"
-        "from pathlib import Path\n"
-        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
-        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
-        "tf.config.set_logical_device_configuration(cpu, two)\n"
-        "from clozeline.commands.finetune import Finetune\n"
-        "losses = {}\n"
-        "for name, flags in json.loads(sys.argv[1]).items():\n"
-        "    flags = {k: tuple(v) if isinstance(v, list) else v for k, v in flags.items()}\n"
-        "    paths = {k: Path(flags[k]) for k in ('train', 'dev', 'init', 'run_dir')}\n"
-        "    losses[name] = Finetune(**flags | paths).run()['loss']\n"
-        "print(json.dumps(losses))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(given, default=str)],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(clozeline.__file__).parents[1])},
-    )  # fmt: skip
+    program = Path(__file__).with_name("tuned_losses.py")
+    done = FORKS.run([sys.executable, str(program), json.dumps(given, default=str)])
     assert done.returncode == 0, done.stderr[-2000:]
     losses = json.loads(done.stdout.splitlines()[-1])
     assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)

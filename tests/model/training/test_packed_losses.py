@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import clozeline
 from model.bert.config import BertConfig
 from model.bert.kernels import fused_on_cpu
 from model.bert.network import build_model, weights_by_name
@@ -20,6 +18,7 @@ from model.tasks.kinds import heads
 from model.training.config import RelationsConfig
 from model.training.input import eval_batches, train_batches
 from model.training.losses import Pretraining, StudentPretraining, global_loss
+from tests.fork_server import FORKS
 from tests.model.training.packed_pairs import packed_batch, plain_batch
 
 
@@ -92,12 +91,7 @@ def test_a_pair_does_not_see_the_others_of_its_record(config: BertConfig) -> Non
 @pytest.mark.slow
 def test_steps_on_one_and_two_devices_are_those_of_unpacked_pairs() -> None:
     script = Path(__file__).with_name("packed_steps.py")
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=Path(clozeline.__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
+    done = FORKS.run([sys.executable, str(script)])
     assert done.returncode == 0, done.stderr[-2000:]
     cases = json.loads(done.stdout)
     expected = cases.pop("plain one")
