@@ -1,8 +1,8 @@
 """Print the losses of a few steps of a dataset on one device or on several, as JSON.
 
-    python device_losses.py DATASET DEVICES
+    python device_losses.py DATASET DEVICES [CASE…]
 
-With one device, the strategy is "one"; with several, "mirrored".
+With one device, the strategy is "one"; with several, "mirrored". Default: all cases.
 
 A process of its own, because logical devices are set before TensorFlow starts.
 """
@@ -101,7 +101,7 @@ def losses(
     return {"replicas": replicas, "sums": found, "weights": weights, "scale": scale}
 
 
-def main(dataset: Path) -> None:
+def main(dataset: Path, names: list[str]) -> None:
     settings: dict[str, dict[str, Any]] = {
         "xla 0.2": {},
         "graph 0.2": {"xla": False},
@@ -115,10 +115,12 @@ def main(dataset: Path) -> None:
     }
     strategy = "one" if devices == 1 else "mirrored"
     cases = {
-        f"{strategy} {name}": losses(strategy, dataset, **{"xla": True, "dropout": 0.2} | given)
-        for name, given in settings.items()
+        f"{strategy} {name}": losses(
+            strategy, dataset, **{"xla": True, "dropout": 0.2} | settings[name]
+        )
+        for name in names or settings
     }
     print(json.dumps(cases))
 
 
-main(Path(sys.argv[1]))
+main(Path(sys.argv[1]), sys.argv[3:])

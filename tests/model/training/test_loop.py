@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,41 +26,44 @@ from model.training.losses import Pretraining
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
 from pipeline.manifest import read_manifest
+from tests.fork_server import FORKS
 from tests.model.training.batches import batch_of_four
 
-ROOT = Path(__file__).parents[3]
+CASES: dict[int, tuple[str, ...]] = {1: (), 2: (), 4: ("xla 0.2", "in parts 0.2", "float16")}
+"""Cases by number of devices; () = all.
+
+On four, those where the number itself matters: which examples and dropout masks belong to a device,
+parts of one example, and the loss scale, which all devices update as one.
+"""
+
+Losses = dict[str, dict[str, Any]]
+"""Sums, weights and loss scale by strategy and case, such as "one xla 0.2"."""
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def losses(
-    request: pytest.FixtureRequest,
-    old_dataset: Path,
-    once: Callable[[str, Callable[[Path], None]], Path],
-) -> dict[str, dict[str, Any]]:
-    """Sums and weights by strategy and compiler, on one device and on several.
+@pytest.fixture(scope="module")
+def losses_on(
+    old_dataset: Path, once: Callable[[str, Callable[[Path], None]], Path]
+) -> Callable[[int], Losses]:
+    """Train the cases on a number of devices.
 
     The tolerances below were chosen with the batches of this dataset. With others, AdamW makes the
     rounding of a gradient near 0 large, and a float16 gradient is just at the overflow.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for devices in (1, request.param):
-        folder = once(f"losses-{devices}", partial(device_losses, old_dataset, devices))
-        here = json.loads((folder / "losses.json").read_text())
-        assert {values["replicas"] for values in here.values()} == {devices}
-        found |= here
-    return found
+
+    def on(devices: int) -> Losses:
+        fill = partial(device_losses, old_dataset, devices)
+        found = json.loads((once(f"losses-{devices}", fill) / "losses.json").read_text())
+        assert {values["replicas"] for values in found.values()} == {devices}
+        return found
+
+    return on
 
 
 def device_losses(dataset: Path, devices: int, folder: Path) -> None:
     """Write what `device_losses.py` prints."""
     script = Path(__file__).with_name("device_losses.py")
-    finished = subprocess.run(
-        [sys.executable, str(script), str(dataset), str(devices)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, str(script), str(dataset), str(devices), *CASES[devices]]
+    finished = FORKS.run(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert finished.returncode == 0, finished.stderr[-3000:]
     (folder / "losses.json").write_text(finished.stdout)
 
@@ -82,29 +84,48 @@ SAME = {
 }
 
 
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compare the sums of each step, and the weights at the end."""
+    for step, other in zip(found["sums"], expected["sums"], strict=True):
+        assert step == pytest.approx(other, rel=1e-5)
+    for path, weight in expected["weights"].items():
+        if path.endswith("key/bias"):
+            continue  # its gradient is 0 but for rounding, which AdamW makes large
+        np.testing.assert_allclose(
+            found["weights"][path], weight, rtol=1e-4, atol=1e-5, err_msg=path
+        )
+
+
 @pytest.mark.slow
-def test_the_same_losses_and_weights_on_any_devices_with_xla_and_without(losses: dict) -> None:
+def test_the_same_losses_and_weights_on_two_devices_with_xla_and_without(
+    losses_on: Callable[[int], Losses],
+) -> None:
+    losses = losses_on(1) | losses_on(2)
     for case, others in SAME.items():
         sums = losses[case]["sums"]
         assert len({step["masked_lm_loss"] / step["masked_lm_weight"] for step in sums}) == 5
         assert sums[-1]["next_sentence_weight"] == 11  # every eval example, no filler
         for other in others:
-            for step, expected in zip(losses[other]["sums"], sums, strict=True):
-                assert step == pytest.approx(expected, rel=1e-5)
-            for path, weight in losses[case]["weights"].items():
-                if path.endswith("key/bias"):
-                    continue  # its gradient is 0 but for rounding, which AdamW makes large
-                found = losses[other]["weights"][path]
-                np.testing.assert_allclose(found, weight, rtol=1e-4, atol=1e-5, err_msg=path)
+            assert_same(losses[other], losses[case])
     first, *rest = (losses[case]["sums"] for case in SAME)
     assert first not in rest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_same_losses_and_weights_on_four_devices(losses_on: Callable[[int], Losses]) -> None:
+    one, four = losses_on(1), losses_on(4)
+    for case in ("mirrored xla 0.2", "mirrored in parts 0.2"):
+        assert_same(four[case], one["one xla 0.2"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "devices"), [("bfloat16", 2), ("float16", 2), ("float16", 4)]
+)
 def test_bfloat16_products_are_close_to_float32_on_any_devices(
-    losses: dict, precision: str
+    losses_on: Callable[[int], Losses], precision: str, devices: int
 ) -> None:
+    losses = losses_on(1) | losses_on(devices)
     one, mirrored = losses[f"one {precision}"], losses[f"mirrored {precision}"]
     exact = losses["one xla 0"]["sums"]
     for step, other, expected in zip(one["sums"], mirrored["sums"], exact, strict=True):
