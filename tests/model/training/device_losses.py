@@ -1,8 +1,8 @@
 """Print the losses of a few steps of a dataset on one device or on several, as JSON.
 
-    python device_losses.py DATASET DEVICES [CASE…]
+    python device_losses.py DATASET DEVICES
 
-With one device, the strategy is "one"; with several, "mirrored". Default: all cases.
+With one device, the strategy is "one"; with several, "mirrored".
 
 A process of its own, because logical devices are set before TensorFlow starts.
 """
@@ -101,7 +101,7 @@ def losses(
     return {"replicas": replicas, "sums": found, "weights": weights, "scale": scale}
 
 
-def main(dataset: Path, names: list[str]) -> None:
+def main(dataset: Path) -> None:
     settings: dict[str, dict[str, Any]] = {
         "xla 0.2": {},
         "graph 0.2": {"xla": False},
@@ -115,12 +115,10 @@ def main(dataset: Path, names: list[str]) -> None:
     }
     strategy = "one" if devices == 1 else "mirrored"
     cases = {
-        f"{strategy} {name}": losses(
-            strategy, dataset, **{"xla": True, "dropout": 0.2} | settings[name]
-        )
-        for name in names or settings
+        f"{strategy} {name}": losses(strategy, dataset, **{"xla": True, "dropout": 0.2} | given)
+        for name, given in settings.items()
     }
     print(json.dumps(cases))
 
 
-main(Path(sys.argv[1]), sys.argv[3:])
+main(Path(sys.argv[1]))
