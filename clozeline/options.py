@@ -11,7 +11,7 @@ import shutil
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -139,7 +139,8 @@ class Command(ABC):
     name must then be given twice: to tyro (`tyro.conf.arg(name="run")`), and as
     `metadata={"flag": "run"}`. Messages name fields in backquotes; `as_flags` replaces them by
     flags. A field with `metadata={"presets": FOLDER}` names a YAML file in that folder, whose
-    values replace the defaults; those of `config` and of the command line win.
+    values replace the defaults; those of `config` and of the command line win. With
+    `"presets_of": COMMAND`, the values of options that only that command has are left out.
 
     A field with `metadata={"switch": (ON, OFF)}` can also be given as a boolean: `--name` and
     `true` in YAML mean ON, `--no-name` and `false` mean OFF.
@@ -461,12 +462,17 @@ def _preset_flags(arguments: list[str], options: type[Command]) -> list[str]:
             known = presets(folder)
             if name not in known:
                 raise InputError(f"`{each.name}` {name}: expected {', '.join(known)}")
-            return settings_from_yaml(known[name], options, each.name)[0]
+            others = _flags(each.metadata.get("presets_of", options))
+            return settings_from_yaml(known[name], options, each.name, left_out=others)[0]
     return []
 
 
 def settings_from_yaml(
-    path: Path, options: type[Command], given_as: str = "config"
+    path: Path,
+    options: type[Command],
+    given_as: str = "config",
+    *,
+    left_out: Collection[str] = (),
 ) -> tuple[list[str], dict[str, Any]]:
     """Read options from a YAML file.
 
@@ -474,6 +480,7 @@ def settings_from_yaml(
         path: path of the file.
         options: dataclass of the command.
         given_as: field that names the file, for messages.
+        left_out: names of options that the file may have although the command has not.
 
     Returns:
         The options as flags; and the values of positional options, by field name.
@@ -492,6 +499,8 @@ def settings_from_yaml(
     seen: set[str] = set()
     for key, value in _read_mapping(path, given_as).items():
         name = str(key).replace("-", "_")
+        if name not in known and name in left_out:
+            continue
         if name not in known:
             unknown = f"unknown option {reprlib.repr(key)}"
             raise InputError(f"`{given_as}` {path}: {unknown}{did_you_mean(name, known)}")

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 
 from model.bert.config import SIZES, BertConfig
-from model.bert.flops import step_flops
-from model.training.config import ExecutionConfig, Precision, check_ranges
+from model.bert.flops import muon_flops, step_flops
+from model.training.config import ExecutionConfig, Optimizer, Precision, UpdateConfig, check_ranges
 from pipeline.config_types import check_types
 from pipeline.configs import POSITIONS_PER_PAIR, PreprocessConfig
 from pipeline.errors import InputError, check_range, did_you_mean
@@ -63,6 +63,10 @@ CPU."""
 
 _CHECKPOINT_BYTES_PER_PARAMETER = 12  # weights and two moments, float32
 
+# Muon has one moment of each matrix of a layer instead of two, in memory and in a checkpoint, and
+# does not hold what the update takes for the other one.
+_MUON_SAVED_BYTES, _MUON_SAVED_CHECKPOINT_BYTES = 6, 4
+
 
 SMALLEST = 1e-6
 """Smallest share, price or size that is estimated with."""
@@ -88,6 +92,7 @@ class PlanConfig:
         epochs: passes over the examples.
         steps: number of steps; None = from `epochs`.
         precision: compute dtype of matrix multiplications.
+        optimizer: adamw, lamb or muon, as in `model.training.config.UpdateConfig`.
         recompute: gradient checkpointing.
         accumulation_steps: number of parts that a device's share of the batch is processed in.
         mfu: model FLOP utilization, above 0, to 1: the share of the devices' peak that the step's
@@ -109,6 +114,7 @@ class PlanConfig:
     epochs: float = 40.0
     steps: int | None = None
     precision: Precision = "bfloat16"
+    optimizer: Optimizer = UpdateConfig.optimizer
     recompute: bool = ExecutionConfig.recompute
     accumulation_steps: int = ExecutionConfig.accumulation_steps
     mfu: float = 0.4
@@ -189,6 +195,14 @@ class PlanConfig:
         return SIZES[self.model].config(self.vocab_size)
 
     @property
+    def muon_parameters(self) -> int:
+        """Number of weights that Muon updates: those of the layers' matrices."""
+        if self.optimizer != "muon":
+            return 0
+        hidden, inner = self.config.hidden_size, self.config.intermediate_size
+        return self.config.num_hidden_layers * (4 * hidden**2 + 2 * hidden * inner)
+
+    @property
     def max_predictions(self) -> int:
         """P, as `preprocess` chooses it by default."""
         return math.ceil(PreprocessConfig.mask_rate * self.max_seq_length)
@@ -228,7 +242,7 @@ class Estimate:
         epochs: passes over the examples in these steps.
         dataset_bytes: size of the dataset.
         checkpoint_bytes: size of a checkpoint.
-        flops: FLOPs of all steps.
+        flops: FLOPs of all steps, without those of the optimizer, which the time has.
         step_secs: time of a step.
         total_secs: time of all steps.
         tokens_per_sec: positions per second, over all devices.
@@ -276,7 +290,9 @@ def estimate(plan: PlanConfig) -> Estimate:
     steps = plan.steps or math.ceil(plan.epochs * examples / plan.batch_size)
     flops = step_flops(config, plan.batch_size, length, plan.max_predictions)
     peak = plan.peak_tflops * 1e12 if plan.peak_tflops else DEVICES[plan.kind].peak_flops
-    step_secs = flops / (plan.count * peak * plan.mfu)
+    # Each device computes its share of the batch, but all of the update.
+    update_flops = muon_flops(config) if plan.optimizer == "muon" else 0.0
+    step_secs = (flops / plan.count + update_flops) / (peak * plan.mfu)
     # Device hours: what providers charge for.
     hours = steps * step_secs * plan.count / 3600
     record_bytes = _record_bytes(plan)
@@ -289,7 +305,8 @@ def estimate(plan: PlanConfig) -> Estimate:
         steps=steps,
         epochs=steps * plan.batch_size / examples,
         dataset_bytes=examples * record_bytes,
-        checkpoint_bytes=_CHECKPOINT_BYTES_PER_PARAMETER * config.parameter_count,
+        checkpoint_bytes=_CHECKPOINT_BYTES_PER_PARAMETER * config.parameter_count
+        - _MUON_SAVED_CHECKPOINT_BYTES * plan.muon_parameters,
         flops=flops * steps,
         step_secs=step_secs,
         total_secs=steps * step_secs,
@@ -325,7 +342,8 @@ def device_memory(plan: PlanConfig, *, recompute: bool) -> DeviceMemory:
     else:
         activations += (config.num_hidden_layers - 1) * layer + last + layer
     return DeviceMemory(
-        parameters=_BYTES_PER_PARAMETER[plan.precision] * config.parameter_count,
+        parameters=_BYTES_PER_PARAMETER[plan.precision] * config.parameter_count
+        - _MUON_SAVED_BYTES * plan.muon_parameters,
         activations=activations,
         process=_PROCESS_BYTES,
     )

@@ -1,11 +1,13 @@
 """`clozeline plan`: what a pretraining takes, before it is started."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from clozeline.commands.pretrain import RECIPES, Pretrain
 from clozeline.options import Command, config_from
 from clozeline.show.terminal import command, results, table
 from model.planning import UNITS, Estimate, PlanConfig, estimate
+from model.training.config import Optimizer
 from pipeline.schema import Masks
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
@@ -47,6 +49,11 @@ class Planning(Command):
     """Number of steps, instead of --epochs."""
     precision: Literal["float32", "bfloat16", "float16"] = PlanConfig.precision
     """Compute dtype of matrix multiplications."""
+    recipe: str | None = field(default=None, metadata={"presets": RECIPES, "presets_of": Pretrain})
+    """Recipe of pretrain; --optimizer is all that the estimate depends on."""
+    optimizer: Optimizer = PlanConfig.optimizer
+    """Optimizer. muon needs less memory than adamw, and each device does all of its products,
+    however many devices there are."""
     recompute: bool = PlanConfig.recompute
     """Plan with gradient checkpointing."""
     accumulation_steps: int = PlanConfig.accumulation_steps
@@ -88,6 +95,9 @@ class Planning(Command):
         if self.accumulation_steps > 1:
             words += ["--accumulation-steps", self.accumulation_steps]
         words += ["--recompute"] * self.recompute
+        words += ["--recipe", self.recipe] if self.recipe else []
+        if self.recipe or self.optimizer != PlanConfig.optimizer:
+            words += ["--optimizer", self.optimizer]
         results.print(command("clozeline", *words))
         return asdict(expected) | {"fits": expected.fits(recompute=self.recompute)}
 

@@ -14,7 +14,13 @@ from model.configs import FinetuneConfig, PretrainConfig
 from model.existing import check_source_exists
 from model.tasks.tables import Columns
 from model.training.cluster import cluster_from, names_workers
-from model.training.config import ExecutionConfig, RecoveryConfig, Strategy, UpdateConfig
+from model.training.config import (
+    ExecutionConfig,
+    Optimizer,
+    RecoveryConfig,
+    Strategy,
+    UpdateConfig,
+)
 from pipeline.storage.outputs import Output
 from pipeline.storage.remote import is_remote
 
@@ -41,7 +47,7 @@ class TrainingFlags(CachingCommand):
     """Peak learning rate, reached at the end of the warm-up."""
     warmup_steps: int | None = None
     """Warm-up steps, over which the learning rate rises from 0. Default: a tenth of the steps."""
-    optimizer: Literal["adamw", "lamb", "muon"] = UpdateConfig.optimizer
+    optimizer: Optimizer = UpdateConfig.optimizer
     """adamw. lamb: for batches of thousands of examples. muon: for the matrices of the layers, with
     adamw for all other weights; it takes the learning rate of adamw."""
     schedule: Literal["linear", "cosine", "polynomial", "warmup-stable-decay"] = (

@@ -2,6 +2,9 @@
 
 from model.bert.config import BertConfig
 
+NEWTON_SCHULZ_STEPS = 5
+"""Iterations of Muon for the matrix of a step."""
+
 
 def step_flops(
     config: BertConfig, examples: int, length: float, predictions: int, pairs: int = 1
@@ -31,3 +34,23 @@ def step_flops(
     products += predictions * masked_lm
     products += pairs * (hidden**2 + 2 * hidden)  # the pooler and its head
     return 3.0 * 2.0 * examples * products
+
+
+def muon_flops(config: BertConfig) -> float:
+    """Return the floating-point operations of the matrix products of Muon in one update.
+
+    They do not depend on the batch, and every device of a data-parallel training does all of them.
+    An iteration for a matrix [n, m], n at most m, has two products of [n, m] with [m, n] or [n, n],
+    and one of [n, n] with [n, n].
+
+    Args:
+        config: hyperparameters of the model.
+    """
+
+    def of(one: int, other: int) -> float:
+        n, m = sorted((one, other))
+        return NEWTON_SCHULZ_STEPS * (2 * 2.0 * n * n * m + 2.0 * n**3)
+
+    hidden = config.hidden_size
+    layer = 4 * of(hidden, hidden) + 2 * of(hidden, config.intermediate_size)
+    return config.num_hidden_layers * layer

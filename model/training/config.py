@@ -62,6 +62,8 @@ class TrainingConfig:
         return dataclasses.asdict(self)
 
 
+Optimizer = Literal["adamw", "lamb", "muon"]
+
 Schedule = Literal["linear", "cosine", "polynomial", "warmup-stable-decay"]
 
 START_FACTOR = 10
@@ -95,7 +97,7 @@ class UpdateConfig:
     batch_size: int = 32
     learning_rate: float = 1e-4
     warmup_steps: int | None = None
-    optimizer: Literal["adamw", "lamb", "muon"] = "adamw"
+    optimizer: Optimizer = "adamw"
     schedule: Schedule = "linear"
     weight_decay: float = 0.01
     precision: Literal["auto"] | Precision = "auto"

@@ -19,6 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from model.bert.flops import NEWTON_SCHULZ_STEPS
+
 NOT_DECAYED = ("gamma", "beta", "bias", "output_bias")
 """Name suffixes of weights without weight decay: LayerNorm's gamma and beta, biases."""
 
@@ -315,8 +317,6 @@ class Muon(AdamW):
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of x, x³ and x⁵ in a Newton–Schulz step. Jordan et al. chose them for a large slope
 at 0, so that five steps bring singular values from 0.01 to 1 between 0.7 and 1.2."""
-
-NEWTON_SCHULZ_STEPS = 5
 
 
 def orthogonalized(matrix: tf.Tensor, compute_dtype: str = "float32") -> tf.Tensor:

@@ -25,6 +25,23 @@ def test_the_estimate_is_printed_and_returned(capsys: pytest.CaptureFixture[str]
     assert plan["memory"]["parameters"] == 22 * 110_106_428
 
 
+def test_a_recipe_says_which_optimizer_is_planned_with(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["plan", "--text", "20 GB", "--devices", "8 x H100"]
+    assert main([*flags, "--recipe", "cpu-hours"]) == 0
+    assert "--recipe cpu-hours --optimizer muon" in " ".join(capsys.readouterr().out.split())
+    found = {}
+    for recipe in ("cpu-hours", "bert-2018"):
+        assert main([*flags, "--recipe", recipe, "--json"]) == 0
+        found[recipe] = json.loads(capsys.readouterr().out)
+    # One moment less for each weight in the layers' matrices, 12 × (4 × 768² + 2 × 768 × 3072).
+    saved = found["bert-2018"]["checkpoint_bytes"] - found["cpu-hours"]["checkpoint_bytes"]
+    assert saved == 4 * 84_934_656
+    assert main([*flags, "--recipe", "cpu-hours", "--optimizer", "adamw", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found["bert-2018"]
+    assert main([*flags, "--recipe", "fast"]) == 2
+    assert "--recipe fast: expected bert-2018, cpu-hours" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -32,6 +32,34 @@ def test_memory_is_that_of_measured_runs(model, batch_size, precision, recompute
     assert memory.total == pytest.approx(peak_kib * 1024, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("model", "precision", "kib"),
+    [
+        ("small", "bfloat16", 73_300),
+        ("small", "float32", 69_280),
+        ("medium", "bfloat16", 161_252),
+    ],
+)
+def test_muon_saves_as_much_memory_as_in_measured_runs(model, precision, kib) -> None:
+    """Peak resident memory of `pretrain --steps 12` on a CPU, with AdamW less that with Muon."""
+    adamw, muon = (
+        device_memory(wanted(model=model, precision=precision, optimizer=name), recompute=False)
+        for name in ("adamw", "muon")
+    )
+    assert adamw.total - muon.total == pytest.approx(kib * 1024, rel=0.15)
+
+
+def test_every_device_does_all_products_of_muon() -> None:
+    """A step of BERT-base takes them 1.63 TFLOPs, however many devices share its batch."""
+    for count in (1, 8):
+        adamw, muon = (
+            estimate(wanted(devices=f"{count} x A100", optimizer=name))
+            for name in ("adamw", "muon")
+        )
+        assert muon.step_secs - adamw.step_secs == pytest.approx(1.63e12 / (312e12 * 0.4), rel=0.01)
+        assert muon.flops == adamw.flops
+
+
 def test_activations_are_those_of_a_part_of_a_device_s_share() -> None:
     whole = device_memory(wanted(batch_size=64), recompute=False)
     parts = wanted(batch_size=64, devices="4 x A100", accumulation_steps=2)
