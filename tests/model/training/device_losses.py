@@ -30,7 +30,11 @@ from pipeline.manifest import read_manifest  # noqa: E402
 
 STEPS = 4
 BATCH_SIZE = 12
-RECIPE = {"initialization": "neighbours-and-matches", "next_sentence_weight": 0.2}
+RECIPE = {
+    "initialization": "neighbours-and-matches",
+    "next_sentence_weight": 0.2,
+    "optimizer": "muon",
+}
 """What is new in the recipe `cpu-hours`; the weight applies from the third step on."""
 
 
