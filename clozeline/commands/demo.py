@@ -365,7 +365,7 @@ def make_records(
     learned, seconds = stages.command(
         "vocab", "--input", *globs, "--output", vocab, "--size", options.vocab_size
     )
-    made = f"{counted(learned['pieces'], 'pieces')}"
+    made = counted(learned["pieces"], "pieces")
     stages.add("vocab", made, f"{learned['words'] / seconds:,.0f} words/s", seconds, vocab)
     preprocessed, seconds = stages.command(
         "preprocess", "--input", *globs, "--vocab", vocab, "--output", dataset,

@@ -50,7 +50,7 @@ class Planning(Command):
     precision: Literal["float32", "bfloat16", "float16"] = PlanConfig.precision
     """Compute dtype of matrix multiplications."""
     recipe: str | None = field(default=None, metadata={"presets": RECIPES, "presets_of": Pretrain})
-    """Recipe of pretrain; --optimizer is all that the estimate depends on."""
+    """Recipe of the training; of its values, only the optimizer changes the estimate."""
     optimizer: Optimizer = PlanConfig.optimizer
     """Optimizer. muon needs less memory than adamw, and each device does all of its products,
     however many devices there are."""
