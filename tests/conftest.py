@@ -39,9 +39,10 @@ from pipeline.storage import remote
 if TYPE_CHECKING:  # TensorFlow is not for the process that hands out tests to the others
     from model.run import Run
 
-# A shell script lets commands that it starts with `&` ignore interrupts, and the processes that
-# tests start would inherit that.
+# A shell script lets commands that it starts with `&` ignore interrupts, and `nohup` hangups: the
+# processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

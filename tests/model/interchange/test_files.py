@@ -310,13 +310,15 @@ def test_values_of_a_wrong_kind(
 
 
 def test_more_labels_than_rows_in_every_kind_of_head(tmp_path: Path) -> None:
-    for kind, rows in (("regression", 1), ("tagging", 2), ("span", 2)):
+    for kind, rows, counted in (
+        ("regression", 1, "1 row"), ("tagging", 2, "2 rows"), ("span", 2, "2 rows")
+    ):  # fmt: skip
         path = tmp_path / kind
         shutil.copytree(HUGGING_FACE / kind, path)
         edit(path / "config.json", id2label={str(index): f"l{index}" for index in range(rows)})
         read_checkpoint(path)
         edit(path / "config.json", id2label={str(index): f"l{index}" for index in range(rows + 1)})
-        refused(path, f"id2label names a row {rows} .l{rows}., but the head has {rows} rows")
+        refused(path, f"id2label names a row {rows} .l{rows}., but the head has {counted},")
 
 
 def test_the_commands_report_it_in_one_line(

@@ -543,7 +543,7 @@ SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
          "intermediate.dense.weight has the shape 20×12, but the config requires 24×12; config"),
         (settings("config.json", num_hidden_layers=3),
          "no encoder.layer.2.attention.self.query.weight in it .16 of 53 weights of the encoder"),
-        (settings("config.json", num_hidden_layers=1000), "weights in it, too few for the 1000 la"),
+        (settings("config.json", num_hidden_layers=1000), "weights in it, too few for the 1,000"),
         (settings("config.json", num_hidden_layers=10**30), "num_hidden_layers must be at most"),
         (settings("config.json", id2label=[7]), r"id2label must be an object .*, not \[7\]"),
         (tensor("classifier.weight", None), "no classifier.weight in it, which BertForSequ"),
