@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from model.bert.config import SIZES, BertConfig
-from model.bert.flops import muon_flops, step_flops
+from model.bert.flops import layer_matrices, muon_flops, step_flops
 from model.training.config import ExecutionConfig, Optimizer, Precision, UpdateConfig, check_ranges
 from pipeline.config_types import check_types
 from pipeline.configs import POSITIONS_PER_PAIR, PreprocessConfig
@@ -199,8 +199,7 @@ class PlanConfig:
         """Number of weights that Muon updates: those of the layers' matrices."""
         if self.optimizer != "muon":
             return 0
-        hidden, inner = self.config.hidden_size, self.config.intermediate_size
-        return self.config.num_hidden_layers * (4 * hidden**2 + 2 * hidden * inner)
+        return self.config.num_hidden_layers * sum(map(math.prod, layer_matrices(self.config)))
 
     @property
     def max_predictions(self) -> int:

@@ -51,6 +51,10 @@ def muon_flops(config: BertConfig) -> float:
         n, m = sorted((one, other))
         return NEWTON_SCHULZ_STEPS * (2 * 2.0 * n * n * m + 2.0 * n**3)
 
-    hidden = config.hidden_size
-    layer = 4 * of(hidden, hidden) + 2 * of(hidden, config.intermediate_size)
-    return config.num_hidden_layers * layer
+    return config.num_hidden_layers * sum(of(*shape) for shape in layer_matrices(config))
+
+
+def layer_matrices(config: BertConfig) -> list[tuple[int, int]]:
+    """Return the shapes of a layer's matrices: attention's four, and the feed-forward block's."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return [(hidden, hidden)] * 4 + [(hidden, inner), (inner, hidden)]

@@ -223,10 +223,10 @@ def is_remote(path: Path) -> bool:
 
 
 def check_local(path: Path, field: str) -> None:
-    """Check that a path is none of a URL.
+    """Check that a path is local.
 
     Raises:
-        InputError: it is.
+        InputError: it is a URL.
     """
     if is_remote(path):
         raise InputError(f"`{field}` {path}: must be on this machine; give a local folder")
