@@ -12,7 +12,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -326,17 +326,32 @@ def help_texts(options: type[Command]) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in texts.items()}
 
 
+def shows_default(option: Field[Any], text: str) -> bool:
+    """Return whether a value stands for an option's default: not if its help text describes it.
+
+    None and empty defaults mean that the option is not given.
+    """
+    return option.default not in (None, (), "") and "Default:" not in text
+
+
+def _hint(option: Field[Any], text: str) -> str | None:
+    """Return what follows an option's help text; None: "(default: …)", as tyro writes it."""
+    if option.default is MISSING:
+        return "(required)"  # tyro writes "(default: )" where any number of values is taken
+    return None if shows_default(option, text) else ""
+
+
 def _with_help(options: type[Options]) -> type[Options]:
     """Return a subclass whose fields have their help texts for tyro.
 
-    tyro would keep the line breaks of docstrings that are indented. "(default: None)" is left out.
+    tyro would keep the line breaks of docstrings that are indented.
     """
     hints = get_type_hints(options, include_extras=True)
     texts = help_texts(options)
     annotations = {}
     for each in fields(options):
-        default = "" if each.default is None else None  # None: as tyro shows it
-        shown = tyro.conf.arg(help=texts.get(each.name), help_behavior_hint=default)
+        text = texts.get(each.name, "")
+        shown = tyro.conf.arg(help=text, help_behavior_hint=_hint(each, text))
         annotations[each.name] = Annotated[hints[each.name], shown]
     body = {
         "__annotations__": annotations,

@@ -8,7 +8,7 @@ import docstring_parser
 import tyro
 
 from clozeline.commands import COMMANDS, options_of
-from clozeline.options import help_texts
+from clozeline.options import help_texts, shows_default
 
 INTRODUCTION = """\
 # Commands
@@ -53,7 +53,7 @@ def _rows(options: type) -> list[str]:
         cells = (
             _flag(field, hints[field.name]),
             _values(hints[field.name]),
-            _default(field),
+            _default(field, texts[field.name]),
             texts[field.name],
         )
         row = f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
@@ -81,10 +81,10 @@ def _values(hint: Any) -> str:
     return "" if hint is bool else hint.__name__.upper()
 
 
-def _default(field: Field[Any]) -> str:
+def _default(field: Field[Any], text: str) -> str:
     if field.default is MISSING:
         return "required"
-    if field.default is None or field.default in ((), ""):
+    if not shows_default(field, text):
         return ""
     if isinstance(field.default, bool):
         return "yes" if field.default else "no"

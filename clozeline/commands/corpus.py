@@ -37,7 +37,7 @@ class CorpusOptions(BeamCommand):
     """Keep documents in these languages only (ISO 639 codes). Sentences are then split, and quality
     rules chosen, for each document's own language."""
     language_threshold: float = CorpusConfig.language_threshold
-    """Smallest probability of a document's language (0 to 1)."""
+    """With --languages: minimum probability of a document's language (0 to 1)."""
     decontaminate: tuple[PathText, ...] = CorpusConfig.decontaminate
     """Evaluation files or globs, one example per line: drop documents that share a run of 13 words
     with one."""

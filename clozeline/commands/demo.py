@@ -105,7 +105,7 @@ class Demo(Command):
     """
 
     corpus: InputGlobs = ()
-    """Text files to use instead, one document per file."""
+    """Text files to use instead of the docstrings, one document per file."""
     output: Path = Path("demo")
     """Folder for everything the demo creates; files of an earlier demo in it are replaced."""
     megabytes: float = 5.0

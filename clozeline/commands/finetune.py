@@ -45,7 +45,7 @@ class Finetune(TrainingFlags):
     dev: Path | None = None
     """Labelled examples for evaluation."""
     init: Path
-    """Run or checkpoint (Hugging Face, TensorFlow 1, KerasHub) to start from."""
+    """Run or checkpoint (of any format that `import` reads) to start from."""
     layers_to_keep: tuple[int, ...] = FinetuneConfig.layers_to_keep
     """Transformer layers of --init to start with, from 0: 0 2 4 makes a student of 3 layers.
     Default: all."""
@@ -83,10 +83,10 @@ class Finetune(TrainingFlags):
     read the same. first: its beginning. first-last: beginning and end. mean-of-windows: all of it,
     in windows that overlap by half, whose outputs are averaged."""
     pooling: Pooling | None = None
-    """similarity: how the vectors of a text's tokens become one. Default: as the initial model, or
+    """similarity: how the vectors of a text's tokens become one. Default: that of --init, or
     mean."""
     normalize: bool = True
-    """similarity: divide vectors by their lengths. Default: as the initial model, or yes."""
+    """similarity: divide vectors by their lengths. Default: as --init does, or yes."""
     dimensions: tuple[int, ...] = ()
     """similarity: sizes that vectors can be shortened to (Matryoshka), for example 384 128 64; the
     loss is the sum over them. Default: only the full size."""

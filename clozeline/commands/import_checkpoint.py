@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Import(CachingCommand):
     """Import a published BERT as a run: to train it further, fine-tune, explain or serve it.
 
-    Reads Hugging Face directories (safetensors), google-research/bert's TensorFlow 1 checkpoints
-    and KerasHub presets; the format is auto-detected. Pickles are never read.
+    Reads directories of Hugging Face (safetensors) and sentence-transformers, TensorFlow 1
+    checkpoints of google-research/bert, and KerasHub presets; the format is auto-detected. Pickles
+    are never read.
     """
 
     # `from` is Python's, and the front door calls options.run().

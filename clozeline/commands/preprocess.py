@@ -71,8 +71,8 @@ class Preprocess(CorpusOptions):
     minhash_bands: int = PreprocessConfig.minhash_bands
     """With --deduplicate near: number of bands of a signature (1 to 256)."""
     minhash_rows: int = PreprocessConfig.minhash_rows
-    """With --deduplicate near: number of values in a band (1 to 64). Documents that share a share J
-    of their 5-grams are near-duplicates with the probability 1 - (1 - J^rows)^bands."""
+    """With --deduplicate near: number of values in a band (1 to 64). Two documents whose 5-grams
+    have the Jaccard similarity J are near-duplicates with probability 1 - (1 - J^rows)^bands."""
     min_document_pieces: int = PreprocessConfig.min_document_pieces
     """Drop documents with fewer pieces."""
     max_unreadable_rate: float = PreprocessConfig.max_unreadable_rate

@@ -45,7 +45,7 @@ class Pretrain(TrainingFlags):
     neighbours-and-matches: one of them attends to equal pieces in segment A instead, so that next
     sentences are learned earlier; needs 3 attention heads, else it is the same as neighbours."""
     initializer_range: float | None = None
-    """Standard deviation of the random initial weights. Default: that of --model (0.02 for sizes);
+    """Standard deviation of the random initial weights. Default: that of --model (0.02 for a size);
     with another --initialization than random, 0.8 / sqrt(hidden size)."""
     next_sentence_weight: float = PretrainConfig.next_sentence_weight
     """Weight of the next-sentence loss after twice the warm-up, above 0 to 1; before that it is

@@ -58,7 +58,7 @@ class TrainingFlags(CachingCommand):
     """Decoupled weight decay (AdamW's), relative to the learning rate; not applied to biases and
     LayerNorm."""
     dropout: float | None = UpdateConfig.dropout
-    """Dropout rate of the whole model in this training. Default: the model's (0.1 for sizes)."""
+    """Dropout rate of the whole model in this training. Default: the model's (0.1 for a size)."""
     strategy: Strategy = ExecutionConfig.strategy
     """one: a single device. mirrored: all local GPUs. multi-worker: the workers that TF_CONFIG,
     Slurm or a Kubernetes Indexed Job names. tpu: the TPU named by TPU_NAME. auto: chosen from the

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -109,7 +110,19 @@ def test_help_texts_are_broken_only_where_a_line_is_full(
             # Two columns are the border on the right.
             assert len(line) + 1 + len(after.strip(" │").split()[0]) > 100 - 2, (line, after)
     assert continued
-    assert not any("None" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_says_each_default_once_in_words_or_as_a_value(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(default: False)" in text
+    assert "None" not in text
+    assert not re.findall(r"\(default: (?:''|inf)?\)", text)
+    assert not re.findall(r"Default:(?:(?! --\w).)*\(default:", text)
 
 
 @pytest.mark.parametrize(
