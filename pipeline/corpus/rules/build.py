@@ -1,6 +1,8 @@
 """Make the rules that the settings ask for."""
 
 import logging
+from dataclasses import fields
+from typing import Any
 
 from pipeline.configs import CorpusConfig
 from pipeline.corpus.rules.decontaminate import Decontaminate, evaluation_files
@@ -38,14 +40,12 @@ def cleaning_of(config: CorpusConfig) -> Cleaning:
                 file.name,
                 ", ".join(unknown),
             )
-    return Cleaning(
-        languages=config.languages,
-        language_threshold=config.language_threshold,
-        evaluation=evaluation_files(config.decontaminate),
-        repair=config.repair,
-        redact=config.redact,
-        quality=quality,
-    )
+    files: dict[str, Any] = {
+        "quality": quality,
+        "evaluation": evaluation_files(config.decontaminate),
+    }
+    names = {each.name for each in fields(Cleaning)} - files.keys()
+    return Cleaning(**{name: getattr(config, name) for name in names}, **files)
 
 
 def rules_of(cleaning: Cleaning) -> tuple[Rule, ...]:
