@@ -518,7 +518,8 @@ def settings_from_yaml(
             continue
         if name not in known:
             unknown = f"unknown option {reprlib.repr(key)}"
-            raise InputError(f"`{given_as}` {path}: {unknown}{did_you_mean(name, known)}")
+            hint = did_you_mean(name.replace("_", "-"), [each.replace("_", "-") for each in known])
+            raise InputError(f"`{given_as}` {path}: {unknown}{hint}")
         if name in seen:
             raise InputError(f"`{given_as}` {path}: option {key!r} appears twice")
         seen.add(name)

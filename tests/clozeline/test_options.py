@@ -10,9 +10,11 @@ import pytest
 import tyro
 
 from clozeline.commands import COMMANDS, options_of, spelled
+from clozeline.commands.pretrain import RECIPES
 from clozeline.main import main, parse
-from clozeline.options import Command, as_flags
+from clozeline.options import Command, as_flags, help_texts, presets
 from clozeline.show.terminal import printed_notes
+from docs.blocks import ROOT
 from model.bert.config import BertConfig
 from pipeline.errors import InputError, JobError, check_range
 
@@ -116,6 +118,12 @@ def test_the_last_recipe_wins() -> None:
     assert (options.recipe, options.initialization, options.dropout) == ("bert-2018", "random", 0.1)
 
 
+@pytest.mark.parametrize("name", presets(RECIPES))
+def test_a_recipe_is_described_in_the_help_and_on_the_page_of_training(name: str) -> None:
+    assert f" {name}: " in help_texts(options_of("pretrain"))["recipe"]
+    assert f"\n| `{name}` | " in (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+
+
 def test_the_recipe_bert_2018_has_the_defaults() -> None:
     ours, plain = pretrain_options("--recipe", "bert-2018"), pretrain_options()
     changed = {
@@ -130,7 +138,7 @@ def test_the_recipe_bert_2018_has_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("learning-rat: 1", "option 'learning-rat'; did you mean learning_rate?"),
+        ("learning-rat: 1", "option 'learning-rat'; did you mean learning-rate?"),
         ("dropout: [0.1, 0.2]", "option 'dropout' is [0.1, 0.2]; expected a single value"),
     ],
 )
