@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         import signal
 
         # A further Ctrl-C would raise an exception in each function that Python calls at its end.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # in a script's background jobs
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _open_standard_streams() -> None:

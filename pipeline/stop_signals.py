@@ -52,7 +52,8 @@ def unwinding() -> Iterator[None]:
 def stop_signals(handle: Callable[[int], None], *, once: bool = False) -> Iterator[None]:
     """Call a function for SIGINT, SIGTERM and SIGHUP inside the context.
 
-    Outside of the main thread it does nothing: Python lets only that one handle signals.
+    A signal that is ignored stays ignored: SIGHUP under `nohup`, SIGINT in the background jobs of a
+    script. Outside of the main thread it does nothing: Python lets only that one handle signals.
 
     Args:
         handle: called with the number of the signal.
@@ -61,26 +62,26 @@ def stop_signals(handle: Callable[[int], None], *, once: bool = False) -> Iterat
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    hang_up = signal.getsignal(signal.SIGHUP)
-    is_told = hang_up is not signal.SIG_IGN  # `nohup` has it ignored
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    before = {number: known for number, known in handlers.items() if known is not signal.SIG_IGN}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def restore(*numbers: int) -> None:
+        for number in before.keys() & numbers:
+            signal.signal(number, before[number])
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if is_told:  # the shell and the kernel both send it: a second one is no request to hurry
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # The shell and the kernel both send it: a second one is no request to hurry.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if once:
-            restore()
+            restore(signal.SIGINT, signal.SIGTERM)
         handle(number)
 
-    for number in (*before, signal.SIGHUP) if is_told else before:
+    for number in before:
         signal.signal(number, on_signal)
     try:
         yield
     finally:
-        restore()
-        if is_told:
-            signal.signal(signal.SIGHUP, hang_up)
+        restore(*before)

@@ -192,17 +192,18 @@ class DemoStages:
             [*module_command("clozeline"), *words, "--json"],
             stdout=subprocess.PIPE,
             text=True,
+            # Ctrl-C in a terminal must reach it only once; `kill` reaches the demo alone.
+            start_new_session=True,
             # A demo that is killed would leave a training of minutes behind.
             preexec_fn=ending_with_parent(signal.SIGTERM),
         )
         try:
             printed, _ = process.communicate()
         except KeyboardInterrupt as interrupt:
-            # A terminal interrupts the command, too, which may save a checkpoint. Until it has
-            # ended, a second Ctrl-C kills it.
+            # The command may save a checkpoint. Until it has ended, a second Ctrl-C kills it.
+            number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
             try:
-                if isinstance(interrupt, Stopped):
-                    process.send_signal(interrupt.number)
+                process.send_signal(number)
                 process.wait()
             finally:
                 process.kill()

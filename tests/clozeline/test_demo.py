@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -203,9 +203,12 @@ while :; do sleep 0.1; done
 """A command that takes longer to save after Ctrl-C than `subprocess` waits for it."""
 
 
-def test_an_interrupted_command_may_save_before_the_demo_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interrupt", [os.killpg, os.kill], ids=["terminal", "kill"])
+def test_an_interrupted_command_may_save_before_the_demo_ends(
+    interrupt: Callable[[int, int], None], tmp_path: Path
+) -> None:
     with running_stage(SAVING, tmp_path) as process:
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        interrupt(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
         process.communicate(timeout=120)
     assert process.returncode
     assert (tmp_path / "saved").exists()

@@ -117,6 +117,18 @@ def test_a_further_interruption_ends_the_process_without_a_traceback(raised: str
     assert done.stderr == ("clozeline: interrupted\n" if raised == "KeyboardInterrupt" else "")
 
 
+def test_an_ignored_interruption_is_ignored_to_the_end() -> None:
+    """A shell has SIGINT ignored in the background jobs of a script."""
+    script = (
+        "import atexit, signal; from clozeline.start import main\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "atexit.register(signal.raise_signal, signal.SIGINT)\n"
+        "raise SystemExit(main(['--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT)
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], PLAN, [*PLAN, "--json"]])
 def test_a_result_on_a_full_disk_names_standard_output(

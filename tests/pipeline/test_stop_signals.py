@@ -39,18 +39,21 @@ def test_a_terminal_that_is_closed_while_a_process_stops(handlers: dict[int, obj
     assert told == [signal.SIGTERM]
 
 
-def test_nohup_stays_in_force() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_an_ignored_signal_stays_ignored(number: int) -> None:
+    """`nohup` has SIGHUP ignored, and a shell SIGINT in a script's background jobs."""
+    other = signal.SIGTERM if number != signal.SIGTERM else signal.SIGINT
+    before = signal.signal(number, signal.SIG_IGN)
     told: list[int] = []
     try:
         with stop_signals(told.append):
-            os.kill(os.getpid(), signal.SIGHUP)
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), other)
+            assert signal.getsignal(number) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
-    assert told == [signal.SIGINT]
+        signal.signal(number, before)
+    assert told == [other]
 
 
 def test_another_thread_handles_no_signals(handlers: dict[int, object]) -> None:
