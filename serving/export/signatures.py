@@ -25,9 +25,9 @@ from pipeline.manifest import VOCABULARY
 from pipeline.schema import IS_NEXT, Tensors
 from serving.export.choices import MAX_WINDOWS, ServingPrecision
 from serving.export.inference_graph import EncoderOutputs, Network
+from serving.export.piece_ids import checked_ids
 from serving.export.quantization import Plan
 from serving.export.text_graph import (
-    FEWEST_POSITIONS,
     Encoding,
     TextEncoder,
     Windows,
@@ -567,103 +567,24 @@ class TextModel(tf.Module):
         Raises:
             InvalidArgumentError: the inputs differ in shape, or a value is out of range.
         """
-        # On a GPU, `tf.gather` gives zeros for an id that is out of range, without an error.
-        values = map(_rows_of_ids, (input_ids, input_mask, segment_ids))
-        ids_by_name = dict(zip(schema.ENCODER_INPUTS, values, strict=True))
-        lengths = _lengths_without_filler(
-            ids_by_name[schema.INPUT_IDS], self._run.vocabulary.cls_id
+        values = dict(zip(schema.ENCODER_INPUTS, (input_ids, input_mask, segment_ids), strict=True))
+        ids = checked_ids(
+            values, masked_lm_positions, self._run.config, self._run.vocabulary.cls_id
         )
-        checks = self._checks_of_ids(ids_by_name)
-        if masked_lm_positions is not None:
-            positions = _rows_of_ids(masked_lm_positions)
-            checks.append(_check_positions(positions, lengths))
-        with tf.control_dependencies(checks):
-            features = {name: _with_columns(ids) for name, ids in ids_by_name.items()}
-        is_filler = tf.range(tf.shape(features[schema.INPUT_IDS])[1]) >= lengths[:, tf.newaxis]
-        # A filled position is masked like padding, so neighbours do not attend to it.
-        features = {name: tf.where(is_filler, 0, ids) for name, ids in features.items()}
-        encoded = self.network.encode(features)
-        sequence_output = _without(is_filler, encoded.sequence_output)
+        encoded = self.network.encode(ids.features)
+        sequence_output = ids.without_filler(encoded.sequence_output)
         encoded = replace(encoded, sequence_output=sequence_output)
         outputs = {
             served.SEQUENCE_OUTPUT: sequence_output,
             served.POOLED_OUTPUT: encoded.pooled_output,
         }
-        if masked_lm_positions is not None:
-            outputs[served.MASKED_LM_LOGITS] = self.network.masked_lm(sequence_output, positions)
+        if ids.positions is not None:
+            logits = self.network.masked_lm(sequence_output, ids.positions)
+            outputs[served.MASKED_LM_LOGITS] = logits
         if "next_sentence" in self._heads:
             outputs[served.NEXT_SENTENCE_LOGITS] = self.network.next_sentence(encoded.pooled_output)
         if self._run.task and not self._vector_settings:
             logits = self._task_logits(encoded)
             is_long = self._run.task.is_per_position
-            outputs[served.TASK_LOGITS] = _without(is_filler, logits) if is_long else logits
+            outputs[served.TASK_LOGITS] = ids.without_filler(logits) if is_long else logits
         return outputs
-
-    def _checks_of_ids(self, ids_by_name: Mapping[str, Any]) -> list[Any]:
-        """Return ops that fail unless the inputs, int32 [B, L] each, are valid."""
-        config = self._run.config
-        limits = {
-            schema.INPUT_IDS: config.vocab_size,
-            schema.INPUT_MASK: 2,
-            schema.SEGMENT_IDS: config.type_vocab_size,
-        }
-        shape = tf.shape(ids_by_name[schema.INPUT_IDS])
-        return [
-            tf.debugging.assert_less_equal(
-                shape[1],
-                config.max_position_embeddings,
-                "input_ids are longer than the model takes",
-            ),
-            tf.debugging.Assert((shape[0] == 0) | (shape[1] > 0), ["input_ids have no columns"]),
-            *(
-                tf.debugging.assert_equal(
-                    tf.shape(ids_by_name[name]), shape, f"{name} and input_ids differ in shape"
-                )
-                for name in ids_by_name
-            ),
-            *(_check_range(name, ids_by_name[name], limit) for name, limit in limits.items()),
-        ]
-
-
-def _rows_of_ids(ids: Any) -> Any:
-    """Return the ids, or fail unless they are int32 [B, L].
-
-    TensorFlow Serving does not compare ranks with the signature.
-    """
-    return tf.ensure_shape(ids, [None, None])
-
-
-def _check_range(name: str, values: Any, limit: Any) -> Any:
-    """Return an op that fails unless all values are at least 0 and below the limit."""
-    are_known = tf.reduce_all((values >= 0) & (values < limit))
-    return tf.debugging.Assert(are_known, [f"{name} must be at least 0 and below", limit])
-
-
-def _check_positions(positions: Any, lengths: Any) -> Any:
-    """Return an op that fails unless positions, int32 [B, P], are below lengths, [B]."""
-    has_rows = tf.debugging.assert_equal(
-        tf.shape(positions)[0], tf.size(lengths), "masked_lm_positions and input_ids differ in rows"
-    )
-    with tf.control_dependencies([has_rows]):
-        limits = lengths[:, tf.newaxis]
-    return _check_range(schema.MASKED_LM_POSITIONS, positions, limits)
-
-
-def _lengths_without_filler(input_ids: Any, cls_id: int) -> Any:
-    """Return the length of each row of int32 [B, L] without [CLS] at its end: int32 [B]."""
-    ends = tf.range(1, tf.shape(input_ids)[1] + 1)
-    # The end of the last piece that is not [CLS]; at least 1, for the [CLS] at the start.
-    return tf.reduce_max(tf.where(input_ids == cls_id, 1, ends), axis=1)
-
-
-def _without(is_filler: Any, values: Any) -> Any:
-    """Return float32 [B, L, K] with 0 at positions of `is_filler`, bool [B, L]."""
-    return tf.where(is_filler[:, :, tf.newaxis], 0.0, values)
-
-
-def _with_columns(ids: Any) -> Any:
-    """Return int32 [B, L], with columns added if it is an empty batch without columns."""
-    shape = tf.shape(ids)
-    # An empty batch may have no columns, and the products need some.
-    missing = tf.where(shape[0] == 0, tf.maximum(FEWEST_POSITIONS - shape[1], 0), 0)
-    return tf.pad(ids, [[0, 0], [0, missing]])
