@@ -7,11 +7,12 @@ from pathlib import Path
 
 from model.bert.config import SIZES
 from model.bert.network import build_pretraining_model, weights_by_name
-from model.run import load_run, write_run
+from model.run import write_run
 from model.run_config import RunConfig, TextFacts
 from pipeline.schema import SPECIAL_TOKENS
+from serving.configs import ExportConfig
 from serving.export.choices import ServingPrecision
-from serving.export.export import export_run
+from serving.export.export import export
 
 VOCAB_SIZE = 30_522
 MAX_SEQ_LENGTH = 128
@@ -54,5 +55,5 @@ def export_random(folder: Path, size: str, precision: ServingPrecision = "float3
             known[start : start + MAX_SEQ_LENGTH] for start in range(0, len(known), MAX_SEQ_LENGTH)
         ]
         texts.write_text("".join(" ".join(row) + "\n" for row in rows), encoding="utf-8")
-    exported = export_run(load_run(run), model_dir, precision=precision, calibration=texts)
-    return exported.path
+    how = ExportConfig(run_dir=run, output=model_dir, precision=precision, calibrate=texts)
+    return export(how).path

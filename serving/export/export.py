@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from model.bert.config import BertConfig
 from model.run import Run, load_run
-from model.run_config import Checkpoint
 from pipeline.errors import InputError, JobError
 from pipeline.manifest import VOCABULARY
 from pipeline.progress import counted
@@ -20,13 +19,7 @@ from serving.configs import ExportConfig
 from serving.export import gate
 from serving.export.accuracy import Accuracy, check_accuracy
 from serving.export.calibration import calibrate
-from serving.export.choices import (
-    MAX_WINDOWS,
-    TENSOR_PARALLEL,
-    TOLERANCES,
-    ServerVersion,
-    ServingPrecision,
-)
+from serving.export.choices import TENSOR_PARALLEL, TOLERANCES, ServingPrecision
 from serving.export.golden import Reference
 from serving.export.plan_file import PLAN_FILE, write_plan
 from serving.export.quantization import Plan
@@ -72,94 +65,55 @@ class Exported:
 def export(config: ExportConfig) -> Exported:
     """Save a run as the next version of a model.
 
+    The directory is written under a temporary name that servers do not recognize as a version, and
+    is renamed when it is complete and has passed the gate. In remote storage its files are uploaded
+    then, `saved_model.pb` last: without it a server cannot load the version.
+
     Raises:
-        InputError, JobError: as `export_run`; or there is no such run.
+        InputError: there is no such run, it has no weights to export, its layers cannot be divided,
+            the texts or examples cannot be used, the output cannot be written, or the server could
+            not run the model.
+        JobError: the saved model's outputs differ from the Python model's, its metric is worse by
+            more than `max_loss`, or the disk is full.
     """
     check_outputs(config.outputs)
     # A request, because the store would refuse it after all the work, and servers find no model.
     if is_remote(config.output) and config.output.is_file():
         raise InputError(f"`output` {config.output}: is an object; name a folder")
-    return export_run(
-        load_run(config.run_dir, config.caching),
-        config.output,
-        precision=config.precision,
-        calibration=config.calibrate,
-        check=config.check,
-        max_loss=config.max_loss,
-        tensor_parallel=config.tensor_parallel,
-        checkpoint=config.checkpoint,
-        server=config.for_server,
-        max_windows=config.max_windows,
-    )
+    return _export(load_run(config.run_dir, config.caching), config)
 
 
-def export_run(
-    run: Run,
-    model_path: Path,
-    *,
-    precision: ServingPrecision = "float32",
-    calibration: Path | None = None,
-    check: Path | None = None,
-    max_loss: float | None = None,
-    tensor_parallel: int | None = None,
-    checkpoint: Checkpoint = "auto",
-    server: ServerVersion = "2.20",
-    max_windows: int = MAX_WINDOWS,
-) -> Exported:
-    """Save a run as the next version of a model.
-
-    The directory is written under a temporary name that servers do not recognize as a version, and
-    is renamed when it is complete and has passed the gate. In remote storage its files are uploaded
-    then, `saved_model.pb` last: without it a server cannot load the version.
-
-    Args:
-        run: a pretrained, fine-tuned or imported run.
-        model_path: models/NAME.
-        precision: dtype of the stored weights and of matrix multiplications.
-        calibration: texts to measure the ranges of an int8 model on, see `calibration.calibrate`;
-            None = each row is divided by its own largest number.
-        check: labelled examples to compare the metrics on; None = no comparison.
-        max_loss: largest accepted loss of the task's first metric on `check`; None = any.
-        tensor_parallel: number of parts of each layer; None = `TENSOR_PARALLEL` if it divides the
-            model's heads and intermediate size, else 1.
-        checkpoint: checkpoint to export.
-        server: release of TensorFlow Serving that must support all ops.
-        max_windows: most windows of a passage, or of a text whose words are tagged.
-
-    Raises:
-        InputError: the run has no weights to export, its layers cannot be divided, the texts or
-            examples cannot be used, the output cannot be written, or the server could not run the
-            model.
-        JobError: the saved model's outputs differ from the Python model's, its metric is worse by
-            more than `max_loss`, or the disk is full.
-    """
-    parts = parts_of_a_layer(run.config, tensor_parallel)
-    model = run.load_model(checkpoint)
-    given = f"`output` {model_path}"
+def _export(run: Run, config: ExportConfig) -> Exported:
+    """Write, check and publish a version, see `export`."""
+    parts = parts_of_a_layer(run.config, config.tensor_parallel)
+    model = run.load_model(config.checkpoint)
+    given = f"`output` {config.output}"
     with local_copy(run.path / VOCABULARY, run.caching) as vocabulary:
-        plan = calibrate(run, model, calibration, vocabulary) if calibration else Plan()
+        plan = calibrate(run, model, config.calibrate, vocabulary) if config.calibrate else Plan()
         module = TextModel(
-            run, model, precision, vocabulary, plan, max_windows, tensor_parallel=parts
-        )
+            run, model, config.precision, vocabulary, plan, config.max_windows,
+            tensor_parallel=parts,
+        )  # fmt: skip
         signatures = module.signatures()
         # Before anything is written: a model that is not accurate enough ends here.
-        accuracy = check_accuracy(run, model, module, check) if check else None
-        if accuracy and max_loss is not None:
-            _check_loss(accuracy, precision, max_loss)
+        accuracy = check_accuracy(run, model, module, config.check) if config.check else None
+        if accuracy and config.max_loss is not None:
+            _check_loss(accuracy, config.precision, config.max_loss)
         # Next to the versions, so that publishing is a rename within one filesystem.
-        with writing(given), staging(model_path, ".export-") as temporary:
+        with writing(given), staging(config.output, ".export-") as temporary:
             with writing(given, tf.errors.OpError):
                 tf.saved_model.save(module, str(temporary), signatures=signatures)
-                name = model_name(model_path)
+                name = model_name(config.output)
                 write_warm_up(temporary / WARM_UP_FILE, name, signatures, run.vocabulary)
-                if precision == "int8":
+                if config.precision == "int8":
                     write_plan(temporary / PLAN_FILE, plan, run.config.num_hidden_layers)
             # The saved files are checked, not the module: what is written is what is served.
-            check_ops(temporary, server)
+            check_ops(temporary, config.for_server)
             # From the Python model in float32, whatever the precision of the export.
-            goldens = Reference(run, model, max_windows).golden(signatures)
-            difference = gate.check(temporary, goldens, run.vocabulary, TOLERANCES[precision])
-            path = _publish_next(temporary, model_path, given)
+            goldens = Reference(run, model, config.max_windows).golden(signatures)
+            tolerances = TOLERANCES[config.precision]
+            difference = gate.check(temporary, goldens, run.vocabulary, tolerances)
+            path = _publish_next(temporary, config.output, given)
     return Exported(path, tuple(signatures), difference, tuple(sorted(plan.kept)), accuracy)
 
 

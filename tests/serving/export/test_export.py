@@ -500,7 +500,8 @@ def test_exports_of_one_model_take_turns(
     other = writer_of(tmp_path / "fox")
     monkeypatch.setattr(leases, "NOTICE_SECS", 0)
     monkeypatch.setattr(leases, "tell_of_waiting", lambda *_: other.stdin.close())  # it ends soon
-    assert export.export_run(trained_run, tmp_path / "fox").path.name == "1"
+    config = ExportConfig(run_dir=trained_run.path, output=tmp_path / "fox")
+    assert export.export(config).path.name == "1"
 
 
 @pytest.mark.slow
