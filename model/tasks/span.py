@@ -1,25 +1,25 @@
 """Span extraction: find the answer to a question in a passage, as in SQuAD."""
 
 import dataclasses
-import itertools
-import json
-import re
-import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model import served
-from model.tasks.best_spans import IMPOSSIBLE, MAX_ANSWER_WORDS, best_spans
+from model.tasks.best_spans import MAX_ANSWER_WORDS, best_spans
 from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
 from model.tasks.evaluation import Evaluation
-from model.tasks.examples import Examples
+from model.tasks.passage_answers import (
+    answer_measures,
+    answer_scores,
+    best_of_texts,
+    passage_answers,
+)
 from model.tasks.reference_model import PLACES, farther
+from model.tasks.squad import Questions, read_squad
 from model.tasks.tables import Columns
 from model.tasks.task_kind import (
     TABLE_FIELDS,
@@ -34,7 +34,6 @@ from model.tasks.windows import ReadTexts, window_count, window_step
 from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.schema import Arrays, Tensors
-from pipeline.storage.encodings import is_unicode
 from pipeline.storage.strict_json import JsonObject
 
 if TYPE_CHECKING:
@@ -45,60 +44,6 @@ if TYPE_CHECKING:
 
 MAX_QUESTION_PIECES = 64
 """Maximum number of pieces of a question, as in google-research/bert (run_squad.py)."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about a passage.
-
-    Attributes:
-        id: id in the file.
-        question: text of the question.
-        passage: text that contains the answer.
-        answers: correct answers, each (text, character offset in the passage); empty if the passage
-            does not answer the question, or if no answer is at the offset that the file states.
-        expected: texts of all correct answers, at any offset; None = unknown.
-    """
-
-    id: str
-    question: str
-    passage: str
-    answers: tuple[tuple[str, int], ...]
-    expected: tuple[str, ...] | None = ()
-
-    @property
-    def is_learnable(self) -> bool:
-        """Whether the answer's offset is known, or the question has no answer."""
-        return self.expected is not None and bool(self.answers or not self.expected)
-
-
-@dataclass
-class Questions(Examples):
-    """Questions about passages.
-
-    Attributes:
-        path: the file.
-        questions: questions in the file's order.
-        misplaced: ids of questions with an answer that is not at the offset that the file states.
-    """
-
-    path: Path
-    questions: list[Question] = field(default_factory=list)
-    misplaced: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        """Return the number of questions."""
-        return len(self.questions)
-
-    @property
-    def are_labelled(self) -> list[bool]:
-        """Whether the answers to each question are known (including "no answer")."""
-        return [question.expected is not None for question in self.questions]
-
-    def select(self, are_chosen: Sequence[bool]) -> Self:
-        """Return the questions for which `are_chosen` is True."""
-        chosen = list(itertools.compress(self.questions, are_chosen))
-        return dataclasses.replace(self, questions=chosen)
 
 
 class Span(TaskKind[Questions]):
@@ -494,71 +439,6 @@ def _expected_places(passage: bytes, first: int, last: int) -> Arrays:
 SPAN = Span()
 
 
-# ---- reading
-
-
-def read_squad(path: Path) -> Questions:
-    """Read the JSON of SQuAD 1.1 or 2.0 (Rajpurkar et al. 2018, https://arxiv.org/abs/1806.03822).
-
-    Raises:
-        InputError: the file has another format.
-        OSError: the file cannot be read; `UnicodeDecodeError`: it is not in UTF-8.
-    """
-    # With a byte order mark, as Windows writes it, plain JSON would be refused.
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        articles = json.loads(text)["data"]
-        questions = Questions(path)
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for entry in paragraph["qas"]:
-                    _add_question(questions, paragraph["context"], entry)
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not in SQuAD's format (data, paragraphs, context, qas): {error!r}"
-        ) from error
-    return questions
-
-
-def _add_question(found: Questions, passage: str, entry: dict[str, Any]) -> None:
-    if entry["id"] is None or not is_unicode(str(entry["id"])):
-        raise ValueError(f"{entry['id']!r}: the id is not text")
-    for name, text in (("context", passage), ("question", entry["question"])):
-        if not isinstance(text, str) or not is_unicode(text):
-            raise ValueError(f"{entry['id']}: the {name} is not text")
-    is_impossible = entry.get("is_impossible", False)
-    if not isinstance(is_impossible, bool):
-        raise ValueError(f"{entry['id']}: is_impossible is neither true nor false")
-    # SQuAD 2.0 lists plausible answers of impossible questions elsewhere; none of them is right.
-    listed = [] if is_impossible else entry.get("answers")
-    answers = [(_answer_text(entry, each), int(each["answer_start"])) for each in listed or []]
-    placed = [
-        (text, first)
-        for text, first in answers
-        # `startswith` takes a negative offset from the end.
-        if text and first >= 0 and passage.startswith(text, first)
-    ]
-    if len(placed) < len(answers):
-        found.misplaced.append(str(entry["id"]))
-    expected = None if listed is None else tuple(text for text, _ in answers)
-    found.questions.append(
-        Question(str(entry["id"]), str(entry["question"]), passage, tuple(placed), expected)
-    )
-
-
-def _answer_text(entry: dict[str, Any], answer: dict[str, Any]) -> str:
-    """Return the text of an answer; a number, such as a year, may stand without quotes.
-
-    Raises:
-        ValueError: it is neither: the text of null would be "None".
-    """
-    text = answer["text"]
-    is_number = isinstance(text, int | float) and not isinstance(text, bool)
-    if not (is_number or isinstance(text, str)) or not is_unicode(str(text)):
-        raise ValueError(f"{entry['id']}: an answer is not text")
-    return str(text)
-
-
 # ---- encoding
 
 
@@ -642,159 +522,3 @@ def _scores_by_side(logits: Any, batch: "Batch") -> list[Any]:
 
     hidden = (1.0 - tf.cast(batch[schema.INPUT_MASK], tf.float32)) * HIDDEN
     return [logits[:, :, side] + hidden for side in (0, 1)]
-
-
-# ---- answers
-
-
-@dataclass(frozen=True)
-class PassageAnswer:
-    """An answer to a question.
-
-    Attributes:
-        text: text from the passage; "" = no answer.
-        score: score of the best start and end minus the score of "no answer"; above 0 if and only
-            if there is an answer. None if the passage has no words.
-    """
-
-    text: str
-    score: float | None
-
-
-def passage_answers(
-    questions: Sequence[Question], encoded: Encoded, logits: Sequence[np.ndarray]
-) -> list[PassageAnswer]:
-    """Return the best answer to each question over all windows of its passage.
-
-    The score of "no answer" is that of position 0 ([CLS]), the minimum over the windows, as in
-    google-research/bert (run_squad.py) with a threshold of 0.
-    """
-    best: dict[int, tuple[float, int, int]] = {}
-    nothing: dict[int, float] = {}
-    found = _best_of_windows(logits, encoded.words)
-    for source, scores, answer in zip(encoded.sources.tolist(), logits, found, strict=True):
-        none = float(scores[0].sum())
-        nothing[source] = min(nothing.get(source, np.inf), none)
-        total, first, _ = answer
-        if first != NO_LABEL and (source not in best or total > best[source][0]):
-            best[source] = answer
-    answers = []
-    for index, question in enumerate(questions):
-        if index not in best or best[index][0] <= nothing[index]:
-            margin = best[index][0] - nothing[index] if index in best else None
-            answers.append(PassageAnswer("", margin))
-            continue
-        total, first, last = best[index]
-        start, end = encoded.word_bytes[index][[first, last], [0, 1]]
-        text = question.passage.encode()[start:end].decode()
-        answers.append(PassageAnswer(text, total - nothing[index]))
-    return answers
-
-
-_WINDOWS_TOGETHER = 64
-"""Windows that are searched in one call, of similar lengths."""
-
-
-def _best_of_windows(
-    logits: Sequence[np.ndarray], words: Sequence[np.ndarray]
-) -> list[tuple[float, int, int]]:
-    """Return the score, the first and the last word of the best answer in each window."""
-    found: list[tuple[float, int, int]] = [(0.0, NO_LABEL, NO_LABEL)] * len(words)
-    # Windows of similar lengths together need little padding.
-    order = sorted(range(len(words)), key=lambda index: len(words[index]))
-    for start in range(0, len(order), _WINDOWS_TOGETHER):
-        chosen = order[start : start + _WINDOWS_TOGETHER]
-        # A multiple of 64, so that TensorFlow sees few shapes.
-        length = -(-len(words[chosen[-1]]) // 64) * 64
-        scores = np.zeros((len(chosen), length, 2), np.float32)
-        at = np.full((len(chosen), length), NO_LABEL, np.int32)
-        for place, index in enumerate(chosen):
-            scores[place, : len(words[index])] = logits[index]
-            at[place, : len(words[index])] = words[index]
-        best = (each.numpy()[:, 0].tolist() for each in best_spans(scores, at))
-        for index, answer in zip(chosen, zip(*best, strict=True), strict=True):
-            found[index] = answer
-    return found
-
-
-def best_of_texts(found: Mapping[str, Any], read: ReadTexts) -> tuple[Any, Any, Any]:
-    """Return the best answers over all windows of each text; no two have the same words.
-
-    Part of the exported graph.
-
-    Args:
-        found: `Span.window_outputs` of all windows.
-        read: the texts.
-
-    Returns:
-        scores: float32 [B, N]; first, last: int32 [B, N], see `best_spans`.
-    """
-    import tensorflow as tf
-
-    # `window_outputs` are flat: S answers of each window, one window after another.
-    count = tf.size(found["scores"]) // tf.maximum(tf.size(found["no_answer"]), 1)
-    count = tf.maximum(count, 1)
-    is_answer = found["first"] != NO_LABEL
-    scores, first, last = (
-        tf.boolean_mask(found[name], is_answer) for name in ("scores", "first", "last")
-    )
-    rows = tf.boolean_mask(tf.repeat(read.rows, count), is_answer)
-    # One number for each run of words of a text; windows that overlap have the same ones.
-    most_words = tf.reduce_max(read.words.starts.row_lengths()) + 1
-    runs = rows * most_words + tf.cast(first, tf.int64)
-    runs = runs * MAX_ANSWER_WORDS + tf.cast(last - first, tf.int64)
-    # Windows overlap, so a run of words may be found twice; the better score counts.
-    runs, index = tf.unique(runs, tf.int64)
-    scores = tf.math.unsorted_segment_max(scores, index, tf.size(runs, tf.int64))
-    first = tf.cast(runs // MAX_ANSWER_WORDS % most_words, tf.int32)
-    last = first + tf.cast(runs % MAX_ANSWER_WORDS, tf.int32)
-    rows = runs // MAX_ANSWER_WORDS // most_words  # ascending, as `read.rows` is
-
-    def by_text(values: Any, nothing: Any) -> Any:
-        """Return [runs] as [B, most runs of a text, and N more]."""
-        texts = tf.size(read.texts, tf.int64)
-        ragged = tf.RaggedTensor.from_value_rowids(values, rows, texts, validate=False)
-        # `top_k` needs at least `count` columns, however few answers there are.
-        return tf.pad(ragged.to_tensor(nothing), [[0, 0], [0, count]], constant_values=nothing)
-
-    best, places = tf.math.top_k(by_text(scores, IMPOSSIBLE), count)
-    return best, *(
-        tf.gather(by_text(each, NO_LABEL), places, batch_dims=1) for each in (first, last)
-    )
-
-
-def normalized_answer(text: str) -> str:
-    """Return an answer in lower case, without punctuation, articles and extra spaces, as SQuAD."""
-    # The order of SQuAD's own script: lower case, punctuation, articles, white space.
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
-def answer_scores(answer: str, expected: Sequence[str]) -> tuple[float, float]:
-    """Return the exact match and the F1 of an answer: the maximum over the correct answers.
-
-    Args:
-        answer: answer of the model; "" = no answer.
-        expected: correct answers; empty = the question has no answer.
-    """
-    # Drop answers of articles and punctuation alone, as in SQuAD 2.0's evaluation script.
-    correct = [text for text in map(normalized_answer, expected) if text] or [""]
-    answer = normalized_answer(answer)
-    exact = float(answer in correct)
-    return exact, max(_word_f1(answer, text) for text in correct)
-
-
-def _word_f1(answer: str, expected: str) -> float:
-    a, b = answer.split(), expected.split()
-    # SQuAD 2.0's script: without words on one side, F1 is whether both have none.
-    if not a or not b:
-        return float(a == b)
-    common = sum((Counter(a) & Counter(b)).values())
-    return 2 * common / (len(a) + len(b))
-
-
-def answer_measures(answers: Sequence[str], expected: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return SQuAD's metrics: the mean F1 and the mean exact match."""
-    scores = [answer_scores(*pair) for pair in zip(answers, expected, strict=True)]
-    exact, f1 = np.mean(scores, axis=0)
-    return {"span_f1": float(f1), "exact_match": float(exact)}

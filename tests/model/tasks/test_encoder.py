@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from model.tasks.encoded import NO_LABEL, SHORTEST_WINDOW, Encoded
 from model.tasks.encoder import Encoder
 from model.tasks.examples import Examples
-from model.tasks.span import Question, Questions, question_room, windows
+from model.tasks.span import question_room, windows
+from model.tasks.squad import Question, Questions
 from model.tasks.tagging import TaggedSentences
 from model.tasks.task_kind import Task
 from model.tasks.texts import Texts, of_texts

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model.tasks.example_files import read_examples
-from model.tasks.span import Questions
+from model.tasks.squad import Questions
 from model.tasks.tables import Columns
 from model.tasks.tagging import TaggedSentences
 from model.tasks.texts import Texts

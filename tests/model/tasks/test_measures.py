@@ -13,8 +13,9 @@ from model.evaluate import worst
 from model.tasks.classification import class_measures, relevant_class
 from model.tasks.encoded import NO_LABEL, Encoded
 from model.tasks.evaluation import Evaluation
+from model.tasks.passage_answers import answer_measures, normalized_answer, passage_answers
 from model.tasks.regression import number_measures
-from model.tasks.span import Question, answer_measures, normalized_answer, passage_answers
+from model.tasks.squad import Question
 from model.tasks.tag_schemes import tag_scheme
 from model.tasks.tagging import TaggedSentences, tag_measures, word_tags
 from model.tasks.task_kind import Task

@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from model.tasks.best_spans import best_spans
 from model.tasks.encoded import NO_LABEL, Encoded
-from model.tasks.span import SPAN, Question, passage_answers
+from model.tasks.passage_answers import passage_answers
+from model.tasks.span import SPAN
+from model.tasks.squad import Question
 from model.tasks.task_kind import Task
 from model.tasks.windows import ReadTexts
 from pipeline.text.inputs import WordPieces

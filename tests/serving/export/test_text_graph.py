@@ -9,7 +9,7 @@ import pytest
 from model.tasks.batches import Batches
 from model.tasks.encoded import Encoded
 from model.tasks.encoder import Encoder
-from model.tasks.span import Question, Questions
+from model.tasks.squad import Question, Questions
 from model.tasks.tagging import TAGGING, TaggedSentences
 from model.tasks.task_kind import Task
 from model.tasks.texts import Texts
