@@ -60,6 +60,8 @@ TESTED_THROUGH_OTHERS = {
     "pipeline.jobs.write_rejections": "pipeline/jobs/test_rejections.py",
     "pipeline.inspect_rejections": "pipeline/jobs/test_rejections.py",
     "pipeline.storage.local_globs": "pipeline/storage/test_files.py",
+    "serving.client.messages": "serving/client/test_client.py",
+    "serving.client.tensors": "serving/client/test_client.py",
     "serving.export.piece_ids": "serving/export/test_export.py",
     "serving.server.grpc_admission": "serving/server/test_hostile_clients.py",
 }

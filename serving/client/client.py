@@ -1,9 +1,7 @@
 """Clients for model servers over REST and gRPC: the embedded server or TensorFlow Serving."""
 
-import base64
 import json
 import logging
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,28 +20,21 @@ from model import served
 from pipeline.errors import InputError, JobError
 from pipeline.storage.strict_json import JsonObject
 from serving.addresses import is_host
+from serving.client.messages import assertion_words, one_line
+from serving.client.tensors import (
+    array_from_json,
+    array_from_proto,
+    dtypes_from_json,
+    dtypes_from_proto,
+    jsonable,
+    string_from_json,
+    tensor_proto,
+)
 from serving.tf_serving import DEFAULT_SIGNATURE, GRPC_PORT, MAX_MESSAGE_BYTES, REST_PORT
 
 if TYPE_CHECKING:
     import grpc
     from tensorflow_serving.apis import model_pb2
-
-_DTYPES = {
-    "DT_FLOAT": np.float32,
-    "DT_DOUBLE": np.float64,
-    "DT_HALF": np.float16,
-    "DT_INT8": np.int8,
-    "DT_INT16": np.int16,
-    "DT_INT32": np.int32,
-    "DT_INT64": np.int64,
-    "DT_UINT8": np.uint8,
-    "DT_UINT32": np.uint32,
-    "DT_UINT64": np.uint64,
-    "DT_BOOL": np.bool_,
-    "DT_STRING": np.object_,
-}
-_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
-"""NumPy kinds of parsed JSON numbers that are accepted for each kind of output dtype."""
 
 # Status codes that mean an invalid request; others are server errors or temporary ones.
 _REFUSED_STATUS = set(range(400, 500)) - {408, 409, 429, 499}
@@ -60,9 +51,7 @@ COMPARING = (served.RERANK, served.SIMILARITY, served.SCORE, CLASSIFY)
 """Signatures that compare two texts, the one that is preferred first."""
 
 _INIT_OP = "__saved_model_init_op"  # listed with the signatures, but is not one
-_BYTES_SUFFIX = "_bytes"  # string outputs whose name has this suffix are bytes, not text
 _TRIES = 4
-_MAX_MESSAGE_CHARS = 2000
 _POLL_SECS = 0.2
 _GRPC_RETRIES = {
     "methodConfig": [
@@ -336,7 +325,7 @@ class _BaseClient(ABC):
         return ServerError(f"{self._address} did not answer within {self._timeout_secs:g} s")
 
     def _not_a_model_server(self, what: object) -> ServerError:
-        return ServerError(f"{self._address}: {_one_line(str(what))}; is it a model server?")
+        return ServerError(f"{self._address}: {one_line(str(what))}; is it a model server?")
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -380,16 +369,17 @@ class Client(_BaseClient):
         """Return the state of each version of a model, such as {2: "AVAILABLE", 1: "END"}."""
         answer = self._ask("GET", quote(model, safe=""))
         with self._reading("status"):
-            return {
-                int(one["version"]): _string(one["state"]) for one in answer["model_version_status"]
-            }
+            states = answer["model_version_status"]
+            return {int(one["version"]): string_from_json(one["state"]) for one in states}
 
     def _fetch_signatures(self, model: str, version: Version) -> dict[str, Signature]:
         answer = self._ask("GET", _path(model, version) + "/metadata")
         with self._reading("metadata"):
             definitions = answer["metadata"]["signature_def"]["signature_def"]
             return {
-                name: Signature(_dtypes(definition["inputs"]), _dtypes(definition["outputs"]))
+                name: Signature(
+                    dtypes_from_json(definition["inputs"]), dtypes_from_json(definition["outputs"])
+                )
                 for name, definition in definitions.items()
                 if name != _INIT_OP
             }
@@ -409,12 +399,12 @@ class Client(_BaseClient):
             if len(signature.outputs) == 1:  # the REST API omits the name of a single output
                 outputs = {next(iter(signature.outputs)): outputs}
             return {
-                output: _array_from_json(output, dtype, outputs[output])
+                output: array_from_json(output, dtype, outputs[output])
                 for output, dtype in sorted(signature.outputs.items())
             }
 
     def _ask(self, method: str, path: str, content: Any = None) -> Any:
-        body = None if content is None else json.dumps(content, default=_jsonable).encode()
+        body = None if content is None else json.dumps(content, default=jsonable).encode()
         try:
             answer = self._session.request(
                 method, self._base + path, data=body, timeout=self._timeout_secs
@@ -435,7 +425,8 @@ class Client(_BaseClient):
         if not isinstance(message, str):
             raise self._not_a_model_server(f"{status}, without an error message")
         refused = answer.status_code in _REFUSED_STATUS
-        raise (RequestError if refused else ServerError)(_one_line(_words(message)) or status)
+        said = one_line(assertion_words(message)) or status
+        raise (RequestError if refused else ServerError)(said)
 
     def _unanswered(self, error: Exception) -> ServerError:
         """Return the error for a request without a valid HTTP response."""
@@ -492,7 +483,9 @@ class GrpcClient(_BaseClient):
         with self._reading("metadata"):
             _unpack(answer.metadata["signature_def"], known)
             return {
-                name: Signature(_dtype_names(definition.inputs), _dtype_names(definition.outputs))
+                name: Signature(
+                    dtypes_from_proto(definition.inputs), dtypes_from_proto(definition.outputs)
+                )
                 for name, definition in known.signature_def.items()
                 if name != _INIT_OP
             }
@@ -511,12 +504,12 @@ class GrpcClient(_BaseClient):
         _name_model(request.model_spec, model, version)
         request.model_spec.signature_name = name
         for input_name, values in inputs.items():
-            proto = _tensor_proto(input_name, values, signature.inputs.get(input_name))
+            proto = tensor_proto(input_name, values, signature.inputs.get(input_name))
             request.inputs[input_name].CopyFrom(proto)
         answer = self._ask(self._prediction.Predict, request)
         with self._reading("outputs"):
             return {
-                output: _array_from_proto(output, dtype, answer.outputs)
+                output: array_from_proto(output, dtype, answer.outputs)
                 for output, dtype in sorted(signature.outputs.items())
             }
 
@@ -531,30 +524,13 @@ class GrpcClient(_BaseClient):
     def _explained(self, error: "grpc.RpcError") -> ServerError:
         import grpc
 
-        code, details = error.code(), _one_line(_words(error.details() or ""))
+        code, details = error.code(), one_line(assertion_words(error.details() or ""))
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return self._too_slow()
         if code == grpc.StatusCode.UNAVAILABLE and "connect" in details:
             return self._nothing_answers()
         refused = code.name in _REFUSED_CODES
         return (RequestError if refused else ServerError)(details or code.name)
-
-
-def _words(message: str) -> str:
-    """Return a server's message; of an assertion in a model's graph, only its words.
-
-    TensorFlow writes them in brackets, and after them the compared tensors and the graph's node.
-    """
-    # The message is untrusted, and the pattern's time is quadratic in the number of spaces.
-    message = message[:_MAX_MESSAGE_CHARS]
-    found = re.match(r"assertion failed: (\[.*?\])\s*(\[Condition |\[\[\{\{|$)", message, re.DOTALL)
-    return " ".join(re.findall(r"\[(.*?)\]", found[1], re.DOTALL)) if found else message
-
-
-def _one_line(message: str) -> str:
-    """Return an untrusted message as one line that is safe to print to a terminal."""
-    words = " ".join(message[:_MAX_MESSAGE_CHARS].split())
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
 
 
 def _checked_netloc(rest: str) -> str:
@@ -580,26 +556,6 @@ def _path(model: str, version: Version) -> str:
     return path if version is None else f"{path}/versions/{version}"
 
 
-def _dtypes(side: dict[str, Any]) -> dict[str, str]:
-    return {name: _string(info["dtype"]) for name, info in side.items()}
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a string, received {value!r:.40}")
-    return value
-
-
-def _dtype_names(side: Mapping[str, Any]) -> dict[str, str]:
-    return {name: _dtype_name(info.dtype) for name, info in side.items()}
-
-
-def _dtype_name(number: int) -> str:
-    from tensorflow.core.framework import types_pb2
-
-    return types_pb2.DataType.Name(number)
-
-
 def _unpack(packed: Any, message: Any) -> None:
     """Unpack a protocol buffers `Any` into a message.
 
@@ -614,55 +570,6 @@ def _unpack(packed: Any, message: Any) -> None:
         raise ValueError(str(error)) from error
     if not is_unpacked:
         raise ValueError(f"no {message.DESCRIPTOR.name}")
-
-
-def _jsonable(value: Any) -> Any:
-    """Convert bytes and NumPy values for the JSON encoder."""
-    if isinstance(value, bytes):
-        return {"b64": base64.b64encode(value).decode("ascii")}
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise InputError(f"inputs: expected lists, numbers and text, received {type(value).__name__}")
-
-
-def _array_from_json(name: str, dtype: str, values: Any) -> np.ndarray:
-    """Convert an output from JSON to an array of the signature's dtype.
-
-    Raises:
-        LookupError, TypeError, ValueError, ArithmeticError: the values do not have that dtype.
-    """
-    if dtype == "DT_STRING":
-        array = np.array(values, dtype=np.object_)
-        if name.endswith(_BYTES_SUFFIX):
-            return _each(lambda value: base64.b64decode(value["b64"], validate=True), array)
-        return _each(_string, array)
-    array = np.array(values)
-    if dtype not in _DTYPES or not array.size:
-        return array.astype(_DTYPES.get(dtype, array.dtype))
-    target: Any = np.dtype(_DTYPES[dtype])
-    if array.dtype.kind not in _KINDS[target.kind]:
-        raise TypeError(f"output {name} is {array.dtype}, its signature says {dtype}")
-    if target.kind in "iu" and not np.can_cast(array.dtype, target):
-        limits = np.iinfo(target)  # astype would wrap around silently
-        if array.min() < limits.min or array.max() > limits.max:
-            raise OverflowError(f"output {name} has a number that is not {dtype}")
-    return array.astype(target)
-
-
-def _array_from_proto(name: str, dtype: str, outputs: Mapping[str, Any]) -> np.ndarray:
-    """Convert an output from a TensorProto to an array of the signature's dtype.
-
-    Raises:
-        LookupError, TypeError, ValueError: the output is missing, malformed or of another dtype.
-    """
-    import tensorflow as tf
-
-    if name not in outputs:  # indexing a protobuf map would insert an empty value
-        raise KeyError(name)
-    received = _dtype_name(outputs[name].dtype)
-    if received != dtype:
-        raise TypeError(f"output {name} is {received}, its signature says {dtype}")
-    return _text_or_bytes(name, tf.make_ndarray(outputs[name]))
 
 
 def _compares(signature: Signature | None) -> bool:
@@ -688,36 +595,9 @@ def _relevance(model: str, answer: Mapping[str, np.ndarray], label: str | None) 
     return answer[served.PROBABILITIES][:, labels.index(label)]
 
 
-def _text_or_bytes(name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype != np.object_ or name.endswith(_BYTES_SUFFIX):
-        return array
-    return _each(lambda value: value.decode("utf-8", "surrogateescape"), array)
-
-
-def _each(function: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
-    result = np.empty(array.shape, dtype=np.object_)
-    for index, value in np.ndenumerate(array):
-        result[index] = function(value)
-    return result
-
-
 def _name_model(spec: "model_pb2.ModelSpec", model: str, version: Version) -> None:
     spec.name = model
     if isinstance(version, str):
         spec.version_label = version
     elif version is not None:
         spec.version.value = version
-
-
-def _tensor_proto(name: str, values: Any, dtype: str | None) -> Any:
-    """Convert values to a TensorProto; an input that the model lacks keeps NumPy's dtype."""
-    import tensorflow as tf
-    from tensorflow.core.framework import types_pb2
-
-    try:
-        known = None if dtype is None else types_pb2.DataType.Value(dtype)
-        if dtype == "DT_STRING":  # TensorFlow would flatten a ragged list of strings silently
-            values = np.array(values, dtype=np.object_)
-        return tf.make_tensor_proto(values, dtype=known)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"input {name}: {_one_line(str(error))}") from error
