@@ -43,7 +43,10 @@ READ_BY_IMPORTS = re.compile(
     r"TF_(?!CONFIG$)|PYTHON|LANG|(KERAS|LD|OMP|ONEDNN|DNNL|OPENBLAS|MKL|XLA|GRPC|MALLOC|FSSPEC|LC)_"
 )
 """Variables that Python, or a library when it is imported, may read. `serve` sets some itself."""
-OPTIONS = {"args", "cwd", "env", "stdin", "stdout", "stderr", "text", "encoding", "close_fds"}
+OPTIONS = {
+    "args", "cwd", "env", "stdin", "stdout", "stderr", "text", "encoding", "close_fds",
+    "start_new_session",
+}  # fmt: skip
 """Options of `subprocess.Popen` that a fork honours."""
 PR_SET_CHILD_SUBREAPER = 36
 LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -89,12 +92,25 @@ class ForkServer:
                 raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def fork(self, words: list[str], cwd: str, env: dict[str, str], files: list[int]) -> int:
-        """Return the process id of a new fork, which is a child of this process."""
+    def fork(
+        self, words: list[str], cwd: str, env: dict[str, str], files: list[int], session: bool
+    ) -> int:
+        """Return the process id of a new fork, which is a child of this process.
+
+        Args:
+            words: module or file, and its arguments.
+            cwd: working directory.
+            env: environment.
+            files: standard input, output and error.
+            session: whether it leads a session of its own.
+        """
         status = Path("/proc/self/status").read_text()
         umask = int(re.search(r"^Umask:\s+(\d+)", status, re.MULTILINE)[1], 8)
         limits = [(number, *resource.getrlimit(number)) for number in LIMITS]
-        order = {"words": words, "cwd": cwd, "env": env, "umask": umask, "limits": limits}
+        order = {
+            "words": words, "cwd": cwd, "env": env, "umask": umask, "limits": limits,
+            "session": session,
+        }  # fmt: skip
         with self._lock:
             assert self._socket
             prctl = ctypes.CDLL(None).prctl
@@ -155,12 +171,13 @@ class _Fork(subprocess.Popen):
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
         """Start it; the arguments are those of Python 3.11 to 3.13."""
-        cwd, env, pipes = rest[4], rest[5], rest[9:15]
+        cwd, env, pipes, session = rest[4], rest[5], rest[9:15], rest[20]
         theirs = pipes[0], pipes[3], pipes[5]  # a pipe's end, or -1 for what this process has
         files = [number if end == -1 else end for number, end in enumerate(theirs)]
         environment = dict(os.environ if env is None else env)
+        folder = str(cwd or Path.cwd())
         try:
-            self.pid = self._server.fork(self._words, str(cwd or Path.cwd()), environment, files)
+            self.pid = self._server.fork(self._words, folder, environment, files, session)
             self._child_created = True
         finally:
             self._close_pipe_fds(*pipes)
@@ -183,28 +200,39 @@ def serve(channel: socket.socket) -> list[str]:
         message, files, *_ = socket.recv_fds(channel, 1 << 20, 3)
         if not message:
             sys.exit()
+        order = json.loads(message)
         with warnings.catch_warnings():
             # OpenBLAS and jemalloc, which have threads, take care of forks.
             warnings.simplefilter("ignore", DeprecationWarning)
-            is_fork = _fork(channel)
+            is_fork = _fork(channel, session=order["session"])
         if is_fork:
             channel.close()
-            return become(json.loads(message), files)
+            return become(order, files)
         for file in files:
             os.close(file)
 
 
-def _fork(channel: socket.socket) -> bool:
-    """Return True in a fork whose parent has ended, and False in this process."""
+def _fork(channel: socket.socket, *, session: bool) -> bool:
+    """Return True in a fork whose parent has ended, and False in this process.
+
+    Its process id is told when it has its session.
+    """
     between = os.fork()
     if between:
         os.waitpid(between, 0)
         channel.send(b"its parent has ended")
         return False
     parent = os.getpid()
+    has_session, writer = os.pipe()
     if fork := os.fork():
+        os.close(writer)
+        os.read(has_session, 1)  # until the fork has closed the other end
         channel.send(str(fork).encode())
         os._exit(0)
+    if session:
+        os.setsid()
+    os.close(writer)
+    os.close(has_session)
     while os.getppid() == parent:
         time.sleep(0.001)
     return True

@@ -52,6 +52,15 @@ def test_signals_reach_a_fork() -> None:
             assert process.wait(60) == -number
 
 
+def test_a_fork_leads_its_session() -> None:
+    with FORKS.popen(
+        [sys.executable, str(PROGRAM), "wait"], stdin=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert isinstance(process, _Fork)
+        assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
+        process.kill()
+
+
 def test_a_fork_is_stopped_and_resumed_and_ends_with_ctrl_c() -> None:
     with FORKS.popen(
         [sys.executable, str(PROGRAM), "wait"],
@@ -74,7 +83,7 @@ def test_a_fork_is_stopped_and_resumed_and_ends_with_ctrl_c() -> None:
         (["-c", ""], {}),
         (["-m", "clozeline", "--help"], {"env": os.environ | {"TF_CPP_MAX_VLOG_LEVEL": "0"}}),
         (["-m", "clozeline", "--help"], {"env": os.environ | {"PYTHONPATH": str(ROOT)}}),
-        (["-m", "clozeline", "--help"], {"start_new_session": True}),
+        (["-m", "clozeline", "--help"], {"process_group": 0}),
         (["-m", "clozeline", "--help"], {"cwd": "copy"}),
     ],
     ids=["serve", "code", "TensorFlow's", "Python's", "option", "other code"],

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
@@ -23,6 +24,7 @@ from pipeline.jobs.beam_options import (
     is_local,
     running_pipeline,
 )
+from tests.fork_server import CLOZELINE, FORKS
 
 PROCESSES = "--direct_running_mode=multi_processing"
 
@@ -82,21 +84,19 @@ def test_the_runner_is_reported(flags: list[str], local: bool, said: str) -> Non
 
 @contextlib.contextmanager
 def started(
-    corpus: Path, vocab: Path, output: Path, *, before: Callable[[], object] | None = None
+    corpus: Path,
+    vocab: Path,
+    output: Path,
+    popen: Callable[..., subprocess.Popen[str]] = FORKS.popen,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Begin to preprocess with two worker processes, in a session of its own.
-
-    Args:
-        before: called in the new process, before the command.
-    """
+    """Begin to preprocess with two worker processes, which are new, in a session of its own."""
     where = ["--input", corpus / "*.txt", "--vocab", vocab, "--output", output]
-    command = [Path(sys.executable).parent / "clozeline", "preprocess", *where, "--shards", "2"]
-    with subprocess.Popen(
+    command = [CLOZELINE, "preprocess", *where, "--shards", "2"]
+    with popen(
         [*command, PROCESSES, "--direct_num_workers=2"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=before,
     ) as job:
         try:
             yield job
@@ -158,7 +158,8 @@ def test_workers_are_quiet_and_their_ports_on_loopback(
     prose_corpus: Path, vocab_path: Path, tmp_path: Path
 ) -> None:
     seen: set[str] = set()
-    with started(prose_corpus, vocab_path, tmp_path / "ds") as job:
+    # A new process: a fork would not show what imports print.
+    with started(prose_corpus, vocab_path, tmp_path / "ds", subprocess.Popen) as job:
         while job.poll() is None:
             with contextlib.suppress(OSError):  # ended meanwhile
                 for process in [job.pid, *workers(job.pid)]:
@@ -177,25 +178,33 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+in_the_background = partial(subprocess.Popen, preexec_fn=ignore_interrupts)
+
+
 @pytest.mark.parametrize(
-    ("death", "before", "code", "said"),
+    ("death", "popen", "code", "said"),
     [
-        (signal.SIGKILL, None, 1, "the Beam job failed: Worker subprocess exited with return code"),
-        (signal.SIGKILL, ignore_interrupts, 1, "the Beam job failed: Worker subprocess exited"),
-        (signal.SIGINT, None, 130, "interrupted"),
+        (
+            signal.SIGKILL,
+            FORKS.popen,
+            1,
+            "the Beam job failed: Worker subprocess exited with return code",
+        ),
+        (signal.SIGKILL, in_the_background, 1, "the Beam job failed: Worker subprocess exited"),
+        (signal.SIGINT, FORKS.popen, 130, "interrupted"),
     ],
     ids=["killed", "killed in the background", "interrupted"],
-)
+)  # fmt: skip
 def test_a_worker_that_dies_ends_the_job(
     death: int,
-    before: Callable[[], object] | None,
+    popen: Callable[..., subprocess.Popen[str]],
     code: int,
     said: str,
     prose_corpus: Path,
     vocab_path: Path,
     tmp_path: Path,
 ) -> None:
-    with started(prose_corpus, vocab_path, tmp_path / "ds", before=before) as job:
+    with started(prose_corpus, vocab_path, tmp_path / "ds", popen) as job:
         # One is killed while the other starts. Ctrl-C reaches all, long after their start.
         chosen = workers if death == signal.SIGKILL else awake
         while not (running := chosen(job.pid)):
