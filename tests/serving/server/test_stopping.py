@@ -12,6 +12,7 @@ import threading
 import time
 import types
 import weakref
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -29,30 +30,13 @@ from serving.server.main import ModelServer, _end_process
 from serving.server.metrics import Metrics
 from serving.server.signature_spec import ServableSignature
 from serving.server.status import ServingError
+from tests.fork_server import FORKS
 from tests.serving.server.conftest import is_refused
 
 HOST = "127.0.0.1"
 DEADLINE_SECS = 60
 
-ENDLESS = """
-import pathlib, sys, threading
-from clozeline.show.terminal import printed_notes
-from serving.server.limits import Limits
-from serving.server.main import serve
-from serving.server.models import Repository
-from serving.server.runner import Runner
-
-def run(*_):
-    print("running", file=sys.stderr, flush=True)
-    threading.Event().wait()
-
-Runner.run = run
-if "load" in sys.argv[3:]:
-    Repository.poll = run
-limits = Limits(stop_timeout_secs=float(sys.argv[2]))
-with printed_notes(str):
-    serve(pathlib.Path(sys.argv[1]), "127.0.0.1", 0, 0, limits=limits)
-"""
+ENDLESS = Path(__file__).parent / "endless.py"
 
 
 def ask(port):
@@ -80,8 +64,8 @@ def endless(models):
     processes = []
 
     def start(stop_timeout_secs, *work):
-        command = [sys.executable, "-c", ENDLESS, str(models), str(stop_timeout_secs), *work]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, str(ENDLESS), str(models), str(stop_timeout_secs), *work]
+        process = FORKS.popen(command, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         clients, ports, running = {"REST": ask, "gRPC": ask_grpc}, {}, 0
         while len(ports) < 2 or running < len(work):  # a load may begin before the ports are told
