@@ -1,14 +1,15 @@
 """Checkpoints with damaged bytes: imported or refused with one line, in bounded memory and time."""
 
 import json
+import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import keras_hub
 import pytest
 
+from tests.fork_server import FORKS, ROOT
 from tests.model.interchange import import_mutated
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "hugging_face" / "single"
@@ -48,10 +49,8 @@ def test_a_damaged_file_is_imported_or_refused_in_one_line(
 ) -> None:
     command = [sys.executable, import_mutated.__file__, checkpoints[kind], name, SEEDS, tmp_path]
     # The program ends by a signal if one import hangs, and with an error if memory is exhausted.
-    ended = subprocess.run(
-        list(map(str, command)), cwd=Path(__file__).parents[3], capture_output=True, text=True,
-        env={"PYTHONPATH": ".", "PATH": "", "HOME": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )  # fmt: skip
+    environment = os.environ | {"PATH": "", "HOME": str(tmp_path)}
+    ended = FORKS.run(list(map(str, command)), cwd=ROOT, env=environment)
     assert ended.returncode == 0, ended.stderr[-2000:]
     cases = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [case["seed"] for case in cases] == list(range(SEEDS))
