@@ -49,11 +49,15 @@ def finished(
     dataset: Path, small_config: BertConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The run of the flags of `options`, not to be changed."""
-    folder = tmp_path_factory.mktemp("finished")
+    return run_of_flags(dataset, small_config, tmp_path_factory.mktemp("finished"))
+
+
+def run_of_flags(dataset: Path, config: BertConfig, folder: Path, **given: Any) -> Path:
     model = folder / "small.json"
-    model.write_text(dataclasses.replace(small_config, num_hidden_layers=1).to_json())
-    Pretrain(dataset=dataset, run_dir=folder / "run", model=str(model), **FLAGS).run()
-    return folder / "run"
+    model.write_text(dataclasses.replace(config, num_hidden_layers=1).to_json())
+    run = folder / "run"
+    Pretrain(dataset=dataset, run_dir=run, model=str(model), **(FLAGS | given)).run()
+    return run
 
 
 FLAGS: dict[str, Any] = {
@@ -214,29 +218,49 @@ def stop_before_the_best_is_marked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BestKeeper, "mark", mark_or_stop)
 
 
-@pytest.mark.parametrize(
-    "stop", [stop_before_the_evaluation, stop_in_the_evaluation, stop_before_the_best_is_marked]
-)
-def test_no_stop_costs_an_evaluation(
-    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Callable[..., None]
-) -> None:
-    flags: dict[str, Any] = {"eval_every_steps": 2, "checkpoint_every_steps": 2}
+EVERY_2_STEPS = {"eval_every_steps": 2, "checkpoint_every_steps": 2}
+
+
+def measure_the_best_at_step_4(patch: pytest.MonkeyPatch) -> None:
     measure = PretrainingData.measure
-    monkeypatch.setattr(  # the evaluation at step 4 is the best
+    patch.setattr(
         PretrainingData,
         "measure",
         lambda data, trainer: measure(data, trainer) | {"loss": abs(int(trainer.step) - 4)},
     )
-    options(run_dir=tmp_path / "whole", **flags).run()
+
+
+@pytest.fixture(scope="module")
+def best_at_step_4(
+    dataset: Path, small_config: BertConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An uninterrupted run, not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        measure_the_best_at_step_4(patch)
+        folder = tmp_path_factory.mktemp("best_at_step_4")
+        return run_of_flags(dataset, small_config, folder, **EVERY_2_STEPS)
+
+
+@pytest.mark.parametrize(
+    "stop", [stop_before_the_evaluation, stop_in_the_evaluation, stop_before_the_best_is_marked]
+)
+def test_no_stop_costs_an_evaluation(
+    options: Options,
+    best_at_step_4: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Callable[..., None],
+) -> None:
+    measure_the_best_at_step_4(monkeypatch)
     with monkeypatch.context() as patch:
         stop(patch)
         with pytest.raises(KeyboardInterrupt):
-            options(**flags).run()
+            options(**EVERY_2_STEPS).run()
     for _ in ("resumed", "finished, and measured again"):
-        options(**flags).run()
-        whole, stopped = tmp_path / "whole", tmp_path / "run"
+        options(**EVERY_2_STEPS).run()
+        stopped = tmp_path / "run"
         assert [line["step"] for line in lines_of(stopped, "eval")] == [2, 4, 6]
-        assert lines_of(stopped, "eval") == lines_of(whole, "eval")
+        assert lines_of(stopped, "eval") == lines_of(best_at_step_4, "eval")
         assert Checkpoints(stopped / "checkpoints").best == Best(4, "loss", 0)
 
 
