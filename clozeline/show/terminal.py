@@ -51,11 +51,11 @@ def table(
     for index, column in enumerate(columns):
         justify: Literal["left", "right"] = "left" if index in text_columns else "right"
         # Folded and not cut: paths and words must be readable to the end.
-        result.add_column(column, justify=justify, overflow="fold")
+        result.add_column(escaped(column), justify=justify, overflow="fold")
     for row in rows:
         cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row]
         # Before their widths are measured.
-        result.add_row(*(escaped(cell, keep="\n\t") for cell in cells))
+        result.add_row(*map(escaped, cells))
     return result
 
 

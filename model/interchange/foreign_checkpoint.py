@@ -4,7 +4,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +141,16 @@ class WeightSource:
     """The weights in a checkpoint's files, read on demand.
 
     Attributes:
-        path: path of the file or files, for messages.
+        path: path of the file, or of the index of several, for messages.
         shapes: shapes by name.
         read: function that returns the values of a name; raises `InputError`.
+        files: path of the file that has a name; empty = all are in `path`.
     """
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 def find_weights(
@@ -251,16 +253,17 @@ def _parts(
 def _read(source: WeightSource, weight: Weight, form: Format) -> np.ndarray:
     stored = weight.stored[form]
     shape = source.shapes[stored.name]
+    file = source.files.get(stored.name, source.path)
     if shape != stored.shape:
         raise InputError(
-            f"{source.path}: {stored.name} has the shape {by(shape)}, but the config requires "
+            f"{file}: {stored.name} has the shape {by(shape)}, but the config requires "
             f"{by(stored.shape)}; config and weights must belong to the same model"
         )
     # The shape is compared before the values are read: a forged one would be allocated.
     values = weight.to_ours(source.read(stored.name), form)
     if not np.isfinite(values).all():
         raise InputError(
-            f"{source.path}: {stored.name} contains NaN or infinity; "
+            f"{file}: {stored.name} contains NaN or infinity; "
             "it was saved after its training diverged"
         )
     return values
@@ -322,7 +325,7 @@ def make_texts(
         )
     if len(pieces) < size:
         lacking = counted(size - len(pieces), "rows")
-        notes.append(f"without a piece: {lacking} of the embedding, called [rowN]")
+        notes.append(f"{lacking} of the embedding without a piece in the vocabulary, named [rowN]")
         data = as_bytes([*pieces, *(f"[row{index}]" for index in range(len(pieces), size))])
     if lower_case is None:
         lower_case = not any(map(is_cased, pieces))

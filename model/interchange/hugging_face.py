@@ -224,9 +224,10 @@ def _open(path: Path, settings: CheckpointSettings) -> tuple[WeightSource, dict[
         # A copy that differs stays, and is reported as unused: the model was trained untied.
         elif twin in shapes and np.array_equal(read(twin), read(original)):
             del shapes[twin]
-    return WeightSource(path / WEIGHTS, shapes, read), {
-        ours: name for ours, (_, name, _) in stored.items()
-    }
+    source = path / (WEIGHTS if (path / WEIGHTS).exists() else INDEX)
+    files = {ours: file for ours, (_, _, file) in stored.items()}
+    names = {ours: name for ours, (_, name, _) in stored.items()}
+    return WeightSource(source, shapes, read, files), names
 
 
 def _table_name(name: str) -> str:

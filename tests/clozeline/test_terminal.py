@@ -53,11 +53,12 @@ def test_names_are_shown_in_one_line_and_obeyed_by_no_terminal(
         logging.getLogger("pipeline").info(NAME)
     assert capsys.readouterr().err == f"warning: {SHOWN}\n{SHOWN}\n"
     terminal.print_line(NAME)
-    results.print(table(NAME, ["", ""], [["x\x1b[2Jy", 1]]))
+    results.print(table(NAME, ["", "y\nz"], [["x\x1b[2Jy\nz", 1]]))
     results.print(Text("x\x1b[2Jy\nz"))
     first, title, *rows, x, z = capsys.readouterr().out.splitlines()
     assert (first, title, x, z) == (SHOWN, SHOWN, r"x\x1b[2Jy", "z")
-    assert r"│ x\x1b[2Jy │ 1 │" in rows
+    assert r"┃              ┃ y\nz ┃" in rows
+    assert r"│ x\x1b[2Jy\nz │    1 │" in rows
     assert {len(row) for row in rows} == {len(rows[0])}
 
 

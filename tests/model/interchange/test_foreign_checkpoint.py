@@ -41,7 +41,9 @@ def test_casing_is_guessed_from_capitals_if_no_file_specifies_it() -> None:
 def test_rows_of_the_embedding_without_a_piece_get_a_name() -> None:
     padded = texts("a", size=8)
     assert padded.vocabulary.decode().split() == [*SPECIAL, "a", "[row6]", "[row7]"]
-    assert padded.notes[0].startswith("without a piece: 2 rows of the embedding")
+    assert padded.notes[0] == (
+        "2 rows of the embedding without a piece in the vocabulary, named [rowN]"
+    )
 
 
 def test_vocabularies_and_configs_that_do_not_fit_are_refused() -> None:

@@ -307,7 +307,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     flags = ["--from", str(source), "--run", str(run), "--casing", "cased", "--json"]
     assert main(["import", *flags]) == 0
     printed = capsys.readouterr()
-    assert "called [rowN]" in " ".join(printed.err.split())
+    assert "named [rowN]" in " ".join(printed.err.split())
     result = json.loads(printed.out)
     assert (result["format"], result["lower_case"], result["heads"]) == ("hugging_face", False, [])
     assert len(result["not_found"]) == 7
@@ -597,6 +597,33 @@ def test_bad_hugging_face_directories(
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "what"),
+    [
+        (np.transpose, "model-00002-of-00002.safetensors", "has the shape"),
+        (lambda values: values * np.nan, "model-00002-of-00002.safetensors", "contains NaN"),
+        (None, "model.safetensors.index.json", "no .* in it"),
+    ],
+    ids=["shape", "NaN", "missing"],
+)
+def test_a_bad_weight_of_several_files(
+    change: Callable[[np.ndarray], np.ndarray] | None, file: str, what: str, tmp_path: Path
+) -> None:
+    shutil.copytree(HUGGING_FACE / "regression", tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    last = {name: np.ascontiguousarray(change(weights.pop(name)))} if change else {}
+    weights.pop(name, None)
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for shard, tensors in zip(shards, (weights, last), strict=True):
+        save_file(tensors, tmp_path / shard)
+    weight_map = dict.fromkeys(weights, shards[0]) | {name: shards[1]}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(InputError, match=rf"^{tmp_path / file}: .*{what}"):
+        read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
