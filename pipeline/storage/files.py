@@ -428,6 +428,11 @@ def _matching_locally(glob: str, field: str) -> dict[str, int | None]:
     }
 
 
+def in_utf8(path: str) -> str:
+    """Return a path, or a message with one, whose bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def name_in_utf8(path: str, field: str) -> str:
     """Return a path that workers and TensorFlow can be given.
 
@@ -437,6 +442,7 @@ def name_in_utf8(path: str, field: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise InputError(f"`{field}` {shown}: the name is not in UTF-8; rename it") from None
+        raise InputError(
+            f"`{field}` {in_utf8(path)}: the name is not in UTF-8; rename it"
+        ) from None
     return path

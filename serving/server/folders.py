@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.storage.encodings import is_unicode
 from pipeline.storage.files import absence
 from pipeline.storage.remote import is_remote, versions_below
 from serving.server.config_files import ModelConfig, read_models_config
@@ -33,22 +34,30 @@ def model_dirs(base: Path) -> list[Path]:
         raise InputError(f"{base}: no such directory ({expected})")
     if any((path / SAVED_MODEL).is_file() for path in versions_of(base).values()):
         raise InputError(f"{base}: this is one model; give the directory above, {base.parent}")
-    children = sorted(path for path in base.iterdir() if path.is_dir())
-    # Hidden folders are other tools', such as `.ipynb_checkpoints`.
-    models = [path for path in children if versions_of(path) and not path.name.startswith(".")]
+    models = [path for path in _visible_dirs(base) if not _defect(path)]
     if models:
         return models
-    names = "".join(f"; {path} has no numeric version" for path in versionless_dirs(base)[:1])
+    names = "".join(f"; {path} {why}" for path, why in list(skipped_dirs(base).items())[:1])
     raise InputError(f"{base}: no model in it{names} ({expected})")
 
 
-def versionless_dirs(base: Path) -> list[Path]:
-    """Return the directories under `base` that look like models without a version."""
-    return [
-        path
-        for path in sorted(base.iterdir())
-        if path.is_dir() and not path.name.startswith(".") and not versions_of(path)
-    ]
+def skipped_dirs(base: Path) -> dict[Path, str]:
+    """Return the directories under `base` that cannot be served, and the reason of each."""
+    return {path: why for path in _visible_dirs(base) if (why := _defect(path))}
+
+
+def _visible_dirs(base: Path) -> list[Path]:
+    # Hidden folders are other tools', such as `.ipynb_checkpoints`.
+    paths = sorted(path for path in base.iterdir() if path.is_dir())
+    return [path for path in paths if not path.name.startswith(".")]
+
+
+def _defect(path: Path) -> str:
+    """Return why a directory is no model that can be served; empty if it can."""
+    if not versions_of(path):
+        return "has no numeric version"
+    # URLs and messages of gRPC have names in UTF-8, so no request could name the model.
+    return "" if is_unicode(path.name) else "has a name that is not in UTF-8"
 
 
 def fingerprint(path: Path) -> object:

@@ -12,6 +12,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from pipeline.storage.files import in_utf8
+
 # The library appends `_total` to the names of counters; TensorFlow Serving's names do not have it.
 _TOTAL = re.compile(r"^((?:# (?:HELP|TYPE) )?:[\w:]+)_total(?=[ {])", re.MULTILINE)
 
@@ -95,7 +97,7 @@ class Metrics:
 
     def load(self, path: str, *, succeeded: bool) -> None:
         """Count an attempt to load the version at a path."""
-        self._loads.labels(path, "success" if succeeded else "fail").inc()
+        self._loads.labels(in_utf8(path), "success" if succeeded else "fail").inc()
 
     def page(self) -> bytes:
         """Return all metrics in Prometheus's text format."""

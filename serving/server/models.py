@@ -9,9 +9,10 @@ from pathlib import Path
 from grpc import StatusCode
 
 from pipeline.errors import InputError, JobError, reason, unreadable
+from pipeline.storage.files import in_utf8
 from pipeline.storage.remote import is_remote
 from serving.server.config_files import ModelConfig
-from serving.server.folders import fingerprint, read_models, versionless_dirs
+from serving.server.folders import fingerprint, read_models, skipped_dirs
 from serving.server.loading import Loader, Servable, loaded_once
 from serving.server.memory import collect_all
 from serving.server.status import ServingError, invalid, shortened
@@ -100,7 +101,7 @@ class _Model:
             servable = self._load(self.config.name, version, path)
         except ServingError as error:
             self._failed[version] = attempt
-            status = VersionStatus(version, "END", error.code, error.message)
+            status = VersionStatus(version, "END", error.code, in_utf8(error.message))
             self._note(status)
             return status
         self._paths[version] = path
@@ -171,8 +172,8 @@ class Repository:
             _load_or_raise(model)
         self._models = models
         if self._source.is_dir():
-            for directory in versionless_dirs(self._source):
-                _log.info("%s: skipped, it has no numeric version", directory)
+            for directory, why in skipped_dirs(self._source).items():
+                _log.info("%s: skipped, it %s", in_utf8(str(directory)), why)
         return [held for model in models.values() for held in model.serving.values()]
 
     def poll(self) -> None:
@@ -214,7 +215,8 @@ class Repository:
 
         Raises:
             ServingError: PERMISSION_DENIED: a model outside the folders served at the start.
-                NOT_FOUND: a model without a version. Also any error of loading a version.
+                NOT_FOUND: a model without a version. UNAVAILABLE: its directory cannot be read.
+                Also any error of loading a version.
         """
         for config in configs:
             if config.base_path.resolve().parent not in self._roots:
@@ -227,7 +229,7 @@ class Repository:
                 self._configure(configs)
                 for config in configs:
                     _load_chosen_or_raise(self._models[config.name])
-            except ServingError:
+            except Exception:
                 self._models = models_before  # the next poll restores their configurations
                 raise
             for config in configs:
@@ -346,14 +348,19 @@ def _update_and_tell(model: _Model) -> None:
 
 
 def _load_chosen_or_raise(model: _Model) -> None:
-    model.load_chosen()
+    base_path = model.config.base_path
+    try:
+        model.load_chosen()
+    except (OSError, InputError, JobError) as error:
+        message = f"{shortened(str(base_path))}: cannot be read: {reason(error)}"
+        raise ServingError(StatusCode.UNAVAILABLE, message) from error
     for version in model.chosen:
         if version not in model.serving:
             failed = model.statuses[version]
             raise ServingError(failed.code, failed.message)
     if not model.chosen:
-        name, base_path = shortened(model.config.name), shortened(str(model.config.base_path))
-        message = f"No versions of servable {name} found under base path {base_path}"
+        name, shown = shortened(model.config.name), shortened(str(base_path))
+        message = f"No versions of servable {name} found under base path {shown}"
         raise ServingError(StatusCode.NOT_FOUND, message)
 
 

@@ -1,11 +1,15 @@
 """TensorFlow Serving's configuration files: which models are served, under which labels."""
 
+import errno
+import os
+
 import grpc
 import pytest
 from google.protobuf import text_format
 from tensorflow_serving.apis import model_management_pb2
 
 from pipeline.errors import InputError
+from serving.server import models as repository_module
 from serving.server.batching_options import BatchingOptions
 from serving.server.config_files import (
     ModelConfig,
@@ -310,9 +314,21 @@ def test_reload(lab, tmp_path):
             ['name: "mm" base_path: "%s/mm/../../.."'],
             "PERMISSION_DENIED: %s/mm/../../..: not in {HOME}",
         ),
+        (
+            ['name: "mm" base_path: "%s/mm"', 'name: "x" base_path: "%s/stale"'],
+            "UNAVAILABLE: %s/stale: cannot be read: Stale file handle",
+        ),
     ],
 )
-def test_a_failed_reload_changes_nothing(lab, tmp_path, models, message):
+def test_a_failed_reload_changes_nothing(lab, tmp_path, monkeypatch, models, message):
+    versions_of = repository_module.versions_of
+
+    def or_stale(path):
+        if path.name == "stale":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return versions_of(path)
+
+    monkeypatch.setattr(repository_module, "versions_of", or_stale)
     repository = Repository(lab, load)
     repository.load_all()
     (tmp_path / "bad" / "1").mkdir(parents=True)
@@ -320,6 +336,7 @@ def test_a_failed_reload_changes_nothing(lab, tmp_path, models, message):
     (tmp_path / "link").symlink_to("/etc")
     with pytest.raises(AbortedError) as caught:
         reload(repository, *(model.replace("%s", str(tmp_path)) for model in models))
+    assert not repository.is_known("x")
     home = "a folder of the models that the server started with"
     assert str(caught.value) == message.replace("%s", str(tmp_path)).replace("{HOME}", home)
     with pytest.raises(AbortedError):

@@ -3,6 +3,7 @@
 import concurrent.futures
 import errno
 import gc
+import json
 import os
 import re
 import shutil
@@ -27,10 +28,12 @@ from pipeline.storage.local_copies import local_copy
 from pipeline.storage.remote import RemoteFileSystem, path_from
 from serving.server import models
 from serving.server.config_files import ModelConfig
+from serving.server.describe import status_json
 from serving.server.folders import model_dirs
 from serving.server.limits import Limits
 from serving.server.loading import Servable, saved_model_loader
 from serving.server.main import ModelServer
+from serving.server.metrics import Metrics
 from serving.server.models import Repository
 from serving.server.runner import Runner
 from serving.server.status import ServingError
@@ -335,6 +338,32 @@ def test_a_version_without_all_its_files_is_told_in_one_line(exports, tmp_path, 
     assert str(missing).removesuffix(".index") in str(error.value)
     for unwanted in ("/proc/self", "experimental_io_device", "\n"):
         assert unwanted not in str(error.value)
+
+
+def test_a_model_whose_name_is_not_in_utf8_is_skipped_with_a_note(exports, tmp_path, notes):
+    """No request can name it, and the list of models and the metrics could not be encoded."""
+    publish(exports, 2, tmp_path / "m" / "1")
+    publish(exports, 2, tmp_path / os.fsdecode(b"caf\xe9") / "1")
+    repository = Repository(tmp_path, loader())
+    repository.load_all()
+    repository.poll()
+    assert list(repository.served()) == ["m"]
+    said = "skipped, it has a name that is not in UTF-8\n"
+    assert notes.readouterr().err == f"{tmp_path}/caf\\xe9: {said}"
+
+
+def test_a_folder_of_models_whose_path_is_not_in_utf8(exports, tmp_path):
+    base = tmp_path / os.fsdecode(b"caf\xe9")
+    publish(exports, 2, base / "m" / "1")
+    metrics = Metrics()
+    repository = Repository(base, saved_model_loader(Runner(Limits()), metrics))
+    repository.load_all()
+    (base / "m" / "2").mkdir()
+    os.mkfifo(base / "m" / "2" / "saved_model.pb")
+    repository.poll()
+    shown = json.dumps(rf"{tmp_path}/caf\xe9/m/2/saved_model.pb: not a regular file")
+    assert shown in status_json(repository.statuses("m", 2)).decode()
+    assert rf"{tmp_path}/caf\\xe9/m/1".encode() in metrics.page()
 
 
 def test_a_directory_without_versions_is_skipped_with_a_note(exports, tmp_path, notes):
