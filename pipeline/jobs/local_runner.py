@@ -16,8 +16,9 @@ import grpc
 from apache_beam.portability import python_urns
 from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
+from apache_beam.utils import subprocess_server
 
-from pipeline.child_processes import module_command
+from pipeline.child_processes import ending_with_parent, module_command
 from pipeline.errors import JobError
 
 INTERRUPT_EVERY_SECS = 10
@@ -52,7 +53,12 @@ def _loopback_server(*args: Any, **kwargs: Any) -> grpc.Server:
     return server
 
 
-_GRPC = types.SimpleNamespace(**vars(grpc) | {"server": _loopback_server})
+def _with(module: types.ModuleType, **replacements: object) -> types.SimpleNamespace:
+    """Return the contents of a module, some of them replaced."""
+    return types.SimpleNamespace(**vars(module) | replacements)
+
+
+_GRPC = _with(grpc, server=_loopback_server)
 """Replacement for `grpc` in the Beam modules that start worker processes."""
 
 
@@ -87,6 +93,15 @@ class _WorkerProcesses:
             return is_first
 
 
+def _started_job_server(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+    """Start Beam's job server for Flink, Spark or Prism, in place of `subprocess.Popen`.
+
+    Beam ends it when the job ends, but not if this process is killed.
+    """
+    options = kwargs | {"preexec_fn": ending_with_parent(signal.SIGTERM)}
+    return subprocess.Popen(*args, **options)
+
+
 @contextlib.contextmanager
 def ending_with_its_workers() -> Iterator[None]:
     """Raise `JobError` in the body when a local worker process dies; Beam would wait forever.
@@ -114,9 +129,10 @@ def ending_with_its_workers() -> Iterator[None]:
     try:
         with (
             mock.patch.object(
-                local_job_service,
-                "subprocess",
-                types.SimpleNamespace(**vars(subprocess) | {"Popen": workers.start}),
+                local_job_service, "subprocess", _with(subprocess, Popen=workers.start)
+            ),
+            mock.patch.object(
+                subprocess_server, "subprocess", _with(subprocess, Popen=_started_job_server)
             ),
             _before_interrupt(workers.kill),
             _interrupting() as interrupt,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -235,6 +236,34 @@ def test_a_job_that_ends_ends_its_workers(
     assert (tmp_path / "ds").exists() == is_killed  # half-written files
     assert not [word for word in ("Traceback", "fork", "grpc") if word in errors], errors
     assert workers(job.pid) == []
+
+
+JOB_SERVER = """
+import signal
+from apache_beam.utils.subprocess_server import SubprocessServer
+from pipeline.jobs.local_runner import ending_with_its_workers
+with ending_with_its_workers():
+    server, _ = SubprocessServer(None, ["sleep", "600"], port=1).start_process()
+    print(server.pid, flush=True)
+    signal.pause()
+"""
+"""A job, of which only the server that Beam starts for it matters."""
+
+
+def test_a_job_that_is_killed_ends_its_job_server() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", JOB_SERVER], stdout=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stdout
+        server = os.pidfd_open(int(job.stdout.readline()))
+        job.kill()
+    try:
+        has_ended, _, _ = select.select([server], [], [], 60)
+        assert has_ended
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(server, signal.SIGKILL)
+        os.close(server)
 
 
 def test_a_worker_death_ends_a_job_that_swallows_an_interrupt(
