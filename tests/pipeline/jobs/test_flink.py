@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fork_server import ROOT
 from tests.pipeline.jobs.on_engines import (
-    ROOT,
+    FOR_SHORT_JOBS,
     check_cleaned,
     clean,
     clozeline,
@@ -69,7 +70,7 @@ def start_cluster(folder: Path, free: list[int], *before: str) -> Iterator[list[
     with log.open("wb") as output:
         cluster = subprocess.Popen(
             [*before, DEPLOY / "cluster.sh"],
-            env=os.environ | ports,
+            env=os.environ | FOR_SHORT_JOBS | ports,
             stdout=output,
             stderr=output,
             start_new_session=True,

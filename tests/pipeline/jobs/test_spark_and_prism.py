@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.corpus.readers import BATCH_BYTES
 from tests.conftest import TOPICS, make_sentences
+from tests.fork_server import ROOT
 from tests.pipeline.jobs.on_engines import (
-    ROOT,
     check_cleaned,
     clean,
     contents,
