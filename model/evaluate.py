@@ -19,8 +19,8 @@ from model.tasks.picture import draw_evaluation
 from model.tasks.predict import evaluate
 from model.tasks.retrieval import read_topics
 from model.tasks.task_kind import Task
-from model.training.loop import Predictor
 from model.training.memory import shortage_named
+from model.training.predictor import Predictor
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
 from pipeline.storage.files import write_atomically

@@ -29,7 +29,7 @@ from model.tasks.retrieval import (
     read_corpus,
 )
 from model.tasks.task_kind import Task
-from model.training.loop import Predictor
+from model.training.predictor import Predictor
 from pipeline.errors import InputError
 from pipeline.progress import progress
 from pipeline.storage.strict_json import JsonObject

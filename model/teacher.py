@@ -19,7 +19,7 @@ from model.tasks.labels import matching_names
 from model.tasks.predict import predict
 from model.tasks.task_kind import Task
 from model.tasks.texts import of_texts
-from model.training.loop import Predictor
+from model.training.predictor import Predictor
 from pipeline.errors import InputError
 from pipeline.schema import Arrays
 from pipeline.storage.cache import CacheConfig

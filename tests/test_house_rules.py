@@ -55,6 +55,7 @@ TESTED_THROUGH_OTHERS = {
     "model.interchange.keras_hub": "model/interchange/test_interchange.py",
     "model.interchange.sentence_transformers": "model/interchange/test_sentence_transformers.py",
     "model.tasks.similarity": "model/test_similarity.py",
+    "model.training.predictor": "model/tasks/test_predict.py",
     "pipeline.corpus.rules.lines": "pipeline/corpus/test_cleaning.py",
     "pipeline.corpus.rules.settings": "pipeline/corpus/test_cleaning.py",
     "pipeline.jobs.write_rejections": "pipeline/jobs/test_rejections.py",

@@ -7,7 +7,8 @@ from model.finite import check_finite
 from model.tasks.batches import Batches
 from model.tasks.evaluation import Evaluation
 from model.tasks.examples import Examples
-from model.training.loop import Predictor, distribute
+from model.training.loop import distribute
+from model.training.predictor import Predictor
 
 
 def predict(predictor: Predictor, batches: Batches) -> list[np.ndarray]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from model.bert.config import BertConfig
@@ -21,9 +20,11 @@ from model.bert.network import recompute_layers, weights_by_name
 from model.tasks.kinds import Head
 from model.training.checkpoints import State
 from model.training.config import TrainingConfig
-from model.training.losses import Objective, global_loss, model_outputs, texts_per_example
+from model.training.loss_scale import LossScale, counter
+from model.training.losses import Objective, global_loss, texts_per_example
 from model.training.optimizer import OPTIMIZERS, AdamW, OptimizerSettings, make_schedule
 from model.training.precision import dtype_policy
+from model.training.predictor import Predictor
 from model.training.strategy import is_on_cpu
 from model.training.sums import Batch, Sums
 from model.training.workers import Workers
@@ -93,8 +94,8 @@ class Trainer:
                 recompute_layers(self.model)
             self.weights = weights_by_name(self.model)
             self.optimizer = self._make_optimizer(training)
-            self.step = _counter(0)
-            self.position = _counter(0)
+            self.step = counter(0)
+            self.position = counter(0)
             # Small gradients underflow in float16, so the loss is scaled up as far as possible.
             self.loss_scale = LossScale() if training.precision == "float16" else None
         # With bfloat16 products the gradients have no more digits than bfloat16 anyway; sending
@@ -471,51 +472,6 @@ class Trainer:
             return self.objective.sums(outputs, batch)
 
 
-class Predictor:
-    """A model for inference on the devices of a strategy.
-
-    Attributes:
-        strategy: distribution strategy of the replicas.
-        name: which model it is, for messages.
-    """
-
-    def __init__(
-        self,
-        model: keras.Model,
-        strategy: tf.distribute.Strategy,
-        *,
-        xla: bool,
-        name: object = "the model",
-    ) -> None:
-        self.strategy = strategy
-        self.name = name
-        self._model = model
-        self._fuse = xla and is_on_cpu(strategy)
-        self._outputs = tf.function(
-            self._forward, jit_compile=xla and not self._fuse, autograph=False
-        )
-
-    def predict(self, batch: Any) -> dict[str, np.ndarray]:
-        """Return the model's outputs for a global batch, in order; equal on every worker.
-
-        Args:
-            batch: per-replica batches.
-        """
-        outputs = self._over_replicas(batch)
-        return {
-            name: self.strategy.gather(values, axis=0).numpy() for name, values in outputs.items()
-        }
-
-    @tf.function(autograph=False)
-    def _over_replicas(self, batch: Any) -> Any:
-        # Called in the replica's context, for the same reason as in `_measure_replica`.
-        return self.strategy.run(lambda replica: self._outputs(replica), args=(batch,))
-
-    def _forward(self, batch: Batch) -> Batch:
-        with fused_on_cpu(self._fuse):
-            return model_outputs(self._model, batch, training=False)
-
-
 def _initial_model(
     config: BertConfig, training: TrainingConfig, objective: Objective
 ) -> keras.Model:
@@ -524,53 +480,6 @@ def _initial_model(
     if initialize := INITIALIZERS[training.initialization]:
         initialize(model.get_layer("encoder"), config, training.seed)
     return model
-
-
-def _counter(start: int) -> tf.Variable:
-    first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-    return tf.Variable(start, dtype=tf.int64, trainable=False, aggregation=first)
-
-
-class LossScale:
-    """Dynamic loss scaling, which keeps float16 gradients from underflowing.
-
-    Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740, section 3.2: non-finite gradients
-    skip the step and halve the factor; after `STEPS_TO_DOUBLE` finite steps it is doubled.
-
-    Attributes:
-        state: variables for the checkpoint: `power` (the factor's exponent to base 2) and `steps`
-            (finite steps since it changed).
-    """
-
-    # The initial factor 2^15 and the interval are those of Keras's `LossScaleOptimizer`.
-    START_POWER = 15
-    STEPS_TO_DOUBLE = 2000
-
-    def __init__(self) -> None:
-        self.state = {"power": _counter(self.START_POWER), "steps": _counter(0)}
-
-    def value(self) -> tf.Tensor:
-        """Return the factor, float32 []."""
-        return tf.pow(2.0, tf.cast(self.state["power"], tf.float32))
-
-    def updated(self, norm: tf.Tensor) -> tf.Tensor:
-        """Update the factor after a step, and return the gradient norm to record.
-
-        Args:
-            norm: float32 []. Global norm of the step's gradients.
-
-        Returns:
-            float32 []. The norm; 0 if it is not finite, since the step was merely skipped, unless
-            the factor is already 1: then the divergence is real and must be seen.
-        """
-        power, steps = (tf.identity(self.state[name]) for name in ("power", "steps"))
-        finite = tf.math.is_finite(norm)
-        steps = tf.where(finite, steps + 1, 0)
-        doubled = steps >= self.STEPS_TO_DOUBLE
-        up = tf.cast(doubled, tf.int64)
-        self.state["power"].assign(tf.where(finite, power + up, tf.maximum(power - 1, 0)))
-        self.state["steps"].assign(tf.where(doubled, tf.zeros_like(steps), steps))
-        return tf.where(finite | (power == 0), norm, 0.0)
 
 
 def distribute(

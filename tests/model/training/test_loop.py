@@ -21,7 +21,8 @@ from model.bert.config import BertConfig
 from model.tasks.kinds import heads
 from model.training.config import TrainingConfig
 from model.training.input import train_batches
-from model.training.loop import LossScale, Trainer
+from model.training.loop import Trainer
+from model.training.loss_scale import LossScale
 from model.training.losses import Pretraining
 from model.training.strategy import make_strategy
 from pipeline.errors import InputError
