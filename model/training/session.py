@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, Protocol
 import tensorflow as tf
 
 from model.bert.config import BertConfig
-from model.finite import NotFiniteError
+from model.finite import NotFiniteError, check_finite
 from model.training.best_keeper import BestKeeper
 from model.training.checkpoints import Checkpoints
 from model.training.config import RecoveryConfig, TrainingConfig
@@ -242,7 +242,7 @@ class Session:
                 window = Window(self.trainer.schedule)
             try:
                 self._after_call(step, stopped)
-            except NotFiniteError:  # in an evaluation: the losses are those before the last update
+            except NotFiniteError:  # the losses are those of the weights before the last update
                 step, batches, window = self._start_again(step)
         self._save(step)  # early stopping may end between two checkpoints
         self.checkpoints.wait()
@@ -340,7 +340,14 @@ class Session:
         return back_to
 
     def _save(self, step: int) -> None:
+        """Save a checkpoint, unless the last one is of this step.
+
+        Raises:
+            NotFiniteError: a weight is not finite, or so large that products with it are not.
+        """
         if step != self._saved_step:
+            squares = (float(tf.nn.l2_loss(each)) for each in self.trainer.weights.values())
+            check_finite(self.trainer.predictor.name, squares)
             self.log.sync()  # before the checkpoint: a resumed run must find the lines up to it
             self.checkpoints.save(step, self.trainer.state)
             self._saved_step = step

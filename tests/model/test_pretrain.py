@@ -478,8 +478,10 @@ def test_weights_with_nan_are_never_saved(options: Options) -> None:
 
 def test_weights_that_the_last_update_broke_are_no_result(options: Options) -> None:
     """The loss of the last step is that of the weights before it."""
-    with pytest.raises(InputError, match=r"^the model: its outputs are NaN or infinite"):
-        options(learning_rate=1e35, warmup_steps=0, steps=1).run()
+    broken = options(learning_rate=1e35, warmup_steps=0, steps=1)
+    with pytest.raises(InputError, match=r"diverged before step 1 \(last checkpoint: step 0\)"):
+        broken.run()
+    assert not list(broken.run_dir.glob("checkpoints/step-*"))
 
 
 def blow_up_at(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
@@ -530,11 +532,9 @@ def test_an_evaluation_after_the_last_checkpoint_is_repeated_after_a_roll_back(
     assert [line["step"] for line in lines_of(run, "eval")] == [5, 8]
 
 
-def test_weights_that_only_an_evaluation_finds_broken_are_rolled_back(
-    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    """The loss of a step is that of the weights before its update."""
-    train, left = Trainer.train, [5, 5]
+def break_weights_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Make the weights NaN at updates, once for each: the step's loss is that of those before."""
+    train, left = Trainer.train, list(steps)
 
     def train_and_break(trainer: Trainer, *arguments: Any) -> Any:
         sums = train(trainer, *arguments)
@@ -544,6 +544,12 @@ def test_weights_that_only_an_evaluation_finds_broken_are_rolled_back(
         return sums
 
     monkeypatch.setattr(Trainer, "train", train_and_break)
+
+
+def test_weights_that_only_an_evaluation_finds_broken_are_rolled_back(
+    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    break_weights_at(monkeypatch, 5, 5)
     flags: dict[str, Any] = {"steps": 6, "checkpoint_every_steps": 2, "eval_every_steps": 5}
     with pytest.raises(InputError, match=r"diverged before step 5 .*, or set `on_blow_up` skip"):
         options(**flags).run()
@@ -551,6 +557,22 @@ def test_weights_that_only_an_evaluation_finds_broken_are_rolled_back(
     assert "step 5 (last checkpoint: step 4): resuming there without the" in capsys.readouterr().err
     assert [line["step"] for line in lines_of(run, "eval")] == [5, 6]
     assert np.isfinite([line["loss"] for line in lines_of(run, "eval")]).all()
+
+
+@pytest.mark.parametrize("eval_every_steps", [2, None])
+def test_broken_weights_are_not_saved_but_rolled_back(
+    eval_every_steps: int | None,
+    options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    break_weights_at(monkeypatch, 4, 6)
+    flags: dict[str, Any] = {"steps": 6, "checkpoint_every_steps": 2, "on_blow_up": "skip"}
+    run = Path(options(**flags, eval_every_steps=eval_every_steps).run()["run"])
+    said = capsys.readouterr().err
+    assert "diverged before step 4 (last checkpoint: step 2): resuming there without the" in said
+    assert "diverged before step 6 (last checkpoint: step 4): resuming there without the" in said
+    assert np.isfinite([weight.sum() for weight in weights_of(run).values()]).all()
 
 
 def test_a_divergence_stops_by_default_and_after_too_many_roll_backs(
