@@ -7,29 +7,32 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from clozeline.commands.demo_folder import (
+    ARTEFACTS,
+    CREATED,
+    MODEL,
+    mark,
+    prepare_folder,
+    record_files,
+)
 from clozeline.commands.demo_questions import DemoQuestions, held_out_questions
 from clozeline.options import Command, InputGlobs
 from clozeline.show.terminal import command, notes, print_line, results, table
 from model import served
-from model.run_config import CHECKPOINTS, CONFIG, CURVES, LOGS, METRICS
 from pipeline.child_processes import ending_with_parent, module_command
 from pipeline.errors import InputError, JobError, check_range
-from pipeline.manifest import MANIFEST, VOCABULARY
 from pipeline.progress import counted
 from pipeline.stop_signals import Stopped
-from pipeline.storage.files import CLOZELINE, hidden_prefix, publish, write_atomically
-from pipeline.storage.locks import LOCK, only_writer_of_outputs, staging
+from pipeline.storage.files import hidden_prefix, publish, write_atomically
+from pipeline.storage.locks import only_writer_of_outputs, staging
 from pipeline.storage.outputs import Output, outputs_of
 from pipeline.storage.remote import check_local, is_url
-from serving.tf_serving import SAVED_MODEL, WARM_UP_FILE
 
-MODEL = "demo"
 MAX_SEQ_LENGTH, MAX_PREDICTIONS = 64, 10
 DUPLICATES, EVAL_RATE, SEED = 6, 0.05, 1
 BATCH_SIZE, LEARNING_RATE, WARMUP_STEPS = 32, 3e-3, 100
@@ -54,39 +57,6 @@ equal pieces of both segments (`model.bert.initialization`)."""
 
 SHOWN_QUESTIONS = 2
 """How many of the held-out passages that the served model completes are shown."""
-
-MARKER = ".clozeline-demo"
-"""File in the output folder that lists what the next demo may remove, one path per line, relative
-to the folder: the files that a demo created. While one runs, and after it was killed: the files of
-its corpus, and the globs `CREATED`."""
-
-MADE = ("corpus", "vocab.txt", "dataset", "model.json", "run", "models")
-"""Files and folders that the stages create."""
-
-CREATED = (
-    *(f"{hidden_prefix(Path(name))}*" for name in MADE),  # locks, temporary folders
-    *(f"{folder}.{CLOZELINE}{'?' * 16}" for folder in ("", "*/")),  # half-written files
-    *("vocab.txt", "model.json"),
-    *(f"dataset/{name}" for name in (
-        MANIFEST, VOCABULARY, "train-?????-of-?????.tfrecord", "eval-?????-of-?????.tfrecord",
-        LOCK, "_temporary-*",
-    )),
-    *(f"run/{name}" for name in (
-        CONFIG, VOCABULARY, METRICS, CURVES, LOCK, f"{LOGS}/events.out.tfevents.*",
-    )),
-    *(f"run/{CHECKPOINTS}/{name}" for name in (
-        "best.json", "step-????????/checkpoint.*", "step-????????/checksums.json", "partial-*",
-    )),
-    *(f"models/{MODEL}/{name}" for name in (
-        "batching.config", "models.config", "monitoring.config", LOCK, ".export-*",
-    )),
-    *(f"models/{MODEL}/1/{name}" for name in (
-        SAVED_MODEL, "fingerprint.pb", f"assets/{VOCABULARY}", WARM_UP_FILE,
-        "variables/variables.index", "variables/variables.data-?????-of-?????",
-    )),
-)  # fmt: skip
-"""Globs of the files that the stages create, but for the corpus, whose files the marker lists. Not
-whole folders: the user may have put files of their own there."""
 
 CLEARLY_NATS = 0.25
 """Minimum difference between the unigram entropy and the loss, to count as learned."""
@@ -270,73 +240,6 @@ def _run_stages(options: Demo, stages: DemoStages) -> dict[str, Any]:
 STAGE_KEYS = ("stage", "made", "rate", "seconds", "where")
 
 
-def prepare_folder(folder: Path) -> Path:
-    """Return an empty folder, after removing the files of an earlier demo.
-
-    Raises:
-        InputError: the folder contains files that no demo created.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        remove_files(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Before any other file, so that a killed demo is known as one.
-    _mark(folder, CREATED)
-    return folder
-
-
-def _mark(folder: Path, names: Iterable[str]) -> None:
-    """Write to the marker what the next demo may remove."""
-    write_atomically(folder / MARKER, "".join(f"{name}\n" for name in names).encode())
-
-
-def _marked(folder: Path) -> Callable[[Path], bool]:
-    """Return whether a path is one that the folder's marker lists."""
-    names = (folder / MARKER).read_text(encoding="utf-8").splitlines()
-    files = {MARKER, *names}
-    globs = [name for name in names if name in CREATED]
-
-    def is_marked(path: Path) -> bool:
-        name = path.relative_to(folder).as_posix()
-        return name in files or any(fnmatchcase(name, glob) for glob in globs)
-
-    return is_marked
-
-
-def remove_files(folder: Path) -> None:
-    """Remove the files that the marker lists, and all folders.
-
-    Raises:
-        InputError: the folder was not created by a demo, or has other files; nothing is removed.
-    """
-    if not (folder / MARKER).is_file():
-        raise InputError(f"`output` {folder}: exists, but no demo created it; name another folder")
-    is_marked = _marked(folder)
-    inside = sorted(folder.rglob("*"))
-    others = [str(path) for path in inside if not (_is_folder(path) or is_marked(path))]
-    # All is checked before the first file is removed: a folder of the user stays as it was.
-    if others:
-        raise InputError(
-            f"`output` {folder}: contains {others[0]}, which no demo created ({len(others):,} such "
-            "files); move them, or name another folder"
-        )
-    for path in reversed(inside):  # the contents of a folder before the folder
-        if _is_folder(path):
-            path.rmdir()
-        else:
-            path.unlink()
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def record_files(folder: Path) -> None:
-    """Write the list of created files to the marker, so that the next demo may remove them."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    made = filter(_marked(folder), files)
-    _mark(folder, sorted(path.relative_to(folder).as_posix() for path in made))
-
-
 def make_corpus(options: Demo, stages: DemoStages) -> tuple[str, ...]:
     """Return the globs of the corpus; if none is given, collect one."""
     if options.corpus:
@@ -350,7 +253,7 @@ def make_corpus(options: Demo, stages: DemoStages) -> tuple[str, ...]:
         found = write_corpus(staged, round(options.megabytes * 1e6))
         # A file of the user there may have any name, so these are marked one by one.
         names = sorted(path.name for path in staged.iterdir())
-        _mark(stages.folder, (*CREATED, *(f"{corpus.name}/{name}" for name in names)))
+        mark(stages.folder, (*CREATED, *(f"{corpus.name}/{name}" for name in names)))
         publish(staged, corpus)
     seconds = time.monotonic() - begin
     made = f"{counted(found['documents'], 'documents')} of {counted(found['packages'], 'packages')}"
@@ -606,7 +509,7 @@ def show(
     # Without `where`: paths would be broken at 80 columns.
     rows = [(*row[:3], f"{row[3]:.1f}") for row in stages.rows]
     results.print(table("Stages", STAGE_KEYS[:-1], rows, frozenset({0, 1})))
-    made = ", ".join(name for name in MADE if (stages.folder / name).exists())
+    made = ", ".join(name for name in ARTEFACTS if (stages.folder / name).exists())
     print_line(f"In {stages.folder}: {made}")
     results.print(f"{seconds / 60:.1f} minutes in total.\n\nNext steps:")
     # A small corpus may have no held-out passage with a word to mask.

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from clozeline.commands import demo
+from clozeline.commands import demo, demo_folder
 from clozeline.main import main
 from pipeline.errors import InputError, JobError
 
@@ -116,10 +116,10 @@ def test_an_unusable_corpus_leaves_the_earlier_demo(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    earlier = demo.prepare_folder(Path("demo"))
+    earlier = demo_folder.prepare_folder(Path("demo"))
     (earlier / "corpus").mkdir()
     (earlier / "corpus" / "0.txt").write_text("One of an earlier demo.")
-    demo.record_files(earlier)
+    demo_folder.record_files(earlier)
     assert main(["demo", "--corpus", corpus]) == 2
     assert message in capsys.readouterr().err
     assert (earlier / "corpus" / "0.txt").read_text() == "One of an earlier demo."
@@ -140,7 +140,7 @@ def test_the_summary_fits_80_columns_and_its_commands_can_be_copied(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     folder = tmp_path / "a folder with a long name, which is longer than the table is wide" / "demo"
-    stages = demo.DemoStages(demo.prepare_folder(folder))
+    stages = demo.DemoStages(demo_folder.prepare_folder(folder))
     (folder / "run").mkdir()
     stages.add("pretrain", "4,000 steps of 32 examples", "12,345 tokens/s", 321.0, folder / "run")
     verdict = {
@@ -277,7 +277,7 @@ def killed_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return {"documents": 2, "packages": 1, "bytes": size_bytes}
 
     monkeypatch.setattr("pipeline.corpus.docstrings.write_corpus", write_corpus)
-    stages = demo.DemoStages(demo.prepare_folder(folder))
+    stages = demo.DemoStages(demo_folder.prepare_folder(folder))
     demo.make_corpus(demo.Demo(), stages)
     write(folder, *LEFT)
     return folder
@@ -288,8 +288,8 @@ def test_the_files_of_a_killed_demo_are_replaced(
 ) -> None:
     folder = killed_demo(tmp_path / "demo", monkeypatch)
     assert sorted(path.name for path in (folder / "corpus").iterdir()) == ["os.path.txt", "os.txt"]
-    demo.prepare_folder(folder)
-    assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
+    demo_folder.prepare_folder(folder)
+    assert [path.name for path in folder.rglob("*")] == [demo_folder.MARKER]
 
 
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "finished"])
@@ -300,14 +300,14 @@ def test_a_file_that_the_user_adds_while_a_demo_runs_stays(
     folder = killed_demo(tmp_path / "demo", monkeypatch)
     write(folder, name)
     if not is_killed:
-        demo.record_files(folder)
+        demo_folder.record_files(folder)
     message = f"contains .*/demo/{re.escape(name)}, which no demo created .1 such files.; move them"
     with pytest.raises(InputError, match=message):
-        demo.prepare_folder(folder)
+        demo_folder.prepare_folder(folder)
     assert all((folder / each).exists() for each in (*LEFT, "corpus/os.txt", name))
     (folder / name).unlink()
-    demo.prepare_folder(folder)
-    assert [path.name for path in folder.rglob("*")] == [demo.MARKER]
+    demo_folder.prepare_folder(folder)
+    assert [path.name for path in folder.rglob("*")] == [demo_folder.MARKER]
 
 
 def test_a_half_written_corpus_is_in_a_temporary_folder(
@@ -327,17 +327,17 @@ def test_what_the_user_makes_of_a_finished_demo_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = killed_demo(tmp_path / "demo", monkeypatch)
-    demo.record_files(folder)
+    demo_folder.record_files(folder)
     later = "run/checkpoints/step-00000009/checkpoint.index"  # a training that is resumed by hand
     write(folder, later)
     with pytest.raises(InputError, match=f"{later}, which no demo created .1 such files"):
-        demo.prepare_folder(folder)
+        demo_folder.prepare_folder(folder)
 
 
 def test_a_demo_that_was_killed_before_its_first_file_left_a_free_folder(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
-    demo.prepare_folder(tmp_path / "demo")
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == [demo.MARKER]
+    demo_folder.prepare_folder(tmp_path / "demo")
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [demo_folder.MARKER]
 
 
 def test_a_second_demo_leaves_the_files_of_a_running_one(
