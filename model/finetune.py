@@ -240,7 +240,9 @@ def prepare(
     teacher = None
     if config.teacher:
         teacher = open_teacher(config.teacher, task, encoder, strategy, config.caching)
-        encoded = taught(config, examples, encoded, teacher, writes_cache=writes_cache)
+        encoded = with_teacher_answers(
+            config, examples, encoded, teacher, writes_cache=writes_cache
+        )
     train = batches(encoded)
     dev = None
     if config.dev:
@@ -280,7 +282,7 @@ def encode(path: Path, examples: Examples, encoder: Encoder, task: Task) -> Enco
     return encoded
 
 
-def taught(
+def with_teacher_answers(
     config: FinetuneConfig,
     examples: Examples,
     encoded: Encoded,
@@ -316,7 +318,7 @@ def taught(
         of_more = dataclasses.replace(of_more, are_labelled=np.zeros(len(of_more), bool))
         return of_train.joined(of_more)
 
-    def again(encoder: Encoder) -> Encoded:
+    def encode_with(encoder: Encoder) -> Encoded:
         own = kind.without_empty(examples, kind.encode(encoder, examples, task))
         return with_more(own, encoder)
 
@@ -324,7 +326,7 @@ def taught(
     if more is not None:
         logger.info(f"{config.unlabelled}: {counted(len(more), 'examples')} without labels")
     batch_size, cache = config.updates.batch_size, config.run_dir / CACHE
-    whole = teacher.taught(whole, again, batch_size, cache, writes=writes_cache)
+    whole = teacher.with_answers(whole, encode_with, batch_size, cache, writes=writes_cache)
     assert whole.are_labelled is not None
     for row in np.flatnonzero(~whole.are_labelled):
         # Metrics need a label of each example; the hard loss leaves these out.

@@ -31,7 +31,7 @@ CACHE = "teacher.npz"
 
 logger = logging.getLogger(__name__)
 
-EncodeAgain = Callable[[Encoder], Encoded]
+EncodeExamples = Callable[[Encoder], Encoded]
 """Encodes the same examples for another vocabulary."""
 
 
@@ -68,14 +68,20 @@ class Teacher:
             and self.source.config.max_position_embeddings >= self.encoder.max_seq_length
         )
 
-    def taught(
-        self, encoded: Encoded, again: EncodeAgain, batch_size: int, cache: Path, *, writes: bool
+    def with_answers(
+        self,
+        encoded: Encoded,
+        encode: EncodeExamples,
+        batch_size: int,
+        cache: Path,
+        *,
+        writes: bool,
     ) -> Encoded:
         """Return the examples with the teacher's answers, from the cache if it has them.
 
         Args:
             encoded: the student's examples.
-            again: encodes the same examples with another encoder.
+            encode: encodes the same examples with another encoder.
             batch_size: global batch size.
             cache: file with the answers.
             writes: whether to write the file.
@@ -89,7 +95,7 @@ class Teacher:
         logits = read_cache(cache, key)
         if logits is None:
             logger.info(f"{self.source.path}: answers {len(encoded):,} training examples")
-            logits = self._logits(encoded, again, batch_size)
+            logits = self._logits(encoded, encode, batch_size)
             if writes:
                 with writing(f"`run_dir` {cache.parent}"):
                     write_atomically(cache, cache_bytes(logits, key))
@@ -104,7 +110,9 @@ class Teacher:
         digest.update(encoded.first_lengths.tobytes())
         return digest.hexdigest()
 
-    def _logits(self, encoded: Encoded, again: EncodeAgain, batch_size: int) -> list[np.ndarray]:
+    def _logits(
+        self, encoded: Encoded, encode: EncodeExamples, batch_size: int
+    ) -> list[np.ndarray]:
         if self.reads_the_same_pieces:
             return self._predicted(encoded, self.encoder, batch_size)
         source = self.source
@@ -115,7 +123,7 @@ class Teacher:
             doc_stride=self.encoder.doc_stride,
             long=self.encoder.long,
         )
-        own = again(encoder)
+        own = encode(encoder)
         logits = self._predicted(own, encoder, batch_size)
         if not self.task.is_per_position:
             averaged, _ = of_texts(own, logits)  # a text may have other windows

@@ -122,15 +122,15 @@ def explain_texts(
     if position is not None and not 0 <= position < len(example):
         raise InputError(f"`position` {position}: must be from 0 to {len(example) - 1}")
     # The last piece before [SEP].
-    asked_position = len(example) - 2 if position is None else position
+    predicted_position = len(example) - 2 if position is None else position
     # The checkpoint that `export` takes by default, too.
     model = run.load_model("auto")
     encoder, features = model.get_layer("encoder"), example.features()
     inside = with_intermediates(encoder)(features, training=False)
     attention = np.concatenate([np.asarray(scores) for scores in inside["attention_scores"]])
     check_finite(run.path, [attention, inside[served.SEQUENCE_OUTPUT]])
-    asked_about = questions(run, model, example, asked_position)
-    predictions = _predictions(encoder, example, asked_about, inside)
+    scored = questions(run, model, example, predicted_position)
+    predictions = _predictions(encoder, example, scored, inside)
     check_finite(run.path, _numbers(predictions))
     return Explanation(
         run=str(run.path),
@@ -141,7 +141,7 @@ def explain_texts(
         attention=attention,
         rollout=attention_rollout(attention),
         predictions=tuple(predictions),
-        notes=tuple(_notes(run, example, asked_about)),
+        notes=tuple(_notes(run, example, scored)),
     )
 
 
@@ -159,7 +159,7 @@ def _check_below(field: str, number: int, last: int, of_what: str) -> None:
 
 
 def _predictions(
-    encoder: keras.Model, example: Example, asked: list[ScoredQuestion], inside: Intermediates
+    encoder: keras.Model, example: Example, scored: list[ScoredQuestion], inside: Intermediates
 ) -> list[Prediction]:
     """Return the answers to all questions, with attributions for the first `MOST_ATTRIBUTED`."""
     encode = from_token_vectors(encoder)
@@ -167,9 +167,9 @@ def _predictions(
     vectors = encoder.get_layer("token_embedding")(example.features()[schema.INPUT_IDS])
     predictions = []
     with progress() as bar:
-        total = min(len(asked), MOST_ATTRIBUTED)
+        total = min(len(scored), MOST_ATTRIBUTED)
         task = bar.add_task("integrated gradients", total=total, unit="answers")
-        for index, question in enumerate(asked):
+        for index, question in enumerate(scored):
             values = question.values(inside)[0].numpy()
             # Among equal answers the lower index comes first, as in `top_k` of the served graph.
             best = np.argsort(-values, kind="stable")[:MOST_ANSWERS]
@@ -196,7 +196,7 @@ def _prediction(
     )
 
 
-def _notes(run: Run, example: Example, asked: list[ScoredQuestion]) -> list[str]:
+def _notes(run: Run, example: Example, scored: list[ScoredQuestion]) -> list[str]:
     """Return remarks for the reader: truncation, missing heads, limits."""
     notes = []
     if example.cut_pieces:
@@ -204,13 +204,13 @@ def _notes(run: Run, example: Example, asked: list[ScoredQuestion]) -> list[str]
             f"The text is longer than the {run.dataset.max_seq_length} pieces that the model "
             f"takes; cut off at the end: {counted(example.cut_pieces, 'pieces')}."
         )
-    if not asked:
+    if not scored:
         notes.append("The model has no trained head, so it answers nothing; see its attention.")
-    asks_words = any(question.kind == "masked_lm" for question in asked)
+    asks_words = any(question.kind == "masked_lm" for question in scored)
     if asks_words and not example.masks:
         notes.append(
             "There is no [MASK] in the text, so the model is asked for a word that it sees."
         )
-    if len(asked) > MOST_ATTRIBUTED:
-        notes.append(f"Only the first {MOST_ATTRIBUTED} of {len(asked)} answers are attributed.")
+    if len(scored) > MOST_ATTRIBUTED:
+        notes.append(f"Only the first {MOST_ATTRIBUTED} of {len(scored)} answers are attributed.")
     return notes

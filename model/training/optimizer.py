@@ -48,10 +48,10 @@ FINAL_DECAY_RATE = 0.1
 
 # Learning rate relative to the peak, as a function of the progress (0 to 1) after the warm-up.
 _FALLS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
-    "linear": lambda way: 1.0 - way,
-    "cosine": lambda way: 0.5 * (1.0 + tf.cos(math.pi * way)),
-    "polynomial": lambda way: tf.sqrt(1.0 - way),
-    "warmup-stable-decay": lambda way: tf.minimum((1.0 - way) / FINAL_DECAY_RATE, 1.0),
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + tf.cos(math.pi * progress)),
+    "polynomial": lambda progress: tf.sqrt(1.0 - progress),
+    "warmup-stable-decay": lambda progress: tf.minimum((1.0 - progress) / FINAL_DECAY_RATE, 1.0),
 }
 SCHEDULES = tuple(_FALLS)
 
@@ -75,8 +75,8 @@ def make_schedule(name: str, peak: float, warmup_steps: int, steps: int) -> Sche
     def rate(step: tf.Tensor) -> tf.Tensor:
         done = tf.cast(step, tf.float32)
         rise = (done + 1.0) / max(warmup_steps, 1)
-        way = tf.clip_by_value((done - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)
-        return peak * tf.where(done < warmup_steps, rise, _FALLS[name](way))
+        progress = tf.clip_by_value((done - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)
+        return peak * tf.where(done < warmup_steps, rise, _FALLS[name](progress))
 
     return rate
 
