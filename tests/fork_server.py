@@ -57,9 +57,14 @@ def _read_by_imports(environment: dict[str, str]) -> dict[str, str]:
 
 
 class ForkServer:
-    """The process to fork, which starts when it is first needed."""
+    """The process to fork, which starts when it is first needed.
 
-    def __init__(self) -> None:
+    Args:
+        before: command and arguments that run it, such as `ip netns exec NAME` in a namespace.
+    """
+
+    def __init__(self, *before: str) -> None:
+        self._before = before
         self._lock = threading.Lock()  # Beam starts its workers in threads
         self._socket: socket.socket | None = None  # its other end is the server's
         self._imported_with: dict[str, str] = {}
@@ -140,7 +145,7 @@ class ForkServer:
                 self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with theirs:
                     self._process = subprocess.Popen(
-                        [sys.executable, __file__, str(theirs.fileno())],
+                        [*self._before, sys.executable, __file__, str(theirs.fileno())],
                         cwd=ROOT,
                         pass_fds=[theirs.fileno()],
                         stdin=subprocess.DEVNULL,

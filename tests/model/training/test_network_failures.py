@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import clozeline
+from tests.fork_server import ROOT, ForkServer
 
 pytestmark = pytest.mark.network
 
-ROOT = Path(clozeline.__file__).parents[1]
 STORE = ROOT / "build" / "storage" / "versitygw"
 COUNT = 4
 PORT, STORE_PORT, PROXY_PORT = 2222, 7070, 2230
@@ -41,12 +40,14 @@ class Machines:
 
     Attributes:
         names: the namespaces, one for each worker.
+        forks: a fork server in each of them.
         store: the namespace of the object store.
     """
 
     def __init__(self) -> None:
         self._prefix = f"cz{os.getpid() % 100_000}"
         *self.names, self.store = self._all = [f"{self._prefix}-{i}" for i in range(COUNT + 1)]
+        self.forks = [ForkServer(*inside(name)) for name in self.names]
 
     def set_up(self) -> None:
         bridge = f"{self._prefix}b"
@@ -196,7 +197,7 @@ class Training:
     ) -> None:
         self._checkpoints = bucket / "run" / "checkpoints"
         self.workers = []
-        for index, name in enumerate(machines.names):
+        for index, forks in enumerate(machines.forks):
             addresses = [f"{address(each)}:{PORT}" for each in range(COUNT)]
             if delayed:  # the others' addresses are those of the proxies on the own machine
                 proxies = [f"{address(index)}:{PROXY_PORT + other}" for other in range(COUNT)]
@@ -211,10 +212,10 @@ class Training:
                 "AWS_DEFAULT_REGION": "us-east-1",
                 "AWS_EC2_METADATA_DISABLED": "true",
             }
-            command = [*inside(name), *flags, "--run=s3://bucket/run", f"--steps={steps}"]
+            command = [*flags, "--run=s3://bucket/run", f"--steps={steps}"]
             command.append(f"--worker-timeout={TIMEOUT_SECS}")
             self.workers.append(
-                subprocess.Popen(
+                forks.popen(
                     command,
                     env=os.environ | environment,
                     stdout=subprocess.DEVNULL,
