@@ -6,8 +6,10 @@ masked matrix multiplication; and in bfloat16 layer normalization. One multiplic
 queries, keys and values. On a GPU, XLA compiles the same graph.
 
 Each layer is computed in a number of parts, which read the same input and whose outputs are added
-(tensor parallelism, https://arxiv.org/abs/1909.08053). The server's inter-op threads run the parts
-at the same time: two cores hardly share a product of a short text, but each computes a part alone.
+(tensor parallelism, https://arxiv.org/abs/1909.08053). Between the products, each part adds and
+normalizes a share of the rows (sequence parallelism, https://arxiv.org/abs/2205.05198). The
+server's inter-op threads run the parts at the same time: two cores hardly share an operation on a
+short text, but each computes a part alone.
 
 Residuals are added and normalized in float32 in every precision. In int8, the products with weights
 are `int8_products`; attention's products and the small heads are bfloat16.
@@ -87,6 +89,7 @@ class Network(tf.Module):
         self._is_int8 = of.is_int8
         self._config = config
         self._dtype = of.dtype
+        self._parts = tensor_parallel
         self.token_embedding = of.embedding("token_embedding/embeddings")  # [V, H]
         self.position_embedding = of.variable("position_embedding/embeddings")
         self.segment_embedding = of.variable("segment_embedding/embeddings")
@@ -138,13 +141,16 @@ class Network(tf.Module):
         x += tf.cast(tf.gather(self.segment_embedding, segment_ids), tf.float32)
         # Rows instead of texts: products with weights do not need to know which text a row is of.
         x = self.embeddings_norm(tf.reshape(x, [-1, self._config.hidden_size]))
+        # Computed once: all layers divide the rows in the same way.
+        sizes = _share_sizes(tf.shape(x)[0], self._parts)
+        shares = tf.split(x, sizes, num=self._parts)
         hidden = (1.0 - tf.cast(input_mask, tf.float32)) * HIDDEN
         hidden = tf.cast(hidden, self._dtype)[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, L]
         all_scores = []
         for layer in self.layers:
-            x, scores = layer(x, hidden, shape)
+            shares, scores = layer(shares, sizes, hidden, shape)
             all_scores.append(scores)
-        x = tf.reshape(x, [shape[0], shape[1], self._config.hidden_size])
+        x = tf.reshape(tf.concat(shares, 0), [shape[0], shape[1], self._config.hidden_size])
         pooled = tf.tanh(self._head(self.pooled, x[:, 0, :]))
         outputs = (x, pooled)
         if not with_scores:
@@ -408,33 +414,61 @@ class _Layer(tf.Module):
         self._input_dtype = tf.float32 if of.is_int8 else of.dtype
         self._activation = config.hidden_act
 
-    def __call__(self, x: Any, hidden: Any, shape: Any) -> tuple[Any, Any]:
-        """Return the layer's output [R, H] and its attention scores [B, N, L, L].
+    def __call__(
+        self, shares: Sequence[Any], sizes: Any, hidden: Any, shape: Any
+    ) -> tuple[list[Any], Any]:
+        """Return the layer's output, in shares, and its attention scores [B, N, L, L].
 
         Args:
-            x: float32 [R, H].
+            shares: float32 [R, H], divided into shares of rows, one for each part.
+            sizes: int32 [parts]. Number of rows of each share.
             hidden: float [B, 1, 1, L]. Added to the attention scores: `HIDDEN` for padding, else 0.
             shape: int32 [2]. B and L.
         """
-        rows = self.parts[0].qkv.prepared(tf.cast(x, self._input_dtype))
+        rows = self._prepared(self.parts[0].qkv, shares)
         attended, scores = zip(
             *[part.attend(rows, hidden, shape) for part in self.parts], strict=True
         )
         outputs = [part.attention_output for part in self.parts]
-        x = self.attention_norm(_added(outputs, attended, x))
-        rows = self.parts[0].intermediate.prepared(tf.cast(x, self._input_dtype))
+        sums = _added(outputs, attended, shares, sizes)
+        shares = [self.attention_norm(each) for each in sums]
+        rows = self._prepared(self.parts[0].intermediate, shares)
         inner = [part.intermediate.activated(rows, self._activation) for part in self.parts]
-        x = self.output_norm(_added([part.output for part in self.parts], inner, x))
-        return x, tf.concat(scores, axis=1)
+        sums = _added([part.output for part in self.parts], inner, shares, sizes)
+        return [self.output_norm(each) for each in sums], tf.concat(scores, axis=1)
+
+    def _prepared(self, dense: Dense, shares: Sequence[Any]) -> Any:
+        """Return all rows in the form that a product reads, [R, H]."""
+        # Prepared before they are joined: the shares at the same time, and fewer bytes to copy.
+        return tf.concat(
+            [dense.prepared(tf.cast(each, self._input_dtype)) for each in shares], axis=0
+        )
 
 
-def _added(denses: Sequence[Dense], inputs: Sequence[Any], x: Any) -> Any:
-    """Return x, float32 [R, N], plus each dense layer's output for its input."""
-    x = denses[0].plus(inputs[0], x)
-    for dense, each in zip(denses[1:], inputs[1:], strict=True):
-        # Not `plus`: each part would wait for the one before.
-        x += tf.cast(dense(each), tf.float32)
-    return x
+def _share_sizes(rows: Any, count: int) -> Any:
+    """Return how many rows each of `count` shares has, int32 [count], which differ by few rows."""
+    size = rows // count
+    return tf.stack([size] * (count - 1) + [rows - size * (count - 1)])
+
+
+def _added(
+    denses: Sequence[Dense], inputs: Sequence[Any], shares: Sequence[Any], sizes: Any
+) -> list[Any]:
+    """Return x plus each dense layer's output for its input, in shares of rows.
+
+    Args:
+        denses: the layer of each part.
+        inputs: input of each, float [R, K].
+        shares: x, float32 [R, N], divided into shares of rows.
+        sizes: int32 [parts]. Number of rows of each share.
+    """
+    if len(denses) == 1:
+        return [denses[0].plus(inputs[0], shares[0])]
+    outputs = [
+        tf.split(tf.cast(dense(each), tf.float32), sizes, num=len(shares))
+        for dense, each in zip(denses, inputs, strict=True)
+    ]
+    return [tf.add_n([x, *of_parts]) for x, *of_parts in zip(shares, *outputs, strict=True)]
 
 
 class _LayerPart(tf.Module):

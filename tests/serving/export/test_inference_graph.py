@@ -53,7 +53,8 @@ def test_values(form: Callable[..., Any], epsilon: float, count: int, spread: fl
     or os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0",
     reason="this build of TensorFlow fuses no layer normalization",
 )
-def test_layer_normalizations_in_bfloat16_are_fused() -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+def test_layer_normalizations_in_bfloat16_are_fused(parts: int) -> None:
     config = BertConfig(
         vocab_size=50, hidden_size=SIZE, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=48, max_position_embeddings=16,
@@ -64,7 +65,8 @@ def test_layer_normalizations_in_bfloat16_are_fused() -> None:
     compat = tf.compat.v1  # its sessions return the optimized graph
     with tf.Graph().as_default(), compat.Session() as session:
         inputs = [compat.placeholder(tf.int32, [None, None]) for _ in range(3)]
-        outputs = Network(config, weights, "bfloat16", ()).encoded(*inputs)
+        network = Network(config, weights, "bfloat16", (), tensor_parallel=parts)
+        outputs = network.encoded(*inputs)
         session.run(compat.global_variables_initializer())
         ids = np.ones([2, 7], np.int32)
         ran = compat.RunMetadata()
@@ -75,7 +77,7 @@ def test_layer_normalizations_in_bfloat16_are_fused() -> None:
             ran,
         )
     ops = Counter(node.op for graph in ran.partition_graphs for node in graph.node)
-    assert ops["_MklLayerNorm"] == 2 * config.num_hidden_layers
+    assert ops["_MklLayerNorm"] == 2 * config.num_hidden_layers * parts
     assert not any("BatchNorm" in op for op in ops)
 
 
@@ -139,3 +141,26 @@ def test_the_parts_of_a_layer_give_the_whole_layer(
     ):
         error = np.abs(np.asarray(got) - np.asarray(expected)).max() / np.abs(expected).max()
         assert error < tolerance, name
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05), ("int8", 0.2)]
+)
+@pytest.mark.parametrize(("texts", "positions"), [(0, 5), (1, 1), (3, 1)])
+def test_fewer_rows_than_parts(
+    keras_model: keras.Model,
+    precision: ServingPrecision,
+    tolerance: float,
+    texts: int,
+    positions: int,
+) -> None:
+    ids = np.arange(texts * positions, dtype=np.int32).reshape(texts, positions) + 5
+    features = dict(zip(schema.ENCODER_INPUTS, (ids, ids**0, 0 * ids), strict=True))
+    weights = weights_by_name(keras_model)
+    plan = _plan() if precision == "int8" else None
+    whole, parts = (
+        Network(FOUR_HEADS, weights, precision, (), plan, tensor_parallel=count).encode(features)
+        for count in (1, 4)
+    )
+    assert parts.sequence_output.shape == (texts, positions, SIZE)
+    np.testing.assert_allclose(parts.sequence_output, whole.sequence_output, atol=tolerance)
