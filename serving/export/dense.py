@@ -65,3 +65,12 @@ class FloatDense(Dense):
             tf.cast(x, self.kernel.dtype), self.kernel, transpose_b=self._transposed
         )
         return tf.cast(tf.nn.bias_add(product, self.bias), x.dtype)
+
+
+def gathered(table: tf.Variable, ids: Any) -> Any:
+    """Return rows of a variable: [V, H], int32 [...] → [..., H].
+
+    `tf.gather` of a variable would be `ResourceGather`, after which each read copies the variable:
+    a product that shares the table would copy it in every request.
+    """
+    return tf.gather(tf.convert_to_tensor(table), ids)

@@ -29,7 +29,7 @@ import tensorflow as tf
 from model.bert.config import BertConfig
 from pipeline import schema
 from serving.export.choices import ServingPrecision
-from serving.export.dense import Dense, FloatDense
+from serving.export.dense import Dense, FloatDense, gathered
 from serving.export.int8_products import (
     CalibratedDense,
     DynamicDense,
@@ -138,7 +138,7 @@ class Network(tf.Module):
         # The sum is computed in float32, as in Keras, and rounded once, after the normalization.
         x = tf.cast(self.token_embedding(input_ids), tf.float32)
         x += tf.cast(self.position_embedding[: shape[1]], tf.float32)
-        x += tf.cast(tf.gather(self.segment_embedding, segment_ids), tf.float32)
+        x += tf.cast(gathered(self.segment_embedding, segment_ids), tf.float32)
         # Rows instead of texts: products with weights do not need to know which text a row is of.
         x = self.embeddings_norm(tf.reshape(x, [-1, self._config.hidden_size]))
         # Computed once: all layers divide the rows in the same way.
@@ -320,7 +320,7 @@ class _Embedding(tf.Module):
 
     def __call__(self, ids: Any) -> Any:
         """Return the vectors of ids, int32 [...]: float [..., H]."""
-        return tf.gather(self.table, ids)
+        return gathered(self.table, ids)
 
 
 class _Norm(tf.Module):

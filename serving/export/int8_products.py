@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-from serving.export.dense import Dense
+from serving.export.dense import Dense, gathered
 from serving.export.quantization import LARGEST, Quantized, Range
 
 OP = "_QuantizedMatMul"
@@ -188,8 +188,8 @@ class Int8Embedding(tf.Module):
 
     def __call__(self, ids: Any) -> Any:
         """Return the vectors of ids, int32 [...]: float32 [..., H]."""
-        scales = tf.gather(self.table.ranges, ids) / LARGEST
-        return tf.cast(tf.gather(self.table.values, ids), tf.float32) * scales[..., tf.newaxis]
+        scales = gathered(self.table.ranges, ids) / LARGEST
+        return tf.cast(gathered(self.table.values, ids), tf.float32) * scales[..., tf.newaxis]
 
 
 def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:

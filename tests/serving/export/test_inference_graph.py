@@ -164,3 +164,14 @@ def test_fewer_rows_than_parts(
     )
     assert parts.sequence_output.shape == (texts, positions, SIZE)
     np.testing.assert_allclose(parts.sequence_output, whole.sequence_output, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_the_table_of_tokens_is_not_copied(
+    keras_model: keras.Model, precision: ServingPrecision
+) -> None:
+    """A `ResourceGather` makes each later read of the variable a copy, also for the masked LM."""
+    network = Network(FOUR_HEADS, weights_by_name(keras_model), precision, ("masked_lm",))
+    ops = {each.type for each in network.encoded.get_concrete_function().graph.get_operations()}
+    assert "GatherV2" in ops
+    assert "ResourceGather" not in ops
