@@ -202,9 +202,9 @@ class _Weights:
         """Return a variable in `dtype`."""
         return _stored(self._array(path), self.dtype)
 
-    def float32(self, path: str) -> tf.Variable:
-        """Return a variable in float32 for any precision, for layer normalization."""
-        return _stored(self._array(path), tf.float32)
+    def float32(self, path: str) -> np.ndarray:
+        """Return a vector in float32 for any precision."""
+        return self._array(path)
 
     def embedding(self, path: str) -> "_Embedding | Int8Embedding":
         """Return a table of vectors."""
@@ -283,7 +283,7 @@ class _Weights:
         if not self.is_int8 or name in self._plan.kept:
             return FloatDense(_stored(kernel, self.dtype), _stored(bias, self.dtype))
         if inputs is None:
-            return DynamicDense(Int8Matrix(by_column(kernel)), _stored(bias, tf.float32))
+            return DynamicDense(Int8Matrix(by_column(kernel)), bias)
         return CalibratedDense(kernel, bias, inputs, self._plan.ranges.get(next_name), dtype)
 
     def _array(self, path: str) -> np.ndarray:
@@ -343,14 +343,16 @@ class _Norm(tf.Module):
         self._normalize = plain_layer_norm
         if of.is_int8:
             self._normalize = layer_norm
+            return
+        # Variables, because TensorFlow's optimizer moves constants, and then fuses nothing.
+        self.gamma, self.beta = (_stored(each, tf.float32) for each in (self.gamma, self.beta))
         # Without oneDNN the fused form is slower, and float32 is what CPUs without it are given.
-        elif is_fused and of.dtype == tf.bfloat16:
+        if is_fused and of.dtype == tf.bfloat16:
             self._normalize = fused_layer_norm
 
     def __call__(self, x: Any) -> Any:
         """Return x normalized, float32."""
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        return self._normalize(tf.cast(x, tf.float32), gamma, beta, self._epsilon)
+        return self._normalize(tf.cast(x, tf.float32), self.gamma, self.beta, self._epsilon)
 
 
 def plain_layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:

@@ -50,8 +50,9 @@ class Kernel:
     """Weights of a product.
 
     Attributes:
-        values: int8 [K, N], or [N, K] for a transposed product.
-        ranges: float32 [N], at the same address in every call. Largest number of each column.
+        values: qint8 [K, N], or [N, K] for a transposed product.
+        ranges: float32 [N]. Largest number of each column; a constant or a variable, so that it is
+            at the same address in every call.
         key: a number from 0 to 1 derived from the scales, for the input's lower limit.
     """
 
@@ -61,12 +62,12 @@ class Kernel:
 
 
 class Int8Matrix(tf.Module):
-    """Variables of a quantized matrix, which an embedding and a product may share."""
+    """A quantized matrix, which an embedding and a product may share."""
 
     def __init__(self, quantized: Quantized) -> None:
         super().__init__(name="int8_matrix")
-        self.values = tf.Variable(quantized.values, trainable=False)
-        self.ranges = tf.Variable(quantized.scales * np.float32(LARGEST), trainable=False)
+        self.values = tf.Variable(tf.bitcast(quantized.values, tf.qint8), trainable=False)
+        self.ranges = quantized.scales * np.float32(LARGEST)
         # 24 bits of the hash: as many as the significand of a float32 has.
         digest = hashlib.sha256(np.ascontiguousarray(quantized.scales).tobytes()).digest()
         self._key = int.from_bytes(digest[:3], "big") / 2**24
@@ -84,8 +85,8 @@ class DynamicDense(Dense):
     for a row does not depend on the other rows, and no data is needed to choose a range.
     """
 
-    def __init__(self, matrix: Int8Matrix, bias: Any, *, transposed: bool = False) -> None:
-        """Use the given variables.
+    def __init__(self, matrix: Int8Matrix, bias: np.ndarray, *, transposed: bool = False) -> None:
+        """Use the given weights.
 
         Args:
             matrix: weights [K, N] with a scale per column; [N, K] with one per row if `transposed`.
@@ -134,11 +135,10 @@ class CalibratedDense(Dense):
         self.matrix = Int8Matrix(inputs.weights(kernel))
         # x = low + step · q: the constant part of the product is added to the bias once, here.
         bias = bias + inputs.low * inputs.column_sums(kernel)
-        self.bias = tf.Variable(bias.astype(np.float32), trainable=False)
+        self.bias = bias.astype(np.float32)
         divisors = inputs.divisors
         # Inverted once: a product per number is cheaper than a quotient.
-        factors = None if divisors is None else (1.0 / divisors).astype(np.float32)
-        self.factors = None if factors is None else tf.Variable(factors, trainable=False)
+        self.factors = None if divisors is None else (1.0 / divisors).astype(np.float32)
         self._inputs = inputs
         self._outputs = outputs
         self._dtype = dtype
@@ -188,8 +188,9 @@ class Int8Embedding(tf.Module):
 
     def __call__(self, ids: Any) -> Any:
         """Return the vectors of ids, int32 [...]: float32 [..., H]."""
-        scales = gathered(self.table.ranges, ids) / LARGEST
-        return tf.cast(gathered(self.table.values, ids), tf.float32) * scales[..., tf.newaxis]
+        values = tf.bitcast(gathered(self.table.values, ids), tf.int8)
+        scales = tf.gather(self.table.ranges, ids) / LARGEST
+        return tf.cast(values, tf.float32) * scales[..., tf.newaxis]
 
 
 def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
@@ -212,7 +213,7 @@ def check_cpu() -> Any:
     """
     ones = tf.fill([4, 64], tf.constant(LARGEST))
     rows, _ = quantized_rows(ones)
-    values = tf.constant(int(LARGEST), tf.int8, [64, 16])
+    values = tf.bitcast(tf.constant(int(LARGEST), tf.int8, [64, 16]), tf.qint8)
     kernel = Kernel(values, tf.fill([16], tf.constant(LARGEST)), 0.0)
     sums = product(rows, kernel, tf.zeros([16]), LARGEST)
     return tf.debugging.Assert(tf.reduce_all(sums == 64 * LARGEST**2), [_NO_VNNI])
@@ -250,8 +251,8 @@ def product(
         output: dtype of float outputs.
         transposed: whether the kernel is [N, K].
     """
-    ranges = tf.convert_to_tensor(kernel.ranges)  # a variable has the same address in every call
-    tensors = [rows, tf.bitcast(kernel.values, tf.qint8), tf.convert_to_tensor(bias)]
+    ranges = tf.convert_to_tensor(kernel.ranges)
+    tensors = [rows, tf.convert_to_tensor(kernel.values), tf.convert_to_tensor(bias)]
     tensors += [] if addend is None else [addend]
     # The larger absolute value of both limits counts, so a column's lower limit may be its upper.
     limits = [tf.constant(-span * kernel.key), tf.constant(span, tf.float32), ranges, ranges]

@@ -17,6 +17,7 @@ from model.bert.network import build_pretraining_model, weights_by_name, with_in
 from pipeline import schema
 from serving.export.choices import ServingPrecision
 from serving.export.inference_graph import (
+    PRODUCTS,
     Network,
     fused_layer_norm,
     plain_layer_norm,
@@ -175,3 +176,13 @@ def test_the_table_of_tokens_is_not_copied(
     ops = {each.type for each in network.encoded.get_concrete_function().graph.get_operations()}
     assert "GatherV2" in ops
     assert "ResourceGather" not in ops
+
+
+def test_vectors_of_an_int8_encoder_are_constants(keras_model: keras.Model) -> None:
+    network = Network(FOUR_HEADS, weights_by_name(keras_model), "int8", (), _plan())
+    operations = network.encoded.get_concrete_function().graph.get_operations()
+    read = [each.outputs[0].shape for each in operations if each.type == "ReadVariableOp"]
+    products = len(PRODUCTS) * FOUR_HEADS.num_hidden_layers
+    # Three tables, and the kernel of the pooled output.
+    assert sum(shape.rank == 2 for shape in read) == products + 3 + 1
+    assert sum(shape.rank == 1 for shape in read) == 1  # bias of the pooled output

@@ -97,14 +97,10 @@ def x() -> np.ndarray:
     return values.astype(np.float32)
 
 
-def stored(bias: np.ndarray) -> tf.Variable:
-    return tf.Variable(bias)
-
-
 def test_a_product_is_that_of_the_integers(
     x: np.ndarray, kernel: np.ndarray, bias: np.ndarray
 ) -> None:
-    dense = DynamicDense(Int8Matrix(by_column(kernel)), stored(bias))
+    dense = DynamicDense(Int8Matrix(by_column(kernel)), bias)
     right = numpy_dense(x, kernel, bias)
     np.testing.assert_allclose(run(dense, x), right, rtol=2e-6, atol=1e-6)
     np.testing.assert_allclose(right[0], x[0] @ kernel + bias, atol=0.2)  # and close to the float
@@ -113,13 +109,13 @@ def test_a_product_is_that_of_the_integers(
 def test_a_row_does_not_depend_on_the_others(
     x: np.ndarray, kernel: np.ndarray, bias: np.ndarray
 ) -> None:
-    dense = DynamicDense(Int8Matrix(by_column(kernel)), stored(bias))
+    dense = DynamicDense(Int8Matrix(by_column(kernel)), bias)
     alone = np.concatenate([run(dense, row[np.newaxis]) for row in x])
     np.testing.assert_array_equal(run(dense, x), alone)
 
 
 def test_no_rows(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> None:
-    dense = DynamicDense(Int8Matrix(by_column(kernel)), stored(bias))
+    dense = DynamicDense(Int8Matrix(by_column(kernel)), bias)
     assert run(dense, x[:0]).shape == (0, OUTPUTS)
 
 
@@ -127,7 +123,7 @@ def test_an_embedding_is_also_a_transposed_kernel(
     x: np.ndarray, kernel: np.ndarray, bias: np.ndarray
 ) -> None:
     table = Int8Matrix(by_row(kernel.T))  # [OUTPUTS, INPUTS]
-    logits = run(DynamicDense(table, stored(bias), transposed=True), x)
+    logits = run(DynamicDense(table, bias, transposed=True), x)
     np.testing.assert_allclose(logits, numpy_dense(x, kernel, bias), rtol=2e-6, atol=1e-6)
     rows, scales = numpy_int8(kernel.T)
     ids = np.array([[3, 9], [0, 4]], np.int32)
@@ -140,10 +136,12 @@ def test_scales_at_the_address_of_other_scales(
 ) -> None:
     """TensorFlow keeps a product's program by the address of its scales, which may be reused."""
     first, second = Int8Matrix(by_column(kernel)), Int8Matrix(by_column(kernel[:, ::-1]))
-    run(DynamicDense(first, stored(bias)), x)
-    first.ranges.assign_add(second.ranges - first.ranges)  # in place
-    second.ranges = first.ranges
-    answer = run(DynamicDense(second, stored(bias)), x)
+    ranges = tf.Variable(first.ranges)
+    first.ranges = ranges
+    run(DynamicDense(first, bias), x)
+    ranges.assign_add(second.ranges - ranges)  # in place
+    second.ranges = ranges
+    answer = run(DynamicDense(second, bias), x)
     right = numpy_dense(x, kernel[:, ::-1], bias)
     np.testing.assert_allclose(answer, right, rtol=2e-5, atol=1e-5)
 
