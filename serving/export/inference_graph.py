@@ -85,7 +85,8 @@ class Network(tf.Module):
                 intermediate size.
         """
         super().__init__(name="network")
-        of = _Weights(weights, precision, plan or Plan())
+        weights, plan = _with_divided_values(weights, plan or Plan(), config)
+        of = _Weights(weights, precision, plan)
         self._is_int8 = of.is_int8
         self._config = config
         self._dtype = of.dtype
@@ -182,6 +183,35 @@ class Network(tf.Module):
 
     def _head(self, dense: Dense, x: Any) -> Any:
         return tf.cast(dense(tf.cast(x, self._dtype)), tf.float32)
+
+
+def _with_divided_values(
+    weights: Mapping[str, Any], plan: Plan, config: BertConfig
+) -> tuple[Mapping[str, Any], Plan]:
+    """Move the divisors of what attention returns into the weights of its values.
+
+    Attention is linear in its values, so the product that reads it needs no division of its own.
+    The inputs of the other products are also residuals, which must not be divided.
+
+    Returns:
+        The weights, and a plan without these divisors.
+    """
+    weights, ranges = dict(weights), dict(plan.ranges)
+    for index in range(config.num_hidden_layers):
+        _, name, _, _ = product_names(index)
+        measured = ranges.get(name)
+        if measured is None or measured.divisors is None or name in plan.kept:
+            continue
+        attention = f"transformer_layer_{index}/self_attention_layer"
+        divisors = measured.divisors.reshape(config.num_attention_heads, -1)  # [N, D]
+        for path, factors in (
+            (f"{attention}/value/kernel", 1 / divisors),  # [H, N, D]
+            (f"{attention}/value/bias", 1 / divisors),  # [N, D]
+            (f"{attention}/attention_output/kernel", divisors[..., np.newaxis]),  # [N, D, H]
+        ):
+            weights[path] = np.asarray(weights[path]) * factors
+        ranges[name] = replace(measured, divisors=None)
+    return weights, replace(plan, ranges=ranges)
 
 
 class _Weights:
