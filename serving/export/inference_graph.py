@@ -230,22 +230,18 @@ class _Weights:
 
     def variable(self, path: str) -> tf.Variable:
         """Return a variable in `dtype`."""
-        return _stored(self._array(path), self.dtype)
-
-    def float32(self, path: str) -> np.ndarray:
-        """Return a vector in float32 for any precision."""
-        return self._array(path)
+        return _stored(self.array(path), self.dtype)
 
     def embedding(self, path: str) -> "_Embedding | Int8Embedding":
         """Return a table of vectors."""
         if self.is_int8:
-            return Int8Embedding(Int8Matrix(by_row(self._array(path))))
+            return Int8Embedding(Int8Matrix(by_row(self.array(path))))
         return _Embedding(self.variable(path))
 
     def tied_dense(self, table: Any, bias: str) -> Dense:
         """Return a dense layer whose kernel is a table of vectors, transposed."""
         if self.is_int8:
-            return DynamicDense(table.table, self.float32(bias), transposed=True)
+            return DynamicDense(table.table, self.array(bias), transposed=True)
         return FloatDense(table.table, self.variable(bias), transposed=True)
 
     def small_dense(self, path: str) -> Dense:
@@ -264,8 +260,8 @@ class _Weights:
             part: which outputs.
             next_name: name of the product that reads the activation; "" = no activation.
         """
-        kernels = [self._array(f"{path}/kernel").reshape(-1, size) for path in paths]
-        biases = [self._array(f"{path}/bias").reshape(size) for path in paths]
+        kernels = [self.array(f"{path}/kernel").reshape(-1, size) for path in paths]
+        biases = [self.array(f"{path}/bias").reshape(size) for path in paths]
         # Side by side: one product instead of three reads the input once.
         kernel = np.concatenate([part.of(each, axis=1) for each in kernels], axis=1)
         bias = np.concatenate([part.of(each) for each in biases])
@@ -282,8 +278,8 @@ class _Weights:
             size: number of outputs.
             part: which inputs.
         """
-        kernel = part.of(self._array(f"{path}/kernel").reshape(-1, size))
-        bias = self._array(f"{path}/bias")
+        kernel = part.of(self.array(f"{path}/kernel").reshape(-1, size))
+        bias = self.array(f"{path}/bias")
         inputs = self._plan.ranges.get(name)
         if inputs and inputs.divisors is not None:
             inputs = replace(inputs, divisors=part.of(inputs.divisors))
@@ -316,7 +312,8 @@ class _Weights:
             return DynamicDense(Int8Matrix(by_column(kernel)), bias)
         return CalibratedDense(kernel, bias, inputs, self._plan.ranges.get(next_name), dtype)
 
-    def _array(self, path: str) -> np.ndarray:
+    def array(self, path: str) -> np.ndarray:
+        """Return a weight of the Keras model, float32."""
         return np.asarray(self._by_path[path])
 
 
@@ -368,7 +365,7 @@ class _Norm(tf.Module):
             is_fused: whether the operation may have the form of `fused_layer_norm`.
         """
         super().__init__(name="norm")
-        self.gamma, self.beta = of.float32(f"{path}/gamma"), of.float32(f"{path}/beta")
+        self.gamma, self.beta = of.array(f"{path}/gamma"), of.array(f"{path}/beta")
         self._epsilon = config.layer_norm_eps
         self._normalize = plain_layer_norm
         if of.is_int8:
@@ -494,7 +491,7 @@ def _added(
         shares: x, float32 [R, N], divided into shares of rows.
         sizes: int32 [parts]. Number of rows of each share.
     """
-    if len(denses) == 1:
+    if len(denses) == 1:  # one operation multiplies and adds
         return [denses[0].plus(inputs[0], shares[0])]
     outputs = [
         tf.split(tf.cast(dense(each), tf.float32), sizes, num=len(shares))
